@@ -1,0 +1,72 @@
+"""istio-init: programs a pod's network namespace so that a sidecar proxy sees all its TCP traffic.
+
+The Python API is small: make `Options`, turn them into a `Plan` with `plan`, see it with `dump`, have it
+applied with `apply`.
+
+    from istio_init import Options, apply, dump, plan
+
+    wanted = plan(Options(istio_service_cidr="*", istio_inbound_ports="*", proxy_uid=(1337,), proxy_gid=(1337,)))
+    print(dump(wanted))
+    apply(wanted, network_namespace="/var/run/netns/pod")
+
+Nothing is imported before it is used: every pod waits for this package's import.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.changes import Changes
+    from istio_init.errors import InitError
+    from istio_init.options import Options
+    from istio_init.plans import Plan
+
+__all__ = ["InitError", "Options", "Plan", "apply", "dump", "plan"]
+__version__ = "0.1.0"
+
+_HOMES = {"InitError": "istio_init.errors", "Options": "istio_init.options", "Plan": "istio_init.plans"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'istio_init' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def plan(options: Options) -> Plan:
+    """The rules and routing that these options ask for, as a pure value.
+
+    `enable_ipv6` and `dns_servers` count as they are given: None means no IPv6 and no servers.
+    """
+    from istio_init.plans import build
+
+    return build(options)
+
+
+def dump(plan: Plan) -> str:
+    """The plan as iptables-save would print it once it is applied; routing as `ip` commands in comment lines."""
+    from istio_init.preview import dump as dump_plan
+
+    return dump_plan(plan)
+
+
+def apply(
+    plan: Plan, *, network_namespace: str = "", reconcile: bool = False, force: bool = False, wait: float = 30.0
+) -> Changes:
+    """Bring a network namespace (a path; empty: the calling thread's) to the plan; returns what was changed.
+
+    Waits up to `wait` seconds for the xtables lock. InitError where other rules of ours stand and `reconcile` is
+    off, where the lock is not to be had, and where the kernel refuses; the namespace is then as it was.
+    Needs CAP_NET_ADMIN and CAP_NET_RAW, and CAP_SYS_ADMIN to enter another namespace.
+    """
+    from istio_init import backends, commands
+    from istio_init.log import Log
+    from istio_init.options import Options
+
+    log = Log("none")
+    options = Options(network_namespace=network_namespace, wait=wait)
+    with backends.namespace(options), backends.lock(options, {}, log):
+        firewall, router = backends.firewall(options), backends.router()
+        return commands.apply(plan, firewall, router, log, reconcile=reconcile, force=force)

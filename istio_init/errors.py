@@ -1,0 +1,76 @@
+"""What can go wrong, in the words of the person who has to mend it.
+
+Each kind knows its exit code (Istio's: 1 for any error, 126 for a failed validation, 255 for a command
+line that can't be parsed). An error's text is one line: which flag or object, which value, what is
+wrong, what to do.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Never
+
+
+class InitError(Exception):
+    """Anything that ends a run; the message is shown to the user as it is."""
+
+    exit_code = 1
+
+
+class UsageError(InitError):
+    """The command line or the environment can't be understood."""
+
+    exit_code = 255
+
+
+class OptionError(UsageError):
+    """One option's value is wrong: which flag or variable, which value, why.
+
+    `source` is the flag or the environment variable as the user wrote it, `value` what was given.
+    """
+
+    def __init__(self, source: str, value: str, why: str) -> None:
+        super().__init__(f"{source}: {shown(value)}: {why}")
+        self.source, self.value, self.why = source, value, why
+
+
+class ValidationFailed(InitError):
+    """The rules stand, but real connections were not captured."""
+
+    exit_code = 126
+
+
+class KernelError(InitError):
+    """The kernel refused; `errno` is its number, 0 where there is none."""
+
+    def __init__(self, message: str, errno: int = 0) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
+class SaveError(InitError):
+    """iptables-save text that can't be read, or a rule that can't be written as such."""
+
+
+class Drifted(InitError):
+    """Something of ours stands, but it is not the plan, and nobody asked to reconcile it."""
+
+
+class Locked(InitError):
+    """Somebody else held the xtables lock for longer than --wait allows."""
+
+
+class Interrupted(InitError):
+    """A signal ended the run; what had been done is undone."""
+
+
+def shown(value: str, limit: int = 80) -> str:
+    """A user's value as it may appear in one line of output: quoted, escaped, and cut to `limit` characters."""
+    text = value if len(value) <= limit else value[: limit - 3] + "..."
+    return repr(text)
+
+
+def assert_never(kind: Never) -> Never:
+    """Marks the end of a match over all kinds; `typing.assert_never` without the cost of importing typing."""
+    raise AssertionError(f"unhandled kind {kind!r}")

@@ -1,0 +1,171 @@
+"""Record: an immutable value class that costs nothing to import.
+
+Importing `dataclasses` takes longer than everything else this program does (it brings in inspect, re
+and enum; docs/design.md has the figures), and every pod waits for that import. A Record is declared and
+type-checked like a frozen, slotted dataclass, and needs none of it.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, ClassVar, Self, dataclass_transform
+else:
+
+    def dataclass_transform(**_):
+        """What type checkers read; nothing at run time."""
+        return lambda cls: cls
+
+
+class Specifier:
+    """What a class body may give instead of a field's plain default: the default and whatever else it knows."""
+
+    __slots__ = ("default",)
+
+    def __init__(self, default: object) -> None:
+        self.default = default
+
+
+@dataclass_transform(frozen_default=True, eq_default=True)
+class RecordType(type):
+    """Turns a class body's annotations into slots, positional parameters and match arguments."""
+
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> RecordType:  # noqa: D102
+        own = tuple(namespace.get("__annotations__", ()))
+        base: Any = bases[0] if bases else None
+        fields = (*base._fields, *own) if base else own
+        defaults = {**base._defaults} if base else {}
+        specifiers = {}
+        for field in own:
+            if field in namespace:
+                default = defaults[field] = namespace.pop(field)
+                if isinstance(default, Specifier):
+                    specifiers[field], defaults[field] = default, default.default
+        uncompared = namespace.pop("_uncompared", ())
+        namespace["__slots__"], namespace["__match_args__"] = (*own, *namespace.get("__slots__", ())), fields
+        cls: Any = super().__new__(mcs, name, bases, namespace)
+        cls._fields, cls._defaults, cls.specifiers = fields, defaults, specifiers
+        cls._compared = tuple([field for field in fields if field not in uncompared]) if uncompared else fields
+        # The defaults of the fields that are missing, by the number of those that are given in order.
+        cls._tails = _tails(fields, defaults) if defaults else {}
+        # Slot descriptors write past the __setattr__ that keeps everyone else from doing so.
+        cls._setters = tuple([getattr(cls, field).__set__ for field in fields])
+        if len(fields) == 2:
+            cls.__init__ = _of_two(*cls._setters)
+            cls.__init__.__defaults__ = tuple([defaults.get(field, _MISSING) for field in fields])
+        elif base and len(base._fields) == 2:
+            cls.__init__ = Record.__init__
+        made: RecordType = cls
+        return made
+
+
+def _tails(fields: tuple[str, ...], defaults: dict[str, Any]) -> dict[int, tuple[Any, ...]]:
+    tails: dict[int, tuple[Any, ...]] = {}
+    tail: tuple[Any, ...] = ()
+    for given in range(len(fields) - 1, -1, -1):
+        if fields[given] not in defaults:
+            break
+        tail = (defaults[fields[given]], *tail)
+        tails[given] = tail
+    return tails
+
+
+_MISSING: Any = object()
+
+
+def _of_two(write_first: Callable[..., None], write_second: Callable[..., None]) -> Any:
+    """Record.__init__ without its loop, for two fields: long lists are lists of such. It has the class' defaults."""
+
+    def __init__(self: Any, first: Any, second: Any, /, *more: Any, **named: Any) -> None:  # noqa: N807
+        if first is _MISSING or second is _MISSING or more or named:
+            given: list[Any] = [first, second]
+            # Those that are there by default stand at the end.
+            while given and given[-1] is type(self).__init__.__defaults__[len(given) - 1]:
+                given.pop()
+            Record.__init__(self, *given, *more, **named)
+            return
+        write_first(self, first)
+        write_second(self, second)
+
+    return __init__
+
+
+class Record(metaclass=RecordType):
+    """Base of all values: fields from annotations, equal by kind and content, hashable, never changed.
+
+    A field that a class lists in `_uncompared` is carried but does not count for equality. Slots beside the fields
+    begin empty.
+    """
+
+    if TYPE_CHECKING:
+        _fields: ClassVar[Any]
+        _defaults: ClassVar[Any]
+        specifiers: ClassVar[Any]
+        _tails: ClassVar[Any]
+        _compared: ClassVar[Any]
+        _setters: ClassVar[Any]
+    else:
+
+        def __init__(self, *values, **named):
+            """One argument for each field, in order or by name; TypeError as a function would raise."""
+            setters = self._setters
+            if named:
+                values = self._complete(values, named)
+            elif len(values) != len(setters):
+                # Trailing defaults, the common short form, without the detour through names.
+                values += self._tails.get(len(values)) or self._complete(values, {})
+            for write, value in zip(setters, values):  # noqa: B905 (strict costs time, the lengths are equal)
+                write(self, value)
+
+    @classmethod
+    def many(cls, *columns: Sequence[Any]) -> tuple[Self, ...]:
+        """A record for each line of a table that is given by columns, one a field, without a loop of Python's."""
+        from itertools import repeat
+
+        made = tuple(map(cls.__new__, repeat(cls, len(columns[0]))))
+        for write, values in zip(cls._setters, columns, strict=True):
+            any(map(write, made, values))  # runs through all of them: what writes gives None
+        return made
+
+    @classmethod
+    def _complete(cls, values: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+        """All fields' values, in order: the given ones, then the defaults."""
+        if len(values) > len(cls._fields):
+            raise TypeError(f"{cls.__name__} takes {len(cls._fields)} values, {len(values)} were given")
+        given = dict(zip(cls._fields, values, strict=False))
+        if twice := given.keys() & named.keys():
+            raise TypeError(f"{cls.__name__} was given {sorted(twice)} twice")
+        given.update(named)
+        if unknown := given.keys() - set(cls._fields):
+            raise TypeError(f"{cls.__name__} has no field {sorted(unknown)}")
+        given = {**cls._defaults, **given}
+        if missing := [field for field in cls._fields if field not in given]:
+            raise TypeError(f"{cls.__name__} needs {missing}")
+        return tuple(given[field] for field in cls._fields)
+
+    def replace(self, **changes: Any) -> Self:
+        """The same record with some fields changed; TypeError for a field that there is not."""
+        return type(self)(**{**{field: getattr(self, field) for field in self._fields}, **changes})
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(getattr(self, field) == getattr(other, field) for field in self._compared)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *[getattr(self, field) for field in self._compared]))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{field}={getattr(self, field)!r}' for field in self._fields)})"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable: {name} can't be set; use replace()")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__} is immutable: {name} can't be deleted")
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return type(self), tuple(getattr(self, field) for field in self._fields)

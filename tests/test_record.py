@@ -1,0 +1,138 @@
+"""Record: a frozen value class. Its own declarations are the subject here, not netfilter's."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+from istio_init.record import Record, Specifier
+
+
+class Point(Record):
+    """Two coordinates, one of them with a default."""
+
+    x: int
+    y: int = 5
+
+
+class Place(Point):
+    """A point with a name, and a note that doesn't count."""
+
+    name: str = "here"
+    note: str = ""
+    _uncompared = ("note",)
+
+
+class Twin(Record):
+    """The same fields as Point, and another kind."""
+
+    x: int
+    y: int = 5
+
+
+class Described(Record):
+    """A field whose default comes with more than a value."""
+
+    x: int = Specifier(7)  # type: ignore[assignment]
+
+
+def test_fields_come_in_order_and_by_name() -> None:
+    assert (Point(1, 2).x, Point(1, 2).y) == (1, 2)
+    assert Point(y=2, x=1) == Point(1, 2) == Point(1, y=2)
+
+
+def test_many_are_made_of_columns() -> None:
+    assert Point.many([1, 2], [3, 4]) == (Point(1, 3), Point(2, 4))
+    assert Place.many([], [], [], []) == ()
+    with pytest.raises(ValueError, match="zip"):
+        Point.many([1])
+
+
+def test_defaults_fill_what_is_missing() -> None:
+    assert Point(1) == Point(1, 5)
+    assert Place(1) == Place(1, 5, "here", "")
+    assert Place(1, name="there") == Place(1, 5, "there")
+    assert Described().x == 7
+
+
+def test_a_default_says_more_than_its_value_where_it_is_a_specifier() -> None:
+    assert isinstance(Described.specifiers["x"], Specifier)
+    assert Point.specifiers == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "named", "why"),
+    [
+        ((), {}, "Point needs ['x']"),
+        ((), {"y": 1}, "Point needs ['x']"),
+        ((1, 2, 3), {}, "Point takes 2 values, 3 were given"),
+        ((1, 2, 3), {"y": 4}, "Point takes 2 values, 3 were given"),
+        ((1,), {"x": 1}, "Point was given ['x'] twice"),
+        ((1,), {"z": 1}, "Point has no field ['z']"),
+    ],
+)
+def test_wrong_arguments_are_a_type_error(values: tuple[Any, ...], named: dict[str, Any], why: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        Point(*values, **named)
+    assert str(raised.value) == why
+
+
+def test_nothing_can_be_changed() -> None:
+    point = Point(1, 2)
+    with pytest.raises(AttributeError, match="Point is immutable: x can't be set"):
+        point.x = 3  # type: ignore[misc]
+    with pytest.raises(AttributeError, match="Point is immutable: x can't be deleted"):
+        del point.x
+    with pytest.raises(AttributeError, match="Point is immutable: z can't be set"):
+        point.z = 3
+    assert not hasattr(point, "__dict__")
+    assert point == Point(1, 2)
+
+
+def test_equal_by_kind_and_content() -> None:
+    assert Point(1, 2) == Point(1, 2)
+    assert Point(1, 2) != Point(1, 3)
+    assert Point(1, 2) != Twin(1, 2)
+    assert Point(1, 5) != Place(1)
+    assert Point(1, 2) != (1, 2)
+    assert len({Point(1, 2), Point(1, 2), Twin(1, 2)}) == 2
+
+
+def test_a_field_that_is_not_compared_is_carried() -> None:
+    noted, plain = Place(1, note="windy"), Place(1)
+    assert noted == plain
+    assert hash(noted) == hash(plain)
+    assert noted.note == "windy"
+    assert noted.replace(x=2).note == "windy"
+
+
+def test_replace_makes_another() -> None:
+    point = Point(1, 2)
+    assert point.replace(y=3) == Point(1, 3)
+    assert point.replace() == point == Point(1, 2)
+    with pytest.raises(TypeError, match="Point has no field"):
+        point.replace(z=1)
+
+
+def test_repr_builds_it_again() -> None:
+    place = Place(1, 2, "there's", note="windy")
+    assert repr(place) == "Place(x=1, y=2, name=\"there's\", note='windy')"
+    assert eval(repr(place)) == place  # noqa: S307 (our own text)
+
+
+def test_copies_and_pickles_are_equal_and_whole() -> None:
+    place = Place(1, note="windy")
+    for other in (pickle.loads(pickle.dumps(place)), copy.copy(place), copy.deepcopy(place)):
+        assert other == place
+        assert other.note == "windy"
+
+
+def test_match_takes_fields_by_position() -> None:
+    match Place(1, 2, "there"):
+        case Place(x, y, name):
+            assert (x, y, name) == (1, 2, "there")
+        case _:
+            pytest.fail("not matched")

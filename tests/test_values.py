@@ -1,0 +1,147 @@
+"""Every parser: what it takes, and that it refuses the rest with a reason."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from istio_init import values
+from istio_init.netfilter import Network, PortRange
+from istio_init.save import network_text
+
+Parser: TypeAlias = Callable[[str], Any]
+
+ACCEPTED: list[tuple[Parser, str, object]] = [
+    (values.port, "1", 1),
+    (values.port, "65535", 65535),
+    (values.ports, "", ()),
+    (values.ports, "15090,15020", (PortRange(15090, 15090), PortRange(15020, 15020))),
+    (values.ports, ",80,,443, ", (PortRange(80, 80), PortRange(443, 443))),
+    (values.ports, "4000-4003,5000:5001", (PortRange(4000, 4003), PortRange(5000, 5001))),
+    (values.all_or_ports, "*", "*"),
+    (values.all_or_ports, "*,", "*"),
+    (values.network, "10.1.2.3/8", Network(b"\x0a\0\0\0", 8)),
+    (values.network, "10.1.2.3", Network(b"\x0a\x01\x02\x03", 32)),
+    (values.network, "2001:db8::1/32", Network(bytes.fromhex("20010db8") + bytes(12), 32)),
+    (values.network, "::1", Network(bytes(15) + b"\1", 128)),
+    (values.network, "0.0.0.0/0", Network(bytes(4), 0)),
+    (values.all_or_networks, "*", "*"),
+    (values.loopback, "127.0.0.0/8", Network(b"\x7f\0\0\0", 8)),
+    (values.interfaces, "eth0,veth+,a.b", ("eth0", "veth+", "a.b")),
+    (values.owners, "0,4294967294", (0, 4294967294)),
+    (values.mark, "0x539", 1337),
+    (values.mark, "4294967295", 4294967295),
+    (values.route_table, "133", 133),
+    (values.duration, "1m30s", 90.0),
+    (values.duration, "500ms", 0.5),
+    (values.duration, "1.5h", 5400.0),
+    (values.seconds, "0", 0.0),
+    (values.seconds, "2.5", 2.5),
+    (values.interception_mode, "", "REDIRECT"),
+    (values.interception_mode, "TPROXY", "TPROXY"),
+    (values.log_level, "default:debug,other:none", "debug"),
+    (values.log_level, "warn", "warn"),
+    (values.log_level, "other:debug", "info"),
+    (values.boolean, "True", True),
+    (values.boolean, "f", False),
+]
+
+REFUSED: list[tuple[Parser, str]] = [
+    *((values.port, text) for text in ("", "0", "65536", "-1", "1e3", "٣", "015001", " 80", "80 ", "0x50", "9" * 5000)),
+    *((values.ports, text) for text in ("*", "80,*", "80;90", "90-80", "0-80", "80-", "-80", "1-2-3", "80:", "http")),
+    *((values.all_or_ports, text) for text in ("*,80", "80,*", "**")),
+    *(
+        (values.network, text)
+        for text in ("", "10.0.0.0/33", "10.0.0/8", "10.0.0.0/", "10.0.0.0/8/8", "::/129", "fe80::1%eth0", "256.0.0.1")
+    ),
+    *((values.network, text) for text in ("10.0.0.010", "1.2.3.4/08", "a\0b", "\udcff", "::g", "10.0.0.0/-1")),
+    *((values.networks, text) for text in ("*", "10.0.0.0/8,*", "10.0.0.0/8,oops")),
+    *((values.all_or_networks, text) for text in ("*,10.0.0.0/8",)),
+    *((values.loopback, text) for text in ("10.0.0.0/8", "126.0.0.0/7", "::1", "0.0.0.0/0", "")),
+    *((values.addresses, text) for text in ("10.0.0.0/8", "resolver")),
+    *(
+        (values.interfaces, text)
+        for text in ("a" * 16, "a/b", "a b", ".", "..", "eth0:1", "eth\x00", "eth\n", "ethé", "!", "+", 'a"b')
+    ),
+    *((values.owners, text) for text in ("4294967295", "4294967296", "-1", "*", "1.5")),
+    *((values.owner_groups, text) for text in (",".join(map(str, range(65))),)),
+    *((values.mark, text) for text in ("0", "0x0", "1338", "0x53a", "0x", "0x1g", "4294967296", "", "0x123456789")),
+    *((values.route_table, text) for text in ("0", "253", "254", "255", "main", "4294967296")),
+    *((values.duration, text) for text in ("", "5", "0s", "s", "1d", "-5s", "1..5s", ".s", "25h", "5 s", "1e3s")),
+    *((values.seconds, text) for text in ("", ".", "-1", "1e3", "86401", "nan", "inf", "1.2.3")),
+    *((values.interception_mode, text) for text in ("redirect", "NONE", "TPROXY ")),
+    *((values.log_level, text) for text in ("loud", "default:", "default:loud")),
+    *((values.boolean, text) for text in ("", "yes", "TrUe", "2")),
+    (values.path, "a\0b"),
+    (values.path, "x" * 5000),
+]
+
+
+@pytest.mark.parametrize(("parse", "text", "value"), ACCEPTED)
+def test_accepts(parse: Parser, text: str, value: object) -> None:
+    assert parse(text) == value
+
+
+@pytest.mark.parametrize(("parse", "text"), REFUSED)
+def test_refuses_with_a_reason(parse: Parser, text: str) -> None:
+    with pytest.raises(ValueError, match=r"\w{3,}"):
+        parse(text)
+
+
+def test_an_error_in_a_list_names_the_entry() -> None:
+    with pytest.raises(ValueError, match="'70000'"):
+        values.ports("80,70000")
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_taken_or_refused_never_worse(text: str) -> None:
+    for parse in {row[0] for row in ACCEPTED} | {row[0] for row in REFUSED}:
+        try:
+            parse(text)
+        except ValueError:
+            continue
+
+
+@given(st.ip_addresses(), st.integers(0, 128))
+def test_networks_are_what_ipaddress_makes_of_them(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, prefix: int
+) -> None:
+    prefix = min(prefix, address.max_prefixlen)
+    expected = ipaddress.ip_network((address, prefix), strict=False)
+    parsed = values.network(f"{address}/{prefix}")
+    assert parsed == Network(expected.network_address.packed, expected.prefixlen)
+    assert ipaddress.ip_network(network_text(parsed)) == expected
+
+
+entries = st.one_of(
+    st.sampled_from(["", "10.1.2.3", "10.1.2.3/8", "10.0.0.0/", "/8", "fd00::/08", "fd00::1/129", "1.2.3.4/33", "x"]),
+    st.builds("{}/{}".format, st.ip_addresses(v=4), st.integers(0, 32)),
+    st.builds("{}/{}".format, st.ip_addresses(v=6), st.integers(0, 128)),
+    st.ip_addresses().map(str),
+)
+
+
+@given(st.lists(entries, min_size=1, max_size=6), st.sampled_from(["4", "6", ""]))
+def test_a_long_list_is_parsed_as_its_entries_are(few: list[str], family: str) -> None:
+    if family:
+        few = [entry for entry in few if (":" in entry) == (family == "6")]
+    text = ",".join(few * (values.MANY + 1))
+    try:
+        expected: object = values.each(values.network, values.items(text))
+    except ValueError as error:
+        expected = str(error)
+    try:
+        parsed: object = values.networks(text)
+    except ValueError as error:
+        parsed = str(error)
+    assert parsed == expected
+
+
+@given(st.lists(st.integers(1, 65535)))
+def test_port_lists_round_trip(numbers: list[int]) -> None:
+    assert values.ports(",".join(map(str, numbers))) == tuple(PortRange(number, number) for number in numbers)

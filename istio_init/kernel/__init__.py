@@ -1,0 +1,77 @@
+"""The edge of the program: the only package that talks to the kernel.
+
+A Firewall holds rules, a Router holds policy rules, routes and addresses. Both speak intent in the same
+three verbs: read, replace, remove. Errors of the operating system are translated here and nowhere else.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from istio_init.changes import TableChange
+    from istio_init.netfilter import Family, Ruleset, Table, TableName
+    from istio_init.routing import Address, RoutingEntry
+
+    class Firewall(Protocol):
+        """Rules in the kernel of the calling thread's network namespace."""
+
+        def read(self, family: Family, expecting: Ruleset | None = None) -> Ruleset:
+            """All tables of the family that exist, others' rules included. Brings no table into being.
+
+            `expecting` is what the caller hopes to find. It may make reading faster, and where the kernel does not
+            keep what a rule was written as (a set tells nothing of order and overlaps), it says which of the
+            rulesets that mean the same is read.
+            KernelError where the kernel refuses.
+            """
+            ...
+
+        def replace(self, family: Family, wanted: Table) -> None:
+            """Bring what is ours in one table to `wanted`, in one atomic commit.
+
+            Others' chains and rules stay as they are, in their order (compare.edit says where ours go
+            among them). Brings the table into being where it does not exist. KernelError leaves it as it was.
+            """
+            ...
+
+        def remove(self, family: Family, name: TableName, wanted: Table | None = None) -> None:
+            """Take what is ours out of one table, in one atomic commit; nothing to do where nothing is.
+
+            Rules that equal those of `wanted` count as ours even without a signature. KernelError leaves
+            the table as it was.
+            """
+            ...
+
+    class Transactional(Firewall, Protocol):
+        """A Firewall that can write any number of tables, of both families, at once."""
+
+        def write(self, changes: tuple[TableChange, ...]) -> None:
+            """All the changes, each as `replace` or `remove` makes it, in one commit.
+
+            KernelError leaves all as it was.
+            """
+            ...
+
+    class Router(Protocol):
+        """Policy rules, routes and addresses of the calling thread's network namespace."""
+
+        def read(self) -> tuple[RoutingEntry, ...]:
+            """Every entry that stands of the kinds in routing.py.
+
+            Policy rules that have a full-mask fwmark and a table and nothing else, local default routes outside
+            the tables local and main, and all addresses of lo.
+            """
+            ...
+
+        def replace(self, wanted: tuple[RoutingEntry, ...]) -> None:
+            """Add those of `wanted` that don't stand yet, in order. KernelError names the entry that was refused."""
+            ...
+
+        def remove(self, entries: tuple[RoutingEntry, ...]) -> None:
+            """Take these away, last first; one that does not stand is fine. KernelError names what was refused."""
+            ...
+
+        def addresses(self) -> tuple[Address, ...]:
+            """All addresses of all interfaces as the kernel dumps them: IPv4 first, by interface."""
+            ...

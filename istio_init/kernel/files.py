@@ -1,0 +1,185 @@
+"""Files that others read meanwhile: read as a whole, replaced as a whole, under a lock of their directory."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from istio_init.errors import InitError, shown
+from istio_init.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Self
+
+# How a file begins and ends, in the directory of the one that it is to become, until it is whole. Runtimes would take
+# one that ends in .conf, .conflist or .json for a network, hidden or not.
+PARTIAL, UNREAD = ".istio-init-partial-", ".tmp"
+LARGEST = 1 << 20  # bytes of a file that is read; no network's configuration comes near
+
+
+def named(path: str) -> str:
+    """A path as an error tells it: whole, since it is what has to be found."""
+    return shown(path, 256)
+
+
+class Content(Record):
+    """A regular file as it was read: its bytes, its permissions, and what tells whether it is still the same."""
+
+    data: bytes
+    mode: int
+    owner: tuple[int, int]
+    version: tuple[int, int, int, int]
+
+
+class Changed(InitError):
+    """A file is not what was read any more: somebody else has written it meanwhile."""
+
+
+class Lock:
+    """One program of ours at a time in a directory, for the length of a `with`; InitError where it can't be opened."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+
+    def __enter__(self) -> Self:
+        try:
+            self._descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise InitError(f"{named(self.directory)}: can't be opened: {error.strerror}; is it the host's?") from error
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        os.close(self._descriptor)
+
+
+def read(path: str, largest: int = LARGEST) -> Content | None:
+    """A file's content, None where there is no such file; InitError where it is no regular file or too large."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InitError(f"{named(path)}: can't be read: {error}") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise InitError(f"{named(path)}: no regular file")
+        if status.st_size > largest:
+            raise InitError(f"{named(path)}: {status.st_size} bytes, more than {largest} are not read")
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read()
+    finally:
+        os.close(descriptor)
+    return Content(data, stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid), _version(status))
+
+
+def _version(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def replace(path: str, data: bytes, like: Content | None, mode: int) -> None:
+    """Have a file hold `data`, from one moment to the next, whatever happens in between.
+
+    `like` is what was read of it, whose permissions it keeps, or None for a new one with `mode`. Changed where it is
+    something else by now, InitError where it can't be written. The caller holds the directory's Lock.
+    """
+    partial = _partial(path)
+    try:
+        try:
+            _write(partial, data, mode if like is None else like.mode, like.owner if like else None)
+            _rename_over(partial, path, like)
+        except BaseException:
+            remove(partial)
+            raise
+        sync(os.path.dirname(path))
+    except OSError as error:
+        raise InitError(f"{named(path)}: can't be written: {error.strerror}; {_remedy(error.errno)}") from error
+
+
+def _rename_over(partial: str, path: str, like: Content | None) -> None:
+    if _current(path) != (like.version if like else None):
+        raise Changed(f"{named(path)}: somebody else has written it meanwhile")
+    os.rename(partial, path)
+
+
+def _partial(path: str) -> str:
+    return os.path.join(os.path.dirname(path), PARTIAL + os.path.basename(path) + UNREAD)
+
+
+def _current(path: str) -> tuple[int, int, int, int] | None:
+    try:
+        return _version(os.stat(path))
+    except FileNotFoundError:
+        return None
+
+
+def _write(path: str, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o600), "wb") as file:
+        if owner is not None and owner != (os.geteuid(), os.getegid()):
+            os.fchown(file.fileno(), *owner)
+        os.fchmod(file.fileno(), mode)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remedy(number: int | None) -> str:
+    match number:
+        case errno.EROFS | errno.EACCES | errno.EPERM:
+            return "give the program the right to, and mount the host's directory writable"
+        case errno.ENOSPC | errno.EDQUOT:
+            return "make room there"
+        case _:
+            return "name another directory, or mend this one"
+
+
+def remove(path: str) -> bool:
+    """Take a file away; whether there was one. OSError where that is refused."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def rename(old: str, new: str) -> None:
+    """Give a file another name in the same directory, in place of what bears that; InitError where it is refused."""
+    try:
+        os.rename(old, new)
+        sync(os.path.dirname(new))
+    except OSError as error:
+        raise InitError(f"{named(old)}: can't be renamed: {error.strerror}; {_remedy(error.errno)}") from error
+
+
+def sync(directory: str) -> None:
+    """Have what was renamed or removed in a directory outlive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def names(directory: str) -> list[str]:
+    """The names in a directory in the order of their bytes, as runtimes sort them; InitError where it can't be read."""
+    try:
+        return sorted(os.listdir(directory), key=os.fsencode)
+    except OSError as error:
+        raise InitError(f"{named(directory)}: can't be read: {error.strerror}; name the host's directory") from error
+
+
+def sweep(directory: str) -> Iterator[str]:
+    """Take away what a killed run left half written, each by its name; the caller holds the directory's Lock."""
+    for name in names(directory):
+        if name.startswith(PARTIAL):
+            path = os.path.join(directory, name)
+            if not os.path.isdir(path):
+                remove(path)
+                yield name

@@ -1,0 +1,178 @@
+"""The part of an entry that every rule has: addresses, interfaces, protocol (struct ipt_ip, struct ip6t_ip6).
+
+From <linux/netfilter_ipv4/ip_tables.h> and <linux/netfilter_ipv6/ip6_tables.h>. Native byte order, addresses
+in network order. An interface's mask is 0xff for every byte that counts: the name and its NUL, or only the
+bytes before a + at the end.
+"""
+
+from __future__ import annotations
+
+from _struct import Struct  # struct.py only hands it on
+
+from istio_init.errors import assert_never
+from istio_init.kernel.extensions import Inexpressible
+from istio_init.netfilter import (
+    IPV4,
+    IPV6,
+    Destination,
+    InInterface,
+    Network,
+    OutInterface,
+    Protocol,
+    Source,
+    UnknownMatch,
+)
+from istio_init.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, TypeAlias
+
+    from istio_init.netfilter import Family, Match
+
+    HeaderMatch: TypeAlias = Source | Destination | InInterface | OutInterface | Protocol
+    Fields: TypeAlias = list[Any]
+
+# The name of the UnknownMatch that stands for a whole header which the other matches can't express (masks with
+# gaps, fragments, a type of service). The blank keeps it apart from every extension.
+HEADER = "ip header"
+
+# The fields by position; flags and inversions from the end, as IPv6 has a type of service before them.
+_SOURCE, _DESTINATION, _SOURCE_MASK, _DESTINATION_MASK, _IN, _OUT, _IN_MASK, _OUT_MASK, _PROTOCOL = range(9)
+_FLAGS, _INVERTED = -2, -1
+
+# IPT_INV_*, IP6T_INV_*, XT_INV_PROTO
+_NOT_IN, _NOT_OUT, _NOT_SOURCE, _NOT_DESTINATION, _NOT_PROTOCOL = 0x01, 0x02, 0x08, 0x10, 0x40
+
+_NO_INTERFACE = bytes(16)
+
+
+class Layout(Record):
+    """What differs between the families; sizes in bytes."""
+
+    family: Family
+    struct: Struct
+    size: int  # of the entry before its matches: these fields, nfcache, two offsets, comefrom, counters
+    any_address: bytes
+    protocol_flag: int  # says that the protocol counts
+    goto_flag: int  # says that a jump is a goto
+    flags_at: int  # offset of the byte that holds these
+    counters_at: int  # offset of comefrom and counters
+    uncounted: bytes  # these, zero
+    blank: tuple[Any, ...]  # the fields of a header that asks nothing
+
+
+def _layout(family: Family, fields: str, size: int, protocol_flag: int, goto_flag: int) -> Layout:
+    address, numbers, flags_at = (bytes(4), 3, 82) if family == IPV4 else (bytes(16), 4, 131)
+    struct = Struct(fields)
+    counters_at = struct.size + 8
+    uncounted = bytes(size - counters_at)
+    blank = (*[address] * 4, *[_NO_INTERFACE] * 4, *[0] * numbers)
+    return Layout(family, struct, size, address, protocol_flag, goto_flag, flags_at, counters_at, uncounted, blank)
+
+
+LAYOUTS: dict[Family, Layout] = {
+    IPV4: _layout(IPV4, "=4s4s4s4s16s16s16s16sHBB", 112, 0, 0x02),
+    IPV6: _layout(IPV6, "=16s16s16s16s16s16s16s16sHBBB3x", 168, 0x01, 0x04),
+}
+
+
+def put(match: HeaderMatch, fields: Fields, layout: Layout) -> None:
+    """Write one match into a header's fields. Inexpressible where its place is taken or the value doesn't fit."""
+    match match:
+        case Protocol():
+            _put_protocol(match, fields, layout)
+        case Destination():
+            _put_network(match.network, fields, _DESTINATION, layout)
+            fields[_INVERTED] |= _NOT_DESTINATION * match.negated
+        case Source():
+            _put_network(match.network, fields, _SOURCE, layout)
+            fields[_INVERTED] |= _NOT_SOURCE * match.negated
+        case InInterface():
+            _put_interface(match.name, fields, _IN)
+            fields[_INVERTED] |= _NOT_IN * match.negated
+        case OutInterface():
+            _put_interface(match.name, fields, _OUT)
+            fields[_INVERTED] |= _NOT_OUT * match.negated
+        case _:
+            assert_never(match)
+
+
+def put_goto(fields: Fields, layout: Layout) -> None:
+    """Make the rule's jump a goto."""
+    fields[_FLAGS] |= layout.goto_flag
+
+
+def _put_protocol(match: Protocol, fields: Fields, layout: Layout) -> None:
+    if fields[_PROTOCOL]:
+        raise Inexpressible("two protocols")
+    fields[_PROTOCOL] = match.number
+    fields[_FLAGS] |= layout.protocol_flag
+    fields[_INVERTED] |= _NOT_PROTOCOL * match.negated
+
+
+def _put_network(network: Network, fields: Fields, place: int, layout: Layout) -> None:
+    size = len(layout.any_address)
+    if network.family != layout.family or not 0 <= network.prefix <= size * 8:
+        raise Inexpressible(f"{network!r} is not a network of {layout.family}")
+    mask_place = place + _SOURCE_MASK
+    if fields[mask_place] is not layout.any_address:
+        raise Inexpressible("two networks of one side")
+    fields[place] = network.address
+    bits = size * 8
+    fields[mask_place] = ((1 << bits) - (1 << (bits - network.prefix))).to_bytes(size, "big")
+
+
+def _put_interface(name: str, fields: Fields, place: int) -> None:
+    encoded = name.encode(errors="surrogateescape")
+    counting = len(encoded) - 1 if encoded.endswith(b"+") else len(encoded) + 1
+    if not 0 < len(encoded) < len(_NO_INTERFACE):
+        raise Inexpressible(f"an interface's name has 1 to {len(_NO_INTERFACE) - 1} bytes")
+    if fields[place] is not _NO_INTERFACE:
+        raise Inexpressible("two interfaces of one side")
+    fields[place] = encoded.ljust(len(_NO_INTERFACE), b"\0")
+    fields[place + _IN_MASK - _IN] = (b"\xff" * counting).ljust(len(_NO_INTERFACE), b"\0")
+
+
+def unpack_header(data: bytes, layout: Layout) -> tuple[Match, ...]:
+    """What a header asks, goto aside; one UnknownMatch with the whole of it where our matches can't say all of it.
+
+    `data` is the header up to nfcache.
+    """
+    fields: Fields = list(layout.struct.unpack(data))
+    again: Fields = list(layout.blank)
+    try:
+        matches = tuple(_matches(fields, layout))
+        for match in matches:
+            put(match, again, layout)
+    except Inexpressible:
+        return (UnknownMatch(HEADER, 0, data),)
+    fields[_FLAGS] &= ~layout.goto_flag
+    return matches if again == fields else (UnknownMatch(HEADER, 0, data),)
+
+
+def _matches(fields: Fields, layout: Layout) -> Iterator[HeaderMatch]:
+    """What a header's fields seem to ask, in the order of iptables-save."""
+    inverted = fields[_INVERTED]
+    if fields[_SOURCE_MASK] != layout.any_address or inverted & _NOT_SOURCE:
+        yield Source(_network(fields, _SOURCE), bool(inverted & _NOT_SOURCE))
+    if fields[_DESTINATION_MASK] != layout.any_address or inverted & _NOT_DESTINATION:
+        yield Destination(_network(fields, _DESTINATION), bool(inverted & _NOT_DESTINATION))
+    if fields[_IN] != _NO_INTERFACE or inverted & _NOT_IN:
+        yield InInterface(_name(fields[_IN]), bool(inverted & _NOT_IN))
+    if fields[_OUT] != _NO_INTERFACE or inverted & _NOT_OUT:
+        yield OutInterface(_name(fields[_OUT]), bool(inverted & _NOT_OUT))
+    if fields[_PROTOCOL]:
+        yield Protocol(fields[_PROTOCOL], bool(inverted & _NOT_PROTOCOL))
+
+
+def _network(fields: Fields, place: int) -> Network:
+    mask = int.from_bytes(fields[place + _SOURCE_MASK], "big")
+    if int.from_bytes(fields[place], "big") & ~mask:
+        raise Inexpressible("an address outside of its network")
+    return Network(fields[place], mask.bit_count())
+
+
+def _name(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode(errors="surrogateescape")

@@ -1,0 +1,164 @@
+"""libip4tc and libip6tc through ctypes' C half: one table, edited in memory and given back to the kernel in one commit.
+
+The functions are those of <libiptc/libiptc.h> of iptables 1.6 to 1.8 (soname 2). The libraries are opened by
+soname, through the dynamic linker alone: nothing is looked up in PATH and no process is started. They take
+no lock.
+"""
+
+from __future__ import annotations
+
+from istio_init.errors import KernelError
+from istio_init.kernel import clib
+from istio_init.kernel.clib import Char, Int, Pointer, String, Unsigned, addresses, get_errno, memory
+from istio_init.kernel.header import LAYOUTS
+from istio_init.kernel.tables import OPENING
+from istio_init.kernel.xtables import EntryReader, entry_size, has_standard_target, normal
+from istio_init.netfilter import IPV4, OWN_CHAINS, Chain, Table, ordered
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any, Self
+
+    from istio_init.kernel.runs import PackedRun
+    from istio_init.netfilter import Family, Rule, TableName
+
+COUNTERS_SIZE = 16  # struct xt_counters
+
+# The step that errors speak of, beside tables.OPENING and the edits.
+COMMITTING = "commit the table"
+
+# Result and arguments. The last argument is the handle, but for init; an entry that we give is bytes or a pointer, one
+# that we get a pointer.
+_FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "init": (Pointer, String),
+    "free": (None, Pointer),
+    "first_chain": (String, Pointer),
+    "next_chain": (String, Pointer),
+    "first_rule": (Pointer, String, Pointer),
+    "next_rule": (Pointer, Pointer, Pointer),
+    "get_target": (String, Pointer, Pointer),
+    "get_policy": (String, String, Pointer, Pointer),
+    "create_chain": (Int, String, Pointer),
+    "delete_chain": (Int, String, Pointer),
+    "flush_entries": (Int, String, Pointer),
+    "append_entry": (Int, String, Pointer, Pointer),
+    "insert_entry": (Int, String, String, Unsigned, Pointer),
+    "delete_num_entry": (Int, String, Unsigned, Pointer),
+    "commit": (Int, Pointer),
+}
+
+
+class Library:
+    """One family's library."""
+
+    def __init__(self, family: Family) -> None:
+        """KernelError where it is not installed."""
+        soname, prefix = ("libip4tc.so.2", "iptc") if family == IPV4 else ("libip6tc.so.2", "ip6tc")
+        try:
+            library = clib.Library(soname)
+        except OSError as error:
+            package = soname.partition(".")[0] + "2"
+            raise KernelError(
+                f"{soname} can't be opened ({error}): install it "
+                f"(Debian and Ubuntu: {package}; Fedora: iptables-libs; Alpine: libip4tc, libip6tc)"
+            ) from error
+        self.family = family
+        self.call: dict[str, Any] = {}
+        for name, signature in _FUNCTIONS.items():
+            self.call[name] = library.function(f"{prefix}_{name}", *signature)
+
+
+class Handle:
+    """A table as it stood when the handle was made, and edits to it; frees itself at the end of `with`.
+
+    OSError with the kernel's or libiptc's number; its text is the step that failed.
+    """
+
+    def __init__(self, library: Library, name: TableName) -> None:
+        """Brings the table into being where the namespace doesn't have it."""
+        self._family, self._name, self._call = library.family, name, library.call
+        self._handle = self._call["init"](name.encode())
+        if not self._handle:
+            raise OSError(get_errno(), OPENING)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._call["free"](self._handle)
+
+    def others(self) -> Table:
+        """The table as it stood, but without the rules in chains of ours."""
+        call, handle = self._call, self._handle
+        counters = (Char * COUNTERS_SIZE)()
+        chains = {}
+        chain: bytes | None = call["first_chain"](handle)
+        while chain is not None:
+            name = chain.decode(errors="surrogateescape")
+            rules = () if name in OWN_CHAINS else tuple(self._rules(chain))
+            policy: bytes | None = call["get_policy"](chain, counters, handle)
+            chains[name] = Chain(name, rules, None if policy is None else policy.decode())
+            chain = call["next_chain"](handle)
+        return Table(self._name, ordered(self._name, chains))
+
+    def _rules(self, chain: bytes) -> Iterator[Rule]:
+        call, handle, family = self._call, self._handle, self._family
+        reader = EntryReader(family)
+        pointer: int | None = call["first_rule"](chain, handle)
+        while pointer:
+            size = entry_size(memory(pointer, LAYOUTS[family].size), family)
+            entry = memory(pointer, size)
+            name = None
+            if has_standard_target(entry, family):
+                name = call["get_target"](pointer, handle).decode(errors="surrogateescape")
+            yield reader.rule(normal(entry, family, name), is_standard=name is not None)
+            pointer = call["next_rule"](pointer, handle)
+
+    def create(self, chain: str) -> None:
+        """Add an empty chain."""
+        self._edit("create_chain", chain)
+
+    def drop(self, chain: str) -> None:
+        """Take away a chain that is empty and that nothing jumps to."""
+        self._edit("delete_chain", chain)
+
+    def flush(self, chain: str) -> None:
+        """Take all rules out of a chain."""
+        self._edit("flush_entries", chain)
+
+    def delete(self, chain: str, position: int) -> None:
+        """Take the rule at a position, from 0, out of a chain."""
+        self._edit("delete_num_entry", chain, position)
+
+    def insert(self, chain: str, position: int, entry: bytes) -> None:
+        """Put an entry (of xtables.pack) at a position, from 0, of a chain; all that it jumps to must be there."""
+        self._edit("insert_entry", chain, entry, position)
+
+    def append(self, chain: str, parts: Iterable[bytes | PackedRun]) -> None:
+        """Put entries (of runs.pack_chain) at the end of a chain; all that they jump to must be there."""
+        append, name = self._call["append_entry"], chain.encode(errors="surrogateescape")
+        for part in parts:
+            done = append(name, part, self._handle) if isinstance(part, bytes) else self._append_run(name, part)
+            if not done:
+                raise OSError(get_errno(), f"append a rule to {chain}")
+
+    def _append_run(self, chain: bytes, run: PackedRun) -> bool:
+        from itertools import repeat
+
+        entries, _held = addresses(run.filled(run.unit), run.sizes)
+        # What is the same in each of 10,000 calls is converted once.
+        arguments = repeat(String(chain)), entries, repeat(Pointer(self._handle))
+        return all(map(self._call["append_entry"], *arguments))
+
+    def _edit(self, function: str, chain: str, *arguments: object) -> None:
+        if not self._call[function](chain.encode(errors="surrogateescape"), *arguments, self._handle):
+            raise OSError(get_errno(), f"{function.replace('_', ' ')} {chain}")
+
+    def commit(self) -> None:
+        """Give the table to the kernel as one; rules that stay keep their counters.
+
+        BlockingIOError (EAGAIN) where the kernel's number of entries is no longer what it was.
+        """
+        if not self._call["commit"](self._handle):
+            raise OSError(get_errno(), COMMITTING)

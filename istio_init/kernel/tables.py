@@ -1,0 +1,113 @@
+"""What the kernel says of its tables without libiptc: which exist, what is in them, which extensions it knows.
+
+The socket options are those of <linux/netfilter_ipv4/ip_tables.h> and <linux/netfilter_ipv6/ip6_tables.h>.
+They take their question from the buffer that the answer goes to, which Python's getsockopt can't do; so it is
+the C library's.
+"""
+
+from __future__ import annotations
+
+# The C half of the standard library's socket: `import socket` would cost a start several milliseconds.
+import _socket as socket
+import errno
+from _struct import Struct  # struct.py only hands it on
+
+from istio_init.kernel.clib import Char, Library, Unsigned, byref, get_errno
+from istio_init.kernel.xtables import INFO
+from istio_init.netfilter import BUILTIN_CHAINS, IPV4, IPV6
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal, Self
+
+    from istio_init.netfilter import Family, TableName
+
+# Files of the calling thread's network namespace that list the tables it has.
+NAMES = {IPV4: "/proc/thread-self/net/ip_tables_names", IPV6: "/proc/thread-self/net/ip6_tables_names"}
+
+_GET_INFO, _GET_ENTRIES = 64, 65
+_GET_REVISION = {
+    (IPV4, "match"): 66,
+    (IPV4, "target"): 67,
+    (IPV6, "match"): 68,
+    (IPV6, "target"): 69,
+}
+
+# The step that errors speak of.
+OPENING = "open the table"
+_ENTRIES_HEAD = Struct("=32sI4x")  # struct ipt_get_entries: name, bytes of entries
+_REVISION = Struct("=29sB")  # struct xt_get_revision
+_ATTEMPTS = 100
+
+_getsockopt = Library(None).function("getsockopt")
+
+
+def existing(family: Family) -> tuple[TableName, ...] | None:
+    """The tables that the namespace has, in the order in which a packet meets them; None where it may not be known.
+
+    The file is root's: others need DAC_OVERRIDE to read it. A kernel without the family has no such file.
+    """
+    try:
+        # As bytes: a decoder would be one more module to import.
+        with open(NAMES[family], "rb", buffering=0) as file:
+            names = file.read().split()
+    except FileNotFoundError:
+        return ()
+    except PermissionError:
+        return None
+    return tuple(name for name in BUILTIN_CHAINS if name.encode() in names)
+
+
+class TableSocket:
+    """A raw socket to ask one family's tables; `with` closes it. OSError is the kernel's."""
+
+    def __init__(self, family: Family) -> None:
+        """PermissionError without NET_RAW, OSError (EAFNOSUPPORT) where the kernel has no such family."""
+        self._family = family
+        domain, self._level = (
+            (socket.AF_INET, socket.IPPROTO_IP) if family == IPV4 else (socket.AF_INET6, socket.IPPROTO_IPV6)
+        )
+        try:
+            self._socket = socket.socket(domain, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
+        except OSError as error:
+            raise OSError(error.errno, OPENING) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def table(self, name: TableName) -> tuple[bytes, bytearray]:
+        """The answers to IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES, this without its head: what unpack_table takes.
+
+        Brings the table into being where the namespace doesn't have it.
+        """
+        for _ in range(_ATTEMPTS):
+            info = bytearray(name.encode().ljust(INFO.size, b"\0"))
+            self._ask(_GET_INFO, info)
+            size = INFO.unpack(info)[-1]
+            entries = bytearray(_ENTRIES_HEAD.size + size)
+            _ENTRIES_HEAD.pack_into(entries, 0, name.encode(), size)
+            try:
+                self._ask(_GET_ENTRIES, entries)
+            except BlockingIOError:
+                continue  # its size changed in between: somebody wrote
+            del entries[: _ENTRIES_HEAD.size]  # moves nothing
+            return bytes(info), entries
+        raise BlockingIOError(errno.EAGAIN, "the table changed each time it was looked at")
+
+    def knows(self, kind: Literal["match", "target"], name: str, revision: int) -> bool:
+        """Whether the kernel has an extension in this revision; asking loads its module, where there is one."""
+        try:
+            self._ask(_GET_REVISION[self._family, kind], bytearray(_REVISION.pack(name.encode(), revision)))
+        except OSError:
+            return False
+        return True
+
+    def _ask(self, option: int, question: bytearray) -> None:
+        """Put a question to the kernel, which writes its answer over it."""
+        length = Unsigned(len(question))
+        place = byref(Char.from_buffer(question))
+        if _getsockopt(self._socket.fileno(), self._level, option, place, byref(length)):
+            raise OSError(get_errno(), OPENING)

@@ -1,0 +1,361 @@
+"""The kernel's x_tables entries: pack a Rule, unpack an entry, unpack a whole table as the kernel hands it out.
+
+An entry is an ipt_entry or ip6t_entry (<linux/netfilter_ipv4/ip_tables.h>, <linux/netfilter_ipv6/ip6_tables.h>):
+a header of addresses, interfaces and protocol; `nfcache`; the offsets of the target and of the next entry;
+`comefrom` and the counters; then the matches, then the target. Native byte order.
+
+The kernel keeps `nfcache` and does nothing with it. We sign our entries there.
+
+Here an entry always has the form that `pack` gives it and that libiptc takes: counters and `comefrom` zero, a
+verdict or a jump by its name rather than by a number or an offset. So rules that are equal are equal bytes.
+"""
+
+from __future__ import annotations
+
+import _struct as struct  # struct.py only hands it on
+
+from istio_init.errors import KernelError
+from istio_init.kernel.extensions import (
+    HEAD,
+    Inexpressible,
+    pack_match,
+    pack_target,
+    standard,
+    unpack_match,
+    unpack_standard,
+    unpack_target,
+)
+from istio_init.kernel.header import HEADER, LAYOUTS, put, put_goto, unpack_header
+from istio_init.kernel.ports import pack_ports, unpack_ports
+from istio_init.netfilter import (
+    BUILTIN_CHAINS,
+    OWN_CHAINS,
+    Chain,
+    Destination,
+    DestinationPorts,
+    InInterface,
+    Jump,
+    OutInterface,
+    Protocol,
+    Rule,
+    Source,
+    SourcePorts,
+    Table,
+    UnknownMatch,
+    Verdict,
+    ordered,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Literal, TypeAlias
+
+    from istio_init.kernel.header import Layout
+    from istio_init.kernel.runs import PackedRun
+    from istio_init.netfilter import Family, Match, TableName, Target
+
+    # An entry's start, its target and its end, as offsets from the table's beginning.
+    Span: TypeAlias = tuple[int, int, int]
+
+# In the entry's nfcache, in this order in memory.
+SIGNATURE = b"ISTI"
+
+_OFFSETS = struct.Struct("=HH")  # of target and next entry
+_VERDICT = struct.Struct("=i")
+_VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", -5: "RETURN"}
+_SIZE = struct.Struct("=H")
+_NAME_AT = 2  # in a match or target
+
+# struct ipt_getinfo, which ip6t_getinfo equals: name, valid hooks, hooks' first and last entries, entries, bytes.
+INFO = struct.Struct("=32sI5I5III")
+# By the numbers of <linux/netfilter.h>, NF_INET_*.
+_HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+
+# A chain of a user's begins with an entry whose target bears this name and, as its data, the chain's.
+_ERROR = b"ERROR\0"
+_ERROR_SIZE = 64
+
+
+def pack(rule: Rule, family: Family) -> bytes:
+    """The rule's entry with our signature, as libiptc takes it. KernelError where no entry can say what the rule does.
+
+    SourcePorts with DestinationPorts right behind become one match of -m tcp or -m udp, as iptables makes it.
+    """
+    try:
+        return _pack(rule, LAYOUTS[family])
+    except (ValueError, OverflowError, struct.error) as error:  # type: ignore[attr-defined]
+        raise KernelError(f"{rule!r}: no rule of the kernel for {family} can hold this: {error}") from error
+
+
+def _pack(rule: Rule, layout: Layout) -> bytes:
+    fields = list(layout.blank)
+    whole_header = body = b""
+    transport = 0
+    source: SourcePorts | None = None
+    for match in rule.matches:
+        if source and not isinstance(match, DestinationPorts):
+            body += pack_ports(transport, source, None)
+            source = None
+        # Frequent kinds come first: with 10,000 rules it shows.
+        match match:
+            case Protocol():
+                put(match, fields, layout)
+                transport = 0 if match.negated else match.number
+            case DestinationPorts():
+                body += pack_ports(transport, source, match)
+                source = None
+            case Destination() | Source() | InInterface() | OutInterface():
+                put(match, fields, layout)
+            case SourcePorts():
+                source = match
+            case UnknownMatch(name=name) if name == HEADER:
+                whole_header = match.data
+            case _:
+                body += pack_match(match)
+    if source:
+        body += pack_ports(transport, source, None)
+    if isinstance(rule.target, Jump) and rule.target.goto and not whole_header:
+        put_goto(fields, layout)
+    if whole_header:
+        header = whole_header
+        if len(header) != layout.struct.size or tuple(fields) != layout.blank:
+            raise Inexpressible(f"a {HEADER!r} stands for all of the header, in {layout.struct.size} bytes")
+    else:
+        header = layout.struct.pack(*fields)
+    target = pack_target(rule.target, layout.family)
+    target_offset = layout.size + len(body)
+    offsets = _OFFSETS.pack(target_offset, target_offset + len(target))
+    return header + SIGNATURE + offsets + layout.uncounted + body + target
+
+
+def entry_size(start: bytes | bytearray, family: Family) -> int:
+    """How many bytes an entry has, by its header."""
+    size: int = _OFFSETS.unpack_from(start, LAYOUTS[family].struct.size + len(SIGNATURE))[1]
+    return size
+
+
+def has_standard_target(entry: bytes, family: Family) -> bool:
+    """Whether the target of an entry from the kernel is a verdict or a jump: those bear no name."""
+    target, _ = _OFFSETS.unpack_from(entry, LAYOUTS[family].struct.size + len(SIGNATURE))
+    name_byte: int = entry[target + _NAME_AT]
+    return name_byte == 0
+
+
+def normal(entry: bytes, family: Family, name: str | None) -> bytes:
+    """An entry from the kernel in the form that `pack` gives it; `name` is its verdict or chain, if it has one."""
+    layout = LAYOUTS[family]
+    target = _OFFSETS.unpack_from(entry, layout.struct.size + len(SIGNATURE))[0]
+    body = entry[layout.size : target]
+    return entry[: layout.counters_at] + layout.uncounted + body + (entry[target:] if name is None else standard(name))
+
+
+def extensions(rule: Rule, family: Family) -> Iterator[tuple[Literal["match", "target"], str, int]]:
+    """The kernel's extensions that a rule is made of: kind, name and revision."""
+    entry = pack(rule, family)
+    layout = LAYOUTS[family]
+    target, _ = _OFFSETS.unpack_from(entry, layout.struct.size + len(SIGNATURE))
+    at = layout.size
+    while at < target:
+        size, name, revision = HEAD.unpack_from(entry, at)
+        yield "match", name.partition(b"\0")[0].decode(errors="surrogateescape"), revision
+        at += size
+    if not isinstance(rule.target, Verdict | Jump):
+        _, name, revision = HEAD.unpack_from(entry, target)
+        yield "target", name.partition(b"\0")[0].decode(errors="surrogateescape"), revision
+
+
+class EntryReader:
+    """Unpacks entries of one family, of the form that `pack` makes; what many have in common is unpacked once."""
+
+    def __init__(self, family: Family) -> None:
+        self._layout = LAYOUTS[family]
+        self._headers: dict[bytes, tuple[Match, ...]] = {}
+        self._targets: dict[tuple[bytes, bool, bool], Target] = {}
+
+    def rule(self, entry: bytes, *, is_standard: bool) -> Rule:
+        """The rule that an entry says.
+
+        `is_standard` tells a target that is a verdict or a jump from an extension of that name, which its bytes
+        don't. What the values can't say exactly becomes an UnknownMatch or UnknownTarget.
+        """
+        layout = self._layout
+        fields_end = layout.struct.size
+        target_offset, _ = _OFFSETS.unpack_from(entry, fields_end + len(SIGNATURE))
+        goto = bool(entry[layout.flags_at] & layout.goto_flag)
+        target = self._target(entry[target_offset:], is_standard=is_standard, goto=goto)
+        header = self._header(entry[:fields_end])
+        if goto and not isinstance(target, Jump):
+            header = (UnknownMatch(HEADER, 0, entry[:fields_end]),)
+        matches = (*header, *_body(entry[layout.size : target_offset], header))
+        return Rule(matches, target, entry.startswith(SIGNATURE, fields_end))
+
+    def _header(self, data: bytes) -> tuple[Match, ...]:
+        matches = self._headers.get(data)
+        if matches is None:
+            matches = self._headers[data] = unpack_header(data, self._layout)
+        return matches
+
+    def _target(self, element: bytes, *, is_standard: bool, goto: bool) -> Target:
+        key = element, is_standard, goto
+        target = self._targets.get(key)
+        if target is None:
+            family = self._layout.family
+            target = unpack_standard(element, goto=goto) if is_standard else unpack_target(element, family)
+            self._targets[key] = target
+        return target
+
+
+def _body(elements: bytes, header: tuple[Match, ...]) -> Iterator[Match]:
+    """The matches behind a header, one after the other; it tells which protocol's ports they may ask for."""
+    last = header[-1] if header else None
+    protocol = last.number if isinstance(last, Protocol) and not last.negated else 0
+    while elements:
+        (size,) = _SIZE.unpack_from(elements)
+        element = elements[:size]
+        if ports := unpack_ports(protocol, element):
+            yield from ports
+        else:
+            yield unpack_match(element)
+        elements = elements[size:]
+
+
+def unpack_table(
+    name: TableName,
+    family: Family,
+    answers: tuple[bytes, bytes | bytearray],
+    expected: Mapping[str, tuple[Chain, list[bytes | PackedRun]]] | None = None,
+    *,
+    own: bool = True,
+) -> Table:
+    """A table from the kernel's `answers` to IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES, this without its head.
+
+    `expected` has chains of rules that are ours by name, with their entries (runs.pack_chain). A user's chain that
+    is just that is the chain given; of another, entries that are among them are the very rules. What is expected
+    need not be unpacked. With `own` off, chains of ours are there without their rules.
+    """
+    info, entries = answers
+    blob = _Blob(family, entries, expected or {})
+    chains = {}
+    for chain, rules in blob.chains(info, frozenset() if own else OWN_CHAINS):
+        if isinstance(rules, Chain):
+            chains[chain] = rules
+            continue
+        # Behind the rules stands the policy or, in a user's chain, a return.
+        end = rules[-1].target if chain in BUILTIN_CHAINS[name] else None
+        chains[chain] = Chain(chain, tuple(rules[:-1]), end.name if isinstance(end, Verdict) else None)
+    return Table(name, ordered(name, chains))
+
+
+class _Blob:
+    """All entries of a table as the kernel hands them out."""
+
+    def __init__(
+        self, family: Family, entries: bytes | bytearray, expected: Mapping[str, tuple[Chain, list[bytes | PackedRun]]]
+    ) -> None:
+        self._layout = LAYOUTS[family]
+        self._entries = entries
+        self._expected = expected
+        self._reader = EntryReader(family)
+        # Standard targets as `pack` makes them, by the kernel's verdicts: numbers, or offsets of chains' first entries.
+        self._standards = {verdict: standard(name) for verdict, name in _VERDICTS.items()}
+
+    def chains(self, info: bytes, left_out: frozenset[str]) -> Iterator[tuple[str, list[Rule] | Chain]]:
+        """Every chain's name and all that is in it; nothing for those that are left out."""
+        _, valid, *numbers = INFO.unpack(info)
+        starts = {numbers[hook]: name for hook, name in enumerate(_HOOKS) if valid & 1 << hook}
+        entries, offsets_at = self._entries, self._layout.counters_at - _OFFSETS.size
+        name, start = "", 0
+        rules: list[Rule] | Chain = []
+        known: dict[bytes, Rule] = {}
+        while start < len(entries):
+            target, end = _OFFSETS.unpack_from(entries, start + offsets_at)
+            target, end = start + target, start + end
+            is_head = entries.startswith(_ERROR, target + _NAME_AT)
+            if is_head or start in starts:
+                if name:
+                    yield name, rules
+                name, rules = self._error_name(target) if is_head else starts[start], []
+                if is_head and name not in left_out and (stands := self._standing(name, end)):
+                    rules, end = stands
+                else:
+                    known = self._known(name)
+            if isinstance(rules, list) and not (is_head or name in left_out):
+                rules.append(self._rule(start, known))
+            start = end
+
+    def _known(self, name: str) -> dict[bytes, Rule]:
+        """The rules that are expected in a chain, by their entries; long runs are not worth a dictionary."""
+        chain, packed = self._expected.get(name, (None, []))
+        if chain is None or any(not isinstance(entry, bytes) for entry in packed):
+            return {}
+        return dict(zip(packed, chain.rules, strict=True))  # type: ignore[arg-type]
+
+    def _standing(self, name: str, start: int) -> tuple[Chain, int] | None:
+        """A chain that is just as it is expected, and where the return behind its rules ends; or None.
+
+        `start` is where its rules begin.
+        """
+        if name not in self._expected:
+            return None
+        chain, packed = self._expected[name]
+        for part in packed:
+            if isinstance(part, bytes):
+                if self._normal(start)[0] != part:
+                    return None
+            elif not self._run_stands(start, part):
+                return None
+            start += len(part)
+        # Nothing but the return may follow before the next chain's head.
+        _, size = self._offsets(start)
+        target, _ = self._offsets(start + size)
+        is_last = self._entries.startswith(_ERROR, start + size + target + _NAME_AT)
+        return (chain, start + size) if is_last else None
+
+    def _offsets(self, start: int) -> tuple[int, int]:
+        """Of the entry at an offset, its target's and its end's, counted from its start."""
+        target, end = _OFFSETS.unpack_from(self._entries, start + self._layout.counters_at - _OFFSETS.size)
+        return target, end
+
+    def _run_stands(self, start: int, run: PackedRun) -> bool:
+        """Whether the entries from an offset on are a run's: the first unit is, and the others are spelled like it."""
+        if len(self._entries) < start + len(run):
+            return False
+        at = 0
+        for size in run.sizes:
+            if self._normal(start + at)[0] != run.unit[at : at + size]:
+                return False
+            at += size
+        standing = memoryview(self._entries)[start : start + len(run)]
+        return self._entries.startswith(run.counted(standing[:at], standing), start)
+
+    def _normal(self, start: int) -> tuple[bytes, bool]:
+        """The entry at an offset as `pack` makes it, and whether its target is a verdict or a jump."""
+        entries, layout = self._entries, self._layout
+        target, end = self._offsets(start)
+        target, end = start + target, start + end
+        packed = None if entries[target + _NAME_AT] else self._standard(target, end)
+        element = entries[target:end] if packed is None else packed
+        parts = entries[start : start + layout.counters_at], layout.uncounted, entries[start + layout.size : target]
+        return b"".join([*parts, element]), packed is not None
+
+    def _rule(self, start: int, known: dict[bytes, Rule]) -> Rule:
+        """The rule of the entry at an offset."""
+        entry, is_standard = self._normal(start)
+        return known.get(entry) or self._reader.rule(entry, is_standard=is_standard)
+
+    def _standard(self, target: int, end: int) -> bytes | None:
+        """A standard target as `pack` makes it; None where it jumps to where no chain begins."""
+        (verdict,) = _VERDICT.unpack_from(self._entries, target + HEAD.size)
+        packed = self._standards.get(verdict)
+        if packed is None:
+            if verdict == end:
+                return standard("")  # falls through to the next rule
+            if self._entries.startswith(_ERROR, verdict - _ERROR_SIZE + _NAME_AT):
+                packed = self._standards[verdict] = standard(self._error_name(verdict - _ERROR_SIZE))
+        return packed
+
+    def _error_name(self, target: int) -> str:
+        """The name of the chain whose head has this target."""
+        field = self._entries[target + HEAD.size : target + _ERROR_SIZE]
+        return field.partition(b"\0")[0].decode(errors="surrogateescape")

@@ -1,0 +1,164 @@
+"""What stands as rows for people: each rule's columns and counters, whose it is, and what it is for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+
+from istio_init.columns import columns, inet_columns
+from istio_init.compare import own_rules, recognised, unpaired
+from istio_init.netfilter import FAMILIES, Tproxy
+from istio_init.nft import BASE_CHAINS, NAMES, InetTable, chain_name, sets
+from istio_init.nft_fold import fold
+from istio_init.nft_layout import DROP, RETURN, layout, written
+from istio_init.nft_text import rule_text as inet_text
+from istio_init.purposes import Purpose, purpose
+from istio_init.record import Record
+from istio_init.save import rule_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from istio_init.columns import Columns
+    from istio_init.counts import Count, CountedInet, CountedTable
+    from istio_init.netfilter import Chain, Family, Ruleset, Table
+    from istio_init.nft import InetRule, Sets
+    from istio_init.purposes import Place
+
+AnyRule = TypeVar("AnyRule")
+
+# A rule of ours that the plan has, one that it has not, one that it has elsewhere in the chain; somebody else's.
+State: TypeAlias = Literal["in place", "unexpected", "misplaced", "foreign"]
+
+GUARD = Purpose("", "the table is the other family's: nothing here concerns this one")
+UNHEARD = Purpose("", "what no transparent listener takes is dropped, as iptables' TPROXY drops it")
+
+
+class Row(Record):
+    """One rule: its number in its chain, from 1, and how its backend's own tool prints it."""
+
+    number: int
+    count: Count | None
+    columns: Columns
+    text: str
+    state: State
+    purposes: tuple[Purpose, ...] = ()
+
+
+class ChainRows(Record):
+    """A chain with its rules; a built-in one has a policy. `missing` are the plan's rules that it lacks, as text."""
+
+    name: str
+    rows: tuple[Row, ...]
+    policy: str | None = None
+    count: Count | None = None
+    missing: tuple[str, ...] = ()
+
+
+class TableRows(Record):
+    """A table that stands; `family` is `inet` for native ones."""
+
+    family: str
+    name: str
+    chains: tuple[ChainRows, ...]
+
+
+def table_rows(counted: CountedTable, wanted: Table | None, known: Mapping[Place, Purpose]) -> TableRows:
+    """A table of iptables', of which `wanted` is what the plan has in it."""
+    found = recognised(counted.table, wanted)
+    plans = {chain.name: chain for chain in wanted.chains} if wanted else {}
+    chains = tuple(_chain_rows(counted, chain, plans.get(chain.name), known) for chain in found.chains)
+    absent = (chain for name, chain in plans.items() if found.chain(name) is None)
+    lacking = tuple(ChainRows(chain.name, (), missing=tuple(map(rule_text, chain.rules))) for chain in absent)
+    return TableRows(counted.family, found.name, (*chains, *lacking))
+
+
+def _chain_rows(counted: CountedTable, chain: Chain, wanted: Chain | None, known: Mapping[Place, Purpose]) -> ChainRows:
+    mine = own_rules(chain)
+    rules = wanted.rules if wanted else ()
+    states = dict(zip(mine, _states(tuple(chain.rules[at] for at in mine), rules), strict=True))
+    counts = counted.counts.get(chain.name, ())
+    rows = []
+    for at, rule in enumerate(chain.rules):
+        why = purpose(known, counted.table.name, chain.name, rule) if at in states else None
+        count = counts[at] if at < len(counts) else None
+        told = columns(rule), rule_text(rule)
+        rows.append(Row(at + 1, count, *told, states.get(at, "foreign"), (why,) if why else ()))
+    lacking = unpaired(rules, tuple(chain.rules[at] for at in mine))
+    missing = tuple(rule_text(rule) for _, rule in lacking)
+    return ChainRows(chain.name, tuple(rows), chain.policy, counted.policies.get(chain.name), missing)
+
+
+def _states(found: tuple[AnyRule, ...], wanted: tuple[AnyRule, ...]) -> list[State]:
+    """How each rule of ours in a chain compares with the plan's."""
+    strays = {number for number, _ in unpaired(found, wanted)}
+    lacks = any(True for _ in unpaired(wanted, found))
+    states: list[State] = []
+    for number, rule in enumerate(found, 1):
+        if number in strays:
+            states.append("unexpected")
+        elif strays or lacks or rule == wanted[number - 1]:
+            states.append("in place")
+        else:
+            states.append("misplaced")
+    return states
+
+
+def inet_rows(
+    counted: CountedInet, planned: tuple[Ruleset, ...], known: Mapping[Family, Mapping[Place, Purpose]]
+) -> TableRows:
+    """One of our native tables; `planned` is the plan, `known` its rules' purposes by family."""
+    wanted = written(layout(planned, counted.name))
+    plans = {chain.name: chain for chain in wanted.chains}
+    why = _inet_purposes(counted, planned, known)
+    named = sets(InetTable(counted.name, tuple(chain for chain, _ in counted.chains)))
+    chains: list[ChainRows] = []
+    for chain, counts in counted.chains:
+        rules = plans[chain.name].rules if chain.name in plans else ()
+        states = _states(chain.rules, rules)
+        rows = (
+            Row(number, count, inet_columns(rule, named), _met(rule, count, named), state, why(chain.name, rule))
+            for number, (rule, count, state) in enumerate(zip(chain.rules, counts, states, strict=True), 1)
+        )
+        missing = tuple(inet_text(rule, sets(wanted)) for _, rule in unpaired(rules, chain.rules))
+        policy = "ACCEPT" if chain.name in BASE_CHAINS[counted.name] else None
+        chains.append(ChainRows(chain_name(chain.name), tuple(rows), policy, missing=missing))
+    there = {chain.name for chain, _ in counted.chains}
+    for name, plan in plans.items():
+        if name not in there:
+            missing = tuple(inet_text(rule, sets(wanted)) for rule in plan.rules)
+            chains.append(ChainRows(chain_name(name), (), missing=missing))
+    return TableRows("inet", NAMES[counted.name], tuple(chains))
+
+
+def _met(rule: InetRule, count: Count | None, named: Sets) -> str:
+    """A rule as `nft list` prints it, with its counter."""
+    text = inet_text(rule, named)
+    return text.replace("packets 0 bytes 0", f"packets {count.packets} bytes {count.bytes}") if count else text
+
+
+def _inet_purposes(
+    counted: CountedInet, planned: tuple[Ruleset, ...], known: Mapping[Family, Mapping[Place, Purpose]]
+) -> Callable[[str, InetRule], tuple[Purpose, ...]]:
+    """What a rule of a chain is for: all that the rules are for which it is made of, each once."""
+    why: dict[tuple[str, InetRule], tuple[Purpose, ...]] = {}
+    for ruleset in planned:
+        table = ruleset.table(counted.name)
+        for chain in table.chains if table else ():
+            folded = fold(chain.parts, ruleset.family)
+            for number, rule in enumerate(folded.rules):
+                sources = folded.sources(number)
+                told = (purpose(known[ruleset.family], counted.name, chain.name, source) for source in sources)
+                why[chain.name, rule] = tuple(dict.fromkeys(each for each in told if each))
+
+    def purposes_of(chain: str, rule: InetRule) -> tuple[Purpose, ...]:
+        if rule.target == RETURN and not rule.matches and chain in BASE_CHAINS[counted.name]:
+            return (GUARD,)
+        for family in FAMILIES if rule.family is None else (rule.family,):
+            if found := why.get((chain, rule.replace(family=family))):
+                return found
+        drops = rule.target == DROP and any(
+            each.matches == rule.matches and isinstance(each.target, Tproxy) for name, each in why if name == chain
+        )
+        return (UNHEARD,) if drops else ()
+
+    return purposes_of

@@ -1,0 +1,171 @@
+"""One run of the program: from Options to what the user asked for."""
+
+from __future__ import annotations
+
+import posix as os  # the C half of os; the other half costs a start a millisecond
+import time
+
+from istio_init import backends
+from istio_init.errors import InitError, Interrupted
+from istio_init.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Mapping
+    from typing import Any, Self
+
+    from istio_init.netfilter import Family
+    from istio_init.options import Options
+    from istio_init.plans import Plan
+else:
+    # The C half of signal; the module around it imports enum.
+    import _signal
+
+
+def run(options: Options, environ: Mapping[str, str]) -> int:
+    """Do what the options ask for; returns the exit code. Errors are logged, one line each."""
+    begin = time.monotonic()
+    log = Log(options.log_output_level, as_json=options.log_as_json)
+    try:
+        with Interrupts() as interrupts:
+            perform(options, environ, log, begin, interrupts)
+    except InitError as error:
+        log.error("; ".join([str(error), *getattr(error, "__notes__", ())]))  # noqa: TRY400 (a user's line, no traceback)
+        return error.exit_code
+    return 0
+
+
+class Interrupts:
+    """While this is entered, the signals that ask a program to end raise Interrupted, where they were not ignored."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
+            if _signal.getsignal(number) != _signal.SIG_IGN:
+                self._before[number] = _signal.signal(number, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            _signal.signal(number, handler)
+
+    def ignore(self) -> None:
+        """From here on a signal comes too late: what was asked for is done."""
+        for number in self._before:
+            _signal.signal(number, _signal.SIG_IGN)
+
+    def heed(self) -> None:
+        """Be interrupted again."""
+        for number in self._before:
+            _signal.signal(number, self._interrupt)
+
+    def _interrupt(self, number: int, _frame: object) -> None:
+        # The first signal ends the run; those that follow must not cut short the putting back.
+        self.ignore()
+        raise Interrupted(f"ended by signal {number}")
+
+
+def perform(options: Options, environ: Mapping[str, str], log: Log, begin: float, interrupts: Interrupts) -> None:
+    """Do what the options ask for; `begin` is when that began (time.monotonic). InitError where it can't be done.
+
+    Where that is in a network namespace of another user namespace, the process stays there: it is to end soon.
+    """
+    if options.dry_run:
+        _preview(options, environ, log)
+        return
+    if options.network_namespace:
+        with backends.namespace(options, as_owner=True):
+            _act(options, environ, log, begin, interrupts)
+    else:
+        _act(options, environ, log, begin, interrupts)
+
+
+def _act(options: Options, environ: Mapping[str, str], log: Log, begin: float, interrupts: Interrupts) -> None:
+    if not options.skip_rule_apply or options.run_validation:
+        options = backends.settle(options, log)
+    if not options.skip_rule_apply:
+        done = _change(options, environ, log, interrupts)
+        log.info(f"{done} in {(time.monotonic() - begin) * 1000:.1f} ms")
+    if options.run_validation and not options.cleanup_only:
+        interrupts.heed()
+        _validate(options, log)
+
+
+def _plan(options: Options) -> Plan:
+    from istio_init.plans import build
+
+    return build(options)
+
+
+def _change(options: Options, environ: Mapping[str, str], log: Log, interrupts: Interrupts) -> str:
+    """Apply or clean up, under the lock; returns what was done, in words."""
+    from istio_init import commands
+
+    backends.keep_freed_memory()
+    plan = _plan(options)
+    router = backends.router()
+    with backends.lock(options, environ, log):
+        found = backends.tables()
+        firewall = backends.firewall(options, log, found)
+        others = backends.others(options, firewall, found)
+        if options.cleanup_only:
+            cleaned = [commands.clean(plan, each, router, log) for _, each in others]
+            cleaned.append(commands.clean(plan, firewall, router, log, settled=interrupts.ignore))
+            return "cleaned up" if any(cleaned) else "nothing of ours stands, nothing to clean up"
+        if others and not options.reconcile:
+            commands.refuse_two_homes(plan, others)
+        wishes = {"reconcile": options.reconcile, "force": options.force_apply}
+        changes = commands.apply(plan, firewall, router, log, **wishes, settled=interrupts.ignore)
+        commands.withdraw(plan, others, router, log)
+        return commands.summary(changes, plan.rulesets)
+
+
+def _preview(options: Options, environ: Mapping[str, str], log: Log) -> None:
+    """Print the plan, and write it to the file that DRY_RUN_FILE_PATH names."""
+    from istio_init.netfilter import FAMILIES
+    from istio_init.preview import dump, dump_nftables
+
+    if options.network_namespace and options.enable_ipv6 is None:
+        with backends.namespace(options):
+            options = backends.settle(options, log)
+    else:
+        options = backends.settle(options, log)
+    families: tuple[Family, ...] = tuple(f for f in FAMILIES if options.ip_family in {f, "all"})
+    if options.cleanup_only:
+        text = ""
+    elif options.native_nftables:
+        text = dump_nftables(_plan(options))  # both families are in one table: there is no half of it
+    else:
+        text = dump(_plan(options), families)
+    if path := environ.get("DRY_RUN_FILE_PATH", ""):
+        _write_file(path, text)
+    _print(text)
+
+
+def _write_file(path: str, text: str) -> None:
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(text)
+    except (OSError, ValueError) as error:
+        raise InitError(
+            f"DRY_RUN_FILE_PATH: {path!r}: can't be written: {error}; name a file in a writable directory"
+        ) from error
+
+
+def _print(text: str) -> None:
+    """All of the text to standard output, or an InitError."""
+    data = text.encode()
+    try:
+        while data:
+            data = data[os.write(1, data) :]
+    except OSError as error:
+        raise InitError(f"standard output: can't be written: {os.strerror(error.errno or 0)}") from error
+
+
+def _validate(options: Options, log: Log) -> None:
+    from istio_init.validation import validate
+
+    validate(options, log)

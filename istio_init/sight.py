@@ -1,0 +1,91 @@
+"""All that there is to see of a namespace: rules with counters, routing, tracked connections, all against the plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from istio_init import backends
+from istio_init.changes import leftovers
+from istio_init.connections import captured
+from istio_init.inspection import findings, inspect, verdict
+from istio_init.netfilter import FAMILIES
+from istio_init.purposes import purposes
+from istio_init.record import Record
+from istio_init.routing import Address, command
+from istio_init.rows import inet_rows, table_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.counts import Usage
+    from istio_init.inspection import Inspection, Verdict
+    from istio_init.log import Log
+    from istio_init.options import Options
+    from istio_init.plans import Plan
+    from istio_init.rows import TableRows
+
+EntryState: TypeAlias = Literal["in place", "missing", "unexpected", "foreign"]
+
+
+class Sight(Record):
+    """What stands, each table with its backend's name, and how it compares with the plan.
+
+    `routing` are ip(8)'s commands that add what stands or should. `usage` is None where no connection is tracked,
+    `connections` (how many are captured, by kind) where the kernel does not tell them.
+    """
+
+    verdict: Verdict
+    backend: str
+    why: str
+    findings: tuple[str, ...]
+    tables: tuple[tuple[str, TableRows], ...]
+    routing: tuple[tuple[EntryState, str], ...]
+    usage: Usage | None
+    connections: dict[str, int] | None
+
+
+def see(options: Options, log: Log) -> Sight:
+    """Look at the namespace that the options name. KernelError where it can't be read."""
+    with backends.namespace(options):
+        looked = inspect(options, log)
+        tables = tuple(_tables(looked))
+        usage, connections = backends.tracking()
+    told = None if connections is None else captured(connections, looked.options)
+    routing = tuple(_routing(looked))
+    return Sight(
+        verdict(looked), looked.backend, looked.why, findings(looked), tables, routing, usage, told if usage else None
+    )
+
+
+def _tables(looked: Inspection) -> Iterator[tuple[str, TableRows]]:
+    """The tables of the backend that a run writes to, then others', those that hold anything or should."""
+    for home in (looked.home, *looked.others):
+        plan = looked.plan if home is looked.home else None
+        for rows in _native(looked, plan) if home.backend == "native" else _iptables(home.backend, looked, plan):
+            if any(chain.rows or chain.missing or chain.policy is None for chain in rows.chains):
+                yield home.backend, rows
+
+
+def _iptables(backend: str, looked: Inspection, plan: Plan | None) -> Iterator[TableRows]:
+    known = {family: purposes(looked.options, family) for family in FAMILIES}
+    for counted in backends.counted(backend):
+        ruleset = plan.ruleset(counted.family) if plan else None
+        wanted = ruleset.table(counted.table.name) if ruleset else None
+        yield table_rows(counted, wanted, known[counted.family])
+
+
+def _native(looked: Inspection, plan: Plan | None) -> Iterator[TableRows]:
+    known = {family: purposes(looked.options, family) for family in FAMILIES}
+    for counted in backends.counted_inet():
+        yield inet_rows(counted, plan.rulesets if plan else (), known)
+
+
+def _routing(looked: Inspection) -> Iterator[tuple[EntryState, str]]:
+    """The plan's entries, those that old rules of ours left, and others' that go by marks."""
+    plan, standing = looked.plan, looked.state.routing
+    for entry in plan.routing:
+        yield ("in place" if entry in standing else "missing"), command(entry)
+    stale = leftovers(looked.state, plan)
+    for entry in standing:
+        if entry not in plan.routing and not isinstance(entry, Address):
+            yield ("unexpected" if entry in stale else "foreign"), command(entry)

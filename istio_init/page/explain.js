@@ -1,0 +1,177 @@
+// A journey told in the words and the form of `istio-init explain --output json`, as explain.py and reasons.py have it.
+
+/** What becomes of the packet that was typed. Refused where it can't be understood. */
+function explain(model, typed, family) {
+  const question = ask(model, typed);
+  const facts = settled(model, question);
+  const { legs, loop } = follow(model, packetOf(model, question, facts, family), facts, model.envoy);
+  return {
+    legs: legs.map((leg) => legTold(model, leg)),
+    end: legs.at(-1).end,
+    loop: loop || null,
+    fate: fate(model, legs.at(-1)),
+  };
+}
+
+function legTold(model, leg) {
+  return {
+    sender: leg.sender,
+    packet: packetTold(model, leg.packet),
+    way: leg.passed.map((each) => (each.turn ? turnTold(each) : hookTold(model, each))),
+    end: leg.end,
+    arrived: packetTold(model, leg.arrived),
+    fate: fate(model, leg),
+  };
+}
+
+function packetTold(model, packet) {
+  const [source, destination] = [addressText(packet.source), addressText(packet.destination)];
+  return { ...packet, protocol: protocolText(model, packet.protocol), source, destination };
+}
+
+function protocolText(model, protocol) {
+  return model.protocols[protocol] ?? `${protocol}`;
+}
+
+function turnTold({ packet, by, changed, refused }) {
+  return {
+    routing: packet.hook,
+    in_interface: packet.in_interface,
+    out_interface: packet.out_interface,
+    changed,
+    refused: refused || null,
+    policy_rule: by ? { mark: by.mark, table: by.table } : null,
+  };
+}
+
+function hookTold(model, met) {
+  return { hook: met.hook, outcome: met.outcome, steps: met.steps.map((step) => stepTold(model, step)) };
+}
+
+function stepTold(model, step) {
+  const { table, chain, number, rule, matched } = step;
+  if (step.skipped) {
+    return { table, skipped: step.skipped };
+  }
+  if (step.end) {
+    return { table, chain, back_to: step.to || null, policy: step.policy || null };
+  }
+  const why = step.failed ? whyNot(model, step.failed, step.before) : effect(step);
+  return { table, chain, number, rule: rule.text, matched, why, purpose: rule.purpose };
+}
+
+/** Where a leg ended and why, in one sentence. */
+function fate(model, leg) {
+  const { arrived, end } = leg;
+  let words = model.ends[end];
+  if (["outbound", "inbound", "tunnel", "dns"].includes(end)) {
+    const port = arrived.tproxy_port || arrived.destination_port;
+    words += `, ${endpointText(arrived.destination, port)}${arrived.tproxy_port ? ", destination kept" : ""}`;
+  } else if (end === "application") {
+    words += ` at ${endpointText(arrived.destination, arrived.destination_port)}`;
+  } else if (end === "wire" || end === "forwarded") {
+    words += ` ${arrived.out_interface} to ${endpointText(arrived.destination, arrived.destination_port)}`;
+  }
+  return `${words}, ${because(model, leg)}`;
+}
+
+function because(model, leg) {
+  const last = leg.passed.at(-1);
+  if (last.refused) {
+    return `because ${last.refused}`;
+  }
+  const step = decisive(leg);
+  if (!step) {
+    return "because no rule says otherwise";
+  }
+  if (step.matched === null) {
+    const why = step.failed ? whyNot(model, step.failed, step.before) : effect(step);
+    return `because ${placeOf(step)} can't be told: ${why}`;
+  }
+  // The jump, where it led to one of the chains that do the same to everything.
+  const told = step.via && model.tails.includes(step.chain) ? step.via : step;
+  return `because ${placeOf(told)}: ${told.rule.purpose?.text ?? told.rule.text}`;
+}
+
+function placeOf(step) {
+  return `${step.chain} rule ${step.number}${step.table === "nat" ? "" : ` of ${step.table}`}`;
+}
+
+/** Why a match did not hold for a packet, or why that can't be told. */
+function whyNot(model, match, packet) {
+  if (!match.wanted) {
+    return match.what;
+  }
+  if (match.is === "Owner" && ownerAsked(match, packet) === null) {
+    return "no socket sent it";
+  }
+  const found = foundBy(model, match, packet);
+  if (!match.negated) {
+    return `${match.what} ${found}, not ${match.wanted}`;
+  }
+  return found === match.wanted ? `${match.what} ${found}` : `${match.what} ${found}, which is of ${match.wanted}`;
+}
+
+/** What a match finds in a packet. */
+function foundBy(model, match, packet) {
+  const port = (asked) => (asked ? `${asked}` : "none");
+  switch (match.is) {
+    case "Source":
+      return addressText(packet.source);
+    case "Destination":
+      return addressText(packet.destination);
+    case "InInterface":
+      return packet.in_interface || "no interface";
+    case "OutInterface":
+      return packet.out_interface || "no interface yet";
+    case "Protocol":
+      return protocolText(model, packet.protocol);
+    case "SourcePorts":
+      return port(packet.source_port);
+    case "DestinationPorts":
+      return port(packet.destination_port);
+    case "Multiport":
+      return portsAsked(match, packet).map(port).join(" and ");
+    case "Owner":
+      return `${ownerAsked(match, packet)}`;
+    case "Mark":
+      return markText(packet.mark);
+    case "ConnMark":
+      return markText(packet.connmark);
+    default: // CtState
+      return packet.ctstate;
+  }
+}
+
+function markText(mark) {
+  return `0x${hexadecimal(mark, 1)}`;
+}
+
+/** What a rule that matched did to the packet, or why its target's doing can't be told. */
+function effect({ rule: { target }, before, after, matched }) {
+  switch (target.is) {
+    case "Verdict":
+      return { RETURN: "leaves this chain", ACCEPT: "passes this table", DROP: "is dropped", "": "counts" }[target.name]
+        ?? "is handed to a program";
+    case "Jump":
+      return `goes to chain ${target.chain}${target.goto ? ", for good" : ""}`;
+    case "Redirect":
+      return after.redirected
+        ? `destination becomes ${endpointText(after.destination, after.destination_port)}`
+        : `is dropped: ${before.in_interface} has no address to redirect to`;
+    case "Tproxy":
+      return `goes to the transparent socket on port ${after.tproxy_port}, mark ${markText(after.mark)}`;
+    case "SetMark":
+    case "RestoreMark":
+      return `mark ${after.mark === before.mark ? "stays" : "becomes"} ${markText(after.mark)}`;
+    case "SaveMark":
+      return `the connection's mark becomes ${markText(after.connmark)}`;
+    case "CtZone":
+      if (before.tracked) {
+        return "connection tracking has seen it already";
+      }
+      return before.zone === null ? `conntrack zone ${target.zone}` : `its conntrack zone stays ${before.zone}`;
+    default: // UnknownTarget
+      return matched === null ? `what -j ${target.name} does is not known to this program` : target.name;
+  }
+}

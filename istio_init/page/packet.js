@@ -1,0 +1,54 @@
+// What routing knows about the pod, as packet.py has it.
+
+const LOOPBACK_INTERFACE = "lo";
+const TCP = 6;
+const UDP = 17;
+
+/** Whether the kernel delivers packets to this address here: an interface's own, or in lo's IPv4 networks. */
+function isLocal(facts, address) {
+  return facts.addresses.some(({ device, network }) => {
+    if (network.address.length !== address.length) {
+      return false;
+    }
+    return device === LOOPBACK_INTERFACE && familyOf(address) === "ipv4"
+      ? contains(network, address)
+      : network.address === address;
+  });
+}
+
+/** The policy rule by which a marked packet counts as local, whatever its destination; null without one. */
+function policyRoute(facts, family, mark) {
+  const leads = (rule) => facts.routes.some((route) => route.family === family && route.table === rule.table);
+  return facts.policy_rules.find((rule) => rule.family === family && rule.mark === mark && leads(rule)) ?? null;
+}
+
+/** The source that the kernel gives a packet: a local destination itself, else an address of the uplink. */
+function sourceFor(facts, destination) {
+  if (isLocal(facts, destination)) {
+    return destination;
+  }
+  return primary(facts, facts.uplink, destination) ?? loopback(familyOf(destination));
+}
+
+/** The address that REDIRECT chooses for what came in by an interface; null where it has none that fits. */
+function primary(facts, device, destination) {
+  const own = facts.addresses.filter((each) => each.device === device).map((each) => each.network.address);
+  const narrow = scope(destination);
+  const fits = (address) => address.length === destination.length && (narrow === "" || scope(address) === narrow);
+  return own.find(fits) ?? null;
+}
+
+/** The scope of an address where REDIRECT minds it: of IPv6's, by __ipv6_addr_type; empty for all others. */
+function scope(address) {
+  if (familyOf(address) === "ipv4") {
+    return "";
+  }
+  const second = parseInt(address.slice(2, 4), 16) & 0xc0;
+  if (address.startsWith("fe") && second) {
+    return { 0x80: "link", 0xc0: "site" }[second] ?? "";
+  }
+  if (/^0{24}/.test(address) && !/^0{32}$/.test(address)) {
+    return address === loopback("ipv6") ? "loopback" : "compatible";
+  }
+  return "";
+}

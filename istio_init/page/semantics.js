@@ -1,0 +1,136 @@
+// What each match asks of a packet and what each target makes of it, as semantics.py has it.
+
+const UNCONNECTED = ["INVALID", "UNTRACKED"];
+
+/** Whether all matches hold (null where that hangs on what is not known), and the first that does not. */
+function matchesAll(matches, packet) {
+  let undecided = null;
+  for (const match of matches) {
+    const held = holds(match, packet);
+    if (held === false) {
+      return [false, match];
+    }
+    if (held === null) {
+      undecided ??= match;
+    }
+  }
+  return undecided ? [null, undecided] : [true, null];
+}
+
+function holds(match, packet) {
+  const negated = match.negated;
+  const hasPorts = packet.protocol === TCP || packet.protocol === UDP;
+  switch (match.is) {
+    case "Source":
+      return contains(match.network, packet.source) !== negated;
+    case "Destination":
+      return contains(match.network, packet.destination) !== negated;
+    case "InInterface":
+      return isNamed(match.name, packet.in_interface) !== negated;
+    case "OutInterface":
+      return isNamed(match.name, packet.out_interface) !== negated;
+    case "Protocol":
+      return match.number === 0 || (packet.protocol === match.number) !== negated;
+    case "SourcePorts":
+      return hasPorts && within(match.ports, packet.source_port) !== negated;
+    case "DestinationPorts":
+      return hasPorts && within(match.ports, packet.destination_port) !== negated;
+    case "Multiport":
+      return hasPorts && among(match.ports, portsAsked(match, packet)) !== negated;
+    case "Owner": {
+      const owner = ownerAsked(match, packet);
+      return owner === null ? negated : within([match.low, match.high], owner) !== negated;
+    }
+    case "Mark":
+      return (and(packet.mark, match.mask) === match.value) !== negated;
+    case "ConnMark":
+      return !UNCONNECTED.includes(packet.ctstate) && (and(packet.connmark, match.mask) === match.value) !== negated;
+    case "CtState":
+      return inState(match.states, packet) !== negated;
+    case "Comment":
+      return true;
+    default: // UnknownMatch
+      return null;
+  }
+}
+
+function within([low, high], number) {
+  return low <= number && number <= high;
+}
+
+function among(ranges, ports) {
+  return ports.some((port) => ranges.some((range) => within(range, port)));
+}
+
+function inState(states, packet) {
+  return states.includes(packet.ctstate) || (packet.redirected && states.includes("DNAT"));
+}
+
+function portsAsked(match, packet) {
+  const sides = { sports: [packet.source_port], dports: [packet.destination_port] };
+  return sides[match.side] ?? [packet.source_port, packet.destination_port];
+}
+
+function ownerAsked(match, packet) {
+  return match.kind === "uid" ? packet.uid : packet.gid;
+}
+
+// Marks are 32 bits without a sign.
+function and(mark, mask) {
+  return (mark & mask) >>> 0;
+}
+
+function remarked(mark, mask, bits) {
+  return ((mark & ~mask) ^ bits) >>> 0;
+}
+
+/** What a target makes of a packet that its rule matches: the packet behind it, and what comes next. */
+function act(target, packet, facts) {
+  switch (target.is) {
+    case "Verdict":
+      return [packet, target.name || "CONTINUE"];
+    case "Jump":
+      return [packet, "JUMP"];
+    case "Redirect":
+      return redirected(target, packet, facts);
+    case "Tproxy": {
+      const socket = target.port || packet.destination_port;
+      return [{ ...packet, mark: remarked(packet.mark, target.mask, target.mark), tproxy_port: socket }, "ACCEPT"];
+    }
+    case "SetMark":
+      return [{ ...packet, mark: remarked(packet.mark, target.mask, target.value) }, "CONTINUE"];
+    case "SaveMark":
+    case "RestoreMark":
+      return [connectionMark(target, packet), "CONTINUE"];
+    case "CtZone":
+      return [packet.tracked || packet.zone !== null ? packet : { ...packet, zone: target.zone }, "CONTINUE"];
+    default: // UnknownTarget
+      return [packet, target.does];
+  }
+}
+
+function redirected(target, packet, facts) {
+  const [low, high] = target.ports;
+  if (low !== high) {
+    return [packet, "UNDECIDED"]; // the port is for the kernel to choose
+  }
+  const output = packet.hook === "OUTPUT";
+  const address = output
+    ? loopback(familyOf(packet.destination))
+    : primary(facts, packet.in_interface, packet.destination);
+  if (address === null) {
+    return [packet, "DROP"];
+  }
+  return [{ ...packet, destination: address, destination_port: low, redirected: true }, "ACCEPT"];
+}
+
+function connectionMark(target, packet) {
+  if (UNCONNECTED.includes(packet.ctstate)) {
+    return packet;
+  }
+  if (target.is === "SaveMark") {
+    const bits = and(packet.mark, target.nfmask);
+    return { ...packet, connmark: remarked(packet.connmark, target.ctmask, bits) };
+  }
+  return { ...packet, mark: remarked(packet.mark, target.nfmask, and(packet.connmark, target.ctmask)) };
+}

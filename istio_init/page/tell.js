@@ -1,0 +1,118 @@
+// An answer of explain.js, for people: where the packet ended, and each connection rule by rule.
+
+const MOST_MISSES = 6; // of a run of rules that don't match, before they are folded
+
+const CAPTURERS = {
+  outbound: "by Envoy, outbound", inbound: "by Envoy, inbound", dns: "by the agent's DNS resolver",
+};
+const TROUBLE = { dropped: "Dropped", queued: "Handed to another program", undecided: "Can't be told" };
+
+function tell(told) {
+  const capturer = told.legs.map((leg) => CAPTURERS[leg.end]).find(Boolean);
+  const summary = byId("summary");
+  if (told.loop) {
+    summary.textContent = "A loop: it comes to the same listener again, and never ends";
+  } else {
+    summary.textContent = TROUBLE[told.end] ?? (capturer ? `Captured ${capturer}` : "Left alone");
+  }
+  summary.className = told.loop || told.end in TROUBLE ? "trouble" : capturer ? "captured" : "alone";
+  byId("legs").replaceChildren(...told.legs.map(legCard));
+}
+
+function legCard(leg, at) {
+  const { packet } = leg;
+  const facts = [`${packet.protocol} ${packetEnds(packet)}`, ...packetFacts(packet)];
+  return make(
+    "li", `leg ${colour(at)}`,
+    make("h3", "", make("b", "count", `${at + 1}`), `From ${leg.sender}`),
+    make("p", "packet", facts.join(", ")),
+    make("p", "fate", `${leg.fate}.`),
+    make("details", "", make("summary", "", "Rule by rule"), ...leg.way.map(wayLines)),
+  );
+}
+
+function packetEnds(packet) {
+  const bracketed = (address) => (address.includes(":") ? `[${address}]` : address);
+  const end = (address, port) => (port ? `${bracketed(address)}:${port}` : address);
+  return `${end(packet.source, packet.source_port)} → ${end(packet.destination, packet.destination_port)}`;
+}
+
+function packetFacts(packet) {
+  return [
+    packet.in_interface && `in ${packet.in_interface}`,
+    packet.out_interface && `out ${packet.out_interface}`,
+    packet.uid !== null && `uid ${packet.uid}`,
+    packet.gid !== null && `gid ${packet.gid}`,
+    packet.mark && `mark ${markText(packet.mark)}`,
+    packet.connmark && `connection mark ${markText(packet.connmark)}`,
+    packet.ctstate !== "NEW" && packet.ctstate,
+  ].filter(Boolean);
+}
+
+/** A hook with the rules that were met there, or what routing decided behind it. */
+function wayLines(each) {
+  if (!each.hook) {
+    return make("p", "turn", turnText(each));
+  }
+  const lines = [];
+  let [table, misses] = ["", []];
+  const flush = () => {
+    const [first, rest] = [misses.slice(0, MOST_MISSES), misses.slice(MOST_MISSES)];
+    lines.push(...first);
+    if (rest.length) {
+      const title = make("summary", "", `${rest.length} more that don't match`);
+      lines.push(make("li", "rest", make("details", "", title, make("ul", "", ...rest))));
+    }
+    misses = [];
+  };
+  for (const step of each.steps.filter((step) => step.skipped || step.number)) {
+    // Long runs of rules that don't match are folded, but for the nine.
+    const folds = step.matched === false && !step.purpose?.number;
+    if (!folds) {
+      flush();
+    }
+    if (step.table !== table) {
+      table = step.table;
+      const why = step.skipped ? `: not asked, ${step.skipped}` : "";
+      lines.push(make("li", "table", make("b", "", table), why));
+    }
+    if (!step.skipped) {
+      (folds ? misses : lines).push(stepLine(step));
+    }
+  }
+  flush();
+  const name = make("p", "hook", lines.length ? each.hook : `${each.hook}: no rules`);
+  return make("div", "", name, make("ul", "", ...lines));
+}
+
+const SIGNS = {
+  true: ["✓", "matched", "hit"], false: ["–", "did not match", "miss"], null: ["?", "can't be told", "trouble"],
+};
+
+function stepLine(step) {
+  const [sign, said, name] = SIGNS[step.matched];
+  const mark = make("span", "sign", sign);
+  mark.setAttribute("role", "img");
+  mark.setAttribute("aria-label", said);
+  const rule = make("code", "", `${step.chain} ${step.number} ${step.rule}`);
+  return make("li", name, mark, rule, make("span", "why", step.why));
+}
+
+function turnText(turn) {
+  if (turn.refused) {
+    return "The kernel drops it, whatever the rules";
+  }
+  const by = turn.policy_rule ? `its mark and table ${turn.policy_rule.table}` : "";
+  switch (turn.routing) {
+    case "INPUT":
+      return `Routing: delivered here, ${by ? `by ${by}` : "for the pod itself"}`;
+    case "FORWARD":
+      return `Routing: not for the pod itself, forwarded by ${turn.out_interface}`;
+    case "PREROUTING":
+      return "Over lo, back into the pod";
+    default:
+      return turn.changed
+        ? `Routing: leaves by ${turn.out_interface} now, because of ${by || "its new destination"}`
+        : `Routing: leaves by ${turn.out_interface || "an interface"}`;
+  }
+}

@@ -1,0 +1,88 @@
+"""The command `istio-init`: verbs that ask questions of a plan or of the kernel, beside the two that act.
+
+Every verb takes the options of `istio-iptables` and means by them the wanted plan.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+from istio_init import cli
+from istio_init.options import Options  # noqa: TC001 (Typer reads the verbs' annotations)
+from istio_init.run import run
+from istio_init.verbs import cni
+from istio_init.verbs.check import check
+from istio_init.verbs.doctor import doctor
+from istio_init.verbs.draw import draw
+from istio_init.verbs.explain import explain
+from istio_init.verbs.manifest import manifest
+from istio_init.verbs.plan import plan
+from istio_init.verbs.prove import prove
+from istio_init.verbs.show import show, spelled_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+PROGRAM = "istio-init"
+HELP = "Program a pod's network namespace for a sidecar proxy, and ask what its rules do."
+
+
+def apply(options: Options, environ: Mapping[str, str]) -> int:
+    """Apply the plan: the same as istio-iptables with these options."""
+    return run(options, environ)
+
+
+def clean(options: Options, environ: Mapping[str, str]) -> int:
+    """Take everything of ours away: the same as istio-clean-iptables."""
+    return run(options.replace(cleanup_only=True), environ)
+
+
+def app(environ: Mapping[str, str]) -> typer.Typer:
+    """The Typer application for this environment."""
+    application = typer.Typer(
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings=cli.HELP_FLAGS,
+    )
+
+    @application.callback(help=HELP)
+    def program(*, _version: cli.Version = False) -> None:
+        """What all verbs have in common."""
+
+    def add(name: str, verb: Callable[..., int], *, pods: bool = True) -> None:
+        application.command(name=name, help=verb.__doc__)(cli.with_options(verb, environ, pods=pods))
+
+    def acting(verb: Callable[[Options, Mapping[str, str]], int]) -> Callable[[Options], int]:
+        def command(options: Options) -> int:
+            return verb(options, environ)
+
+        command.__doc__ = verb.__doc__
+        return command
+
+    add("apply", acting(apply), pods=False)
+    add("clean", acting(clean), pods=False)
+    add("check", check)
+    add("doctor", doctor)
+    add("draw", draw)
+    add("explain", explain)
+    add("manifest", manifest)
+    add("plan", plan)
+    add("prove", prove)
+    add("show", show)
+    application.add_typer(cni.application, name="cni")
+    return application
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run `istio-init` with these arguments; returns the exit code."""
+    return cli.invoke(app(environ), PROGRAM, spelled_out(argv))
+
+
+def istio_init() -> NoReturn:
+    """The console script `istio-init`."""
+    sys.exit(main(sys.argv[1:], os.environ))

@@ -1,0 +1,134 @@
+"""What a verb asks about: the plan that its options mean, or, with --live, what a namespace holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from istio_init import backends, plans, values
+from istio_init.errors import OptionError
+from istio_init.journey import proxy
+from istio_init.kernel import processes
+from istio_init.kernel.facts import switched_on
+from istio_init.log import Log
+from istio_init.netfilter import FAMILIES, LOOPBACK_INTERFACE, Network, Ruleset
+from istio_init.packet import Facts
+from istio_init.record import Record
+from istio_init.routing import Address, PolicyRule, Route
+
+if TYPE_CHECKING:
+    from istio_init.journey import Proxy
+    from istio_init.netfilter import Family
+    from istio_init.options import Options
+    from istio_init.routing import RoutingEntry
+
+# A pod's addresses where nobody says which: those that are set aside for documentation (RFC 5737, RFC 3849).
+POD = {
+    "ipv4": Network(bytes([192, 0, 2, 10]), 24),
+    "ipv6": Network(bytes.fromhex("20010db8") + bytes(11) + b"\x0a", 64),
+}
+LOOPBACK = {"ipv4": Network(b"\x7f\0\0\1", 8), "ipv6": Network(bytes(15) + b"\1", 128)}
+UPLINK = "eth0"
+
+# The parameters of verbs that look at what stands in a namespace.
+Pid = Annotated[int | None, typer.Option(metavar="PID", help="Look in this process' namespace.")]
+Netns = Annotated[str, typer.Option(metavar="PATH", help="Look in the namespace at this path.")]
+Container = Annotated[str, typer.Option(metavar="ID", help="Look in this container's namespace.")]
+
+
+class Where(Record):
+    """Where to look: the plan, or (live) the namespace of a process, of a path, of a container, or the caller's."""
+
+    live: bool = False
+    pid: int | None = None
+    netns: str = ""
+    container: str = ""
+
+
+class Subject(Record):
+    """Rules, routing and proxy to ask about; `options` are settled, `live` tells whether the rules are the kernel's."""
+
+    options: Options
+    rulesets: tuple[Ruleset, ...]
+    facts: Facts
+    envoy: Proxy
+    live: bool
+
+    def ruleset(self, family: Family) -> Ruleset:
+        """The rules of one family, empty where there are none."""
+        return next((ruleset for ruleset in self.rulesets if ruleset.family == family), Ruleset(family, ()))
+
+
+def subject(options: Options, where: Where, addresses: tuple[Address, ...] = ()) -> Subject:
+    """What the options and --live mean. `addresses` are further ones of the pod's; --live finds out its own.
+
+    OptionError where the places contradict each other, KernelError where the kernel can't be read.
+    """
+    log = Log(options.log_output_level, as_json=options.log_as_json)
+    _refuse_two_places(options, where)
+    if not where.live and (where.pid is not None or where.netns or where.container):
+        raise OptionError("--pid, --netns, --container", "", "they say where --live looks; add --live")
+    return _live(options, where, log) if where.live else _planned(options, addresses, log)
+
+
+def placed(options: Options, where: Where) -> Options:
+    """The options with the namespace of the place that is named; as they are where none is.
+
+    OptionError where several are named, KernelError where there is no such process or container.
+    """
+    _refuse_two_places(options, where)
+    path = options.network_namespace or where.netns
+    if where.container:
+        path = processes.namespace_of(processes.of_container(where.container))
+    elif where.pid is not None:
+        path = processes.namespace_of(where.pid)
+    return options.replace(network_namespace=path)
+
+
+def _refuse_two_places(options: Options, where: Where) -> None:
+    places = [where.pid is not None, bool(where.netns), bool(where.container), bool(options.network_namespace)]
+    if sum(places) > 1:
+        raise OptionError("--pid, --netns, --container, --network-namespace", "", "name one place")
+
+
+def _planned(options: Options, addresses: tuple[Address, ...], log: Log) -> Subject:
+    options = backends.settle(options, log)
+    plan = plans.build(options)
+    own = tuple(Address(LOOPBACK[family], LOOPBACK_INTERFACE) for family in FAMILIES)
+    facts = Facts((*own, *plan.addresses, *addresses), plan.policy_rules, plan.routes, UPLINK)
+    return Subject(options, plan.rulesets, facts, proxy(options), live=False)
+
+
+def _live(options: Options, where: Where, log: Log) -> Subject:
+    options = placed(options, where)
+    with backends.namespace(options):
+        options = backends.settle(options, log)
+        firewall = backends.firewall(options)
+        # What native nftables holds in sets is told as the rules that these options would put there.
+        planned = plans.build(options)
+        rulesets = tuple(firewall.read(family, planned.ruleset(family)) for family in FAMILIES)
+        facts = live_facts()
+    return Subject(options, rulesets, facts, proxy(options), live=True)
+
+
+def live_facts() -> Facts:
+    """What routing of the calling thread's namespace knows. KernelError where it can't be read."""
+    router = backends.router()
+    return _facts(router.addresses(), router.read())
+
+
+def _facts(addresses: tuple[Address, ...], routing: tuple[RoutingEntry, ...]) -> Facts:
+    uplink = next((each.device for each in addresses if each.device != LOOPBACK_INTERFACE), UPLINK)
+    rules = tuple(entry for entry in routing if isinstance(entry, PolicyRule))
+    routes = tuple(entry for entry in routing if isinstance(entry, Route))
+    return Facts(addresses, rules, routes, uplink, switched_on("accept_local"), switched_on("route_localnet"))
+
+
+def pod_addresses(given: str, interface: str = UPLINK) -> tuple[Address, ...]:
+    """The pod's own addresses: a comma list, or one of each family that stands for them. OptionError for a bad one."""
+    try:
+        networks = values.addresses(given) if given else tuple(POD.values())
+    except ValueError as error:
+        raise OptionError("--pod-address", given, str(error)) from None
+    return tuple(Address(network, interface) for network in networks)

@@ -1,0 +1,134 @@
+"""The fast parser and Typer: what one takes, the other takes and means the same."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from types import ModuleType
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from istio_init import __version__, cli, start, umbrella
+from istio_init.options import OPTIONS, Option, Options
+
+VALUES = [
+    "", "*", "80", "15001", "80,443", "1-5", "0", "70000", "10.0.0.0/8", "::1", "eth0", "REDIRECT", "TPROXY", "nft",
+    "true", "false", "=", "=80", "5s", "all", "1.13", "-b", "--dry-run", "-", "--", "é", "\n", "default:info", "1337",
+]  # fmt: skip
+FLAGS = [f"--{each.flag}" for each in OPTIONS] + [f"-{each.short}" for each in OPTIONS if each.short]
+SWITCHES = [f"--{each.flag}" for each in OPTIONS if each.switch]
+VALUED = [flag for flag in FLAGS if flag not in SWITCHES and flag != "-n"]
+
+
+def tokens() -> st.SearchStrategy[tuple[str, ...]]:
+    flag = st.sampled_from(FLAGS)
+    value = st.sampled_from(VALUES)
+    return st.one_of(
+        st.tuples(st.sampled_from(VALUED), value),
+        st.tuples(st.builds("{}={}".format, flag, value)),
+        st.tuples(st.builds("{}{}".format, flag, value)),
+        st.tuples(st.sampled_from(SWITCHES)),
+        st.tuples(st.builds("--no-{}".format, st.sampled_from(SWITCHES).map(lambda text: text[2:]))),
+        st.tuples(st.sampled_from(["--help", "-np", "-h", "--envoy", "x", "-", "--", "-n", "--no-envoy-port"])),
+        st.tuples(st.text(max_size=5)),
+    )
+
+
+def by_typer(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> Options | None:
+    """The Options that the Typer command would run with, or None where it refuses or prints something else."""
+    seen: list[Options] = []
+
+    def run(options: Options, _environ: object) -> int:
+        seen.append(options)
+        return 0
+
+    monkeypatch.setattr(cli, "run", run)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
+        code = cli.main(argv, {})
+    assert "Traceback" not in errors.getvalue()
+    assert code in {0, 255}
+    if code == 255:
+        assert errors.getvalue().count("\n") == 1
+    return seen[0] if seen else None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(tokens(), max_size=4).map(lambda groups: [token for group in groups for token in group]))
+@example(["-p=15001", "-n=true", "--redirect-dns=false", "-b", "*", "-x", ""])
+@example(["-x", "-b"])
+@example(["--dry-run=maybe"])
+def test_what_the_fast_parser_takes_typer_takes_with_the_same_meaning(argv: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        fast, full = start.options(argv, {}), by_typer(argv, monkeypatch)
+    if fast is not None:
+        assert full == fast
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (["--envoy-prt", "1"], "--envoy-port"),
+        (["--envoy-port"], "--envoy-port"),
+        (["-p", "0"], "-p"),
+        (["--dry-run=maybe"], "--dry-run"),
+        (["extra"], "extra"),
+        (["-x", "-b"], "-x"),
+        (["-x", "-b", "*"], "--istio-service-exclude-cidr (-x): '-b': looks like a flag"),
+        (["--istio-service-exclude-cidr", "*"], "--istio-service-exclude-cidr"),
+        (["\x1b[31m\n" * 100_000], "argument"),
+        (["--" + "a" * 1_000_000], "option"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it_and_ends_with_255(
+    argv: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start.main(argv, {}) == 255
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert word in err
+    assert err.count("\n") == 1
+    assert err.startswith("istio-iptables: ")
+    assert len(err) < 600
+    assert err.rstrip("\n").isprintable()
+
+
+def test_a_variables_mistake_names_the_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    assert start.main([], {"ISTIO_INBOUND_PORTS": "http"}) == 255
+    assert "ISTIO_INBOUND_PORTS: 'http'" in capsys.readouterr().err
+
+
+def test_help_lists_every_flag_under_its_group(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert start.main(["--help"], {}) == 0
+    text = capsys.readouterr().out
+    for group in ("Ports", "Addresses", "Owners", "DNS", "TPROXY", "Running"):
+        assert f"─ {group} ─" in text
+    for option in OPTIONS:
+        assert f"--{option.flag} " in text
+
+
+@pytest.mark.parametrize("program", [start, umbrella])
+def test_the_version_and_help_by_its_short_name(program: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["--version"], {}) == 0
+    assert capsys.readouterr().out == f"istio-init {__version__}\n"
+    assert program.main(["-h"], {}) == 0
+    short = capsys.readouterr().out
+    assert program.main(["--help"], {}) == 0
+    assert capsys.readouterr().out == short
+    assert "--version" in short
+
+
+def test_a_shell_that_asks_for_completions_changes_nothing() -> None:
+    assert start.options([], {start.COMPLETION_VARIABLE: "complete_bash"}) is None
+
+
+@pytest.mark.parametrize("each", OPTIONS, ids=lambda option: option.field)
+def test_what_a_shell_is_offered_is_taken_and_nothing_else_of_a_few_words(each: Option) -> None:
+    for word in each.choices:
+        assert start.options([f"--{each.flag}", word], {}) is not None
+    if each.choices:
+        assert start.options([f"--{each.flag}", "none-of-these"], {}) is None

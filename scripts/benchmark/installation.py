@@ -1,0 +1,86 @@
+"""The program installed as people have it: as the image holds it, and by pip in a virtual environment."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+IMAGE = ROOT / "image"
+# Where the image has the program, and how its bundle is made: by the interpreter that will read it.
+HOME = "/usr/lib/istio-init"
+BUNDLING = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import assemble
+assemble.write_bundle(*map(pathlib.Path, sys.argv[2:]))
+"""
+# The lines of the launcher that read the bundle.
+BUNDLED = ("file =", "size =", "importer,", "exec(", "install(")
+
+
+class Unavailable(Exception):
+    """Why a contender can't take part on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A way to install that is not the image's: by default it is.
+
+    The interpreter's flags; modules in files of their own with this kind of byte code ("" for none), in place of
+    their sources or `beside` them; lines of the launcher to leave out, and some to put first.
+    """
+
+    flags: str = " -ISXutf8"
+    modules: bool = False
+    byte_code: str = "unchecked-hash"
+    beside: bool = False
+    without: tuple[str, ...] = ()
+    first: str = ""
+
+
+def install(python: str, directory: Path, variant: Variant) -> str:
+    """Install into a directory as the image does, but for what the variant says; returns the command's path."""
+    program = directory / "program"
+    package = program / "istio_init"
+    shutil.copytree(ROOT / "istio_init", package, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(
+        [python, "-IB", "-X", "no_debug_ranges", "-c", BUNDLING, str(IMAGE), str(program), str(directory)], check=True
+    )
+    home, without = f"{directory}{HOME}", variant.without
+    if variant.modules:
+        home, without = str(program), (*without, *BUNDLED)
+        compile_modules(python, package, variant)
+    lines = (IMAGE / "launcher.py").read_text().replace(HOME, home).splitlines()
+    for unwanted in without:
+        lines.remove(next(line for line in lines if line.startswith(unwanted)))
+    command = directory / "istio-iptables"
+    command.write_text("\n".join([f"#!{python}{variant.flags}", variant.first, *lines]))
+    command.chmod(0o755)
+    return str(command)
+
+
+def compile_modules(python: str, package: Path, variant: Variant) -> None:
+    """Byte code for each module."""
+    if variant.byte_code:
+        beside = [] if variant.beside else ["-b"]
+        mode = ["--invalidation-mode", variant.byte_code]
+        subprocess.run([python, "-I", "-m", "compileall", "-q", *beside, *mode, str(package)], check=True)
+        for source in () if variant.beside else list(package.rglob("*.py")):
+            source.unlink()
+
+
+def environment(python: str, directory: Path) -> Path:
+    """A new virtual environment with istio-init and, where it can be built, python-iptables; its bin directory."""
+    pip = [str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    for command in ([python, "-m", "venv", str(directory)], [*pip, str(ROOT)]):
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().split("\n")[-1]
+            raise Unavailable(f"no virtual environment: {' '.join(command)}: exit {done.returncode}: {said}")
+    # It has no wheel; without a compiler everything else is measured all the same.
+    subprocess.run([*pip, f"{ROOT}[python-iptables]"], check=False, capture_output=True)
+    return directory / "bin"

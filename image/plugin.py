@@ -1,0 +1,84 @@
+"""Puts the CNI plugin's bundle together, for hosts that have no Python: plugin.py PROGRAM TARGET.
+
+An interpreter that needs nothing of a host but its kernel, in a directory that may lie anywhere:
+
+    ld.so               the dynamic linker; a script whose first line names it, and python3, is a program
+    python3             the interpreter; it looks for shared libraries in lib, which is beside it
+    python3._pth        has it look for modules in python, and neither at the environment nor elsewhere
+    launcher.py         what stands in the plugin behind that first line (istio_init/cni/program.py)
+    istio_init.bundle   the plugin
+    python, lib         what it imports, and the shared libraries of all of it
+    origins             the packages that the files come from, and their licences
+
+The interpreter and the libraries are the distribution's (assemble.py). The same input makes the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import assemble
+
+ENTRY = "istio_init.cni.plugin"
+# Typer's, and what needs further packages; then what the standard library imports in branches that nothing here takes.
+LEFT_OUT = (
+    *assemble.LEFT_OUT,
+    *("istio_init.cli", "istio_init.kernel.python_iptables_child", "iptc", "kubernetes", "typer"),
+    *("argparse", "email", "importlib.metadata", "importlib.resources", "inspect", "statistics"),
+    *("tarfile", "zipfile"),
+)
+# What a call imports, in the groups that it is read in: always, for a plan, to carry it out.
+STARTS = ((ENTRY,), *assemble.STARTS[1:2], *assemble.STARTS[3:])
+
+
+def write_modules(program: Path, target: Path) -> list[Path]:
+    """The plugin in one file, and the standard library's modules that it imports; returns the library's files."""
+    found = assemble.imported([program], [ENTRY], LEFT_OUT)
+    own = sorted(file.relative_to(program) for file in found.values() if file.is_relative_to(program))
+    library = sorted({file for file in found.values() if assemble.is_library(file)})
+    inside = {file: Path("python", assemble.below_library(file)) for file in library}
+    for file, place in inside.items():
+        assemble.write_module(file, target / place, file)
+    groups, extensions = assemble.grouped(program, own, STARTS)
+    places = {name: str(inside[Path(path)]) for name, path in extensions.items()}
+    assemble.write_groups(target / "istio_init.bundle", groups, places)
+    return library
+
+
+def write_interpreter(python: Path, target: Path) -> None:
+    """The interpreter, which finds its libraries beside itself, and those that it starts or opens as well."""
+    assemble.copy(python, target, "python3")
+    # DT_RPATH, not DT_RUNPATH: that counts for what is opened later, too, and before LD_LIBRARY_PATH.
+    subprocess.run(["patchelf", "--force-rpath", "--set-rpath", "$ORIGIN/lib", target / "python3"], check=True)
+    # Beside an interpreter this makes it isolated, without site (Modules/getpath.py).
+    (target / "python3._pth").write_text("python\n")
+
+
+def linker(python: Path) -> Path:
+    """The dynamic linker that the interpreter names."""
+    told = subprocess.run(["patchelf", "--print-interpreter", python], check=True, capture_output=True, text=True)
+    return Path(told.stdout.strip())
+
+
+def main(program: Path, target: Path) -> None:
+    """Write the whole bundle to a directory."""
+    python = Path(sys.executable).resolve()
+    library = write_modules(program, target)
+    opened, loader = assemble.opened_libraries(), linker(python)
+    needed = assemble.libraries([python, *opened, *(file for file in library if file.suffix == ".so")])
+    shared = {*opened, *(file for file in needed if file.resolve() != loader.resolve())}
+    for file in sorted(shared):
+        assemble.copy(file, target, f"lib/{file.name}")
+    assemble.copy(loader, target, "ld.so")
+    write_interpreter(python, target)
+    assemble.copy(assemble.HERE / "plugin_launcher.py", target, "launcher.py")
+    assemble.write_origins(target / "origins", {python, loader, *shared, *library})
+    assemble.set_times(target, int(os.environ.get("SOURCE_DATE_EPOCH", "0")))
+
+
+if __name__ == "__main__":
+    main(*(Path(argument).resolve() for argument in sys.argv[1:]))

@@ -1,0 +1,80 @@
+"""A pod with a sidecar and an app, an upstream and clients outside of it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from integration.containers.envoy import TPROXY_USER, Envoy
+from integration.containers.envoy_config import OPEN, Service, responder, sidecar
+from integration.containers.serving import Server
+from integration.endpoints import ROOT, Address
+from integration.pod import ADDRESSES, APP, Pod
+from istio_init.netfilter import IPV4, IPV6
+
+if TYPE_CHECKING:
+    from integration.namespace import Namespace
+    from istio_init.netfilter import Family
+
+APP_PORT, UPSTREAM_PORT = 8080, 80
+SERVICES: dict[Family, Service] = {
+    IPV4: Service("10.96.0.1", ADDRESSES[IPV4].pod, APP_PORT),
+    IPV6: Service("fd96::1", ADDRESSES[IPV6].pod, APP_PORT),
+}
+
+
+class Mesh:
+    """All of it from `with` to its end, for clients of one family; no rule stands until `pod.apply`.
+
+    The other attributes are the names under which Envoy counts: its listeners and its clusters.
+    """
+
+    def __init__(self, family: Family, user: tuple[str, ...]) -> None:
+        self.family, self.pod = family, Pod(family)
+        tproxy = user == TPROXY_USER
+        self.envoy = Envoy(self.pod.namespace, user, lambda admin: sidecar(SERVICES, admin, tproxy=tproxy))
+        addresses = ADDRESSES[family]
+        self.to_app, self.to_upstream = (addresses.pod, APP_PORT), (addresses.peer, UPSTREAM_PORT)
+        self.open_door = (addresses.pod, OPEN)
+        self.to_service = (SERVICES[family].address, 80)
+        self.inbound, self.outbound = f"inbound_{family}", f"outbound_{family}"
+        self.app_cluster, self.passthrough, self.own = f"app_{family}", f"passthrough_{family}", f"own_{family}"
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.pod)
+            self.pod.listen("app", APP_PORT, APP)
+            self.pod.listen_at_peer("upstream", UPSTREAM_PORT)
+            self.app = Server("app", self.pod.listeners.pop("app"))
+            self.upstream = Server("upstream", self.pod.listeners.pop("upstream"))
+            for server in (self.app, self.upstream):
+                stack.enter_context(self.serving(server))
+            stack.enter_context(self.envoy)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, at)
+
+    def serving(self, server: Server) -> contextlib.AbstractContextManager[object]:
+        """What has the server serve."""
+        return server
+
+    def outside(self, source: Address | None = None) -> socket.socket:
+        """A client outside of the pod."""
+        return self.pod.client(ROOT, source, at=self.pod.peer)
+
+    def inside(self) -> socket.socket:
+        """The app as a client."""
+        return self.pod.client(APP)
+
+    def output_rules(self) -> dict[int, int]:
+        """How many connections each rule of nat's ISTIO_OUTPUT decided, by its place; zeros are left out."""
+        return {place: count for place, count in enumerate(self.pod.counted("nat", "ISTIO_OUTPUT")) if count}
+
+
+def answering(namespace: Namespace, user: tuple[str, ...], port: int) -> Envoy:
+    """An Envoy that answers HTTP requests of any version itself."""
+    return Envoy(namespace, user, lambda admin: responder(admin, port))

@@ -19,6 +19,7 @@ from integration.everything import state
 from integration.filters import FILTERS, refuse
 from integration.namespace import CLONE_NEWNET, Namespace
 from integration.program import ROOT, environment, routing, succeed
+from integration.terminal import at_a_terminal, ended
 from istio_init.doctor import diagnose
 from istio_init.kernel import rehearsal
 from istio_init.kernel.lock import XtablesLock
@@ -100,14 +101,14 @@ def test_text_for_pipes(namespace: Namespace) -> None:
 
 
 def test_a_table_for_people(namespace: Namespace) -> None:
-    """On a terminal, which script(1) lends."""
+    """On a terminal."""
     namespace.run("ip", "link", "set", "lo", "down")
-    line = shlex.join([sys.executable, "-c", CODE, "doctor", *PLAIN])
-    done = namespace.completed("env", f"PYTHONPATH={ROOT}", "script", "-qec", line, "/dev/null")
-    assert done.returncode == 1
-    assert "what to do" in done.stdout
-    assert "ip link set lo up" in done.stdout
-    assert "\x1b[1;31mfail" in done.stdout
+    with at_a_terminal(namespace, sys.executable, "-c", CODE, "doctor", *PLAIN) as child:
+        code, shown = ended(child)
+    assert code == 1
+    assert "what to do" in shown
+    assert "ip link set lo up" in shown
+    assert "\x1b[1;31mfail" in shown
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from integration.namespace import Namespace
 from integration.pod import APP, PODS, PROXY, Pod, applied, options_of
 from integration.program import IPTABLES, ROOT, environment
 from integration.settling import settled
+from integration.terminal import at_a_terminal, ended
 from istio_init.netfilter import FAMILIES, IPV4, IPV6
 from istio_init.nft import NAMES, chain_name
 from tests.cases import CASES, argv
@@ -252,33 +253,21 @@ def test_watching_so_many_times(namespace: Namespace) -> None:
 
 
 def test_a_table_on_a_terminal(namespace: Namespace) -> None:
-    """Which script(1) lends; Ctrl-C ends the watching with 0 there, too."""
+    """With colours; Ctrl-C, typed, ends the watching with 0 there, too."""
     namespace.inside(lambda: applied(options_of(ALL)))
     settled(namespace)
-    verb = shlex.join([sys.executable, "-c", CODE, "show", *shlex.split(ALL)])
-    environ = ("env", "COLUMNS=160", "TERM=xterm", f"PYTHONPATH={ROOT}")
-    once = namespace.completed(*environ, "script", "-qec", verb, "/dev/null")
-    assert once.returncode == 0
-    assert "extra, and what it is for" in once.stdout
-    assert "rule 9 of the nine" in once.stdout
-    assert "\x1b[32min place" in once.stdout
-    run = started(namespace, *environ, "script", "-qec", f"{verb} --watch 0.1", "/dev/null")
-    try:
-        assert run.stdout is not None
-        seen = b""
-        while b"ISTIO_OUTPUT" not in seen:
-            part = run.stdout.read(65536)
-            assert part, seen
-            seen += part
-        # script(1) hands signals that it gets to the one that it runs.
-        children = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True).stdout
-        for child in children.split():
-            subprocess.run(["kill", "-INT", child], check=True)
-        run.communicate()
-        assert run.returncode == 0
-    finally:
-        run.kill()
-        run.communicate()
+    verb = [sys.executable, "-c", CODE, "show", *shlex.split(ALL)]
+    with at_a_terminal(namespace, *verb) as child:
+        code, shown = ended(child)
+    assert code == 0
+    assert "extra, and what it is for" in shown
+    assert "rule 9 of the nine" in shown
+    assert "\x1b[32min place" in shown
+    with at_a_terminal(namespace, *verb, "--watch", "0.1") as child:
+        child.expect_exact("ISTIO_OUTPUT")
+        child.sendintr()
+        code, _ = ended(child)
+    assert code == 0
 
 
 def test_what_is_asked_wrongly(namespace: Namespace) -> None:

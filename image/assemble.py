@@ -43,12 +43,14 @@ LEFT_OUT = (
     *("webbrowser", "xml", "xmlrpc"),
 )
 
-# What a start imports, in the groups that it is read in (bundle.py): always, for a plan, to print it, to carry it out.
+# What a start imports, in the groups that it is read in (bundle.py): always, for a plan, to print it, to carry it out,
+# for DNS capture.
 STARTS = (
     ("istio_init.entry",),
     ("istio_init.plans",),
     ("istio_init.preview", "istio_init.save"),
     ("istio_init.commands", "istio_init.kernel.lock", "istio_init.kernel.detection", "istio_init.kernel.iptables"),
+    ("istio_init.kernel.resolver",),
 )
 
 # Whose docstrings are what --help says of the verbs.

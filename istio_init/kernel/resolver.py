@@ -10,6 +10,7 @@ from istio_init.netfilter import Network
 
 # Nothing that a resolver library would read is longer than this many bytes.
 LONGEST = 1 << 20
+_AT_ONCE = 1 << 16  # mostly all of it, and no more than the allocator has at hand
 
 # ::ffff:0:0/96
 MAPPED = bytes(10) + b"\xff\xff"
@@ -60,7 +61,7 @@ def _read(path: str) -> bytes:
         raise _error(path, error) from error
     try:
         content = b""
-        while len(content) <= LONGEST and (chunk := os.read(descriptor, LONGEST)):
+        while len(content) <= LONGEST and (chunk := os.read(descriptor, _AT_ONCE)):
             content += chunk
     except OSError as error:
         raise _error(path, error) from error

@@ -140,6 +140,16 @@ def networks(interval: Interval, family: Family) -> tuple[Network, ...]:
     return tuple(found)
 
 
+def prefix_length(interval: Interval, family: Family) -> int | None:
+    """The prefix length of the network that an interval of addresses is, None where it is not one network."""
+    low, high = interval
+    hosts = low ^ high
+    # One network has ends that differ in all of the last bits and in no other, and begins with these at zero.
+    if hosts & (hosts + 1) or low & hosts:
+        return None
+    return (32 if family == IPV4 else 128) - hosts.bit_length()
+
+
 def interval(network: Network) -> Interval:
     """A network's first and last address."""
     low = int.from_bytes(network.address, "big")

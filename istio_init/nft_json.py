@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # json's C halves: the module around them imports re, which costs as much as the rest of the run.
 from _json import encode_basestring_ascii as _quoted
+from _json import make_encoder as _make_encoder
 from _json import make_scanner as _make_scanner
 
 from istio_init.errors import InitError, assert_never, shown
@@ -36,7 +37,7 @@ from istio_init.nft import (
     chain_name,
     element_type,
     holds_intervals,
-    networks,
+    prefix_length,
     sets,
 )
 from istio_init.nft_layout import written
@@ -173,9 +174,8 @@ def _address_json(interval: Interval, family: Family) -> Json:
     low, high = interval
     if low == high:
         return address(low, family)
-    blocks = networks(interval, family)
-    if len(blocks) == 1:
-        return {"prefix": {"addr": address(low, family), "len": blocks[0].prefix}}
+    if (length := prefix_length(interval, family)) is not None:
+        return {"prefix": {"addr": address(low, family), "len": length}}
     return {"range": [address(low, family), address(high, family)]}
 
 
@@ -246,9 +246,6 @@ class _Plain:
 _PLAIN: Any = _Plain
 
 
-_WORDS = {"None": "null", "True": "true", "False": "false"}
-
-
 def loaded(text: str) -> Json:
     """JSON text as Python values. InitError where it is none."""
     try:
@@ -259,11 +256,9 @@ def loaded(text: str) -> Json:
 
 
 def dumped(value: Json) -> str:
-    """Python values as JSON text."""
-    if isinstance(value, str):
-        return _quoted(value)
-    if isinstance(value, dict):
-        return f"{{{','.join([f'{_quoted(key)}:{dumped(each)}' for key, each in value.items()])}}}"
-    if isinstance(value, list):
-        return f"[{','.join([dumped(each) for each in value])}]"
-    return _WORDS.get(repr(value), str(value))
+    """Python values of JSON's kinds as JSON text; TypeError for others."""
+    circles: Any = None  # are not looked for
+    others: Any = None  # what would be called with a value of another kind
+    indent = None
+    encode = _make_encoder(circles, others, _quoted, indent, ":", ",", False, False, False)
+    return "".join(encode(value, 0))

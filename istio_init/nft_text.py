@@ -40,7 +40,7 @@ from istio_init.nft import (
     chain_name,
     element_type,
     holds_intervals,
-    networks,
+    prefix_length,
     sets,
 )
 from istio_init.nft_layout import written
@@ -182,10 +182,12 @@ def _interface(name: str) -> str:
 
 def address_text(interval: Interval, family: Family) -> str:
     """An interval of addresses: as one address, as a network where it is one, else by both ends."""
-    blocks = networks(interval, family) if interval[0] != interval[1] else ()
-    if len(blocks) == 1:
-        return f"{address(interval[0], family)}/{blocks[0].prefix}"
-    return "-".join(address(each, family) for each in dict.fromkeys(interval))
+    low, high = interval
+    if low == high:
+        return address(low, family)
+    if (length := prefix_length(interval, family)) is not None:
+        return f"{address(low, family)}/{length}"
+    return f"{address(low, family)}-{address(high, family)}"
 
 
 def address(number: int, family: Family) -> str:

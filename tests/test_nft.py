@@ -56,6 +56,7 @@ from istio_init.nft import (
     iptables_name,
     merged,
     networks,
+    prefix_length,
 )
 from istio_init.nft_fold import fold, unfold
 from istio_init.nft_json import dumped, loaded, replacement
@@ -64,6 +65,7 @@ from istio_init.nft_listing import table
 from istio_init.nft_text import listing
 from istio_init.preview import dump_nftables
 from istio_init.start import options
+from istio_init.values import masked
 from tests.cases import CASES, argv
 
 if TYPE_CHECKING:
@@ -415,6 +417,18 @@ def test_networks_are_what_the_standard_library_says(family: Family, data: st.Da
     found = networks((low, high), family)
     assert found == tuple(Network(each.network_address.packed, each.prefixlen) for each in wanted)
     assert merged(map(interval, found)) == ((low, high),)
+
+
+@given(st.sampled_from(FAMILIES), st.data())
+def test_an_interval_has_a_prefix_length_where_it_is_one_network(family: Family, data: st.DataObject) -> None:
+    bits = 32 if family == IPV4 else 128
+    number = data.draw(st.integers(0, 2**bits - 1))
+    prefix = data.draw(st.integers(0, bits))
+    network = Network(masked(number.to_bytes(bits // 8, "big"), prefix), prefix)
+    assert prefix_length(interval(network), family) == prefix
+    low, high = sorted((number, data.draw(st.integers(max(0, number - 9), min(number + 9, 2**bits - 1)))))
+    found = networks((low, high), family)
+    assert prefix_length((low, high), family) == (found[0].prefix if len(found) == 1 else None)
 
 
 def test_a_long_list_has_a_set_of_its_own_which_all_its_rules_use() -> None:

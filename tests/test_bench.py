@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from istio_init import nft
 from istio_init.start import options
 from scripts.benchmark import chart, figures, growth, installation, report
 from scripts.benchmark.figures import Ratio
@@ -56,6 +57,20 @@ def test_what_grows_is_as_many_entries_as_it_says(kind: str, count: int) -> None
     assert chosen
     assert len({*chosen.istio_local_outbound_ports_exclude, *chosen.istio_service_exclude_cidr}) == count
     assert max(map(len, arguments)) <= growth.LONGEST_ARGUMENT
+
+
+@pytest.mark.parametrize("name", growth.LISTS)
+def test_a_list_has_as_many_entries_as_it_says_and_sets_merge_those_in_a_row(name: str) -> None:
+    arguments = growth.listed(name)
+    assert max(map(len, arguments)) <= growth.LONGEST_ARGUMENT
+    chosen = options(arguments, {})
+    assert chosen
+    spans = [*map(nft.interval, chosen.istio_service_exclude_cidr)]
+    spans += [(each.low, each.high) for each in chosen.istio_local_outbound_ports_exclude]
+    count = int(name.partition(" ")[0].replace(",", ""))
+    assert len(spans) == len({*spans}) == count
+    merged = len(nft.merged(spans))
+    assert merged <= count / 250 if name.endswith("in a row") else merged == count
 
 
 def test_a_scale_goes_by_decades() -> None:

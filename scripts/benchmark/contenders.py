@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import growth
 from .installation import ROOT, Unavailable, Variant, environment, install
 from .processes import Command, Contender
 
@@ -29,6 +30,13 @@ MEANING = {
     "redirect": "REDIRECT, IPv4",
     "dual-stack": "REDIRECT, IPv4 and IPv6",
     "tproxy": "TPROXY and DNS, IPv4 and IPv6",
+}
+
+# The flags that choose each backend.
+BACKENDS = {
+    "legacy": ("--force-iptables-binary", "legacy"),
+    "nft": ("--force-iptables-binary", "nft"),
+    "native": ("--native-nftables",),
 }
 
 # The processes that Istio's program starts, in their order, for one family: which backend is in use, whether it works,
@@ -80,6 +88,7 @@ class Field:
             "ways": self._ways(),
             "others": self._others(),
             "plugin": self._plugins(),
+            "lists": self._lists(),
             "choices": {name: partial(self._variant, variant) for name, variant in CHOICES.items()},
             "imports": {
                 **{f"import {module}": partial(self._bare, f"import {module}") for module in MODULES},
@@ -114,6 +123,15 @@ class Field:
         for verb in ("VERSION", "ADD", "DEL"):
             makers[f"plugin {verb}"] = partial(self._plugin, verb, "its bundle", lambda: self.bundle)
             makers[f"plugin {verb} by pip"] = partial(self._plugin, verb, "", lambda: self.bin)
+        return makers
+
+    def _lists(self) -> dict[str, Callable[[str], Contender]]:
+        makers: dict[str, Callable[[str], Contender]] = {}
+        for name in growth.LISTS:
+            for backend, chosen in BACKENDS.items():
+                flags = [*growth.listed(name), *chosen]
+                makers[f"{name}, {backend}"] = partial(self._ours, flags, "")
+                makers[f"{name}, {backend} in place"] = partial(self.in_place, flags)
         return makers
 
     def groups(self) -> dict[str, list[str]]:

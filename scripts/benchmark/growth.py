@@ -31,6 +31,11 @@ def ipv4(count: int) -> str:
     return ",".join(f"1.1.{number // 250}.{number % 250}" for number in range(count))
 
 
+def apart(count: int) -> str:
+    """Addresses of which no two follow each other."""
+    return ",".join(f"1.{number // 12_500}.{number // 100}.{number % 100 * 2}" for number in range(count))
+
+
 def ipv6(count: int) -> str:
     """Networks as -x takes them."""
     return ",".join(f"f:{number:x}::/32" for number in range(count))
@@ -42,6 +47,21 @@ KINDS: dict[str, tuple[tuple[str, ...], Callable[[int], str]]] = {
     "CIDRs, IPv4": (("--no-enable-ipv6", "-x"), ipv4),
     "CIDRs, IPv6": (("--enable-ipv6", "-x"), ipv6),
 }
+
+
+# Lists that long backends differ by: entries that follow each other are one interval in a set, others are one each.
+LISTS = {
+    "10,000 addresses in a row": ("-x", ipv4(10_000)),
+    "10,000 addresses apart": ("-x", apart(10_000)),
+    "9,000 networks apart": ("-x", ",".join(f"{1 + n // 125}.{n % 125 * 2}.0.0/16" for n in range(9_000))),
+    "10,000 ports in a row": ("-o", ports(10_000)),
+    "10,000 ports apart": ("-o", ",".join(str(10_000 + 2 * n) for n in range(10_000))),
+}
+
+
+def listed(name: str) -> list[str]:
+    """The command line of one of LISTS."""
+    return [*BASE, "--no-enable-ipv6", *LISTS[name]]
 
 
 @dataclass(frozen=True, slots=True)

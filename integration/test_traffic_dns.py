@@ -12,7 +12,9 @@ from istio_init.netfilter import IPV4
 
 SERVERS = "-i '*' -b '*' --redirect-dns --dns-servers 10.77.0.1,fd77::1,10.99.0.1,fd99::1"
 ALL_SERVERS = "-i '*' -b '*' --redirect-dns --capture-all-dns"
-BOTH = pytest.mark.parametrize("options", [SERVERS, ALL_SERVERS])
+# Istio 1.13 looks at TCP alone, but for queries.
+OLD = f"{SERVERS} --compat-version 1.13"
+EACH = pytest.mark.parametrize("options", [SERVERS, ALL_SERVERS, OLD], ids=["servers", "all", "1.13"])
 # A port that the app and the proxy both ask from, one after the other.
 PORT = 40053
 
@@ -35,7 +37,7 @@ def pod(request: pytest.FixtureRequest) -> Iterator[Pod]:
         yield fresh
 
 
-@BOTH
+@EACH
 def test_queries_over_udp(pod: Pod, options: str) -> None:
     pod.apply(options)
     for server in (pod.addresses.peer, pod.addresses.inner):
@@ -44,7 +46,7 @@ def test_queries_over_udp(pod: Pod, options: str) -> None:
     assert pod.query(PROXY, (pod.addresses.peer, 53)).at == "server at peer"
 
 
-@BOTH
+@EACH
 def test_queries_over_tcp(pod: Pod, options: str) -> None:
     pod.apply(options)
     for server in (pod.addresses.peer, pod.addresses.inner):
@@ -93,7 +95,7 @@ def test_the_proxy_asks_a_resolver_in_its_own_pod(pod: Pod) -> None:
     assert pod.dial(User(1000, 1337), (pod.addresses.pod, 53)).at == "inbound"
 
 
-@BOTH
+@EACH
 def test_one_source_port_used_by_the_app_and_then_by_the_proxy(pod: Pod, options: str) -> None:
     pod.apply(options)
     server = (pod.addresses.peer, 53)
@@ -102,7 +104,7 @@ def test_one_source_port_used_by_the_app_and_then_by_the_proxy(pod: Pod, options
     assert pod.query(APP, server, PORT).at == "agent"
 
 
-@BOTH
+@EACH
 def test_one_source_port_used_by_the_proxy_and_then_by_the_app(pod: Pod, options: str) -> None:
     pod.apply(options)
     server = (pod.addresses.peer, 53)
@@ -154,7 +156,7 @@ def test_the_apps_queries_have_their_zone(pod: Pod) -> None:
     assert pod.query(APP, server).answered == (pod.addresses.loopback, 15053)
 
 
-@BOTH
+@EACH
 def test_the_servers_answers_are_in_the_proxys_zone(pod: Pod, options: str) -> None:
     """Without the rule they get through, too, but as connections of their own."""
     pod.apply(options)

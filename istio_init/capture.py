@@ -202,6 +202,11 @@ def _old(options: Options) -> bool:
     return options.compat_version == "1.13"
 
 
+def looks_at_tcp_alone(options: Options) -> bool:
+    """Whether nothing but TCP comes to ISTIO_OUTPUT: in 1.13, unless DNS queries are captured, which are UDP, too."""
+    return _old(options) and not captures_dns(options)
+
+
 def exclude_interfaces(options: Options, family: Family) -> Iterator[Step]:  # noqa: ARG001 (all concerns have one shape)
     """Excluded interfaces first of all: nothing that crosses them is ours."""
     tables: tuple[TableName, ...] = ("nat", "mangle") if uses_tproxy(options) else ("nat",)
@@ -275,7 +280,7 @@ def _tproxy_chains(options: Options, family: Family) -> Iterator[Step]:
 
 def outbound_entry(options: Options, family: Family) -> Iterator[Step]:
     """The way into ISTIO_OUTPUT, excluded ports, and rule 1: Envoy to its own app, or it would meet rule 2 and loop."""
-    yield Step("nat", "OUTPUT", _rule(IS_TCP if _old(options) else None, to=Jump("ISTIO_OUTPUT")))
+    yield Step("nat", "OUTPUT", _rule(IS_TCP if looks_at_tcp_alone(options) else None, to=Jump("ISTIO_OUTPUT")))
     excluded = options.istio_local_outbound_ports_exclude
     for spared in _port_run(excluded, lambda ports: tuple(_rule(each, ports, to=RETURN) for each in (IS_TCP, IS_UDP))):
         yield Step("nat", "ISTIO_OUTPUT", spared)

@@ -8,7 +8,16 @@ Nothing here knows a rule or a chain.
 from __future__ import annotations
 
 from istio_init import values
-from istio_init.capture import AGENT_DNS_PORT, DNS_PORT, PASSTHROUGH, SSH_PORT, captures_dns, loopback, uses_tproxy
+from istio_init.capture import (
+    AGENT_DNS_PORT,
+    DNS_PORT,
+    PASSTHROUGH,
+    SSH_PORT,
+    captures_dns,
+    looks_at_tcp_alone,
+    loopback,
+    uses_tproxy,
+)
 from istio_init.netfilter import LOOPBACK_INTERFACE, TCP, UDP, PortRange
 from istio_init.packet import is_named
 from istio_init.record import Record
@@ -56,7 +65,7 @@ class Claims:
     def outbound(self) -> Iterator[Clause]:
         """New connections that the pod makes, without a mark."""
         cube, options = self._space.cube, self._options
-        if self._old:
+        if looks_at_tcp_alone(options):
             every = self._space.everything[PROTOCOL]
             yield Clause("only TCP is looked at (1.13)", cube(protocol=every & ~self._tcp), (DIRECT,))
         yield Clause("an excluded interface is left alone (-c)", cube(out_interface=self._excluded(OUT)), (DIRECT,))

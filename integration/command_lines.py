@@ -24,7 +24,7 @@ networks = st.sampled_from(["ipv4", "ipv6"]).flatmap(
     )
 )
 names = st.text(string.ascii_letters + string.digits + "._-@#%^=~()[]{}<>|;&?*$!'`\\+", min_size=1, max_size=14).filter(
-    lambda name: name not in {".", "..", "!", "+"} and not name.startswith("-")
+    lambda name: name not in {".", "..", "!", "+", "*"} and not name.startswith("-")
 )
 interfaces = (
     names | names.map(lambda name: f"{name}+") | st.sampled_from(["lo", "eth0", "veth+", "++", "a", "exactly15bytes."])

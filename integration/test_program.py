@@ -217,6 +217,8 @@ def test_rules_left_as_they_are(namespace: Namespace) -> None:
     before = standing(namespace)
     succeed(namespace, *TPROXY, "--skip-rule-apply")
     assert standing(namespace) == before
+    previewed = completed(namespace, *TPROXY, "--skip-rule-apply", "--dry-run")
+    assert (previewed.returncode, previewed.stdout) == (0, "")
 
 
 def test_outside_of_any_namespace_of_ours_nothing_happens_in_a_dry_run(namespace: Namespace) -> None:

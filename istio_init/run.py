@@ -134,8 +134,8 @@ def _preview(options: Options, environ: Mapping[str, str], log: Log) -> None:
     else:
         options = backends.settle(options, log)
     families: tuple[Family, ...] = tuple(f for f in FAMILIES if options.ip_family in {f, "all"})
-    if options.cleanup_only:
-        text = ""
+    if options.cleanup_only or options.skip_rule_apply:
+        text = ""  # no rule would be written
     elif options.native_nftables:
         text = dump_nftables(_plan(options))  # both families are in one table: there is no half of it
     else:

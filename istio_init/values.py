@@ -207,6 +207,8 @@ def addresses(text: str) -> tuple[Network, ...]:
 
 def loopback(text: str) -> Network:
     """An IPv4 CIDR inside of 127.0.0.0/8."""
+    if "," in text:
+        raise ValueError("one range is wanted, not a list")
     net = network(text)
     if net.family != IPV4 or not is_loopback(net):
         raise ValueError("not a loopback range: it must lie in 127.0.0.0/8")
@@ -236,8 +238,11 @@ def interface(text: str) -> str:
 
 
 def interfaces(text: str) -> tuple[str, ...]:
-    """A comma list of interface names."""
-    return each(interface, items(text))
+    """A comma list of interface names; * is not one, though the kernel would take it."""
+    entries = items(text)
+    if ALL in entries:
+        raise ValueError("* is not allowed here, list the interfaces; a prefix that ends in + means all that begin so")
+    return each(interface, entries)
 
 
 def owner(text: str) -> int:

@@ -62,11 +62,26 @@ REFUSED: list[tuple[Parser, str]] = [
     *((values.network, text) for text in ("10.0.0.010", "1.2.3.4/08", "a\0b", "\udcff", "::g", "10.0.0.0/-1")),
     *((values.networks, text) for text in ("*", "10.0.0.0/8,*", "10.0.0.0/8,oops")),
     *((values.all_or_networks, text) for text in ("*,10.0.0.0/8",)),
-    *((values.loopback, text) for text in ("10.0.0.0/8", "126.0.0.0/7", "::1", "0.0.0.0/0", "")),
+    *((values.loopback, text) for text in ("10.0.0.0/8", "126.0.0.0/7", "::1", "0.0.0.0/0", "", "127.0.0.1,127.0.0.2")),
     *((values.addresses, text) for text in ("10.0.0.0/8", "resolver")),
     *(
         (values.interfaces, text)
-        for text in ("a" * 16, "a/b", "a b", ".", "..", "eth0:1", "eth\x00", "eth\n", "ethé", "!", "+", 'a"b')
+        for text in (
+            "a" * 16,
+            "a/b",
+            "a b",
+            ".",
+            "..",
+            "eth0:1",
+            "eth\x00",
+            "eth\n",
+            "ethé",
+            "!",
+            "+",
+            "*",
+            "eth0,*",
+            'a"b',
+        )
     ),
     *((values.owners, text) for text in ("4294967295", "4294967296", "-1", "*", "1.5")),
     *((values.owner_groups, text) for text in (",".join(map(str, range(65))),)),

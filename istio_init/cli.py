@@ -5,11 +5,13 @@ A plain run never comes here (start.py); the command is made from the same table
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
 import shutil
 import sys
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from typer import rich_utils
@@ -44,15 +46,58 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     return invoke(app(environ), PROGRAM, argv)
 
 
+class Output:
+    """Standard output, whose failures are an InitError, and which can write what its encoding can't: with escapes."""
+
+    def __init__(self) -> None:
+        # None where it is closed (start.hold_closed_streams).
+        self._stream: TextIO = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (to the end)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (the stream's own)
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """As io.TextIOBase.write."""
+        encoding = self._stream.encoding or "utf-8"
+        self._tell(self._stream.write, text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """As io.IOBase.flush."""
+        self._tell(self._stream.flush)
+
+    def _tell(self, function: Callable[..., object], *arguments: object) -> None:
+        try:
+            function(*arguments)
+        except BrokenPipeError:
+            self._let_go()
+            raise
+        except OSError as error:
+            self._let_go()
+            raise InitError(f"standard output: can't be written: {error.strerror}") from error
+
+    def _let_go(self) -> None:
+        """Have Python's shutdown not try once more to write what is left."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+
 def invoke(application: typer.Typer, program: str, argv: Sequence[str]) -> int:
     """Run a Typer application; a mistake or an error is one line on standard error. Returns the exit code."""
+    # Narrower, rich would cut the longest flags' names.
+    rich_utils.MAX_WIDTH = max(shutil.get_terminal_size().columns, NARROWEST_HELP)
     try:
-        code = application(args=[spelled(token) for token in argv], prog_name=program, standalone_mode=False)
+        with contextlib.redirect_stdout(Output()):
+            code = application(args=[spelled(token) for token in argv], prog_name=program, standalone_mode=False)
+            sys.stdout.flush()
     except typer.TyperException as error:
-        return _refuse(program, _swallowed(argv) or error.format_message(), UsageError.exit_code)
+        message = _swallowed(argv) or error.format_message()
+        # Where no verb was named, the help that was printed says it all.
+        return _refuse(program, message, UsageError.exit_code) if message else UsageError.exit_code
     except InitError as error:
         return _refuse(program, str(error), error.exit_code)
-    except typer.Abort:
+    except (typer.Abort, BrokenPipeError):
         return 1
     return int(code or 0)
 
@@ -65,7 +110,8 @@ def _refuse(program: str, message: str, code: int) -> int:
     )
     if len(line) > LONGEST_MESSAGE:
         safe = safe[:LONGEST_MESSAGE] + "..."
-    sys.stderr.write(f"{program}: {safe}\n")
+    if sys.stderr:
+        sys.stderr.write(f"{program}: {safe}\n")
     leave_reason(safe)
     return code
 
@@ -119,8 +165,6 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
     def command(options: Options, *, _version: Version = False) -> int:
         return run(options, environ)
 
-    # Narrower, rich would cut the longest flags' names.
-    rich_utils.MAX_WIDTH = max(shutil.get_terminal_size().columns, NARROWEST_HELP)
     application = typer.Typer(
         add_completion=True, rich_markup_mode="rich", pretty_exceptions_enable=False, context_settings=HELP_FLAGS
     )
@@ -136,7 +180,7 @@ def with_options(verb: Callable[..., int], environ: Mapping[str, str], *, pods: 
     OptionError where a value is wrong.
     """
     own = list(inspect.signature(verb, eval_str=True).parameters.values())[1:]
-    parameters = [*map(_completed, own), *([_POD] if pods else []), *map(_parameter, OPTIONS)]
+    parameters = [*map(_told, own), *([_POD] if pods else []), *map(_parameter, OPTIONS)]
 
     def command(**given: Any) -> int:  # noqa: ANN401 (each verb has its own)
         mine = {parameter.name: given.pop(parameter.name) for parameter in own}
@@ -205,12 +249,14 @@ def _completion(choices: Sequence[str]) -> Callable[[str], list[str]] | None:
     return (lambda incomplete: [each for each in choices if each.startswith(incomplete)]) if choices else None
 
 
-def _completed(parameter: inspect.Parameter) -> inspect.Parameter:
-    """A verb's own parameter; where its metavar lists words (text|json), a shell is offered them."""
+def _told(parameter: inspect.Parameter) -> inspect.Parameter:
+    """A verb's own parameter; a switch takes no value, and where a metavar lists words, a shell is offered them."""
     for told in getattr(parameter.annotation, "__metadata__", ()):
         words = (getattr(told, "metavar", None) or "").split("|")
         if len(words) > 1 and all(word.islower() for word in words):
             told.autocompletion = _completion(words)
+        if getattr(parameter.annotation, "__origin__", None) is bool:
+            told.metavar = ""
     return parameter
 
 

@@ -92,11 +92,13 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def istio_iptables() -> NoReturn:
     """The console script `istio-iptables`."""
+    hold_closed_streams()
     _leave(main(sys.argv[1:], environment()))
 
 
 def istio_clean_iptables() -> NoReturn:
     """The console script `istio-clean-iptables`: the same as `istio-iptables --cleanup-only`."""
+    hold_closed_streams()
     _leave(main(["--cleanup-only", *sys.argv[1:]], environment()))
 
 
@@ -108,8 +110,19 @@ def environment() -> dict[str, str]:
     }
 
 
+def hold_closed_streams() -> None:
+    """Keep the numbers of closed standard streams from what is opened next: a log line would be written to it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Gets the lowest number that is free, this one; writing to it fails as it would have.
+            os.open("/dev/null", os.O_RDONLY)
+
+
 def _leave(code: int) -> NoReturn:
     # Everything is written and nothing needs tearing down: an orderly interpreter shutdown takes 1 to 2 ms.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream:
+            stream.flush()
     os._exit(code)  # noqa: SLF001 (that is its name)

@@ -6,6 +6,7 @@ Every verb takes the options of `istio-iptables` and means by them the wanted pl
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,6 +15,7 @@ import typer
 from istio_init import cli
 from istio_init.options import Options  # noqa: TC001 (Typer reads the verbs' annotations)
 from istio_init.run import run
+from istio_init.start import hold_closed_streams
 from istio_init.verbs import cni
 from istio_init.verbs.check import check
 from istio_init.verbs.doctor import doctor
@@ -85,4 +87,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def istio_init() -> NoReturn:
     """The console script `istio-init`."""
-    sys.exit(main(sys.argv[1:], os.environ))
+    hold_closed_streams()
+    try:
+        sys.exit(main(sys.argv[1:], os.environ))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)  # as a shell tells it

@@ -9,6 +9,8 @@ from types import ModuleType
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from typer import rich_utils
+from typer.models import CommandInfo
 
 from istio_init import __version__, cli, start, umbrella
 from istio_init.options import OPTIONS, Option, Options
@@ -120,6 +122,46 @@ def test_the_version_and_help_by_its_short_name(program: ModuleType, capsys: pyt
     assert program.main(["--help"], {}) == 0
     assert capsys.readouterr().out == short
     assert "--version" in short
+
+
+def verbs() -> list[list[str]]:
+    """Every verb of `istio-init`, of its groups too, and each group itself."""
+    application = umbrella.app({})
+    found = [[str(each.name)] for each in application.registered_commands]
+    for group in application.registered_groups:
+        assert group.typer_instance
+        inner = group.typer_instance.registered_commands
+        found += [[str(group.name)], *([str(group.name), command_name(each)] for each in inner)]
+    return [[], *found]
+
+
+def command_name(each: CommandInfo) -> str:
+    assert each.callback
+    return each.name or each.callback.__name__
+
+
+@pytest.mark.parametrize("verb", verbs(), ids=" ".join)
+def test_help_cuts_no_name_where_it_is_piped(
+    verb: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says of no switch that it takes a value, but of those that are Typer's own."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(rich_utils, "MAX_WIDTH", None)
+    assert umbrella.main([*verb, "--help"], {}) == 0
+    text = capsys.readouterr().out
+    assert "--help" in text
+    assert "…" not in text
+    valued = {line.split()[1] for line in text.splitlines() if "<bool>" in line}
+    assert valued <= {"--help", "--install-completion", "--show-completion"}
+
+
+@pytest.mark.parametrize("group", [[], ["cni"]], ids=" ".join)
+def test_help_where_no_verb_is_named(group: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Help is the answer; there is nothing to be said beside it."""
+    assert umbrella.main(group, {}) == 255
+    told = capsys.readouterr()
+    assert "Usage: " in told.out
+    assert told.err == ""
 
 
 def test_a_shell_that_asks_for_completions_changes_nothing() -> None:

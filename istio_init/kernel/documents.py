@@ -15,7 +15,7 @@ def read(flag: str, path: str) -> str:
     """The file's text, standard input's for `-`. OptionError, naming the flag, where there is none to be had."""
     try:
         if path == "-":
-            data = sys.stdin.buffer.read(LONGEST + 1)
+            data = sys.stdin.buffer.read(LONGEST + 1) if sys.stdin else b""
         else:
             with open(path, "rb") as file:
                 data = file.read(LONGEST + 1)

@@ -13,7 +13,7 @@ import typer
 from istio_init import values
 from istio_init.cni import conflist, installation
 from istio_init.cni.directories import detect
-from istio_init.errors import InitError, OptionError
+from istio_init.errors import InitError, OptionError, UsageError
 from istio_init.kernel.watch import Watch
 from istio_init.log import Log
 from istio_init.verbs.node import Config, NetDir, entry
@@ -29,7 +29,7 @@ ON_EXIT = ("uninstall", "unchain", "keep")
 
 BinDir = Annotated[str, typer.Option("--cni-bin-dir", metavar="DIR", help="Where the plugins are. Unset: detected.")]
 Plugin = Annotated[str, typer.Option("--plugin", metavar="PATH", help="The program, or the bundle, to install.")]
-Json = Annotated[bool, typer.Option("--log-as-json", help="Log lines of JSON.")]
+Json = Annotated[bool, typer.Option("--log-as-json", metavar="", help="Log lines of JSON.")]
 Output = Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")]
 
 application = typer.Typer(help="The CNI plugin on this node.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -43,7 +43,7 @@ def install(  # noqa: PLR0913 (a command line's options)
     cni_bin_dir: BinDir = "",
     plugin: Plugin = "",
     plugin_config: Config = "",
-    watch: Annotated[bool, typer.Option("--watch", help="Keep it there until SIGTERM comes.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", metavar="", help="Keep it there until SIGTERM comes.")] = False,
     interval: Annotated[str, typer.Option(metavar="DURATION", help="With --watch: look at least so often.")] = "10s",
     on_exit: Annotated[str, typer.Option(metavar="|".join(ON_EXIT), help="With --watch: what SIGTERM does.")] = "",
     log_as_json: Json = False,
@@ -71,7 +71,9 @@ def uninstall(
     *,
     cni_net_dir: NetDir = "",
     cni_bin_dir: BinDir = "",
-    keep_program: Annotated[bool, typer.Option("--keep-program", help="Only take it out of the network.")] = False,
+    keep_program: Annotated[
+        bool, typer.Option("--keep-program", metavar="", help="Only take it out of the network.")
+    ] = False,
     log_as_json: Json = False,
 ) -> int:
     """Take the plugin out of every network here, and its program away."""
@@ -133,7 +135,7 @@ def _program() -> str:
     beside = os.path.join(os.path.dirname(sys.argv[0]), conflist.PLUGIN)
     found = beside if os.access(beside, os.X_OK) else shutil.which(conflist.PLUGIN)
     if not found:
-        raise OptionError("--plugin", "", f"there is no {conflist.PLUGIN} beside this program: name one")
+        raise UsageError(f"--plugin: there is no {conflist.PLUGIN} beside this program: name one")
     return found
 
 

@@ -34,7 +34,9 @@ ANY_NETWORK = "istio-init"
 
 def repair_pods(
     *,
-    fix: Annotated[bool, typer.Option("--fix/--dry-run", help="Capture what is to be captured, or only tell.")] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix/--dry-run", metavar="", help="Capture what is to be captured, or only tell.")
+    ] = False,
     cri_socket: Annotated[
         str, typer.Option("--cri-socket", metavar="PATH", help="The container runtime's. Unset: detected.")
     ] = "",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hypothesis import strategies as st
 
 from istio_init.chart import chart
-from istio_init.errors import OptionError
+from istio_init.errors import UsageError
 from istio_init.explain import as_json
 from istio_init.journey import follow
 from istio_init.netfilter import (
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 ADDRESSES = (
     *("10.1.2.3", "192.0.2.10", "127.0.0.1", "127.0.0.6", "198.51.100.7", "10.99.0.53", "0.0.0.1", "224.0.0.5"),
     *("255.255.255.255", "2001:db8::a", "::1", "::6", "fd99::53", "fe80::1", "feC0::1", "ff02::1", "::ffff:1.2.3.4"),
-    *("2001:DB8:0:0:1::", "::1.2.3.4", "::102:304", "1:0:0:2:0:0:0:3", "64:ff9b::1.2.3.4", "0:1::"),
+    *("2001:DB8:0:0:1::", "::1.2.3.4", "::102:304", "1:0:0:2:0:0:0:3", "64:ff9b::1.2.3.4", "0:1::", "0.0.0.0", "::"),
 )
 WRONG = (
     *("10.0.0", "10.0.0.1.2", "010.0.0.1", "10.0.0.256", "a", "1::2::3", ":::", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9"),
@@ -265,5 +265,5 @@ def understood(typed: dict[str, Any]) -> question.Question | None:
         asked = question.ask(source=typed["from"], destination=typed["to"], **flags, **way)
         # The family is asked for because that raises where one address is IPv4, the other IPv6.
         return asked if asked.family in FAMILIES else None  # noqa: TRY300
-    except OptionError:
+    except UsageError:
         return None

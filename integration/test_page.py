@@ -224,6 +224,15 @@ def test_it_is_used_with_the_keyboard_alone(browser: Browser, page: Path) -> Non
     assert browser.complaints() == []
 
 
+def test_it_says_why_nothing_follows_from_a_port_of_the_proxys(browser: Browser, page: Path) -> None:
+    write(page, f"{ARTICLE} --outbound --to 0.0.0.0:15006")
+    browser.open(page)
+    assert browser.run("return document.getElementById('to').value") == "0.0.0.0:15006"
+    told = browser.run("return document.getElementById('legs').textContent")
+    assert "tcp 127.0.0.1:40000 → 127.0.0.1:15006" in told
+    assert told.endswith("or it would dial itself.")
+
+
 def test_nothing_keeps_people_from_using_it(browser: Browser, page: Path) -> None:
     """On light and on dark ground, on a wide screen and on a phone's."""
     write(page, f"{ARTICLE} --inbound --to :9080 --mark 1")

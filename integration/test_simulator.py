@@ -12,6 +12,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from integration.asking import ask
 from integration.backends import BACKENDS
 from integration.namespace import Namespace
 from integration.nflog import Logged
-from integration.pod import ADDRESSES, applied, options_of
+from integration.pod import ADDRESSES, APP, PROXY, Pod, applied, options_of
 from integration.raw_packets import ACK, SYN, SYN_ACK, SYN_FIN
 from integration.witnesses import Counted
 from istio_init.journey import Leg, Turn, proxy, travel
@@ -285,6 +286,35 @@ def test_the_command_asks_the_kernel(namespace: Namespace, capsys: pytest.Captur
     namespace.run("iptables-legacy", "-t", "nat", "-D", "OUTPUT", "1")
     assert main([*question, "--netns", namespace.path], {}) == 0
     assert [leg["end"] for leg in json.loads(capsys.readouterr().out)["legs"]] == ["outbound", "wire"]
+
+
+# Addresses that the kernel reads, or answers for, in a manner of its own; the last is a second one of veth0's network.
+OF_ITS_OWN = {
+    IPV4: ("127.0.0.6", "127.0.0.1", "127.9.9.9", "0.0.0.0", "10.77.0.2", "10.78.0.2", "10.77.0.3"),
+    IPV6: ("::6", "::1", "::", "fd77::2", "fd78::2", "fd77::3"),
+}
+
+
+@pytest.mark.parametrize("family", OF_ITS_OWN)
+def test_a_connection_has_the_ends_that_the_command_tells(family: Family) -> None:
+    """The kernel chooses the source where nobody does, and what the unspecified address means."""
+    with Pod(family) as pod:
+        second = OF_ITS_OWN[family][-1]
+        bits, *nodad = ("64", "nodad") if family == IPV6 else ("24",)
+        pod.namespace.run("ip", "address", "add", f"{second}/{bits}", "dev", "veth0", *nodad)
+        pod.apply("-i '*' -b '*'")
+        for name, port in (("outbound", 15001), ("inbound", 15006), ("application", 8080)):
+            pod.listen(name, port)
+        for to, source, user in product(OF_ITS_OWN[family], ("", pod.addresses.pod), (PROXY, APP)):
+            arrival = pod.dial(user, (to, 8080), (source, 0) if source else None)
+            assert arrival.source
+            assert arrival.answered
+            question = f"--to {f'[{to}]' if family == IPV6 else to}:8080 --uid {user.uid}"
+            question += f" --from {source}" if source else ""
+            asked = f"explain --outbound {question} -u 1337 --live --output json"
+            [leg, *_] = ask(pod.namespace, *asked.split()).told["legs"]
+            told = (leg["packet"]["source"], leg["packet"]["destination"], leg["end"])
+            assert told == (arrival.source[0], arrival.answered[0], arrival.at), question
 
 
 LISTS = "-i '*' -b '*' -d 15020,15021,15090 -x 10.0.0.0/8,11.0.0.0/8"

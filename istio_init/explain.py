@@ -40,6 +40,17 @@ ENDS = {
     "undecided": "can't be followed further",
 }
 
+# Why nothing is told of what follows, where the last connection reached the proxy; a loop has its own words.
+OWN_PORT = (
+    "Nothing follows: Envoy closes a connection to its own port, as Istio configures it, or it would dial itself."
+)
+STOPS = {
+    "outbound": OWN_PORT,
+    "inbound": OWN_PORT,
+    "tunnel": "What follows is not known: the request inside the tunnel says where it goes.",
+    "dns": "What follows is not known: asked by its own port, the agent answers, or asks a server that it chooses.",
+}
+
 
 class Line(Record):
     """One line of the telling: how it is to look, how deep it is indented, and the text."""
@@ -106,6 +117,13 @@ def lines(journey: Journey, known: Mapping[Place, Purpose]) -> Iterator[Line]:
         yield Line("fate" if good else "trouble", 1, f"=> {fate(leg, known)}.")
     if journey.loop:
         yield Line("trouble", 0, f"LOOP: this is the second time that it {ENDS[journey.loop]}; it never ends.")
+    if why := stop(journey):
+        yield Line("turn", 0, why)
+
+
+def stop(journey: Journey) -> str:
+    """Why a journey ends at the proxy; empty where it ends elsewhere, or never."""
+    return "" if journey.loop else STOPS.get(journey.end, "")
 
 
 def _turn_line(turn: Turn) -> Line:
@@ -183,6 +201,7 @@ def as_json(journey: Journey, known: Mapping[Place, Purpose]) -> dict[str, Any]:
         "legs": [_leg_json(leg, known) for leg in journey.legs],
         "end": journey.end,
         "loop": journey.loop or None,
+        "stop": stop(journey) or None,
         "fate": fate(journey.legs[-1], known),
     }
 

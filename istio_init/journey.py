@@ -10,6 +10,7 @@ from __future__ import annotations
 from istio_init import martians
 from istio_init.capture import AGENT_DNS_PORT, PASSTHROUGH, uses_tproxy
 from istio_init.netfilter import LOOPBACK_INTERFACE, TCP
+from istio_init.packet import connected
 from istio_init.record import Record
 from istio_init.trace import trace
 
@@ -216,12 +217,14 @@ def dialled(leg: Leg, facts: Facts, envoy: Proxy) -> Packet | None:
     start = leg.packet
     if leg.end not in SENDERS or start.destination_port == (leg.arrived.tproxy_port or leg.arrived.destination_port):
         return None
-    source, mark = facts.source(start.destination), 0
+    bound, mark = None, 0
     if leg.end == "inbound":
-        source = start.source if envoy.mark else PASSTHROUGH[start.family].address
+        bound = start.source if envoy.mark else PASSTHROUGH[start.family].address
         mark = envoy.mark
+    destination = connected(start.destination, bound)
     following = start.replace(
-        hook="OUTPUT", source=source, source_port=EPHEMERAL_PORT, in_interface="", uid=envoy.uid, gid=envoy.gid,
-        mark=mark, ctstate="NEW", connmark=0, zone=None, tracked=False, translated=(), redirected=False,
+        hook="OUTPUT", source=bound or facts.source(destination), destination=destination, source_port=EPHEMERAL_PORT,
+        in_interface="", uid=envoy.uid, gid=envoy.gid, mark=mark, ctstate="NEW", connmark=0, zone=None, tracked=False,
+        translated=(), redirected=False,
     )  # fmt: skip
     return routed(following, facts).packet

@@ -81,10 +81,20 @@ class Facts(Record):
         return None
 
     def source(self, destination: bytes) -> bytes:
-        """The source that the kernel gives a packet: a local destination itself, else an address of the uplink."""
-        if self.is_local(destination):
-            return destination
+        """The source that the kernel gives a packet: its local route's, or an address of the uplink.
+
+        IPv6: a local destination itself. IPv4: the first address of the network that it is of on its interface
+        (fib_add_ifaddr), 127.0.0.1 for all of 127.0.0.0/8.
+        """
+        owners = [each for each in self.addresses if _owns(each, destination)]
+        if owners:
+            return destination if len(destination) == 16 else self._first(_closest(owners, destination))
         return self.primary(self.uplink, destination) or LOOPBACKS["ipv4" if len(destination) == 4 else "ipv6"]
+
+    def _first(self, own: Address) -> bytes:
+        """The first address of an address' network on its interface."""
+        alike = (each for each in self.addresses if _same_network(each, own))
+        return next(each.network.address for each in alike)
 
     def primary(self, interface: str, destination: bytes) -> bytes | None:
         """The address that REDIRECT chooses for what came in by an interface; None where it has none that fits.
@@ -114,6 +124,29 @@ def _owns(own: Address, address: bytes) -> bool:
     if own.device == "lo" and len(address) == len(network.address) == 4:
         return contains(network, address)
     return network.address == address
+
+
+def _closest(owners: list[Address], address: bytes) -> Address:
+    """Of those that make an address local the one with the most specific route: that address, or else lo's network."""
+    return max(owners, key=lambda own: 32 if own.network.address == address else own.network.prefix)
+
+
+def _same_network(one: Address, other: Address) -> bool:
+    """Whether two addresses are of one network, on one interface."""
+    shapes = {(each.device, each.network.family, each.network.prefix) for each in (one, other)}
+    return len(shapes) == 1 and contains(one.network, other.network.address)
+
+
+def connected(destination: bytes, source: bytes | None = None) -> bytes:
+    """Where a socket, bound to `source` or not, connects to: the unspecified address means loopback.
+
+    IPv4: or the address that the socket is bound to (ip_route_output_key). IPv6: always ::1 (tcp_v6_connect).
+    """
+    if any(destination):
+        return destination
+    if len(destination) == 16:
+        return LOOPBACKS["ipv6"]
+    return source if source and len(source) == 4 and any(source) else LOOPBACKS["ipv4"]
 
 
 def contains(network: Network, address: bytes) -> bool:

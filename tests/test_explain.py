@@ -277,6 +277,63 @@ def test_questions(capsys: pytest.CaptureFixture[str], question: str, end: str) 
 
 
 @pytest.mark.parametrize(
+    ("question", "ends", "way"),
+    [
+        ("--uid 1337 --to 127.0.0.6:80", "127.0.0.1 127.0.0.6", "inbound application"),
+        ("--uid 1337 --to 127.0.0.6:80 --from 127.0.0.6", "127.0.0.6 127.0.0.6", "application"),
+        ("--uid 1337 --to 127.0.0.1:80", "127.0.0.1 127.0.0.1", "application"),
+        ("--to 0.0.0.0:80", "127.0.0.1 127.0.0.1", "application"),
+        ("--to 0.0.0.0:80 --interface lo", "127.0.0.1 127.0.0.1", "application"),
+        ("--to 0.0.0.0:80 --from 192.0.2.10", "192.0.2.10 192.0.2.10", "application"),
+        ("--to 0.0.0.0:80 --from 0.0.0.0", "0.0.0.0 127.0.0.1", "application"),
+        ("--to [::]:80", "::1 ::1", "application"),
+        ("--to [::]:80 --from 2001:db8::a", "2001:db8::a ::1", "application"),
+        ("--uid 1337 --to [::6]:80", "::6 ::6", "application"),
+        ("--uid 1337 --to 192.0.2.11:80 --pod-address 192.0.2.10,192.0.2.11", "192.0.2.11 192.0.2.11",
+         "inbound application"),
+    ],
+)  # fmt: skip
+def test_ends_are_those_that_the_kernel_chooses(
+    capsys: pytest.CaptureFixture[str], question: str, ends: str, way: str
+) -> None:
+    code, data, err = run(capsys, f"explain --outbound {question} -u 1337 -i * -b * --output json")
+    assert code == 0, err
+    legs = json.loads(data)["legs"]
+    assert f"{legs[0]['packet']['source']} {legs[0]['packet']['destination']}" == ends
+    assert " ".join(leg["end"] for leg in legs) == way
+
+
+OWN_PORT = "Envoy closes a connection to its own port"
+
+
+@pytest.mark.parametrize(
+    ("question", "way", "why"),
+    [
+        ("--inbound --to :15006", "inbound", OWN_PORT),
+        ("--inbound --to :15006 -m TPROXY", "inbound", OWN_PORT),
+        ("--inbound --to :15001", "inbound outbound", OWN_PORT),
+        ("--outbound --to 1.2.3.4:15001", "outbound", OWN_PORT),
+        ("--outbound --to 127.0.0.1:15006", "inbound", OWN_PORT),
+        ("--inbound --to :15008", "tunnel", "the request inside the tunnel"),
+        ("--outbound --to 127.0.0.1:15053 --protocol udp", "dns", "the agent answers"),
+        ("--outbound --to 1.2.3.4:15006", "outbound wire", ""),
+        ("--inbound --to :9080", "inbound application", ""),
+    ],
+)
+def test_where_nothing_follows_from_the_proxy_it_is_said(
+    capsys: pytest.CaptureFixture[str], question: str, way: str, why: str
+) -> None:
+    question = f"explain {question} -u 1337 -i * -b *"
+    _, data, _ = run(capsys, f"{question} --output json")
+    told = json.loads(data)
+    assert " ".join(leg["end"] for leg in told["legs"]) == way
+    assert why in (told["stop"] or "")
+    assert bool(told["stop"]) is bool(why)
+    _, text, _ = run(capsys, question)
+    assert (told["stop"] or text.splitlines()[-1]) == text.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
     ("question", "flag"),
     [
         ("", "--outbound, --inbound"),

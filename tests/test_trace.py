@@ -346,3 +346,26 @@ def test_redirect_of_ipv6_minds_the_scope(address: str, narrow: str) -> None:
     both = Facts((interface_address("fd00::5", 64, "eth0"), interface_address("fe80::5", 64, "eth0")))
     found = both.primary("eth0", packed(address))
     assert found == {"": packed("fd00::5"), "link": packed("fe80::5")}.get(narrow)
+
+
+@pytest.mark.parametrize(
+    ("to", "source"),
+    [
+        ("127.0.0.1", "127.0.0.1"), ("127.9.9.9", "127.0.0.1"), ("127.0.0.7", "127.0.0.7"), ("10.5.0.1", "10.5.0.1"),
+        ("10.5.0.2", "10.5.0.1"), ("10.5.0.3", "10.5.0.3"), ("10.6.0.1", "10.6.0.1"), (SERVER, "10.5.0.1"),
+        ("fd05::2", "fd05::2"), (SERVER6, "fd05::1"),
+    ],
+)  # fmt: skip
+def test_the_source_is_that_of_the_route(to: str, source: str) -> None:
+    """An address that is a second one of its network is called from the first."""
+    lo = [interface_address("127.0.0.1", 8, "lo"), interface_address("127.0.0.7", 32, "lo")]
+    own = ("10.5.0.1/24", "10.5.0.2/24", "10.5.0.3/32", "10.6.0.1/24", "fd05::1/64", "fd05::2/64")
+    eth0 = [interface_address(each[:-3], int(each[-2:]), "eth0") for each in own]
+    assert Facts((*lo, *eth0)).source(packed(to)) == packed(source)
+
+
+def test_what_envoy_passes_on_to_the_unspecified_address_goes_to_its_own() -> None:
+    sidecar = Sidecar(ARTICLE)
+    first, second = sidecar.journey(sidecar.inbound(80, to="0.0.0.0")).legs
+    assert (first.end, second.end) == ("inbound", "application")
+    assert (second.packet.source, second.packet.destination) == (packed("127.0.0.6"), packed("127.0.0.6"))

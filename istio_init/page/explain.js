@@ -9,6 +9,7 @@ function explain(model, typed, family) {
     legs: legs.map((leg) => legTold(model, leg)),
     end: legs.at(-1).end,
     loop: loop || null,
+    stop: loop ? null : model.stops[legs.at(-1).end] ?? null,
     fate: fate(model, legs.at(-1)),
   };
 }

@@ -122,14 +122,17 @@ function dialled(model, leg, facts, envoy) {
   if (!(leg.end in model.senders) || start.destination_port === asked) {
     return null;
   }
-  let [source, mark] = [sourceFor(facts, start.destination), 0];
+  let [bound, mark] = [null, 0];
   if (leg.end === "inbound") {
-    source = envoy.mark ? start.source : model.passthrough[familyOf(start.destination)];
+    bound = envoy.mark ? start.source : model.passthrough[familyOf(start.destination)];
     mark = envoy.mark;
   }
+  const destination = connected(start.destination, bound);
+  const source = bound ?? sourceFor(facts, destination);
   const following = {
-    ...start, hook: "OUTPUT", source, source_port: model.ephemeral_port, in_interface: "", uid: envoy.uid,
-    gid: envoy.gid, mark, ctstate: "NEW", connmark: 0, zone: null, tracked: false, translated: [], redirected: false,
+    ...start, hook: "OUTPUT", source, destination, source_port: model.ephemeral_port, in_interface: "",
+    uid: envoy.uid, gid: envoy.gid, mark, ctstate: "NEW", connmark: 0, zone: null, tracked: false, translated: [],
+    redirected: false,
   };
   return routed(following, facts).packet;
 }

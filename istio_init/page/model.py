@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from istio_init.capture import AGENT_DNS_PORT, PASSTHROUGH
 from istio_init.chart import chart
-from istio_init.explain import ENDS, TAILS, purpose_json
+from istio_init.explain import ENDS, STOPS, TAILS, purpose_json
 from istio_init.journey import APPLICATION, CLIENT, EPHEMERAL_PORT, SENDERS
 from istio_init.netfilter import FAMILIES, Network, PortRange, UnknownTarget
 from istio_init.purposes import purpose, purposes
@@ -34,6 +34,7 @@ FIXED: dict[str, Any] = {
     "client": CLIENT,
     "senders": SENDERS,
     "ends": ENDS,
+    "stops": STOPS,
     "tails": sorted(TAILS),
     "protocols": {str(number): name for number, name in PROTOCOLS.items()},
     "ephemeral_port": EPHEMERAL_PORT,

@@ -6,14 +6,16 @@ const UDP = 17;
 
 /** Whether the kernel delivers packets to this address here: an interface's own, or in lo's IPv4 networks. */
 function isLocal(facts, address) {
-  return facts.addresses.some(({ device, network }) => {
-    if (network.address.length !== address.length) {
-      return false;
-    }
-    return device === LOOPBACK_INTERFACE && familyOf(address) === "ipv4"
-      ? contains(network, address)
-      : network.address === address;
-  });
+  return facts.addresses.some((each) => owns(each, address));
+}
+
+function owns({ device, network }, address) {
+  if (network.address.length !== address.length) {
+    return false;
+  }
+  return device === LOOPBACK_INTERFACE && familyOf(address) === "ipv4"
+    ? contains(network, address)
+    : network.address === address;
 }
 
 /** The policy rule by which a marked packet counts as local, whatever its destination; null without one. */
@@ -22,12 +24,36 @@ function policyRoute(facts, family, mark) {
   return facts.policy_rules.find((rule) => rule.family === family && rule.mark === mark && leads(rule)) ?? null;
 }
 
-/** The source that the kernel gives a packet: a local destination itself, else an address of the uplink. */
+/** The source that the kernel gives a packet: its local route's, or an address of the uplink. */
 function sourceFor(facts, destination) {
-  if (isLocal(facts, destination)) {
-    return destination;
+  const owners = facts.addresses.filter((each) => owns(each, destination));
+  if (owners.length) {
+    return familyOf(destination) === "ipv6" ? destination : firstAlike(facts, closest(owners, destination));
   }
   return primary(facts, facts.uplink, destination) ?? loopback(familyOf(destination));
+}
+
+/** Of those that make an address local the one with the most specific route: that address, or else lo's network. */
+function closest(owners, address) {
+  const length = ({ network }) => (network.address === address ? 32 : network.prefix);
+  return owners.reduce((best, each) => (length(each) > length(best) ? each : best));
+}
+
+/** The first address of an address' network on its interface. */
+function firstAlike(facts, { device, network }) {
+  const alike = (each) => each.device === device && each.network.address.length === network.address.length
+    && each.network.prefix === network.prefix && contains(network, each.network.address);
+  return facts.addresses.find(alike).network.address;
+}
+
+/** Where a socket, bound to `source` or not, connects to: the unspecified address means loopback. */
+function connected(destination, source = null) {
+  const some = (address) => /[^0]/.test(address);
+  if (some(destination)) {
+    return destination;
+  }
+  const bound = familyOf(destination) === "ipv4" && source && familyOf(source) === "ipv4" && some(source);
+  return bound ? source : loopback(familyOf(destination));
 }
 
 /** The address that REDIRECT chooses for what came in by an interface; null where it has none that fits. */

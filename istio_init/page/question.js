@@ -31,6 +31,9 @@ function ask(model, typed) {
     throw new Refused("to", typed.to, "one address is IPv4, the other IPv6");
   }
   question.family = families[0] ?? null;
+  if (!question.inbound && question.destination.address) {
+    question.destination.address = connected(question.destination.address, question.source.address);
+  }
   return question;
 }
 

@@ -17,6 +17,9 @@ function tell(told) {
   }
   summary.className = told.loop || told.end in TROUBLE ? "trouble" : capturer ? "captured" : "alone";
   byId("legs").replaceChildren(...told.legs.map(legCard));
+  if (told.stop) {
+    byId("legs").lastChild.append(make("p", "fate", told.stop));
+  }
 }
 
 function legCard(leg, at) {

@@ -12,8 +12,8 @@ from istio_init.draw_dot import dot
 from istio_init.draw_mermaid import mermaid
 from istio_init.draw_svg import svg
 from istio_init.drawing import draw as picture
-from istio_init.errors import InitError, OptionError
-from istio_init.explain import fate
+from istio_init.errors import InitError, OptionError, UsageError
+from istio_init.explain import fate, stop
 from istio_init.journey import follow
 from istio_init.netfilter import IPV4, IPV6
 from istio_init.options import Options  # noqa: TC001 (Typer reads the verb's annotations)
@@ -60,8 +60,8 @@ def draw(  # noqa: PLR0913 (a command line's options)
     runs_as: question.RunsAs = "",
     live: Annotated[bool, typer.Option("--live", help="Draw what the kernel holds, not the plan.")] = False,
     pid: Pid = None,
-    netns: Netns = "",
-    container: Container = "",
+    netns: Netns = None,
+    container: Container = None,
 ) -> int:
     """Draw the chains; with --outbound or --inbound, a packet and its way through them as well."""
     choice("--format", form, FORMS)
@@ -76,7 +76,7 @@ def draw(  # noqa: PLR0913 (a command line's options)
             raise OptionError("--family", family, f"the packet is {asked.family}")
         chosen = asked.family if asked.addressed else chosen
     elif source or destination:
-        raise OptionError("--from, --to", "", "say which way the packet goes: add --outbound or --inbound")
+        raise UsageError("--from, --to: say which way the packet goes: add --outbound or --inbound")
     if (chosen == IPV6 or form == "html") and options.enable_ipv6 is None and not live:
         options = options.replace(enable_ipv6=True)
     about = subject(options, Where(live, pid, netns, container), pod_addresses(pod_address))
@@ -104,6 +104,7 @@ def _drawn(about: Subject, family: Family, asked: question.Question | None, runs
         lit = ways(journey, drawing)
         captions = [f"{at}. From {leg.sender}: {fate(leg, known)}." for at, leg in enumerate(journey.legs, 1)]
         captions += ["It reaches the same listener again, and again: a loop."] * bool(journey.loop)
+        captions += [why] if (why := stop(journey)) else []
     return _formed(form, drawing, lit, captions)
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from istio_init import backends, values
-from istio_init.errors import OptionError
+from istio_init.errors import OptionError, UsageError
 from istio_init.journey import routed
 from istio_init.netfilter import CT_STATES, FAMILIES, IPV4, IPV6, LOOPBACK_INTERFACE, TCP, UDP, Network
-from istio_init.packet import Packet
+from istio_init.packet import Packet, connected
 from istio_init.record import Record
 from istio_init.routing import Address
 from istio_init.save import PROTOCOLS
@@ -81,7 +81,7 @@ class Question(Record):
         given = [each.address for each in (self.source, self.destination) if each.address is not None]
         families = {IPV4 if len(address) == 4 else IPV6 for address in given}
         if len(families) > 1:
-            raise OptionError("--from, --to", "", "one is IPv4, the other IPv6")
+            raise UsageError("--from, --to: one is IPv4, the other IPv6")
         return families.pop() if families else IPV4
 
 
@@ -91,9 +91,12 @@ def ask(  # noqa: PLR0913 (a command line's options)
 ) -> Question:  # fmt: skip
     """The flags' texts as a question; OptionError where one is wrong, or where they contradict each other."""
     if inbound == outbound:
-        raise OptionError("--outbound, --inbound", "", "say which way the packet goes: one of the two")
+        raise UsageError("--outbound, --inbound: say which way the packet goes: one of the two")
+    start, to = endpoint("--from", source), endpoint("--to", destination)
+    if outbound and to.address is not None:
+        to = to.replace(address=connected(to.address, start.address))
     asked = Question(
-        inbound, endpoint("--from", source), endpoint("--to", destination), protocol_number(protocol), named(interface),
+        inbound, start, to, protocol_number(protocol), named(interface),
         account("--uid", "user", uid), account("--gid", "group", gid or uid), mark_value("--mark", mark),
         mark_value("--connmark", connmark), choice("--state", state.upper(), STATES), reply,
     )  # fmt: skip

@@ -18,19 +18,19 @@ PATIENCE = 60
 
 
 @contextlib.contextmanager
-def at_a_terminal(namespace: Namespace, *command: str) -> Iterator[pexpect.spawn[str]]:
-    """The command inside of the namespace, on a terminal of 160 columns with colours, to be watched and typed at.
+def at_a_terminal(namespace: Namespace, *command: str, columns: int = 160) -> Iterator[pexpect.spawn[str]]:
+    """The command inside of the namespace, on a terminal of so many columns with colours, to be watched and typed at.
 
     No shell stands between: which one would be the user's choice (SHELL), and not each of them becomes the program.
     """
     words = ["netns", "exec", namespace.name, *command]
-    environ = environment(namespace, {"TERM": "xterm", "COLUMNS": "160"})
+    environ = environment(namespace, {"TERM": "xterm", "COLUMNS": str(columns)})
     # A typed Ctrl-C is echoed wherever the output is, be it within a character.
     child = pexpect.spawn(
         "/usr/sbin/ip",
         words,
         env=environ,
-        dimensions=(60, 160),
+        dimensions=(60, columns),
         encoding="utf-8",
         codec_errors="replace",
         timeout=PATIENCE,

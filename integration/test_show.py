@@ -198,6 +198,65 @@ def test_drift_and_rules_of_others(namespace: Namespace, backend: str) -> None:
     assert "foreign: not ours, left alone" in text
 
 
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_family_that_is_left_alone(namespace: Namespace, backend: str, mode: str) -> None:
+    """What stands of IPv6 is no drift where IPv6 is not asked for: `check` says so, and so do the rules."""
+    both = f"-u 1337 -i '*' -b '*' -m {mode}"
+    one = f"{both} --no-enable-ipv6 --reconcile"
+    namespace.inside(lambda: applied(options_of(shlex.join([*BACKENDS[backend], *shlex.split(both), "--enable-ipv6"]))))
+    settled(namespace)
+    told = look(namespace, backend, one)
+    assert (told["state"], told["findings"]) == ("in place", [])
+    found = [(table["family"], chain) for table in told["tables"] for chain in table["chains"]]
+    assert [chain["missing"] for _, chain in found if chain["missing"]] == []
+    seen = {(family, rule["state"]) for family, chain in found for rule in chain["rules"]}
+    if backend == "native":
+        assert seen == {("inet", "in place"), ("inet", "other family")}
+    else:
+        assert seen == {(IPV4, "in place"), (IPV6, "other family")}
+    entries = {(each["entry"].split()[1], each["state"]) for each in told["routing"]}
+    assert entries == ({("-4", "in place"), ("-6", "other family")} if mode == "TPROXY" else set())
+    text = ask(namespace, "show", *shlex.split(one), *BACKENDS[backend]).output
+    assert "other family: ours, but these options leave it alone" in text
+    assert "UNEXPECTED" not in text
+    assert ask(namespace, "check", *shlex.split(one), *BACKENDS[backend]).code == 0
+
+
+def states(told: Any) -> list[tuple[str, str]]:  # noqa: ANN401 (JSON)
+    """Each rule's table, and how it compares with the plan."""
+    return [
+        (table["table"], rule["state"])
+        for table in told["tables"]
+        for chain in table["chains"]
+        for rule in chain["rules"]
+    ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_drift_beside_a_family_that_is_left_alone(namespace: Namespace, backend: str) -> None:
+    """Of the family that is asked for, drift is told as ever; tables that the other one alone has are its own."""
+    both = shlex.join([*BACKENDS[backend], *shlex.split("-u 1337 -i '*' -b '*' -m TPROXY --enable-ipv6")])
+    one = "-u 1337 -i '*' -b '*' -d 15090 --no-enable-ipv6 --reconcile"
+    namespace.inside(lambda: applied(options_of(both)))
+    settled(namespace)
+    told = look(namespace, backend, one)
+    assert told["state"] == "drifted"
+    rules = states(told)
+    mangle = NAMES["mangle"] if backend == "native" else "mangle"
+    assert {state for table, state in rules if table == mangle} == {"unexpected", "other family"}
+    missing = [line for table in told["tables"] for chain in table["chains"] for line in chain["missing"]]
+    assert any("15090" in line for line in missing)
+    assert not any("ipv6" in line for line in missing)
+    namespace.inside(lambda: applied(options_of(shlex.join([*BACKENDS[backend], *shlex.split(one)]))))
+    settled(namespace)
+    told = look(namespace, backend, one)
+    assert told["state"] == "in place"
+    rules = states(told)
+    assert {state for table, state in rules if table == mangle} == {"other family"}
+    assert {state for _, state in rules} == {"in place", "other family"}
+
+
 def test_native_drift(namespace: Namespace) -> None:
     namespace.inside(lambda: applied(options_of(f"--native-nftables {ALL}")))
     settled(namespace)
@@ -268,6 +327,40 @@ def test_a_table_on_a_terminal(namespace: Namespace) -> None:
         child.sendintr()
         code, _ = ended(child)
     assert code == 0
+
+
+def test_a_terminal_that_is_too_narrow_for_a_table(namespace: Namespace) -> None:
+    """Nothing of what a pipe gets is lost there; with --watch no column is, and each look fits its width."""
+    namespace.inside(lambda: applied(options_of(ALL)))
+    settled(namespace)
+    namespace.run("iptables-legacy", "-w", "-t", "nat", "-A", "ISTIO_INBOUND", "-p", "udp", "-j", "RETURN")
+    namespace.run("iptables-legacy", "-w", "-t", "nat", "-I", "OUTPUT", "-d", "203.0.113.9", "-j", "ACCEPT")
+    settled(namespace)
+    verb = [sys.executable, "-c", CODE, "show", *shlex.split(ALL)]
+    for asked in ([], ["--output", "table"]):
+        with at_a_terminal(namespace, *verb, *asked, columns=80) as child:
+            code, shown = ended(child)
+        assert code == 0
+        assert shown.splitlines() == ask(namespace, "show", *shlex.split(ALL)).output.splitlines()
+        for word in ("rule 9 of the nine", "owner UID match 1337", "UNEXPECTED: ours", "foreign: not ours"):
+            assert word in shown
+    with at_a_terminal(namespace, *verb, "--watch", "0.1", "--count", "1", columns=80) as child:
+        code, shown = ended(child)
+    assert code == 0
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r", "\n").split("\n")
+    assert max(map(len, lines)) <= 80
+    assert "owner UID match 1337" in " ".join(" ".join(lines).split())
+
+
+def test_a_table_where_nobody_watches(namespace: Namespace) -> None:
+    """It is as wide as it has to be: a file has no columns that it could run out of."""
+    namespace.inside(lambda: applied(options_of(ALL)))
+    settled(namespace)
+    answer = ask(namespace, "show", *shlex.split(ALL), "--output", "table")
+    assert answer.code == 0
+    assert "extra, and what it is for" in answer.output
+    assert "destination" in answer.output
+    assert "…" not in answer.output
 
 
 def test_what_is_asked_wrongly(namespace: Namespace) -> None:

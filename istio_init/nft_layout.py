@@ -90,6 +90,19 @@ def written(table: InetTable) -> InetTable:
     return table.replace(chains=tuple(chains))
 
 
+def alone(table: InetTable) -> Family | None:
+    """The one family that a table which stands in the kernel is for, as its guards tell; None where it is for both."""
+    guards = {
+        chain.rules[0].family
+        if chain.rules and (chain.rules[0].matches, chain.rules[0].target) == ((), RETURN)
+        else None
+        for chain in table.chains
+        if chain.name in BASE_CHAINS[table.name]
+    }
+    guard = next(iter(guards)) if len(guards) == 1 else None
+    return None if guard is None else IPV4 if guard == IPV6 else IPV6
+
+
 def ruleset(
     tables: Iterable[InetTable], family: Family, expecting: Ruleset | None = None, fold: Fold = fold
 ) -> Ruleset:

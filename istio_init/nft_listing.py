@@ -9,8 +9,6 @@ from _socket import AF_INET, AF_INET6, inet_pton
 
 from istio_init.netfilter import (
     CT_STATES,
-    IPV4,
-    IPV6,
     ConnMark,
     CtState,
     CtZone,
@@ -41,7 +39,7 @@ from istio_init.nft import (
     merged,
 )
 from istio_init.nft_json import dumped, loaded, statements
-from istio_init.nft_layout import DROP, RETURN
+from istio_init.nft_layout import DROP, alone
 from istio_init.nft_text import ALL_BITS, FAMILY_WORDS, PROTOCOLS, STATES
 
 TYPE_CHECKING = False
@@ -110,22 +108,14 @@ def _known_as(table: TableName, facts: Json) -> str:
 
 def _meant(table: InetTable) -> InetTable:
     """What a table that stands in the kernel means: `written` undone."""
-    guards = {
-        chain.rules[0].family
-        if chain.rules and (chain.rules[0].matches, chain.rules[0].target) == ((), RETURN)
-        else None
-        for chain in table.chains
-        if chain.name in BASE_CHAINS[table.name]
-    }
-    guard = next(iter(guards)) if len(guards) == 1 else None
-    alone = None if guard is None else IPV4 if guard == IPV6 else IPV6
+    only = alone(table)
     chains = []
     for chain in table.chains:
         rules = list(chain.rules)
-        if alone:
+        if only:
             if chain.name in BASE_CHAINS[table.name]:
                 del rules[0]
-            rules = [rule.replace(family=alone) if rule.family is None else rule for rule in rules]
+            rules = [rule.replace(family=only) if rule.family is None else rule for rule in rules]
         chains.append(chain.replace(rules=tuple(_without_drops(rules))))
     return table.replace(chains=tuple(chains))
 

@@ -9,7 +9,7 @@ from istio_init.compare import own_rules, recognised, unpaired
 from istio_init.netfilter import FAMILIES, Tproxy
 from istio_init.nft import BASE_CHAINS, NAMES, InetTable, chain_name, sets
 from istio_init.nft_fold import fold
-from istio_init.nft_layout import DROP, RETURN, layout, written
+from istio_init.nft_layout import DROP, RETURN, alone, layout, written
 from istio_init.nft_text import rule_text as inet_text
 from istio_init.purposes import Purpose, purpose
 from istio_init.record import Record
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from istio_init.columns import Columns
     from istio_init.counts import Count, CountedInet, CountedTable
     from istio_init.netfilter import Chain, Family, Ruleset, Table
-    from istio_init.nft import InetRule, Sets
+    from istio_init.nft import InetChain, InetRule, Sets
     from istio_init.purposes import Place
 
 AnyRule = TypeVar("AnyRule")
 
-# A rule of ours that the plan has, one that it has not, one that it has elsewhere in the chain; somebody else's.
-State: TypeAlias = Literal["in place", "unexpected", "misplaced", "foreign"]
+# A rule of ours that the plan has, one that it has not, one that it has elsewhere in the chain, one of a family that
+# it leaves alone; somebody else's.
+State: TypeAlias = Literal["in place", "unexpected", "misplaced", "other family", "foreign"]
 
 GUARD = Purpose("", "the table is the other family's: nothing here concerns this one")
 UNHEARD = Purpose("", "what no transparent listener takes is dropped, as iptables' TPROXY drops it")
@@ -62,20 +63,24 @@ class TableRows(Record):
     chains: tuple[ChainRows, ...]
 
 
-def table_rows(counted: CountedTable, wanted: Table | None, known: Mapping[Place, Purpose]) -> TableRows:
-    """A table of iptables', of which `wanted` is what the plan has in it."""
+def table_rows(
+    counted: CountedTable, wanted: Table | None, known: Mapping[Place, Purpose], stray: State = "unexpected"
+) -> TableRows:
+    """A table of iptables', of which `wanted` is what the plan has in it; other rules of ours are `stray`."""
     found = recognised(counted.table, wanted)
     plans = {chain.name: chain for chain in wanted.chains} if wanted else {}
-    chains = tuple(_chain_rows(counted, chain, plans.get(chain.name), known) for chain in found.chains)
+    chains = tuple(_chain_rows(counted, chain, plans.get(chain.name), known, stray) for chain in found.chains)
     absent = (chain for name, chain in plans.items() if found.chain(name) is None)
     lacking = tuple(ChainRows(chain.name, (), missing=tuple(map(rule_text, chain.rules))) for chain in absent)
     return TableRows(counted.family, found.name, (*chains, *lacking))
 
 
-def _chain_rows(counted: CountedTable, chain: Chain, wanted: Chain | None, known: Mapping[Place, Purpose]) -> ChainRows:
+def _chain_rows(
+    counted: CountedTable, chain: Chain, wanted: Chain | None, known: Mapping[Place, Purpose], stray: State
+) -> ChainRows:
     mine = own_rules(chain)
     rules = wanted.rules if wanted else ()
-    states = dict(zip(mine, _states(tuple(chain.rules[at] for at in mine), rules), strict=True))
+    states = dict(zip(mine, _states(tuple(chain.rules[at] for at in mine), rules, stray), strict=True))
     counts = counted.counts.get(chain.name, ())
     rows = []
     for at, rule in enumerate(chain.rules):
@@ -88,14 +93,14 @@ def _chain_rows(counted: CountedTable, chain: Chain, wanted: Chain | None, known
     return ChainRows(chain.name, tuple(rows), chain.policy, counted.policies.get(chain.name), missing)
 
 
-def _states(found: tuple[AnyRule, ...], wanted: tuple[AnyRule, ...]) -> list[State]:
+def _states(found: tuple[AnyRule, ...], wanted: tuple[AnyRule, ...], stray: State = "unexpected") -> list[State]:
     """How each rule of ours in a chain compares with the plan's."""
     strays = {number for number, _ in unpaired(found, wanted)}
     lacks = any(True for _ in unpaired(wanted, found))
     states: list[State] = []
     for number, rule in enumerate(found, 1):
         if number in strays:
-            states.append("unexpected")
+            states.append(stray)
         elif strays or lacks or rule == wanted[number - 1]:
             states.append("in place")
         else:
@@ -108,26 +113,49 @@ def inet_rows(
 ) -> TableRows:
     """One of our native tables; `planned` is the plan, `known` its rules' purposes by family."""
     wanted = written(layout(planned, counted.name))
-    plans = {chain.name: chain for chain in wanted.chains}
+    found = InetTable(counted.name, tuple(chain for chain, _ in counted.chains))
+    family, standing = _to_compare(found, planned)
+    plans = {chain.name: tuple(_of_family(chain, family).values()) for chain in wanted.chains}
     why = _inet_purposes(counted, planned, known)
-    named = sets(InetTable(counted.name, tuple(chain for chain, _ in counted.chains)))
+    named = sets(found)
     chains: list[ChainRows] = []
     for chain, counts in counted.chains:
-        rules = plans[chain.name].rules if chain.name in plans else ()
-        states = _states(chain.rules, rules)
+        rules, mine = plans.get(chain.name, ()), standing[chain.name]
+        states = dict(zip(mine, _states(tuple(mine.values()), rules), strict=True))
         rows = (
-            Row(number, count, inet_columns(rule, named), _met(rule, count, named), state, why(chain.name, rule))
-            for number, (rule, count, state) in enumerate(zip(chain.rules, counts, states, strict=True), 1)
-        )
-        missing = tuple(inet_text(rule, sets(wanted)) for _, rule in unpaired(rules, chain.rules))
+            Row(
+                at + 1, count, inet_columns(rule, named), _met(rule, count, named),
+                states.get(at, "other family"), why(chain.name, rule),
+            )
+            for at, (rule, count) in enumerate(zip(chain.rules, counts, strict=True))
+        )  # fmt: skip
+        missing = tuple(inet_text(rule, sets(wanted)) for _, rule in unpaired(rules, tuple(mine.values())))
         policy = "ACCEPT" if chain.name in BASE_CHAINS[counted.name] else None
         chains.append(ChainRows(chain_name(chain.name), tuple(rows), policy, missing=missing))
-    there = {chain.name for chain, _ in counted.chains}
-    for name, plan in plans.items():
-        if name not in there:
-            missing = tuple(inet_text(rule, sets(wanted)) for rule in plan.rules)
+    for name, rules in plans.items():
+        if name not in standing:
+            missing = tuple(inet_text(rule, sets(wanted)) for rule in rules)
             chains.append(ChainRows(chain_name(name), (), missing=missing))
     return TableRows("inet", NAMES[counted.name], tuple(chains))
+
+
+def _to_compare(found: InetTable, planned: tuple[Ruleset, ...]) -> tuple[Family | None, dict[str, dict[int, InetRule]]]:
+    """The family that the plan is compared in, and by chain the standing rules, by position, that this concerns.
+
+    It is None, and they are all, where the table has no more families than the plan. A plan of one family leaves the
+    other one's rules alone, and those of both are then compared as that one meets them.
+    """
+    guarded, families = alone(found), {ruleset.family for ruleset in planned}
+    family = next(iter(families)) if len(families) == 1 and families != {guarded} else None
+    theirs = family is not None and guarded is not None
+    return family, {chain.name: {} if theirs else _of_family(chain, family) for chain in found.chains}
+
+
+def _of_family(chain: InetChain, family: Family | None) -> dict[int, InetRule]:
+    """The rules that a family meets, by position, each as if it were that one's own; with None all, as they stand."""
+    if family is None:
+        return dict(enumerate(chain.rules))
+    return {at: rule.replace(family=family) for at, rule in enumerate(chain.rules) if rule.family in {None, family}}
 
 
 def _met(rule: InetRule, count: Count | None, named: Sets) -> str:

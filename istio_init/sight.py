@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from istio_init.log import Log
     from istio_init.options import Options
     from istio_init.plans import Plan
+    from istio_init.rows import State as RowState
     from istio_init.rows import TableRows
 
-EntryState: TypeAlias = Literal["in place", "missing", "unexpected", "foreign"]
+EntryState: TypeAlias = Literal["in place", "missing", "unexpected", "other family", "foreign"]
 
 
 class Sight(Record):
@@ -71,7 +72,9 @@ def _iptables(backend: str, looked: Inspection, plan: Plan | None) -> Iterator[T
     for counted in backends.counted(backend):
         ruleset = plan.ruleset(counted.family) if plan else None
         wanted = ruleset.table(counted.table.name) if ruleset else None
-        yield table_rows(counted, wanted, known[counted.family])
+        # A run leaves a family alone that its plan has not, but takes all of ours out of other backends' tables.
+        stray: RowState = "other family" if plan and not ruleset else "unexpected"
+        yield table_rows(counted, wanted, known[counted.family], stray)
 
 
 def _native(looked: Inspection, plan: Plan | None) -> Iterator[TableRows]:
@@ -88,4 +91,5 @@ def _routing(looked: Inspection) -> Iterator[tuple[EntryState, str]]:
     stale = leftovers(looked.state, plan)
     for entry in standing:
         if entry not in plan.routing and not isinstance(entry, Address):
-            yield ("unexpected" if entry in stale else "foreign"), command(entry)
+            ours: EntryState = "unexpected" if plan.ruleset(entry.family) else "other family"
+            yield (ours if entry in stale else "foreign"), command(entry)

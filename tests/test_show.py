@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from hypothesis import given
+from rich.console import Console
 
 from istio_init.columns import columns, inet_columns
 from istio_init.compare import unpaired
@@ -17,7 +20,9 @@ from istio_init.options import Options
 from istio_init.plans import build
 from istio_init.purposes import purposes
 from istio_init.rows import table_rows
+from istio_init.sight import Sight
 from istio_init.start import options
+from istio_init.verbs.rendering import cells, least_width, tables
 from istio_init.verbs.show import interval, spelled_out
 from tests.cases import CASES, argv
 from tests.strategies import rulesets
@@ -87,6 +92,26 @@ def test_a_chain_that_is_gone() -> None:
     rows = table_rows(counted(found), wanted, purposes(chosen, IPV4))
     [chain] = [chain for chain in rows.chains if chain.name == "ISTIO_REDIRECT"]
     assert (chain.rows, chain.missing) == ((), ("-p tcp -j REDIRECT --to-ports 15001",))
+
+
+@pytest.mark.parametrize("name", ["article-ipv6", "article-tproxy", "cidrs", "owners"])
+def test_a_table_of_the_least_width_has_it_all(name: str) -> None:
+    """No column is left out, and no cell cut: only the last one is folded."""
+    chosen = options(argv(name), {})
+    assert chosen is not None
+    shown = tuple(
+        ("legacy", table_rows(counted(table), table, purposes(chosen, ruleset.family)))
+        for ruleset in build(chosen).rulesets
+        for table in ruleset.tables
+    )
+    sight = Sight("in place", "legacy", "asked for", (), shown, (), None, None)
+    for brief in (False, True):
+        with Console(width=least_width(sight), file=io.StringIO()) as console, console.capture() as capture:
+            console.print(tables(sight, brief=brief))
+        text = capture.get()
+        assert "…" not in text
+        told = {tuple(map(str.strip, line.split("│")[1:-2])) for line in text.splitlines() if line.startswith("│")}
+        assert told >= {cells(row)[:-1] for _, table in shown for chain in table.chains for row in chain.rows}
 
 
 def test_captured_connections() -> None:

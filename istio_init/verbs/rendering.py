@@ -16,10 +16,17 @@ if TYPE_CHECKING:
 
 HEADINGS = ("num", "pkts", "bytes", "target", "prot", "in", "out", "source", "destination", "extra")
 RIGHT = {"num", "pkts", "bytes"}
-STYLES = {"in place": "green", "foreign": "yellow", "absent": "bold red"}
+# What a table on a terminal has beside its cells' text: blanks around each, and lines between them; and how much room
+# its last column, which alone is folded, needs to be read.
+FRAME = 3 * len(HEADINGS) + 1
+NARROWEST_EXTRA = 30
+STYLES = {"in place": "green", "other family": "yellow", "foreign": "yellow", "absent": "bold red"}
 TROUBLE = "bold red"
+# The row of a rule that is missing; its text is the last cell.
+MISSING = ("-", "", "", "missing", "", "", "", "", "", "")
 NOT_IN_PLACE = {
     "foreign": "foreign: not ours, left alone",
+    "other family": "other family: ours, but these options leave it alone",
     "unexpected": "UNEXPECTED: ours, but not of this plan",
     "misplaced": "MISPLACED: of this plan, but at another place",
 }
@@ -72,7 +79,7 @@ def beside(sight: Sight) -> Iterator[str]:
     """Routing and tracked connections."""
     if sight.routing:
         yield "routing"
-        yield from (f"  {state:<10}  {text}" for state, text in sight.routing)
+        yield from (f"  {state:<12}  {text}" for state, text in sight.routing)
     yield conntrack(sight)
 
 
@@ -88,33 +95,52 @@ def conntrack(sight: Sight) -> str:
     return f"{told}; captured: {', '.join(f'{kind} {count}' for kind, count in sight.connections.items())}"
 
 
-def plain(sight: Sight) -> Iterator[str]:
-    """All of it as lines."""
+def plain(sight: Sight, *, brief: bool = False) -> Iterator[str]:
+    """All of it as lines; `brief` leaves out what the rules are for."""
     yield from summary(sight)
     for backend, table in sight.tables:
         yield ""
         yield f"{table.family} {table.name} ({backend})"
         for chain in shown(table):
             yield f"  {head(chain)}"
-            yield from (f"    {line}" for line in _plain_rows(chain))
+            yield from (f"    {line}" for line in _plain_rows(chain, brief=brief))
             yield from (f"    missing: {text}" for text in chain.missing)
     yield ""
     yield from beside(sight)
 
 
-def _plain_rows(chain: ChainRows) -> Iterator[str]:
+def _widths(lines: list[tuple[str, ...]]) -> list[int]:
+    """How wide each column of the article's table is."""
+    return [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+
+def _plain_rows(chain: ChainRows, *, brief: bool) -> Iterator[str]:
     if not chain.rows:
         return
     lines = [HEADINGS, *map(cells, chain.rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths = _widths(lines)
     for at, line in enumerate(lines):
         padded = (
             cell.rjust(width) if heading in RIGHT else cell.ljust(width)
             for cell, width, heading in zip(line, widths, HEADINGS, strict=True)
         )
         yield "  ".join(padded).rstrip()
-        if at:
+        if at and not brief:
             yield from (f"{' ' * widths[0]}  {note}" for note in notes(chain.rows[at - 1]))
+
+
+def least_width(sight: Sight) -> int:
+    """The columns that a terminal needs for `tables`: in fewer, cells would be cut and columns left out."""
+    chains = (chain for _, table in sight.tables for chain in shown(table))
+    wide = (sum(_widths([HEADINGS, MISSING, *map(cells, chain.rows)])[:-1]) for chain in chains)
+    return max(wide, default=0) + NARROWEST_EXTRA + FRAME
+
+
+def lines(sight: Sight, *, brief: bool = False) -> RenderableType:
+    """What `plain` says, for a terminal: folded at its width."""
+    from rich.text import Text
+
+    return Text("\n".join(plain(sight, brief=brief)))
 
 
 def tables(sight: Sight, *, brief: bool = False) -> RenderableType:
@@ -149,7 +175,7 @@ def _table(chain: ChainRows, *, brief: bool) -> RenderableType:
         style = "" if row.state == "in place" else STYLES.get(row.state, TROUBLE)
         table.add_row(*map(Text, front), told, style=style)
     for text in chain.missing:
-        table.add_row("-", "", "", Text("missing"), "", "", "", "", "", Text(text), style=TROUBLE)
+        table.add_row(*MISSING[:-1], Text(text), style=TROUBLE)
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from itertools import islice
@@ -15,7 +16,7 @@ from istio_init.log import Log
 from istio_init.options import Options  # noqa: TC001 (Typer reads the verb's annotations)
 from istio_init.sight import Sight, see
 from istio_init.verbs.output import choice
-from istio_init.verbs.rendering import as_json, plain, tables
+from istio_init.verbs.rendering import as_json, least_width, lines, plain, tables
 from istio_init.verbs.subject import Container, Netns, Pid, Where, placed
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def show(  # noqa: PLR0913 (a command line's options)
     options: Options,
     *,
     pid: Pid = None,
-    netns: Netns = "",
-    container: Container = "",
+    netns: Netns = None,
+    container: Container = None,
     watch: Annotated[
         str, typer.Option(metavar="[SECONDS]", help="Look again and again, until Ctrl-C. Every 2 seconds.")
     ] = "",
@@ -80,13 +81,23 @@ def _print(sight: Sight, form: str, *, watching: bool) -> None:
     """Print what was seen; of several JSON documents each is one line, of several texts each ends in an empty one."""
     if form == "json":
         sys.stdout.write(json.dumps(as_json(sight), indent=None if watching else 2) + "\n")
-    elif form == "text":
+    elif form == "text" or _too_narrow(sight):
         sys.stdout.write("".join(f"{line}\n" for line in plain(sight)) + "\n" * watching)
     else:
         from rich.console import Console
 
-        Console().print(tables(sight))
+        # Elsewhere than on a terminal there is as much room as it takes.
+        Console(width=max(_columns(), least_width(sight))).print(tables(sight))
     sys.stdout.flush()
+
+
+def _too_narrow(sight: Sight) -> bool:
+    """Whether this is a terminal on which a table would lose columns."""
+    return sys.stdout.isatty() and _columns() < least_width(sight)
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
 
 
 def _refresh(looks: Iterator[Sight]) -> None:
@@ -95,7 +106,8 @@ def _refresh(looks: Iterator[Sight]) -> None:
 
     with Live(auto_refresh=False) as live:
         for sight in looks:
-            live.update(tables(sight, brief=True), refresh=True)
+            shown = lines(sight, brief=True) if _too_narrow(sight) else tables(sight, brief=True)
+            live.update(shown, refresh=True)
 
 
 def interval(text: str) -> float:

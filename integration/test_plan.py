@@ -235,9 +235,19 @@ def test_places(namespace: Namespace) -> None:
         both = ask(elsewhere, "check", *ARTICLE, "--netns", namespace.path, "--pid", "1")
         assert (both.code, both.output) == (255, "")
         assert both.errors.endswith("name one place\n")
+        for flag in ("--netns", "--container"):
+            unset = ask(namespace, "check", *ARTICLE, flag, "")
+            assert (unset.code, unset.output) == (255, "")
+            assert unset.errors.startswith(f"istio-init: {flag}: '': empty: ")
         gone = ask(elsewhere, "check", *ARTICLE, "--netns", "/var/run/netns/nobody")
         assert gone.code == 1
         assert gone.errors.count("\n") == 1
+
+
+def test_a_check_of_a_cleaning_is_none(namespace: Namespace) -> None:
+    refused = ask(namespace, "check", *ARTICLE, "--cleanup-only")
+    assert (refused.code, refused.output) == (255, "")
+    assert refused.errors.startswith("istio-init: --cleanup-only: ")
 
 
 def test_one_who_may_not_know_makes_no_table(namespace: Namespace) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from istio_init.errors import UsageError
 from istio_init.inspection import findings, inspect, verdict
 from istio_init.log import Log
 from istio_init.options import Options  # noqa: TC001 (Typer reads the verb's annotations)
@@ -23,12 +24,16 @@ def check(
     options: Options,
     *,
     pid: Pid = None,
-    netns: Netns = "",
-    container: Container = "",
+    netns: Netns = None,
+    container: Container = None,
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
     """Say whether the plan is in place: exit 0 where it is, 3 drifted, 4 absent, 1 where that can't be told."""
     form = choice("--output", output, ("text", "json"))
+    if options.cleanup_only:
+        raise UsageError(
+            "--cleanup-only: check says whether the rules are in place; what would go, istio-init plan says"
+        )
     log = Log(options.log_output_level, as_json=options.log_as_json)
     looked = inspect(placed(options, Where(True, pid, netns, container)), log)
     state, found = verdict(looked), findings(looked)

@@ -37,8 +37,10 @@ def explain(  # noqa: PLR0913 (a command line's options)
     runs_as: question.RunsAs = "",
     live: Annotated[bool, typer.Option("--live", help="Ask about what the kernel holds, not the plan.")] = False,
     pid: Annotated[int | None, typer.Option(metavar="PID", help="With --live: this process' namespace.")] = None,
-    netns: Annotated[str, typer.Option(metavar="PATH", help="With --live: the namespace at this path.")] = "",
-    container: Annotated[str, typer.Option(metavar="ID", help="With --live: this container's namespace.")] = "",
+    netns: Annotated[str | None, typer.Option(metavar="PATH", help="With --live: the namespace at this path.")] = None,
+    container: Annotated[
+        str | None, typer.Option(metavar="ID", help="With --live: this container's namespace.")
+    ] = None,
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
     """Tell one packet's way through the rules, and on through the proxy, and where it ends."""

@@ -32,8 +32,8 @@ def plan(
     options: Options,
     *,
     pid: Pid = None,
-    netns: Netns = "",
-    container: Container = "",
+    netns: Netns = None,
+    container: Container = None,
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
     """Show what stands against what these options want, and what an apply would do. Changes nothing."""

@@ -36,8 +36,10 @@ def prove(  # noqa: PLR0913 (a command line's options)
     pod_address: Annotated[str, typer.Option(metavar="ADDRESSES", help="The pod's own addresses; --live looks.")] = "",
     live: Annotated[bool, typer.Option("--live", help="Prove what the kernel holds, others' rules included.")] = False,
     pid: Annotated[int | None, typer.Option(metavar="PID", help="With --live: this process' namespace.")] = None,
-    netns: Annotated[str, typer.Option(metavar="PATH", help="With --live: the namespace at this path.")] = "",
-    container: Annotated[str, typer.Option(metavar="ID", help="With --live: this container's namespace.")] = "",
+    netns: Annotated[str | None, typer.Option(metavar="PATH", help="With --live: the namespace at this path.")] = None,
+    container: Annotated[
+        str | None, typer.Option(metavar="ID", help="With --live: this container's namespace.")
+    ] = None,
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
     """Hold what the options promise against every packet there can be; exit 1 where a packet breaks it."""

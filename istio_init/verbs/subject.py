@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istio_init import backends, plans, values
-from istio_init.errors import OptionError
+from istio_init.errors import OptionError, UsageError
 from istio_init.journey import proxy
 from istio_init.kernel import processes
 from istio_init.kernel.facts import switched_on
@@ -33,8 +33,8 @@ UPLINK = "eth0"
 
 # The parameters of verbs that look at what stands in a namespace.
 Pid = Annotated[int | None, typer.Option(metavar="PID", help="Look in this process' namespace.")]
-Netns = Annotated[str, typer.Option(metavar="PATH", help="Look in the namespace at this path.")]
-Container = Annotated[str, typer.Option(metavar="ID", help="Look in this container's namespace.")]
+Netns = Annotated[str | None, typer.Option(metavar="PATH", help="Look in the namespace at this path.")]
+Container = Annotated[str | None, typer.Option(metavar="ID", help="Look in this container's namespace.")]
 
 
 class Where(Record):
@@ -42,8 +42,8 @@ class Where(Record):
 
     live: bool = False
     pid: int | None = None
-    netns: str = ""
-    container: str = ""
+    netns: str | None = None
+    container: str | None = None
 
 
 class Subject(Record):
@@ -66,9 +66,9 @@ def subject(options: Options, where: Where, addresses: tuple[Address, ...] = ())
     OptionError where the places contradict each other, KernelError where the kernel can't be read.
     """
     log = Log(options.log_output_level, as_json=options.log_as_json)
-    _refuse_two_places(options, where)
-    if not where.live and (where.pid is not None or where.netns or where.container):
-        raise OptionError("--pid, --netns, --container", "", "they say where --live looks; add --live")
+    _one_place(options, where)
+    if not where.live and (where.pid, where.netns, where.container) != (None, None, None):
+        raise UsageError("--pid, --netns, --container: they say where --live looks; add --live")
     return _live(options, where, log) if where.live else _planned(options, addresses, log)
 
 
@@ -77,19 +77,23 @@ def placed(options: Options, where: Where) -> Options:
 
     OptionError where several are named, KernelError where there is no such process or container.
     """
-    _refuse_two_places(options, where)
-    path = options.network_namespace or where.netns
-    if where.container:
+    _one_place(options, where)
+    path = options.network_namespace or where.netns or ""
+    if where.container is not None:
         path = processes.namespace_of(processes.of_container(where.container))
     elif where.pid is not None:
         path = processes.namespace_of(where.pid)
     return options.replace(network_namespace=path)
 
 
-def _refuse_two_places(options: Options, where: Where) -> None:
-    places = [where.pid is not None, bool(where.netns), bool(where.container), bool(options.network_namespace)]
-    if sum(places) > 1:
-        raise OptionError("--pid, --netns, --container, --network-namespace", "", "name one place")
+def _one_place(options: Options, where: Where) -> None:
+    for flag, name in (("--netns", where.netns), ("--container", where.container)):
+        # Such as that of a variable that is not set: what is asked about is not the caller's own namespace.
+        if name is not None and not name.strip():
+            raise OptionError(flag, name, "empty: say which, or leave the flag out for the namespace of this process")
+    places = [where.pid, where.netns, where.container, options.network_namespace or None]
+    if places.count(None) < len(places) - 1:
+        raise UsageError("--pid, --netns, --container, --network-namespace: name one place")
 
 
 def _planned(options: Options, addresses: tuple[Address, ...], log: Log) -> Subject:

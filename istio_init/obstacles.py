@@ -58,7 +58,16 @@ def _at_home(case: Case) -> Check:
         return Check(name, "warn", "a run was cut short", "an apply completes it")
     if any(own_part(table) for ruleset in ours for table in ruleset.tables):
         return Check(name, "ok", "the plan is in place")
-    return Check(name, "ok", "nothing of ours stands")
+    return _unseen(case, name) or Check(name, "ok", "nothing of ours stands")
+
+
+def _unseen(case: Case, name: str) -> Check | None:
+    """That nothing was found is no good news of tables that could not be read."""
+    unread = [standing.backend for standing in case.machine.standing if standing.why]
+    if not unread:
+        return None
+    finding = f"none found, but the tables of {' and '.join(unread)} were not looked at"
+    return Check(name, "warn", finding, "there may be some", "run as root with NET_ADMIN and NET_RAW")
 
 
 def _elsewhere(case: Case, standing: Standing) -> Iterator[Check]:
@@ -91,7 +100,8 @@ def shadows(case: Case) -> Iterator[Check]:
         *(check for standing in case.machine.standing for check in _shadowing(case, standing)),
         *_strangers(case),
     ]
-    yield from found or [Check("rules of others", "ok", "none that would take packets before ours")]
+    name = "rules of others"
+    yield from found or [_unseen(case, name) or Check(name, "ok", "none that would take packets before ours")]
 
 
 def _shadowing(case: Case, standing: Standing) -> Iterator[Check]:

@@ -163,6 +163,8 @@ OUTCOMES: list[tuple[str, dict[str, Any], str, str, str, str]] = [
     (f"{ALL} --reconcile", of_plan(ALL, "nft"), "leftovers, nft", "warn", "in the nft tables", "clean"),
     (ALL, of_plan(f"{ALL} --enable-ipv6"), "leftovers, ipv6", "warn", "the plan has none", "--enable-ipv6"),
     (ALL, {"standing": (Standing("legacy", (), "can't"),)}, "rules standing, legacy", "warn", "can't", "root"),
+    (ALL, {"standing": (Standing("legacy", (), "can't"),)}, "leftovers", "warn", "legacy were not looked at", "root"),
+    (ALL, {"standing": (Standing("legacy", (), "can't"),)}, "rules of others", "warn", "were not looked at", "root"),
     (ALL, {}, "rules of others", "ok", "none", ""),
     (ALL, rules(nat("-A OUTPUT -p udp -j ACCEPT")), "rules of others, legacy ipv4 nat OUTPUT", "warn",
      "1: -A OUTPUT -p udp -j ACCEPT", "iptables-legacy -t nat -S"),

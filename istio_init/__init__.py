@@ -38,11 +38,13 @@ def __getattr__(name: str) -> object:
 def plan(options: Options) -> Plan:
     """The rules and routing that these options ask for, as a pure value.
 
-    `enable_ipv6` and `dns_servers` count as they are given: None means no IPv6 and no servers.
+    Text in place of a value is parsed as its flag's would be. `enable_ipv6` and `dns_servers` count as they are given:
+    None means no IPv6 and no servers. OptionError (an InitError) names the field of a value that its flag would refuse.
     """
+    from istio_init.arguments import checked
     from istio_init.plans import build
 
-    return build(options)
+    return build(checked(options))
 
 
 def dump(plan: Plan) -> str:

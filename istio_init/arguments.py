@@ -9,6 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from istio_init import values
+from istio_init.errors import OptionError
 from istio_init.netfilter import Network, PortRange
 from istio_init.options import OPTIONS
 from istio_init.save import network_text
@@ -42,6 +43,28 @@ def _argument(each: Option, value: str) -> tuple[str, ...]:
     if each.switch and value == "true":
         return (f"--{each.flag}",)
     return (f"-{each.short}", value) if each.short and not each.switch else (f"--{each.flag}={value}",)
+
+
+def checked(options: Options) -> Options:
+    """Options that a program has made, each value held to what its flag takes; text, and a number alone, is parsed.
+
+    OptionError names the field of a value that no text of its flag means.
+    """
+    meant = {}
+    for each in OPTIONS:
+        value = getattr(options, each.field)
+        if value == each.default:
+            continue
+        try:
+            parsed = each.parse(text(each, value))
+        except ValueError as error:
+            raise OptionError(each.field, str(value), str(error)) from None
+        if parsed != value and not isinstance(value, str | int):
+            raise OptionError(
+                each.field, str(value), f"not what --{each.flag} takes: give its text, as on a command line"
+            )
+        meant[each.field] = parsed
+    return options.replace(**meant)
 
 
 def text(each: Option, value: object) -> str:

@@ -73,3 +73,12 @@ def test_a_pod_from_a_closed_standard_input(namespace: Namespace) -> None:
     done = run(namespace, f"{VERBS} manifest --from-pod - <&-")
     assert done.returncode in {1, 255}
     assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(("closed", "code"), [("2>&-", 0), (">&-", 1), ("<&-", 0)])
+def test_the_plugin_answers_whoever_listens(namespace: Namespace, closed: str, code: int) -> None:
+    plugin = f"CNI_COMMAND=VERSION {shlex.join([sys.executable, '-m', 'istio_init.cni'])}"
+    done = run(namespace, f"""printf '{{"cniVersion": "1.1.0"}}' | {{ {plugin} {closed}; }}""")
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr
+    assert (b"supportedVersions" in done.stdout) == (code == 0)

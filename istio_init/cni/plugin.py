@@ -293,8 +293,9 @@ def answer(environ: Mapping[str, str], data: bytes) -> tuple[int, str]:
 
 def main() -> NoReturn:
     """The console script `istio-init-cni`."""
-    from istio_init.start import environment
+    from istio_init.start import environment, hold_closed_streams
 
+    hold_closed_streams()
     # What is printed from here on, by whomever, is not the result.
     result = os.dup(1)
     os.dup2(2, 1)

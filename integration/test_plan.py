@@ -223,6 +223,11 @@ def test_places(namespace: Namespace) -> None:
     with Namespace() as elsewhere:
         assert ask(elsewhere, "check", *ARTICLE).code == 4
         assert ask(elsewhere, "check", *ARTICLE, "--netns", namespace.path).code == 0
+        # As explain and prove are asked.
+        for verb in ("check", "plan", "show"):
+            asked = ask(elsewhere, verb, *ARTICLE, "--live", "--netns", namespace.path)
+            assert (asked.code, asked.errors) == (0, "")
+            assert asked.output.startswith("in place")
         assert ask(elsewhere, "check", *ARTICLE, "--network-namespace", namespace.path).code == 0
         sleeper = namespace.start("sleep", "600")
         try:

@@ -13,7 +13,7 @@ from istio_init.inspection import findings, inspect, verdict
 from istio_init.log import Log
 from istio_init.options import Options  # noqa: TC001 (Typer reads the verb's annotations)
 from istio_init.verbs.output import choice
-from istio_init.verbs.subject import Container, Netns, Pid, Where, placed
+from istio_init.verbs.subject import Container, Live, Netns, Pid, Where, placed
 
 CODES = {"in place": 0, "drifted": 3, "absent": 4}
 # How many findings the line names.
@@ -23,6 +23,7 @@ MOST_SHOWN = 3
 def check(
     options: Options,
     *,
+    _live: Live = False,
     pid: Pid = None,
     netns: Netns = None,
     container: Container = None,

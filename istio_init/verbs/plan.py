@@ -15,7 +15,7 @@ from istio_init.options import Options  # noqa: TC001 (Typer reads the verb's an
 from istio_init.patch import folded, hunks, inet_hunks, routing_hunk
 from istio_init.routing import command
 from istio_init.verbs.output import choice, show
-from istio_init.verbs.subject import Container, Netns, Pid, Where, placed
+from istio_init.verbs.subject import Container, Live, Netns, Pid, Where, placed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,7 @@ STYLES: dict[str, Style] = {"+": "hit", "-": "trouble", " ": "miss"}
 def plan(
     options: Options,
     *,
+    _live: Live = False,
     pid: Pid = None,
     netns: Netns = None,
     container: Container = None,

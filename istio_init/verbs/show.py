@@ -17,7 +17,7 @@ from istio_init.options import Options  # noqa: TC001 (Typer reads the verb's an
 from istio_init.sight import Sight, see
 from istio_init.verbs.output import choice
 from istio_init.verbs.rendering import as_json, least_width, lines, plain, tables
-from istio_init.verbs.subject import Container, Netns, Pid, Where, placed
+from istio_init.verbs.subject import Container, Live, Netns, Pid, Where, placed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +30,7 @@ SHORTEST, LONGEST = 0.1, 86400.0
 def show(  # noqa: PLR0913 (a command line's options)
     options: Options,
     *,
+    _live: Live = False,
     pid: Pid = None,
     netns: Netns = None,
     container: Container = None,

@@ -32,6 +32,7 @@ LOOPBACK = {"ipv4": Network(b"\x7f\0\0\1", 8), "ipv6": Network(bytes(15) + b"\1"
 UPLINK = "eth0"
 
 # The parameters of verbs that look at what stands in a namespace.
+Live = Annotated[bool, typer.Option("--live", help="Look at what the kernel holds, as this verb does anyway.")]
 Pid = Annotated[int | None, typer.Option(metavar="PID", help="Look in this process' namespace.")]
 Netns = Annotated[str | None, typer.Option(metavar="PATH", help="Look in the namespace at this path.")]
 Container = Annotated[str | None, typer.Option(metavar="ID", help="Look in this container's namespace.")]

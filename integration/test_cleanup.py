@@ -137,6 +137,9 @@ def test_other_programs_name(namespace: Namespace) -> None:
     namespace.run("python3", "-c", code)
     for family in FAMILIES:
         assert all("-A" not in text for text in saved(namespace, family).values())
+    mistaken = namespace.completed("python3", "-c", code, "--cleanup-onyl")
+    assert mistaken.returncode == 255
+    assert mistaken.stderr.startswith("istio-clean-iptables: ")
 
 
 def test_a_dry_run_of_it_changes_nothing(namespace: Namespace) -> None:

@@ -41,9 +41,9 @@ Where a flag is not given, the environment variable of its name in capitals with
 (--istio-inbound-ports: ISTIO_INBOUND_PORTS); --envoy-port has none."""
 
 
-def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+def main(argv: Sequence[str], environ: Mapping[str, str], program: str = PROGRAM) -> int:
     """Parse with Typer and run; returns the exit code, 255 where the command line can't be understood."""
-    return invoke(app(environ), PROGRAM, argv)
+    return invoke(app(environ), program, argv)
 
 
 class Output:

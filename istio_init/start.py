@@ -80,14 +80,14 @@ def options(argv: Sequence[str], environ: Mapping[str, str]) -> Options | None:
         return None
 
 
-def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run `istio-iptables` with these arguments; returns the exit code."""
+def main(argv: Sequence[str], environ: Mapping[str, str], program: str = "istio-iptables") -> int:
+    """Run `istio-iptables` with these arguments, called by whatever name; returns the exit code."""
     wanted = options(argv, environ)
     if wanted is not None:
         return run(wanted, environ)
     from istio_init import cli
 
-    return cli.main(argv, environ)
+    return cli.main(argv, environ, program)
 
 
 def istio_iptables() -> NoReturn:
@@ -99,7 +99,7 @@ def istio_iptables() -> NoReturn:
 def istio_clean_iptables() -> NoReturn:
     """The console script `istio-clean-iptables`: the same as `istio-iptables --cleanup-only`."""
     hold_closed_streams()
-    _leave(main(["--cleanup-only", *sys.argv[1:]], environment()))
+    _leave(main(["--cleanup-only", *sys.argv[1:]], environment(), "istio-clean-iptables"))
 
 
 def environment() -> dict[str, str]:

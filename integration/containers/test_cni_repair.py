@@ -84,11 +84,13 @@ class Repairing:
 
 
 class Inside(Namespace):
-    """A pod's namespace, which the runtime has made and removes."""
+    """A pod's namespace, which the runtime has made and removes; its lock is in a directory that goes as well."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, directory: Path) -> None:
         super().__init__()
         self.path, self.name = path, Path(path).name
+        self.lock = str(directory / f"{self.name}.lock")
+        self.environment["XTABLES_LOCKFILE"] = self.lock
 
 
 @pytest.fixture
@@ -99,9 +101,8 @@ def repairing(containerd: Containerd, tmp_path: Path) -> Repairing:
 def inside(containerd: Containerd, pod: CriPod) -> Inside:
     request = api.PodSandboxStatusRequest(pod_sandbox_id=pod.identity, verbose=True)
     told = json.loads(containerd.runtime.PodSandboxStatus(request).info["info"])
-    return Inside(
-        next(each["path"] for each in told["runtimeSpec"]["linux"]["namespaces"] if each["type"] == "network")
-    )
+    [path] = [each["path"] for each in told["runtimeSpec"]["linux"]["namespaces"] if each["type"] == "network"]
+    return Inside(path, containerd.directory)
 
 
 @contextlib.contextmanager

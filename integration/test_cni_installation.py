@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from integration.endpoints import awaited
+from integration.program import VERBS
 from istio_init.cni import installation
 from istio_init.cni.conflist import PLUGIN, types
 from istio_init.cni.directories import SUFFIXES, Directories
@@ -23,7 +24,7 @@ from tests.networks import BROKEN, LISTS, SINGLE
 ROOT = pathlib.Path(__file__).parent.parent
 # As deploy/ has it run: root, without anything else that root may.
 RIGHTS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
-PROGRAM = [*RIGHTS, sys.executable, "-c", "from istio_init.umbrella import istio_init; istio_init()", "cni"]
+PROGRAM = [*RIGHTS, *VERBS, "cni"]
 FLANNEL = LISTS["10-flannel"]
 
 ENTRY = {"type": PLUGIN}

@@ -9,7 +9,6 @@ import pathlib
 import shlex
 import socket
 import subprocess
-import sys
 
 import pytest
 
@@ -18,7 +17,7 @@ from integration.capabilities import become, without
 from integration.everything import state
 from integration.filters import FILTERS, refuse
 from integration.namespace import CLONE_NEWNET, Namespace
-from integration.program import ROOT, environment, routing, succeed
+from integration.program import ROOT, VERBS, environment, routing, succeed
 from integration.terminal import at_a_terminal, ended
 from istio_init.doctor import diagnose
 from istio_init.kernel import rehearsal
@@ -27,7 +26,6 @@ from istio_init.netfilter import FAMILIES
 from istio_init.start import options
 from istio_init.verbs.doctor import examine
 
-CODE = "from istio_init.umbrella import istio_init; istio_init()"
 PLAIN = ["-u", "1337", "-i", "*", "-b", "*"]
 TPROXY = [*PLAIN, "-m", "TPROXY"]
 FULL = [*TPROXY, "--enable-ipv6", "--redirect-dns", "--capture-all-dns", "--drop-invalid"]
@@ -35,7 +33,7 @@ FULL = [*TPROXY, "--enable-ipv6", "--redirect-dns", "--capture-all-dns", "--drop
 
 def command(namespace: Namespace, *argv: str) -> subprocess.CompletedProcess[str]:
     """The command as it is run."""
-    line = ["ip", "netns", "exec", namespace.name, sys.executable, "-c", CODE, "doctor", *argv]
+    line = ["ip", "netns", "exec", namespace.name, *VERBS, "doctor", *argv]
     return subprocess.run(line, env=environment(namespace), capture_output=True, text=True, check=False, cwd=ROOT)
 
 
@@ -103,7 +101,7 @@ def test_text_for_pipes(namespace: Namespace) -> None:
 def test_a_table_for_people(namespace: Namespace) -> None:
     """On a terminal."""
     namespace.run("ip", "link", "set", "lo", "down")
-    with at_a_terminal(namespace, sys.executable, "-c", CODE, "doctor", *PLAIN) as child:
+    with at_a_terminal(namespace, *VERBS, "doctor", *PLAIN) as child:
         code, shown = ended(child)
     assert code == 1
     assert "what to do" in shown

@@ -7,7 +7,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from integration.endpoints import awaited
 from integration.everything import state
 from integration.namespace import Namespace
 from integration.pod import APP, PODS, PROXY, Pod, applied, options_of
-from integration.program import IPTABLES, ROOT, environment
+from integration.program import IPTABLES, ROOT, VERBS, environment
 from integration.settling import settled
 from integration.terminal import at_a_terminal, ended
 from istio_init.netfilter import FAMILIES, IPV4, IPV6
@@ -33,7 +32,6 @@ ALL = "-u 1337 -i '*' -b '*' -d 15090 --enable-ipv6"
 TPROXY = f"{ALL} -m TPROXY -x 10.0.0.0/8 --redirect-dns --dns-servers 10.99.0.1,fd99::1"
 # A connection's last packets may be late: so often is looked until none came between two looks.
 MOST_LOOKS = 100
-CODE = "from istio_init.umbrella import istio_init; istio_init()"
 
 
 def look(namespace: Namespace, backend: str, arguments: str) -> Any:  # noqa: ANN401 (JSON)
@@ -288,7 +286,7 @@ def started(namespace: Namespace, *command: str) -> subprocess.Popen[bytes]:
 def test_watching_shows_what_changes(namespace: Namespace) -> None:
     """Piped: one JSON document a line; it sees an apply that happens meanwhile, and ends by Ctrl-C with 0."""
     words = shlex.split(ALL)
-    run = started(namespace, sys.executable, "-c", CODE, "show", *words, "--watch", "0.1", "--output", "json")
+    run = started(namespace, *VERBS, "show", *words, "--watch", "0.1", "--output", "json")
     try:
         assert run.stdout is not None
         assert json.loads(run.stdout.readline())["state"] == "absent"
@@ -315,7 +313,7 @@ def test_a_table_on_a_terminal(namespace: Namespace) -> None:
     """With colours; Ctrl-C, typed, ends the watching with 0 there, too."""
     namespace.inside(lambda: applied(options_of(ALL)))
     settled(namespace)
-    verb = [sys.executable, "-c", CODE, "show", *shlex.split(ALL)]
+    verb = [*VERBS, "show", *shlex.split(ALL)]
     with at_a_terminal(namespace, *verb) as child:
         code, shown = ended(child)
     assert code == 0
@@ -336,7 +334,7 @@ def test_a_terminal_that_is_too_narrow_for_a_table(namespace: Namespace) -> None
     namespace.run("iptables-legacy", "-w", "-t", "nat", "-A", "ISTIO_INBOUND", "-p", "udp", "-j", "RETURN")
     namespace.run("iptables-legacy", "-w", "-t", "nat", "-I", "OUTPUT", "-d", "203.0.113.9", "-j", "ACCEPT")
     settled(namespace)
-    verb = [sys.executable, "-c", CODE, "show", *shlex.split(ALL)]
+    verb = [*VERBS, "show", *shlex.split(ALL)]
     for asked in ([], ["--output", "table"]):
         with at_a_terminal(namespace, *verb, *asked, columns=80) as child:
             code, shown = ended(child)
@@ -380,7 +378,7 @@ def test_a_watched_namespace_that_goes(namespace: Namespace) -> None:
     """That is an error and one line, whatever was shown before."""
     with Namespace() as other:
         line = ["show", "--netns", other.path, "--watch", "0.1", "--output", "json"]
-        run = started(namespace, sys.executable, "-c", CODE, *line)
+        run = started(namespace, *VERBS, *line)
         assert run.stdout is not None
         run.stdout.readline()
     try:

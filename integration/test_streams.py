@@ -10,18 +10,18 @@ import sys
 import pytest
 
 from integration.namespace import Namespace
-from integration.program import COMMAND, ROOT, environment, saved
+from integration.program import COMMAND, ROOT, VERBS, environment, saved
 from istio_init.netfilter import IPV4
 
 WORDS = "-u 1337 -i '*' -b '*' --no-enable-ipv6"
-VERBS = shlex.join([sys.executable, "-c", "from istio_init.umbrella import istio_init; istio_init()"])
+ASK = shlex.join(VERBS)
 PRINTING = {
     "version": f"{shlex.join(COMMAND)} --version",
     "help": f"{shlex.join(COMMAND)} --help",
     "dry run": f"{shlex.join(COMMAND)} {WORDS} --dry-run",
-    "help of the verbs": f"{VERBS} --help",
-    **{verb: f"{VERBS} {verb} {WORDS}" for verb in ("check", "doctor", "draw", "manifest", "plan", "prove", "show")},
-    "explain": f"{VERBS} explain --outbound --to 1.2.3.4:80 {WORDS}",
+    "help of the verbs": f"{ASK} --help",
+    **{verb: f"{ASK} {verb} {WORDS}" for verb in ("check", "doctor", "draw", "manifest", "plan", "prove", "show")},
+    "explain": f"{ASK} explain --outbound --to 1.2.3.4:80 {WORDS}",
 }
 CLOSED = (">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-")
 
@@ -39,7 +39,7 @@ def test_what_is_done_is_done_whoever_listens(namespace: Namespace, options: str
     line = f"{shlex.join(COMMAND)} {WORDS} {options} {closed}"
     assert run(namespace, line).returncode == 0
     assert run(namespace, line).returncode == 0
-    assert run(namespace, f"{VERBS} check {WORDS} {options}").returncode == 0
+    assert run(namespace, f"{ASK} check {WORDS} {options}").returncode == 0
     assert pathlib.Path(namespace.lock).read_bytes() == b""
     assert run(namespace, f"{shlex.join(COMMAND)} --cleanup-only {closed}").returncode == 0
     assert "ISTIO" not in str(saved(namespace, IPV4)) + namespace.run("nft", "list", "ruleset", "inet").upper()
@@ -64,13 +64,13 @@ def test_a_reader_that_goes_is_no_traceback(namespace: Namespace, what: str) -> 
 
 def test_a_picture_in_any_encoding(namespace: Namespace) -> None:
     for form in ("svg", "mermaid", "dot", "html"):
-        done = run(namespace, f"{VERBS} draw {WORDS} --format {form}", PYTHONIOENCODING="latin-1")
+        done = run(namespace, f"{ASK} draw {WORDS} --format {form}", PYTHONIOENCODING="latin-1")
         assert (done.returncode, done.stderr) == (0, b"")
         assert done.stdout
 
 
 def test_a_pod_from_a_closed_standard_input(namespace: Namespace) -> None:
-    done = run(namespace, f"{VERBS} manifest --from-pod - <&-")
+    done = run(namespace, f"{ASK} manifest --from-pod - <&-")
     assert done.returncode in {1, 255}
     assert done.stderr.count(b"\n") == 1
 

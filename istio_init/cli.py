@@ -23,12 +23,12 @@ from istio_init.errors import InitError, OptionError, UsageError
 from istio_init.log import leave_reason
 from istio_init.options import FLAG_FOR_A_VALUE, OPTIONS, Option, Options, resolve
 from istio_init.run import run
+from istio_init.start import PROGRAM
 from istio_init.values import boolean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-PROGRAM = "istio-iptables"
 LONGEST_MESSAGE = 400
 NARROWEST_HELP = 116
 

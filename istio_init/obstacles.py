@@ -23,6 +23,7 @@ HOOKS = ("PREROUTING", "OUTPUT")
 TRANSLATING = {"DNAT", "NETMAP", "REDIRECT"}
 MOST_SHOWN = 3
 DOCKER_RESOLVER = "127.0.0.11"
+LOOK = "run as root with NET_ADMIN and NET_RAW"
 CLEAN = "istio-init clean removes what is ours; --reconcile brings it to the plan"
 
 
@@ -32,7 +33,7 @@ def leftovers(case: Case) -> Iterator[Check]:
         if standing.why:
             yield Check(
                 f"rules standing, {standing.backend}", "warn", standing.why,
-                "what stands there was not looked at", "run as root with NET_ADMIN and NET_RAW",
+                "what stands there was not looked at", LOOK,
             )  # fmt: skip
         elif standing.backend != case.backend:
             yield from _elsewhere(case, standing)
@@ -67,7 +68,7 @@ def _unseen(case: Case, name: str) -> Check | None:
     if not unread:
         return None
     finding = f"none found, but the tables of {' and '.join(unread)} were not looked at"
-    return Check(name, "warn", finding, "there may be some", "run as root with NET_ADMIN and NET_RAW")
+    return Check(name, "warn", finding, "there may be some", LOOK)
 
 
 def _elsewhere(case: Case, standing: Standing) -> Iterator[Check]:

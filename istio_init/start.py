@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import NoReturn
 
+PROGRAM = "istio-iptables"
+
 # By which a shell asks Typer for completions, with an empty command line.
 COMPLETION_VARIABLE = "_ISTIO_IPTABLES_COMPLETE"
 
@@ -80,7 +82,7 @@ def options(argv: Sequence[str], environ: Mapping[str, str]) -> Options | None:
         return None
 
 
-def main(argv: Sequence[str], environ: Mapping[str, str], program: str = "istio-iptables") -> int:
+def main(argv: Sequence[str], environ: Mapping[str, str], program: str = PROGRAM) -> int:
     """Run `istio-iptables` with these arguments, called by whatever name; returns the exit code."""
     wanted = options(argv, environ)
     if wanted is not None:

@@ -7,7 +7,6 @@ import json
 import re
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +29,7 @@ from istio_init.cni.settings import CAPABILITY
 from istio_init.kernel.grpc import Channel, GrpcError
 from istio_init.netfilter import IPV4
 
-PROGRAM = [sys.executable, "-c", "from istio_init.umbrella import istio_init; istio_init()", "cni", "repair"]
+PROGRAM = [*program.VERBS, "cni", "repair"]
 # Every run has the capabilities of the pod that does this in a cluster, and no others.
 POD = yaml.safe_load((ROOT / "deploy/cni-repair.yaml").read_text())
 ADDED = POD["spec"]["containers"][0]["securityContext"]["capabilities"]["add"]

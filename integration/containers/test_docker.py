@@ -12,6 +12,7 @@ import pytest
 from integration.containers.conftest import Built
 from integration.containers.engine import ROOT, Engine
 from integration.containers.owner import Owner, finished
+from integration.program import VERBS
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "*")
 ARTICLE = (*ALL, "-d", "15090,15020")
@@ -108,9 +109,8 @@ def test_docker_tells_the_exit_code_of_each_kind_of_failure(owner: Owner) -> Non
 
 def explained(identity: str) -> tuple[int, str]:
     """The exit code and output of `istio-init explain` about what a container's namespace holds."""
-    program = "from istio_init.umbrella import istio_init; istio_init()"
     question = ["explain", "--outbound", "--to", "10.1.2.3:443", "--live", "--container", identity]
-    command = [sys.executable, "-c", program, *question]
+    command = [*VERBS, *question]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 

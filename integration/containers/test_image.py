@@ -14,6 +14,7 @@ import pytest
 
 from integration.containers.conftest import Built, build
 from integration.containers.engine import ROOT, Engine, tool
+from integration.program import VERBS
 
 ARTICLE = ["-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "*"]
 PREVIEW = [*ARTICLE, "-d", "15090,15020", "--dry-run", "--no-enable-ipv6"]
@@ -131,7 +132,7 @@ def test_a_dry_run_prints_the_same_as_outside(engine: Engine, image: Built) -> N
 
 def test_a_page_is_the_same_as_outside(engine: Engine, image: Built) -> None:
     words = ["draw", *ARTICLE, "--no-enable-ipv6", "--format", "html"]
-    command = [sys.executable, "-c", "from istio_init.umbrella import istio_init; istio_init()", *words]
+    command = [*VERBS, *words]
     outside = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     said = Said(engine, image.tag, *words, entry="istio-init")
     assert (said.code, said.err) == (0, "")

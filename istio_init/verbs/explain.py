@@ -15,7 +15,7 @@ from istio_init.options import Options  # noqa: TC001 (Typer reads the verb's an
 from istio_init.purposes import purposes
 from istio_init.verbs import question
 from istio_init.verbs.output import choice, show
-from istio_init.verbs.subject import Where, pod_addresses, subject
+from istio_init.verbs.subject import LiveContainer, LiveNetns, LivePid, Where, pod_addresses, subject
 
 
 def explain(  # noqa: PLR0913 (a command line's options)
@@ -36,11 +36,9 @@ def explain(  # noqa: PLR0913 (a command line's options)
     pod_address: question.PodAddress = "",
     runs_as: question.RunsAs = "",
     live: Annotated[bool, typer.Option("--live", help="Ask about what the kernel holds, not the plan.")] = False,
-    pid: Annotated[int | None, typer.Option(metavar="PID", help="With --live: this process' namespace.")] = None,
-    netns: Annotated[str | None, typer.Option(metavar="PATH", help="With --live: the namespace at this path.")] = None,
-    container: Annotated[
-        str | None, typer.Option(metavar="ID", help="With --live: this container's namespace.")
-    ] = None,
+    pid: LivePid = None,
+    netns: LiveNetns = None,
+    container: LiveContainer = None,
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
     """Tell one packet's way through the rules, and on through the proxy, and where it ends."""

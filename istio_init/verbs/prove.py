@@ -18,7 +18,7 @@ from istio_init.purposes import purpose, purposes
 from istio_init.reasons import packet_text
 from istio_init.save import rule_text
 from istio_init.verbs.output import choice, show
-from istio_init.verbs.subject import POD, Where, pod_addresses, subject
+from istio_init.verbs.subject import POD, LiveContainer, LiveNetns, LivePid, Where, pod_addresses, subject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,11 +35,9 @@ def prove(  # noqa: PLR0913 (a command line's options)
     strict: Annotated[bool, typer.Option("--strict", help="Faults of Istio's own rules count, too.")] = False,
     pod_address: Annotated[str, typer.Option(metavar="ADDRESSES", help="The pod's own addresses; --live looks.")] = "",
     live: Annotated[bool, typer.Option("--live", help="Prove what the kernel holds, others' rules included.")] = False,
-    pid: Annotated[int | None, typer.Option(metavar="PID", help="With --live: this process' namespace.")] = None,
-    netns: Annotated[str | None, typer.Option(metavar="PATH", help="With --live: the namespace at this path.")] = None,
-    container: Annotated[
-        str | None, typer.Option(metavar="ID", help="With --live: this container's namespace.")
-    ] = None,
+    pid: LivePid = None,
+    netns: LiveNetns = None,
+    container: LiveContainer = None,
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
     """Hold what the options promise against every packet there can be; exit 1 where a packet breaks it."""

@@ -77,7 +77,7 @@ class Question(Record):
 
     @property
     def family(self) -> Family:
-        """The family of the addresses; IPv4 where there are none. OptionError where they are of different ones."""
+        """The family of the addresses; IPv4 where there are none. UsageError where they are of different ones."""
         given = [each.address for each in (self.source, self.destination) if each.address is not None]
         families = {IPV4 if len(address) == 4 else IPV6 for address in given}
         if len(families) > 1:
@@ -89,7 +89,7 @@ def ask(  # noqa: PLR0913 (a command line's options)
     *, outbound: bool, inbound: bool, source: str, destination: str, protocol: str, interface: str, uid: str, gid: str,
     mark: str, connmark: str, state: str, reply: bool,
 ) -> Question:  # fmt: skip
-    """The flags' texts as a question; OptionError where one is wrong, or where they contradict each other."""
+    """The flags' texts as a question; OptionError where one is wrong, UsageError where they contradict each other."""
     if inbound == outbound:
         raise UsageError("--outbound, --inbound: say which way the packet goes: one of the two")
     start, to = endpoint("--from", source), endpoint("--to", destination)

@@ -36,6 +36,14 @@ Live = Annotated[bool, typer.Option("--live", help="Look at what the kernel hold
 Pid = Annotated[int | None, typer.Option(metavar="PID", help="Look in this process' namespace.")]
 Netns = Annotated[str | None, typer.Option(metavar="PATH", help="Look in the namespace at this path.")]
 Container = Annotated[str | None, typer.Option(metavar="ID", help="Look in this container's namespace.")]
+# The same of verbs that look there with --live alone.
+LivePid = Annotated[int | None, typer.Option("--pid", metavar="PID", help="With --live: this process' namespace.")]
+LiveNetns = Annotated[
+    str | None, typer.Option("--netns", metavar="PATH", help="With --live: the namespace at this path.")
+]
+LiveContainer = Annotated[
+    str | None, typer.Option("--container", metavar="ID", help="With --live: this container's namespace.")
+]
 
 
 class Where(Record):
@@ -64,7 +72,7 @@ class Subject(Record):
 def subject(options: Options, where: Where, addresses: tuple[Address, ...] = ()) -> Subject:
     """What the options and --live mean. `addresses` are further ones of the pod's; --live finds out its own.
 
-    OptionError where the places contradict each other, KernelError where the kernel can't be read.
+    UsageError where the places contradict each other, KernelError where the kernel can't be read.
     """
     log = Log(options.log_output_level, as_json=options.log_as_json)
     _one_place(options, where)
@@ -76,7 +84,7 @@ def subject(options: Options, where: Where, addresses: tuple[Address, ...] = ())
 def placed(options: Options, where: Where) -> Options:
     """The options with the namespace of the place that is named; as they are where none is.
 
-    OptionError where several are named, KernelError where there is no such process or container.
+    UsageError where several are named or a name is empty, KernelError where there is no such process or container.
     """
     _one_place(options, where)
     path = options.network_namespace or where.netns or ""

@@ -32,9 +32,8 @@ class RecordType(type):
     """Turns a class body's annotations into slots, positional parameters and match arguments."""
 
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> RecordType:  # noqa: D102
-        own = tuple(namespace.get("__annotations__", ()))
+        own = (*namespace.get("__annotations__", ()),)
         base: Any = bases[0] if bases else None
-        fields = (*base._fields, *own) if base else own
         defaults = {**base._defaults} if base else {}
         specifiers = {}
         for field in own:
@@ -42,53 +41,18 @@ class RecordType(type):
                 default = defaults[field] = namespace.pop(field)
                 if isinstance(default, Specifier):
                     specifiers[field], defaults[field] = default, default.default
+        fields = (*base._fields, *own) if base else own
         uncompared = namespace.pop("_uncompared", ())
-        namespace["__slots__"], namespace["__match_args__"] = (*own, *namespace.get("__slots__", ())), fields
-        cls: Any = super().__new__(mcs, name, bases, namespace)
-        cls._fields, cls._defaults, cls.specifiers = fields, defaults, specifiers
-        cls._compared = tuple([field for field in fields if field not in uncompared]) if uncompared else fields
-        # The defaults of the fields that are missing, by the number of those that are given in order.
-        cls._tails = _tails(fields, defaults) if defaults else {}
+        namespace["_compared"] = (*[field for field in fields if field not in uncompared],) if uncompared else fields
+        namespace["_fields"] = namespace["__match_args__"] = fields
+        namespace["_defaults"], namespace["specifiers"] = defaults, specifiers
+        namespace["_tail"] = (*defaults.values(),)
+        namespace["__slots__"] = (*own, *namespace.get("__slots__", ()))
+        cls: Any = type.__new__(mcs, name, bases, namespace)
         # Slot descriptors write past the __setattr__ that keeps everyone else from doing so.
-        cls._setters = tuple([getattr(cls, field).__set__ for field in fields])
-        if len(fields) == 2:
-            cls.__init__ = _of_two(*cls._setters)
-            cls.__init__.__defaults__ = tuple([defaults.get(field, _MISSING) for field in fields])
-        elif base and len(base._fields) == 2:
-            cls.__init__ = Record.__init__
+        cls._setters = (*[getattr(cls, field).__set__ for field in fields],)
         made: RecordType = cls
         return made
-
-
-def _tails(fields: tuple[str, ...], defaults: dict[str, Any]) -> dict[int, tuple[Any, ...]]:
-    tails: dict[int, tuple[Any, ...]] = {}
-    tail: tuple[Any, ...] = ()
-    for given in range(len(fields) - 1, -1, -1):
-        if fields[given] not in defaults:
-            break
-        tail = (defaults[fields[given]], *tail)
-        tails[given] = tail
-    return tails
-
-
-_MISSING: Any = object()
-
-
-def _of_two(write_first: Callable[..., None], write_second: Callable[..., None]) -> Any:
-    """Record.__init__ without its loop, for two fields: long lists are lists of such. It has the class' defaults."""
-
-    def __init__(self: Any, first: Any, second: Any, /, *more: Any, **named: Any) -> None:  # noqa: N807
-        if first is _MISSING or second is _MISSING or more or named:
-            given: list[Any] = [first, second]
-            # Those that are there by default stand at the end.
-            while given and given[-1] is type(self).__init__.__defaults__[len(given) - 1]:
-                given.pop()
-            Record.__init__(self, *given, *more, **named)
-            return
-        write_first(self, first)
-        write_second(self, second)
-
-    return __init__
 
 
 class Record(metaclass=RecordType):
@@ -101,8 +65,8 @@ class Record(metaclass=RecordType):
     if TYPE_CHECKING:
         _fields: ClassVar[Any]
         _defaults: ClassVar[Any]
+        _tail: ClassVar[Any]
         specifiers: ClassVar[Any]
-        _tails: ClassVar[Any]
         _compared: ClassVar[Any]
         _setters: ClassVar[Any]
     else:
@@ -112,9 +76,14 @@ class Record(metaclass=RecordType):
             setters = self._setters
             if named:
                 values = self._complete(values, named)
-            elif len(values) != len(setters):
-                # Trailing defaults, the common short form, without the detour through names.
-                values += self._tails.get(len(values)) or self._complete(values, {})
+            elif missing := len(setters) - len(values):
+                # Defaults at the end, the common short form, without the detour through names.
+                tail = self._tail
+                values = values + tail[-missing:] if 0 < missing <= len(tail) else self._complete(values, named)
+            if len(setters) == 2:  # without the loop: long lists are lists of such
+                setters[0](self, values[0])
+                setters[1](self, values[1])
+                return
             for write, value in zip(setters, values):  # noqa: B905 (strict costs time, the lengths are equal)
                 write(self, value)
 

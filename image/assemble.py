@@ -43,13 +43,15 @@ LEFT_OUT = (
     *("webbrowser", "xml", "xmlrpc"),
 )
 
-# What a start imports, in the groups that it is read in (bundle.py): always, for a plan, to print it, to carry it out,
-# for DNS capture.
+# What a start imports, in the groups that it is read in (bundle.py): always, for a plan, for one with
+# TPROXY or DNS capture, to print it, to carry it out, and to carry those out.
 STARTS = (
     ("istio_init.entry",),
     ("istio_init.plans",),
+    ("istio_init.netfilter_rare",),
     ("istio_init.preview", "istio_init.save"),
     ("istio_init.commands", "istio_init.kernel.lock", "istio_init.kernel.detection", "istio_init.kernel.iptables"),
+    ("istio_init.kernel.extensions_rare",),
     ("istio_init.kernel.resolver",),
 )
 

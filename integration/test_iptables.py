@@ -31,29 +31,23 @@ from istio_init.netfilter import (
     TCP,
     UDP,
     Chain,
-    Comment,
-    CtZone,
     Destination,
     DestinationPorts,
     InInterface,
     Jump,
-    Mark,
     Network,
     OutInterface,
     Owner,
     PortRange,
     Protocol,
     Redirect,
-    RestoreMark,
     Rule,
     Ruleset,
-    SaveMark,
-    SetMark,
     Table,
-    Tproxy,
     Verdict,
     ordered,
 )
+from istio_init.netfilter_rare import Comment, CtZone, Mark, RestoreMark, SaveMark, SetMark, Tproxy
 from istio_init.save import dump_table, rule_text
 from tests.strategies import rulesets, tables
 

@@ -17,7 +17,8 @@ from integration.test_save import saved, whole
 from istio_init.errors import KernelError
 from istio_init.kernel.iptables import Libiptc
 from istio_init.kernel.python_iptables import PythonIptables
-from istio_init.netfilter import FAMILIES, IPV4, IPV6, TCP, Chain, Protocol, Rule, Table, Tproxy, ordered
+from istio_init.netfilter import FAMILIES, IPV4, IPV6, TCP, Chain, Protocol, Rule, Table, ordered
+from istio_init.netfilter_rare import Tproxy
 from istio_init.save import dump_table, load
 from tests.cases import GOLDEN
 from tests.strategies import rulesets, wanted_tables

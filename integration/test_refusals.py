@@ -14,21 +14,8 @@ from integration.program import NAMES, ROOT
 from istio_init.errors import KernelError
 from istio_init.kernel.iptables import Libiptc
 from istio_init.kernel.libiptc import Library
-from istio_init.netfilter import (
-    FAMILIES,
-    IPV4,
-    Chain,
-    Jump,
-    Mark,
-    PortRange,
-    Redirect,
-    Rule,
-    Table,
-    UnknownMatch,
-    UnknownTarget,
-    Verdict,
-    ordered,
-)
+from istio_init.netfilter import FAMILIES, IPV4, Chain, Jump, PortRange, Redirect, Rule, Table, Verdict, ordered
+from istio_init.netfilter_rare import Mark, UnknownMatch, UnknownTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 
-from istio_init.netfilter import BUILTIN_CHAINS, FAMILIES, Chain, CtZone, Redirect, Ruleset, Table, ordered
+from istio_init.netfilter import BUILTIN_CHAINS, FAMILIES, Chain, Redirect, Ruleset, Table, ordered
+from istio_init.netfilter_rare import CtZone
 from istio_init.save import dump_table, load
 from tests.strategies import rulesets
 from tests.test_save import SPELLINGS

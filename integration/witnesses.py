@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from integration.rule_counters import RuleCounters
 from integration.rule_traces import SYSCTLS, LegacyTrace, NftTrace
-from istio_init.netfilter import FAMILIES, Tproxy
+from istio_init.netfilter import FAMILIES
+from istio_init.netfilter_rare import Tproxy
 from istio_init.nft import NAMES, InetRule, InetTable, chain_name
 from istio_init.nft_fold import fold
 from istio_init.nft_layout import layout, written

@@ -31,31 +31,22 @@ from istio_init.netfilter import (
     TCP,
     UDP,
     Chain,
-    ConnMark,
-    CtState,
-    CtZone,
     Destination,
     DestinationPorts,
     InInterface,
     Jump,
-    Mark,
-    Multiport,
     Network,
     OutInterface,
     Owner,
     PortRange,
     Protocol,
     Redirect,
-    RestoreMark,
     Rule,
     Ruleset,
     Run,
-    SaveMark,
-    SetMark,
     Source,
     SourcePorts,
     Table,
-    Tproxy,
     Verdict,
     jumps,
     ordered,
@@ -225,6 +216,8 @@ def virtual_machine_interfaces(options: Options, family: Family) -> Iterator[Ste
 def drop_invalid(options: Options, family: Family) -> Iterator[Step]:  # noqa: ARG001
     """Out-of-window packets would be answered with a reset by an unknowing stack."""
     if options.drop_invalid:
+        from istio_init.netfilter_rare import CtState
+
         yield Step("mangle", "PREROUTING", _rule(CtState(("INVALID",)), to=Jump("ISTIO_DROP")))
         yield Step("mangle", "ISTIO_DROP", _rule(to=DROP))
 
@@ -260,6 +253,8 @@ def inbound(options: Options, family: Family) -> Iterator[Step]:
 def _inbound_capture(options: Options, ports: DestinationPorts | None) -> tuple[Rule, ...]:
     if not uses_tproxy(options):
         return (_rule(IS_TCP, ports, to=Jump("ISTIO_IN_REDIRECT")),)
+    from istio_init.netfilter_rare import CtState
+
     # Packets of a connection that a socket has already: mark and deliver, no second look for a listener.
     known = CtState(("RELATED", "ESTABLISHED"))
     return (
@@ -269,6 +264,8 @@ def _inbound_capture(options: Options, ports: DestinationPorts | None) -> tuple[
 
 
 def _tproxy_chains(options: Options, family: Family) -> Iterator[Step]:
+    from istio_init.netfilter_rare import SetMark, Tproxy
+
     mark = options.istio_inbound_tproxy_mark
     nowhere = bytes(4 if family == IPV4 else 16)
     target = Tproxy(options.inbound_capture_port, nowhere, mark)
@@ -311,6 +308,8 @@ def _self_call_ports(options: Options, owner: Owner, *, dns: bool) -> tuple[Matc
         return (IS_TCP, _port(DNS_PORT, negated=True)) if dns and owner.kind == "uid" else ()
     tunnel = options.inbound_tunnel_port
     if dns and owner.kind == "uid":
+        from istio_init.netfilter_rare import Multiport
+
         spared = (PortRange(DNS_PORT, DNS_PORT), PortRange(tunnel, tunnel))
         return IS_TCP, Multiport("dports", spared, negated=True)
     return IS_TCP, _port(tunnel, negated=True)
@@ -345,6 +344,8 @@ def dns_capture(options: Options, family: Family) -> Iterator[Step]:
 
 
 def _dns_zones(options: Options, destinations: tuple[Destination | None, ...]) -> Iterator[Step]:
+    from istio_init.netfilter_rare import CtZone
+
     answer_by_agent = SourcePorts(PortRange(AGENT_DNS_PORT, AGENT_DNS_PORT))
     answer = SourcePorts(PortRange(DNS_PORT, DNS_PORT))
     for owner in _owners(options):
@@ -386,6 +387,8 @@ def tproxy_marks(options: Options, family: Family) -> Iterator[Step]:
     """
     if not uses_tproxy(options):
         return
+    from istio_init.netfilter_rare import ConnMark, Mark, RestoreMark, SaveMark, SetMark
+
     mark = Mark(options.istio_inbound_tproxy_mark)
     outbound_mark = values.OUTBOUND_MARK
     not_loopback = Destination(loopback(options, family), negated=True)

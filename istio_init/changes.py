@@ -8,7 +8,7 @@ from __future__ import annotations
 from istio_init.capture import PASSTHROUGH
 from istio_init.compare import Difference, differences, own_part
 from istio_init.errors import Drifted
-from istio_init.netfilter import IPV4, IPV6, LOOPBACK_INTERFACE, Jump, Ruleset, SetMark, Table, Tproxy
+from istio_init.netfilter import IPV4, IPV6, LOOPBACK_INTERFACE, Jump, Ruleset, Table
 from istio_init.record import Record
 from istio_init.routing import Address, PolicyRule, Route, command
 
@@ -174,7 +174,11 @@ def leftovers(found: State, plan: Plan) -> tuple[RoutingEntry, ...]:
 def _marks(mangle: Table | None) -> set[int]:
     """The inbound marks that the TPROXY chains of a table set."""
     own = own_part(mangle) if mangle else None
-    chains = (chain for chain in own.chains if chain.name in {"ISTIO_TPROXY", "ISTIO_DIVERT"}) if own else ()
+    if own is None:
+        return set()
+    from istio_init.netfilter_rare import SetMark, Tproxy
+
+    chains = (chain for chain in own.chains if chain.name in {"ISTIO_TPROXY", "ISTIO_DIVERT"})
     targets = [rule.target for chain in chains for rule in chain.rules]
     return {t.mark for t in targets if isinstance(t, Tproxy)} | {t.value for t in targets if isinstance(t, SetMark)}
 

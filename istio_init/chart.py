@@ -7,7 +7,8 @@ to the box that it jumps to, or to an end: a listener of the proxy's, a drop, or
 from __future__ import annotations
 
 from istio_init.capture import AGENT_DNS_PORT
-from istio_init.netfilter import Comment, Jump, Redirect, Tproxy, Verdict, jumps
+from istio_init.netfilter import Jump, Redirect, Verdict, jumps
+from istio_init.netfilter_rare import Comment, Tproxy
 from istio_init.purposes import purpose
 from istio_init.record import Record
 from istio_init.rule_words import matches_words, plain, target_words

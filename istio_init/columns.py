@@ -11,29 +11,31 @@ from typing import TYPE_CHECKING
 from istio_init.errors import assert_never
 from istio_init.netfilter import (
     IPV4,
-    Comment,
-    ConnMark,
-    CtState,
-    CtZone,
     Destination,
     DestinationPorts,
     InInterface,
     Jump,
-    Mark,
-    Multiport,
     OutInterface,
     Owner,
     Protocol,
     Redirect,
+    Source,
+    SourcePorts,
+    Verdict,
+)
+from istio_init.netfilter_rare import (
+    Comment,
+    ConnMark,
+    CtState,
+    CtZone,
+    Mark,
+    Multiport,
     RestoreMark,
     SaveMark,
     SetMark,
-    Source,
-    SourcePorts,
     Tproxy,
     UnknownMatch,
     UnknownTarget,
-    Verdict,
 )
 from istio_init.nft import Addresses, InetRule, Ports, asks_family, chain_name
 from istio_init.nft_text import address_text

@@ -5,21 +5,16 @@ from __future__ import annotations
 from istio_init.netfilter import (
     TCP,
     UDP,
-    Comment,
-    ConnMark,
-    CtState,
     Destination,
     DestinationPorts,
     InInterface,
-    Mark,
-    Multiport,
     OutInterface,
     Owner,
     Protocol,
     Source,
     SourcePorts,
-    UnknownMatch,
 )
+from istio_init.netfilter_rare import Comment, ConnMark, CtState, Mark, Multiport, UnknownMatch
 from istio_init.packet import Packet
 from istio_init.semantics import UNCONNECTED, holds
 from istio_init.space import DESTINATION_PORT, DIMENSIONS, PROTOCOL, SOURCE_PORT, STATE, difference, intersection

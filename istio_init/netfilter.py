@@ -1,4 +1,6 @@
-"""Netfilter's nouns as values: rulesets, tables, chains, rules, and every match and target we know.
+"""Netfilter's nouns as values: rulesets, tables, chains, rules, and the matches and targets of every plan.
+
+The others that we know, marks, zones and TPROXY, are in netfilter_rare.py: a plain run loads none of them.
 
 Names and spellings are those of iptables-extensions(8). Ports and marks are ints in host order;
 addresses are packed bytes in network order. Nothing here does I/O.
@@ -12,6 +14,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Literal, TypeAlias
+
+    from istio_init.netfilter_rare import (
+        Comment,
+        ConnMark,
+        CtState,
+        CtZone,
+        Mark,
+        Multiport,
+        RestoreMark,
+        SaveMark,
+        SetMark,
+        Tproxy,
+        UnknownMatch,
+        UnknownTarget,
+    )
 
     Family: TypeAlias = Literal["ipv4", "ipv6"]
     TableName: TypeAlias = Literal["raw", "mangle", "nat", "filter", "security"]
@@ -123,14 +140,6 @@ class DestinationPorts(Record):
     negated: bool = False
 
 
-class Multiport(Record):
-    """-m multiport: one of up to 15 ports; a range counts as two. `side` is sports, dports or (either) ports."""
-
-    side: Literal["sports", "dports", "ports"]
-    ports: tuple[PortRange, ...]
-    negated: bool = False
-
-
 class Owner(Record):
     """-m owner: the sending socket's file system uid or gid is in the range `low` to `high`."""
 
@@ -138,47 +147,6 @@ class Owner(Record):
     low: int
     high: int
     negated: bool = False
-
-
-class Mark(Record):
-    """-m mark: the packet's mark, under the mask, is `value`."""
-
-    value: int
-    mask: int = 0xFFFFFFFF
-    negated: bool = False
-
-
-class ConnMark(Record):
-    """-m connmark: the connection's mark, under the mask, is `value`."""
-
-    value: int
-    mask: int = 0xFFFFFFFF
-    negated: bool = False
-
-
-class CtState(Record):
-    """-m conntrack --ctstate: the connection is in one of the states, given in the order of CT_STATES."""
-
-    states: tuple[str, ...]
-    negated: bool = False
-
-
-# The order in which iptables-save prints the states of a conntrack match.
-CT_STATES = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT")
-
-
-class Comment(Record):
-    """-m comment: matches always; says why the rule is there."""
-
-    text: str
-
-
-class UnknownMatch(Record):
-    """A match that we don't model: the extension's name, its revision, and its data as the kernel keeps it."""
-
-    name: str
-    revision: int
-    data: bytes
 
 
 # Targets: what becomes of a packet that a rule matches.
@@ -201,50 +169,6 @@ class Redirect(Record):
     """-j REDIRECT: to the machine itself, at this port (or one of the range, network address translation's choice)."""
 
     ports: PortRange
-
-
-class Tproxy(Record):
-    """-j TPROXY: to the transparent socket at `port` and `address` (packed; zero: the packet's own), and marked."""
-
-    port: int
-    address: bytes
-    mark: int
-    mask: int = 0xFFFFFFFF
-
-
-class SetMark(Record):
-    """-j MARK --set-xmark value/mask: mark = (mark & ~mask) ^ value."""
-
-    value: int
-    mask: int = 0xFFFFFFFF
-
-
-class SaveMark(Record):
-    """-j CONNMARK --save-mark: the packet's mark becomes the connection's."""
-
-    nfmask: int = 0xFFFFFFFF
-    ctmask: int = 0xFFFFFFFF
-
-
-class RestoreMark(Record):
-    """-j CONNMARK --restore-mark: the connection's mark becomes the packet's."""
-
-    nfmask: int = 0xFFFFFFFF
-    ctmask: int = 0xFFFFFFFF
-
-
-class CtZone(Record):
-    """-j CT --zone: track the packet in this conntrack zone."""
-
-    zone: int
-
-
-class UnknownTarget(Record):
-    """A target that we don't model: the extension's name, its revision, and its data as the kernel keeps it."""
-
-    name: str
-    revision: int
-    data: bytes
 
 
 if TYPE_CHECKING:

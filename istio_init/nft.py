@@ -16,19 +16,7 @@ skuid !=` does not. nft_text.py and nft_json.py spell what stands, nft_listing.p
 
 from __future__ import annotations
 
-from istio_init.netfilter import (
-    IPV4,
-    OWN_CHAINS,
-    ConnMark,
-    CtState,
-    InInterface,
-    Mark,
-    Network,
-    OutInterface,
-    Owner,
-    Protocol,
-    UnknownMatch,
-)
+from istio_init.netfilter import IPV4, OWN_CHAINS, InInterface, Network, OutInterface, Owner, Protocol
 from istio_init.record import Record
 
 TYPE_CHECKING = False
@@ -37,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
     from istio_init.netfilter import Family, Hook, TableName, Target
+    from istio_init.netfilter_rare import ConnMark, CtState, Mark, UnknownMatch
 
     # First and last, both included: ports, or addresses as numbers.
     Interval: TypeAlias = tuple[int, int]

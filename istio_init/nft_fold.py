@@ -5,14 +5,9 @@ from __future__ import annotations
 from istio_init.errors import InitError, assert_never, shown
 from istio_init.netfilter import (
     IPV4,
-    Comment,
-    ConnMark,
-    CtState,
     Destination,
     DestinationPorts,
     InInterface,
-    Mark,
-    Multiport,
     Network,
     OutInterface,
     Owner,
@@ -22,8 +17,8 @@ from istio_init.netfilter import (
     Run,
     Source,
     SourcePorts,
-    UnknownMatch,
 )
+from istio_init.netfilter_rare import Comment, ConnMark, CtState, Mark, Multiport, UnknownMatch
 from istio_init.nft import Addresses, InetRule, Ports, interval, merged, networks
 from istio_init.record import Record
 

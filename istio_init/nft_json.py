@@ -8,25 +8,18 @@ from _json import make_encoder as _make_encoder
 from _json import make_scanner as _make_scanner
 
 from istio_init.errors import InitError, assert_never, shown
-from istio_init.netfilter import (
-    IPV4,
+from istio_init.netfilter import IPV4, InInterface, Jump, OutInterface, Owner, Protocol, Redirect, Verdict
+from istio_init.netfilter_rare import (
     ConnMark,
     CtState,
     CtZone,
-    InInterface,
-    Jump,
     Mark,
-    OutInterface,
-    Owner,
-    Protocol,
-    Redirect,
     RestoreMark,
     SaveMark,
     SetMark,
     Tproxy,
     UnknownMatch,
     UnknownTarget,
-    Verdict,
 )
 from istio_init.nft import (
     BASE_CHAINS,

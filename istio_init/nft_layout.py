@@ -3,19 +3,8 @@
 from __future__ import annotations
 
 from istio_init.errors import InitError, shown
-from istio_init.netfilter import (
-    BUILTIN_CHAINS,
-    IPV4,
-    IPV6,
-    Chain,
-    Jump,
-    Ruleset,
-    Run,
-    Table,
-    Tproxy,
-    Verdict,
-    ordered,
-)
+from istio_init.netfilter import BUILTIN_CHAINS, IPV4, IPV6, Chain, Jump, Ruleset, Run, Table, Verdict, ordered
+from istio_init.netfilter_rare import Tproxy
 from istio_init.nft import BASE_CHAINS, Addresses, InetChain, InetRule, InetTable
 from istio_init.nft_fold import fold, unfold
 

@@ -7,26 +7,19 @@ from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_pton
 
-from istio_init.netfilter import (
+from istio_init.netfilter import InInterface, Jump, OutInterface, Owner, PortRange, Protocol, Redirect, Verdict
+from istio_init.netfilter_rare import (
     CT_STATES,
     ConnMark,
     CtState,
     CtZone,
-    InInterface,
-    Jump,
     Mark,
-    OutInterface,
-    Owner,
-    PortRange,
-    Protocol,
-    Redirect,
     RestoreMark,
     SaveMark,
     SetMark,
     Tproxy,
     UnknownMatch,
     UnknownTarget,
-    Verdict,
 )
 from istio_init.nft import (
     BASE_CHAINS,

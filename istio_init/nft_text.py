@@ -9,27 +9,18 @@ from __future__ import annotations
 from _socket import AF_INET, AF_INET6, inet_ntop
 
 from istio_init.errors import assert_never
-from istio_init.netfilter import (
-    IPV4,
-    TCP,
-    UDP,
+from istio_init.netfilter import IPV4, TCP, UDP, InInterface, Jump, OutInterface, Owner, Protocol, Redirect, Verdict
+from istio_init.netfilter_rare import (
     ConnMark,
     CtState,
     CtZone,
-    InInterface,
-    Jump,
     Mark,
-    OutInterface,
-    Owner,
-    Protocol,
-    Redirect,
     RestoreMark,
     SaveMark,
     SetMark,
     Tproxy,
     UnknownMatch,
     UnknownTarget,
-    Verdict,
 )
 from istio_init.nft import (
     BASE_CHAINS,

@@ -9,23 +9,17 @@ from __future__ import annotations
 from istio_init import capture, values
 from istio_init.annotations import of_flag
 from istio_init.netfilter import (
-    CtState,
-    CtZone,
     Destination,
     DestinationPorts,
     Jump,
-    Mark,
     OutInterface,
     Owner,
     Redirect,
-    RestoreMark,
     Rule,
-    SaveMark,
-    SetMark,
     Source,
-    Tproxy,
     Verdict,
 )
+from istio_init.netfilter_rare import CtState, CtZone, Mark, RestoreMark, SaveMark, SetMark, Tproxy
 from istio_init.record import Record
 
 TYPE_CHECKING = False

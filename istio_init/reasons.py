@@ -6,29 +6,31 @@ from _socket import AF_INET, AF_INET6, inet_ntop
 
 from istio_init.errors import assert_never
 from istio_init.netfilter import (
-    Comment,
-    ConnMark,
-    CtState,
-    CtZone,
     Destination,
     DestinationPorts,
     InInterface,
     Jump,
-    Mark,
-    Multiport,
     OutInterface,
     Owner,
     Protocol,
     Redirect,
+    Source,
+    SourcePorts,
+    Verdict,
+)
+from istio_init.netfilter_rare import (
+    Comment,
+    ConnMark,
+    CtState,
+    CtZone,
+    Mark,
+    Multiport,
     RestoreMark,
     SaveMark,
     SetMark,
-    Source,
-    SourcePorts,
     Tproxy,
     UnknownMatch,
     UnknownTarget,
-    Verdict,
 )
 from istio_init.save import PROTOCOLS, network_text
 

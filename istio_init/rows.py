@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from istio_init.columns import columns, inet_columns
 from istio_init.compare import own_rules, recognised, unpaired
-from istio_init.netfilter import FAMILIES, Tproxy
+from istio_init.netfilter import FAMILIES
+from istio_init.netfilter_rare import Tproxy
 from istio_init.nft import BASE_CHAINS, NAMES, InetTable, chain_name, sets
 from istio_init.nft_fold import fold
 from istio_init.nft_layout import DROP, RETURN, alone, layout, written

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from istio_init.errors import assert_never
 from istio_init.netfilter import (
-    Comment,
-    ConnMark,
-    CtState,
-    CtZone,
     Destination,
     DestinationPorts,
     InInterface,
     Jump,
-    Mark,
-    Multiport,
     OutInterface,
     Owner,
     Protocol,
     Redirect,
+    Source,
+    SourcePorts,
+    Verdict,
+)
+from istio_init.netfilter_rare import (
+    Comment,
+    ConnMark,
+    CtState,
+    CtZone,
+    Mark,
+    Multiport,
     RestoreMark,
     SaveMark,
     SetMark,
-    Source,
-    SourcePorts,
     Tproxy,
     UnknownMatch,
     UnknownTarget,
-    Verdict,
 )
 from istio_init.reasons import address_text, protocol_text
 

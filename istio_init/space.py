@@ -11,28 +11,30 @@ from __future__ import annotations
 from operator import and_
 
 from istio_init.netfilter import (
-    CT_STATES,
     LOOPBACK_INTERFACE,
     TCP,
     UDP,
-    ConnMark,
-    CtState,
     Destination,
     DestinationPorts,
     InInterface,
-    Mark,
-    Multiport,
     Network,
     OutInterface,
     Owner,
     PortRange,
     Protocol,
     Redirect,
+    Source,
+    SourcePorts,
+)
+from istio_init.netfilter_rare import (
+    CT_STATES,
+    ConnMark,
+    CtState,
+    Mark,
+    Multiport,
     RestoreMark,
     SaveMark,
     SetMark,
-    Source,
-    SourcePorts,
     Tproxy,
 )
 from istio_init.packet import Packet, contains

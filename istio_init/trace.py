@@ -16,7 +16,8 @@ rule fails anyway.
 from __future__ import annotations
 
 from istio_init.errors import InitError, shown
-from istio_init.netfilter import Jump, Redirect, Tproxy, Verdict
+from istio_init.netfilter import Jump, Redirect, Verdict
+from istio_init.netfilter_rare import Tproxy
 from istio_init.record import Record
 from istio_init.semantics import UNCONNECTED, act, matches
 

@@ -9,7 +9,6 @@ from istio_init.netfilter import (
     Destination,
     DestinationPorts,
     InInterface,
-    Mark,
     Network,
     OutInterface,
     Owner,
@@ -19,6 +18,7 @@ from istio_init.netfilter import (
     Ruleset,
     Source,
 )
+from istio_init.netfilter_rare import Mark
 from istio_init.values import masked
 
 

@@ -14,32 +14,34 @@ from istio_init.errors import KernelError, OptionError
 from istio_init.explain import as_json, fate, lines
 from istio_init.kernel.processes import namespace_of, of_container
 from istio_init.netfilter import (
-    Comment,
-    ConnMark,
-    CtState,
-    CtZone,
     Destination,
     DestinationPorts,
     InInterface,
     Jump,
-    Mark,
-    Multiport,
     Network,
     OutInterface,
     Owner,
     PortRange,
     Protocol,
     Redirect,
-    RestoreMark,
     Rule,
-    SaveMark,
-    SetMark,
     Source,
     SourcePorts,
+    Verdict,
+)
+from istio_init.netfilter_rare import (
+    Comment,
+    ConnMark,
+    CtState,
+    CtZone,
+    Mark,
+    Multiport,
+    RestoreMark,
+    SaveMark,
+    SetMark,
     Tproxy,
     UnknownMatch,
     UnknownTarget,
-    Verdict,
 )
 from istio_init.packet import Packet
 from istio_init.purposes import TELLERS, purposes

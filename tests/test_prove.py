@@ -16,24 +16,8 @@ from istio_init import starts
 from istio_init.flow import Flow, bits, merged_cubes
 from istio_init.flows import Flows
 from istio_init.journey import travel
-from istio_init.netfilter import (
-    BUILTIN_CHAINS,
-    CtState,
-    Mark,
-    Multiport,
-    Network,
-    PortRange,
-    Protocol,
-    RestoreMark,
-    Rule,
-    Ruleset,
-    SetMark,
-    Table,
-    UnknownMatch,
-    UnknownTarget,
-    Verdict,
-    ordered,
-)
+from istio_init.netfilter import BUILTIN_CHAINS, Network, PortRange, Protocol, Rule, Ruleset, Table, Verdict, ordered
+from istio_init.netfilter_rare import CtState, Mark, Multiport, RestoreMark, SetMark, UnknownMatch, UnknownTarget
 from istio_init.prove import AS_PLANNED, STARTS, Proof, differences_between, prove, with_interfaces
 from istio_init.space import (
     CONNMARK,

@@ -10,19 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from istio_init.errors import InitError
-from istio_init.netfilter import (
-    BUILTIN_CHAINS,
-    Chain,
-    Jump,
-    Protocol,
-    Rule,
-    Ruleset,
-    Table,
-    UnknownMatch,
-    UnknownTarget,
-    Verdict,
-    ordered,
-)
+from istio_init.netfilter import BUILTIN_CHAINS, Chain, Jump, Protocol, Rule, Ruleset, Table, Verdict, ordered
+from istio_init.netfilter_rare import UnknownMatch, UnknownTarget
 from istio_init.packet import Facts, Packet, scope
 from istio_init.save import load
 from istio_init.trace import Skipped, Step, Trace, trace

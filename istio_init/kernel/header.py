@@ -11,17 +11,7 @@ from _struct import Struct  # struct.py only hands it on
 
 from istio_init.errors import assert_never
 from istio_init.kernel.extensions import Inexpressible
-from istio_init.netfilter import (
-    IPV4,
-    IPV6,
-    Destination,
-    InInterface,
-    Network,
-    OutInterface,
-    Protocol,
-    Source,
-    UnknownMatch,
-)
+from istio_init.netfilter import IPV4, IPV6, Destination, InInterface, Network, OutInterface, Protocol, Source
 from istio_init.record import Record
 
 TYPE_CHECKING = False
@@ -147,9 +137,25 @@ def unpack_header(data: bytes, layout: Layout) -> tuple[Match, ...]:
         for match in matches:
             put(match, again, layout)
     except Inexpressible:
-        return (UnknownMatch(HEADER, 0, data),)
+        return whole(data)
     fields[_FLAGS] &= ~layout.goto_flag
-    return matches if again == fields else (UnknownMatch(HEADER, 0, data),)
+    return matches if again == fields else whole(data)
+
+
+def whole(data: bytes) -> tuple[Match]:
+    """A header that other matches can't express, as one UnknownMatch."""
+    from istio_init.netfilter_rare import UnknownMatch
+
+    return (UnknownMatch(HEADER, 0, data),)
+
+
+def whole_of(match: Match) -> bytes:
+    """The header that a match of `whole` stands for; empty for any other match."""
+    if not hasattr(match, "data"):
+        return b""  # no UnknownMatch, and so no reason to read in what that is
+    from istio_init.netfilter_rare import UnknownMatch
+
+    return match.data if isinstance(match, UnknownMatch) and match.name == HEADER else b""
 
 
 def _matches(fields: Fields, layout: Layout) -> Iterator[HeaderMatch]:

@@ -10,7 +10,8 @@ import posix  # the C half of os
 
 from istio_init.errors import KernelError
 from istio_init.kernel import denial
-from istio_init.netfilter import ConnMark, CtState, CtZone, Redirect, RestoreMark, SaveMark, Tproxy
+from istio_init.netfilter import Redirect
+from istio_init.netfilter_rare import ConnMark, CtState, CtZone, RestoreMark, SaveMark, Tproxy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

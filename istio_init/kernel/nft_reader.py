@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from _struct import Struct  # the C half of struct
 
-from istio_init.kernel.extensions import HEAD, unpack_match, unpack_target
+from istio_init.kernel.extensions import HEAD
+from istio_init.kernel.extensions_read import unpack_match, unpack_target
 from istio_init.kernel.netlink import attribute, attributes
 from istio_init.kernel.nfnetlink import name as text_of
 from istio_init.kernel.nft_words import (
@@ -38,7 +39,6 @@ from istio_init.netfilter import (
     DestinationPorts,
     InInterface,
     Jump,
-    Mark,
     Network,
     OutInterface,
     PortRange,
@@ -46,9 +46,9 @@ from istio_init.netfilter import (
     Rule,
     Source,
     SourcePorts,
-    UnknownMatch,
     Verdict,
 )
+from istio_init.netfilter_rare import Mark, UnknownMatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

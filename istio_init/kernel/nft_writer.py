@@ -42,14 +42,13 @@ from istio_init.netfilter import (
     DestinationPorts,
     InInterface,
     Jump,
-    Mark,
     OutInterface,
     Protocol,
     Source,
     SourcePorts,
-    UnknownMatch,
     Verdict,
 )
+from istio_init.netfilter_rare import Mark, UnknownMatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -22,7 +22,6 @@ from istio_init.kernel.xtables import SIGNATURE, pack
 from istio_init.netfilter import (
     IPV4,
     IPV6,
-    Comment,
     Destination,
     DestinationPorts,
     InInterface,
@@ -33,10 +32,9 @@ from istio_init.netfilter import (
     Rule,
     Source,
     SourcePorts,
-    UnknownMatch,
-    UnknownTarget,
     Verdict,
 )
+from istio_init.netfilter_rare import Comment, UnknownMatch, UnknownTarget
 from istio_init.save import load, network_text, rule_text
 
 TYPE_CHECKING = False

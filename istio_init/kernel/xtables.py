@@ -15,17 +15,8 @@ from __future__ import annotations
 import _struct as struct  # struct.py only hands it on
 
 from istio_init.errors import KernelError
-from istio_init.kernel.extensions import (
-    HEAD,
-    Inexpressible,
-    pack_match,
-    pack_target,
-    standard,
-    unpack_match,
-    unpack_standard,
-    unpack_target,
-)
-from istio_init.kernel.header import HEADER, LAYOUTS, put, put_goto, unpack_header
+from istio_init.kernel.extensions import HEAD, Inexpressible, pack_match, pack_target, standard, unpack_standard
+from istio_init.kernel.header import HEADER, LAYOUTS, put, put_goto, unpack_header, whole, whole_of
 from istio_init.kernel.ports import pack_ports, unpack_ports
 from istio_init.netfilter import (
     BUILTIN_CHAINS,
@@ -41,7 +32,6 @@ from istio_init.netfilter import (
     Source,
     SourcePorts,
     Table,
-    UnknownMatch,
     Verdict,
     ordered,
 )
@@ -109,8 +99,8 @@ def _pack(rule: Rule, layout: Layout) -> bytes:
                 put(match, fields, layout)
             case SourcePorts():
                 source = match
-            case UnknownMatch(name=name) if name == HEADER:
-                whole_header = match.data
+            case _ if header := whole_of(match):
+                whole_header = header
             case _:
                 body += pack_match(match)
     if source:
@@ -186,7 +176,7 @@ class EntryReader:
         target = self._target(entry[target_offset:], is_standard=is_standard, goto=goto)
         header = self._header(entry[:fields_end])
         if goto and not isinstance(target, Jump):
-            header = (UnknownMatch(HEADER, 0, entry[:fields_end]),)
+            header = whole(entry[:fields_end])
         matches = (*header, *_body(entry[layout.size : target_offset], header))
         return Rule(matches, target, entry.startswith(SIGNATURE, fields_end))
 
@@ -201,7 +191,12 @@ class EntryReader:
         target = self._targets.get(key)
         if target is None:
             family = self._layout.family
-            target = unpack_standard(element, goto=goto) if is_standard else unpack_target(element, family)
+            if is_standard:
+                target = unpack_standard(element, goto=goto)
+            else:
+                from istio_init.kernel.extensions_read import unpack_target
+
+                target = unpack_target(element, family)
             self._targets[key] = target
         return target
 
@@ -216,6 +211,8 @@ def _body(elements: bytes, header: tuple[Match, ...]) -> Iterator[Match]:
         if ports := unpack_ports(protocol, element):
             yield from ports
         else:
+            from istio_init.kernel.extensions_read import unpack_match
+
             yield unpack_match(element)
         elements = elements[size:]
 

@@ -19,7 +19,8 @@ from istio_init.arguments import arguments
 from istio_init.chart import chart
 from istio_init.draw_svg import drawn, style
 from istio_init.drawing import draw
-from istio_init.netfilter import CT_STATES, FAMILIES, Ruleset
+from istio_init.netfilter import FAMILIES, Ruleset
+from istio_init.netfilter_rare import CT_STATES
 from istio_init.page.model import model
 from istio_init.purposes import purposes
 from istio_init.rule_words import plain

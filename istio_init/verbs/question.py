@@ -9,7 +9,8 @@ import typer
 from istio_init import backends, values
 from istio_init.errors import OptionError, UsageError
 from istio_init.journey import routed
-from istio_init.netfilter import CT_STATES, FAMILIES, IPV4, IPV6, LOOPBACK_INTERFACE, TCP, UDP, Network
+from istio_init.netfilter import FAMILIES, IPV4, IPV6, LOOPBACK_INTERFACE, TCP, UDP, Network
+from istio_init.netfilter_rare import CT_STATES
 from istio_init.packet import Packet, connected
 from istio_init.record import Record
 from istio_init.routing import Address

@@ -55,8 +55,6 @@ def of_socket(number: int, lacking: str) -> str:
 
     `lacking` is what to say where the kernel knows no such socket.
     """
-    if number in {errno.EMFILE, errno.ENFILE}:
-        return "raise the limit of open files (ulimit -n)"
     if number in {errno.EPERM, errno.EACCES}:
         return filter_or_module()
     # Filters may answer what a kernel without it would.

@@ -142,11 +142,19 @@ class Channel:
 
 def _broken(what: str, error: OSError) -> errors.KernelError:
     """The socket itself does not work: nothing that was asked for is at fault."""
+    number = error.errno or 0
+    why = no_socket(number, "the kernel has no rtnetlink")
+    return errors.KernelError(f"an rtnetlink socket can't be {what}: {error.strerror}: {why}", number)
+
+
+def no_socket(number: int, lacking: str) -> str:
+    """Why there is no netlink socket, by the error's number; `lacking` is of a kernel that knows none of that kind."""
+    if number in {errno.EMFILE, errno.ENFILE}:
+        # Said here: where no file can be opened, nothing more can be imported.
+        return "raise the limit of open files (ulimit -n)"
     from istio_init.kernel import denial
 
-    number = error.errno or 0
-    why = denial.of_socket(number, "the kernel has no rtnetlink")
-    return errors.KernelError(f"an rtnetlink socket can't be {what}: {error.strerror}: {why}", number)
+    return denial.of_socket(number, lacking)
 
 
 def _padded(length: int) -> int:

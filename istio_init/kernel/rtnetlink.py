@@ -73,7 +73,8 @@ class Rtnetlink:
         if not wanted:
             return
         with Channel() as channel:
-            there = {entry for entry, _ in _standing(channel)}
+            # The kernel itself refuses a second route or address, and is asked why only then (_add).
+            there: set[RoutingEntry] = {rule for rule, _ in _policy_rules(channel)}
             for entry in wanted:
                 if entry not in there:
                     _add(channel, entry)
@@ -123,8 +124,9 @@ def _add(channel: Channel, entry: RoutingEntry) -> None:
         # to the lock that every run holds.
         channel.request(kinds[type(entry)], NLM_F_CREATE | NLM_F_EXCL, _body(entry, "add"))
     except Refused as refused:
-        if refused.errno == errno.EEXIST and any(entry == there for there, _ in _standing(channel)):
-            return  # somebody else was faster
+        # Who may not write is told that, whether the entry stands or not.
+        if refused.errno in (errno.EEXIST, errno.EPERM) and any(entry == there for there, _ in _standing(channel)):
+            return
         raise _kernel_error(entry, "add", refused) from refused
 
 
@@ -178,12 +180,16 @@ def _index(entry: RoutingEntry, device: str, verb: Verb) -> int:
 
 def _standing(channel: Channel) -> list[Standing]:
     """What Rtnetlink.read promises, each entry with its priority or metric."""
-    rules = [_policy_rule(data) for data in channel.dump("policy rules", RTM_GETRULE, ROUTE.pack(*[0] * 9))]
     # The kernel filters by the type; one before 4.20 does not, and sends all routes.
     local_routes = ROUTE.pack(0, 0, 0, 0, 0, 0, 0, RTN_LOCAL, 0)
     routes = [_route(data) for data in channel.dump("routes", RTM_GETROUTE, local_routes)]
     on_lo = [(address, 0) for address in _addresses(channel) if address.device == LOOPBACK_INTERFACE]
-    return [standing for standing in (*rules, *routes, *on_lo) if standing is not None]
+    return [*_policy_rules(channel), *filter(None, routes), *on_lo]
+
+
+def _policy_rules(channel: Channel) -> list[Standing]:
+    rules = map(_policy_rule, channel.dump("policy rules", RTM_GETRULE, ROUTE.pack(*[0] * 9)))
+    return list(filter(None, rules))
 
 
 def _policy_rule(data: bytes) -> Standing | None:

@@ -86,7 +86,7 @@ def test_what_is_asked_for_is_taken(namespace: Namespace, backend: str, flags: l
 @pytest.mark.parametrize("families", [(IPV4,), FAMILIES])
 def test_looking_leaves_no_trace(namespace: Namespace, families: tuple[Family, ...]) -> None:
     def look() -> str:
-        return detection.decide(detection.tables(), families).backend
+        return detection.decide(detection.tables(), families)[0]
 
     assert namespace.inside(look) == "legacy"
     assert not any(existing(namespace, family) for family in FAMILIES)
@@ -111,13 +111,13 @@ def test_a_kernel_without_legacy_tables(
     for family in missing:
         monkeypatch.setitem(tables.NAMES, family, "/proc/thread-self/net/none-such")
     found = namespace.inside(detection.tables)
-    decision = detection.decide(found, FAMILIES)
-    assert decision.backend == "nft"
-    assert decision.why == f"this kernel has no legacy tables for {' and '.join(missing)}, and nftables works"
+    backend, why = detection.decide(found, FAMILIES)
+    assert backend == "nft"
+    assert why == f"this kernel has no legacy tables for {' and '.join(missing)}, and nftables works"
     neither = detection.decide(found.replace(nft=None), FAMILIES)
-    assert neither == detection.Decision("legacy", "neither the legacy tables nor nftables seem to work here")
+    assert neither == ("legacy", "neither the legacy tables nor nftables seem to work here")
     if IPV4 not in missing:
-        assert detection.decide(found, (IPV4,)).backend == "legacy"
+        assert detection.decide(found, (IPV4,))[0] == "legacy"
 
 
 @pytest.mark.parametrize(("backend", "flags"), BACKENDS.items())

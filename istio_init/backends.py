@@ -52,8 +52,7 @@ def choose(options: Options, found: Tables | None = None) -> tuple[str, str]:
         return "legacy", f"--iptables-engine {options.iptables_engine}"
     from istio_init.kernel import detection
 
-    decision = detection.decide(found or tables(), FAMILIES if options.enable_ipv6 else (IPV4,))
-    return decision.backend, decision.why
+    return detection.decide(found or tables(), FAMILIES if options.enable_ipv6 else (IPV4,))
 
 
 def _firewall(options: Options, backend: str) -> Firewall:

@@ -39,13 +39,6 @@ class Tables(Record):
     native: bool
 
 
-class Decision(Record):
-    """Which iptables to write to, and why in words."""
-
-    backend: Backend
-    why: str
-
-
 def tables() -> Tables:
     """What stands in the calling thread's namespace."""
     legacy = tuple((family, each) for family in FAMILIES for each in existing(family) or ())
@@ -60,25 +53,26 @@ def tables() -> Tables:
     return Tables(legacy, theirs, any(number == NFPROTO_INET and table in _NATIVE for number, table in there))
 
 
-def decide(found: Tables, families: tuple[Family, ...]) -> Decision:
-    """Legacy if it has rules; else nft if it has; else whichever works, legacy first. KernelError as reading raises.
+def decide(found: Tables, families: tuple[Family, ...]) -> tuple[Backend, str]:
+    """Which iptables to write to, and why in words. KernelError as reading raises.
 
-    Where both have rules, those that ours are among count.
+    Legacy if it has rules; else nft if it has; else whichever works, legacy first. Where both have rules, those that
+    ours are among count.
     """
     in_legacy = _legacy_rules(found)
     in_nft, own_in_nft = _nft_rules(found)
     if in_legacy and own_in_nft and not _own_in_legacy(found):
-        return Decision("nft", "rules of ours stand in iptables-nft's tables")
+        return "nft", "rules of ours stand in iptables-nft's tables"
     if in_legacy:
-        return Decision("legacy", "the legacy tables have rules here")
+        return "legacy", "the legacy tables have rules here"
     if in_nft:
-        return Decision("nft", "iptables-nft's tables have rules here, the legacy tables none")
+        return "nft", "iptables-nft's tables have rules here, the legacy tables none"
     missing = [family for family in families if not _legacy_works(family)]
     if not missing:
-        return Decision("legacy", "no iptables has rules here, and the legacy tables work")
+        return "legacy", "no iptables has rules here, and the legacy tables work"
     if found.nft is not None:
-        return Decision("nft", f"this kernel has no legacy tables for {' and '.join(missing)}, and nftables works")
-    return Decision("legacy", "neither the legacy tables nor nftables seem to work here")
+        return "nft", f"this kernel has no legacy tables for {' and '.join(missing)}, and nftables works"
+    return "legacy", "neither the legacy tables nor nftables seem to work here"
 
 
 def _legacy_works(family: Family) -> bool:

@@ -20,7 +20,7 @@ from istio_init.netfilter import BUILTIN_CHAINS, OWN_CHAINS, Ruleset, Run, Table
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.compare import Edit
-    from istio_init.kernel.runs import PackedRun
+    from istio_init.kernel.packed_run import PackedRun
     from istio_init.netfilter import Chain, Family, TableName
 
 # How often a table is edited anew because somebody else wrote to it meanwhile.

@@ -30,6 +30,7 @@ from istio_init.kernel.nfnetlink import (
     text,
     word,
 )
+from istio_init.kernel.nfnetlink_batch import BatchChannel
 from istio_init.kernel.nft_reader import RuleReader
 from istio_init.kernel.nft_writer import RuleWriter
 from istio_init.netfilter import BUILTIN_CHAINS, OWN_CHAINS, Chain, Ruleset, Table, ordered
@@ -91,7 +92,7 @@ class IptablesNft:
 
     def _commit(self, wishes: Sequence[Wish]) -> None:
         for _ in range(_ATTEMPTS):
-            with Channel() as channel:
+            with BatchChannel() as channel:
                 generation = channel.generation()
                 found = {family: found_tables(channel, family) for family in {family for family, *_ in wishes}}
                 messages = [each for wish in wishes for each in _messages(wish, found[wish[0]].get(wish[1]))]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any, Self
 
-    from istio_init.kernel.runs import PackedRun
+    from istio_init.kernel.packed_run import PackedRun
     from istio_init.netfilter import Family, Rule, TableName
 
 COUNTERS_SIZE = 16  # struct xt_counters

@@ -1,4 +1,4 @@
-"""nftables' netlink socket: what stands, and batches that the kernel takes whole or not at all.
+"""nftables' netlink socket: what stands.
 
 The layouts are those of <linux/netfilter/nfnetlink.h> and <linux/netfilter/nf_tables.h>: headers in native byte
 order, numbers within attributes in network order.
@@ -13,7 +13,7 @@ from _struct import Struct  # the C half of struct
 
 from istio_init import errors
 from istio_init.kernel import netlink
-from istio_init.kernel.netlink import HEADER, NLMSG_ERROR, NUMBER, Refused, attribute, attributes
+from istio_init.kernel.netlink import NLMSG_ERROR, NUMBER, attribute, attributes
 from istio_init.netfilter import IPV4, IPV6
 
 TYPE_CHECKING = False
@@ -25,13 +25,11 @@ if TYPE_CHECKING:
 NETLINK_NETFILTER = 12
 SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 NEWTABLE, GETTABLE, DELTABLE, NEWCHAIN, GETCHAIN, DELCHAIN, NEWRULE, GETRULE, DELRULE, GETGEN = (*range(9), 16)
-BATCH_BEGIN, BATCH_END = 16, 17  # NFNL_MSG_*: these belong to no subsystem
 NFT_NAME = 1  # NFTA_TABLE_NAME; of a chain or a rule, its table's
 CHAIN_NAME, RULE_CHAIN = 3, 2
-GEN_ID, BATCH_GENID = 1, 1
+GEN_ID = 1
 # <linux/netlink.h>: refusals of a batch for which the socket has no room are lost, the first of them stay.
 NETLINK_NO_ENOBUFS = 5
-SO_SNDBUFFORCE = 32  # <asm-generic/socket.h>
 
 NFPROTO_IPV4, NFPROTO_INET, NFPROTO_IPV6 = socket.AF_INET, 1, socket.AF_INET6
 FAMILIES: dict[Family, int] = {IPV4: NFPROTO_IPV4, IPV6: NFPROTO_IPV6}
@@ -73,9 +71,7 @@ class Channel(netlink.Channel):
             for option in (netlink.NETLINK_CAP_ACK, netlink.NETLINK_EXT_ACK, NETLINK_NO_ENOBUFS):
                 self._socket.setsockopt(netlink.SOL_NETLINK, option, 1)
         except OSError as error:
-            from istio_init.kernel import denial
-
-            why = denial.of_socket(
+            why = netlink.no_socket(
                 error.errno or 0, "the kernel has no nftables: load the modules nfnetlink and nf_tables"
             )
             text = f"nftables: a socket can't be opened: {error.strerror}: {why}"
@@ -120,54 +116,6 @@ class Channel(netlink.Channel):
         """Every rule of a table in their order, as the body of NFT_MSG_NEWRULE."""
         return self.dump(f"rules of {table}", SUBSYSTEM | GETRULE, body(family, text(NFT_NAME, table)))
 
-    def commit(self, messages: list[tuple[int, int, bytes]], generation: int) -> None:
-        """Have all messages (type, flags, body) done, or none. Refused says the first that the kernel would not do.
-
-        Refused with ERESTART where the rules are no longer those of `generation`. Its `at` is the number of
-        the message that was refused.
-        """
-        self._sequence += 1
-        first = self._sequence
-        head = HEAD.pack(0, 0, socket.htons(SUBSYSTEM >> 8))
-        parts = [_message(BATCH_BEGIN, netlink.NLM_F_REQUEST, first, head + word(BATCH_GENID, generation))]
-        for kind, flags, data in messages:
-            self._sequence += 1
-            # The end of a batch is acknowledged since Linux 6.10 only, the last message of one by every kernel.
-            acknowledged = netlink.NLM_F_ACK if self._sequence == first + len(messages) else 0
-            wanted = flags | netlink.NLM_F_REQUEST | acknowledged
-            parts.append(_message(SUBSYSTEM | kind, wanted, self._sequence, data))
-        parts.append(_message(BATCH_END, netlink.NLM_F_REQUEST, self._sequence + 1, head))
-        self._deliver(b"".join(parts))
-        self._settled(first)
-        self._sequence += 1
-
-    def _deliver(self, batch: bytes) -> None:
-        for option in (socket.SO_SNDBUF, SO_SNDBUFFORCE):
-            try:
-                self._socket.setsockopt(socket.SOL_SOCKET, option, 2 * len(batch))
-            except PermissionError:
-                continue  # without NET_ADMIN in the first user namespace; the kernel's limit may do
-        try:
-            self._socket.send(batch)
-        except OSError as error:
-            raise Refused(error.errno or errno.EIO) from error
-
-    def _settled(self, first: int) -> None:
-        """Wait for the kernel's word on the batch: the one that acknowledges its last message, or the first refusal."""
-        last = self._sequence
-        while True:
-            data = self._socket.recv(netlink.BUFFER)
-            offset = 0
-            while offset < len(data):
-                length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
-                message = data[offset + HEADER.size : offset + length]
-                if kind == NLMSG_ERROR and first <= sequence <= last:
-                    if number := -NUMBER.unpack_from(message)[0]:
-                        raise BatchRefused(number, sequence - first - 1, netlink._words(flags, message))  # noqa: SLF001 (its own base class')
-                    if sequence == last:
-                        return
-                offset += (length + 3) & ~3
-
 
 def _remedy(number: int) -> str:
     if number == errno.EPERM:
@@ -175,15 +123,3 @@ def _remedy(number: int) -> str:
 
         return denial.cause("NET_ADMIN")
     return "the kernel has no nftables: load the module nf_tables"
-
-
-class BatchRefused(Refused):
-    """The kernel's no to a batch; `at` is the number of the message that it is about, -1 for the batch itself."""
-
-    def __init__(self, number: int, at: int, words: str) -> None:
-        super().__init__(number, words)
-        self.at = at
-
-
-def _message(kind: int, flags: int, sequence: int, data: bytes) -> bytes:
-    return HEADER.pack(HEADER.size + len(data), kind, flags, sequence, 0) + data

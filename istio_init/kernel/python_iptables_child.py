@@ -19,7 +19,7 @@ from istio_init.netfilter import IPV4, OWN_CHAINS, Chain, Table, ordered
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from istio_init.kernel.runs import PackedRun
+    from istio_init.kernel.packed_run import PackedRun
     from istio_init.kernel.tables import TableSocket
     from istio_init.netfilter import Family, Ruleset, TableName
 

@@ -1,117 +1,21 @@
-"""Many alike rules at once: the entries of a Run, made and compared as one stretch of bytes.
-
-The entries of a run differ in some columns alone, those of a network's address and mask or of the ports. So they are
-one unit over and over, with the columns' bytes put in by strides; and whether they stand in a table is one comparison.
-"""
+"""A chain's rules as entries: one by one, and long runs of them at once (packed_run.py)."""
 
 from __future__ import annotations
 
 import _struct as struct  # struct.py only hands it on
 
-from istio_init.kernel.extensions import Inexpressible
-from istio_init.kernel.header import LAYOUTS
-from istio_init.kernel.ports import PORTS_AT
 from istio_init.kernel.xtables import pack
-from istio_init.netfilter import Network, Run
+from istio_init.netfilter import Run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any, Literal, TypeAlias
 
-    from istio_init.kernel.header import Layout
-    from istio_init.netfilter import Chain, Family, PortRange
-
-    # Where in each entry its bytes are, how many, and all entries' one behind the other.
-    Column: TypeAlias = tuple[int, int, bytes]
-    # What is repeated in a buffer: where it begins, and after how many bytes the next one does.
-    Strided: TypeAlias = tuple[bytes | bytearray | memoryview, int, int]
+    from istio_init.kernel.packed_run import PackedRun
+    from istio_init.netfilter import Chain, Family
 
 # Of fewer values, each rule is packed by itself sooner.
 _SHORT = 4
-
-# Sizes that memory can be copied in, and memoryview's names for them.
-_ITEMS: tuple[tuple[int, Literal["Q", "I", "H", "B"]], ...] = ((8, "Q"), (4, "I"), (2, "H"), (1, "B"))
-
-
-class PackedRun:
-    """The entries of a Run, each as `pack` makes it; KernelError as `pack`, Inexpressible where they differ in more.
-
-    `unit` is the first value's entries, `sizes` has the bytes of each of them, `count` says how many values there are.
-    """
-
-    def __init__(self, run: Run, family: Family) -> None:
-        self._layout = LAYOUTS[family]
-        entries = [pack(rule, family) for rule in run.unit]
-        self.unit = b"".join(entries)
-        self.sizes = tuple(map(len, entries))
-        self.count = len(run.values)
-        self._columns = tuple(_columns(run.values, self._layout))
-        last = b"".join([pack(rule, family) for rule in Run(run.unit, run.values[-1:]).rules()])
-        ends = [(place, width, content[-width:]) for place, width, content in self._columns]
-        if self._fill(self.unit, 1, ends) != last:
-            raise Inexpressible("a run whose value is not where it is expected in an entry")
-
-    def __len__(self) -> int:
-        return len(self.unit) * self.count
-
-    def _starts(self) -> Iterator[int]:
-        """Where the unit's entries begin."""
-        start = 0
-        for size in self.sizes:
-            yield start
-            start += size
-
-    def filled(self, unit: bytes | memoryview) -> bytearray:
-        """All entries, made of a unit that may be spelled in another way than this one's."""
-        return self._fill(unit, self.count, self._columns)
-
-    def _fill(self, unit: bytes | memoryview, count: int, columns: Iterable[Column]) -> bytearray:
-        entries = bytearray(unit) * count
-        for start in self._starts():
-            for place, width, content in columns:
-                _copy(width, (content, 0, width), (entries, start + place, len(unit)))
-        return entries
-
-    def counted(self, unit: bytes | memoryview, standing: memoryview) -> bytearray:
-        """All entries, made of a unit, with counters and `comefrom` as those have that stand there."""
-        entries, width = self.filled(unit), len(self._layout.uncounted)
-        for start in self._starts():
-            place = start + self._layout.counters_at
-            _copy(width, (standing, place, len(unit)), (entries, place, len(unit)))
-        return entries
-
-
-def _copy(width: int, source: Strided, target: Strided) -> None:
-    """Copy `width` bytes, as often as there are such in the source."""
-    (content, first, every), (entries, at, step) = source, target
-    # Each stretch of 1, 2, 4 or 8 bytes is one pass over all entries: the fewer, the better.
-    numbers = width, first, every, at, step
-    item, code = next(each for each in _ITEMS if not any(number % each[0] for number in numbers))
-    out_of, into = memoryview(content).cast(code), memoryview(entries).cast(code)
-    for number in range(width // item):
-        into[at // item + number :: step // item] = out_of[first // item + number :: every // item]
-
-
-def _columns(values: tuple[Network, ...] | tuple[PortRange, ...], layout: Layout) -> Iterator[Column]:
-    """What differs between the entries of these values."""
-    # They are all of one kind; asking 10,000 for theirs would show.
-    each: Any = values
-    if not isinstance(values[0], Network):
-        ports = [number for value in each for number in (value.low, value.high)]
-        yield layout.size + PORTS_AT, 4, struct.Struct(f"={len(ports)}H").pack(*ports)
-        return
-    width = len(layout.any_address)
-    addresses = b"".join([network.address for network in each])
-    if len(addresses) != width * len(values):
-        raise Inexpressible(f"networks that are not all of {layout.family}")
-    # Source, destination, their masks.
-    yield width, width, addresses
-    prefixes = [network.prefix for network in each]
-    if len(set(prefixes)) > 1:
-        bits = width * 8
-        masks = {prefix: ((1 << bits) - (1 << (bits - prefix))).to_bytes(width, "big") for prefix in set(prefixes)}
-        yield 3 * width, width, b"".join([masks[prefix] for prefix in prefixes])
 
 
 def pack_chain(chain: Chain, family: Family) -> list[bytes | PackedRun]:
@@ -128,6 +32,8 @@ def pack_chain(chain: Chain, family: Family) -> list[bytes | PackedRun]:
 def _packed(run: Run, family: Family) -> list[bytes | PackedRun]:
     if len(run.values) >= _SHORT:
         try:
+            from istio_init.kernel.packed_run import PackedRun
+
             return [PackedRun(run, family)]
         except (ValueError, OverflowError, struct.error):  # type: ignore[attr-defined]
             pass  # rule by rule, the one that can't be packed is found

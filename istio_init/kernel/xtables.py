@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
     from istio_init.kernel.header import Layout
-    from istio_init.kernel.runs import PackedRun
+    from istio_init.kernel.packed_run import PackedRun
     from istio_init.netfilter import Family, Match, TableName, Target
 
     # An entry's start, its target and its end, as offsets from the table's beginning.

@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Char",
-    "Int",
     "Library",
+    "Number",
     "Pointer",
     "String",
-    "Unsigned",
     "addresses",
     "byref",
     "get_errno",
@@ -41,16 +40,10 @@ class Char(_SimpleCData):  # type: ignore[type-arg]
     _type_ = "c"
 
 
-class Int(_SimpleCData):  # type: ignore[type-arg]
-    """An int."""
+class Number:
+    """Any int as an argument among others that have a type."""
 
-    _type_ = "i"
-
-
-class Unsigned(_SimpleCData):  # type: ignore[type-arg]
-    """An unsigned int."""
-
-    _type_ = "I"
+    from_param = staticmethod(int)
 
 
 class Pointer(_SimpleCData):  # type: ignore[type-arg]
@@ -83,7 +76,6 @@ class Function(CFuncPtr):
     """A function that leaves its errno to `get_errno`."""
 
     _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO
-    _restype_ = Int
 
 
 def keep_freed_memory() -> None:
@@ -107,9 +99,10 @@ class Library:
         # The attribute that CFuncPtr looks for (and all that it does, whatever typeshed says).
         self._handle = dlopen(soname, RTLD_NOW)  # type: ignore[arg-type]
 
-    def function(self, name: str, result: Any = Int, *arguments: Any) -> Any:  # noqa: ANN401 (ctypes' types have none)
+    def function(self, name: str, result: Any = int, *arguments: Any) -> Any:  # noqa: ANN401 (ctypes' types have none)
         """One function by name; `result` None is void. AttributeError where the library has no such."""
         function: Any = Function((name, self))  # type: ignore[arg-type]
-        function.restype = result
+        if result is not int:  # which is what functions give where nothing else is said
+            function.restype = result
         function.argtypes = arguments or None
         return function

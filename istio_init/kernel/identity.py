@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _socket as socket  # socket.py imports enum and selectors; the type in C is all that is needed
 
-from istio_init.kernel.clib import Library, Unsigned
+from istio_init.kernel.clib import Library
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def socket_as(uid: int, gid: int, family: int) -> socket.socket | None:
     where there can't be a socket.
     """
     libc = Library(None)
-    set_uid, set_gid = (libc.function(name, Unsigned, Unsigned) for name in ("setfsuid", "setfsgid"))
+    set_uid, set_gid = (libc.function(name) for name in ("setfsuid", "setfsgid"))
     own_uid, own_gid = set_uid(NOBODYS), set_gid(NOBODYS)
     try:
         if _assumed(set_gid, gid) and _assumed(set_uid, uid):
@@ -36,4 +36,4 @@ def socket_as(uid: int, gid: int, family: int) -> socket.socket | None:
 def _assumed(set_id: Callable[[int], int], number: int) -> bool:
     """Set the id, and say whether it is in force now: the call itself does not."""
     set_id(number)
-    return set_id(NOBODYS) == number
+    return set_id(NOBODYS) & NOBODYS == number

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from istio_init.errors import KernelError
 from istio_init.kernel import clib
-from istio_init.kernel.clib import Char, Int, Pointer, String, Unsigned, addresses, get_errno, memory
+from istio_init.kernel.clib import Char, Number, Pointer, String, addresses, get_errno, memory
 from istio_init.kernel.header import LAYOUTS
 from istio_init.kernel.tables import OPENING
 from istio_init.kernel.xtables import EntryReader, entry_size, has_standard_target, normal
@@ -39,13 +39,13 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "next_rule": (Pointer, Pointer, Pointer),
     "get_target": (String, Pointer, Pointer),
     "get_policy": (String, String, Pointer, Pointer),
-    "create_chain": (Int, String, Pointer),
-    "delete_chain": (Int, String, Pointer),
-    "flush_entries": (Int, String, Pointer),
-    "append_entry": (Int, String, Pointer, Pointer),
-    "insert_entry": (Int, String, String, Unsigned, Pointer),
-    "delete_num_entry": (Int, String, Unsigned, Pointer),
-    "commit": (Int, Pointer),
+    "create_chain": (int, String, Pointer),
+    "delete_chain": (int, String, Pointer),
+    "flush_entries": (int, String, Pointer),
+    "append_entry": (int, String, Pointer, Pointer),
+    "insert_entry": (int, String, String, Number, Pointer),
+    "delete_num_entry": (int, String, Number, Pointer),
+    "commit": (int, Pointer),
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from istio_init import nft, nft_fold, nft_json, nft_layout, nft_listing
 from istio_init.errors import KernelError
 from istio_init.kernel import clib
-from istio_init.kernel.clib import Int, Pointer, String, Unsigned
+from istio_init.kernel.clib import Number, Pointer, String
 from istio_init.kernel.nfnetlink import NFPROTO_INET, Channel
 from istio_init.netfilter import FAMILIES, Ruleset, Table
 
@@ -118,13 +118,13 @@ class Library:
             ) from error
         self._functions: dict[str, Any] = {}
         for name, result in (
-            *(("ctx_free", None), ("ctx_output_set_flags", None), ("run_cmd_from_buffer", Int)),
-            *(("ctx_buffer_output", Int), ("ctx_buffer_error", Int)),
+            *(("ctx_free", None), ("ctx_output_set_flags", None), ("run_cmd_from_buffer", int)),
+            *(("ctx_buffer_output", int), ("ctx_buffer_error", int)),
             *(("ctx_get_output_buffer", String), ("ctx_get_error_buffer", String)),
         ):
-            second = {"run_cmd_from_buffer": (String,), "ctx_output_set_flags": (Unsigned,)}.get(name, ())
+            second = {"run_cmd_from_buffer": (String,), "ctx_output_set_flags": (Number,)}.get(name, ())
             self._functions[name] = library.function(f"nft_{name}", result, Pointer, *second)
-        self._context = library.function("nft_ctx_new", Pointer, Unsigned)(0)
+        self._context = library.function("nft_ctx_new", Pointer, Number)(0)
         self._call("ctx_output_set_flags", NFT_CTX_OUTPUT_JSON)
         self._call("ctx_buffer_output")
         self._call("ctx_buffer_error")

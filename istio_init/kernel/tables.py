@@ -12,7 +12,7 @@ import _socket as socket
 import errno
 from _struct import Struct  # struct.py only hands it on
 
-from istio_init.kernel.clib import Char, Library, Unsigned, byref, get_errno
+from istio_init.kernel.clib import Char, Library, byref, get_errno
 from istio_init.kernel.xtables import INFO
 from istio_init.netfilter import BUILTIN_CHAINS, IPV4, IPV6
 
@@ -37,6 +37,7 @@ _GET_REVISION = {
 OPENING = "open the table"
 _ENTRIES_HEAD = Struct("=32sI4x")  # struct ipt_get_entries: name, bytes of entries
 _REVISION = Struct("=29sB")  # struct xt_get_revision
+_LENGTH = Struct("=I")  # socklen_t
 _ATTEMPTS = 100
 
 _getsockopt = Library(None).function("getsockopt")
@@ -107,7 +108,7 @@ class TableSocket:
 
     def _ask(self, option: int, question: bytearray) -> None:
         """Put a question to the kernel, which writes its answer over it."""
-        length = Unsigned(len(question))
-        place = byref(Char.from_buffer(question))
-        if _getsockopt(self._socket.fileno(), self._level, option, place, byref(length)):
+        length = bytearray(_LENGTH.pack(len(question)))
+        place, size = byref(Char.from_buffer(question)), byref(Char.from_buffer(length))
+        if _getsockopt(self._socket.fileno(), self._level, option, place, size):
             raise OSError(get_errno(), OPENING)

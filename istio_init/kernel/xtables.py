@@ -234,13 +234,11 @@ def unpack_table(
     info, entries = answers
     blob = _Blob(family, entries, expected or {})
     chains = {}
-    for chain, rules in blob.chains(info, frozenset() if own else OWN_CHAINS):
+    for chain, rules, policy in blob.chains(info, frozenset() if own else OWN_CHAINS):
         if isinstance(rules, Chain):
             chains[chain] = rules
-            continue
-        # Behind the rules stands the policy or, in a user's chain, a return.
-        end = rules[-1].target if chain in BUILTIN_CHAINS[name] else None
-        chains[chain] = Chain(chain, tuple(rules[:-1]), end.name if isinstance(end, Verdict) else None)
+        else:
+            chains[chain] = Chain(chain, tuple(rules), policy if chain in BUILTIN_CHAINS[name] else None)
     return Table(name, ordered(name, chains))
 
 
@@ -257,12 +255,15 @@ class _Blob:
         # Standard targets as `pack` makes them, by the kernel's verdicts: numbers, or offsets of chains' first entries.
         self._standards = {verdict: standard(name) for verdict, name in _VERDICTS.items()}
 
-    def chains(self, info: bytes, left_out: frozenset[str]) -> Iterator[tuple[str, list[Rule] | Chain]]:
-        """Every chain's name and all that is in it; nothing for those that are left out."""
+    def chains(self, info: bytes, left_out: frozenset[str]) -> Iterator[tuple[str, list[Rule] | Chain, str]]:
+        """Every chain's name, all that is in it, and the verdict behind that: the policy or, in a user's chain, RETURN.
+
+        Nothing is in those that are left out.
+        """
         _, valid, *numbers = INFO.unpack(info)
         starts = {numbers[hook]: name for hook, name in enumerate(_HOOKS) if valid & 1 << hook}
         entries, offsets_at = self._entries, self._layout.counters_at - _OFFSETS.size
-        name, start = "", 0
+        name, start, last = "", 0, None
         rules: list[Rule] | Chain = []
         known: dict[bytes, Rule] = {}
         while start < len(entries):
@@ -271,15 +272,23 @@ class _Blob:
             is_head = entries.startswith(_ERROR, target + _NAME_AT)
             if is_head or start in starts:
                 if name:
-                    yield name, rules
-                name, rules = self._error_name(target) if is_head else starts[start], []
+                    yield name, rules, "" if last is None else self._verdict(last)
+                name, rules, last = self._error_name(target) if is_head else starts[start], [], None
                 if is_head and name not in left_out and (stands := self._standing(name, end)):
                     rules, end = stands
                 else:
                     known = self._known(name)
             if isinstance(rules, list) and not (is_head or name in left_out):
-                rules.append(self._rule(start, known))
+                if last is not None:
+                    rules.append(self._rule(last, known))
+                last = start
             start = end
+
+    def _verdict(self, start: int) -> str:
+        """What the entry at an offset says whatever the packet; empty where that is no verdict."""
+        target, _ = self._offsets(start)
+        (verdict,) = _VERDICT.unpack_from(self._entries, start + target + HEAD.size)
+        return _VERDICTS.get(verdict, "")
 
     def _known(self, name: str) -> dict[bytes, Rule]:
         """The rules that are expected in a chain, by their entries; long runs are not worth a dictionary."""

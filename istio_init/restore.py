@@ -1,6 +1,7 @@
 """iptables-save text back to a Ruleset. Whatever isn't understood is an error: nothing is skipped or guessed.
 
-Known are the matches and targets of netfilter.py, in the spelling in which iptables-save prints them.
+Known are the matches and targets of netfilter.py and netfilter_rare.py, in the spelling in which iptables-save prints
+them.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ the single matches and targets:
 - nat is asked about a connection's first packet only, and once for its destination (PREROUTING or OUTPUT)
   and once for its source (INPUT or POSTROUTING): nf_nat_inet_fn. What comes back over lo has been asked.
 
-A match or target that netfilter.py does not model ends the walk as UNDECIDED, unless another match of the same
+A match or target that we do not model ends the walk as UNDECIDED, unless another match of the same
 rule fails anyway.
 """
 

@@ -1,8 +1,9 @@
 """Rules as iptables-nft keeps them in nftables: a Rule packed into netlink attributes; nft_reader.py unpacks it.
 
 What a rule asks of addresses, interfaces, protocol, ports and mark are expressions of nftables' own; any other
-match, and every target but a verdict, is an x_tables extension with its struct (extensions.py) in an expression
-"match" or "target". That is what iptables-nft 1.8.9 writes, so every iptables-nft can list, edit and delete it.
+match, and every target but a verdict, is an x_tables extension with its struct (extensions.py, extensions_rare.py) in
+an expression "match" or "target". That is what iptables-nft 1.8.9 writes, so every iptables-nft can list, edit and
+delete it.
 """
 
 from __future__ import annotations

@@ -36,10 +36,11 @@ _HEAD_BYTES = 16
 _BY_TIME, _UNCHECKED = 0, 1
 
 
-def load(directory: str = __file__.rpartition("/")[0], package: str = "istio_init") -> None:
-    """Import MODULES of the package in a directory, up to the first whose byte code is not there or not up to date."""
+def load() -> None:
+    """Import MODULES, up to the first whose byte code is not there or not up to date."""
     if sys.flags.optimize or sys.pycache_prefix:
         return  # the byte code is elsewhere
+    package, directory = __name__.rpartition(".")[0], __file__.rpartition("/")[0]
     for name in MODULES:
         whole = f"{package}.{name}"
         if whole not in sys.modules and not _run(whole, f"{directory}/{name.replace('.', '/')}", name in _PACKAGES):

@@ -15,7 +15,7 @@ import posix  # the C half of os
 import sys
 
 # The importer itself, there from the beginning.
-from _frozen_importlib import ModuleSpec
+from _frozen_importlib import ModuleSpec, module_from_spec
 from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
 
 TYPE_CHECKING = False
@@ -50,25 +50,22 @@ def load() -> None:
 def _run(name: str, place: str, is_package: bool) -> bool:  # noqa: FBT001 (it has no default)
     """Import one module, whose source or directory is at `place`; False, and nothing done, where it has to be left."""
     directory, _, stem = (place, "", "__init__") if is_package else place.rpartition("/")
-    source = f"{directory}/{stem}.py"
-    code = byte_code(source, f"{directory}/__pycache__/{stem}.{sys.implementation.cache_tag}.pyc")
+    source, cached = f"{directory}/{stem}.py", f"{directory}/__pycache__/{stem}.{sys.implementation.cache_tag}.pyc"
+    code = byte_code(source, cached)
     if code is None:
         return False
-    parent, _, child = name.rpartition(".")
-    module = type(sys)(name)
-    loader = SourceFileLoader(name, source)
-    spec = ModuleSpec(name, loader, origin=source, is_package=is_package)
-    spec.has_location = True
-    module.__file__, module.__loader__, module.__spec__ = source, loader, spec
-    module.__package__ = name if is_package else parent
-    if is_package:
-        module.__path__ = spec.submodule_search_locations = [place]
+    spec = ModuleSpec(name, SourceFileLoader(name, source), origin=source, is_package=is_package)
+    spec.has_location, spec.cached = True, cached
+    if spec.submodule_search_locations is not None:
+        spec.submodule_search_locations.append(place)
+    module = module_from_spec(spec)
     sys.modules[name] = module
     try:
         exec(code, module.__dict__)  # noqa: S102 (this is what an import is)
     except BaseException:
         del sys.modules[name]
         raise
+    parent, _, child = name.rpartition(".")
     setattr(sys.modules[parent], child, module)
     return True
 

@@ -28,9 +28,9 @@ import istio_init.kernel.iptables, istio_init.commands, istio_init.kernel.lock, 
 import istio_init.start, istio_init.plans
 def told(module):
     spec = module.__spec__
-    return [module.__file__, module.__package__, getattr(module, "__path__", None), type(module.__loader__).__name__,
-            spec.name, spec.origin, spec.has_location, spec.submodule_search_locations, spec.cached,
-            sys.modules["istio_init.run"].run.__code__.co_filename]
+    return [module.__file__, module.__cached__, module.__package__, getattr(module, "__path__", None),
+            type(module.__loader__).__name__, spec.name, spec.origin, spec.has_location, spec.cached,
+            spec.submodule_search_locations, sys.modules["istio_init.run"].run.__code__.co_filename]
 print(json.dumps({{name: told(module) for name, module in sys.modules.items() if name.startswith("istio_init.")}}))
 """
 # Without the importer, for modules of ours: what load() can't do fails.

@@ -54,6 +54,7 @@ def test_many_are_made_of_columns() -> None:
 def test_defaults_fill_what_is_missing() -> None:
     assert Point(1) == Point(1, 5)
     assert Place(1) == Place(1, 5, "here", "")
+    assert Place(1, 2) == Place(1, 2, "here", "")
     assert Place(1, name="there") == Place(1, 5, "there")
     assert Described().x == 7
 

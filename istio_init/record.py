@@ -10,7 +10,9 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any, ClassVar, Self, dataclass_transform
+    from typing import Any, ClassVar, Self, TypeAlias, dataclass_transform
+
+    _Setter: TypeAlias = Callable[[object, object], None]
 else:
 
     def dataclass_transform(**_):
@@ -27,9 +29,50 @@ class Specifier:
         self.default = default
 
 
+# A record of so many fields is made by a function of its own: what each would be if it were written out in its class.
+# Writing them as text and compiling it, as dataclasses do, would take a start longer than making all of its records.
+
+
+def _of_one(first: _Setter) -> Callable[..., None]:
+    def init(self: object, a: object) -> None:
+        first(self, a)
+
+    return init
+
+
+def _of_two(first: _Setter, second: _Setter) -> Callable[..., None]:
+    def init(self: object, a: object, b: object) -> None:
+        first(self, a)
+        second(self, b)
+
+    return init
+
+
+def _of_three(first: _Setter, second: _Setter, third: _Setter) -> Callable[..., None]:
+    def init(self: object, a: object, b: object, c: object) -> None:
+        first(self, a)
+        second(self, b)
+        third(self, c)
+
+    return init
+
+
+def _of_four(first: _Setter, second: _Setter, third: _Setter, fourth: _Setter) -> Callable[..., None]:
+    def init(self: object, a: object, b: object, c: object, d: object) -> None:
+        first(self, a)
+        second(self, b)
+        third(self, c)
+        fourth(self, d)
+
+    return init
+
+
+_MAKERS: dict[int, Callable[..., Any]] = {1: _of_one, 2: _of_two, 3: _of_three, 4: _of_four}
+
+
 @dataclass_transform(frozen_default=True, eq_default=True)
 class RecordType(type):
-    """Turns a class body's annotations into slots, positional parameters and match arguments."""
+    """Turns a class body's annotations into slots, parameters and match arguments; defaults stand at the end."""
 
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> RecordType:  # noqa: D102
         own = (*namespace.get("__annotations__", ()),)
@@ -46,11 +89,18 @@ class RecordType(type):
         namespace["_compared"] = (*[field for field in fields if field not in uncompared],) if uncompared else fields
         namespace["_fields"] = namespace["__match_args__"] = fields
         namespace["_defaults"], namespace["specifiers"] = defaults, specifiers
-        namespace["_tail"] = (*defaults.values(),)
         namespace["__slots__"] = (*own, *namespace.get("__slots__", ()))
         cls: Any = type.__new__(mcs, name, bases, namespace)
         # Slot descriptors write past the __setattr__ that keeps everyone else from doing so.
-        cls._setters = (*[getattr(cls, field).__set__ for field in fields],)
+        setters = [getattr(cls, field).__set__ for field in fields]
+        if maker := _MAKERS.get(len(fields)):
+            init = maker(*setters)
+            init.__code__ = init.__code__.replace(co_varnames=("self", *fields))
+            init.__defaults__ = (*defaults.values(),)
+            init.__qualname__ = f"{name}.__init__"
+            cls.__init__ = init
+        else:
+            cls._setters = setters
         made: RecordType = cls
         return made
 
@@ -65,7 +115,6 @@ class Record(metaclass=RecordType):
     if TYPE_CHECKING:
         _fields: ClassVar[Any]
         _defaults: ClassVar[Any]
-        _tail: ClassVar[Any]
         specifiers: ClassVar[Any]
         _compared: ClassVar[Any]
         _setters: ClassVar[Any]
@@ -73,18 +122,7 @@ class Record(metaclass=RecordType):
 
         def __init__(self, *values, **named):
             """One argument for each field, in order or by name; TypeError as a function would raise."""
-            setters = self._setters
-            if named:
-                values = self._complete(values, named)
-            elif missing := len(setters) - len(values):
-                # Defaults at the end, the common short form, without the detour through names.
-                tail = self._tail
-                values = values + tail[-missing:] if 0 < missing <= len(tail) else self._complete(values, named)
-            if len(setters) == 2:  # without the loop: long lists are lists of such
-                setters[0](self, values[0])
-                setters[1](self, values[1])
-                return
-            for write, value in zip(setters, values):  # noqa: B905 (strict costs time, the lengths are equal)
+            for write, value in zip(self._setters, self._complete(values, named), strict=True):
                 write(self, value)
 
     @classmethod
@@ -93,8 +131,8 @@ class Record(metaclass=RecordType):
         from itertools import repeat
 
         made = tuple(map(cls.__new__, repeat(cls, len(columns[0]))))
-        for write, values in zip(cls._setters, columns, strict=True):
-            any(map(write, made, values))  # runs through all of them: what writes gives None
+        for field, values in zip(cls._fields, columns, strict=True):
+            any(map(getattr(cls, field).__set__, made, values))  # runs through all of them: what writes gives None
         return made
 
     @classmethod
@@ -122,7 +160,10 @@ class Record(metaclass=RecordType):
             return True
         if type(other) is not type(self):
             return NotImplemented
-        return all(getattr(self, field) == getattr(other, field) for field in self._compared)
+        for field in self._compared:  # noqa: SIM110 (all() of a generator takes twice as long)
+            if getattr(self, field) != getattr(other, field):
+                return False
+        return True
 
     def __hash__(self) -> int:
         return hash((type(self), *[getattr(self, field) for field in self._compared]))

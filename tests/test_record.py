@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from istio_init.record import Record, Specifier
+from istio_init.record import Record, RecordType, Specifier
 
 
 class Point(Record):
@@ -64,21 +64,67 @@ def test_a_default_says_more_than_its_value_where_it_is_a_specifier() -> None:
     assert Point.specifiers == {}
 
 
+class Square(Record):
+    """More fields than there are functions for."""
+
+    a: int
+    b: int
+    c: int = 3
+    d: int = 4
+    e: int = 5
+
+
 @pytest.mark.parametrize(
     ("values", "named", "why"),
     [
-        ((), {}, "Point needs ['x']"),
-        ((), {"y": 1}, "Point needs ['x']"),
-        ((1, 2, 3), {}, "Point takes 2 values, 3 were given"),
-        ((1, 2, 3), {"y": 4}, "Point takes 2 values, 3 were given"),
-        ((1,), {"x": 1}, "Point was given ['x'] twice"),
-        ((1,), {"z": 1}, "Point has no field ['z']"),
+        ((), {}, "Point.__init__() missing 1 required positional argument: 'x'"),
+        ((), {"y": 1}, "Point.__init__() missing 1 required positional argument: 'x'"),
+        ((1, 2, 3), {}, "Point.__init__() takes from 2 to 3 positional arguments but 4 were given"),
+        ((1,), {"x": 1}, "Point.__init__() got multiple values for argument 'x'"),
+        ((1,), {"z": 1}, "Point.__init__() got an unexpected keyword argument 'z'"),
     ],
 )
 def test_wrong_arguments_are_a_type_error(values: tuple[Any, ...], named: dict[str, Any], why: str) -> None:
     with pytest.raises(TypeError) as raised:
         Point(*values, **named)
     assert str(raised.value) == why
+
+
+@pytest.mark.parametrize(
+    ("values", "named", "why"),
+    [
+        ((), {}, "Square needs ['a', 'b']"),
+        ((1,), {"c": 1}, "Square needs ['b']"),
+        ((1, 2, 3, 4, 5, 6), {}, "Square takes 5 values, 6 were given"),
+        ((1, 2, 3, 4, 5, 6), {"e": 4}, "Square takes 5 values, 6 were given"),
+        ((1,), {"a": 1}, "Square was given ['a'] twice"),
+        ((1,), {"z": 1}, "Square has no field ['z']"),
+    ],
+)
+def test_wrong_arguments_of_many_are_a_type_error(values: tuple[Any, ...], named: dict[str, Any], why: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        Square(*values, **named)
+    assert str(raised.value) == why
+
+
+FIELDS = ("first", "second", "third", "fourth", "fifth", "sixth")
+
+
+@pytest.mark.parametrize("count", range(len(FIELDS) + 1))
+@pytest.mark.parametrize("defaults", range(len(FIELDS) + 1))
+def test_any_number_of_fields(count: int, defaults: int) -> None:
+    fields = FIELDS[:count]
+    given = {field: field.upper() for field in fields[max(count - defaults, 0) :]}
+    annotations = dict.fromkeys(fields, "str")
+    kind: Any = RecordType("Kind", (Record,), {"__annotations__": annotations, **given})
+    everything = tuple(range(count))
+    assert [getattr(kind(*everything), field) for field in fields] == list(everything)
+    by_name = kind(**dict(zip(fields, everything, strict=True)))
+    assert by_name == kind(*everything)
+    needed = everything[: count - len(given)]
+    assert [getattr(kind(*needed), field) for field in fields] == [*needed, *given.values()]
+    for changed in fields:
+        assert kind(*everything).replace(**{changed: "other"}) != by_name
 
 
 def test_nothing_can_be_changed() -> None:
@@ -114,7 +160,7 @@ def test_replace_makes_another() -> None:
     point = Point(1, 2)
     assert point.replace(y=3) == Point(1, 3)
     assert point.replace() == point == Point(1, 2)
-    with pytest.raises(TypeError, match="Point has no field"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'z'"):
         point.replace(z=1)
 
 

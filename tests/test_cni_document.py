@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from istio_init.cni.document import decode, encode, members
@@ -34,10 +34,16 @@ def test_members_come_with_their_text(value: dict[str, object], indent: str | in
     assert all(json.loads(raw) == member and raw in text for member, raw in found.values())
 
 
+def no_json(word: str) -> None:
+    """Refuse NaN and Infinity, which the module takes and JSON does not have."""
+    raise ValueError(word)
+
+
+@example("NaN")
 @given(st.text() | st.text('{}[]":,\\ 0a-.eE\n'))
 def test_any_text_is_read_as_the_module_reads_it_or_refused(text: str) -> None:
     with contextlib.suppress(ValueError):
-        value = json.loads(text, parse_constant=lambda _: 1 / 0)
+        value = json.loads(text, parse_constant=no_json)
         assert decode(text) == value
         return
     with pytest.raises(ValueError, match=r"."):

@@ -437,7 +437,7 @@ def preceded(function: Callable[..., object], first: Callable[[], object]) -> Ca
     return call
 
 
-@pytest.mark.parametrize("moment", ["append", "commit"])
+@pytest.mark.parametrize("moment", ["__init__", "append", "commit"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_rule_that_somebody_adds_meanwhile_is_kept(
     namespace: Namespace, family: Family, moment: str, monkeypatch: pytest.MonkeyPatch
@@ -461,6 +461,49 @@ def test_a_rule_that_somebody_changes_meanwhile_is_kept(
     namespace.inside(lambda: Libiptc().replace(family, nat(*marked(1))))
     rules = [line for line in saved(namespace, family, "nat").split("\n") if line.startswith("-A OUTPUT")]
     assert rules == ["-A OUTPUT -m mark --mark 0x2 -j ACCEPT", "-A OUTPUT -j ISTIO_OUTPUT"]
+
+
+def test_chains_that_somebody_takes_away_meanwhile_are_made_anew(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What libiptc does not find it can't empty: that is nobody's error."""
+    namespace.inside(lambda: Libiptc().replace(IPV4, nat(*marked(1))))
+
+    def take_away() -> None:
+        for flag in ("-F", "-X"):
+            namespace.run(IPTABLES[IPV4], "-t", "nat", flag)
+
+    monkeypatch.setattr(Handle, "__init__", preceded(Handle.__init__, take_away))
+    namespace.inside(lambda: Libiptc().replace(IPV4, nat(*marked(2))))
+    found = namespace.inside(lambda: Libiptc().read(IPV4)).table("nat")
+    own = found and found.chain("ISTIO_OUTPUT")
+    assert own
+    assert own.rules == marked(2)
+
+
+def test_packets_that_are_counted_meanwhile_are_no_change(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace.run(IPTABLES[IPV4], "-t", "mangle", "-A", "OUTPUT", "-p", "udp", "-j", "RETURN")
+    jump = Rule((), Jump("ISTIO_OUTPUT"))
+    wanted = made("mangle", Chain("OUTPUT", (jump,), "ACCEPT"), Chain("ISTIO_OUTPUT", marked(1)))
+    opened = []
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+            datagrams.sendto(b"x", ("127.0.0.1", 9))
+
+    class Counted(Handle):
+        def __init__(self, library: Library, name: TableName) -> None:
+            opened.append(name)
+            super().__init__(library, name)
+
+    monkeypatch.setattr("istio_init.kernel.iptables.Handle", Counted)
+    monkeypatch.setattr(Handle, "append", preceded(Handle.append, send))
+    namespace.inside(lambda: Libiptc().replace(IPV4, wanted))
+    assert opened == ["mangle"]
+    (theirs,) = [line for line in namespace.run(SAVE[IPV4], "-c", "-t", "mangle").split("\n") if "-p udp" in line]
+    assert theirs.startswith("[1:")
 
 
 def test_somebody_who_never_stops_is_an_error(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,6 @@ __all__ = [
     "byref",
     "get_errno",
     "keep_freed_memory",
-    "memory",
 ]
 
 # dlopen(3): resolve all symbols at once. The C library itself is among what the process has loaded.
@@ -56,12 +55,6 @@ class String(_SimpleCData):  # type: ignore[type-arg]
     """A const char *, as bytes or None."""
 
     _type_ = "z"
-
-
-def memory(address: int, size: int) -> bytes:
-    """A copy of `size` bytes of this process' memory; what is not there ends the process."""
-    content: bytes = (Char * size).from_address(address).raw  # type: ignore[misc]
-    return content
 
 
 def addresses(buffer: bytearray, sizes: tuple[int, ...]) -> tuple[Iterator[int], object]:

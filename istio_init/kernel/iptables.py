@@ -19,6 +19,8 @@ from istio_init.netfilter import BUILTIN_CHAINS, OWN_CHAINS, Ruleset, Run, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from istio_init.compare import Edit
     from istio_init.kernel.packed_run import PackedRun
     from istio_init.netfilter import Chain, Family, TableName
@@ -80,9 +82,9 @@ class Libiptc:
     def _edit(self, family: Family, name: TableName, wanted: Table | None, known: Table | None) -> None:
         """Bring what is ours to `wanted`, or with None take it away, `known` too; anew while others write."""
         try:
-            for _ in range(_ATTEMPTS):
-                with self._open(family, name) as handle:
-                    if self._attempt(handle, family, name, wanted, known):
+            with TableSocket(family) as socket:
+                for _ in range(_ATTEMPTS):
+                    if self._attempt(socket, family, name, wanted, known):
                         return
         except OSError as error:
             raise _refusal(error, family, name, wanted) from error
@@ -91,17 +93,13 @@ class Libiptc:
             "nothing was written; find out who (a program that takes no xtables lock), and run again"
         )
 
-    def _open(self, family: Family, name: TableName) -> Handle:
-        """A handle on one table as it stands."""
-        if family not in self._libraries:
-            self._libraries[family] = Library(family)
-        return Handle(self._libraries[family], name)
-
     def _attempt(
-        self, handle: Handle, family: Family, name: TableName, wanted: Table | None, known: Table | None
+        self, socket: TableSocket, family: Family, name: TableName, wanted: Table | None, known: Table | None
     ) -> bool:
         """Edit and commit; False where somebody else wrote to the table meanwhile: try again."""
-        found = recognised(handle.others(), wanted or known)
+        answers = socket.table(name)
+        stands = _others(name, family, answers)
+        found = recognised(stands, wanted or known)
         edits = {
             chain.name: edit(chain, wanted.chain(chain.name) if wanted else None)
             for chain in found.chains
@@ -110,26 +108,29 @@ class Libiptc:
         own = [chain.name for chain in found.chains if chain.name in OWN_CHAINS]
         if wanted is None and not own and not any(change.delete for change in edits.values()):
             return True
-        self._take_out(handle, edits, own, wanted)
-        if wanted is not None:
-            self._put_in(handle, edits, own, family, wanted)
-        if self._others(family, name) != found:
-            return False
-        try:
-            handle.commit()
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            # libiptc gives counters back in a second step: that fails where somebody wrote right behind the first.
-            if error.errno == errno.EINVAL and self._others(family, name) != found:
-                return False
-            raise
-        return True
 
-    def _others(self, family: Family, name: TableName) -> Table:
-        """The table as it stands by now, but without the rules in chains of ours."""
-        with TableSocket(family) as socket:
-            return unpack_table(name, family, socket.table(name), own=False)
+        def is_as_it_was() -> bool:
+            now = socket.table(name)
+            # Counters may have moved.
+            return now == answers or _others(name, family, now) == stands
+
+        # What libiptc reads here lies between the two looks at the table.
+        with self._open(family, name) as handle:
+            try:
+                self._take_out(handle, edits, own, wanted)
+                if wanted is not None:
+                    self._put_in(handle, edits, own, family, wanted)
+            except OSError:
+                if is_as_it_was():
+                    raise
+                return False
+            return is_as_it_was() and _committed(handle, is_as_it_was)
+
+    def _open(self, family: Family, name: TableName) -> Handle:
+        """A handle on one table as it stands."""
+        if family not in self._libraries:
+            self._libraries[family] = Library(family)
+        return Handle(self._libraries[family], name)
 
     def _take_out(self, handle: Handle, edits: dict[str, Edit], own: list[str], wanted: Table | None) -> None:
         """Take out all that is ours, and chains of ours that aren't wanted: these once nothing jumps to them."""
@@ -155,6 +156,25 @@ class Libiptc:
                     handle.insert(chain.name, number if number < top else number + change.at, entry)
             else:
                 handle.append(chain.name, entries)
+
+
+def _committed(handle: Handle, is_as_it_was: Callable[[], bool]) -> bool:
+    """Commit; False where somebody else wrote to the table right before or meanwhile."""
+    try:
+        handle.commit()
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # libiptc gives counters back in a second step: that fails where somebody wrote right behind the first.
+        if error.errno == errno.EINVAL and not is_as_it_was():
+            return False
+        raise
+    return True
+
+
+def _others(name: TableName, family: Family, answers: tuple[bytes, bytearray]) -> Table:
+    """The table in the kernel's answers, but without the rules in chains of ours."""
+    return unpack_table(name, family, answers, own=False)
 
 
 def _all_ours(chain: Chain) -> bool:

@@ -9,36 +9,25 @@ from __future__ import annotations
 
 from istio_init.errors import KernelError
 from istio_init.kernel import clib
-from istio_init.kernel.clib import Char, Number, Pointer, String, addresses, get_errno, memory
-from istio_init.kernel.header import LAYOUTS
+from istio_init.kernel.clib import Number, Pointer, String, addresses, get_errno
 from istio_init.kernel.tables import OPENING
-from istio_init.kernel.xtables import EntryReader, entry_size, has_standard_target, normal
-from istio_init.netfilter import IPV4, OWN_CHAINS, Chain, Table, ordered
+from istio_init.netfilter import IPV4
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from typing import Any, Self
 
     from istio_init.kernel.packed_run import PackedRun
-    from istio_init.netfilter import Family, Rule, TableName
-
-COUNTERS_SIZE = 16  # struct xt_counters
+    from istio_init.netfilter import Family, TableName
 
 # The step that errors speak of, beside tables.OPENING and the edits.
 COMMITTING = "commit the table"
 
-# Result and arguments. The last argument is the handle, but for init; an entry that we give is bytes or a pointer, one
-# that we get a pointer.
+# Result and arguments. The last argument is the handle, but for init; an entry is bytes, or, to append one, a pointer.
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "init": (Pointer, String),
     "free": (None, Pointer),
-    "first_chain": (String, Pointer),
-    "next_chain": (String, Pointer),
-    "first_rule": (Pointer, String, Pointer),
-    "next_rule": (Pointer, Pointer, Pointer),
-    "get_target": (String, Pointer, Pointer),
-    "get_policy": (String, String, Pointer, Pointer),
     "create_chain": (int, String, Pointer),
     "delete_chain": (int, String, Pointer),
     "flush_entries": (int, String, Pointer),
@@ -63,7 +52,6 @@ class Library:
                 f"{soname} can't be opened ({error}): install it "
                 f"(Debian and Ubuntu: {package}; Fedora: iptables-libs; Alpine: libip4tc, libip6tc)"
             ) from error
-        self.family = family
         self.call: dict[str, Any] = {}
         for name, signature in _FUNCTIONS.items():
             self.call[name] = library.function(f"{prefix}_{name}", *signature)
@@ -77,7 +65,7 @@ class Handle:
 
     def __init__(self, library: Library, name: TableName) -> None:
         """Brings the table into being where the namespace doesn't have it."""
-        self._family, self._name, self._call = library.family, name, library.call
+        self._call = library.call
         self._handle = self._call["init"](name.encode())
         if not self._handle:
             raise OSError(get_errno(), OPENING)
@@ -87,33 +75,6 @@ class Handle:
 
     def __exit__(self, *_: object) -> None:
         self._call["free"](self._handle)
-
-    def others(self) -> Table:
-        """The table as it stood, but without the rules in chains of ours."""
-        call, handle = self._call, self._handle
-        counters = (Char * COUNTERS_SIZE)()
-        chains = {}
-        chain: bytes | None = call["first_chain"](handle)
-        while chain is not None:
-            name = chain.decode(errors="surrogateescape")
-            rules = () if name in OWN_CHAINS else tuple(self._rules(chain))
-            policy: bytes | None = call["get_policy"](chain, counters, handle)
-            chains[name] = Chain(name, rules, None if policy is None else policy.decode())
-            chain = call["next_chain"](handle)
-        return Table(self._name, ordered(self._name, chains))
-
-    def _rules(self, chain: bytes) -> Iterator[Rule]:
-        call, handle, family = self._call, self._handle, self._family
-        reader = EntryReader(family)
-        pointer: int | None = call["first_rule"](chain, handle)
-        while pointer:
-            size = entry_size(memory(pointer, LAYOUTS[family].size), family)
-            entry = memory(pointer, size)
-            name = None
-            if has_standard_target(entry, family):
-                name = call["get_target"](pointer, handle).decode(errors="surrogateescape")
-            yield reader.rule(normal(entry, family, name), is_standard=name is not None)
-            pointer = call["next_rule"](pointer, handle)
 
     def create(self, chain: str) -> None:
         """Add an empty chain."""

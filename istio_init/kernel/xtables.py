@@ -125,21 +125,6 @@ def entry_size(start: bytes | bytearray, family: Family) -> int:
     return size
 
 
-def has_standard_target(entry: bytes, family: Family) -> bool:
-    """Whether the target of an entry from the kernel is a verdict or a jump: those bear no name."""
-    target, _ = _OFFSETS.unpack_from(entry, LAYOUTS[family].struct.size + len(SIGNATURE))
-    name_byte: int = entry[target + _NAME_AT]
-    return name_byte == 0
-
-
-def normal(entry: bytes, family: Family, name: str | None) -> bytes:
-    """An entry from the kernel in the form that `pack` gives it; `name` is its verdict or chain, if it has one."""
-    layout = LAYOUTS[family]
-    target = _OFFSETS.unpack_from(entry, layout.struct.size + len(SIGNATURE))[0]
-    body = entry[layout.size : target]
-    return entry[: layout.counters_at] + layout.uncounted + body + (entry[target:] if name is None else standard(name))
-
-
 def extensions(rule: Rule, family: Family) -> Iterator[tuple[Literal["match", "target"], str, int]]:
     """The kernel's extensions that a rule is made of: kind, name and revision."""
     entry = pack(rule, family)

@@ -11,7 +11,8 @@ from typing import Self
 import pytest
 
 from integration.namespace import Namespace
-from istio_init.errors import KernelError, Locked
+from istio_init.errors import KernelError
+from istio_init.errors_rare import Locked
 from istio_init.kernel.lock import NAMESPACE_PATH, XtablesLock
 
 # iptables' exit status where somebody else holds the lock.

@@ -17,7 +17,7 @@ from integration.namespace import Namespace
 from integration.pod import applied, options_of
 from integration.program import routing
 from integration.settling import settled
-from istio_init.errors import Drifted
+from istio_init.errors_rare import Drifted
 from istio_init.netfilter import IPV4
 
 if TYPE_CHECKING:

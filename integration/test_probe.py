@@ -15,7 +15,7 @@ from integration.capabilities import become, without
 from integration.namespace import Namespace
 from integration.settling import settled
 from istio_init import plan
-from istio_init.errors import ValidationFailed
+from istio_init.errors_rare import ValidationFailed
 from istio_init.kernel.probe import Expected, Result, validate
 from istio_init.netfilter import PortRange
 from istio_init.options import Options

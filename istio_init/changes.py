@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from istio_init.capture import PASSTHROUGH
 from istio_init.compare import Difference, differences, own_part
-from istio_init.errors import Drifted
 from istio_init.netfilter import IPV4, IPV6, LOOPBACK_INTERFACE, Jump, Ruleset, Table
 from istio_init.record import Record
 from istio_init.routing import Address, PolicyRule, Route, command
@@ -77,6 +76,8 @@ def decide(plan: Plan, found: State, *, reconcile: bool = False, force: bool = F
         difference.kind == "missing" and not difference.chain for _, difference in drift
     )
     if not (fresh or unfinished or reconcile):
+        from istio_init.errors_rare import Drifted
+
         raise Drifted(drift_message(drift, missing, stale))
     why = "nothing of ours stands" if fresh else "completing an unfinished run" if unfinished else "reconciling"
     only = None if force else {(family, difference.table) for family, difference in drift}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from istio_init.changes import Changes, State, TableChange, decide, difference_text, removal
 from istio_init.compare import differences, own_part
-from istio_init.errors import Drifted, KernelError
+from istio_init.errors import KernelError
 from istio_init.netfilter import FAMILIES, Ruleset
 from istio_init.routing import command
 
@@ -67,6 +67,8 @@ def refuse_two_homes(plan: Plan, others: Sequence[tuple[str, Firewall]]) -> None
     """Drifted where rules of ours stand in other tables than those that are to be written."""
     for name, firewall in others:
         if removal(_rules(firewall), plan):
+            from istio_init.errors_rare import Drifted
+
             raise Drifted(
                 f"rules of ours stand in the {name} tables, too, and would take packets a second time: "
                 "--reconcile moves them over, --cleanup-only removes them"

@@ -2,7 +2,7 @@
 
 Each kind knows its exit code (Istio's: 1 for any error, 126 for a failed validation, 255 for a command
 line that can't be parsed). An error's text is one line: which flag or object, which value, what is
-wrong, what to do.
+wrong, what to do. Those that a run meets only where it ends by them are in errors_rare.py.
 """
 
 from __future__ import annotations
@@ -35,30 +35,12 @@ class OptionError(UsageError):
         self.source, self.value, self.why = source, value, why
 
 
-class ValidationFailed(InitError):
-    """The rules stand, but real connections were not captured."""
-
-    exit_code = 126
-
-
 class KernelError(InitError):
     """The kernel refused; `errno` is its number, 0 where there is none."""
 
     def __init__(self, message: str, errno: int = 0) -> None:
         super().__init__(message)
         self.errno = errno
-
-
-class SaveError(InitError):
-    """iptables-save text that can't be read, or a rule that can't be written as such."""
-
-
-class Drifted(InitError):
-    """Something of ours stands, but it is not the plan, and nobody asked to reconcile it."""
-
-
-class Locked(InitError):
-    """Somebody else held the xtables lock for longer than --wait allows."""
 
 
 class Interrupted(InitError):

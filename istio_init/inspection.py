@@ -11,7 +11,7 @@ from istio_init import backends, plans
 from istio_init.changes import Changes, State, decide, deviations, leftovers, removal
 from istio_init.commands import routing_matters
 from istio_init.compare import differences, own_part
-from istio_init.errors import Drifted
+from istio_init.errors_rare import Drifted
 from istio_init.netfilter import FAMILIES, Ruleset
 from istio_init.record import Record
 

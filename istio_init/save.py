@@ -10,7 +10,7 @@ from __future__ import annotations
 # `import socket` or `import ipaddress` would cost a start several milliseconds for the same answer.
 from _socket import AF_INET, AF_INET6, inet_ntop
 
-from istio_init.errors import SaveError, assert_never, shown
+from istio_init.errors import assert_never, shown
 from istio_init.netfilter import (
     TCP,
     UDP,
@@ -227,6 +227,8 @@ def _transport(rule: Rule) -> str:
     for match in rule.matches:
         if isinstance(match, Protocol) and match.number in (TCP, UDP) and not match.negated:
             return PROTOCOLS[match.number]
+    from istio_init.errors_rare import SaveError
+
     raise SaveError(f"{shown(repr(rule))}: a port needs -p tcp or -p udp in the same rule")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from istio_init.errors import SaveError, shown
+from istio_init.errors import shown
+from istio_init.errors_rare import SaveError
 from istio_init.netfilter import PortRange
 from istio_init.save import ALL_BITS, network_text
 from istio_init.values import network, number

@@ -8,7 +8,7 @@ import pytest
 
 from istio_init import plan
 from istio_init.changes import MOST_SHOWN, Changes, State, decide, removal
-from istio_init.errors import Drifted
+from istio_init.errors_rare import Drifted
 from istio_init.netfilter import FAMILIES, IPV4, IPV6, Jump, Network, Rule, Table, Verdict
 from istio_init.plans import Plan
 from istio_init.routing import Address, PolicyRule, Route

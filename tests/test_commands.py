@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from istio_init import commands, plan
-from istio_init.errors import Drifted, Interrupted, KernelError
+from istio_init.errors import Interrupted, KernelError
+from istio_init.errors_rare import Drifted
 from istio_init.log import Log
 from istio_init.netfilter import FAMILIES, IPV4, IPV6, Destination, Jump, Network, Rule, Table, Verdict
 from istio_init.routing import Address, PolicyRule, Route

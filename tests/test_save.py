@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istio_init.errors import SaveError
+from istio_init.errors_rare import SaveError
 from istio_init.netfilter import (
     TCP,
     UDP,

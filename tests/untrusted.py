@@ -12,7 +12,8 @@ from istio_init import documents, plan, start
 from istio_init.cni import cri, protocol
 from istio_init.cni.protobuf import Message
 from istio_init.cni.settings import settings
-from istio_init.errors import InitError, SaveError
+from istio_init.errors import InitError
+from istio_init.errors_rare import SaveError
 from istio_init.netfilter import FAMILIES, IPV4, IPV6
 from istio_init.options import OPTIONS
 from istio_init.preview import dump, dump_nftables

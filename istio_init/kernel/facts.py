@@ -10,7 +10,8 @@ import glob
 import os
 from typing import TYPE_CHECKING
 
-from istio_init.errors import InitError, KernelError, Locked
+from istio_init.errors import InitError, KernelError
+from istio_init.errors_rare import Locked
 from istio_init.kernel import accounts, denial, detection, resolver
 from istio_init.kernel.accounts import HIGHEST_ID
 from istio_init.kernel.iptables import Libiptc

@@ -8,7 +8,7 @@ import errno
 import select
 import time
 
-from istio_init.errors import ValidationFailed
+from istio_init.errors_rare import ValidationFailed
 from istio_init.netfilter import IPV4
 from istio_init.record import Record
 

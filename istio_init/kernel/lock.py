@@ -11,7 +11,7 @@ import fcntl
 import posix as os  # the C half of os; the other half costs a start a millisecond
 import time
 
-from istio_init.errors import KernelError, Locked
+from istio_init.errors import KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ class XtablesLock:
         told = False
         while not _locked(descriptor):
             if time.monotonic() >= deadline:
+                from istio_init.errors_rare import Locked
+
                 raise Locked(
                     f"{path}: held by {_holders(descriptor)} for more than {self._wait:g} s: "
                     "wait longer with --wait, or end what holds it"

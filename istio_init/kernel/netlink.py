@@ -50,12 +50,13 @@ def attribute(kind: int, value: bytes) -> bytes:
 def attributes(data: bytes) -> dict[int, bytes]:
     """The attributes that `data` is made of, by their type; one that is given twice counts as the last says."""
     found = {}
-    offset = 0
-    while offset + ATTRIBUTE.size <= len(data):
-        length, kind = ATTRIBUTE.unpack_from(data, offset)
-        if length < ATTRIBUTE.size:
+    head, unpack = ATTRIBUTE.size, ATTRIBUTE.unpack_from
+    offset, last = 0, len(data) - head
+    while offset <= last:
+        length, kind = unpack(data, offset)
+        if length < head:
             break
-        found[kind & NLA_TYPE_MASK] = data[offset + ATTRIBUTE.size : offset + length]
+        found[kind & NLA_TYPE_MASK] = data[offset + head : offset + length]
         offset += _padded(length)
     return found
 

@@ -19,7 +19,7 @@ import select
 import time
 
 from istio_init import routing
-from istio_init.errors import ValidationFailed
+from istio_init.errors_rare import ValidationFailed
 from istio_init.kernel.identity import socket_as
 from istio_init.kernel.listeners import LOOPBACK, NUMBERS, Listeners, hang_up, readiness, shown, spelled
 from istio_init.netfilter import LOOPBACK_INTERFACE, Network

@@ -15,7 +15,8 @@ import sys
 import iptc
 from iptc.xtables import XTablesError, xt_align, xt_entry_match, xt_entry_target, xtables
 
-from istio_init.errors import KernelError, SaveError
+from istio_init.errors import KernelError
+from istio_init.errors_rare import SaveError
 from istio_init.kernel.extensions import HEAD
 from istio_init.kernel.header import HEADER
 from istio_init.kernel.xtables import SIGNATURE, pack

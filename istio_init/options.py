@@ -64,7 +64,7 @@ class Option(Specifier):
         env: tuple[str, ...] = (),
         accounts: str = "",
     ) -> None:
-        super().__init__(default)
+        self.default = default
         self.parse, self.short, self.group, self.help, self.accounts = parse, short, group, help, accounts
         self.metavar, self.variables = metavar, env
         self.switch = parse is values.boolean

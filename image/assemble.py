@@ -58,6 +58,9 @@ STARTS = (
 # Whose docstrings are what --help says of the verbs.
 WITH_HELP = {"umbrella.py", "verbs"}
 
+# What the importer calls the origin of a module that is in the interpreter.
+BUILT_IN = "built-in"
+
 # Looked up by name at run time.
 CODECS = ("ascii", "idna", "latin_1", "raw_unicode_escape", "unicode_escape", "utf_8")
 
@@ -132,6 +135,12 @@ def write_module(source: Path, target: Path, inside: Path) -> None:
 def started(program: Path, entries: tuple[str, ...]) -> list[str]:
     """All modules that importing these brings in, each behind those that it imports itself."""
     code = f"import sys; sys.path.insert(0, {str(program)!r}); import {', '.join(entries)}"
+    empty, whole = (_imported("pass"), _imported(code))
+    return [name for name in whole if name not in empty]
+
+
+def _imported(code: str) -> list[str]:
+    """What an interpreter imports that runs some code, in the order in which that is done with."""
     command = [sys.executable, "-I", "-S", "-B", "-X", "importtime", "-c", code]
     log = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     return [line.rpartition("|")[2].strip() for line in log.splitlines()[1:]]
@@ -149,23 +158,37 @@ def grouped(
     """The wanted modules, by their paths below `program`, in the groups that they are read in.
 
     Those that a start imports are in groups, without what only readers want of them; the others have a group each.
-    With them come the paths of modules in C that a start imports.
+    With them come the modules in C that a start imports, and the paths of those that are in files.
     """
     sources = {dotted(module): module for module in wanted}
     groups: list[bundle.Group] = []
     extensions = {}
     for entries in starts:
-        names = started(program, entries)
-        own = [sources.pop(name) for name in names if name in sources]
-        groups.append({dotted(module): (module.name == "__init__.py", slimmed(program, module)) for module in own})
-        specs = (importlib.util.find_spec(name) for name in names if "." not in name and name != "istio_init")
-        extensions.update({each.name: each.origin for each in specs if each and str(each.origin).endswith(".so")})
+        group: bundle.Group = {}
+        for name in started(program, entries):
+            if name in sources:
+                module = sources.pop(name)
+                group[name] = module.name == "__init__.py", slimmed(program, module)
+            elif (origin := in_c(name)) and not any(name in before for before in groups):
+                group[name] = False, None
+                if origin != BUILT_IN:
+                    extensions[name] = origin
+        groups.append(group)
     for name, module in sources.items():
         level = 0 if module.parts[1] in WITH_HELP else 2
         text = (program / module).read_bytes()
         code = compile(text, f"/{HOME / module}", "exec", dont_inherit=True, optimize=level)
         groups.append({name: (module.name == "__init__.py", code)})
     return groups, extensions
+
+
+def in_c(name: str) -> str:
+    """Where the code of a module in C is: a path, or BUILT_IN; empty for one of Python."""
+    if "." in name or name == "istio_init":
+        return ""
+    spec = importlib.util.find_spec(name)
+    origin = str(spec.origin) if spec else ""
+    return origin if origin == BUILT_IN or origin.endswith(".so") else ""
 
 
 def write_groups(target: Path, groups: list[bundle.Group], extensions: dict[str, str]) -> None:

@@ -10,17 +10,18 @@ and each module that is in none, read when it is asked for. All of it is byte co
 
 from __future__ import annotations
 
+import _imp
 import marshal
 import posix
 import sys
-from _frozen_importlib import ModuleSpec
+from _frozen_importlib import BuiltinImporter, ModuleSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import TypeAlias
 
-    # By name, whether the module is a package, and its code.
+    # By name, whether the module is a package, and its code; None for one in C.
     Group: TypeAlias = dict[str, tuple[bool, CodeType | None]]
     # Offset from the end of the head, and bytes.
     Place: TypeAlias = tuple[int, int]
@@ -54,8 +55,11 @@ class Bundle:
     def run(self, group: Group) -> None:
         """Import all of a group, in its order, without what an import has to look at for each."""
         self._ready.update(group)
-        for name, (is_package, _) in group.items():
+        for name, (is_package, code) in group.items():
             if name in sys.modules:
+                continue
+            if code is None:
+                self._load(name)
                 continue
             module = type(sys)(name) if is_package else Module(name)
             parent, _, child = name.rpartition(".")
@@ -71,13 +75,27 @@ class Bundle:
             if parent:
                 setattr(sys.modules[parent], child, module)
 
+    def _load(self, name: str) -> None:
+        """Import a module in C: of these, too, an import takes a thousand steps of Python."""
+        spec = self._extension(name) if name in self._extensions else ModuleSpec(name, BuiltinImporter)
+        create, execute = (
+            (_imp.create_dynamic, _imp.exec_dynamic) if spec.origin else (_imp.create_builtin, _imp.exec_builtin)
+        )
+        module = create(spec)
+        module.__spec__, module.__loader__ = spec, spec.loader
+        execute(module)
+        sys.modules[name] = module
+
+    def _extension(self, name: str) -> ModuleSpec:
+        from _frozen_importlib_external import ExtensionFileLoader
+
+        origin = self._extensions[name]
+        return ModuleSpec(name, ExtensionFileLoader(name, origin), origin=origin)
+
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """The module's spec, None where it is not in the file (importlib.abc.MetaPathFinder)."""
         if name in self._extensions:
-            from _frozen_importlib_external import ExtensionFileLoader
-
-            origin = self._extensions[name]
-            return ModuleSpec(name, ExtensionFileLoader(name, origin), origin=origin)
+            return self._extension(name)
         if name not in self._ready:
             if name not in self._places:
                 return None
@@ -119,7 +137,8 @@ def dump(importer: CodeType, groups: list[Group], extensions: dict[str, str]) ->
     places, content = {}, b""
     for group in groups[1:]:
         packed = marshal.dumps(group)
-        places.update(dict.fromkeys(group, (len(content), len(packed))))
+        # Of a group's modules in C others may be without the rest of it.
+        places.update({name: (len(content), len(packed)) for name, (_, code) in group.items() if code})
         content += packed
     head = marshal.dumps((importer, groups[0], places, extensions))
     return len(head).to_bytes(SIZE_BYTES, "little") + head + content

@@ -74,13 +74,17 @@ def compile_modules(python: str, package: Path, variant: Variant) -> None:
 
 
 def environment(python: str, directory: Path) -> Path:
-    """A new virtual environment with istio-init and, where it can be built, python-iptables; its bin directory."""
-    pip = [str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for command in ([python, "-m", "venv", str(directory)], [*pip, str(ROOT)]):
+    """A new virtual environment with istio-init and, where it can be built, python-iptables; its bin directory.
+
+    Without setuptools, which Python had there up to 3.11 and which adds to each start of Python (docs/speed.md).
+    """
+    pip = [str(directory / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    without = [*pip, "uninstall", "--yes", "setuptools"]
+    for command in ([python, "-m", "venv", str(directory)], without, [*pip, "install", str(ROOT)]):
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr or done.stdout).strip().split("\n")[-1]
             raise Unavailable(f"no virtual environment: {' '.join(command)}: exit {done.returncode}: {said}")
     # It has no wheel; without a compiler everything else is measured all the same.
-    subprocess.run([*pip, f"{ROOT}[python-iptables]"], check=False, capture_output=True)
+    subprocess.run([*pip, "install", f"{ROOT}[python-iptables]"], check=False, capture_output=True)
     return directory / "bin"

@@ -180,17 +180,34 @@ def _addresses(entries: Sequence[str]) -> list[bytes]:
 
 def _cidrs(entries: Sequence[str]) -> tuple[Network, ...]:
     """The same of CIDRs and addresses, step by step for all of them."""
-    texts, slashes, prefixes = zip(*[entry.partition("/") for entry in entries], strict=True)
-    if prefixes.count("") != slashes.count(""):
-        raise ValueError("a prefix length is missing")
+    texts, suffixes = _halves(entries)
     addresses = _addresses(texts)
-    bits = len(addresses[0]) * 8
-    known = {prefix: number(prefix, 0, bits, "a prefix length") if prefix else bits for prefix in set(prefixes)}
-    lengths = list(map(known.__getitem__, prefixes))
-    # Mostly there is nothing to be masked: behind a prefix of whole bytes, there are zeros.
-    tails = {length: bytes((bits - length) // 8) for length in known.values() if length % 8 == 0}
-    clean = len(tails) == len(set(lengths)) and all(map(bytes.endswith, addresses, map(tails.__getitem__, lengths)))
-    return Network.many(addresses if clean else list(map(masked, addresses, lengths)), lengths)
+    width, joined = len(addresses[0]), b"".join(addresses)
+    lengths = {suffix: number(suffix[1:], 0, width * 8, "a prefix length") for suffix in set(suffixes)}
+    # The bits behind each prefix, of all addresses as one number: mostly there is nothing to be masked.
+    behind = {suffix: ((1 << width * 8 - length) - 1).to_bytes(width) for suffix, length in lengths.items()}
+    hosts = int.from_bytes(b"".join(map(behind.__getitem__, suffixes)))
+    if int.from_bytes(joined) & hosts:
+        joined = (int.from_bytes(joined) & ~hosts).to_bytes(len(joined))
+        addresses = [joined[start : start + width] for start in range(0, len(joined), width)]
+    return Network.many(addresses, list(map(lengths.__getitem__, suffixes)))
+
+
+def _halves(entries: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is before the slash of each entry, and the slash with what is behind it; for an address, all of its bits.
+
+    Of entries that are neither, something is not an address that should be one, or not a suffix.
+    """
+    whole = "/128" if ":" in entries[0] else "/32"
+    entries = [entry if "/" in entry else entry + whole for entry in entries]
+    suffix = entries[0][entries[0].index("/") :]
+    # No entry has a comma. Where all end alike, that with its comma takes them apart.
+    *texts, _ = f"{','.join(entries)},".split(f"{suffix},")
+    if len(texts) == len(entries):
+        return texts, [suffix] * len(texts)
+    # An entry has a slash by now; where it has two, a suffix comes where the next address should be.
+    parts = ",".join(entries).replace("/", ",/").split(",")
+    return parts[::2], parts[1::2]
 
 
 def address(text: str) -> Network:

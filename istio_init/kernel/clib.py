@@ -20,6 +20,7 @@ __all__ = [
     "Pointer",
     "String",
     "addresses",
+    "addressof",
     "byref",
     "get_errno",
     "keep_freed_memory",

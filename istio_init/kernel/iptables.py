@@ -1,8 +1,9 @@
 """The Firewall of the legacy tables: whole tables through libiptc, one commit each.
 
 Reading goes past libiptc, straight to the kernel's entries. Writing goes through it, as it keeps the counters
-of rules that stay. A commit that would undo somebody else's edit is not made: the table is looked at once
-more just before, and everything starts over where it is no longer what the edits were made for.
+of rules that stay; but for a long list where no rule of others stands (whole_table.py). A commit that would undo
+somebody else's edit is not made: the table is looked at once more just before, and everything starts over where
+it is no longer what the edits were made for.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from istio_init.compare import Edit
     from istio_init.kernel.packed_run import PackedRun
     from istio_init.netfilter import Chain, Family, TableName
+
+# A run of more values is long. Up to here, writing it past libiptc would save less than a tenth of a start.
+_LONG = 500
 
 # How often a table is edited anew because somebody else wrote to it meanwhile.
 _ATTEMPTS = 100
@@ -96,7 +100,21 @@ class Libiptc:
     def _attempt(
         self, socket: TableSocket, family: Family, name: TableName, wanted: Table | None, known: Table | None
     ) -> bool:
-        """Edit and commit; False where somebody else wrote to the table meanwhile: try again."""
+        """Write once; False where somebody else wrote to the table meanwhile: try again."""
+        if wanted is not None and _is_long(wanted):
+            from istio_init.kernel.whole_table import Unsuited, write
+
+            packed = {chain.name: self._entries(family, name, chain) for chain in wanted.chains}
+            try:
+                return write(socket, family, wanted, packed)
+            except Unsuited:
+                pass  # libiptc writes it, or refuses it
+        return self._commit(socket, family, name, wanted, known)
+
+    def _commit(
+        self, socket: TableSocket, family: Family, name: TableName, wanted: Table | None, known: Table | None
+    ) -> bool:
+        """Edit and commit through libiptc; False where somebody else wrote to the table meanwhile."""
         answers = socket.table(name)
         stands = _others(name, family, answers)
         found = recognised(stands, wanted or known)
@@ -175,6 +193,8 @@ def _committed(handle: Handle, is_as_it_was: Callable[[], bool]) -> bool:
 def _others(name: TableName, family: Family, answers: tuple[bytes, bytearray]) -> Table:
     """The table in the kernel's answers, but without the rules in chains of ours."""
     return unpack_table(name, family, answers, own=False)
+def _is_long(table: Table) -> bool:
+    return any(isinstance(part, Run) and len(part.values) > _LONG for chain in table.chains for part in chain.parts)
 
 
 def _all_ours(chain: Chain) -> bool:

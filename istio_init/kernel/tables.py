@@ -98,6 +98,10 @@ class TableSocket:
             return bytes(info), entries
         raise BlockingIOError(errno.EAGAIN, "the table changed each time it was looked at")
 
+    def give(self, option: int, content: bytes | bytearray) -> None:
+        """Have the kernel take what an option of setsockopt sets."""
+        self._socket.setsockopt(self._level, option, content)
+
     def knows(self, kind: Literal["match", "target"], name: str, revision: int) -> bool:
         """Whether the kernel has an extension in this revision; asking loads its module, where there is one."""
         try:

@@ -51,20 +51,20 @@ if TYPE_CHECKING:
 # In the entry's nfcache, in this order in memory.
 SIGNATURE = b"ISTI"
 
-_OFFSETS = struct.Struct("=HH")  # of target and next entry
+OFFSETS = struct.Struct("=HH")  # of target and next entry
 _VERDICT = struct.Struct("=i")
-_VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", -5: "RETURN"}
+VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", -5: "RETURN"}
 _SIZE = struct.Struct("=H")
 _NAME_AT = 2  # in a match or target
 
 # struct ipt_getinfo, which ip6t_getinfo equals: name, valid hooks, hooks' first and last entries, entries, bytes.
 INFO = struct.Struct("=32sI5I5III")
 # By the numbers of <linux/netfilter.h>, NF_INET_*.
-_HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 
 # A chain of a user's begins with an entry whose target bears this name and, as its data, the chain's.
-_ERROR = b"ERROR\0"
-_ERROR_SIZE = 64
+ERROR = b"ERROR\0"
+ERROR_SIZE = 64
 
 
 def pack(rule: Rule, family: Family) -> bytes:
@@ -115,13 +115,13 @@ def _pack(rule: Rule, layout: Layout) -> bytes:
         header = layout.struct.pack(*fields)
     target = pack_target(rule.target, layout.family)
     target_offset = layout.size + len(body)
-    offsets = _OFFSETS.pack(target_offset, target_offset + len(target))
+    offsets = OFFSETS.pack(target_offset, target_offset + len(target))
     return header + SIGNATURE + offsets + layout.uncounted + body + target
 
 
 def entry_size(start: bytes | bytearray, family: Family) -> int:
     """How many bytes an entry has, by its header."""
-    size: int = _OFFSETS.unpack_from(start, LAYOUTS[family].struct.size + len(SIGNATURE))[1]
+    size: int = OFFSETS.unpack_from(start, LAYOUTS[family].struct.size + len(SIGNATURE))[1]
     return size
 
 
@@ -129,7 +129,7 @@ def extensions(rule: Rule, family: Family) -> Iterator[tuple[Literal["match", "t
     """The kernel's extensions that a rule is made of: kind, name and revision."""
     entry = pack(rule, family)
     layout = LAYOUTS[family]
-    target, _ = _OFFSETS.unpack_from(entry, layout.struct.size + len(SIGNATURE))
+    target, _ = OFFSETS.unpack_from(entry, layout.struct.size + len(SIGNATURE))
     at = layout.size
     while at < target:
         size, name, revision = HEAD.unpack_from(entry, at)
@@ -156,7 +156,7 @@ class EntryReader:
         """
         layout = self._layout
         fields_end = layout.struct.size
-        target_offset, _ = _OFFSETS.unpack_from(entry, fields_end + len(SIGNATURE))
+        target_offset, _ = OFFSETS.unpack_from(entry, fields_end + len(SIGNATURE))
         goto = bool(entry[layout.flags_at] & layout.goto_flag)
         target = self._target(entry[target_offset:], is_standard=is_standard, goto=goto)
         header = self._header(entry[:fields_end])
@@ -238,7 +238,7 @@ class _Blob:
         self._expected = expected
         self._reader = EntryReader(family)
         # Standard targets as `pack` makes them, by the kernel's verdicts: numbers, or offsets of chains' first entries.
-        self._standards = {verdict: standard(name) for verdict, name in _VERDICTS.items()}
+        self._standards = {verdict: standard(name) for verdict, name in VERDICTS.items()}
 
     def chains(self, info: bytes, left_out: frozenset[str]) -> Iterator[tuple[str, list[Rule] | Chain, str]]:
         """Every chain's name, all that is in it, and the verdict behind that: the policy or, in a user's chain, RETURN.
@@ -246,15 +246,15 @@ class _Blob:
         Nothing is in those that are left out.
         """
         _, valid, *numbers = INFO.unpack(info)
-        starts = {numbers[hook]: name for hook, name in enumerate(_HOOKS) if valid & 1 << hook}
-        entries, offsets_at = self._entries, self._layout.counters_at - _OFFSETS.size
+        starts = {numbers[hook]: name for hook, name in enumerate(HOOKS) if valid & 1 << hook}
+        entries, offsets_at = self._entries, self._layout.counters_at - OFFSETS.size
         name, start, last = "", 0, None
         rules: list[Rule] | Chain = []
         known: dict[bytes, Rule] = {}
         while start < len(entries):
-            target, end = _OFFSETS.unpack_from(entries, start + offsets_at)
+            target, end = OFFSETS.unpack_from(entries, start + offsets_at)
             target, end = start + target, start + end
-            is_head = entries.startswith(_ERROR, target + _NAME_AT)
+            is_head = entries.startswith(ERROR, target + _NAME_AT)
             if is_head or start in starts:
                 if name:
                     yield name, rules, "" if last is None else self._verdict(last)
@@ -273,7 +273,7 @@ class _Blob:
         """What the entry at an offset says whatever the packet; empty where that is no verdict."""
         target, _ = self._offsets(start)
         (verdict,) = _VERDICT.unpack_from(self._entries, start + target + HEAD.size)
-        return _VERDICTS.get(verdict, "")
+        return VERDICTS.get(verdict, "")
 
     def _known(self, name: str) -> dict[bytes, Rule]:
         """The rules that are expected in a chain, by their entries; long runs are not worth a dictionary."""
@@ -300,12 +300,12 @@ class _Blob:
         # Nothing but the return may follow before the next chain's head.
         _, size = self._offsets(start)
         target, _ = self._offsets(start + size)
-        is_last = self._entries.startswith(_ERROR, start + size + target + _NAME_AT)
+        is_last = self._entries.startswith(ERROR, start + size + target + _NAME_AT)
         return (chain, start + size) if is_last else None
 
     def _offsets(self, start: int) -> tuple[int, int]:
         """Of the entry at an offset, its target's and its end's, counted from its start."""
-        target, end = _OFFSETS.unpack_from(self._entries, start + self._layout.counters_at - _OFFSETS.size)
+        target, end = OFFSETS.unpack_from(self._entries, start + self._layout.counters_at - OFFSETS.size)
         return target, end
 
     def _run_stands(self, start: int, run: PackedRun) -> bool:
@@ -342,11 +342,11 @@ class _Blob:
         if packed is None:
             if verdict == end:
                 return standard("")  # falls through to the next rule
-            if self._entries.startswith(_ERROR, verdict - _ERROR_SIZE + _NAME_AT):
-                packed = self._standards[verdict] = standard(self._error_name(verdict - _ERROR_SIZE))
+            if self._entries.startswith(ERROR, verdict - ERROR_SIZE + _NAME_AT):
+                packed = self._standards[verdict] = standard(self._error_name(verdict - ERROR_SIZE))
         return packed
 
     def _error_name(self, target: int) -> str:
         """The name of the chain whose head has this target."""
-        field = self._entries[target + HEAD.size : target + _ERROR_SIZE]
+        field = self._entries[target + HEAD.size : target + ERROR_SIZE]
         return field.partition(b"\0")[0].decode(errors="surrogateescape")

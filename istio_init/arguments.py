@@ -11,6 +11,7 @@ from decimal import Decimal
 from istio_init import values
 from istio_init.errors import OptionError
 from istio_init.netfilter import Network, PortRange
+from istio_init.networks import Networks
 from istio_init.options import OPTIONS
 from istio_init.save import network_text
 
@@ -69,7 +70,7 @@ def checked(options: Options) -> Options:
 
 def text(each: Option, value: object) -> str:
     """The text that the option's parser makes this value from; empty for what is unset."""
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | Networks):
         return ",".join(text(each, entry) for entry in value)
     if isinstance(value, Network):
         spelled = network_text(value)

@@ -143,7 +143,8 @@ def _port_run(ports: tuple[PortRange, ...], unit: Callable[[DestinationPorts], t
 
 def _network_runs(networks: tuple[Network, ...], to: Target) -> tuple[Rule | Run, ...]:
     """For each of the networks a rule to this target."""
-    if all(network.prefix for network in networks):
+    prefixes = networks.prefixes if hasattr(networks, "prefixes") else [network.prefix for network in networks]
+    if all(prefixes):
         return (Run((_rule(Destination(networks[0], False), to=to),), networks),) if networks else ()
     return tuple(_rule(_to(network), to=to) for network in networks)
 
@@ -184,8 +185,14 @@ def _inbound_table(options: Options) -> TableName:
 
 def _of_family(networks: tuple[Network, ...], family: Family) -> tuple[Network, ...]:
     size = len(PASSTHROUGH[family].address)
-    # Of 10,000 networks, asking each for its family would show.
+    if hasattr(networks, "width"):  # a long list's, which are all of one family
+        return networks if networks.width == size else ()
     return tuple([network for network in networks if len(network.address) == size])
+
+
+def _behind(first: Network, networks: tuple[Network, ...]) -> tuple[Network, ...]:
+    """One network, and then the others."""
+    return networks.behind(first) if hasattr(networks, "behind") else (first, *networks)
 
 
 def _old(options: Options) -> bool:
@@ -362,8 +369,9 @@ def _dns_zones(options: Options, destinations: tuple[Destination | None, ...]) -
 def outbound(options: Options, family: Family) -> Iterator[Step]:
     """Rules 8 and 9: loopback and excluded ranges are left alone; of the rest, what -q and -i say goes to Envoy."""
     to_envoy = Jump("ISTIO_REDIRECT")
+    excluded = _of_family(options.istio_service_exclude_cidr, family)
     for part in (
-        *_network_runs((loopback(options, family), *_of_family(options.istio_service_exclude_cidr, family)), RETURN),
+        *_network_runs(_behind(loopback(options, family), excluded), RETURN),
         *_port_run(options.istio_outbound_ports, lambda ports: (_rule(IS_TCP, ports, to=to_envoy),)),
     ):
         yield Step("nat", "ISTIO_OUTPUT", part)

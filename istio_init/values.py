@@ -168,29 +168,33 @@ def _networks(entries: list[str], text: str) -> tuple[Network, ...]:
 
 def _hosts(entries: Sequence[str]) -> tuple[Network, ...]:
     """A long list of addresses, all of one family, as `network` parses each; an error where it isn't that."""
-    packed = _addresses(entries)
-    return Network.many(packed, [len(packed[0]) * 8] * len(packed))
+    from istio_init.networks import Networks
+
+    joined = _addresses(entries)
+    return Networks(joined, [len(joined) // len(entries) * 8] * len(entries))
 
 
-def _addresses(entries: Sequence[str]) -> list[bytes]:
+def _addresses(entries: Sequence[str]) -> bytes:
+    """The packed addresses, one behind the other."""
     from itertools import repeat
 
-    return list(map(inet_pton, repeat(AF_INET6 if ":" in entries[0] else AF_INET), entries))
+    return b"".join(map(inet_pton, repeat(AF_INET6 if ":" in entries[0] else AF_INET), entries))
 
 
 def _cidrs(entries: Sequence[str]) -> tuple[Network, ...]:
     """The same of CIDRs and addresses, step by step for all of them."""
+    from istio_init.networks import Networks
+
     texts, suffixes = _halves(entries)
-    addresses = _addresses(texts)
-    width, joined = len(addresses[0]), b"".join(addresses)
+    joined = _addresses(texts)
+    width = len(joined) // len(texts)
     lengths = {suffix: number(suffix[1:], 0, width * 8, "a prefix length") for suffix in set(suffixes)}
     # The bits behind each prefix, of all addresses as one number: mostly there is nothing to be masked.
     behind = {suffix: ((1 << width * 8 - length) - 1).to_bytes(width) for suffix, length in lengths.items()}
     hosts = int.from_bytes(b"".join(map(behind.__getitem__, suffixes)))
     if int.from_bytes(joined) & hosts:
         joined = (int.from_bytes(joined) & ~hosts).to_bytes(len(joined))
-        addresses = [joined[start : start + width] for start in range(0, len(joined), width)]
-    return Network.many(addresses, list(map(lengths.__getitem__, suffixes)))
+    return Networks(joined, list(map(lengths.__getitem__, suffixes)))
 
 
 def _halves(entries: Sequence[str]) -> tuple[list[str], list[str]]:

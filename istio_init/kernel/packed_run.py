@@ -99,13 +99,15 @@ def _columns(values: tuple[Network, ...] | tuple[PortRange, ...], layout: Layout
         yield layout.size + PORTS_AT, 4, Struct(f"={len(ports)}H").pack(*ports)
         return
     width = len(layout.any_address)
-    addresses = b"".join([network.address for network in each])
+    if hasattr(each, "addresses"):  # a long list's, in columns
+        addresses, prefixes = each.addresses, each.prefixes
+    else:
+        addresses, prefixes = b"".join([network.address for network in each]), [network.prefix for network in each]
     if len(addresses) != width * len(values):
         raise Inexpressible(f"networks that are not all of {layout.family}")
     # Source, destination, their masks.
     yield width, width, addresses
-    prefixes = [network.prefix for network in each]
     if len(set(prefixes)) > 1:
         bits = width * 8
         masks = {prefix: ((1 << bits) - (1 << (bits - prefix))).to_bytes(width, "big") for prefix in set(prefixes)}
-        yield 3 * width, width, b"".join([masks[prefix] for prefix in prefixes])
+        yield 3 * width, width, b"".join(map(masks.__getitem__, prefixes))

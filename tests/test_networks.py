@@ -13,7 +13,7 @@ from istio_init import dump, plan
 from istio_init.arguments import arguments
 from istio_init.kernel.runs import pack_chain, spelled
 from istio_init.kernel.xtables import pack
-from istio_init.netfilter import IPV4, Network
+from istio_init.netfilter import IPV4, Destination, Network
 from istio_init.networks import Networks
 from istio_init.start import options
 from tests.strategies import families
@@ -86,3 +86,6 @@ def test_a_plan_is_the_same_from_both(flag: str, entries: list[str]) -> None:
             for chain in table.chains:
                 packed = list(spelled(pack_chain(chain, ruleset.family)))
                 assert packed == [pack(rule, ruleset.family) for rule in chain.rules]
+                # The kernel keeps a destination that is everything as none.
+                matches = [match for rule in chain.rules for match in rule.matches]
+                assert all(match.network.prefix for match in matches if isinstance(match, Destination))

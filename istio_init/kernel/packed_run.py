@@ -46,7 +46,7 @@ class PackedRun:
         self._columns = tuple(_columns(run.values, self._layout))
         last = b"".join([pack(rule, family) for rule in Run(run.unit, run.values[-1:]).rules()])
         ends = [(place, width, content[-width:]) for place, width, content in self._columns]
-        if self._fill(self.unit, 1, ends) != last:
+        if self._filled(self.unit, 1, ends) != last:
             raise Inexpressible("a run whose value is not where it is expected in an entry")
 
     def __len__(self) -> int:
@@ -61,14 +61,27 @@ class PackedRun:
 
     def filled(self, unit: bytes | memoryview) -> bytearray:
         """All entries, made of a unit that may be spelled in another way than this one's."""
-        return self._fill(unit, self.count, self._columns)
+        return self._filled(unit, self.count, self._columns)
 
-    def _fill(self, unit: bytes | memoryview, count: int, columns: Iterable[Column]) -> bytearray:
+    def _filled(self, unit: bytes | memoryview, count: int, columns: Iterable[Column]) -> bytearray:
         entries = bytearray(unit) * count
+        self._differ(entries, len(unit), columns)
+        return entries
+
+    def fill(self, place: memoryview, unit: bytes) -> None:
+        """The same, where they are wanted, in as many bytes as they have: no memory is touched but that."""
+        done = len(unit)
+        place[:done] = unit
+        while done < len(place):
+            more = min(done, len(place) - done)
+            place[done : done + more] = place[:more]
+            done += more
+        self._differ(place, len(unit), self._columns)
+
+    def _differ(self, entries: bytearray | memoryview, step: int, columns: Iterable[Column]) -> None:
         for start in self._starts():
             for place, width, content in columns:
-                _copy(width, (content, 0, width), (entries, start + place, len(unit)))
-        return entries
+                _copy(width, (content, 0, width), (entries, start + place, step))
 
     def counted(self, unit: bytes | memoryview, standing: memoryview) -> bytearray:
         """All entries, made of a unit, with counters and `comefrom` as those have that stand there."""

@@ -60,7 +60,7 @@ def write(socket: TableSocket, family: Family, wanted: Table, packed: Mapping[st
     answers = socket.table(wanted.name)
     found = recognised(unpack_table(wanted.name, family, answers, own=False), wanted)
     layout = _Layout(family, _chains(found, wanted), packed)
-    content = bytearray().join((bytes(_REPLACE_HEAD.size), *layout.parts()))
+    content = layout.content(behind=_REPLACE_HEAD.size)
     if unpack_table(wanted.name, family, socket.table(wanted.name), own=False) != found:
         return False
     return _replace(socket, layout, answers, content)
@@ -99,17 +99,32 @@ class _Layout:
         self.size, self.count = at + self.entry.size + ERROR_SIZE, number + 1
         self._jumps = {name.encode(): None if policy else self.starts[name] for name, policy in chains}
 
-    def parts(self) -> Iterator[bytes | bytearray]:
-        """The entries, all that is of a kind in one piece."""
+    def content(self, behind: int) -> bytearray:
+        """All entries, behind so many bytes that are zero."""
+        content = bytearray(behind + self.size)
+        place = memoryview(content)[behind:]
+        for part, run in self._parts():
+            if run:
+                run.fill(place[: len(run)], part)
+            else:
+                place[: len(part)] = part
+            place = place[len(run or part) :]
+        return content
+
+    def _parts(self) -> Iterator[tuple[bytes, PackedRun | None]]:
+        """The entries one by one, of runs their units."""
         for name, policy in self._chains:
             if policy is None:
-                yield self._plain(extension("ERROR", 0, name.encode().ljust(ERROR_SIZE - HEAD.size, b"\0")))
+                yield self._plain(extension("ERROR", 0, name.encode().ljust(ERROR_SIZE - HEAD.size, b"\0"))), None
             at = self.starts[name]
             for part in self._packed.get(name, ()):
-                yield self._resolved(part, at + len(part)) if isinstance(part, bytes) else self._filled(part)
                 at += len(part)
-            yield self._plain(_standard(_CODES[(policy or "RETURN").encode()]))
-        yield self._plain(extension("ERROR", 0, ERROR.ljust(ERROR_SIZE - HEAD.size, b"\0")))
+                if isinstance(part, bytes):
+                    yield self._resolved(part, at), None
+                else:
+                    yield self._unit(part), part
+            yield self._plain(_standard(_CODES[(policy or "RETURN").encode()])), None
+        yield self._plain(extension("ERROR", 0, ERROR.ljust(ERROR_SIZE - HEAD.size, b"\0"))), None
 
     def _plain(self, target: bytes) -> bytes:
         """An entry that every packet matches."""
@@ -117,12 +132,12 @@ class _Layout:
         offsets = OFFSETS.pack(entry.size, entry.size + len(target))
         return bytes(entry.struct.size + 4) + offsets + entry.uncounted + target
 
-    def _filled(self, run: PackedRun) -> bytearray:
+    def _unit(self, run: PackedRun) -> bytes:
         unit, start = b"", 0
         for size in run.sizes:
             unit += self._resolved(run.unit[start : start + size], None)
             start += size
-        return run.filled(unit)
+        return unit
 
     def _resolved(self, entry: bytes, end: int | None) -> bytes:
         """An entry of `pack`'s, its verdict or jump as the kernel has it: a number, or where the chain's first rule is.

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from istio_init.errors import KernelError
 from istio_init.kernel.header import HEADER, LAYOUTS
+from istio_init.kernel.packed_run import PackedRun
 from istio_init.kernel.runs import pack_chain, spelled
 from istio_init.kernel.xtables import SIGNATURE, EntryReader, extensions, pack, unpack_table
 from istio_init.netfilter import (
@@ -199,6 +200,26 @@ def test_a_chain_that_is_as_expected_is_the_very_chain(drawn: tuple[Family, Run]
     standing = Blob(Table("nat", ordered("nat", chains)), family).answers
     found = unpack_table("nat", family, standing, expected).chain("ISTIO_OUTPUT")
     assert found == chains["ISTIO_OUTPUT"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("at", [0, 1, 499, 500, 1000, 1233])
+def test_another_value_is_seen_wherever_in_a_long_run_it_stands(family: Family, at: int) -> None:
+    """And of counters and comefrom none is."""
+    size, layout = 4 if family == IPV4 else 16, LAYOUTS[family]
+    networks = tuple(Network(n.to_bytes(2) + bytes(size - 2), 16 + n % 3) for n in range(1234))
+    run = PackedRun(Run((Rule((Destination(networks[0]),), RETURN),) * 2, networks), family)
+    entry = len(run.unit) // 2
+    for rule in (0, 1):
+        start = (2 * at + rule) * entry
+        standing = run.filled()
+        standing[start + layout.counters_at : start + layout.size] = b"\1" * (layout.size - layout.counters_at)
+        assert run.stands(memoryview(standing))
+        # A byte of the address, of its mask, and of the target.
+        for place in (size, 3 * size, entry - 1):
+            standing[start + place] ^= 1
+            assert not run.stands(memoryview(standing))
+            standing[start + place] ^= 1
 
 
 @pytest.mark.parametrize(

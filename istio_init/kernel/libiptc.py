@@ -107,7 +107,7 @@ class Handle:
     def _append_run(self, chain: bytes, run: PackedRun) -> bool:
         from itertools import repeat
 
-        entries, _held = addresses(run.filled(run.unit), run.sizes)
+        entries, _held = addresses(run.filled(), run.sizes)
         # What is the same in each of 10,000 calls is converted once.
         arguments = repeat(String(chain)), entries, repeat(Pointer(self._handle))
         return all(map(self._call["append_entry"], *arguments))

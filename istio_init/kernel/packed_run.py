@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     # What is repeated in a buffer: where it begins, and after how many bytes the next one does.
     Strided: TypeAlias = tuple[bytes | bytearray | memoryview, int, int]
 
+# How many units are compared at once: as many as stay in the processor's cache, in memory that is used again.
+_BLOCK = 500
+
 # Sizes that memory can be copied in, and memoryview's names for them.
 _ITEMS: tuple[tuple[int, Literal["Q", "I", "H", "B"]], ...] = ((8, "Q"), (4, "I"), (2, "H"), (1, "B"))
 
@@ -59,9 +62,9 @@ class PackedRun:
             yield start
             start += size
 
-    def filled(self, unit: bytes | memoryview) -> bytearray:
-        """All entries, made of a unit that may be spelled in another way than this one's."""
-        return self._filled(unit, self.count, self._columns)
+    def filled(self) -> bytearray:
+        """All entries."""
+        return self._filled(self.unit, self.count, self._columns)
 
     def _filled(self, unit: bytes | memoryview, count: int, columns: Iterable[Column]) -> bytearray:
         entries = bytearray(unit) * count
@@ -69,7 +72,10 @@ class PackedRun:
         return entries
 
     def fill(self, place: memoryview, unit: bytes) -> None:
-        """The same, where they are wanted, in as many bytes as they have: no memory is touched but that."""
+        """All entries put where they are wanted, in as many bytes, made of a unit that is spelled in another way.
+
+        No memory is touched but that.
+        """
         done = len(unit)
         place[:done] = unit
         while done < len(place):
@@ -83,13 +89,21 @@ class PackedRun:
             for place, width, content in columns:
                 _copy(width, (content, 0, width), (entries, start + place, step))
 
-    def counted(self, unit: bytes | memoryview, standing: memoryview) -> bytearray:
-        """All entries, made of a unit, with counters and `comefrom` as those have that stand there."""
-        entries, width = self.filled(unit), len(self._layout.uncounted)
-        for start in self._starts():
-            place = start + self._layout.counters_at
-            _copy(width, (standing, place, len(unit)), (entries, place, len(unit)))
-        return entries
+    def stands(self, standing: memoryview) -> bool:
+        """Whether entries that stand are all spelled as the first unit of them is, counters and `comefrom` aside."""
+        step, width = len(self.unit), len(self._layout.uncounted)
+        unit = standing[:step]
+        for first in range(0, self.count, _BLOCK):
+            last = min(first + _BLOCK, self.count)
+            part = standing[first * step : last * step]
+            columns = [(at, size, content[first * size : last * size]) for at, size, content in self._columns]
+            entries = self._filled(unit, last - first, columns)
+            for start in self._starts():
+                place = start + self._layout.counters_at
+                _copy(width, (part, place, step), (entries, place, step))
+            if entries != part:
+                return False
+        return True
 
 
 def _copy(width: int, source: Strided, target: Strided) -> None:

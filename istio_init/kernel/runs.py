@@ -46,7 +46,7 @@ def spelled(packed: Iterable[bytes | PackedRun]) -> Iterator[bytes]:
         if isinstance(part, bytes):
             yield part
             continue
-        entries, start = bytes(part.filled(part.unit)), 0
+        entries, start = bytes(part.filled()), 0
         while start < len(entries):
             for size in part.sizes:
                 yield entries[start : start + size]

@@ -317,8 +317,7 @@ class _Blob:
             if self._normal(start + at)[0] != run.unit[at : at + size]:
                 return False
             at += size
-        standing = memoryview(self._entries)[start : start + len(run)]
-        return self._entries.startswith(run.counted(standing[:at], standing), start)
+        return run.stands(memoryview(self._entries)[start : start + len(run)])
 
     def _normal(self, start: int) -> tuple[bytes, bool]:
         """The entry at an offset as `pack` makes it, and whether its target is a verdict or a jump."""

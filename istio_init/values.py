@@ -13,7 +13,7 @@ from istio_init.netfilter import IPV4, Network, PortRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Literal, TypeAlias, TypeVar
 
     T = TypeVar("T")
@@ -191,10 +191,10 @@ def _cidrs(entries: Sequence[str]) -> tuple[Network, ...]:
     lengths = {suffix: number(suffix[1:], 0, width * 8, "a prefix length") for suffix in set(suffixes)}
     # The bits behind each prefix, of all addresses as one number: mostly there is nothing to be masked.
     behind = {suffix: ((1 << width * 8 - length) - 1).to_bytes(width) for suffix, length in lengths.items()}
-    hosts = int.from_bytes(b"".join(map(behind.__getitem__, suffixes)))
+    hosts = int.from_bytes(b"".join(_each(behind, suffixes)))
     if int.from_bytes(joined) & hosts:
         joined = (int.from_bytes(joined) & ~hosts).to_bytes(len(joined))
-    return Networks(joined, list(map(lengths.__getitem__, suffixes)))
+    return Networks(joined, _each(lengths, suffixes))
 
 
 def _halves(entries: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -202,16 +202,22 @@ def _halves(entries: Sequence[str]) -> tuple[list[str], list[str]]:
 
     Of entries that are neither, something is not an address that should be one, or not a suffix.
     """
+    if "/" in entries[0]:
+        # No entry has a comma. Where all end alike, that with its comma takes them apart.
+        suffix = entries[0][entries[0].index("/") :]
+        *texts, _ = f"{','.join(entries)},".split(f"{suffix},")
+        if len(texts) == len(entries):
+            return texts, [suffix] * len(texts)
     whole = "/128" if ":" in entries[0] else "/32"
     entries = [entry if "/" in entry else entry + whole for entry in entries]
-    suffix = entries[0][entries[0].index("/") :]
-    # No entry has a comma. Where all end alike, that with its comma takes them apart.
-    *texts, _ = f"{','.join(entries)},".split(f"{suffix},")
-    if len(texts) == len(entries):
-        return texts, [suffix] * len(texts)
     # An entry has a slash by now; where it has two, a suffix comes where the next address should be.
     parts = ",".join(entries).replace("/", ",/").split(",")
     return parts[::2], parts[1::2]
+
+
+def _each(known: Mapping[str, T], texts: list[str]) -> list[T]:
+    """What is known of each text; mostly all are the same one."""
+    return [*known.values()] * len(texts) if len(known) == 1 else list(map(known.__getitem__, texts))
 
 
 def address(text: str) -> Network:

@@ -96,19 +96,3 @@ def _pack_redirect(target: Redirect, family: Family) -> bytes:
     if family == IPV4:
         return REDIRECT4_DATA.pack(1, _PORTS_GIVEN, low, high)
     return REDIRECT6_DATA.pack(_PORTS_GIVEN, low, high)
-
-
-def named(element: bytes) -> tuple[str, int, bytes]:
-    """Name, revision and data of a match or target; libiptc's buffers have rubbish behind a name's NUL."""
-    _, field, revision = HEAD.unpack_from(element)
-    return field.partition(b"\0")[0].decode(errors="surrogateescape"), revision, element[HEAD.size :]
-
-
-def unpack_standard(element: bytes, *, goto: bool) -> Verdict | Jump:
-    """What a target made by `standard` says; `goto` is a flag of the entry's header."""
-    name, _, _ = named(element)
-    match name:
-        case "ACCEPT" | "DROP" | "RETURN" | "QUEUE" | "":
-            return Verdict(name)
-        case _:
-            return Jump(name, goto)

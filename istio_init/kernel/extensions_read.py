@@ -12,7 +12,6 @@ from istio_init.kernel.extensions import (
     REDIRECT4_DATA,
     REDIRECT6_DATA,
     UID,
-    named,
     pack_match,
     pack_target,
 )
@@ -32,7 +31,7 @@ from istio_init.kernel.extensions_rare import (
     STATE_BITS,
     TPROXY_DATA,
 )
-from istio_init.netfilter import IPV4, Owner, PortRange, Redirect
+from istio_init.netfilter import IPV4, Jump, Owner, PortRange, Redirect, Verdict
 from istio_init.netfilter_rare import (
     CT_STATES,
     Comment,
@@ -174,3 +173,19 @@ _TARGETS: dict[tuple[str, int, int], tuple[Struct, Callable[..., Target | None]]
     ("CONNMARK", 2, CONNMARK2_DATA.size): (CONNMARK2_DATA, _read_connmark_target),
     ("CT", 2, CT_DATA.size): (CT_DATA, _read_ct_zone),
 }
+
+
+def named(element: bytes) -> tuple[str, int, bytes]:
+    """Name, revision and data of a match or target; libiptc's buffers have rubbish behind a name's NUL."""
+    _, field, revision = HEAD.unpack_from(element)
+    return field.partition(b"\0")[0].decode(errors="surrogateescape"), revision, element[HEAD.size :]
+
+
+def unpack_standard(element: bytes, *, goto: bool) -> Verdict | Jump:
+    """What a target made by `standard` says; `goto` is a flag of the entry's header."""
+    name, _, _ = named(element)
+    match name:
+        case "ACCEPT" | "DROP" | "RETURN" | "QUEUE" | "":
+            return Verdict(name)
+        case _:
+            return Jump(name, goto)

@@ -16,7 +16,6 @@ from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any, TypeAlias
 
     from istio_init.netfilter import Family, Match
@@ -29,13 +28,13 @@ if TYPE_CHECKING:
 HEADER = "ip header"
 
 # The fields by position; flags and inversions from the end, as IPv6 has a type of service before them.
-_SOURCE, _DESTINATION, _SOURCE_MASK, _DESTINATION_MASK, _IN, _OUT, _IN_MASK, _OUT_MASK, _PROTOCOL = range(9)
-_FLAGS, _INVERTED = -2, -1
+SOURCE, DESTINATION, SOURCE_MASK, DESTINATION_MASK, IN, OUT, _IN_MASK, _OUT_MASK, PROTOCOL = range(9)
+FLAGS, INVERTED = -2, -1
 
 # IPT_INV_*, IP6T_INV_*, XT_INV_PROTO
-_NOT_IN, _NOT_OUT, _NOT_SOURCE, _NOT_DESTINATION, _NOT_PROTOCOL = 0x01, 0x02, 0x08, 0x10, 0x40
+NOT_IN, NOT_OUT, NOT_SOURCE, NOT_DESTINATION, NOT_PROTOCOL = 0x01, 0x02, 0x08, 0x10, 0x40
 
-_NO_INTERFACE = bytes(16)
+NO_INTERFACE = bytes(16)
 
 
 class Layout(Record):
@@ -58,7 +57,7 @@ def _layout(family: Family, fields: str, size: int, protocol_flag: int, goto_fla
     struct = Struct(fields)
     counters_at = struct.size + 8
     uncounted = bytes(size - counters_at)
-    blank = (*[address] * 4, *[_NO_INTERFACE] * 4, *[0] * numbers)
+    blank = (*[address] * 4, *[NO_INTERFACE] * 4, *[0] * numbers)
     return Layout(family, struct, size, address, protocol_flag, goto_flag, flags_at, counters_at, uncounted, blank)
 
 
@@ -74,39 +73,39 @@ def put(match: HeaderMatch, fields: Fields, layout: Layout) -> None:
         case Protocol():
             _put_protocol(match, fields, layout)
         case Destination():
-            _put_network(match.network, fields, _DESTINATION, layout)
-            fields[_INVERTED] |= _NOT_DESTINATION * match.negated
+            _put_network(match.network, fields, DESTINATION, layout)
+            fields[INVERTED] |= NOT_DESTINATION * match.negated
         case Source():
-            _put_network(match.network, fields, _SOURCE, layout)
-            fields[_INVERTED] |= _NOT_SOURCE * match.negated
+            _put_network(match.network, fields, SOURCE, layout)
+            fields[INVERTED] |= NOT_SOURCE * match.negated
         case InInterface():
-            _put_interface(match.name, fields, _IN)
-            fields[_INVERTED] |= _NOT_IN * match.negated
+            _put_interface(match.name, fields, IN)
+            fields[INVERTED] |= NOT_IN * match.negated
         case OutInterface():
-            _put_interface(match.name, fields, _OUT)
-            fields[_INVERTED] |= _NOT_OUT * match.negated
+            _put_interface(match.name, fields, OUT)
+            fields[INVERTED] |= NOT_OUT * match.negated
         case _:
             assert_never(match)
 
 
 def put_goto(fields: Fields, layout: Layout) -> None:
     """Make the rule's jump a goto."""
-    fields[_FLAGS] |= layout.goto_flag
+    fields[FLAGS] |= layout.goto_flag
 
 
 def _put_protocol(match: Protocol, fields: Fields, layout: Layout) -> None:
-    if fields[_PROTOCOL]:
+    if fields[PROTOCOL]:
         raise Inexpressible("two protocols")
-    fields[_PROTOCOL] = match.number
-    fields[_FLAGS] |= layout.protocol_flag
-    fields[_INVERTED] |= _NOT_PROTOCOL * match.negated
+    fields[PROTOCOL] = match.number
+    fields[FLAGS] |= layout.protocol_flag
+    fields[INVERTED] |= NOT_PROTOCOL * match.negated
 
 
 def _put_network(network: Network, fields: Fields, place: int, layout: Layout) -> None:
     size = len(layout.any_address)
     if network.family != layout.family or not 0 <= network.prefix <= size * 8:
         raise Inexpressible(f"{network!r} is not a network of {layout.family}")
-    mask_place = place + _SOURCE_MASK
+    mask_place = place + SOURCE_MASK
     if fields[mask_place] is not layout.any_address:
         raise Inexpressible("two networks of one side")
     fields[place] = network.address
@@ -117,36 +116,12 @@ def _put_network(network: Network, fields: Fields, place: int, layout: Layout) -
 def _put_interface(name: str, fields: Fields, place: int) -> None:
     encoded = name.encode(errors="surrogateescape")
     counting = len(encoded) - 1 if encoded.endswith(b"+") else len(encoded) + 1
-    if not 0 < len(encoded) < len(_NO_INTERFACE):
-        raise Inexpressible(f"an interface's name has 1 to {len(_NO_INTERFACE) - 1} bytes")
-    if fields[place] is not _NO_INTERFACE:
+    if not 0 < len(encoded) < len(NO_INTERFACE):
+        raise Inexpressible(f"an interface's name has 1 to {len(NO_INTERFACE) - 1} bytes")
+    if fields[place] is not NO_INTERFACE:
         raise Inexpressible("two interfaces of one side")
-    fields[place] = encoded.ljust(len(_NO_INTERFACE), b"\0")
-    fields[place + _IN_MASK - _IN] = (b"\xff" * counting).ljust(len(_NO_INTERFACE), b"\0")
-
-
-def unpack_header(data: bytes, layout: Layout) -> tuple[Match, ...]:
-    """What a header asks, goto aside; one UnknownMatch with the whole of it where our matches can't say all of it.
-
-    `data` is the header up to nfcache.
-    """
-    fields: Fields = list(layout.struct.unpack(data))
-    again: Fields = list(layout.blank)
-    try:
-        matches = tuple(_matches(fields, layout))
-        for match in matches:
-            put(match, again, layout)
-    except Inexpressible:
-        return whole(data)
-    fields[_FLAGS] &= ~layout.goto_flag
-    return matches if again == fields else whole(data)
-
-
-def whole(data: bytes) -> tuple[Match]:
-    """A header that other matches can't express, as one UnknownMatch."""
-    from istio_init.netfilter_rare import UnknownMatch
-
-    return (UnknownMatch(HEADER, 0, data),)
+    fields[place] = encoded.ljust(len(NO_INTERFACE), b"\0")
+    fields[place + _IN_MASK - IN] = (b"\xff" * counting).ljust(len(NO_INTERFACE), b"\0")
 
 
 def whole_of(match: Match) -> bytes:
@@ -156,29 +131,3 @@ def whole_of(match: Match) -> bytes:
     from istio_init.netfilter_rare import UnknownMatch
 
     return match.data if isinstance(match, UnknownMatch) and match.name == HEADER else b""
-
-
-def _matches(fields: Fields, layout: Layout) -> Iterator[HeaderMatch]:
-    """What a header's fields seem to ask, in the order of iptables-save."""
-    inverted = fields[_INVERTED]
-    if fields[_SOURCE_MASK] != layout.any_address or inverted & _NOT_SOURCE:
-        yield Source(_network(fields, _SOURCE), bool(inverted & _NOT_SOURCE))
-    if fields[_DESTINATION_MASK] != layout.any_address or inverted & _NOT_DESTINATION:
-        yield Destination(_network(fields, _DESTINATION), bool(inverted & _NOT_DESTINATION))
-    if fields[_IN] != _NO_INTERFACE or inverted & _NOT_IN:
-        yield InInterface(_name(fields[_IN]), bool(inverted & _NOT_IN))
-    if fields[_OUT] != _NO_INTERFACE or inverted & _NOT_OUT:
-        yield OutInterface(_name(fields[_OUT]), bool(inverted & _NOT_OUT))
-    if fields[_PROTOCOL]:
-        yield Protocol(fields[_PROTOCOL], bool(inverted & _NOT_PROTOCOL))
-
-
-def _network(fields: Fields, place: int) -> Network:
-    mask = int.from_bytes(fields[place + _SOURCE_MASK], "big")
-    if int.from_bytes(fields[place], "big") & ~mask:
-        raise Inexpressible("an address outside of its network")
-    return Network(fields[place], mask.bit_count())
-
-
-def _name(field: bytes) -> str:
-    return field.partition(b"\0")[0].decode(errors="surrogateescape")

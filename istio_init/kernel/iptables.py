@@ -193,6 +193,8 @@ def _committed(handle: Handle, is_as_it_was: Callable[[], bool]) -> bool:
 def _others(name: TableName, family: Family, answers: tuple[bytes, bytearray]) -> Table:
     """The table in the kernel's answers, but without the rules in chains of ours."""
     return unpack_table(name, family, answers, own=False)
+
+
 def _is_long(table: Table) -> bool:
     return any(isinstance(part, Run) and len(part.values) > _LONG for chain in table.chains for part in chain.parts)
 

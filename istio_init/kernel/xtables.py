@@ -1,4 +1,4 @@
-"""The kernel's x_tables entries: pack a Rule, unpack an entry, unpack a whole table as the kernel hands it out.
+"""The kernel's x_tables entries: pack a Rule, unpack a whole table as the kernel hands it out.
 
 An entry is an ipt_entry or ip6t_entry (<linux/netfilter_ipv4/ip_tables.h>, <linux/netfilter_ipv6/ip6_tables.h>):
 a header of addresses, interfaces and protocol; `nfcache`; the offsets of the target and of the next entry;
@@ -15,9 +15,9 @@ from __future__ import annotations
 import _struct as struct  # struct.py only hands it on
 
 from istio_init.errors import KernelError
-from istio_init.kernel.extensions import HEAD, Inexpressible, pack_match, pack_target, standard, unpack_standard
-from istio_init.kernel.header import HEADER, LAYOUTS, put, put_goto, unpack_header, whole, whole_of
-from istio_init.kernel.ports import pack_ports, unpack_ports
+from istio_init.kernel.extensions import HEAD, Inexpressible, pack_match, pack_target, standard
+from istio_init.kernel.header import HEADER, LAYOUTS, put, put_goto, whole_of
+from istio_init.kernel.ports import pack_ports
 from istio_init.netfilter import (
     BUILTIN_CHAINS,
     OWN_CHAINS,
@@ -39,14 +39,12 @@ from istio_init.netfilter import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Literal, TypeAlias
+    from typing import Literal
 
+    from istio_init.kernel.entry_reader import EntryReader
     from istio_init.kernel.header import Layout
     from istio_init.kernel.packed_run import PackedRun
-    from istio_init.netfilter import Family, Match, TableName, Target
-
-    # An entry's start, its target and its end, as offsets from the table's beginning.
-    Span: TypeAlias = tuple[int, int, int]
+    from istio_init.netfilter import Family, TableName
 
 # In the entry's nfcache, in this order in memory.
 SIGNATURE = b"ISTI"
@@ -54,7 +52,6 @@ SIGNATURE = b"ISTI"
 OFFSETS = struct.Struct("=HH")  # of target and next entry
 _VERDICT = struct.Struct("=i")
 VERDICTS = {-1: "DROP", -2: "ACCEPT", -4: "QUEUE", -5: "RETURN"}
-_SIZE = struct.Struct("=H")
 _NAME_AT = 2  # in a match or target
 
 # struct ipt_getinfo, which ip6t_getinfo equals: name, valid hooks, hooks' first and last entries, entries, bytes.
@@ -140,68 +137,6 @@ def extensions(rule: Rule, family: Family) -> Iterator[tuple[Literal["match", "t
         yield "target", name.partition(b"\0")[0].decode(errors="surrogateescape"), revision
 
 
-class EntryReader:
-    """Unpacks entries of one family, of the form that `pack` makes; what many have in common is unpacked once."""
-
-    def __init__(self, family: Family) -> None:
-        self._layout = LAYOUTS[family]
-        self._headers: dict[bytes, tuple[Match, ...]] = {}
-        self._targets: dict[tuple[bytes, bool, bool], Target] = {}
-
-    def rule(self, entry: bytes, *, is_standard: bool) -> Rule:
-        """The rule that an entry says.
-
-        `is_standard` tells a target that is a verdict or a jump from an extension of that name, which its bytes
-        don't. What the values can't say exactly becomes an UnknownMatch or UnknownTarget.
-        """
-        layout = self._layout
-        fields_end = layout.struct.size
-        target_offset, _ = OFFSETS.unpack_from(entry, fields_end + len(SIGNATURE))
-        goto = bool(entry[layout.flags_at] & layout.goto_flag)
-        target = self._target(entry[target_offset:], is_standard=is_standard, goto=goto)
-        header = self._header(entry[:fields_end])
-        if goto and not isinstance(target, Jump):
-            header = whole(entry[:fields_end])
-        matches = (*header, *_body(entry[layout.size : target_offset], header))
-        return Rule(matches, target, entry.startswith(SIGNATURE, fields_end))
-
-    def _header(self, data: bytes) -> tuple[Match, ...]:
-        matches = self._headers.get(data)
-        if matches is None:
-            matches = self._headers[data] = unpack_header(data, self._layout)
-        return matches
-
-    def _target(self, element: bytes, *, is_standard: bool, goto: bool) -> Target:
-        key = element, is_standard, goto
-        target = self._targets.get(key)
-        if target is None:
-            family = self._layout.family
-            if is_standard:
-                target = unpack_standard(element, goto=goto)
-            else:
-                from istio_init.kernel.extensions_read import unpack_target
-
-                target = unpack_target(element, family)
-            self._targets[key] = target
-        return target
-
-
-def _body(elements: bytes, header: tuple[Match, ...]) -> Iterator[Match]:
-    """The matches behind a header, one after the other; it tells which protocol's ports they may ask for."""
-    last = header[-1] if header else None
-    protocol = last.number if isinstance(last, Protocol) and not last.negated else 0
-    while elements:
-        (size,) = _SIZE.unpack_from(elements)
-        element = elements[:size]
-        if ports := unpack_ports(protocol, element):
-            yield from ports
-        else:
-            from istio_init.kernel.extensions_read import unpack_match
-
-            yield unpack_match(element)
-        elements = elements[size:]
-
-
 def unpack_table(
     name: TableName,
     family: Family,
@@ -236,7 +171,7 @@ class _Blob:
         self._layout = LAYOUTS[family]
         self._entries = entries
         self._expected = expected
-        self._reader = EntryReader(family)
+        self._reader: EntryReader | None = None
         # Standard targets as `pack` makes them, by the kernel's verdicts: numbers, or offsets of chains' first entries.
         self._standards = {verdict: standard(name) for verdict, name in VERDICTS.items()}
 
@@ -332,7 +267,14 @@ class _Blob:
     def _rule(self, start: int, known: dict[bytes, Rule]) -> Rule:
         """The rule of the entry at an offset."""
         entry, is_standard = self._normal(start)
-        return known.get(entry) or self._reader.rule(entry, is_standard=is_standard)
+        rule = known.get(entry)
+        if rule is None:
+            if self._reader is None:
+                from istio_init.kernel.entry_reader import EntryReader
+
+                self._reader = EntryReader(self._layout.family)
+            rule = self._reader.rule(entry, is_standard=is_standard)
+        return rule
 
     def _standard(self, target: int, end: int) -> bytes | None:
         """A standard target as `pack` makes it; None where it jumps to where no chain begins."""

@@ -89,7 +89,7 @@ def _legacy_rules(found: Tables) -> bool:
     for family, table in found.legacy:
         try:
             with TableSocket(family) as socket:
-                entries = INFO.unpack(socket.table(table)[0])[-2]
+                entries = INFO.unpack(socket.info(table))[-2]
         except OSError as error:
             from istio_init.kernel.refusal import explain
 

@@ -79,14 +79,22 @@ class TableSocket:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def table(self, name: TableName) -> tuple[bytes, bytearray]:
-        """The answers to IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES, this without its head: what unpack_table takes.
+    def info(self, name: TableName) -> bytes:
+        """The answer to IPT_SO_GET_INFO: xtables.INFO.
 
         Brings the table into being where the namespace doesn't have it.
         """
+        info = bytearray(name.encode().ljust(INFO.size, b"\0"))
+        self._ask(_GET_INFO, info)
+        return bytes(info)
+
+    def table(self, name: TableName) -> tuple[bytes, bytearray]:
+        """The answers to IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES, this without its head: what unpack_table takes.
+
+        Brings the table into being as `info` does.
+        """
         for _ in range(_ATTEMPTS):
-            info = bytearray(name.encode().ljust(INFO.size, b"\0"))
-            self._ask(_GET_INFO, info)
+            info = self.info(name)
             size = INFO.unpack(info)[-1]
             entries = bytearray(_ENTRIES_HEAD.size + size)
             _ENTRIES_HEAD.pack_into(entries, 0, name.encode(), size)
@@ -95,7 +103,7 @@ class TableSocket:
             except BlockingIOError:
                 continue  # its size changed in between: somebody wrote
             del entries[: _ENTRIES_HEAD.size]  # moves nothing
-            return bytes(info), entries
+            return info, entries
         raise BlockingIOError(errno.EAGAIN, "the table changed each time it was looked at")
 
     def give(self, option: int, content: bytes | bytearray) -> None:

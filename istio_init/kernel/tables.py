@@ -10,6 +10,7 @@ from __future__ import annotations
 # The C half of the standard library's socket: `import socket` would cost a start several milliseconds.
 import _socket as socket
 import errno
+import posix as os  # the C half of os
 from _struct import Struct  # struct.py only hands it on
 
 from istio_init.kernel.clib import Char, Library, byref, get_errno
@@ -33,6 +34,9 @@ _GET_REVISION = {
     (IPV6, "target"): 69,
 }
 
+# More than the names of the five tables there are, a line each.
+_NAMES_BYTES = 4096
+
 # The step that errors speak of.
 OPENING = "open the table"
 _ENTRIES_HEAD = Struct("=32sI4x")  # struct ipt_get_entries: name, bytes of entries
@@ -49,13 +53,15 @@ def existing(family: Family) -> tuple[TableName, ...] | None:
     The file is root's: others need DAC_OVERRIDE to read it. A kernel without the family has no such file.
     """
     try:
-        # As bytes: a decoder would be one more module to import.
-        with open(NAMES[family], "rb", buffering=0) as file:
-            names = file.read().split()
+        descriptor = os.open(NAMES[family], os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return ()
     except PermissionError:
         return None
+    try:
+        names = os.read(descriptor, _NAMES_BYTES).split()
+    finally:
+        os.close(descriptor)
     return tuple(name for name in BUILTIN_CHAINS if name.encode() in names)
 
 

@@ -4,8 +4,9 @@ Looking for thirty modules, opening and reading them one by one, and having each
 long as executing them does (docs/speed.md). So what a start needs is read and run in a few groups: the first at
 once, another when the first of its modules is asked for.
 
-The file is the size of its head; the head: this importer's code, the first group and the index; then the other groups,
-and each module that is in none, read when it is asked for. All of it is byte code as `marshal` has it.
+The file begins with this importer's code, in a block of its own, which a launcher runs. Then come the size of the
+head, and the head: the first group, the index and the paths of modules in C; then the other groups, and each module that
+is in none, read when it is asked for. All of it is as `marshal` has it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     # Offset from the end of the head, and bytes.
     Place: TypeAlias = tuple[int, int]
 
+IMPORTER_BYTES = 8192  # of the block that the importer is in; marshal does not mind what is behind it
 SIZE_BYTES = 8  # of the head's size, little endian
 
 
@@ -59,7 +61,7 @@ class Bundle:
             if name in sys.modules:
                 continue
             if code is None:
-                self._load(name)
+                in_c(self._extension(name) if name in self._extensions else ModuleSpec(name, BuiltinImporter))  # type: ignore[arg-type]
                 continue
             module = type(sys)(name) if is_package else Module(name)
             parent, _, child = name.rpartition(".")
@@ -74,17 +76,6 @@ class Bundle:
                 raise
             if parent:
                 setattr(sys.modules[parent], child, module)
-
-    def _load(self, name: str) -> None:
-        """Import a module in C: of these, too, an import takes a thousand steps of Python."""
-        spec = self._extension(name) if name in self._extensions else ModuleSpec(name, BuiltinImporter)
-        create, execute = (
-            (_imp.create_dynamic, _imp.exec_dynamic) if spec.origin else (_imp.create_builtin, _imp.exec_builtin)
-        )
-        module = create(spec)
-        module.__spec__, module.__loader__ = spec, spec.loader
-        execute(module)
-        sys.modules[name] = module
 
     def _extension(self, name: str) -> ModuleSpec:
         from _frozen_importlib_external import ExtensionFileLoader
@@ -125,9 +116,30 @@ class Bundle:
             raise
 
 
-def install(file: int, begin: int, first: Group, places: dict[str, Place], extensions: dict[str, str]) -> None:
-    """Have what is in an open file imported from there, and its first group at once."""
-    bundle = Bundle(file, begin, places, extensions)
+def in_c(spec: ModuleSpec) -> ModuleType:
+    """Import a module in C: of these, too, an import takes a thousand steps of Python."""
+    if spec.origin:
+        module = _imp.create_dynamic(spec)
+        _imp.exec_dynamic(module)
+    else:
+        module = _imp.create_builtin(spec)
+        _imp.exec_builtin(module)
+    module.__spec__, module.__loader__ = spec, spec.loader
+    sys.modules[spec.name] = module
+    return module
+
+
+def install(file: int, base: str = "") -> None:
+    """Have what is in an open file, read up to its head, imported from there, and its first group at once.
+
+    The paths of modules in C begin behind `base`.
+    """
+    # The process is over before a collection would pay; one of the oldest generation takes a millisecond.
+    (sys.modules.get("gc") or in_c(ModuleSpec("gc", BuiltinImporter))).disable()  # type: ignore[arg-type]
+    size = int.from_bytes(posix.read(file, SIZE_BYTES), "little")
+    first, places, extensions = marshal.loads(posix.read(file, size))  # noqa: S302 (the image's own file)
+    paths = {name: base + path for name, path in extensions.items()}
+    bundle = Bundle(file, IMPORTER_BYTES + SIZE_BYTES + size, places, paths)
     sys.meta_path.insert(0, bundle)  # type: ignore[arg-type]
     bundle.run(first)
 
@@ -140,5 +152,8 @@ def dump(importer: CodeType, groups: list[Group], extensions: dict[str, str]) ->
         # Of a group's modules in C others may be without the rest of it.
         places.update({name: (len(content), len(packed)) for name, (_, code) in group.items() if code})
         content += packed
-    head = marshal.dumps((importer, groups[0], places, extensions))
-    return len(head).to_bytes(SIZE_BYTES, "little") + head + content
+    head = marshal.dumps((groups[0], places, extensions))
+    begin = marshal.dumps(importer).ljust(IMPORTER_BYTES, b"\0")
+    if len(begin) > IMPORTER_BYTES:
+        raise ValueError(f"the importer has {len(begin)} bytes: launchers read {IMPORTER_BYTES}")
+    return begin + len(head).to_bytes(SIZE_BYTES, "little") + head + content

@@ -23,8 +23,9 @@ HOSTILE = ("PYTHONPATH=/nowhere", "PYTHONHOME=/nowhere", "PYTHONSTARTUP=/x", "LD
 LOADING = """
 import sys
 exec(open(sys.argv[1]).read().partition("from istio_init.cni.plugin")[0])
-for name in [*first, *places]: __import__(name)
-print(len(first), len(places))
+names = sys.meta_path[0].names()
+for name in names: __import__(name)
+print(len(names))
 """
 
 

@@ -79,7 +79,7 @@ class WatchedRouter:
         self.real, self.look = backends.router(), look
         self.read, self.addresses = self.real.read, self.real.addresses
 
-    def replace(self, wanted: tuple[RoutingEntry, ...]) -> None:
+    def replace(self, wanted: tuple[RoutingEntry, ...], standing: tuple[RoutingEntry, ...] | None = None) -> None:
         """As Router.replace."""
         for entry in wanted:
             self.real.replace((entry,))

@@ -122,7 +122,7 @@ class Transaction:
         try:
             for entry in changes.add:
                 self._log.info(f"routing: {command(entry)}")
-            self._router.replace(changes.add)
+            self._router.replace(changes.add, found.routing)
             self._write(changes.tables)
             for entry in changes.drop:
                 self._log.info(f"routing: {command(entry, 'del')}")

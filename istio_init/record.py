@@ -77,19 +77,18 @@ class RecordType(type):
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> RecordType:  # noqa: D102
         own = (*namespace.get("__annotations__", ()),)
         base: Any = bases[0] if bases else None
-        defaults = {**base._defaults} if base else {}
-        specifiers = {}
+        fields, defaults = ((*base._fields, *own), {**base._defaults}) if base else (own, {})
         for field in own:
             if field in namespace:
                 default = defaults[field] = namespace.pop(field)
                 if isinstance(default, Specifier):
-                    specifiers[field], defaults[field] = default, default.default
-        fields = (*base._fields, *own) if base else own
-        uncompared = namespace.pop("_uncompared", ())
-        namespace["_compared"] = (*[field for field in fields if field not in uncompared],) if uncompared else fields
-        namespace["_fields"] = namespace["__match_args__"] = fields
-        namespace["_defaults"], namespace["specifiers"] = defaults, specifiers
-        namespace["__slots__"] = (*own, *namespace.get("__slots__", ()))
+                    defaults[field] = default.default
+                    namespace.setdefault("specifiers", {})[field] = default
+        namespace["_fields"] = namespace["__match_args__"] = namespace["_compared"] = fields
+        if "_uncompared" in namespace:
+            namespace["_compared"] = (*[field for field in fields if field not in namespace["_uncompared"]],)
+        namespace["_defaults"] = defaults
+        namespace["__slots__"] = (*own, *namespace["__slots__"]) if "__slots__" in namespace else own
         cls: Any = type.__new__(mcs, name, bases, namespace)
         # Slot descriptors write past the __setattr__ that keeps everyone else from doing so.
         setters = [getattr(cls, field).__set__ for field in fields]
@@ -116,9 +115,11 @@ class Record(metaclass=RecordType):
         _fields: ClassVar[Any]
         _defaults: ClassVar[Any]
         specifiers: ClassVar[Any]
+        _uncompared: ClassVar[Any]
         _compared: ClassVar[Any]
         _setters: ClassVar[Any]
     else:
+        specifiers = {}
 
         def __init__(self, *values, **named):
             """One argument for each field, in order or by name; TypeError as a function would raise."""

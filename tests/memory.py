@@ -104,7 +104,7 @@ class MemoryRouter:
         self.memory.reads.append("read routing")
         return self.memory.routing
 
-    def replace(self, wanted: tuple[RoutingEntry, ...]) -> None:
+    def replace(self, wanted: tuple[RoutingEntry, ...], standing: tuple[RoutingEntry, ...] | None = None) -> None:
         """As Router.replace."""
         for entry in wanted:
             if entry not in self.memory.routing:

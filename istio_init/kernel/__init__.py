@@ -64,8 +64,11 @@ if TYPE_CHECKING:
             """
             ...
 
-        def replace(self, wanted: tuple[RoutingEntry, ...]) -> None:
-            """Add those of `wanted` that don't stand yet, in order. KernelError names the entry that was refused."""
+        def replace(self, wanted: tuple[RoutingEntry, ...], standing: tuple[RoutingEntry, ...] | None = None) -> None:
+            """Add those of `wanted` that don't stand yet, in order. KernelError names the entry that was refused.
+
+            `standing` is what has just been read, if it has been.
+            """
             ...
 
         def remove(self, entries: tuple[RoutingEntry, ...]) -> None:

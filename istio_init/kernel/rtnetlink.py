@@ -68,13 +68,13 @@ class Rtnetlink:
         with Channel() as channel:
             return tuple(entry for entry, _ in _standing(channel))
 
-    def replace(self, wanted: tuple[RoutingEntry, ...]) -> None:
-        """Add those of `wanted` that don't stand yet, in order. KernelError names the entry that was refused."""
+    def replace(self, wanted: tuple[RoutingEntry, ...], standing: tuple[RoutingEntry, ...] | None = None) -> None:
+        """As Router.replace."""
         if not wanted:
             return
         with Channel() as channel:
             # The kernel itself refuses a second route or address, and is asked why only then (_add).
-            there: set[RoutingEntry] = {rule for rule, _ in _policy_rules(channel)}
+            there = set([rule for rule, _ in _policy_rules(channel)] if standing is None else standing)
             for entry in wanted:
                 if entry not in there:
                     _add(channel, entry)

@@ -61,7 +61,7 @@ CHOICES = {
     "modules in files, checked by time": Variant(modules=True, byte_code="timestamp", beside=True),
     "modules in files, checked by hash": Variant(modules=True, byte_code="checked-hash", beside=True),
     "modules in files, no byte code": Variant(flags=" -ISBXutf8", modules=True, byte_code="", beside=True),
-    "garbage collected": Variant(without=("gc.disable()",)),
+    "garbage collected": Variant(first="import gc\ngc.disable = int"),
     "an orderly exit": Variant(first="import posix, sys\nposix._exit = sys.exit"),
 }
 

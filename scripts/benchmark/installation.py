@@ -19,7 +19,9 @@ import assemble
 assemble.write_bundle(*map(pathlib.Path, sys.argv[2:]))
 """
 # The lines of the launcher that read the bundle.
-BUNDLED = ("file =", "size =", "importer,", "exec(", "install(")
+BUNDLED = ("file =", "exec(", "install(")
+# What the importer does beside importing.
+UNCOLLECTED = "import gc\ngc.disable()"
 
 
 class Unavailable(Exception):
@@ -58,7 +60,8 @@ def install(python: str, directory: Path, variant: Variant) -> str:
     for unwanted in without:
         lines.remove(next(line for line in lines if line.startswith(unwanted)))
     command = directory / "istio-iptables"
-    command.write_text("\n".join([f"#!{python}{variant.flags}", variant.first, *lines]))
+    first = [f"#!{python}{variant.flags}", variant.first, *([UNCOLLECTED] if variant.modules else [])]
+    command.write_text("\n".join([*first, *lines]))
     command.chmod(0o755)
     return str(command)
 

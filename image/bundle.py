@@ -5,8 +5,8 @@ long as executing them does (docs/speed.md). So what a start needs is read and r
 once, another when the first of its modules is asked for.
 
 The file begins with this importer's code, in a block of its own, which a launcher runs. Then come the size of the
-head, and the head: the first group, the index and the paths of modules in C; then the other groups, and each module that
-is in none, read when it is asked for. All of it is as `marshal` has it.
+head, and the head: the first group, the index and the paths of modules in C; then the other groups, and each module
+that is in none, read when it is asked for. All of it is as `marshal` has it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hypothesis import strategies as st
 
 from istio_init.chart import chart
-from istio_init.errors import UsageError
+from istio_init.errors_rare import UsageError
 from istio_init.explain import as_json
 from istio_init.journey import follow
 from istio_init.netfilter import (
@@ -32,8 +32,8 @@ from istio_init.netfilter import (
     Table,
     Verdict,
 )
+from istio_init.netfilter_foreign import Comment, UnknownMatch, UnknownTarget
 from istio_init.netfilter_rare import (
-    Comment,
     ConnMark,
     CtState,
     CtZone,
@@ -43,8 +43,6 @@ from istio_init.netfilter_rare import (
     SaveMark,
     SetMark,
     Tproxy,
-    UnknownMatch,
-    UnknownTarget,
 )
 from istio_init.packet import Facts
 from istio_init.page.document import STATES

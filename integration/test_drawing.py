@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from istio_init.chart import chart
 from istio_init.draw_dot import dot
 from istio_init.netfilter import FAMILIES, Chain, Rule, Ruleset, Table, Verdict
-from istio_init.netfilter_rare import Comment
+from istio_init.netfilter_foreign import Comment
 from istio_init.purposes import purposes
 from istio_init.way import ways
 from tests.cases import CASES, argv

@@ -47,7 +47,15 @@ from istio_init.netfilter import (
     Verdict,
     ordered,
 )
-from istio_init.netfilter_rare import Comment, CtZone, Mark, RestoreMark, SaveMark, SetMark, Tproxy
+from istio_init.netfilter_foreign import Comment
+from istio_init.netfilter_rare import (
+    CtZone,
+    Mark,
+    RestoreMark,
+    SaveMark,
+    SetMark,
+    Tproxy,
+)
 from istio_init.save import dump_table, rule_text
 from tests.strategies import rulesets, tables
 

@@ -20,7 +20,7 @@ from istio_init.kernel.nfnetlink import FAMILIES as NUMBERS
 from istio_init.kernel.nfnetlink import HEAD, Channel
 from istio_init.kernel.nft_words import COMPAT, EXPRESSIONS
 from istio_init.netfilter import FAMILIES, IPV4, IPV6, Chain, Jump, Rule, Ruleset, Table, ordered
-from istio_init.netfilter_rare import UnknownTarget
+from istio_init.netfilter_foreign import UnknownTarget
 from istio_init.save import load
 from tests.cases import CASES, GOLDEN, argv
 

@@ -18,7 +18,8 @@ from integration.browser import Browser
 from integration.page_cases import found, planned, questions, said
 from integration.test_simulator import command_lines
 from istio_init.netfilter import FAMILIES, IPV4, Chain, InInterface, Rule, Ruleset, Table, Verdict, ordered
-from istio_init.netfilter_rare import Comment, Mark, UnknownMatch
+from istio_init.netfilter_foreign import Comment, UnknownMatch
+from istio_init.netfilter_rare import Mark
 from istio_init.page.document import document
 from istio_init.page.model import Matter, model
 from istio_init.umbrella import main

@@ -15,7 +15,8 @@ from istio_init.errors import KernelError
 from istio_init.kernel.iptables import Libiptc
 from istio_init.kernel.libiptc import Library
 from istio_init.netfilter import FAMILIES, IPV4, Chain, Jump, PortRange, Redirect, Rule, Table, Verdict, ordered
-from istio_init.netfilter_rare import Mark, UnknownMatch, UnknownTarget
+from istio_init.netfilter_foreign import UnknownMatch, UnknownTarget
+from istio_init.netfilter_rare import Mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -40,7 +40,7 @@ from istio_init.netfilter import (
     Verdict,
     ordered,
 )
-from istio_init.netfilter_rare import UnknownMatch, UnknownTarget
+from istio_init.netfilter_foreign import UnknownMatch, UnknownTarget
 from istio_init.save import dump_table
 from istio_init.start import options
 from tests.cases import CASES, argv

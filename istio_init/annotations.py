@@ -8,7 +8,8 @@ Istio's CNI plugin takes (cni/pkg/plugin/sidecar_redirect.go).
 from __future__ import annotations
 
 from istio_init import values
-from istio_init.errors import UsageError, shown
+from istio_init.errors import shown
+from istio_init.errors_rare import UsageError
 from istio_init.options import OPTIONS
 from istio_init.record import Record
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from istio_init import values
-from istio_init.errors import OptionError
+from istio_init.errors_rare import OptionError
 from istio_init.netfilter import Network, PortRange
 from istio_init.networks import Networks
 from istio_init.options import OPTIONS

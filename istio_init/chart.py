@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from istio_init.capture import AGENT_DNS_PORT
 from istio_init.netfilter import Jump, Redirect, Verdict, jumps
-from istio_init.netfilter_rare import Comment, Tproxy
+from istio_init.netfilter_foreign import Comment
+from istio_init.netfilter_rare import Tproxy
 from istio_init.purposes import purpose
 from istio_init.record import Record
 from istio_init.rule_words import matches_words, plain, target_words

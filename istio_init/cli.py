@@ -19,7 +19,8 @@ from typer import rich_utils
 from istio_init import __version__
 from istio_init.arguments import text
 from istio_init.backends import account
-from istio_init.errors import InitError, OptionError, UsageError
+from istio_init.errors import InitError
+from istio_init.errors_rare import OptionError, UsageError
 from istio_init.log import leave_reason
 from istio_init.options import FLAG_FOR_A_VALUE, OPTIONS, Option, Options, resolve
 from istio_init.run import run

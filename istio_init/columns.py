@@ -23,8 +23,8 @@ from istio_init.netfilter import (
     SourcePorts,
     Verdict,
 )
+from istio_init.netfilter_foreign import Comment, UnknownMatch, UnknownTarget
 from istio_init.netfilter_rare import (
-    Comment,
     ConnMark,
     CtState,
     CtZone,
@@ -34,8 +34,6 @@ from istio_init.netfilter_rare import (
     SaveMark,
     SetMark,
     Tproxy,
-    UnknownMatch,
-    UnknownTarget,
 )
 from istio_init.nft import Addresses, InetRule, Ports, asks_family, chain_name
 from istio_init.nft_text import address_text

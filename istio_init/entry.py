@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from istio_init import log, start
-from istio_init.errors import UsageError, shown
+from istio_init.errors import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def _become(program: str, arguments: list[str]) -> NoReturn:
 
             umbrella.istio_init()
         case "pilot-agent":
+            from istio_init.errors_rare import UsageError
+
             asked = shown(arguments[0]) if arguments else "no subcommand"
             message = f"{program}: {asked}: this image has {', '.join(PROGRAMS)} only; it is no proxy"
             sys.stderr.write(message + "\n")

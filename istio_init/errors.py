@@ -18,23 +18,6 @@ class InitError(Exception):
     exit_code = 1
 
 
-class UsageError(InitError):
-    """The command line or the environment can't be understood."""
-
-    exit_code = 255
-
-
-class OptionError(UsageError):
-    """One option's value is wrong: which flag or variable, which value, why.
-
-    `source` is the flag or the environment variable as the user wrote it, `value` what was given.
-    """
-
-    def __init__(self, source: str, value: str, why: str) -> None:
-        super().__init__(f"{source}: {shown(value)}: {why}")
-        self.source, self.value, self.why = source, value, why
-
-
 class KernelError(InitError):
     """The kernel refused; `errno` is its number, 0 where there is none."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.errors import InitError
+from istio_init.errors import InitError, shown
 
 
 class ValidationFailed(InitError):
@@ -21,3 +21,20 @@ class Drifted(InitError):
 
 class Locked(InitError):
     """Somebody else held the xtables lock for longer than --wait allows."""
+
+
+class UsageError(InitError):
+    """The command line or the environment can't be understood."""
+
+    exit_code = 255
+
+
+class OptionError(UsageError):
+    """One option's value is wrong: which flag or variable, which value, why.
+
+    `source` is the flag or the environment variable as the user wrote it, `value` what was given.
+    """
+
+    def __init__(self, source: str, value: str, why: str) -> None:
+        super().__init__(f"{source}: {shown(value)}: {why}")
+        self.source, self.value, self.why = source, value, why

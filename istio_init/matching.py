@@ -14,7 +14,8 @@ from istio_init.netfilter import (
     Source,
     SourcePorts,
 )
-from istio_init.netfilter_rare import Comment, ConnMark, CtState, Mark, Multiport, UnknownMatch
+from istio_init.netfilter_foreign import Comment, UnknownMatch
+from istio_init.netfilter_rare import ConnMark, CtState, Mark, Multiport
 from istio_init.packet import Packet
 from istio_init.semantics import UNCONNECTED, holds
 from istio_init.space import DESTINATION_PORT, DIMENSIONS, PROTOCOL, SOURCE_PORT, STATE, difference, intersection

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Literal, TypeAlias
 
+    from istio_init.netfilter_foreign import Comment, UnknownMatch, UnknownTarget
     from istio_init.netfilter_rare import (
-        Comment,
         ConnMark,
         CtState,
         CtZone,
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
         SaveMark,
         SetMark,
         Tproxy,
-        UnknownMatch,
-        UnknownTarget,
     )
 
     Family: TypeAlias = Literal["ipv4", "ipv6"]

@@ -52,20 +52,6 @@ class CtState(Record):
 CT_STATES = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT")
 
 
-class Comment(Record):
-    """-m comment: matches always; says why the rule is there."""
-
-    text: str
-
-
-class UnknownMatch(Record):
-    """A match that we don't model: the extension's name, its revision, and its data as the kernel keeps it."""
-
-    name: str
-    revision: int
-    data: bytes
-
-
 # Targets: what becomes of a packet that a rule matches.
 
 
@@ -103,11 +89,3 @@ class CtZone(Record):
     """-j CT --zone: track the packet in this conntrack zone."""
 
     zone: int
-
-
-class UnknownTarget(Record):
-    """A target that we don't model: the extension's name, its revision, and its data as the kernel keeps it."""
-
-    name: str
-    revision: int
-    data: bytes

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
     from istio_init.netfilter import Family, Hook, TableName, Target
-    from istio_init.netfilter_rare import ConnMark, CtState, Mark, UnknownMatch
+    from istio_init.netfilter_foreign import UnknownMatch
+    from istio_init.netfilter_rare import ConnMark, CtState, Mark
 
     # First and last, both included: ports, or addresses as numbers.
     Interval: TypeAlias = tuple[int, int]

@@ -18,7 +18,8 @@ from istio_init.netfilter import (
     Source,
     SourcePorts,
 )
-from istio_init.netfilter_rare import Comment, ConnMark, CtState, Mark, Multiport, UnknownMatch
+from istio_init.netfilter_foreign import Comment, UnknownMatch
+from istio_init.netfilter_rare import ConnMark, CtState, Mark, Multiport
 from istio_init.nft import Addresses, InetRule, Ports, interval, merged, networks
 from istio_init.record import Record
 

@@ -9,6 +9,7 @@ from _json import make_scanner as _make_scanner
 
 from istio_init.errors import InitError, assert_never, shown
 from istio_init.netfilter import IPV4, InInterface, Jump, OutInterface, Owner, Protocol, Redirect, Verdict
+from istio_init.netfilter_foreign import UnknownMatch, UnknownTarget
 from istio_init.netfilter_rare import (
     ConnMark,
     CtState,
@@ -18,8 +19,6 @@ from istio_init.netfilter_rare import (
     SaveMark,
     SetMark,
     Tproxy,
-    UnknownMatch,
-    UnknownTarget,
 )
 from istio_init.nft import (
     BASE_CHAINS,

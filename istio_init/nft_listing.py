@@ -8,6 +8,7 @@ from __future__ import annotations
 from _socket import AF_INET, AF_INET6, inet_pton
 
 from istio_init.netfilter import InInterface, Jump, OutInterface, Owner, PortRange, Protocol, Redirect, Verdict
+from istio_init.netfilter_foreign import UnknownMatch, UnknownTarget
 from istio_init.netfilter_rare import (
     CT_STATES,
     ConnMark,
@@ -18,8 +19,6 @@ from istio_init.netfilter_rare import (
     SaveMark,
     SetMark,
     Tproxy,
-    UnknownMatch,
-    UnknownTarget,
 )
 from istio_init.nft import (
     BASE_CHAINS,

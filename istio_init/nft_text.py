@@ -10,6 +10,7 @@ from _socket import AF_INET, AF_INET6, inet_ntop
 
 from istio_init.errors import assert_never
 from istio_init.netfilter import IPV4, TCP, UDP, InInterface, Jump, OutInterface, Owner, Protocol, Redirect, Verdict
+from istio_init.netfilter_foreign import UnknownMatch, UnknownTarget
 from istio_init.netfilter_rare import (
     ConnMark,
     CtState,
@@ -19,8 +20,6 @@ from istio_init.netfilter_rare import (
     SaveMark,
     SetMark,
     Tproxy,
-    UnknownMatch,
-    UnknownTarget,
 )
 from istio_init.nft import (
     BASE_CHAINS,

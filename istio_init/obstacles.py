@@ -9,7 +9,8 @@ from istio_init.compare import edit, own_part, own_rules, recognised
 from istio_init.diagnosis import Check
 from istio_init.errors_rare import Drifted
 from istio_init.netfilter import IPV4, Jump, Redirect, Rule, Ruleset, Verdict
-from istio_init.netfilter_rare import Tproxy, UnknownTarget
+from istio_init.netfilter_foreign import UnknownTarget
+from istio_init.netfilter_rare import Tproxy
 from istio_init.routing import command
 from istio_init.save import rule_text
 

@@ -11,7 +11,6 @@ in its last paragraph.
 from __future__ import annotations
 
 from istio_init import values
-from istio_init.errors import OptionError
 from istio_init.netfilter import Network
 from istio_init.record import Record, Specifier
 
@@ -331,6 +330,8 @@ def _parse(each: Option, source: str, text: str, lookup: Lookup) -> object:
             raise ValueError(FLAG_FOR_A_VALUE)  # noqa: TRY301
         return each.parse(_numeric(each.accounts, text, lookup) if each.accounts else text)
     except ValueError as error:
+        from istio_init.errors_rare import OptionError
+
         raise OptionError(source, text, str(error)) from None
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from istio_init import documents, start
 from istio_init.annotations import INJECT, MODE, NO_CAPTURE, texts
-from istio_init.errors import OptionError, UsageError, shown
+from istio_init.errors import shown
+from istio_init.errors_rare import OptionError, UsageError
 from istio_init.kernel.documents import read
 from istio_init.manifest import INIT, VALIDATION
 from istio_init.options import OPTIONS, PROXY_UID, PROXY_USER, Options, resolve

@@ -18,8 +18,8 @@ from istio_init.netfilter import (
     SourcePorts,
     Verdict,
 )
+from istio_init.netfilter_foreign import Comment, UnknownMatch, UnknownTarget
 from istio_init.netfilter_rare import (
-    Comment,
     ConnMark,
     CtState,
     CtZone,
@@ -29,8 +29,6 @@ from istio_init.netfilter_rare import (
     SaveMark,
     SetMark,
     Tproxy,
-    UnknownMatch,
-    UnknownTarget,
 )
 from istio_init.save import PROTOCOLS, network_text
 

@@ -26,9 +26,9 @@ from istio_init.netfilter import (
     Verdict,
     ordered,
 )
+from istio_init.netfilter_foreign import Comment
 from istio_init.netfilter_rare import (
     CT_STATES,
-    Comment,
     ConnMark,
     CtState,
     CtZone,

@@ -5,7 +5,14 @@ from __future__ import annotations
 from istio_init.errors import assert_never
 from istio_init.flow import CONNECTIONLESS, Flow, bits
 from istio_init.netfilter import Jump, Redirect, Verdict
-from istio_init.netfilter_rare import CtZone, RestoreMark, SaveMark, SetMark, Tproxy, UnknownTarget
+from istio_init.netfilter_foreign import UnknownTarget
+from istio_init.netfilter_rare import (
+    CtZone,
+    RestoreMark,
+    SaveMark,
+    SetMark,
+    Tproxy,
+)
 from istio_init.packet import LOOPBACKS
 from istio_init.semantics import DROPPING, HARMLESS
 from istio_init.space import CONNMARK, DESTINATION, DESTINATION_PORT, IN, MARK

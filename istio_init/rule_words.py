@@ -16,8 +16,8 @@ from istio_init.netfilter import (
     SourcePorts,
     Verdict,
 )
+from istio_init.netfilter_foreign import Comment, UnknownMatch, UnknownTarget
 from istio_init.netfilter_rare import (
-    Comment,
     ConnMark,
     CtState,
     CtZone,
@@ -27,8 +27,6 @@ from istio_init.netfilter_rare import (
     SaveMark,
     SetMark,
     Tproxy,
-    UnknownMatch,
-    UnknownTarget,
 )
 from istio_init.reasons import address_text, protocol_text
 

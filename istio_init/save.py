@@ -26,8 +26,8 @@ from istio_init.netfilter import (
     SourcePorts,
     Verdict,
 )
+from istio_init.netfilter_foreign import Comment, UnknownMatch, UnknownTarget
 from istio_init.netfilter_rare import (
-    Comment,
     ConnMark,
     CtState,
     CtZone,
@@ -37,8 +37,6 @@ from istio_init.netfilter_rare import (
     SaveMark,
     SetMark,
     Tproxy,
-    UnknownMatch,
-    UnknownTarget,
 )
 
 TYPE_CHECKING = False

@@ -25,8 +25,8 @@ from istio_init.netfilter import (
     SourcePorts,
     Verdict,
 )
+from istio_init.netfilter_foreign import Comment, UnknownMatch, UnknownTarget
 from istio_init.netfilter_rare import (
-    Comment,
     ConnMark,
     CtState,
     CtZone,
@@ -36,8 +36,6 @@ from istio_init.netfilter_rare import (
     SaveMark,
     SetMark,
     Tproxy,
-    UnknownMatch,
-    UnknownTarget,
 )
 from istio_init.packet import LOOPBACKS, contains, is_named
 

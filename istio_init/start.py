@@ -11,7 +11,7 @@ import posix as os  # the C half of os; the other half costs a start a milliseco
 import sys
 
 from istio_init.backends import account
-from istio_init.errors import UsageError
+from istio_init.errors import InitError
 from istio_init.options import OPTIONS, Option, Options, resolve
 from istio_init.run import run
 from istio_init.values import FALSE, TRUE
@@ -78,7 +78,7 @@ def options(argv: Sequence[str], environ: Mapping[str, str]) -> Options | None:
         return None
     try:
         return resolve(given, environ, account)
-    except UsageError:
+    except InitError:
         return None
 
 

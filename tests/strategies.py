@@ -37,9 +37,9 @@ from istio_init.netfilter import (
     Verdict,
     ordered,
 )
+from istio_init.netfilter_foreign import Comment, UnknownMatch, UnknownTarget
 from istio_init.netfilter_rare import (
     CT_STATES,
-    Comment,
     ConnMark,
     CtState,
     CtZone,
@@ -49,8 +49,6 @@ from istio_init.netfilter_rare import (
     SaveMark,
     SetMark,
     Tproxy,
-    UnknownMatch,
-    UnknownTarget,
 )
 from istio_init.save import PROTOCOLS
 from istio_init.values import masked

@@ -21,7 +21,7 @@ from istio_init.annotations import (
     texts,
 )
 from istio_init.backends import account
-from istio_init.errors import UsageError
+from istio_init.errors_rare import UsageError
 from istio_init.options import OPTIONS, resolve
 from istio_init.start import options
 

@@ -18,7 +18,7 @@ from istio_init.draw_mermaid import mermaid
 from istio_init.draw_svg import svg
 from istio_init.drawing import CELL, Rect, cells, draw
 from istio_init.netfilter import FAMILIES, Chain, InInterface, Rule, Ruleset, Table, Verdict
-from istio_init.netfilter_rare import Comment
+from istio_init.netfilter_foreign import Comment
 from istio_init.purposes import purposes
 from istio_init.umbrella import main
 from istio_init.way import ways

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from istio_init.capture import CONCERNS
-from istio_init.errors import KernelError, OptionError
+from istio_init.errors import KernelError
+from istio_init.errors_rare import OptionError
 from istio_init.explain import as_json, fate, lines
 from istio_init.kernel.processes import namespace_of, of_container
 from istio_init.netfilter import (
@@ -29,8 +30,8 @@ from istio_init.netfilter import (
     SourcePorts,
     Verdict,
 )
+from istio_init.netfilter_foreign import Comment, UnknownMatch, UnknownTarget
 from istio_init.netfilter_rare import (
-    Comment,
     ConnMark,
     CtState,
     CtZone,
@@ -40,8 +41,6 @@ from istio_init.netfilter_rare import (
     SaveMark,
     SetMark,
     Tproxy,
-    UnknownMatch,
-    UnknownTarget,
 )
 from istio_init.packet import Packet
 from istio_init.purposes import TELLERS, purposes

@@ -38,7 +38,8 @@ from istio_init.netfilter import (
     Verdict,
     ordered,
 )
-from istio_init.netfilter_rare import Comment, CtState, Multiport, SetMark, Tproxy, UnknownMatch, UnknownTarget
+from istio_init.netfilter_foreign import Comment, UnknownMatch, UnknownTarget
+from istio_init.netfilter_rare import CtState, Multiport, SetMark, Tproxy
 from istio_init.nft import (
     LONGEST_IN_RULE,
     NAMES,

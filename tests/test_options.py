@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from istio_init.errors import OptionError
+from istio_init.errors_rare import OptionError
 from istio_init.netfilter import Network, PortRange
 from istio_init.options import GROUPS, OPTIONS, Options, resolve
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from istio_init import documents
-from istio_init.errors import UsageError
+from istio_init.errors_rare import UsageError
 from istio_init.netfilter import PortRange
 from istio_init.options import Options
 from istio_init.pods import from_pod

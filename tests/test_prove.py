@@ -17,7 +17,14 @@ from istio_init.flow import Flow, bits, merged_cubes
 from istio_init.flows import Flows
 from istio_init.journey import travel
 from istio_init.netfilter import BUILTIN_CHAINS, Network, PortRange, Protocol, Rule, Ruleset, Table, Verdict, ordered
-from istio_init.netfilter_rare import CtState, Mark, Multiport, RestoreMark, SetMark, UnknownMatch, UnknownTarget
+from istio_init.netfilter_foreign import UnknownMatch, UnknownTarget
+from istio_init.netfilter_rare import (
+    CtState,
+    Mark,
+    Multiport,
+    RestoreMark,
+    SetMark,
+)
 from istio_init.prove import AS_PLANNED, STARTS, Proof, differences_between, prove, with_interfaces
 from istio_init.space import (
     CONNMARK,

@@ -31,9 +31,9 @@ from istio_init.netfilter import (
     Verdict,
     ordered,
 )
+from istio_init.netfilter_foreign import Comment, UnknownMatch, UnknownTarget
 from istio_init.netfilter_rare import (
     CT_STATES,
-    Comment,
     ConnMark,
     CtState,
     CtZone,
@@ -43,8 +43,6 @@ from istio_init.netfilter_rare import (
     SaveMark,
     SetMark,
     Tproxy,
-    UnknownMatch,
-    UnknownTarget,
 )
 from istio_init.save import dump, dump_table, load, rule_text
 from tests.strategies import MATCHES, TARGETS, families, rulesets

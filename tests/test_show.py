@@ -12,7 +12,7 @@ from istio_init.columns import columns, inet_columns
 from istio_init.compare import unpaired
 from istio_init.connections import captured
 from istio_init.counts import Connection, Count, CountedTable
-from istio_init.errors import OptionError
+from istio_init.errors_rare import OptionError
 from istio_init.netfilter import BUILTIN_CHAINS, IPV4, TCP, Rule, Ruleset, Table
 from istio_init.nft import sets
 from istio_init.nft_layout import layout

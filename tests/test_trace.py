@@ -11,7 +11,7 @@ import pytest
 
 from istio_init.errors import InitError
 from istio_init.netfilter import BUILTIN_CHAINS, Chain, Jump, Protocol, Rule, Ruleset, Table, Verdict, ordered
-from istio_init.netfilter_rare import UnknownMatch, UnknownTarget
+from istio_init.netfilter_foreign import UnknownMatch, UnknownTarget
 from istio_init.packet import Facts, Packet, scope
 from istio_init.save import load
 from istio_init.trace import Skipped, Step, Trace, trace

@@ -41,8 +41,8 @@ from istio_init.netfilter import (
     Verdict,
     ordered,
 )
+from istio_init.netfilter_foreign import Comment, UnknownMatch, UnknownTarget
 from istio_init.netfilter_rare import (
-    Comment,
     ConnMark,
     CtState,
     CtZone,
@@ -52,8 +52,6 @@ from istio_init.netfilter_rare import (
     SaveMark,
     SetMark,
     Tproxy,
-    UnknownMatch,
-    UnknownTarget,
 )
 from tests.strategies import MATCHES, TARGETS, families, rules, tables
 from tests.xtables_blob import Blob

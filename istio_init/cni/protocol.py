@@ -175,8 +175,8 @@ def said(error: InitError) -> str:
 
 def code_of(error: InitError) -> int:
     """The code by which a runtime is told of an error."""
-    from istio_init.errors import Interrupted, UsageError
-    from istio_init.errors_rare import Drifted, Locked
+    from istio_init.errors import Interrupted
+    from istio_init.errors_rare import Drifted, Locked, UsageError
 
     match error:
         case PluginError():

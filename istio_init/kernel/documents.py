@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from istio_init.errors import OptionError
+from istio_init.errors_rare import OptionError
 
 # Bytes; etcd takes no object of more than 1.5 MiB.
 LONGEST = 8 << 20

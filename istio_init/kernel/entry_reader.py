@@ -54,7 +54,7 @@ from istio_init.netfilter import (
     Source,
     SourcePorts,
 )
-from istio_init.netfilter_rare import UnknownMatch
+from istio_init.netfilter_foreign import UnknownMatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from istio_init.netfilter import Family, Target
-    from istio_init.netfilter_rare import Comment, ConnMark, CtState, Mark, Multiport, UnknownMatch
+    from istio_init.netfilter_foreign import Comment, UnknownMatch
+    from istio_init.netfilter_rare import ConnMark, CtState, Mark, Multiport
 
     # What a rule may ask beside the header's fields and the ports, but for its owner.
     RareMatch: TypeAlias = Multiport | Mark | ConnMark | CtState | Comment | UnknownMatch

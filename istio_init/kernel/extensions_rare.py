@@ -9,7 +9,6 @@ from istio_init.kernel.extensions import Inexpressible, extension
 from istio_init.netfilter import IPV4
 from istio_init.netfilter_rare import (
     CT_STATES,
-    Comment,
     ConnMark,
     CtState,
     CtZone,
@@ -19,8 +18,6 @@ from istio_init.netfilter_rare import (
     SaveMark,
     SetMark,
     Tproxy,
-    UnknownMatch,
-    UnknownTarget,
 )
 
 TYPE_CHECKING = False
@@ -29,6 +26,7 @@ if TYPE_CHECKING:
 
     from istio_init.kernel.extensions import RareMatch
     from istio_init.netfilter import Family
+    from istio_init.netfilter_foreign import Comment, UnknownMatch, UnknownTarget
 
     RareTarget: TypeAlias = SetMark | Tproxy | SaveMark | RestoreMark | CtZone | UnknownTarget
 
@@ -61,6 +59,15 @@ def pack_rare_match(match: RareMatch) -> bytes:
         case CtState():
             states = sum(STATE_BITS[state] for state in match.states)
             return extension("conntrack", 3, CONNTRACK_DATA.pack(_STATE, _STATE * match.negated, states))
+        case _:
+            return _pack_foreign_match(match)
+
+
+def _pack_foreign_match(match: Comment | UnknownMatch) -> bytes:
+    """One that no rule of ours has: what it is is read in only here."""
+    from istio_init.netfilter_foreign import Comment, UnknownMatch
+
+    match match:
         case Comment():
             return extension("comment", 0, _pack_comment(match))
         case UnknownMatch():
@@ -106,10 +113,8 @@ def pack_rare_target(target: RareTarget, family: Family) -> bytes:
             return extension("CONNMARK", 2, CONNMARK2_DATA.pack(0, target.ctmask, target.nfmask, RESTORE))
         case CtZone():
             return extension("CT", 2, CT_DATA.pack(target.zone))
-        case UnknownTarget():
+        case _:  # an UnknownTarget, by what is left
             return extension(target.name, target.revision, target.data)
-        case _:
-            assert_never(target)
 
 
 def _pack_tproxy(target: Tproxy, family: Family) -> bytes:

@@ -32,9 +32,9 @@ from istio_init.kernel.extensions_rare import (
     TPROXY_DATA,
 )
 from istio_init.netfilter import IPV4, Jump, Owner, PortRange, Redirect, Verdict
+from istio_init.netfilter_foreign import Comment, UnknownMatch, UnknownTarget
 from istio_init.netfilter_rare import (
     CT_STATES,
-    Comment,
     ConnMark,
     CtState,
     CtZone,
@@ -44,8 +44,6 @@ from istio_init.netfilter_rare import (
     SaveMark,
     SetMark,
     Tproxy,
-    UnknownMatch,
-    UnknownTarget,
 )
 
 TYPE_CHECKING = False

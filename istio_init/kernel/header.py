@@ -128,6 +128,6 @@ def whole_of(match: Match) -> bytes:
     """The header that a match of `whole` stands for; empty for any other match."""
     if not hasattr(match, "data"):
         return b""  # no UnknownMatch, and so no reason to read in what that is
-    from istio_init.netfilter_rare import UnknownMatch
+    from istio_init.netfilter_foreign import UnknownMatch
 
     return match.data if isinstance(match, UnknownMatch) and match.name == HEADER else b""

@@ -49,7 +49,8 @@ from istio_init.netfilter import (
     SourcePorts,
     Verdict,
 )
-from istio_init.netfilter_rare import Mark, UnknownMatch
+from istio_init.netfilter_foreign import UnknownMatch
+from istio_init.netfilter_rare import Mark
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

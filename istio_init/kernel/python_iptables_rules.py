@@ -35,7 +35,7 @@ from istio_init.netfilter import (
     SourcePorts,
     Verdict,
 )
-from istio_init.netfilter_rare import Comment, UnknownMatch, UnknownTarget
+from istio_init.netfilter_foreign import Comment, UnknownMatch, UnknownTarget
 from istio_init.save import load, network_text, rule_text
 
 TYPE_CHECKING = False

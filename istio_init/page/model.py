@@ -13,7 +13,7 @@ from istio_init.chart import chart
 from istio_init.explain import ENDS, STOPS, TAILS, purpose_json
 from istio_init.journey import APPLICATION, CLIENT, EPHEMERAL_PORT, SENDERS
 from istio_init.netfilter import FAMILIES, Network, PortRange
-from istio_init.netfilter_rare import UnknownTarget
+from istio_init.netfilter_foreign import UnknownTarget
 from istio_init.purposes import purpose, purposes
 from istio_init.reasons import asked
 from istio_init.record import Record

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from istio_init.errors import UsageError
+from istio_init.errors_rare import UsageError
 from istio_init.inspection import findings, inspect, verdict
 from istio_init.log import Log
 from istio_init.options import Options  # noqa: TC001 (Typer reads the verb's annotations)

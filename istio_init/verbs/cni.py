@@ -13,7 +13,8 @@ import typer
 from istio_init import values
 from istio_init.cni import conflist, installation
 from istio_init.cni.directories import detect
-from istio_init.errors import InitError, OptionError, UsageError
+from istio_init.errors import InitError
+from istio_init.errors_rare import OptionError, UsageError
 from istio_init.kernel.watch import Watch
 from istio_init.log import Log
 from istio_init.verbs.node import Config, NetDir, entry

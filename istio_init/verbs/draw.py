@@ -12,7 +12,8 @@ from istio_init.draw_dot import dot
 from istio_init.draw_mermaid import mermaid
 from istio_init.draw_svg import svg
 from istio_init.drawing import draw as picture
-from istio_init.errors import InitError, OptionError, UsageError
+from istio_init.errors import InitError
+from istio_init.errors_rare import OptionError, UsageError
 from istio_init.explain import fate, stop
 from istio_init.journey import follow
 from istio_init.netfilter import IPV4, IPV6

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from istio_init.cni import conflist
-from istio_init.errors import InitError, OptionError, shown
+from istio_init.errors import InitError, shown
+from istio_init.errors_rare import OptionError
 from istio_init.kernel import files
 
 # The containerd-and-CRI-O way to hand a plugin the pod's annotations (CNI conventions, dynamic plugin specific fields).

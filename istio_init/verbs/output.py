@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from istio_init.errors import OptionError
+from istio_init.errors_rare import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

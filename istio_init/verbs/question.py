@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from istio_init import backends, values
-from istio_init.errors import OptionError, UsageError
+from istio_init.errors_rare import OptionError, UsageError
 from istio_init.journey import routed
 from istio_init.netfilter import FAMILIES, IPV4, IPV6, LOOPBACK_INTERFACE, TCP, UDP, Network
 from istio_init.netfilter_rare import CT_STATES

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istio_init.errors import OptionError
+from istio_init.errors_rare import OptionError
 from istio_init.log import Log
 from istio_init.options import Options  # noqa: TC001 (Typer reads the verb's annotations)
 from istio_init.sight import Sight, see

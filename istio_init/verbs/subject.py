@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istio_init import backends, plans, values
-from istio_init.errors import OptionError, UsageError
+from istio_init.errors_rare import OptionError, UsageError
 from istio_init.journey import proxy
 from istio_init.kernel import processes
 from istio_init.kernel.facts import switched_on

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from _struct import Struct  # struct.py only hands it on
 
-from istio_init.errors import assert_never
 from istio_init.kernel.extensions import Inexpressible
 from istio_init.netfilter import IPV4, IPV6, Destination, InInterface, Network, OutInterface, Protocol, Source
 from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, TypeAlias
 
     from istio_init.netfilter import Family, Match
@@ -69,23 +69,7 @@ LAYOUTS: dict[Family, Layout] = {
 
 def put(match: HeaderMatch, fields: Fields, layout: Layout) -> None:
     """Write one match into a header's fields. Inexpressible where its place is taken or the value doesn't fit."""
-    match match:
-        case Protocol():
-            _put_protocol(match, fields, layout)
-        case Destination():
-            _put_network(match.network, fields, DESTINATION, layout)
-            fields[INVERTED] |= NOT_DESTINATION * match.negated
-        case Source():
-            _put_network(match.network, fields, SOURCE, layout)
-            fields[INVERTED] |= NOT_SOURCE * match.negated
-        case InInterface():
-            _put_interface(match.name, fields, IN)
-            fields[INVERTED] |= NOT_IN * match.negated
-        case OutInterface():
-            _put_interface(match.name, fields, OUT)
-            fields[INVERTED] |= NOT_OUT * match.negated
-        case _:
-            assert_never(match)
+    PUTS[type(match)](match, fields, layout)
 
 
 def put_goto(fields: Fields, layout: Layout) -> None:
@@ -101,9 +85,19 @@ def _put_protocol(match: Protocol, fields: Fields, layout: Layout) -> None:
     fields[INVERTED] |= NOT_PROTOCOL * match.negated
 
 
+def _put_source(match: Source, fields: Fields, layout: Layout) -> None:
+    _put_network(match.network, fields, SOURCE, layout)
+    fields[INVERTED] |= NOT_SOURCE * match.negated
+
+
+def _put_destination(match: Destination, fields: Fields, layout: Layout) -> None:
+    _put_network(match.network, fields, DESTINATION, layout)
+    fields[INVERTED] |= NOT_DESTINATION * match.negated
+
+
 def _put_network(network: Network, fields: Fields, place: int, layout: Layout) -> None:
     size = len(layout.any_address)
-    if network.family != layout.family or not 0 <= network.prefix <= size * 8:
+    if len(network.address) != size or not 0 <= network.prefix <= size * 8:
         raise Inexpressible(f"{network!r} is not a network of {layout.family}")
     mask_place = place + SOURCE_MASK
     if fields[mask_place] is not layout.any_address:
@@ -113,15 +107,45 @@ def _put_network(network: Network, fields: Fields, place: int, layout: Layout) -
     fields[mask_place] = ((1 << bits) - (1 << (bits - network.prefix))).to_bytes(size, "big")
 
 
+def _put_in(match: InInterface, fields: Fields, layout: Layout) -> None:  # noqa: ARG001 (they all have one shape)
+    _put_interface(match.name, fields, IN)
+    fields[INVERTED] |= NOT_IN * match.negated
+
+
+def _put_out(match: OutInterface, fields: Fields, layout: Layout) -> None:  # noqa: ARG001
+    _put_interface(match.name, fields, OUT)
+    fields[INVERTED] |= NOT_OUT * match.negated
+
+
 def _put_interface(name: str, fields: Fields, place: int) -> None:
+    if fields[place] is not NO_INTERFACE:
+        raise Inexpressible("two interfaces of one side")
+    if name not in _interfaces:
+        _interfaces[name] = _interface(name)
+    fields[place], fields[place + _IN_MASK - IN] = _interfaces[name]
+
+
+# By name, the fields of an interface: most rules that have one have lo.
+_interfaces: dict[str, tuple[bytes, bytes]] = {}
+
+
+def _interface(name: str) -> tuple[bytes, bytes]:
+    """An interface's name and its mask."""
     encoded = name.encode(errors="surrogateescape")
     counting = len(encoded) - 1 if encoded.endswith(b"+") else len(encoded) + 1
     if not 0 < len(encoded) < len(NO_INTERFACE):
         raise Inexpressible(f"an interface's name has 1 to {len(NO_INTERFACE) - 1} bytes")
-    if fields[place] is not NO_INTERFACE:
-        raise Inexpressible("two interfaces of one side")
-    fields[place] = encoded.ljust(len(NO_INTERFACE), b"\0")
-    fields[place + _IN_MASK - IN] = (b"\xff" * counting).ljust(len(NO_INTERFACE), b"\0")
+    return encoded.ljust(len(NO_INTERFACE), b"\0"), (b"\xff" * counting).ljust(len(NO_INTERFACE), b"\0")
+
+
+# What writes a match, by its kind.
+PUTS: dict[type, Callable[[Any, Fields, Layout], None]] = {
+    Protocol: _put_protocol,
+    Destination: _put_destination,
+    Source: _put_source,
+    InInterface: _put_in,
+    OutInterface: _put_out,
+}
 
 
 def whole_of(match: Match) -> bytes:

@@ -238,34 +238,36 @@ class Chain(Record):
     policy: str | None = None
     inserted: int = 0
     _uncompared = ("inserted",)
-    __slots__ = ("_parts",)
+    __slots__ = ("parts",)
 
     @classmethod
     def of(cls, name: str, parts: tuple[Rule | Run, ...], policy: str | None = None, inserted: int = 0) -> Chain:
         """A chain whose runs are spelled out when `rules` is first asked for: applying 10,000 ports need not."""
-        chain = cls.__new__(cls)
-        for slot, value in (("name", name), ("policy", policy), ("inserted", inserted), ("_parts", parts)):
-            object.__setattr__(chain, slot, value)
+        chain, write = cls.__new__(cls), object.__setattr__
+        write(chain, "name", name)
+        write(chain, "policy", policy)
+        write(chain, "inserted", inserted)
+        write(chain, "parts", parts)
         return chain
-
-    @property
-    def parts(self) -> tuple[Rule | Run, ...]:
-        """The rules in order, runs of them as one."""
-        parts: tuple[Rule | Run, ...] = self._parts  # type: ignore[attr-defined]
-        return parts
 
     @property
     def count(self) -> int:
         """How many rules there are."""
         return sum(len(part) if isinstance(part, Run) else 1 for part in self.parts)
 
-    if not TYPE_CHECKING:
+    if TYPE_CHECKING:
+
+        @property
+        def parts(self) -> tuple[Rule | Run, ...]:
+            """The rules in order, runs of them as one."""
+
+    else:
 
         def __getattr__(self, slot):  # noqa: ANN001, ANN204 (type checkers are not to see it)
             """What an empty slot holds: the rules of the parts, or the parts, which are the rules."""
-            if slot not in {"rules", "_parts"}:
+            if slot not in {"rules", "parts"}:
                 raise AttributeError(f"{type(self).__name__} has no {slot}")
-            rules = [rule for part in self._parts for rule in _spelled(part)] if slot == "rules" else self.rules
+            rules = [rule for part in self.parts for rule in _spelled(part)] if slot == "rules" else self.rules
             value = tuple(rules)
             object.__setattr__(self, slot, value)
             return value

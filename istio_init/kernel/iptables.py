@@ -196,11 +196,16 @@ def _others(name: TableName, family: Family, answers: tuple[bytes, bytearray]) -
 
 
 def _is_long(table: Table) -> bool:
-    return any(isinstance(part, Run) and len(part.values) > _LONG for chain in table.chains for part in chain.parts)
+    runs = [part for chain in table.chains for part in chain.parts if isinstance(part, Run)]
+    return any(len(run.values) > _LONG for run in runs)
 
 
 def _all_ours(chain: Chain) -> bool:
-    return all(rule.ours for part in chain.parts for rule in (part.unit if isinstance(part, Run) else (part,)))
+    for part in chain.parts:
+        for rule in part.unit if isinstance(part, Run) else (part,):
+            if not rule.ours:
+                return False
+    return True
 
 
 def _refusal(error: OSError, family: Family, name: str, wanted: Table | None) -> KernelError:

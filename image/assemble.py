@@ -49,7 +49,7 @@ STARTS = (
     ("istio_init.entry",),
     ("istio_init.plans",),
     ("istio_init.netfilter_rare",),
-    ("istio_init.preview", "istio_init.save"),
+    ("istio_init.dry_run", "istio_init.save"),
     ("istio_init.commands", "istio_init.kernel.lock", "istio_init.kernel.detection", "istio_init.kernel.iptables"),
     ("istio_init.kernel.extensions_rare",),
     ("istio_init.kernel.resolver",),

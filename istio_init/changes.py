@@ -9,17 +9,13 @@ from istio_init.capture import PASSTHROUGH
 from istio_init.compare import Difference, differences, own_part
 from istio_init.netfilter import IPV4, IPV6, LOOPBACK_INTERFACE, Jump, Ruleset, Table
 from istio_init.record import Record
-from istio_init.routing import Address, PolicyRule, Route, command
+from istio_init.routing import Address, PolicyRule, Route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.netfilter import Family, TableName
     from istio_init.plans import Plan
     from istio_init.routing import RoutingEntry
-
-
-# How many differences an error names.
-MOST_SHOWN = 50
 
 
 class State(Record):
@@ -76,6 +72,7 @@ def decide(plan: Plan, found: State, *, reconcile: bool = False, force: bool = F
         difference.kind == "missing" and not difference.chain for _, difference in drift
     )
     if not (fresh or unfinished or reconcile):
+        from istio_init.drift import drift_message
         from istio_init.errors_rare import Drifted
 
         raise Drifted(drift_message(drift, missing, stale))
@@ -182,36 +179,3 @@ def _marks(mangle: Table | None) -> set[int]:
     chains = (chain for chain in own.chains if chain.name in {"ISTIO_TPROXY", "ISTIO_DIVERT"})
     targets = [rule.target for chain in chains for rule in chain.rules]
     return {t.mark for t in targets if isinstance(t, Tproxy)} | {t.value for t in targets if isinstance(t, SetMark)}
-
-
-def drift_message(
-    drift: tuple[tuple[Family, Difference], ...], missing: tuple[RoutingEntry, ...], stale: tuple[RoutingEntry, ...]
-) -> str:
-    """Every difference, one after the other, and what to do."""
-    found = deviations(drift, missing, stale)
-    if len(found) > MOST_SHOWN:
-        found[MOST_SHOWN:] = [f"and {len(found) - MOST_SHOWN} more"]
-    return f"other rules of ours stand here (--reconcile mends this, --cleanup-only removes them): {'; '.join(found)}"
-
-
-def deviations(
-    drift: tuple[tuple[Family, Difference], ...], missing: tuple[RoutingEntry, ...], stale: tuple[RoutingEntry, ...]
-) -> list[str]:
-    """Every difference in words."""
-    found = [difference_text(family, difference) for family, difference in drift]
-    found += [f"missing: {command(entry)}" for entry in missing]
-    found += [f"unexpected: {command(entry)}" for entry in stale]
-    return found
-
-
-def difference_text(family: Family, difference: Difference) -> str:
-    """One difference in words, its rule as iptables-save prints it."""
-    where = f"{family} {difference.table}"
-    if not difference.chain:
-        return f"{where} table: {difference.kind}"
-    if difference.rule is None:
-        return f"{where} chain {difference.chain}: {difference.kind}"
-    from istio_init.save import rule_text  # only where something differs
-
-    text = rule_text(difference.rule)
-    return f"{where} {difference.chain} rule {difference.number} {difference.kind}: {text}"

@@ -5,7 +5,7 @@ The caller holds the xtables lock. Whatever ends a verb early (an error, a signa
 
 from __future__ import annotations
 
-from istio_init.changes import Changes, State, TableChange, decide, difference_text, removal
+from istio_init.changes import Changes, State, TableChange, decide, removal
 from istio_init.compare import differences, own_part
 from istio_init.errors import KernelError
 from istio_init.netfilter import FAMILIES, Ruleset
@@ -163,6 +163,8 @@ class Transaction:
         """Read back and compare; KernelError where the kernel does not hold the plan."""
         for wanted in plan.rulesets:
             for difference in differences(wanted, self._firewall.read(wanted.family, wanted)):
+                from istio_init.drift import difference_text
+
                 text = difference_text(wanted.family, difference)
                 raise KernelError(
                     f"the kernel does not hold what was written: {text}; is another program editing the tables?"

@@ -1,16 +1,22 @@
-"""A long list of networks in columns: of 10,000, a run wants the bytes of all addresses, and not an object for each.
+"""A long list of networks, parsed and kept in columns: a run wants the bytes of all addresses, not an object for each.
 
 Imported where a list is long. It is to others what a tuple of Networks is.
 """
 
 from __future__ import annotations
 
+# The C half of socket: the module around it takes as long to import as Python takes to start.
+from _socket import AF_INET, AF_INET6, inet_pton
+from itertools import repeat
+
 from istio_init.netfilter import Network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any, Self, SupportsIndex, TypeAlias
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any, Self, SupportsIndex, TypeAlias, TypeVar
+
+    T = TypeVar("T")
 
     # For type checkers: this is what it stands in for.
     Base: TypeAlias = tuple[Network, ...]
@@ -69,3 +75,54 @@ class Networks(Base):
 
     def __repr__(self) -> str:
         return repr(self._all())
+
+
+def hosts(entries: Sequence[str]) -> tuple[Network, ...]:
+    """The Networks of a list of addresses, all of one family; OSError or ValueError where it isn't that."""
+    joined = _addresses(entries)
+    return Networks(joined, [len(joined) // len(entries) * 8] * len(entries))
+
+
+def _addresses(entries: Sequence[str]) -> bytes:
+    """The packed addresses, one behind the other."""
+    return b"".join(map(inet_pton, repeat(AF_INET6 if ":" in entries[0] else AF_INET), entries))
+
+
+def cidrs(entries: Sequence[str], length: Callable[[str, int], int]) -> tuple[Network, ...]:
+    """The same of CIDRs and addresses, step by step for all of them, host bits masked off.
+
+    `length` parses a prefix length of so many bits.
+    """
+    texts, suffixes = _halves(entries)
+    joined = _addresses(texts)
+    width = len(joined) // len(texts)
+    lengths = {suffix: length(suffix[1:], width * 8) for suffix in set(suffixes)}
+    # The bits behind each prefix, of all addresses as one number: mostly there is nothing to be masked.
+    behind = {suffix: ((1 << width * 8 - length) - 1).to_bytes(width) for suffix, length in lengths.items()}
+    rest = int.from_bytes(b"".join(_each(behind, suffixes)))
+    if int.from_bytes(joined) & rest:
+        joined = (int.from_bytes(joined) & ~rest).to_bytes(len(joined))
+    return Networks(joined, _each(lengths, suffixes))
+
+
+def _halves(entries: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What is before the slash of each entry, and the slash with what is behind it; for an address, all of its bits.
+
+    Of entries that are neither, something is not an address that should be one, or not a suffix.
+    """
+    if "/" in entries[0]:
+        # No entry has a comma. Where all end alike, that with its comma takes them apart.
+        suffix = entries[0][entries[0].index("/") :]
+        *texts, _ = f"{','.join(entries)},".split(f"{suffix},")
+        if len(texts) == len(entries):
+            return texts, [suffix] * len(texts)
+    whole = "/128" if ":" in entries[0] else "/32"
+    entries = [entry if "/" in entry else entry + whole for entry in entries]
+    # An entry has a slash by now; where it has two, a suffix comes where the next address should be.
+    parts = ",".join(entries).replace("/", ",/").split(",")
+    return parts[::2], parts[1::2]
+
+
+def _each(known: Mapping[str, T], texts: list[str]) -> list[T]:
+    """What is known of each text; mostly all are the same one."""
+    return [*known.values()] * len(texts) if len(known) == 1 else list(map(known.__getitem__, texts))

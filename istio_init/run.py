@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posix as os  # the C half of os; the other half costs a start a millisecond
 import time
 
 from istio_init import backends
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Self
 
-    from istio_init.netfilter import Family
     from istio_init.options import Options
     from istio_init.plans import Plan
 else:
@@ -74,7 +72,9 @@ def perform(options: Options, environ: Mapping[str, str], log: Log, begin: float
     Where that is in a network namespace of another user namespace, the process stays there: it is to end soon.
     """
     if options.dry_run:
-        _preview(options, environ, log)
+        from istio_init.dry_run import preview
+
+        preview(options, environ, log)
         return
     if options.network_namespace:
         with backends.namespace(options, as_owner=True):
@@ -121,48 +121,6 @@ def _change(options: Options, environ: Mapping[str, str], log: Log, interrupts: 
         changes = commands.apply(plan, firewall, router, log, **wishes, settled=interrupts.ignore)
         commands.withdraw(plan, others, router, log)
         return commands.summary(changes, plan.rulesets)
-
-
-def _preview(options: Options, environ: Mapping[str, str], log: Log) -> None:
-    """Print the plan, and write it to the file that DRY_RUN_FILE_PATH names."""
-    from istio_init.netfilter import FAMILIES
-    from istio_init.preview import dump, dump_nftables
-
-    if options.network_namespace and options.enable_ipv6 is None:
-        with backends.namespace(options):
-            options = backends.settle(options, log)
-    else:
-        options = backends.settle(options, log)
-    families: tuple[Family, ...] = tuple(f for f in FAMILIES if options.ip_family in {f, "all"})
-    if options.cleanup_only or options.skip_rule_apply:
-        text = ""  # no rule would be written
-    elif options.native_nftables:
-        text = dump_nftables(_plan(options))  # both families are in one table: there is no half of it
-    else:
-        text = dump(_plan(options), families)
-    if path := environ.get("DRY_RUN_FILE_PATH", ""):
-        _write_file(path, text)
-    _print(text)
-
-
-def _write_file(path: str, text: str) -> None:
-    try:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(text)
-    except (OSError, ValueError) as error:
-        raise InitError(
-            f"DRY_RUN_FILE_PATH: {path!r}: can't be written: {error}; name a file in a writable directory"
-        ) from error
-
-
-def _print(text: str) -> None:
-    """All of the text to standard output, or an InitError."""
-    data = text.encode()
-    try:
-        while data:
-            data = data[os.write(1, data) :]
-    except OSError as error:
-        raise InitError(f"standard output: can't be written: {os.strerror(error.errno or 0)}") from error
 
 
 def _validate(options: Options, log: Log) -> None:

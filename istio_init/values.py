@@ -13,7 +13,7 @@ from istio_init.netfilter import IPV4, Network, PortRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
     from typing import Literal, TypeAlias, TypeVar
 
     T = TypeVar("T")
@@ -132,9 +132,14 @@ def network(text: str) -> Network:
         return Network(packed, bits)
     length = _lengths.get((prefix, bits))
     if length is None:
-        length = _lengths[prefix, bits] = number(prefix, 0, bits, "a prefix length")
+        length = _lengths[prefix, bits] = _length(prefix, bits)
     # Mostly there is nothing to be masked.
     return Network(masked(packed, length) if packed[length >> 3 :].strip(b"\0") else packed, length)
+
+
+def _length(text: str, bits: int) -> int:
+    """A prefix length of an address of so many bits."""
+    return number(text, 0, bits, "a prefix length")
 
 
 def masked(address: bytes, prefix: int) -> bytes:
@@ -159,65 +164,13 @@ def all_or_networks(text: str) -> tuple[Network, ...] | Everything:
 
 def _networks(entries: list[str], text: str) -> tuple[Network, ...]:
     if len(entries) > MANY:
+        from istio_init.networks import cidrs, hosts
+
         try:
-            return _cidrs(entries) if "/" in text else _hosts(entries)
+            return cidrs(entries, _length) if "/" in text else hosts(entries)
         except (OSError, ValueError):
             pass  # one by one, the one that is wrong is found
     return each(network, entries)
-
-
-def _hosts(entries: Sequence[str]) -> tuple[Network, ...]:
-    """A long list of addresses, all of one family, as `network` parses each; an error where it isn't that."""
-    from istio_init.networks import Networks
-
-    joined = _addresses(entries)
-    return Networks(joined, [len(joined) // len(entries) * 8] * len(entries))
-
-
-def _addresses(entries: Sequence[str]) -> bytes:
-    """The packed addresses, one behind the other."""
-    from itertools import repeat
-
-    return b"".join(map(inet_pton, repeat(AF_INET6 if ":" in entries[0] else AF_INET), entries))
-
-
-def _cidrs(entries: Sequence[str]) -> tuple[Network, ...]:
-    """The same of CIDRs and addresses, step by step for all of them."""
-    from istio_init.networks import Networks
-
-    texts, suffixes = _halves(entries)
-    joined = _addresses(texts)
-    width = len(joined) // len(texts)
-    lengths = {suffix: number(suffix[1:], 0, width * 8, "a prefix length") for suffix in set(suffixes)}
-    # The bits behind each prefix, of all addresses as one number: mostly there is nothing to be masked.
-    behind = {suffix: ((1 << width * 8 - length) - 1).to_bytes(width) for suffix, length in lengths.items()}
-    hosts = int.from_bytes(b"".join(_each(behind, suffixes)))
-    if int.from_bytes(joined) & hosts:
-        joined = (int.from_bytes(joined) & ~hosts).to_bytes(len(joined))
-    return Networks(joined, _each(lengths, suffixes))
-
-
-def _halves(entries: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What is before the slash of each entry, and the slash with what is behind it; for an address, all of its bits.
-
-    Of entries that are neither, something is not an address that should be one, or not a suffix.
-    """
-    if "/" in entries[0]:
-        # No entry has a comma. Where all end alike, that with its comma takes them apart.
-        suffix = entries[0][entries[0].index("/") :]
-        *texts, _ = f"{','.join(entries)},".split(f"{suffix},")
-        if len(texts) == len(entries):
-            return texts, [suffix] * len(texts)
-    whole = "/128" if ":" in entries[0] else "/32"
-    entries = [entry if "/" in entry else entry + whole for entry in entries]
-    # An entry has a slash by now; where it has two, a suffix comes where the next address should be.
-    parts = ",".join(entries).replace("/", ",/").split(",")
-    return parts[::2], parts[1::2]
-
-
-def _each(known: Mapping[str, T], texts: list[str]) -> list[T]:
-    """What is known of each text; mostly all are the same one."""
-    return [*known.values()] * len(texts) if len(known) == 1 else list(map(known.__getitem__, texts))
 
 
 def address(text: str) -> Network:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from istio_init import plan
-from istio_init.changes import MOST_SHOWN, Changes, State, decide, removal
+from istio_init.changes import Changes, State, decide, removal
+from istio_init.drift import MOST_SHOWN
 from istio_init.errors_rare import Drifted
 from istio_init.netfilter import FAMILIES, IPV4, IPV6, Jump, Network, Rule, Table, Verdict
 from istio_init.plans import Plan

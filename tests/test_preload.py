@@ -27,7 +27,7 @@ SCRIPTS = {name: (ROOT / "scripts/console" / name).read_text() for name in ("ist
 LOADING = SCRIPTS["istio-iptables"].partition("from istio_init.")[0]
 # All that a plain run imports, and what it prints with.
 IMPORTING = """
-import istio_init.start, istio_init.plans, istio_init.preview
+import istio_init.start, istio_init.plans, istio_init.dry_run
 import istio_init.commands, istio_init.kernel.lock, istio_init.kernel.detection, istio_init.kernel.iptables
 import istio_init.kernel.extensions_rare, istio_init.kernel.resolver
 """

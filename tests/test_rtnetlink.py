@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from istio_init.errors import KernelError
 from istio_init.kernel.netlink import DUMP_ATTEMPTS, HEADER, Channel, Refused, attribute, attributes
-from istio_init.kernel.rtnetlink import _kernel_error, has_ipv6
+from istio_init.kernel.routing_refusal import explain
+from istio_init.kernel.rtnetlink import has_ipv6
 from istio_init.netfilter import Network
 from istio_init.routing import Address, PolicyRule, Route, command
 
@@ -106,7 +107,7 @@ def test_any_bytes_are_some_attributes_or_none(data: bytes) -> None:
     ],
 )
 def test_a_refusal_says_what_was_refused_and_what_to_do(entry: RoutingEntry, number: int, said: str) -> None:
-    error = _kernel_error(entry, "add", Refused(number, "In the kernel's words"))
+    error = explain(entry, "add", Refused(number, "In the kernel's words"))
     assert str(error).startswith(f"{command(entry)}: In the kernel's words ({errno.errorcode[number]}); ")
     assert said in str(error)
     assert error.errno == number

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istio_init import netfilter, netfilter_rare
+from istio_init import netfilter, netfilter_foreign, netfilter_rare
 from istio_init.netfilter import Jump, Network, PortRange, Rule, Ruleset, Table
 from istio_init.record import Record
 from tests.strategies import MATCHES, TARGETS, chain_names, families, rulesets
@@ -31,7 +31,8 @@ def alias(name: str) -> set[str]:
 
 
 def test_every_kind_has_a_strategy() -> None:
-    members = [each for module in (netfilter, netfilter_rare) for each in inspect.getmembers(module, inspect.isclass)]
+    modules = (netfilter, netfilter_rare, netfilter_foreign)
+    members = [each for module in modules for each in inspect.getmembers(module, inspect.isclass)]
     kinds = {kind for _, kind in members if issubclass(kind, Record)}
     assert kinds - NOUNS == {*MATCHES, *TARGETS}
     assert {kind.__name__ for kind in MATCHES} == alias("Match")

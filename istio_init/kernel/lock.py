@@ -93,15 +93,17 @@ class XtablesLock:
         """Lock an open file; Locked where somebody else still holds it at the deadline (of time.monotonic)."""
         told = False
         while not _locked(descriptor):
+            from istio_init.kernel.lock_holders import holders
+
             if time.monotonic() >= deadline:
                 from istio_init.errors_rare import Locked
 
                 raise Locked(
-                    f"{path}: held by {_holders(descriptor)} for more than {self._wait:g} s: "
+                    f"{path}: held by {holders(descriptor)} for more than {self._wait:g} s: "
                     "wait longer with --wait, or end what holds it"
                 )
             if self._waiting is not None and not told:
-                self._waiting(f"waiting up to {self._wait:g} s for {path}, held by {_holders(descriptor)}")
+                self._waiting(f"waiting up to {self._wait:g} s for {path}, held by {holders(descriptor)}")
                 told = True
             time.sleep(_PAUSE)
 
@@ -112,22 +114,3 @@ def _locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _holders(descriptor: int) -> str:
-    """Who has locked an open file, by proc(5)'s table of locks: `pid 12 (iptables)`."""
-    status = os.fstat(descriptor)
-    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    # NUMBER: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END; those who wait have an arrow behind the number.
-    with open("/proc/locks", encoding="ascii", errors="replace") as locks:
-        lines = [line.split() for line in locks]
-    found = [_process(words[4]) for words in lines if words[1] == "FLOCK" and words[5] == file]
-    return ", ".join(found) or "a process that can't be seen from here"
-
-
-def _process(pid: str) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            return f"pid {pid} ({file.read().strip()})"
-    except OSError:
-        return f"pid {pid}"

@@ -12,7 +12,7 @@ import _socket as socket  # socket.py imports enum and selectors; the functions 
 import _struct as struct  # struct.py only hands it on
 import errno
 
-from istio_init import errors, routing
+from istio_init import errors
 from istio_init.kernel.netlink import Channel, Refused, attribute, attributes
 from istio_init.netfilter import IPV4, IPV6, LOOPBACK_INTERFACE, Network
 from istio_init.routing import Address, PolicyRule, Route
@@ -127,7 +127,7 @@ def _add(channel: Channel, entry: RoutingEntry) -> None:
         # Who may not write is told that, whether the entry stands or not.
         if refused.errno in (errno.EEXIST, errno.EPERM) and any(entry == there for there, _ in _standing(channel)):
             return
-        raise _kernel_error(entry, "add", refused) from refused
+        raise _explained(entry, "add", refused) from refused
 
 
 def _delete(channel: Channel, entry: RoutingEntry, priority: int) -> None:
@@ -137,7 +137,7 @@ def _delete(channel: Channel, entry: RoutingEntry, priority: int) -> None:
     except Refused as refused:
         # The kernel's ways to say that a rule, a route or an address is not there any more.
         if refused.errno not in (errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL):
-            raise _kernel_error(entry, "del", refused) from refused
+            raise _explained(entry, "del", refused) from refused
 
 
 def _body(entry: RoutingEntry, verb: Verb, priority: int = 0) -> bytes:
@@ -175,7 +175,7 @@ def _index(entry: RoutingEntry, device: str, verb: Verb) -> int:
     try:
         return socket.if_nametoindex(device)
     except OSError as error:
-        raise _kernel_error(entry, verb, Refused(error.errno or errno.ENODEV)) from error
+        raise _explained(entry, verb, Refused(error.errno or errno.ENODEV)) from error
 
 
 def _standing(channel: Channel) -> list[Standing]:
@@ -236,43 +236,8 @@ def _name(index: int) -> str:
         return ""
 
 
-def _kernel_error(entry: RoutingEntry, verb: Verb, refused: Refused) -> errors.KernelError:
-    name = errno.errorcode.get(refused.errno, str(refused.errno))
-    remedy = _remedy(entry, refused.errno)
-    return errors.KernelError(f"{routing.command(entry, verb)}: {refused} ({name}); {remedy}", refused.errno)
+def _explained(entry: RoutingEntry, verb: Verb, refused: Refused) -> errors.KernelError:
+    """The kernel's refusal in words; the words are only read where they are needed."""
+    from istio_init.kernel import routing_refusal
 
-
-def _remedy(entry: RoutingEntry, number: int) -> str:
-    """What the reader can do about it."""
-    family = entry.network.family if isinstance(entry, Address) else entry.family
-    device = LOOPBACK_INTERFACE if isinstance(entry, PolicyRule) else entry.device
-    match number:
-        case errno.EPERM:
-            return "this needs the capability NET_ADMIN in the user namespace that owns this network namespace"
-        case errno.ENETDOWN:
-            # In a pod lo is always up. Where it is down, somebody has made the namespace by hand or has taken
-            # it down: nothing works there, and a change that nobody asked for would hide why.
-            return f"{device} is down; bring it up: ip link set {device} up"
-        case errno.EACCES if family == IPV6:
-            return f"IPv6 is off: set net.ipv6.conf.{device}.disable_ipv6=0 (and all.disable_ipv6), or leave IPv6 out"
-        case errno.EAFNOSUPPORT | errno.EOPNOTSUPP if family == IPV6:
-            return "the kernel has no IPv6, or was started with ipv6.disable=1; leave IPv6 out: --no-enable-ipv6"
-        case errno.EAFNOSUPPORT | errno.EOPNOTSUPP:
-            return "the kernel was built without CONFIG_IP_MULTIPLE_TABLES, which TPROXY needs"
-        case errno.ENODEV:
-            return f"look for {device} here: ip link show"
-        case _:
-            return f"see what stands in its way: {_look(entry)}"
-
-
-def _look(entry: RoutingEntry) -> str:
-    """The `ip` command that shows what stands where the entry should."""
-    match entry:
-        case PolicyRule(family):
-            return f"ip {routing.FLAGS[family]} rule show"
-        case Route(family, _, table):
-            return f"ip {routing.FLAGS[family]} route show table {table}"
-        case Address(network, device):
-            return f"ip {routing.FLAGS[network.family]} addr show dev {device}"
-        case _:
-            errors.assert_never(entry)
+    return routing_refusal.explain(entry, verb, refused)

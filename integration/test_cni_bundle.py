@@ -23,9 +23,9 @@ HOSTILE = ("PYTHONPATH=/nowhere", "PYTHONHOME=/nowhere", "PYTHONSTARTUP=/x", "LD
 LOADING = """
 import sys
 exec(open(sys.argv[1]).read().partition("from istio_init.cni.plugin")[0])
-names = sys.meta_path[0].names()
-for name in names: __import__(name)
-print(len(names))
+first, others = list(sys.modules), list(sys.meta_path[0]._places)
+for name in others: __import__(name)
+print(len(first), len(others))
 """
 
 

@@ -147,7 +147,7 @@ def show(arena: Arena, line: str, chance: random.Random, sent: list[Packet]) -> 
 
 
 @settings(
-    max_examples=200, deadline=None, phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck)
+    max_examples=80, deadline=None, phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck)
 )
 @given(line=command_lines())
 def test_the_promises_hold_for_random_options(line: str) -> None:

@@ -116,8 +116,7 @@ class Libiptc:
     ) -> bool:
         """Edit and commit through libiptc; False where somebody else wrote to the table meanwhile."""
         answers = socket.table(name)
-        stands = _others(name, family, answers)
-        found = recognised(stands, wanted or known)
+        found = recognised(socket.others(name, answers), wanted or known)
         edits = {
             chain.name: edit(chain, wanted.chain(chain.name) if wanted else None)
             for chain in found.chains
@@ -127,11 +126,6 @@ class Libiptc:
         if wanted is None and not own and not any(change.delete for change in edits.values()):
             return True
 
-        def is_as_it_was() -> bool:
-            now = socket.table(name)
-            # Counters may have moved.
-            return now == answers or _others(name, family, now) == stands
-
         # What libiptc reads here lies between the two looks at the table.
         with self._open(family, name) as handle:
             try:
@@ -139,10 +133,10 @@ class Libiptc:
                 if wanted is not None:
                     self._put_in(handle, edits, own, family, wanted)
             except OSError:
-                if is_as_it_was():
+                if socket.is_still(name, answers):
                     raise
                 return False
-            return is_as_it_was() and _committed(handle, is_as_it_was)
+            return socket.is_still(name, answers) and _committed(handle, lambda: socket.is_still(name, answers))
 
     def _open(self, family: Family, name: TableName) -> Handle:
         """A handle on one table as it stands."""
@@ -188,11 +182,6 @@ def _committed(handle: Handle, is_as_it_was: Callable[[], bool]) -> bool:
             return False
         raise
     return True
-
-
-def _others(name: TableName, family: Family, answers: tuple[bytes, bytearray]) -> Table:
-    """The table in the kernel's answers, but without the rules in chains of ours."""
-    return unpack_table(name, family, answers, own=False)
 
 
 def _is_long(table: Table) -> bool:

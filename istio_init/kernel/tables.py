@@ -14,14 +14,14 @@ import posix as os  # the C half of os
 from _struct import Struct  # struct.py only hands it on
 
 from istio_init.kernel.clib import Char, Library, byref, get_errno
-from istio_init.kernel.xtables import INFO
+from istio_init.kernel.xtables import INFO, unpack_table
 from istio_init.netfilter import BUILTIN_CHAINS, IPV4, IPV6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal, Self
 
-    from istio_init.netfilter import Family, TableName
+    from istio_init.netfilter import Family, Table, TableName
 
 # Files of the calling thread's network namespace that list the tables it has.
 NAMES = {IPV4: "/proc/thread-self/net/ip_tables_names", IPV6: "/proc/thread-self/net/ip6_tables_names"}
@@ -111,6 +111,15 @@ class TableSocket:
             del entries[: _ENTRIES_HEAD.size]  # moves nothing
             return info, entries
         raise BlockingIOError(errno.EAGAIN, "the table changed each time it was looked at")
+
+    def others(self, name: TableName, answers: tuple[bytes, bytearray]) -> Table:
+        """The table in these answers of `table`, but without the rules in chains of ours."""
+        return unpack_table(name, self._family, answers, own=False)
+
+    def is_still(self, name: TableName, answers: tuple[bytes, bytearray]) -> bool:
+        """Whether what is not ours in a table is as it was when these were the answers; counters may have moved."""
+        now = self.table(name)
+        return now == answers or self.others(name, now) == self.others(name, answers)
 
     def give(self, option: int, content: bytes | bytearray) -> None:
         """Have the kernel take what an option of setsockopt sets."""

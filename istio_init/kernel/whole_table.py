@@ -18,7 +18,7 @@ from istio_init.kernel.clib import Char, addressof
 from istio_init.kernel.extensions import HEAD, STANDARD_SIZE, extension
 from istio_init.kernel.header import LAYOUTS
 from istio_init.kernel.libiptc import COMMITTING
-from istio_init.kernel.xtables import ERROR, ERROR_SIZE, HOOKS, INFO, OFFSETS, VERDICTS, unpack_table
+from istio_init.kernel.xtables import ERROR, ERROR_SIZE, HOOKS, INFO, OFFSETS, VERDICTS
 from istio_init.netfilter import OWN_CHAINS
 
 TYPE_CHECKING = False
@@ -58,12 +58,10 @@ def write(socket: TableSocket, family: Family, wanted: Table, packed: Mapping[st
     chains of others stand, or are jumped to. OSError with the kernel's number; its text is the step that failed.
     """
     answers = socket.table(wanted.name)
-    found = recognised(unpack_table(wanted.name, family, answers, own=False), wanted)
+    found = recognised(socket.others(wanted.name, answers), wanted)
     layout = _Layout(family, _chains(found, wanted), packed)
     content = layout.content(behind=_REPLACE_HEAD.size)
-    if unpack_table(wanted.name, family, socket.table(wanted.name), own=False) != found:
-        return False
-    return _replace(socket, layout, answers, content)
+    return socket.is_still(wanted.name, answers) and _replace(socket, layout, answers, content)
 
 
 def _chains(found: Table, wanted: Table) -> list[tuple[str, str | None]]:

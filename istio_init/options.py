@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from istio_init import values
 from istio_init.netfilter import Network
-from istio_init.record import Record, Specifier
+from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,14 +38,26 @@ PROXY_UID = 1337
 FLAG_FOR_A_VALUE = "looks like a flag, not a value; was the value left out?"
 
 
-class Option(Specifier):
+class Option:
     """One option: its names, how its text becomes a value, and what help says of it.
 
     `accounts` is "user" or "group" where entries may be names instead of ids. `variables` are the
     environment variables in order of precedence. A `switch` takes no value on the command line.
     """
 
-    __slots__ = ("accounts", "field", "flag", "group", "help", "metavar", "parse", "short", "switch", "variables")
+    __slots__ = (
+        "accounts",
+        "default",
+        "field",
+        "flag",
+        "group",
+        "help",
+        "metavar",
+        "parse",
+        "short",
+        "switch",
+        "variables",
+    )
 
     field: str
     flag: str
@@ -75,11 +87,11 @@ class Option(Specifier):
     @property
     def choices(self) -> tuple[str, ...]:
         """The words that it takes, where there are only so many."""
-        if isinstance(self.parse, values.OneOf):
-            return tuple(filter(None, self.parse.choices))
         if self.parse is values.interception_mode:
             return values.MODES
-        return values.LOG_LEVELS if self.parse is values.log_level else ()
+        if self.parse is values.log_level:
+            return values.LOG_LEVELS
+        return tuple(filter(None, getattr(self.parse, "choices", ())))
 
     def bind(self, field: str) -> None:
         """Take the field's name: the flag is the same with dashes (Istio's log options keep their underscores)."""
@@ -170,7 +182,7 @@ class Options(Record):
         help="Where --enable-ipv6 is unset: write IPv6 rules if any address of the namespace is IPv6.",
     )  # fmt: skip
     ip_family: str = option(
-        values.OneOf("all", "ipv4", "ipv6"), "all", group=ADDRESSES, metavar="FAMILY",
+        values.one_of("all", "ipv4", "ipv6"), "all", group=ADDRESSES, metavar="FAMILY",
         help="Which family a dry run prints: ipv4, ipv6 or all.",
     )  # fmt: skip
 
@@ -259,7 +271,7 @@ class Options(Record):
         values.seconds, 30.0, group=RUNNING, metavar="SECONDS", help="How long to wait for the xtables lock."
     )
     force_iptables_binary: str = option(
-        values.OneOf("", "legacy", "nft"),
+        values.one_of("", "legacy", "nft"),
         "",
         group=RUNNING,
         metavar="BACKEND",
@@ -267,11 +279,11 @@ class Options(Record):
     )
     native_nftables: bool = option(switch, False, group=RUNNING, help="Write nftables rules instead of iptables'.")
     iptables_engine: str = option(
-        values.OneOf("libiptc", "python-iptables"), "libiptc", group=RUNNING, metavar="ENGINE",
+        values.one_of("libiptc", "python-iptables"), "libiptc", group=RUNNING, metavar="ENGINE",
         help="Who writes the tables: libiptc, or python-iptables, the slower second opinion.",
     )  # fmt: skip
     compat_version: str = option(
-        values.OneOf("latest", "1.13"), "latest", group=RUNNING, metavar="VERSION",
+        values.one_of("latest", "1.13"), "latest", group=RUNNING, metavar="VERSION",
         help="Which Istio release's rules to write: latest or 1.13.",
     )  # fmt: skip
     log_output_level: str = option(

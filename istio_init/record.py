@@ -20,15 +20,6 @@ else:
         return lambda cls: cls
 
 
-class Specifier:
-    """What a class body may give instead of a field's plain default: the default and whatever else it knows."""
-
-    __slots__ = ("default",)
-
-    def __init__(self, default: object) -> None:
-        self.default = default
-
-
 # A record of so many fields is made by a function of its own: what each would be if it were written out in its class.
 # Writing them as text and compiling it, as dataclasses do, would take a start longer than making all of its records.
 
@@ -67,12 +58,26 @@ def _of_four(first: _Setter, second: _Setter, third: _Setter, fourth: _Setter) -
     return init
 
 
-_MAKERS: dict[int, Callable[..., Any]] = {1: _of_one, 2: _of_two, 3: _of_three, 4: _of_four}
+def _of_five(first: _Setter, second: _Setter, third: _Setter, fourth: _Setter, fifth: _Setter) -> Callable[..., None]:
+    def init(self: object, a: object, b: object, c: object, d: object, e: object) -> None:  # noqa: PLR0913, PLR0917
+        first(self, a)
+        second(self, b)
+        third(self, c)
+        fourth(self, d)
+        fifth(self, e)
+
+    return init
+
+
+_MAKERS: dict[int, Callable[..., Any]] = {1: _of_one, 2: _of_two, 3: _of_three, 4: _of_four, 5: _of_five}
 
 
 @dataclass_transform(frozen_default=True, eq_default=True)
 class RecordType(type):
-    """Turns a class body's annotations into slots, parameters and match arguments; defaults stand at the end."""
+    """Turns a class body's annotations into slots, parameters and match arguments; defaults stand at the end.
+
+    A field's default may be given by an object that has it as its `default` and knows more: one of the `specifiers`.
+    """
 
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> RecordType:  # noqa: D102
         own = (*namespace.get("__annotations__", ()),)
@@ -81,7 +86,7 @@ class RecordType(type):
         for field in own:
             if field in namespace:
                 default = defaults[field] = namespace.pop(field)
-                if isinstance(default, Specifier):
+                if hasattr(default, "default"):
                     defaults[field] = default.default
                     namespace.setdefault("specifiers", {})[field] = default
         namespace["_fields"] = namespace["__match_args__"] = namespace["_compared"] = fields

@@ -315,19 +315,16 @@ def path(text: str) -> str:
     return text
 
 
-class OneOf:
-    """A parser that takes these words alone."""
+def one_of(*choices: str) -> Callable[[str], str]:
+    """A parser that takes these words alone, its `choices`; ValueError for others."""
 
-    __slots__ = ("choices",)
-
-    def __init__(self, *choices: str) -> None:
-        self.choices = choices
-
-    def __call__(self, text: str) -> str:
-        """The text, if it is one of the words; ValueError otherwise."""
-        if text not in self.choices:
-            raise ValueError(f"unknown: use {' or '.join(choice or 'nothing' for choice in self.choices)}")
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"unknown: use {' or '.join(choice or 'nothing' for choice in choices)}")
         return text
+
+    parse.choices = choices  # type: ignore[attr-defined]
+    return parse
 
 
 MODES = ("REDIRECT", "TPROXY")
@@ -335,7 +332,7 @@ MODES = ("REDIRECT", "TPROXY")
 
 def interception_mode(text: str) -> str:
     """REDIRECT or TPROXY; empty means REDIRECT."""
-    return OneOf(*MODES)(text or MODES[0])
+    return one_of(*MODES)(text or MODES[0])
 
 
 LOG_LEVELS = ("none", "fatal", "error", "warn", "info", "debug")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from istio_init.record import Record, RecordType, Specifier
+from istio_init.record import Record, RecordType
 
 
 class Point(Record):
@@ -33,10 +33,16 @@ class Twin(Record):
     y: int = 5
 
 
+class Specifier:
+    """More than a default."""
+
+    default = 7
+
+
 class Described(Record):
     """A field whose default comes with more than a value."""
 
-    x: int = Specifier(7)  # type: ignore[assignment]
+    x: int = Specifier()  # type: ignore[assignment]
 
 
 def test_fields_come_in_order_and_by_name() -> None:
@@ -72,6 +78,7 @@ class Square(Record):
     c: int = 3
     d: int = 4
     e: int = 5
+    f: int = 6
 
 
 @pytest.mark.parametrize(
@@ -95,8 +102,8 @@ def test_wrong_arguments_are_a_type_error(values: tuple[Any, ...], named: dict[s
     [
         ((), {}, "Square needs ['a', 'b']"),
         ((1,), {"c": 1}, "Square needs ['b']"),
-        ((1, 2, 3, 4, 5, 6), {}, "Square takes 5 values, 6 were given"),
-        ((1, 2, 3, 4, 5, 6), {"e": 4}, "Square takes 5 values, 6 were given"),
+        ((1, 2, 3, 4, 5, 6, 7), {}, "Square takes 6 values, 7 were given"),
+        ((1, 2, 3, 4, 5, 6, 7), {"e": 4}, "Square takes 6 values, 7 were given"),
         ((1,), {"a": 1}, "Square was given ['a'] twice"),
         ((1,), {"z": 1}, "Square has no field ['z']"),
     ],
@@ -107,7 +114,7 @@ def test_wrong_arguments_of_many_are_a_type_error(values: tuple[Any, ...], named
     assert str(raised.value) == why
 
 
-FIELDS = ("first", "second", "third", "fourth", "fifth", "sixth")
+FIELDS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 
 
 @pytest.mark.parametrize("count", range(len(FIELDS) + 1))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from istio_init.diagnosis import Check
+from istio_init.kernel.entry_parts import extensions
 from istio_init.kernel.refusal import module
-from istio_init.kernel.xtables import extensions
 from istio_init.routing import command
 
 if TYPE_CHECKING:

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init.errors import KernelError
+from istio_init.kernel.entry_parts import extensions
 from istio_init.kernel.entry_reader import EntryReader
 from istio_init.kernel.header import HEADER, LAYOUTS
 from istio_init.kernel.packed_run import PackedRun
 from istio_init.kernel.runs import pack_chain, spelled
-from istio_init.kernel.xtables import SIGNATURE, extensions, pack, unpack_table
+from istio_init.kernel.xtables import SIGNATURE, pack, unpack_table
 from istio_init.netfilter import (
     FAMILIES,
     IPV4,

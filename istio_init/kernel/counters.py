@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from istio_init import nft_json, nft_listing
 from istio_init.counts import Count, CountedInet, CountedTable
 from istio_init.kernel import iptables_nft, nfnetlink, nft_reader
+from istio_init.kernel.entry_parts import entry_size
 from istio_init.kernel.header import LAYOUTS
 from istio_init.kernel.netlink import attributes
 from istio_init.kernel.nftables import Library
 from istio_init.kernel.refusal import explain
 from istio_init.kernel.tables import TableSocket, existing
-from istio_init.kernel.xtables import INFO, entry_size, unpack_table
+from istio_init.kernel.xtables import INFO, unpack_table
 from istio_init.netfilter import BUILTIN_CHAINS, FAMILIES
 from istio_init.nft import NAMES
 

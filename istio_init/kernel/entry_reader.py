@@ -5,7 +5,7 @@ A plain run knows its own rules by their bytes, and has no use for this.
 
 from __future__ import annotations
 
-from istio_init.kernel.extensions import HEAD, Inexpressible
+from istio_init.kernel.extensions import HEAD
 from istio_init.kernel.extensions_read import unpack_match, unpack_standard, unpack_target
 from istio_init.kernel.header import (
     DESTINATION,
@@ -130,7 +130,7 @@ def _unpack_header(data: bytes, layout: Layout) -> tuple[Match, ...]:
         matches = tuple(_matches(fields, layout))
         for match in matches:
             put(match, again, layout)
-    except Inexpressible:
+    except ValueError:
         return _whole(data)
     fields[FLAGS] &= ~layout.goto_flag
     return matches if again == fields else _whole(data)
@@ -159,7 +159,7 @@ def _matches(fields: Fields, layout: Layout) -> Iterator[HeaderMatch]:
 def _network(fields: Fields, place: int) -> Network:
     mask = int.from_bytes(fields[place + SOURCE_MASK], "big")
     if int.from_bytes(fields[place], "big") & ~mask:
-        raise Inexpressible("an address outside of its network")
+        raise ValueError("an address outside of its network")
     return Network(fields[place], mask.bit_count())
 
 

@@ -38,21 +38,17 @@ UID, GID = 1, 2
 _PORTS_GIVEN = 2  # NF_NAT_RANGE_PROTO_SPECIFIED
 
 
-class Inexpressible(ValueError):
-    """A value that no struct of the kernel can hold."""
-
-
 def extension(name: str, revision: int, data: bytes) -> bytes:
     """An xt_entry_match or xt_entry_target with this data, padded to a multiple of 8 bytes."""
     encoded = name.encode(errors="surrogateescape")
     if len(encoded) > NAME_LIMIT:
-        raise Inexpressible(f"{name} is longer than {NAME_LIMIT} bytes")
+        raise ValueError(f"{name} is longer than {NAME_LIMIT} bytes")
     data += bytes(-len(data) % 8)
     return HEAD.pack(HEAD.size + len(data), encoded, revision) + data
 
 
 def pack_match(match: ExtensionMatch) -> bytes:
-    """A match as the kernel's struct, the same for both families. Inexpressible where it has no room for the value."""
+    """A match as the kernel's struct, the same for both families. ValueError where it has no room for the value."""
     if isinstance(match, Owner):
         return extension("owner", 1, _pack_owner(match))
     from istio_init.kernel.extensions_rare import pack_rare_match
@@ -78,18 +74,17 @@ def standard(name: str) -> bytes:
 
 
 def pack_target(target: Target, family: Family) -> bytes:
-    """A target as libiptc takes it. Inexpressible where the struct has no room for the value."""
-    match target:
-        case Verdict():
-            return standard(target.name)
-        case Jump():
-            return standard(target.chain)
-        case Redirect():
-            return extension("REDIRECT", 0, _pack_redirect(target, family))
-        case _:
-            from istio_init.kernel.extensions_rare import pack_rare_target
+    """A target as libiptc takes it. ValueError where the struct has no room for the value."""
+    # Kinds are compared as they are: a match statement asks each in turn, which takes longer than all else here.
+    if type(target) is Jump:
+        return standard(target.chain)
+    if type(target) is Verdict:
+        return standard(target.name)
+    if type(target) is Redirect:
+        return extension("REDIRECT", 0, _pack_redirect(target, family))
+    from istio_init.kernel.extensions_rare import pack_rare_target
 
-            return pack_rare_target(target, family)
+    return pack_rare_target(target, family)  # type: ignore[arg-type] # one of these is left
 
 
 def _pack_redirect(target: Redirect, family: Family) -> bytes:

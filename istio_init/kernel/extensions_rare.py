@@ -5,7 +5,7 @@ from __future__ import annotations
 from _struct import Struct  # struct.py only hands it on
 
 from istio_init.errors import assert_never
-from istio_init.kernel.extensions import Inexpressible, extension
+from istio_init.kernel.extensions import extension
 from istio_init.netfilter import IPV4
 from istio_init.netfilter_rare import (
     CT_STATES,
@@ -48,7 +48,7 @@ SAVE, RESTORE = 1, 2
 
 
 def pack_rare_match(match: RareMatch) -> bytes:
-    """One of these matches as `pack_match` has it. Inexpressible where the struct has no room for the value."""
+    """One of these matches as `pack_match` has it. ValueError where the struct has no room for the value."""
     match match:
         case Multiport():
             return extension("multiport", 1, _pack_multiport(match))
@@ -88,7 +88,7 @@ def _pack_multiport(match: Multiport) -> bytes:
             ends += (1, 0)
     count = len(ports)
     if not 0 < count <= MULTIPORT_LIMIT:
-        raise Inexpressible(f"a multiport match holds 1 to {MULTIPORT_LIMIT} ports (a range takes two), not {count}")
+        raise ValueError(f"a multiport match holds 1 to {MULTIPORT_LIMIT} ports (a range takes two), not {count}")
     unused = [0] * (MULTIPORT_LIMIT - count)
     return MULTIPORT_DATA.pack(SIDES.index(match.side), count, *ports, *unused, *ends, *unused, match.negated)
 
@@ -96,13 +96,15 @@ def _pack_multiport(match: Multiport) -> bytes:
 def _pack_comment(match: Comment) -> bytes:
     encoded = match.text.encode(errors="surrogateescape")
     if len(encoded) >= COMMENT_DATA.size or b"\0" in encoded:
-        raise Inexpressible(f"a comment holds up to {COMMENT_DATA.size - 1} bytes, none of them zero")
+        raise ValueError(f"a comment holds up to {COMMENT_DATA.size - 1} bytes, none of them zero")
     return COMMENT_DATA.pack(encoded)
 
 
 def pack_rare_target(target: RareTarget, family: Family) -> bytes:
-    """One of these targets as libiptc takes it. Inexpressible where the struct has no room for the value."""
+    """One of these targets as libiptc takes it. ValueError where the struct has no room for the value."""
     match target:
+        case CtZone():  # first, as it is the most frequent
+            return extension("CT", 2, CT_DATA.pack(target.zone))
         case SetMark():
             return extension("MARK", 2, SET_MARK_DATA.pack(target.value, target.mask))
         case Tproxy():
@@ -111,13 +113,11 @@ def pack_rare_target(target: RareTarget, family: Family) -> bytes:
             return extension("CONNMARK", 2, CONNMARK2_DATA.pack(0, target.ctmask, target.nfmask, SAVE))
         case RestoreMark():
             return extension("CONNMARK", 2, CONNMARK2_DATA.pack(0, target.ctmask, target.nfmask, RESTORE))
-        case CtZone():
-            return extension("CT", 2, CT_DATA.pack(target.zone))
         case _:  # an UnknownTarget, by what is left
             return extension(target.name, target.revision, target.data)
 
 
 def _pack_tproxy(target: Tproxy, family: Family) -> bytes:
     if len(target.address) != (4 if family == IPV4 else 16):
-        raise Inexpressible(f"TPROXY's address is not one of {family}")
+        raise ValueError(f"TPROXY's address is not one of {family}")
     return TPROXY_DATA.pack(target.mask, target.mark, target.address, target.port.to_bytes(2, "big"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from _struct import Struct  # struct.py only hands it on
 
-from istio_init.kernel.extensions import Inexpressible
 from istio_init.netfilter import IPV4, IPV6, Destination, InInterface, Network, OutInterface, Protocol, Source
 from istio_init.record import Record
 
@@ -68,7 +67,7 @@ LAYOUTS: dict[Family, Layout] = {
 
 
 def put(match: HeaderMatch, fields: Fields, layout: Layout) -> None:
-    """Write one match into a header's fields. Inexpressible where its place is taken or the value doesn't fit."""
+    """Write one match into a header's fields. ValueError where its place is taken or the value doesn't fit."""
     PUTS[type(match)](match, fields, layout)
 
 
@@ -79,7 +78,7 @@ def put_goto(fields: Fields, layout: Layout) -> None:
 
 def _put_protocol(match: Protocol, fields: Fields, layout: Layout) -> None:
     if fields[PROTOCOL]:
-        raise Inexpressible("two protocols")
+        raise ValueError("two protocols")
     fields[PROTOCOL] = match.number
     fields[FLAGS] |= layout.protocol_flag
     fields[INVERTED] |= NOT_PROTOCOL * match.negated
@@ -98,10 +97,10 @@ def _put_destination(match: Destination, fields: Fields, layout: Layout) -> None
 def _put_network(network: Network, fields: Fields, place: int, layout: Layout) -> None:
     size = len(layout.any_address)
     if len(network.address) != size or not 0 <= network.prefix <= size * 8:
-        raise Inexpressible(f"{network!r} is not a network of {layout.family}")
+        raise ValueError(f"{network!r} is not a network of {layout.family}")
     mask_place = place + SOURCE_MASK
     if fields[mask_place] is not layout.any_address:
-        raise Inexpressible("two networks of one side")
+        raise ValueError("two networks of one side")
     fields[place] = network.address
     bits = size * 8
     fields[mask_place] = ((1 << bits) - (1 << (bits - network.prefix))).to_bytes(size, "big")
@@ -119,7 +118,7 @@ def _put_out(match: OutInterface, fields: Fields, layout: Layout) -> None:  # no
 
 def _put_interface(name: str, fields: Fields, place: int) -> None:
     if fields[place] is not NO_INTERFACE:
-        raise Inexpressible("two interfaces of one side")
+        raise ValueError("two interfaces of one side")
     if name not in _interfaces:
         _interfaces[name] = _interface(name)
     fields[place], fields[place + _IN_MASK - IN] = _interfaces[name]
@@ -134,7 +133,7 @@ def _interface(name: str) -> tuple[bytes, bytes]:
     encoded = name.encode(errors="surrogateescape")
     counting = len(encoded) - 1 if encoded.endswith(b"+") else len(encoded) + 1
     if not 0 < len(encoded) < len(NO_INTERFACE):
-        raise Inexpressible(f"an interface's name has 1 to {len(NO_INTERFACE) - 1} bytes")
+        raise ValueError(f"an interface's name has 1 to {len(NO_INTERFACE) - 1} bytes")
     return encoded.ljust(len(NO_INTERFACE), b"\0"), (b"\xff" * counting).ljust(len(NO_INTERFACE), b"\0")
 
 

@@ -9,6 +9,7 @@ import errno
 
 from istio_init.errors import KernelError
 from istio_init.kernel import denial, nft_compat
+from istio_init.kernel.entry_parts import extensions
 from istio_init.kernel.netlink import attributes
 from istio_init.kernel.nfnetlink import (
     CHAIN_NAME,
@@ -24,7 +25,6 @@ from istio_init.kernel.nfnetlink import (
 )
 from istio_init.kernel.nft_reader import RuleReader
 from istio_init.kernel.refusal import module
-from istio_init.kernel.xtables import extensions
 from istio_init.save import rule_text
 
 TYPE_CHECKING = False

@@ -9,7 +9,7 @@ delete it.
 from __future__ import annotations
 
 from istio_init.errors import KernelError
-from istio_init.kernel.extensions import HEAD, Inexpressible, pack_match, pack_target
+from istio_init.kernel.extensions import HEAD, pack_match, pack_target
 from istio_init.kernel.netlink import attribute
 from istio_init.kernel.nfnetlink import text, word
 from istio_init.kernel.nft_words import (
@@ -138,7 +138,7 @@ def _address(match: Source | Destination, at: dict[int, int]) -> bytes:
         wanted, masked = address, _mask(mask.to_bytes(len(address), "big"))
     if not prefix:
         if match.negated:
-            raise Inexpressible("no packet has an address outside of all networks")
+            raise ValueError("no packet has an address outside of all networks")
         return b""
     load = _load(NETWORK, at[len(address)], len(wanted))
     return load + masked + _compare(wanted, negated=match.negated)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from _struct import Struct  # struct.py only hands it on
 
-from istio_init.kernel.extensions import Inexpressible
 from istio_init.kernel.header import LAYOUTS
 from istio_init.kernel.ports import PORTS_AT
 from istio_init.kernel.xtables import pack
@@ -35,7 +34,7 @@ _ITEMS: tuple[tuple[int, Literal["Q", "I", "H", "B"]], ...] = ((8, "Q"), (4, "I"
 
 
 class PackedRun:
-    """The entries of a Run, each as `pack` makes it; KernelError as `pack`, Inexpressible where they differ in more.
+    """The entries of a Run, each as `pack` makes it; KernelError as `pack`, ValueError where they differ in more.
 
     `unit` is the first value's entries, `sizes` has the bytes of each of them, `count` says how many values there are.
     """
@@ -50,7 +49,7 @@ class PackedRun:
         last = b"".join([pack(rule, family) for rule in Run(run.unit, run.values[-1:]).rules()])
         ends = [(place, width, content[-width:]) for place, width, content in self._columns]
         if self._filled(self.unit, 1, ends) != last:
-            raise Inexpressible("a run whose value is not where it is expected in an entry")
+            raise ValueError("a run whose value is not where it is expected in an entry")
 
     def __len__(self) -> int:
         return len(self.unit) * self.count
@@ -131,7 +130,7 @@ def _columns(values: tuple[Network, ...] | tuple[PortRange, ...], layout: Layout
     else:
         addresses, prefixes = b"".join([network.address for network in each]), [network.prefix for network in each]
     if len(addresses) != width * len(values):
-        raise Inexpressible(f"networks that are not all of {layout.family}")
+        raise ValueError(f"networks that are not all of {layout.family}")
     # Source, destination, their masks.
     yield width, width, addresses
     if len(set(prefixes)) > 1:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from _struct import Struct  # struct.py only hands it on
 
-from istio_init.kernel.extensions import HEAD, Inexpressible
+from istio_init.kernel.extensions import HEAD
 from istio_init.netfilter import TCP, UDP, DestinationPorts, SourcePorts
 
 TYPE_CHECKING = False
@@ -38,4 +38,4 @@ def pack_ports(protocol: int, source: SourcePorts | None, destination: Destinati
         return TCP_HEAD + TCP_DATA.pack(*ports)
     if protocol == UDP:
         return UDP_HEAD + UDP_DATA.pack(*ports)
-    raise Inexpressible("ports need -p tcp or -p udp")
+    raise ValueError("ports need -p tcp or -p udp")

@@ -10,9 +10,9 @@ import posix as os  # the C half of os; the other half costs a start a milliseco
 
 from istio_init.errors import KernelError
 from istio_init.kernel import denial
+from istio_init.kernel.entry_parts import extensions
 from istio_init.kernel.libiptc import COMMITTING
 from istio_init.kernel.tables import NAMES, OPENING, TableSocket
-from istio_init.kernel.xtables import extensions
 from istio_init.netfilter import IPV4, Jump
 from istio_init.save import rule_text
 

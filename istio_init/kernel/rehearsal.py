@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from istio_init.errors import InitError, KernelError
 from istio_init.kernel import nft_compat, refusal
 from istio_init.kernel.clib import Library, get_errno
+from istio_init.kernel.entry_parts import extensions
 from istio_init.kernel.iptables import Libiptc
 from istio_init.kernel.iptables_nft import IptablesNft
 from istio_init.kernel.netns import CLONE_NEWNET
@@ -26,7 +27,6 @@ from istio_init.kernel.nfnetlink import Channel
 from istio_init.kernel.nftables import Nftables
 from istio_init.kernel.rtnetlink import Rtnetlink
 from istio_init.kernel.tables import TableSocket, existing
-from istio_init.kernel.xtables import extensions
 from istio_init.netfilter import LOOPBACK_INTERFACE, Chain, Jump, Owner, Rule, Ruleset, Table, Verdict, ordered
 from istio_init.record import Record
 from istio_init.routing import command

@@ -15,7 +15,7 @@ from __future__ import annotations
 import _struct as struct  # struct.py only hands it on
 
 from istio_init.errors import KernelError
-from istio_init.kernel.extensions import HEAD, Inexpressible, pack_match, pack_target, standard
+from istio_init.kernel.extensions import HEAD, pack_match, pack_target, standard
 from istio_init.kernel.header import HEADER, LAYOUTS, PUTS, put_goto, whole_of
 from istio_init.kernel.ports import pack_ports
 from istio_init.netfilter import (
@@ -28,14 +28,12 @@ from istio_init.netfilter import (
     Rule,
     SourcePorts,
     Table,
-    Verdict,
     ordered,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Literal
 
     from istio_init.kernel.entry_reader import EntryReader
     from istio_init.kernel.header import Layout
@@ -77,10 +75,10 @@ def _pack(rule: Rule, layout: Layout) -> bytes:
     transport = 0
     source: SourcePorts | None = None
     for match in rule.matches:
+        # Kinds are compared as they are and frequent ones come first: with some dozen rules, a match statement shows.
         if source and type(match) is not DestinationPorts:
             body += pack_ports(transport, source, None)
             source = None
-        # Kinds are compared as they are and frequent ones come first: with some dozen rules, a match statement shows.
         if put := PUTS.get(type(match)):
             put(match, fields, layout)
             if type(match) is Protocol:
@@ -101,34 +99,13 @@ def _pack(rule: Rule, layout: Layout) -> bytes:
     if whole_header:
         header = whole_header
         if len(header) != layout.struct.size or tuple(fields) != layout.blank:
-            raise Inexpressible(f"a {HEADER!r} stands for all of the header, in {layout.struct.size} bytes")
+            raise ValueError(f"a {HEADER!r} stands for all of the header, in {layout.struct.size} bytes")
     else:
         header = layout.struct.pack(*fields)
     target = pack_target(rule.target, layout.family)
     target_offset = layout.size + len(body)
     offsets = OFFSETS.pack(target_offset, target_offset + len(target))
     return header + SIGNATURE + offsets + layout.uncounted + body + target
-
-
-def entry_size(start: bytes | bytearray, family: Family) -> int:
-    """How many bytes an entry has, by its header."""
-    size: int = OFFSETS.unpack_from(start, LAYOUTS[family].struct.size + len(SIGNATURE))[1]
-    return size
-
-
-def extensions(rule: Rule, family: Family) -> Iterator[tuple[Literal["match", "target"], str, int]]:
-    """The kernel's extensions that a rule is made of: kind, name and revision."""
-    entry = pack(rule, family)
-    layout = LAYOUTS[family]
-    target, _ = OFFSETS.unpack_from(entry, layout.struct.size + len(SIGNATURE))
-    at = layout.size
-    while at < target:
-        size, name, revision = HEAD.unpack_from(entry, at)
-        yield "match", name.partition(b"\0")[0].decode(errors="surrogateescape"), revision
-        at += size
-    if not isinstance(rule.target, Verdict | Jump):
-        _, name, revision = HEAD.unpack_from(entry, target)
-        yield "target", name.partition(b"\0")[0].decode(errors="surrogateescape"), revision
 
 
 def unpack_table(
@@ -206,10 +183,11 @@ class _Blob:
 
     def _known(self, name: str) -> dict[bytes, Rule]:
         """The rules that are expected in a chain, by their entries; long runs are not worth a dictionary."""
-        chain, packed = self._expected.get(name, (None, []))
-        if chain is None or any(not isinstance(entry, bytes) for entry in packed):
+        if name not in self._expected:
             return {}
-        return dict(zip(packed, chain.rules, strict=True))  # type: ignore[arg-type]
+        chain, packed = self._expected[name]
+        entries = [entry for entry in packed if isinstance(entry, bytes)]
+        return dict(zip(entries, chain.rules, strict=True)) if len(entries) == len(packed) else {}
 
     def _standing(self, name: str, start: int) -> tuple[Chain, int] | None:
         """A chain that is just as it is expected, and where the return behind its rules ends; or None.
@@ -220,10 +198,7 @@ class _Blob:
             return None
         chain, packed = self._expected[name]
         for part in packed:
-            if isinstance(part, bytes):
-                if self._normal(start)[0] != part:
-                    return None
-            elif not self._run_stands(start, part):
+            if not (self._is(start, part) if isinstance(part, bytes) else self._run_stands(start, part)):
                 return None
             start += len(part)
         # Nothing but the return may follow before the next chain's head.
@@ -243,10 +218,23 @@ class _Blob:
             return False
         at = 0
         for size in run.sizes:
-            if self._normal(start + at)[0] != run.unit[at : at + size]:
+            if not self._is(start + at, run.unit[at : at + size]):
                 return False
             at += size
         return run.stands(memoryview(self._entries)[start : start + len(run)])
+
+    def _is(self, start: int, packed: bytes) -> bool:
+        """Whether the entry at an offset is, as `pack` makes it, this one; see _normal, which takes longer."""
+        entries, layout = self._entries, self._layout
+        if not entries.startswith(packed[: layout.counters_at], start):
+            return False
+        # What is equal says where target and end are.
+        target, end = OFFSETS.unpack_from(packed, layout.counters_at - OFFSETS.size)
+        if entries[start + target + _NAME_AT]:
+            return entries.startswith(packed[layout.size :], start + layout.size)
+        if not entries.startswith(packed[layout.size : target], start + layout.size):
+            return False
+        return self._standard(start + target, start + end) == packed[target:]
 
     def _normal(self, start: int) -> tuple[bytes, bool]:
         """The entry at an offset as `pack` makes it, and whether its target is a verdict or a jump."""

@@ -11,7 +11,7 @@ import errno
 
 from istio_init.compare import Edit, edit, recognised
 from istio_init.errors import KernelError
-from istio_init.kernel.netlink import Refused, attribute, attributes
+from istio_init.kernel.netlink import attribute, attributes
 from istio_init.kernel.nfnetlink import (
     CHAIN_NAME,
     DELCHAIN,
@@ -100,7 +100,7 @@ class IptablesNft:
                     return
                 try:
                     channel.commit(messages, generation)
-                except Refused as refused:
+                except OSError as refused:
                     if refused.errno != errno.ERESTART:
                         from istio_init.kernel.nft_refusal import explain
 

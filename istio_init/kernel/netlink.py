@@ -34,14 +34,6 @@ DUMP_ATTEMPTS = 16
 BUFFER = 1 << 16
 
 
-class Refused(Exception):
-    """The kernel's no to one request: `errno`, and as its text the kernel's own words where it had some."""
-
-    def __init__(self, number: int, words: str = "") -> None:
-        super().__init__(words or os.strerror(number))
-        self.errno = number
-
-
 def attribute(kind: int, value: bytes) -> bytes:
     """One attribute, padded."""
     return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
@@ -57,7 +49,7 @@ def attributes(data: bytes) -> dict[int, bytes]:
         if length < head:
             break
         found[kind & NLA_TYPE_MASK] = data[offset + head : offset + length]
-        offset += _padded(length)
+        offset += (length + 3) & ~3
     return found
 
 
@@ -86,12 +78,12 @@ class Channel:
         self._socket.close()
 
     def request(self, kind: int, flags: int, body: bytes) -> None:
-        """Ask for one thing and wait for the answer; Refused if it is no."""
+        """Ask for one thing and wait for the answer; OSError if it is no, in the kernel's own words if it has any."""
         self._send(kind, flags | NLM_F_ACK, body)
         for answer, answer_flags, data in self._messages():
             if answer == NLMSG_ERROR:
                 if number := -NUMBER.unpack_from(data)[0]:
-                    raise Refused(number, _words(answer_flags, data))
+                    raise OSError(number, _words(answer_flags, data) or os.strerror(number))
                 return
 
     def dump(self, what: str, kind: int, body: bytes) -> list[bytes]:
@@ -138,7 +130,7 @@ class Channel:
                 length, kind, flags, sequence, _ = HEADER.unpack_from(data, offset)
                 if sequence == self._sequence:
                     yield kind, flags, data[offset + HEADER.size : offset + length]
-                offset += _padded(length)
+                offset += (length + 3) & ~3
 
 
 def _broken(what: str, error: OSError) -> errors.KernelError:
@@ -156,10 +148,6 @@ def no_socket(number: int, lacking: str) -> str:
     from istio_init.kernel import denial
 
     return denial.of_socket(number, lacking)
-
-
-def _padded(length: int) -> int:
-    return (length + 3) & ~3
 
 
 def _words(flags: int, data: bytes) -> str:

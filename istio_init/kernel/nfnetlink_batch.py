@@ -6,10 +6,10 @@ The layouts are those of <linux/netfilter/nfnetlink.h> and <linux/netfilter/nf_t
 from __future__ import annotations
 
 import _socket as socket  # socket.py imports enum and selectors; the constants in C are all that is needed
-import errno
+import posix as os  # the C half of os
 
 from istio_init.kernel import netlink
-from istio_init.kernel.netlink import HEADER, NLMSG_ERROR, NUMBER, Refused
+from istio_init.kernel.netlink import HEADER, NLMSG_ERROR, NUMBER
 from istio_init.kernel.nfnetlink import HEAD, SUBSYSTEM, Channel, word
 
 BATCH_BEGIN, BATCH_END = 16, 17  # NFNL_MSG_*: these belong to no subsystem
@@ -21,10 +21,9 @@ class BatchChannel(Channel):
     """An nfnetlink socket that writes, too."""
 
     def commit(self, messages: list[tuple[int, int, bytes]], generation: int) -> None:
-        """Have all messages (type, flags, body) done, or none. Refused says the first that the kernel would not do.
+        """Have all messages (type, flags, body) done, or none. OSError says the first that the kernel would not do.
 
-        Refused with ERESTART where the rules are no longer those of `generation`. Its `at` is the number of
-        the message that was refused.
+        Its number is ERESTART where the rules are no longer those of `generation`. A BatchRefused knows the message.
         """
         self._sequence += 1
         first = self._sequence
@@ -47,10 +46,7 @@ class BatchChannel(Channel):
                 self._socket.setsockopt(socket.SOL_SOCKET, option, 2 * len(batch))
             except PermissionError:
                 continue  # without NET_ADMIN in the first user namespace; the kernel's limit may do
-        try:
-            self._socket.send(batch)
-        except OSError as error:
-            raise Refused(error.errno or errno.EIO) from error
+        self._socket.send(batch)
 
     def _settled(self, first: int) -> None:
         """Wait for the kernel's word on the batch: the one that acknowledges its last message, or the first refusal."""
@@ -63,17 +59,17 @@ class BatchChannel(Channel):
                 message = data[offset + HEADER.size : offset + length]
                 if kind == NLMSG_ERROR and first <= sequence <= last:
                     if number := -NUMBER.unpack_from(message)[0]:
-                        raise BatchRefused(number, sequence - first - 1, netlink._words(flags, message))  # noqa: SLF001 (its own base class')
+                        raise BatchRefused(number, netlink._words(flags, message), sequence - first - 1)  # noqa: SLF001 (its own base class')
                     if sequence == last:
                         return
                 offset += (length + 3) & ~3
 
 
-class BatchRefused(Refused):
+class BatchRefused(OSError):
     """The kernel's no to a batch; `at` is the number of the message that it is about, -1 for the batch itself."""
 
-    def __init__(self, number: int, at: int, words: str) -> None:
-        super().__init__(number, words)
+    def __init__(self, number: int, words: str, at: int) -> None:
+        super().__init__(number, words or os.strerror(number))
         self.at = at
 
 

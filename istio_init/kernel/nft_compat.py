@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from istio_init.kernel.netlink import Refused
 from istio_init.kernel.nfnetlink import FAMILIES, body, text, word
 
 if TYPE_CHECKING:
@@ -40,6 +39,6 @@ def knows(channel: Channel, family: Family, extension: Extension) -> bool | None
     question = text(_NAME, name) + word(_REVISION, revision) + word(_TYPE, int(kind == "target"))
     try:
         channel.request(COMPAT_GET, 0, body(FAMILIES[family], question))
-    except Refused as refused:
+    except OSError as refused:
         return None if refused.errno == errno.EPERM else False
     return True

@@ -29,7 +29,6 @@ from istio_init.save import rule_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.kernel.netlink import Refused
     from istio_init.netfilter import Family, Rule
 
     Message = tuple[int, int, bytes]
@@ -37,13 +36,14 @@ if TYPE_CHECKING:
 _LACKING = {errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT}
 
 
-def explain(refused: Refused, written: str, messages: list[Message]) -> KernelError:
+def explain(refused: OSError, written: str, messages: list[Message]) -> KernelError:
     """The error to raise; `written` are the tables that the batch was about."""
     at = getattr(refused, "at", -1)
     message = messages[at] if 0 <= at < len(messages) else None
     what = _subject(message) if message else written
-    code = errno.errorcode.get(refused.errno, str(refused.errno))
-    return KernelError(f"nftables: {what}: {refused} ({code}): {_why(refused.errno, message)}", refused.errno)
+    number = refused.errno or 0
+    code = errno.errorcode.get(number, str(number))
+    return KernelError(f"nftables: {what}: {refused.strerror} ({code}): {_why(number, message)}", number)
 
 
 def _subject(message: Message) -> str:

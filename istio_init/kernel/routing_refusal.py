@@ -10,15 +10,15 @@ from istio_init.routing import Address, PolicyRule, Route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.kernel.netlink import Refused
     from istio_init.routing import RoutingEntry, Verb
 
 
-def explain(entry: RoutingEntry, verb: Verb, refused: Refused) -> errors.KernelError:
+def explain(entry: RoutingEntry, verb: Verb, refused: OSError) -> errors.KernelError:
     """What to raise where the kernel has refused to add an entry or to take it away."""
-    name = errno.errorcode.get(refused.errno, str(refused.errno))
-    remedy = _remedy(entry, refused.errno)
-    return errors.KernelError(f"{routing.command(entry, verb)}: {refused} ({name}); {remedy}", refused.errno)
+    number = refused.errno or 0
+    name = errno.errorcode.get(number, str(number))
+    remedy = _remedy(entry, number)
+    return errors.KernelError(f"{routing.command(entry, verb)}: {refused.strerror} ({name}); {remedy}", number)
 
 
 def _remedy(entry: RoutingEntry, number: int) -> str:

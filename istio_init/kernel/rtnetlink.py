@@ -11,9 +11,10 @@ from __future__ import annotations
 import _socket as socket  # socket.py imports enum and selectors; the functions in C are all that is needed
 import _struct as struct  # struct.py only hands it on
 import errno
+import posix as os  # the C half of os
 
 from istio_init import errors
-from istio_init.kernel.netlink import Channel, Refused, attribute, attributes
+from istio_init.kernel.netlink import Channel, attribute, attributes
 from istio_init.netfilter import IPV4, IPV6, LOOPBACK_INTERFACE, Network
 from istio_init.routing import Address, PolicyRule, Route
 
@@ -54,6 +55,7 @@ FAMILIES: dict[int, Family] = {socket.AF_INET: IPV4, socket.AF_INET6: IPV6}
 NUMBERS = {family: number for number, family in FAMILIES.items()}
 
 # What a policy rule of ours may say of itself; anything else selects packets by something that we don't model.
+MARKED = attribute(FRA_FWMASK, b"\xff" * 4)  # all bits of the mark count
 PLAIN = {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
 
 
@@ -75,9 +77,10 @@ class Rtnetlink:
         with Channel() as channel:
             # The kernel itself refuses a second route or address, and is asked why only then (_add).
             there = set([rule for rule, _ in _policy_rules(channel)] if standing is None else standing)
+            indexes: dict[str, int] = {}
             for entry in wanted:
                 if entry not in there:
-                    _add(channel, entry)
+                    _add(channel, entry, indexes)
                     there.add(entry)
 
     def remove(self, entries: tuple[RoutingEntry, ...]) -> None:
@@ -86,15 +89,16 @@ class Rtnetlink:
             return
         with Channel() as channel:
             standing = _standing(channel)
+            indexes: dict[str, int] = {}
             for unwanted in dict.fromkeys(reversed(entries)):
                 for entry, priority in standing:
                     if entry == unwanted:
-                        _delete(channel, entry, priority)
+                        _delete(channel, entry, priority, indexes)
 
     def addresses(self) -> tuple[Address, ...]:
         """All addresses of all interfaces in the kernel's order: IPv4 first, by interface. Host bits are kept."""
         with Channel() as channel:
-            return tuple(_addresses(channel))
+            return tuple(_addresses(channel, {}))
 
 
 def has_ipv6(addresses: tuple[Address, ...], *, dual_stack: bool) -> bool:
@@ -116,32 +120,35 @@ def _is_local(address: Address) -> bool:
     return own or packed == bytes(15) + b"\x01" or (packed[0] == 0xFE and packed[1] & 0xC0 == 0x80)
 
 
-def _add(channel: Channel, entry: RoutingEntry) -> None:
+def _add(channel: Channel, entry: RoutingEntry, indexes: dict[str, int]) -> None:
     kinds = {PolicyRule: RTM_NEWRULE, Route: RTM_NEWROUTE, Address: RTM_NEWADDR}
     try:
         # EXCL refuses to make a route or an address anew. A second policy rule is refused only at the same
         # priority, and the kernel chooses another each time: that there is one is up to reading before, and
         # to the lock that every run holds.
-        channel.request(kinds[type(entry)], NLM_F_CREATE | NLM_F_EXCL, _body(entry, "add"))
-    except Refused as refused:
+        channel.request(kinds[type(entry)], NLM_F_CREATE | NLM_F_EXCL, _body(entry, "add", indexes))
+    except OSError as refused:
         # Who may not write is told that, whether the entry stands or not.
         if refused.errno in (errno.EEXIST, errno.EPERM) and any(entry == there for there, _ in _standing(channel)):
             return
         raise _explained(entry, "add", refused) from refused
 
 
-def _delete(channel: Channel, entry: RoutingEntry, priority: int) -> None:
+def _delete(channel: Channel, entry: RoutingEntry, priority: int, indexes: dict[str, int]) -> None:
     kinds = {PolicyRule: RTM_DELRULE, Route: RTM_DELROUTE, Address: RTM_DELADDR}
     try:
-        channel.request(kinds[type(entry)], 0, _body(entry, "del", priority))
-    except Refused as refused:
+        channel.request(kinds[type(entry)], 0, _body(entry, "del", indexes, priority))
+    except OSError as refused:
         # The kernel's ways to say that a rule, a route or an address is not there any more.
         if refused.errno not in (errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL):
             raise _explained(entry, "del", refused) from refused
 
 
-def _body(entry: RoutingEntry, verb: Verb, priority: int = 0) -> bytes:
-    """The request behind its header; `priority` keeps the kernel from deleting one that is merely alike."""
+def _body(entry: RoutingEntry, verb: Verb, indexes: dict[str, int], priority: int = 0) -> bytes:
+    """The request behind its header; `priority` keeps the kernel from deleting one that is merely alike.
+
+    `indexes` are those of interfaces that have been asked for.
+    """
     match entry:
         case PolicyRule():
             head = ROUTE.pack(NUMBERS[entry.family], 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL, 0)
@@ -153,11 +160,11 @@ def _body(entry: RoutingEntry, verb: Verb, priority: int = 0) -> bytes:
             scope = RT_SCOPE_HOST if entry.family == IPV4 else RT_SCOPE_UNIVERSE
             scope, protocol = (scope, RTPROT_BOOT) if verb == "add" else (RT_SCOPE_NOWHERE, RTPROT_UNSPEC)
             head = ROUTE.pack(NUMBERS[entry.family], 0, 0, 0, 0, protocol, scope, RTN_LOCAL, 0)
-            words = {RTA_TABLE: entry.table, RTA_OIF: _index(entry, entry.device, verb)}
+            words = {RTA_TABLE: entry.table, RTA_OIF: _index(entry, entry.device, verb, indexes)}
             return head + _words(words | ({RTA_PRIORITY: priority} if priority else {}))
         case Address():
             packed, family = entry.network.address, NUMBERS[entry.network.family]
-            index = _index(entry, entry.device, verb)
+            index = _index(entry, entry.device, verb, indexes)
             # Even on lo an IPv6 address is tentative until a kernel thread has had its turn, and can't be bound
             # to meanwhile: a proxy that is quick would go without ::6, and loop. `ip` says nodad for that.
             flags = IFA_F_NODAD if entry.network.family == IPV6 and verb == "add" else 0
@@ -171,19 +178,22 @@ def _words(values: dict[int, int]) -> bytes:
     return b"".join(attribute(kind, WORD.pack(value)) for kind, value in values.items())
 
 
-def _index(entry: RoutingEntry, device: str, verb: Verb) -> int:
-    try:
-        return socket.if_nametoindex(device)
-    except OSError as error:
-        raise _explained(entry, verb, Refused(error.errno or errno.ENODEV)) from error
+def _index(entry: RoutingEntry, device: str, verb: Verb, indexes: dict[str, int]) -> int:
+    if device not in indexes:
+        try:
+            indexes[device] = socket.if_nametoindex(device)
+        except OSError as error:
+            raise _explained(entry, verb, OSError(errno.ENODEV, os.strerror(errno.ENODEV))) from error
+    return indexes[device]
 
 
 def _standing(channel: Channel) -> list[Standing]:
     """What Rtnetlink.read promises, each entry with its priority or metric."""
     # The kernel filters by the type; one before 4.20 does not, and sends all routes.
     local_routes = ROUTE.pack(0, 0, 0, 0, 0, 0, 0, RTN_LOCAL, 0)
-    routes = [_route(data) for data in channel.dump("routes", RTM_GETROUTE, local_routes)]
-    on_lo = [(address, 0) for address in _addresses(channel) if address.device == LOOPBACK_INTERFACE]
+    names: dict[int, str] = {}
+    routes = [_route(data, names) for data in channel.dump("routes", RTM_GETROUTE, local_routes)]
+    on_lo = [(address, 0) for address in _addresses(channel, names) if address.device == LOOPBACK_INTERFACE]
     return [*_policy_rules(channel), *filter(None, routes), *on_lo]
 
 
@@ -194,6 +204,8 @@ def _policy_rules(channel: Channel) -> list[Standing]:
 
 def _policy_rule(data: bytes) -> Standing | None:
     """A PolicyRule out of an RTM_NEWRULE message; None where it asks for more than a mark, or something else."""
+    if MARKED not in data:
+        return None  # as the kernel's own five are: they need not be taken apart
     number, *selectors, _table, _protocol, _scope, action, flags = ROUTE.unpack_from(data)
     said = attributes(data[ROUTE.size :])
     if number not in FAMILIES or any(selectors) or flags or action != FR_ACT_TO_TBL or not said.keys() <= PLAIN:
@@ -205,38 +217,42 @@ def _policy_rule(data: bytes) -> Standing | None:
     return rule, words.get(FRA_PRIORITY, 0)
 
 
-def _route(data: bytes) -> Standing | None:
+def _route(data: bytes, names: dict[int, str]) -> Standing | None:
     """A Route out of an RTM_NEWROUTE message; None where it is no local default route, or in the kernel's tables."""
     number, dst_len, src_len, tos, _table, _protocol, _scope, kind, _flags = ROUTE.unpack_from(data)
+    if number not in FAMILIES or dst_len or src_len or tos or kind != RTN_LOCAL:
+        return None
     said = attributes(data[ROUTE.size :])
-    if number not in FAMILIES or dst_len or src_len or tos or kind != RTN_LOCAL or RTA_OIF not in said:
+    if RTA_OIF not in said:
         return None
     (table,) = WORD.unpack(said[RTA_TABLE])
-    device = _name(WORD.unpack(said[RTA_OIF])[0])
+    device = _name(WORD.unpack(said[RTA_OIF])[0], names)
     if table in (RT_TABLE_MAIN, RT_TABLE_LOCAL) or not device:
         return None
     return Route(FAMILIES[number], device, table), WORD.unpack(said.get(RTA_PRIORITY, bytes(4)))[0]
 
 
-def _addresses(channel: Channel) -> Iterator[Address]:
+def _addresses(channel: Channel, names: dict[int, str]) -> Iterator[Address]:
     for data in channel.dump("addresses", RTM_GETADDR, ADDRESS.pack(0, 0, 0, 0, 0)):
         number, prefix, _flags, _scope, index = ADDRESS.unpack_from(data)
         said = attributes(data[ADDRESS.size :])
         # Of a point-to-point link ADDRESS is the other end's; LOCAL, where it is given, is our own.
         packed = said.get(IFA_LOCAL) or said.get(IFA_ADDRESS)
-        if number in FAMILIES and packed and (device := _name(index)):
+        if number in FAMILIES and packed and (device := _name(index, names)):
             yield Address(Network(packed, prefix), device)
 
 
-def _name(index: int) -> str:
-    """The interface's name; empty where it went away between the dump and now, with all it had."""
-    try:
-        return socket.if_indextoname(index)
-    except OSError:
-        return ""
+def _name(index: int, names: dict[int, str]) -> str:
+    """The interface's name, asked once; empty where it went away between the dump and now, with all it had."""
+    if index not in names:
+        try:
+            names[index] = socket.if_indextoname(index)
+        except OSError:
+            names[index] = ""
+    return names[index]
 
 
-def _explained(entry: RoutingEntry, verb: Verb, refused: Refused) -> errors.KernelError:
+def _explained(entry: RoutingEntry, verb: Verb, refused: OSError) -> errors.KernelError:
     """The kernel's refusal in words; the words are only read where they are needed."""
     from istio_init.kernel import routing_refusal
 

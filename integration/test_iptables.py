@@ -20,7 +20,7 @@ from integration.program import IPTABLES, NAMES, RESTORE, SAVE
 from istio_init.compare import merged, recognised
 from istio_init.errors import KernelError
 from istio_init.kernel.iptables import Libiptc
-from istio_init.kernel.libiptc import Handle, Library
+from istio_init.kernel.libiptc import Handle, functions
 from istio_init.kernel.xtables import pack
 from istio_init.netfilter import (
     BUILTIN_CHAINS,
@@ -61,6 +61,7 @@ from tests.strategies import rulesets, tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from istio_init.netfilter import Family, TableName
 
@@ -334,7 +335,7 @@ def test_where_nothing_is_ours_nothing_is_committed(namespace: Namespace) -> Non
     namespace.run("iptables-legacy", "-t", "nat", "-A", "OUTPUT", "-m", "mark", "--mark", "1", "-j", "RETURN")
 
     def check() -> None:
-        with Handle(Library(IPV4), "nat") as other:
+        with Handle(functions(IPV4), "nat") as other:
             Libiptc().remove(IPV4, "nat", made("nat", Chain("OUTPUT", marked(2), "ACCEPT")))
             other.append("INPUT", [pack(Rule((), RETURN), IPV4)])
             other.commit()
@@ -502,9 +503,9 @@ def test_packets_that_are_counted_meanwhile_are_no_change(
             datagrams.sendto(b"x", ("127.0.0.1", 9))
 
     class Counted(Handle):
-        def __init__(self, library: Library, name: TableName) -> None:
+        def __init__(self, functions: dict[str, Any], name: TableName) -> None:
             opened.append(name)
-            super().__init__(library, name)
+            super().__init__(functions, name)
 
     monkeypatch.setattr("istio_init.kernel.iptables.Handle", Counted)
     monkeypatch.setattr(Handle, "append", preceded(Handle.append, send))
@@ -519,7 +520,7 @@ def test_somebody_who_never_stops_is_an_error(namespace: Namespace, monkeypatch:
     append = Handle.append
 
     def disturbed(handle: Handle, chain: str, entries: list[bytes]) -> None:
-        with Handle(Library(IPV4), "nat") as other:
+        with Handle(functions(IPV4), "nat") as other:
             append(other, "OUTPUT", [pack(Rule((), RETURN), IPV4)])
             other.commit()
         append(handle, chain, entries)
@@ -538,7 +539,7 @@ def append(family: Family, number: int) -> None:
     """What somebody does who takes no lock, but tries again where the kernel says that he must."""
     entry = pack(Rule((Mark(number),), RETURN), family).replace(b"ISTI", bytes(4))
     while True:
-        with Handle(Library(family), "nat") as handle:
+        with Handle(functions(family), "nat") as handle:
             handle.append("POSTROUTING", [entry])
             try:
                 handle.commit()

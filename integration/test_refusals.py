@@ -13,7 +13,7 @@ from integration.capabilities import without
 from integration.program import NAMES, ROOT
 from istio_init.errors import KernelError
 from istio_init.kernel.iptables import Libiptc
-from istio_init.kernel.libiptc import Library
+from istio_init.kernel.libiptc import functions
 from istio_init.netfilter import FAMILIES, IPV4, Chain, Jump, PortRange, Redirect, Rule, Table, Verdict, ordered
 from istio_init.netfilter_foreign import UnknownMatch, UnknownTarget
 from istio_init.netfilter_rare import Mark
@@ -174,7 +174,7 @@ def test_an_edit_that_libiptc_refuses(namespace: Namespace) -> None:
 
 def test_a_library_that_is_not_there(namespace: Namespace) -> None:
     """Hidden from a process in a mount namespace of its own."""
-    Library(IPV4)
+    functions(IPV4)
     with open("/proc/self/maps", encoding="ascii") as maps:
         [path] = {line.split()[-1] for line in maps if "libip4tc" in line}
     command = f"mount --bind /dev/null {path} && exec {sys.executable} -c '{WRITE}'"

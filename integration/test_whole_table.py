@@ -18,7 +18,7 @@ from integration.test_iptables import preceded, reset
 from istio_init import plan
 from istio_init.errors import KernelError
 from istio_init.kernel.iptables import Libiptc
-from istio_init.kernel.libiptc import Handle, Library
+from istio_init.kernel.libiptc import Handle, functions
 from istio_init.kernel.packed_run import PackedRun
 from istio_init.kernel.runs import pack_chain
 from istio_init.kernel.tables import TableSocket
@@ -110,7 +110,7 @@ def long_tables(name: str) -> Iterator[tuple[Family, Table]]:
 
 def libiptc_writes(family: Family, table: Table) -> None:
     """Write a table that is empty by libiptc's functions alone, one call a rule."""
-    with Handle(Library(family), table.name) as handle:
+    with Handle(functions(family), table.name) as handle:
         for chain in table.chains:
             if chain.policy is None:
                 handle.create(chain.name)

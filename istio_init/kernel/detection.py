@@ -11,8 +11,7 @@ import posix  # the C half of os
 from istio_init.errors import KernelError
 from istio_init.kernel.netlink import attributes
 from istio_init.kernel.nfnetlink import CHAIN_NAME, FAMILIES, HEAD, NFPROTO_INET, Channel, name
-from istio_init.kernel.tables import NAMES, TableSocket, existing
-from istio_init.kernel.xtables import INFO
+from istio_init.kernel.tables import NAMES, TableSocket, existing, is_empty
 from istio_init.netfilter import BUILTIN_CHAINS, OWN_CHAINS
 from istio_init.record import Record
 
@@ -85,16 +84,16 @@ def _legacy_works(family: Family) -> bool:
 
 
 def _legacy_rules(found: Tables) -> bool:
-    """Whether any legacy table has more entries than an empty one: a policy for each built-in chain, and an end."""
+    """Whether any legacy table has rules, or chains of users'."""
     for family, table in found.legacy:
         try:
             with TableSocket(family) as socket:
-                entries = INFO.unpack(socket.info(table))[-2]
+                empty = is_empty(table, socket.info(table))
         except OSError as error:
             from istio_init.kernel.refusal import explain
 
             raise explain(error, family, table, None) from error
-        if entries > len(BUILTIN_CHAINS[table]) + 1:
+        if not empty:
             return True
     return False
 

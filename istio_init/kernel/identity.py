@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _socket as socket  # socket.py imports enum and selectors; the type in C is all that is needed
 
-from istio_init.kernel.clib import Library
+from istio_init.kernel.clib import function, library
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ def socket_as(uid: int, gid: int, family: int) -> socket.socket | None:
     They are the calling thread's alone; to take another's needs the capabilities SETUID and SETGID. OSError
     where there can't be a socket.
     """
-    libc = Library(None)
-    set_uid, set_gid = (libc.function(name) for name in ("setfsuid", "setfsgid"))
+    libc = library(None)
+    set_uid, set_gid = (function(libc, name) for name in ("setfsuid", "setfsgid"))
     own_uid, own_gid = set_uid(NOBODYS), set_gid(NOBODYS)
     try:
         if _assumed(set_gid, gid) and _assumed(set_uid, uid):

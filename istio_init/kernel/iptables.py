@@ -12,15 +12,16 @@ import errno
 
 from istio_init.compare import edit, recognised
 from istio_init.errors import KernelError
-from istio_init.kernel.libiptc import Handle, Library
+from istio_init.kernel.libiptc import Handle, functions
 from istio_init.kernel.runs import pack_chain, spelled
-from istio_init.kernel.tables import TableSocket, existing
+from istio_init.kernel.tables import TableSocket, existing, is_empty
 from istio_init.kernel.xtables import unpack_table
-from istio_init.netfilter import BUILTIN_CHAINS, OWN_CHAINS, Ruleset, Run, Table
+from istio_init.netfilter import BUILTIN_CHAINS, OWN_CHAINS, Ruleset, Run, Table, ordered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from istio_init.compare import Edit
     from istio_init.kernel.packed_run import PackedRun
@@ -34,10 +35,11 @@ _ATTEMPTS = 100
 
 
 class Libiptc:
-    """kernel.Firewall over libip4tc and libip6tc, for the calling thread's network namespace."""
+    """kernel.Firewall over libip4tc and libip6tc, for the network namespace that it is first used in."""
 
     def __init__(self) -> None:
-        self._libraries: dict[Family, Library] = {}
+        self._sockets: dict[Family, TableSocket] = {}
+        self._libraries: dict[Family, dict[str, Any]] = {}
         # What has been packed already, by family, table and chain, with the chain that it was made from.
         self._packed: dict[tuple[Family, TableName, str], tuple[Chain, list[bytes | PackedRun]]] = {}
 
@@ -54,10 +56,16 @@ class Libiptc:
         if not names:
             return Ruleset(family, ())
         try:
-            with TableSocket(family) as socket:
-                return Ruleset(family, tuple(self._read(family, name, socket, expecting) for name in names))
+            socket = self._socket(family)
+            return Ruleset(family, tuple([self._read(family, name, socket, expecting) for name in names]))
         except OSError as error:
             raise _refusal(error, family, "", None) from error
+
+    def _socket(self, family: Family) -> TableSocket:
+        """The family's socket. Another for each table would take as long as planning its rules."""
+        if family not in self._sockets:
+            self._sockets[family] = TableSocket(family)
+        return self._sockets[family]
 
     def _read(self, family: Family, name: TableName, socket: TableSocket, expecting: Ruleset | None) -> Table:
         table = expecting.table(name) if expecting else None
@@ -86,10 +94,9 @@ class Libiptc:
     def _edit(self, family: Family, name: TableName, wanted: Table | None, known: Table | None) -> None:
         """Bring what is ours to `wanted`, or with None take it away, `known` too; anew while others write."""
         try:
-            with TableSocket(family) as socket:
-                for _ in range(_ATTEMPTS):
-                    if self._attempt(socket, family, name, wanted, known):
-                        return
+            for _ in range(_ATTEMPTS):
+                if self._attempt(self._socket(family), family, name, wanted, known):
+                    return
         except OSError as error:
             raise _refusal(error, family, name, wanted) from error
         raise KernelError(
@@ -116,7 +123,10 @@ class Libiptc:
     ) -> bool:
         """Edit and commit through libiptc; False where somebody else wrote to the table meanwhile."""
         answers = socket.table(name)
-        found = recognised(socket.others(name, answers), wanted or known)
+        if is_empty(name, answers[0]):
+            found = Table(name, ordered(name, {}))  # as in every new pod: nothing need be taken apart
+        else:
+            found = recognised(socket.others(name, answers), wanted or known)
         edits = {
             chain.name: edit(chain, wanted.chain(chain.name) if wanted else None)
             for chain in found.chains
@@ -141,7 +151,7 @@ class Libiptc:
     def _open(self, family: Family, name: TableName) -> Handle:
         """A handle on one table as it stands."""
         if family not in self._libraries:
-            self._libraries[family] = Library(family)
+            self._libraries[family] = functions(family)
         return Handle(self._libraries[family], name)
 
     def _take_out(self, handle: Handle, edits: dict[str, Edit], own: list[str], wanted: Table | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from istio_init.errors import KernelError
 from istio_init.kernel import clib
-from istio_init.kernel.clib import Number, Pointer, String, addresses, get_errno
+from istio_init.kernel.clib import Pointer, addresses, function, get_errno
 from istio_init.kernel.tables import OPENING
 from istio_init.netfilter import IPV4
 
@@ -24,37 +24,25 @@ if TYPE_CHECKING:
 # The step that errors speak of, beside tables.OPENING and the edits.
 COMMITTING = "commit the table"
 
-# Result and arguments. The last argument is the handle, but for init; an entry is bytes, or, to append one, a pointer.
-_FUNCTIONS: dict[str, tuple[Any, ...]] = {
-    "init": (Pointer, String),
-    "free": (None, Pointer),
-    "create_chain": (int, String, Pointer),
-    "delete_chain": (int, String, Pointer),
-    "flush_entries": (int, String, Pointer),
-    "append_entry": (int, String, Pointer, Pointer),
-    "insert_entry": (int, String, String, Number, Pointer),
-    "delete_num_entry": (int, String, Number, Pointer),
-    "commit": (int, Pointer),
-}
+# The last argument of each but init is the handle; an entry is bytes, or a Pointer; a position is an int.
+_FUNCTIONS = (
+    *("init", "free", "commit"),
+    *("create_chain", "delete_chain", "flush_entries", "append_entry", "insert_entry", "delete_num_entry"),
+)
 
 
-class Library:
-    """One family's library."""
-
-    def __init__(self, family: Family) -> None:
-        """KernelError where it is not installed."""
-        soname, prefix = ("libip4tc.so.2", "iptc") if family == IPV4 else ("libip6tc.so.2", "ip6tc")
-        try:
-            library = clib.Library(soname)
-        except OSError as error:
-            package = soname.partition(".")[0] + "2"
-            raise KernelError(
-                f"{soname} can't be opened ({error}): install it "
-                f"(Debian and Ubuntu: {package}; Fedora: iptables-libs; Alpine: libip4tc, libip6tc)"
-            ) from error
-        self.call: dict[str, Any] = {}
-        for name, signature in _FUNCTIONS.items():
-            self.call[name] = library.function(f"{prefix}_{name}", *signature)
+def functions(family: Family) -> dict[str, Any]:
+    """The functions of one family's library, by their names behind the prefix; KernelError where it isn't installed."""
+    soname, prefix = ("libip4tc.so.2", "iptc") if family == IPV4 else ("libip6tc.so.2", "ip6tc")
+    try:
+        library = clib.library(soname)
+    except OSError as error:
+        package = soname.partition(".")[0] + "2"
+        raise KernelError(
+            f"{soname} can't be opened ({error}): install it "
+            f"(Debian and Ubuntu: {package}; Fedora: iptables-libs; Alpine: libip4tc, libip6tc)"
+        ) from error
+    return {name: function(library, f"{prefix}_{name}", Pointer if name == "init" else int) for name in _FUNCTIONS}
 
 
 class Handle:
@@ -63,12 +51,13 @@ class Handle:
     OSError with the kernel's or libiptc's number; its text is the step that failed.
     """
 
-    def __init__(self, library: Library, name: TableName) -> None:
+    def __init__(self, functions: dict[str, Any], name: TableName) -> None:
         """Brings the table into being where the namespace doesn't have it."""
-        self._call = library.call
-        self._handle = self._call["init"](name.encode())
-        if not self._handle:
+        self._call = functions
+        handle = functions["init"](name.encode())
+        if not handle:
             raise OSError(get_errno(), OPENING)
+        self._handle = Pointer(handle)
 
     def __enter__(self) -> Self:
         return self
@@ -108,9 +97,7 @@ class Handle:
         from itertools import repeat
 
         entries, _held = addresses(run.filled(), run.sizes)
-        # What is the same in each of 10,000 calls is converted once.
-        arguments = repeat(String(chain)), entries, repeat(Pointer(self._handle))
-        return all(map(self._call["append_entry"], *arguments))
+        return all(map(self._call["append_entry"], repeat(chain), map(Pointer, entries), repeat(self._handle)))
 
     def _edit(self, function: str, chain: str, *arguments: object) -> None:
         if not self._call[function](chain.encode(errors="surrogateescape"), *arguments, self._handle):

@@ -134,9 +134,9 @@ def _join_owner(target: int) -> bool:
         if os.fstat(owner).st_ino == os.stat(OWN_USER).st_ino:
             return False
         # There the pod's root has every capability: let him not trace a process that has the node's files open.
-        from istio_init.kernel.clib import Library
+        from istio_init.kernel.clib import function, library
 
-        Library(None).function("prctl")(SET_DUMPABLE, 0, 0, 0, 0)
+        function(library(None), "prctl")(SET_DUMPABLE, 0, 0, 0, 0)
         _setns(owner, CLONE_NEWUSER)
     finally:
         os.close(owner)
@@ -148,8 +148,8 @@ def _setns(descriptor: int, kind: int) -> None:
     if hasattr(os, "setns"):  # Python 3.12
         os.setns(descriptor, kind)
         return
-    from istio_init.kernel.clib import Library, get_errno
+    from istio_init.kernel.clib import function, get_errno, library
 
-    if Library(None).function("setns")(descriptor, kind):
+    if function(library(None), "setns")(descriptor, kind):
         number = get_errno()
         raise OSError(number, os.strerror(number))

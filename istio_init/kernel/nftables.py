@@ -6,10 +6,12 @@ family inet are ours alone: writing one replaces all that stands in it.
 
 from __future__ import annotations
 
+from _ctypes import _SimpleCData
+
 from istio_init import nft, nft_fold, nft_json, nft_layout, nft_listing
 from istio_init.errors import KernelError
 from istio_init.kernel import clib
-from istio_init.kernel.clib import Number, Pointer, String
+from istio_init.kernel.clib import Pointer, function
 from istio_init.kernel.nfnetlink import NFPROTO_INET, Channel
 from istio_init.netfilter import FAMILIES, Ruleset, Table
 
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 
 SONAME = "libnftables.so.1"
 NFT_CTX_OUTPUT_JSON = 1 << 4  # <nftables/libnftables.h>
+
+
+class String(_SimpleCData):  # type: ignore[type-arg]
+    """A const char *, as bytes or None."""
+
+    _type_ = "z"
 
 
 class Nftables:
@@ -110,7 +118,7 @@ class Library:
     def __enter__(self) -> Self:
         """KernelError where the library is not installed."""
         try:
-            library = clib.Library(SONAME)
+            library = clib.library(SONAME)
         except OSError as error:
             raise KernelError(
                 f"{SONAME} can't be opened ({error}): install it (Debian and Ubuntu: libnftables1; Fedora: "
@@ -118,13 +126,12 @@ class Library:
             ) from error
         self._functions: dict[str, Any] = {}
         for name, result in (
-            *(("ctx_free", None), ("ctx_output_set_flags", None), ("run_cmd_from_buffer", int)),
+            *(("ctx_free", int), ("ctx_output_set_flags", int), ("run_cmd_from_buffer", int)),
             *(("ctx_buffer_output", int), ("ctx_buffer_error", int)),
             *(("ctx_get_output_buffer", String), ("ctx_get_error_buffer", String)),
         ):
-            second = {"run_cmd_from_buffer": (String,), "ctx_output_set_flags": (Number,)}.get(name, ())
-            self._functions[name] = library.function(f"nft_{name}", result, Pointer, *second)
-        self._context = library.function("nft_ctx_new", Pointer, Number)(0)
+            self._functions[name] = function(library, f"nft_{name}", result)
+        self._context = Pointer(function(library, "nft_ctx_new", Pointer)(0))
         self._call("ctx_output_set_flags", NFT_CTX_OUTPUT_JSON)
         self._call("ctx_buffer_output")
         self._call("ctx_buffer_error")

@@ -14,7 +14,7 @@ from istio_init.kernel.libiptc import COMMITTING, Handle
 from istio_init.kernel.python_iptables_rules import TableReader, build
 from istio_init.kernel.runs import spelled
 from istio_init.kernel.tables import OPENING
-from istio_init.netfilter import IPV4, OWN_CHAINS, Chain, Table, ordered
+from istio_init.netfilter import IPV4, Chain, Table, ordered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,10 +35,6 @@ class Engine(Libiptc):
         del socket, expecting
         with TableHandle(family, name) as handle:
             return handle.whole()
-
-    def _others(self, family: Family, name: TableName) -> Table:
-        with TableHandle(family, name) as handle:
-            return handle.others()
 
     def _entries(self, family: Family, name: TableName, chain: Chain) -> list[bytes | PackedRun]:
         del name
@@ -64,17 +60,10 @@ class TableHandle(Handle):
 
     def whole(self) -> Table:
         """The table as it stood."""
-        return self._as_it_stood(own=True)
-
-    def others(self) -> Table:
-        """The table as it stood, but without the rules in chains of ours."""
-        return self._as_it_stood(own=False)
-
-    def _as_it_stood(self, *, own: bool) -> Table:
         reader = TableReader(self.table, self._family)
         chains = {}
         for chain in self.table.chains:
-            rules = tuple(reader.rules(chain.name)) if own or chain.name not in OWN_CHAINS else ()
+            rules = tuple(reader.rules(chain.name))
             policy, _ = self.table.get_policy(chain.name)
             chains[chain.name] = Chain(chain.name, rules, policy.name if policy else None)
         return Table(self._name, ordered(self._name, chains))

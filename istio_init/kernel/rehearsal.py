@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from istio_init.errors import InitError, KernelError
 from istio_init.kernel import nft_compat, refusal
-from istio_init.kernel.clib import Library, get_errno
+from istio_init.kernel.clib import function, get_errno, library
 from istio_init.kernel.entry_parts import extensions
 from istio_init.kernel.iptables import Libiptc
 from istio_init.kernel.iptables_nft import IptablesNft
@@ -128,7 +128,7 @@ def _leave(*, may_ask: bool) -> str:
 
     In a user namespace of our own we have every capability, so that one takes precedence.
     """
-    unshare = Library(None).function("unshare")
+    unshare = function(library(None), "unshare")
     uid, gid = os.geteuid(), os.getegid()
     try:
         if unshare(CLONE_NEWNET | CLONE_NEWUSER):

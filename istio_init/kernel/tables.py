@@ -13,7 +13,7 @@ import errno
 import posix as os  # the C half of os
 from _struct import Struct  # struct.py only hands it on
 
-from istio_init.kernel.clib import Char, Library, byref, get_errno
+from istio_init.kernel.clib import Pointer, byref, function, get_errno, library
 from istio_init.kernel.xtables import INFO, unpack_table
 from istio_init.netfilter import BUILTIN_CHAINS, IPV4, IPV6
 
@@ -41,10 +41,10 @@ _NAMES_BYTES = 4096
 OPENING = "open the table"
 _ENTRIES_HEAD = Struct("=32sI4x")  # struct ipt_get_entries: name, bytes of entries
 _REVISION = Struct("=29sB")  # struct xt_get_revision
-_LENGTH = Struct("=I")  # socklen_t
+_LENGTH = Struct("=I4x")  # socklen_t, and what a Pointer has behind it
 _ATTEMPTS = 100
 
-_getsockopt = Library(None).function("getsockopt")
+_getsockopt = function(library(None), "getsockopt")
 
 
 def existing(family: Family) -> tuple[TableName, ...] | None:
@@ -65,8 +65,14 @@ def existing(family: Family) -> tuple[TableName, ...] | None:
     return tuple(name for name in BUILTIN_CHAINS if name.encode() in names)
 
 
+def is_empty(name: TableName, info: bytes) -> bool:
+    """Whether a table has no rules and no chains of users', by its INFO: only policies, an entry each, and an end."""
+    entries: int = INFO.unpack(info)[-2]
+    return entries == len(BUILTIN_CHAINS[name]) + 1
+
+
 class TableSocket:
-    """A raw socket to ask one family's tables; `with` closes it. OSError is the kernel's."""
+    """A raw socket to ask one family's tables; `with` closes it, or its end does. OSError is the kernel's."""
 
     def __init__(self, family: Family) -> None:
         """PermissionError without NET_RAW, OSError (EAFNOSUPPORT) where the kernel has no such family."""
@@ -78,12 +84,18 @@ class TableSocket:
             self._socket = socket.socket(domain, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
         except OSError as error:
             raise OSError(error.errno, OPENING) from error
+        self._length = bytearray(_LENGTH.size)
+        self._length_at = byref(Pointer.from_buffer(self._length))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_socket"):
+            self._socket.close()
 
     def info(self, name: TableName) -> bytes:
         """The answer to IPT_SO_GET_INFO: xtables.INFO.
@@ -101,16 +113,21 @@ class TableSocket:
         """
         for _ in range(_ATTEMPTS):
             info = self.info(name)
-            size = INFO.unpack(info)[-1]
-            entries = bytearray(_ENTRIES_HEAD.size + size)
-            _ENTRIES_HEAD.pack_into(entries, 0, name.encode(), size)
-            try:
-                self._ask(_GET_ENTRIES, entries)
-            except BlockingIOError:
-                continue  # its size changed in between: somebody wrote
-            del entries[: _ENTRIES_HEAD.size]  # moves nothing
-            return info, entries
+            entries = self._entries(name, INFO.unpack(info)[-1])
+            if entries is not None:
+                return info, entries
         raise BlockingIOError(errno.EAGAIN, "the table changed each time it was looked at")
+
+    def _entries(self, name: TableName, size: int) -> bytearray | None:
+        """The answer to IPT_SO_GET_ENTRIES without its head; None where that is no longer of this size."""
+        entries = bytearray(_ENTRIES_HEAD.size + size)
+        _ENTRIES_HEAD.pack_into(entries, 0, name.encode(), size)
+        try:
+            self._ask(_GET_ENTRIES, entries)
+        except BlockingIOError:
+            return None
+        del entries[: _ENTRIES_HEAD.size]  # moves nothing
+        return entries
 
     def others(self, name: TableName, answers: tuple[bytes, bytearray]) -> Table:
         """The table in these answers of `table`, but without the rules in chains of ours."""
@@ -118,8 +135,9 @@ class TableSocket:
 
     def is_still(self, name: TableName, answers: tuple[bytes, bytearray]) -> bool:
         """Whether what is not ours in a table is as it was when these were the answers; counters may have moved."""
-        now = self.table(name)
-        return now == answers or self.others(name, now) == self.others(name, answers)
+        if self._entries(name, len(answers[1])) == answers[1]:
+            return True
+        return self.others(name, self.table(name)) == self.others(name, answers)
 
     def give(self, option: int, content: bytes | bytearray) -> None:
         """Have the kernel take what an option of setsockopt sets."""
@@ -135,7 +153,7 @@ class TableSocket:
 
     def _ask(self, option: int, question: bytearray) -> None:
         """Put a question to the kernel, which writes its answer over it."""
-        length = bytearray(_LENGTH.pack(len(question)))
-        place, size = byref(Char.from_buffer(question)), byref(Char.from_buffer(length))
-        if _getsockopt(self._socket.fileno(), self._level, option, place, size):
+        _LENGTH.pack_into(self._length, 0, len(question))
+        place = byref(Pointer.from_buffer(question))
+        if _getsockopt(self._socket.fileno(), self._level, option, place, self._length_at):
             raise OSError(get_errno(), OPENING)

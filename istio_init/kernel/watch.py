@@ -9,7 +9,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from istio_init.errors import KernelError, shown
-from istio_init.kernel.clib import Library, get_errno
+from istio_init.kernel.clib import function, get_errno, library
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,13 +58,13 @@ class Watch:
         """Watch what now stands at the directories' paths; one that is missing is seen when it is looked for."""
         if self._inotify >= 0:
             os.close(self._inotify)
-        libc = Library(None)
-        self._inotify = libc.function("inotify_init1")(os.O_CLOEXEC | os.O_NONBLOCK)
+        libc = library(None)
+        self._inotify = function(libc, "inotify_init1")(os.O_CLOEXEC | os.O_NONBLOCK)
         if self._inotify < 0:
             if get_errno() not in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSYS}:
                 raise KernelError(f"inotify: {os.strerror(get_errno())}", get_errno())
             return
-        add = libc.function("inotify_add_watch")
+        add = function(libc, "inotify_add_watch")
         for directory in self._directories:
             if add(self._inotify, os.fsencode(directory), CHANGES | IN_ONLYDIR) < 0:
                 number = get_errno()

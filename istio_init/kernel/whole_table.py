@@ -14,7 +14,7 @@ import errno
 from _struct import Struct  # struct.py only hands it on
 
 from istio_init.compare import own_rules, recognised
-from istio_init.kernel.clib import Char, addressof
+from istio_init.kernel.clib import Pointer, addressof
 from istio_init.kernel.extensions import HEAD, STANDARD_SIZE, extension
 from istio_init.kernel.header import LAYOUTS
 from istio_init.kernel.libiptc import COMMITTING
@@ -168,7 +168,7 @@ def _replace(
     """
     name, valid, *_, standing, _ = INFO.unpack(answers[0])
     before = bytearray(_COUNTERS_SIZE * standing)
-    held = Char.from_buffer(before)
+    held = Pointer.from_buffer(before)
     hooks = [layout.starts.get(hook, 0) for hook in HOOKS]
     policies = [layout.ends.get(hook, (0, 0))[0] for hook in HOOKS]
     told = name, valid, layout.count, layout.size, *hooks, *policies, standing, addressof(held)

@@ -15,7 +15,7 @@ from integration.namespace import Namespace
 from integration.program import routing, succeed, tables
 from integration.test_nftables import OTHERS, by_table
 from integration.tracing import Traced, traced
-from istio_init import backends, commands, start
+from istio_init import backends, cleanup, commands, start
 from istio_init.log import Log
 from istio_init.netfilter import FAMILIES, IPV4, IPV6
 from istio_init.nft_json import _NO_NAMES
@@ -73,7 +73,7 @@ def test_printed_applied_and_read_are_one(backend: str, flags: list[str]) -> Non
             assert listed(backend) == printed(plan, backend)
             assert [firewall.read(wanted.family, wanted) for wanted in plan.rulesets] == [*plan.rulesets]
             assert not commands.apply(plan, backends.firewall(chosen), router, log)
-            assert commands.clean(plan.replace(rulesets=()), firewall, router, log)
+            assert cleanup.clean(plan.replace(rulesets=()), firewall, router, log)
             assert not listed(backend)
 
         inside_new(work)

@@ -17,7 +17,7 @@ from integration import raw_entries
 from integration.canaries import canaries, plant
 from integration.namespace import Namespace
 from integration.program import IPTABLES, NAMES, RESTORE, SAVE
-from istio_init.compare import merged, recognised
+from istio_init.compare import recognised
 from istio_init.errors import KernelError
 from istio_init.kernel.iptables import Libiptc
 from istio_init.kernel.libiptc import Handle, functions
@@ -56,6 +56,7 @@ from istio_init.netfilter_rare import (
     SetMark,
     Tproxy,
 )
+from istio_init.patch import merged
 from istio_init.save import dump_table, rule_text
 from tests.strategies import rulesets, tables
 

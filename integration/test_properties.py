@@ -12,7 +12,7 @@ from integration.canaries import canaries, plant
 from integration.command_lines import command_lines
 from integration.fresh import command, inode, inside_new, unshare
 from integration.program import RESTORE, SAVE, tables
-from istio_init import backends, commands, start
+from istio_init import backends, cleanup, commands, start
 from istio_init.kernel.tables import TableSocket, existing
 from istio_init.log import Log
 from istio_init.netfilter import FAMILIES
@@ -53,7 +53,7 @@ def apply(plan: Plan, *, reconcile: bool = False) -> Changes:
 
 
 def clean(plan: Plan) -> Changes:
-    return commands.clean(plan, backends.firewall(Options()), backends.router(), Log("none"))
+    return cleanup.clean(plan, backends.firewall(Options()), backends.router(), Log("none"))
 
 
 def saved() -> dict[Family, dict[str, str]]:

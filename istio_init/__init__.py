@@ -16,7 +16,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.changes import Changes
+    from istio_init.api import apply, dump, plan
     from istio_init.errors import InitError
     from istio_init.options import Options
     from istio_init.plans import Plan
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["InitError", "Options", "Plan", "apply", "dump", "plan"]
 __version__ = "0.1.0"
 
-_HOMES = {"InitError": "istio_init.errors", "Options": "istio_init.options", "Plan": "istio_init.plans"}
+_HOMES = {
+    **dict.fromkeys(("apply", "dump", "plan"), "istio_init.api"),
+    "InitError": "istio_init.errors",
+    "Options": "istio_init.options",
+    "Plan": "istio_init.plans",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -33,42 +38,3 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
-
-
-def plan(options: Options) -> Plan:
-    """The rules and routing that these options ask for, as a pure value.
-
-    Text in place of a value is parsed as its flag's would be. `enable_ipv6` and `dns_servers` count as they are given:
-    None means no IPv6 and no servers. OptionError (an InitError) names the field of a value that its flag would refuse.
-    """
-    from istio_init.arguments import checked
-    from istio_init.plans import build
-
-    return build(checked(options))
-
-
-def dump(plan: Plan) -> str:
-    """The plan as iptables-save would print it once it is applied; routing as `ip` commands in comment lines."""
-    from istio_init.preview import dump as dump_plan
-
-    return dump_plan(plan)
-
-
-def apply(
-    plan: Plan, *, network_namespace: str = "", reconcile: bool = False, force: bool = False, wait: float = 30.0
-) -> Changes:
-    """Bring a network namespace (a path; empty: the calling thread's) to the plan; returns what was changed.
-
-    Waits up to `wait` seconds for the xtables lock. InitError where other rules of ours stand and `reconcile` is
-    off, where the lock is not to be had, and where the kernel refuses; the namespace is then as it was.
-    Needs CAP_NET_ADMIN and CAP_NET_RAW, and CAP_SYS_ADMIN to enter another namespace.
-    """
-    from istio_init import backends, commands
-    from istio_init.log import Log
-    from istio_init.options import Options
-
-    log = Log("none")
-    options = Options(network_namespace=network_namespace, wait=wait)
-    with backends.namespace(options), backends.lock(options, {}, log):
-        firewall, router = backends.firewall(options), backends.router()
-        return commands.apply(plan, firewall, router, log, reconcile=reconcile, force=force)

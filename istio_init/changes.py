@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-from istio_init.capture import PASSTHROUGH
 from istio_init.compare import Difference, differences, own_part
 from istio_init.netfilter import IPV4, IPV6, LOOPBACK_INTERFACE, Jump, Ruleset, Table
 from istio_init.record import Record
-from istio_init.routing import Address, PolicyRule, Route
+from istio_init.routing import PolicyRule, Route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,8 +81,10 @@ def decide(plan: Plan, found: State, *, reconcile: bool = False, force: bool = F
 
 
 def _drift(wanted: Ruleset, found: State) -> tuple[Difference, ...]:
-    there = next((ruleset for ruleset in found.rulesets if ruleset.family == wanted.family), Ruleset(wanted.family, ()))
-    return tuple(differences(wanted, there))
+    for ruleset in found.rulesets:
+        if ruleset.family == wanted.family:
+            return tuple(differences(wanted, ruleset))
+    return tuple(differences(wanted, Ruleset(wanted.family, ())))
 
 
 def _nat_is_bare(found: State) -> bool:
@@ -123,28 +124,6 @@ def _captures(table: Table) -> bool:
     """Whether a mangle table sends inbound connections to the proxy."""
     entry = table.chain("PREROUTING")
     return entry is not None and any(rule.target == Jump("ISTIO_INBOUND") for rule in entry.rules)
-
-
-def removal(found: State, plan: Plan) -> Changes:
-    """How to take everything of ours away, whichever options it was made with; nat lets go first.
-
-    The plan of today's options helps to know rules that bear no signature, and routing whose rules are gone.
-    """
-    tables = []
-    for ruleset in found.rulesets:
-        wanted = plan.ruleset(ruleset.family)
-        for table in ruleset.tables:
-            known = wanted.table(table.name) if wanted else None
-            if own_part(table, known):
-                tables.append(TableChange(ruleset.family, table.name, None, known))
-    tables.sort(key=lambda change: change.name != "nat")
-    drop = [entry for entry in plan.routing if entry in found.routing]
-    drop += [entry for entry in leftovers(found, plan) if entry not in drop]
-    # Ours whatever today's options say of IPv6.
-    passthrough = Address(PASSTHROUGH[IPV6], LOOPBACK_INTERFACE)
-    if passthrough in found.routing and passthrough not in drop:
-        drop.append(passthrough)
-    return Changes((), tuple(tables), tuple(drop), "cleaning up")
 
 
 def leftovers(found: State, plan: Plan) -> tuple[RoutingEntry, ...]:

@@ -71,7 +71,7 @@ def own_rules(found: Chain) -> tuple[int, ...]:
     """The positions (from 0) of the rules in a chain of a recognised() table that are ours, in order."""
     if found.name in OWN_CHAINS:
         return tuple(range(len(found.rules)))
-    return tuple(number for number, rule in enumerate(found.rules) if _claimed(rule))
+    return tuple([number for number, rule in enumerate(found.rules) if _claimed(rule)])
 
 
 def _claimed(rule: Rule) -> bool:
@@ -93,22 +93,6 @@ def edit(found: Chain, wanted: Chain | None) -> Edit:
     return Edit(delete, rules[:inserted], rules[inserted:], at)
 
 
-def merged(found: Table, wanted: Table | None) -> Table:
-    """The found table as it is once ours is brought to the plan (or, with None, removed)."""
-    known = recognised(found, wanted)
-    chains = {chain.name: chain for chain in known.chains if chain.name not in OWN_CHAINS}
-    targets = {chain.name: chain for chain in wanted.chains} if wanted else {}
-    for name, chain in chains.items():
-        change = edit(chain, targets.get(name))
-        gone = frozenset(change.delete)
-        kept = [rule for number, rule in enumerate(chain.rules) if number not in gone]
-        kept[change.at : change.at] = change.block
-        chains[name] = chain.replace(rules=(*change.top, *kept))
-    for name, chain in targets.items():
-        chains.setdefault(name, chain)
-    return Table(found.name, ordered(found.name, chains))
-
-
 def own_part(found: Table, wanted: Table | None = None) -> Table | None:
     """What of a found table is ours, as a table of its own; None where nothing is."""
     chains = {}
@@ -116,10 +100,11 @@ def own_part(found: Table, wanted: Table | None = None) -> Table | None:
         if chain.name in OWN_CHAINS:
             chains[chain.name] = chain
         elif own := own_rules(chain):
-            rules = tuple(chain.rules[number] for number in own)
-            chains[chain.name] = chain.replace(
-                rules=rules, inserted=_leading(own) if len(own) < len(chain.rules) else 0
-            )
+            if len(own) == len(chain.rules):
+                chains[chain.name] = chain
+            else:
+                rules = tuple([chain.rules[number] for number in own])
+                chains[chain.name] = chain.replace(rules=rules, inserted=_leading(own))
     return Table(found.name, ordered(found.name, chains)) if chains else None
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from istio_init import backends, plans
-from istio_init.changes import Changes, State, decide, leftovers, removal
+from istio_init.changes import Changes, State, decide, leftovers
 from istio_init.commands import routing_matters
 from istio_init.compare import differences, own_part
 from istio_init.drift import deviations
 from istio_init.errors_rare import Drifted
 from istio_init.netfilter import FAMILIES, Ruleset
 from istio_init.record import Record
+from istio_init.removal import removal
 
 if TYPE_CHECKING:
     from istio_init.kernel import Firewall

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from istio_init.changes import State, decide, removal
+from istio_init.changes import State, decide
 from istio_init.compare import edit, own_part, own_rules, recognised
 from istio_init.diagnosis import Check
 from istio_init.errors_rare import Drifted
 from istio_init.netfilter import IPV4, Jump, Redirect, Rule, Ruleset, Verdict
 from istio_init.netfilter_foreign import UnknownTarget
 from istio_init.netfilter_rare import Tproxy
+from istio_init.removal import removal
 from istio_init.routing import command
 from istio_init.save import rule_text
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from istio_init.compare import merged, recognised
-from istio_init.netfilter import Ruleset, Table, ordered
+from istio_init.compare import edit, recognised
+from istio_init.netfilter import OWN_CHAINS, Ruleset, Table, ordered
 from istio_init.nft import NAMES, InetTable
 from istio_init.nft_layout import layout
 from istio_init.nft_text import listing
@@ -40,6 +40,22 @@ class Hunk(Record):
     def place(self) -> str:
         """Where it is, in words."""
         return " ".join(word for word in (self.family, self.table, self.chain) if word)
+
+
+def merged(found: Table, wanted: Table | None) -> Table:
+    """The found table as it is once ours is brought to the plan (or, with None, removed)."""
+    known = recognised(found, wanted)
+    chains = {chain.name: chain for chain in known.chains if chain.name not in OWN_CHAINS}
+    targets = {chain.name: chain for chain in wanted.chains} if wanted else {}
+    for name, chain in chains.items():
+        change = edit(chain, targets.get(name))
+        gone = frozenset(change.delete)
+        kept = [rule for number, rule in enumerate(chain.rules) if number not in gone]
+        kept[change.at : change.at] = change.block
+        chains[name] = chain.replace(rules=(*change.top, *kept))
+    for name, chain in targets.items():
+        chains.setdefault(name, chain)
+    return Table(found.name, ordered(found.name, chains))
 
 
 def hunks(rulesets: Iterable[Ruleset], changes: Changes) -> Iterator[Hunk]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from istio_init.changes import State
-from istio_init.compare import merged, own_part
+from istio_init.compare import own_part
 from istio_init.errors import KernelError
 from istio_init.log import Log
 from istio_init.netfilter import FAMILIES, Ruleset, Table, ordered
+from istio_init.patch import merged
 
 if TYPE_CHECKING:
     from istio_init.netfilter import Family, TableName

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from istio_init import plan
-from istio_init.changes import Changes, State, decide, removal
+from istio_init.changes import Changes, State, decide
 from istio_init.drift import MOST_SHOWN
 from istio_init.errors_rare import Drifted
 from istio_init.netfilter import FAMILIES, IPV4, IPV6, Jump, Network, Rule, Table, Verdict
 from istio_init.plans import Plan
+from istio_init.removal import removal
 from istio_init.routing import Address, PolicyRule, Route
 from istio_init.start import options
 from tests.cases import CASES, argv

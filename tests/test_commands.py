@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from istio_init import commands, plan
+from istio_init import cleanup, commands, plan
 from istio_init.errors import Interrupted, KernelError
 from istio_init.errors_rare import Drifted
 from istio_init.log import Log
@@ -61,7 +61,7 @@ def inhabited(before: str | None) -> Memory:
 def run(memory: Memory, after: str | None, log: Log = QUIET) -> Changes:
     """Apply a case with --reconcile, or clean up."""
     if after is None:
-        return commands.clean(planned(None), memory.firewall, memory.router, log)
+        return cleanup.clean(planned(None), memory.firewall, memory.router, log)
     return commands.apply(planned(after), memory.firewall, memory.router, log, reconcile=True)
 
 
@@ -103,7 +103,7 @@ def test_ended_when_all_is_done_it_is_as_it_was(before: str | None, after: str |
     wanted, firewall, router = planned(after), memory.firewall, memory.router
     if after is None:
         with pytest.raises(Interrupted):
-            commands.clean(wanted, firewall, router, QUIET, settled=interrupt)
+            cleanup.clean(wanted, firewall, router, QUIET, settled=interrupt)
     else:
         with pytest.raises(Interrupted):
             commands.apply(wanted, firewall, router, QUIET, reconcile=True, settled=interrupt)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from istio_init.compare import Difference, differences, edit, merged, own_part, own_rules, recognised
+from istio_init.compare import Difference, differences, edit, own_part, own_rules, recognised
 from istio_init.netfilter import (
     BUILTIN_CHAINS,
     OWN_CHAINS,
@@ -21,6 +21,7 @@ from istio_init.netfilter import (
     Verdict,
     ordered,
 )
+from istio_init.patch import merged
 
 RETURN = Rule((Protocol(TCP),), Verdict("RETURN"))
 ACCEPT = Rule((), Verdict("ACCEPT"))

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init.changes import Changes, TableChange
-from istio_init.compare import merged
 from istio_init.netfilter import IPV4, Ruleset, Table, ordered
-from istio_init.patch import folded, hunks
+from istio_init.patch import folded, hunks, merged
 from istio_init.save import dump_table
 from tests.strategies import tables, wanted_tables
 

@@ -29,12 +29,21 @@ def leave_reason(message: str) -> None:
         pass
 
 
+# The last second that was told, and how.
+_last = -1, ""
+
+
 def now() -> str:
     """The time in UTC as a log line has it, with microseconds."""
-    time_now = time.time()
-    year, month, day, hour, minute, second, *_ = time.gmtime(time_now)
-    # Not strftime, which reads the time zone's file first.
-    return f"{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{int(time_now % 1 * 1e6):06}Z"
+    global _last  # noqa: PLW0603 (lines of the same second begin alike)
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    known, written = _last
+    if seconds != known:
+        year, month, day, hour, minute, second, *_ = time.gmtime(seconds)
+        # Not strftime, which reads the time zone's file first.
+        written = f"{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
+        _last = seconds, written
+    return f"{written}.{nanoseconds // 1000:06}Z"
 
 
 class Log:

@@ -66,8 +66,11 @@ class Bundle:
             module = type(sys)(name) if is_package else Module(name)
             parent, _, child = name.rpartition(".")
             module.__package__ = name if is_package else parent
+            module.__spec__ = spec = ModuleSpec(name, self)  # type: ignore[arg-type]
+            # Each later import asks for this, and makes an error that nobody sees where it is missing.
+            spec._initializing = False  # type: ignore[attr-defined]
             if is_package:
-                module.__path__ = []
+                module.__path__ = spec.submodule_search_locations = []
             sys.modules[name] = module
             try:
                 self.exec_module(module)
@@ -125,6 +128,7 @@ def in_c(spec: ModuleSpec) -> ModuleType:
         module = _imp.create_builtin(spec)
         _imp.exec_builtin(module)
     module.__spec__, module.__loader__ = spec, spec.loader
+    spec._initializing = False  # type: ignore[attr-defined] # as in Bundle.run
     sys.modules[spec.name] = module
     return module
 

@@ -157,6 +157,7 @@ def _load_in_c(name: str) -> None:
         return
     sys.modules[name] = made = create(spec)
     made.__spec__, made.__loader__, made.__package__ = spec, spec.loader, ""
+    spec._initializing = False  # type: ignore[attr-defined] # noqa: SLF001 (as in _set_up)
     if spec.has_location:
         made.__file__ = spec.origin
     try:
@@ -184,6 +185,8 @@ def _set_up(made: ModuleType, entry: Entry) -> None:
     made.__loader__ = SourceFileLoader(name, path)
     made.__spec__ = spec = ModuleSpec(name, made.__loader__, origin=path, is_package=directory != "")
     spec.has_location = True
+    # Each later import asks for this, and makes an error that nobody sees where it is missing.
+    spec._initializing = False  # type: ignore[attr-defined] # noqa: SLF001 (it has no other name)
     if directory:
         made.__path__ = spec.submodule_search_locations = [home + directory]
         made.__package__ = name

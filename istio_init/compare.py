@@ -124,6 +124,8 @@ def differences(wanted: Ruleset, found: Ruleset) -> Iterator[Difference]:
 
 
 def _table_differences(wanted: Table, found: Table | None) -> Iterator[Difference]:
+    if found is wanted:
+        return  # as whoever read it has looked (kernel.Firewall.read)
     own = own_part(found, wanted) if found else None
     if own is None:
         if any(chain.parts for chain in wanted.chains):

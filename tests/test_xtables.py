@@ -15,7 +15,8 @@ from istio_init.kernel.entry_reader import EntryReader
 from istio_init.kernel.header import HEADER, LAYOUTS
 from istio_init.kernel.packed_run import PackedRun
 from istio_init.kernel.runs import pack_chain, spelled
-from istio_init.kernel.xtables import SIGNATURE, pack, unpack_table
+from istio_init.kernel.table_reader import unpack_table
+from istio_init.kernel.xtables import SIGNATURE, pack
 from istio_init.netfilter import (
     FAMILIES,
     IPV4,

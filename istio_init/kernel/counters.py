@@ -16,8 +16,9 @@ from istio_init.kernel.header import LAYOUTS
 from istio_init.kernel.netlink import attributes
 from istio_init.kernel.nftables import Library
 from istio_init.kernel.refusal import explain
+from istio_init.kernel.table_reader import unpack_table
 from istio_init.kernel.tables import TableSocket, existing
-from istio_init.kernel.xtables import INFO, unpack_table
+from istio_init.kernel.xtables import INFO
 from istio_init.netfilter import BUILTIN_CHAINS, FAMILIES
 from istio_init.nft import NAMES
 

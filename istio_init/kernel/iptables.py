@@ -14,8 +14,8 @@ from istio_init.compare import edit, recognised
 from istio_init.errors import KernelError
 from istio_init.kernel.libiptc import Handle, functions
 from istio_init.kernel.runs import pack_chain, spelled
+from istio_init.kernel.table_reader import stands, unpack_table
 from istio_init.kernel.tables import TableSocket, existing, is_empty
-from istio_init.kernel.xtables import unpack_table
 from istio_init.netfilter import BUILTIN_CHAINS, OWN_CHAINS, Ruleset, Run, Table, ordered
 
 TYPE_CHECKING = False
@@ -44,7 +44,7 @@ class Libiptc:
         self._packed: dict[tuple[Family, TableName, str], tuple[Chain, list[bytes | PackedRun]]] = {}
 
     def read(self, family: Family, expecting: Ruleset | None = None) -> Ruleset:
-        """As Firewall.read. Chains and rules of `expecting` that are all ours, and found as such, are the very objects.
+        """As Firewall.read. What of `expecting` is all ours and found as such is the very table, chain or rule.
 
         They must be spelled as the kernel's answer would be (no address of prefix 0, no ports 0 to 65535), as
         those of capture.py and of save.load are.
@@ -71,7 +71,10 @@ class Libiptc:
         table = expecting.table(name) if expecting else None
         chains = table.chains if table else ()
         expected = {chain.name: (chain, self._entries(family, name, chain)) for chain in chains if _all_ours(chain)}
-        return unpack_table(name, family, socket.table(name), expected)
+        answers = socket.table(name)
+        if table and stands(table, family, answers, expected):
+            return table
+        return unpack_table(name, family, answers, expected)
 
     def _entries(self, family: Family, name: TableName, chain: Chain) -> list[bytes | PackedRun]:
         """A chain's rules, packed: once for what is asked for again."""

@@ -14,7 +14,8 @@ import posix as os  # the C half of os
 from _struct import Struct  # struct.py only hands it on
 
 from istio_init.kernel.clib import Pointer, byref, function, get_errno, library
-from istio_init.kernel.xtables import INFO, unpack_table
+from istio_init.kernel.table_reader import unpack_table
+from istio_init.kernel.xtables import INFO
 from istio_init.netfilter import BUILTIN_CHAINS, IPV4, IPV6
 
 TYPE_CHECKING = False

@@ -121,8 +121,8 @@ class _Blob:
                 if name:
                     yield name, rules, "" if last is None else self._verdict(last)
                 name, rules, last = self._error_name(target) if is_head else starts[start], [], None
-                if is_head and name not in left_out and (stands := self._standing(name, end)):
-                    rules, end = stands
+                if is_head and name not in left_out and (standing := self._standing(name, end)):
+                    rules, end = standing
                 else:
                     known = self._known(name)
             if isinstance(rules, list) and not (is_head or name in left_out):

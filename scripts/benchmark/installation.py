@@ -77,7 +77,7 @@ def compile_modules(python: str, package: Path, variant: Variant) -> None:
 
 
 def environment(python: str, directory: Path) -> Path:
-    """A new virtual environment with istio-init and, where it can be built, python-iptables; its bin directory.
+    """A new virtual environment with istio-init, pyroute2 and, if it can be built, python-iptables; its bin directory.
 
     Without setuptools, which Python had there up to 3.11 and which adds to each start of Python (docs/speed.md).
     """
@@ -88,6 +88,7 @@ def environment(python: str, directory: Path) -> Path:
         if done.returncode:
             said = (done.stderr or done.stdout).strip().split("\n")[-1]
             raise Unavailable(f"no virtual environment: {' '.join(command)}: exit {done.returncode}: {said}")
-    # It has no wheel; without a compiler everything else is measured all the same.
-    subprocess.run([*pip, "install", f"{ROOT}[python-iptables]"], check=False, capture_output=True)
+    # What only imports are measured of; python-iptables has no wheel, and needs a compiler.
+    for package in ("pyroute2", f"{ROOT}[python-iptables]"):
+        subprocess.run([*pip, "install", package], check=False, capture_output=True)
     return directory / "bin"

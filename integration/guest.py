@@ -19,11 +19,11 @@ import time
 import traceback
 from typing import Any, NamedTuple
 
-from istio_init import entry, umbrella
+from istio_init import entry, interactive, umbrella
 
 CASES, REPORT = "/cases.json", "/dev/ttyS1"
 CLONE_NEWNET = 0x40000000
-PRELOADED = (umbrella,)
+PRELOADED = (interactive, umbrella)
 RESTART = 0x1234567  # <linux/reboot.h>; the machine ends where it would start anew
 MOUNTS = (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/run"), ("tmpfs", "/tmp"))
 PATIENCE = 20.0

@@ -46,10 +46,10 @@ PATIENCE = 900.0
 # What the program, and the one that starts it in there, have loaded once the doctor has tried everything.
 INVENTORY = """
 import glob, json, os, sys
-from integration.guest import umbrella
+from integration.guest import interactive
 said, sys.stdout, sys.argv = sys.stdout, open("/dev/null", "w"), ["istio-init", "doctor", "--output", "json"]
 try:
-    umbrella.istio_init()
+    interactive.istio_init()
 except SystemExit:
     pass
 files = [f for m in list(sys.modules.values()) for f in (getattr(m, "__file__", None), getattr(m, "__cached__", None))]

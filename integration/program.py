@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ROOT = pathlib.Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "istio_init"]
 # The command istio-init, before its verb.
-VERBS = [sys.executable, "-c", "from istio_init.umbrella import istio_init; istio_init()"]
+VERBS = [sys.executable, "-c", "from istio_init.interactive import istio_init; istio_init()"]
 SAVE = {IPV4: "iptables-legacy-save", IPV6: "ip6tables-legacy-save"}
 RESTORE = {IPV4: "iptables-legacy-restore", IPV6: "ip6tables-legacy-restore"}
 IPTABLES = {IPV4: "iptables-legacy", IPV6: "ip6tables-legacy"}

@@ -52,9 +52,9 @@ def _become(program: str, arguments: list[str]) -> NoReturn:
         case "istio-clean-iptables":
             start.istio_clean_iptables()
         case "istio-init":
-            from istio_init import umbrella
+            from istio_init import interactive
 
-            umbrella.istio_init()
+            interactive.istio_init()
         case "pilot-agent":
             from istio_init.errors_rare import UsageError
 

@@ -26,6 +26,8 @@ PROGRAM = "istio-iptables"
 # By which a shell asks Typer for completions, with an empty command line.
 COMPLETION_VARIABLE = "_ISTIO_IPTABLES_COMPLETE"
 
+INTERRUPTED = 130  # 128 + SIGINT, as a shell tells it
+
 SWITCH_VALUES = TRUE | FALSE
 
 _LONG = {f"--{each.flag}": each for each in OPTIONS}
@@ -87,9 +89,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str], program: str = PROGRAM
     wanted = options(argv, environ)
     if wanted is not None:
         return run(wanted, environ)
-    from istio_init import cli
+    try:
+        from istio_init import cli
 
-    return cli.main(argv, environ, program)
+        return cli.main(argv, environ, program)
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def istio_iptables() -> NoReturn:

@@ -5,17 +5,13 @@ Every verb takes the options of `istio-iptables` and means by them the wanted pl
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import typer
 
 from istio_init import cli
 from istio_init.options import Options  # noqa: TC001 (Typer reads the verbs' annotations)
 from istio_init.run import run
-from istio_init.start import hold_closed_streams
 from istio_init.verbs import cni
 from istio_init.verbs.check import check
 from istio_init.verbs.doctor import doctor
@@ -83,12 +79,3 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run `istio-init` with these arguments; returns the exit code."""
     return cli.invoke(app(environ), PROGRAM, spelled_out(argv))
-
-
-def istio_init() -> NoReturn:
-    """The console script `istio-init`."""
-    hold_closed_streams()
-    try:
-        sys.exit(main(sys.argv[1:], os.environ))
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)  # as a shell tells it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from types import ModuleType
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from typer import rich_utils
 from typer.models import CommandInfo
 
-from istio_init import __version__, cli, start, umbrella
+import istio_init
+from istio_init import __version__, cli, interactive, start, umbrella
 from istio_init.options import OPTIONS, Option, Options
 
 VALUES = [
@@ -111,6 +113,31 @@ def test_help_lists_every_flag_under_its_group(
         assert f"─ {group} ─" in text
     for option in OPTIONS:
         assert f"--{option.flag} " in text
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """Have Ctrl-C pressed while a module is imported."""
+
+    class Finder:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == module:
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delattr(istio_init, module.rpartition(".")[2])
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+
+
+def test_ctrl_c_while_typer_is_imported_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(monkeypatch, "istio_init.cli")
+    assert start.main(["--help"], {}) == 130
+
+
+def test_ctrl_c_while_the_verbs_are_imported_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(monkeypatch, "istio_init.umbrella")
+    with pytest.raises(SystemExit) as ended:
+        interactive.istio_init()
+    assert ended.value.code == 130
 
 
 @pytest.mark.parametrize("program", [start, umbrella])

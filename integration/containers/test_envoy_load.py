@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BASE = "-p 15001 -z 15006 -u 1337 -i '*' -b '*' --reconcile"
 # Both capture what is dialled below; every second run has to rewrite each table.
 PLANS = ("-d 15090,15020", "-d 15090,15020,9090 -o 9091")
-EACH_WAY = 500
+EACH_WAY = 300
 CLIENTS = 2
 MODES = {"REDIRECT": REDIRECT_USER, "TPROXY": TPROXY_USER}
 

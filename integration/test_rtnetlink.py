@@ -202,6 +202,23 @@ def test_a_route_of_another_device(namespace: Namespace) -> None:
     assert read(namespace) == set()
 
 
+def test_routes_of_several_devices_at_once(namespace: Namespace) -> None:
+    namespace.run("ip", "link", "add", "other", "type", "veth", "peer", "name", "far")
+    for device in ("other", "far"):
+        namespace.run("ip", "link", "set", device, "up")
+    routes = (
+        Route("ipv4", "other", 133),
+        Route("ipv4", "lo", 134),
+        Route("ipv6", "far", 133),
+        Route("ipv6", "lo", 134),
+    )
+    replace(namespace, *routes)
+    assert read(namespace) == set(routes)
+    assert "dev far" in namespace.run("ip", "-6", "route", "show", "table", "133")
+    remove(namespace, *routes)
+    assert read(namespace) == set()
+
+
 def test_something_else_in_its_place_is_an_error(namespace: Namespace) -> None:
     namespace.run("ip", "-4", "route", "add", "blackhole", "default", "table", "133")
     namespace.run("ip", "-6", "addr", "add", "::6/64", "dev", "lo")

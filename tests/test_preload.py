@@ -46,7 +46,8 @@ def told(module):
     spec = module.__spec__
     return [module.__file__, module.__cached__, module.__package__, getattr(module, "__path__", None), repr(module),
             type(module.__loader__).__name__, type(spec.loader).__name__, spec.loader_state, spec.name, spec.origin,
-            spec.has_location, spec.cached, spec.parent, spec.submodule_search_locations]
+            spec.has_location, spec.cached, spec.parent, spec.submodule_search_locations,
+            getattr(spec, "_initializing", None)]
 print(json.dumps({name: told(module) for name, module in sys.modules.items() if name.startswith("istio_init")}))
 """
 COUNTING = "print(sum(name.startswith('istio_init.') for name in sys.modules))"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from istio_init.errors import KernelError
 from istio_init.kernel.netlink import DUMP_ATTEMPTS, HEADER, Channel, attribute, attributes
+from istio_init.kernel.nfnetlink_batch import BatchRefused
 from istio_init.kernel.routing_refusal import explain
 from istio_init.kernel.rtnetlink import has_ipv6
 from istio_init.netfilter import Network
@@ -201,6 +202,14 @@ def test_a_refusal_in_the_kernels_own_words(kernel: Kernel, flags: int, data: by
     with pytest.raises(OSError, match=words) as caught:
         kernel.channel.request(24, 0, bytes(8))
     assert (caught.value.strerror, caught.value.errno) == (words, errno.EEXIST)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"), [("", "No such file or directory"), ("Said by the kernel", "Said by the kernel")]
+)
+def test_a_refused_batch_is_told_in_words(words: str, told: str) -> None:
+    refused = BatchRefused(errno.ENOENT, words, 3)
+    assert (refused.errno, refused.strerror, refused.at) == (errno.ENOENT, told, 3)
 
 
 def test_an_answer_to_something_else_is_no_answer(kernel: Kernel) -> None:

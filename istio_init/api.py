@@ -1,17 +1,14 @@
-"""What Python programs call: the functions that the package has at its top."""
+"""What Python programs call: the functions that the package has at its top.
+
+Each imports what it needs when it is called: who makes a plan alone has no use for the kernel's side.
+"""
 
 from __future__ import annotations
-
-from istio_init import backends, commands
-from istio_init.arguments import checked
-from istio_init.log import Log
-from istio_init.options import Options
-from istio_init.plans import build
-from istio_init.preview import dump as dump_plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.changes import Changes
+    from istio_init.options import Options
     from istio_init.plans import Plan
 
 
@@ -21,11 +18,16 @@ def plan(options: Options) -> Plan:
     Text in place of a value is parsed as its flag's would be. `enable_ipv6` and `dns_servers` count as they are given:
     None means no IPv6 and no servers. OptionError (an InitError) names the field of a value that its flag would refuse.
     """
+    from istio_init.arguments import checked
+    from istio_init.plans import build
+
     return build(checked(options))
 
 
 def dump(plan: Plan) -> str:
     """The plan as iptables-save would print it once it is applied; routing as `ip` commands in comment lines."""
+    from istio_init.preview import dump as dump_plan
+
     return dump_plan(plan)
 
 
@@ -38,6 +40,10 @@ def apply(
     off, where the lock is not to be had, and where the kernel refuses; the namespace is then as it was.
     Needs CAP_NET_ADMIN and CAP_NET_RAW, and CAP_SYS_ADMIN to enter another namespace.
     """
+    from istio_init import backends, commands
+    from istio_init.log import Log
+    from istio_init.options import Options
+
     log = Log("none")
     options = Options(network_namespace=network_namespace, wait=wait)
     with backends.namespace(options), backends.lock(options, {}, log):

@@ -66,11 +66,9 @@ class Bundle:
             module = type(sys)(name) if is_package else Module(name)
             parent, _, child = name.rpartition(".")
             module.__package__ = name if is_package else parent
-            module.__spec__ = spec = ModuleSpec(name, self)  # type: ignore[arg-type]
-            # Each later import asks for this, and makes an error that nobody sees where it is missing.
-            spec._initializing = False  # type: ignore[attr-defined]
+            module.__spec__ = spec = self._spec(name, is_package=is_package)
             if is_package:
-                module.__path__ = spec.submodule_search_locations = []
+                module.__path__ = spec.submodule_search_locations
             sys.modules[name] = module
             try:
                 self.exec_module(module)
@@ -96,9 +94,13 @@ class Bundle:
             offset, size = self._places[name]
             group: Group = marshal.loads(posix.pread(self._file, size, self._begin + offset))  # noqa: S302 (the image's own file)
             self.run(group)
-        is_package = self._ready[name][0]
-        spec = ModuleSpec(name, self, is_package=is_package)  # type: ignore[arg-type]
-        if spec.submodule_search_locations is not None:
+        return self._spec(name, is_package=self._ready[name][0])
+
+    def _spec(self, name: str, *, is_package: bool) -> ModuleSpec:
+        spec = ModuleSpec(name, self)  # type: ignore[arg-type]
+        # Each later import asks for this, and makes an error that nobody sees where it is missing.
+        spec._initializing = False  # type: ignore[attr-defined]
+        if is_package:
             spec.submodule_search_locations = []
         return spec
 
@@ -128,7 +130,7 @@ def in_c(spec: ModuleSpec) -> ModuleType:
         module = _imp.create_builtin(spec)
         _imp.exec_builtin(module)
     module.__spec__, module.__loader__ = spec, spec.loader
-    spec._initializing = False  # type: ignore[attr-defined] # as in Bundle.run
+    spec._initializing = False  # type: ignore[attr-defined] # as in Bundle._spec
     sys.modules[spec.name] = module
     return module
 

@@ -23,12 +23,16 @@ class State(Record):
     rulesets: tuple[Ruleset, ...]
     routing: tuple[RoutingEntry, ...] = ()
 
-    def table(self, family: Family, name: TableName) -> Table | None:
-        """One table, or None where it does not exist."""
+    def ruleset(self, family: Family) -> Ruleset:
+        """The rules of one family; of one that was not looked at, none."""
         for ruleset in self.rulesets:
             if ruleset.family == family:
-                return ruleset.table(name)
-        return None
+                return ruleset
+        return Ruleset(family, ())
+
+    def table(self, family: Family, name: TableName) -> Table | None:
+        """One table, or None where it does not exist."""
+        return self.ruleset(family).table(name)
 
 
 class TableChange(Record):
@@ -81,10 +85,7 @@ def decide(plan: Plan, found: State, *, reconcile: bool = False, force: bool = F
 
 
 def _drift(wanted: Ruleset, found: State) -> tuple[Difference, ...]:
-    for ruleset in found.rulesets:
-        if ruleset.family == wanted.family:
-            return tuple(differences(wanted, ruleset))
-    return tuple(differences(wanted, Ruleset(wanted.family, ())))
+    return tuple(differences(wanted, found.ruleset(wanted.family)))
 
 
 def _nat_is_bare(found: State) -> bool:
@@ -102,10 +103,9 @@ def _writes(plan: Plan, found: State, only: set[tuple[Family, str]] | None) -> t
     for wanted in plan.rulesets:
         family = wanted.family
         changes.extend(TableChange(family, table.name, table, table) for table in wanted.tables)
-        for ruleset in found.rulesets:
-            if ruleset.family == family:
-                gone = (table.name for table in ruleset.tables if wanted.table(table.name) is None and own_part(table))
-                changes.extend(TableChange(family, name, None) for name in gone)
+        there = found.ruleset(family).tables
+        gone = (table.name for table in there if wanted.table(table.name) is None and own_part(table))
+        changes.extend(TableChange(family, name, None) for name in gone)
     if only is not None:
         changes = [change for change in changes if (change.family, change.name) in only]
     return tuple(sorted(changes, key=lambda change: _turn(change, found)))

@@ -88,7 +88,7 @@ def _legacy_rules(found: Tables) -> bool:
     for family, table in found.legacy:
         try:
             with TableSocket(family) as socket:
-                empty = is_empty(table, socket.info(table))
+                empty = is_empty(socket.info(table))
         except OSError as error:
             from istio_init.kernel.refusal import explain
 

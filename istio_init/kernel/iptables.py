@@ -126,7 +126,7 @@ class Libiptc:
     ) -> bool:
         """Edit and commit through libiptc; False where somebody else wrote to the table meanwhile."""
         answers = socket.table(name)
-        if is_empty(name, answers[0]):
+        if is_empty(answers[0]):
             found = Table(name, ordered(name, {}))  # as in every new pod: nothing need be taken apart
         else:
             found = recognised(socket.others(name, answers), wanted or known)

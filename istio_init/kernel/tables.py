@@ -66,10 +66,11 @@ def existing(family: Family) -> tuple[TableName, ...] | None:
     return tuple(name for name in BUILTIN_CHAINS if name.encode() in names)
 
 
-def is_empty(name: TableName, info: bytes) -> bool:
+def is_empty(info: bytes) -> bool:
     """Whether a table has no rules and no chains of users', by its INFO: only policies, an entry each, and an end."""
-    entries: int = INFO.unpack(info)[-2]
-    return entries == len(BUILTIN_CHAINS[name]) + 1
+    _, hooks, *_, entries, _ = INFO.unpack(info)
+    empty: bool = entries == hooks.bit_count() + 1
+    return empty
 
 
 class TableSocket:
@@ -136,6 +137,7 @@ class TableSocket:
 
     def is_still(self, name: TableName, answers: tuple[bytes, bytearray]) -> bool:
         """Whether what is not ours in a table is as it was when these were the answers; counters may have moved."""
+        # Their hooks, which each entry bears (comefrom), say where built-in chains begin, as INFO does.
         if self._entries(name, len(answers[1])) == answers[1]:
             return True
         return self.others(name, self.table(name)) == self.others(name, answers)

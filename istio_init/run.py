@@ -113,13 +113,12 @@ def _change(options: Options, environ: Mapping[str, str], log: Log, interrupts: 
         others = backends.others(options, firewall, found)
         if options.cleanup_only or others:
             from istio_init import cleanup
-
-            if options.cleanup_only:
-                cleaned = [cleanup.clean(plan, each, router, log) for _, each in others]
-                cleaned.append(cleanup.clean(plan, firewall, router, log, settled=interrupts.ignore))
-                return "cleaned up" if any(cleaned) else "nothing of ours stands, nothing to clean up"
-            if not options.reconcile:
-                cleanup.refuse_two_homes(plan, others)
+        if options.cleanup_only:
+            cleaned = [cleanup.clean(plan, each, router, log) for _, each in others]
+            cleaned.append(cleanup.clean(plan, firewall, router, log, settled=interrupts.ignore))
+            return "cleaned up" if any(cleaned) else "nothing of ours stands, nothing to clean up"
+        if others and not options.reconcile:
+            cleanup.refuse_two_homes(plan, others)
         wishes = {"reconcile": options.reconcile, "force": options.force_apply}
         changes = commands.apply(plan, firewall, router, log, **wishes, settled=interrupts.ignore)
         if others:

@@ -124,13 +124,10 @@ class Library:
                 f"{SONAME} can't be opened ({error}): install it (Debian and Ubuntu: libnftables1; Fedora: "
                 f"nftables; Alpine: nftables), or leave --native-nftables out"
             ) from error
-        self._functions: dict[str, Any] = {}
-        for name, result in (
-            *(("ctx_free", int), ("ctx_output_set_flags", int), ("run_cmd_from_buffer", int)),
-            *(("ctx_buffer_output", int), ("ctx_buffer_error", int)),
-            *(("ctx_get_output_buffer", String), ("ctx_get_error_buffer", String)),
-        ):
-            self._functions[name] = function(library, f"nft_{name}", result)
+        names = ("ctx_free", "ctx_output_set_flags", "ctx_buffer_output", "ctx_buffer_error", "run_cmd_from_buffer")
+        self._functions: dict[str, Any] = {name: function(library, f"nft_{name}") for name in names}
+        for name in ("ctx_get_output_buffer", "ctx_get_error_buffer"):
+            self._functions[name] = function(library, f"nft_{name}", String)
         self._context = Pointer(function(library, "nft_ctx_new", Pointer)(0))
         self._call("ctx_output_set_flags", NFT_CTX_OUTPUT_JSON)
         self._call("ctx_buffer_output")

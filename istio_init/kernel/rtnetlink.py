@@ -55,8 +55,9 @@ FAMILIES: dict[int, Family] = {socket.AF_INET: IPV4, socket.AF_INET6: IPV6}
 NUMBERS = {family: number for number, family in FAMILIES.items()}
 
 # What a policy rule of ours may say of itself; anything else selects packets by something that we don't model.
-MARKED = attribute(FRA_FWMASK, b"\xff" * 4)  # all bits of the mark count
 PLAIN = {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
+# As each of ours does: all bits of the mark count.
+MARKED = attribute(FRA_FWMASK, WORD.pack(ALL_BITS))
 
 
 class Rtnetlink:

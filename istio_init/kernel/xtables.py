@@ -18,13 +18,7 @@ from istio_init.errors import KernelError
 from istio_init.kernel.extensions import pack_match, pack_target
 from istio_init.kernel.header import HEADER, LAYOUTS, PUTS, put_goto, whole_of
 from istio_init.kernel.ports import pack_ports
-from istio_init.netfilter import (
-    DestinationPorts,
-    Jump,
-    Protocol,
-    Rule,
-    SourcePorts,
-)
+from istio_init.netfilter import DestinationPorts, Jump, Protocol, Rule, SourcePorts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -65,6 +65,8 @@ class Bundle:
                 continue
             module = type(sys)(name) if is_package else Module(name)
             parent, _, child = name.rpartition(".")
+            if parent and parent not in sys.modules:
+                __import__(parent)
             module.__package__ = name if is_package else parent
             module.__spec__ = spec = self._spec(name, is_package=is_package)
             if is_package:

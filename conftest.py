@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 # together.
 GROUPS = (
     "integration/containers/",
-    "integration/test_missing_modules.py",
-    "integration/test_mutations.py",
-    "integration/test_page.py",
-    "integration/test_simulator.py",
+    "integration/kernel/test_missing_modules.py",
+    "integration/traffic/test_mutations.py",
+    "integration/draw/test_html.py",
+    "integration/traffic/test_simulator.py",
 )
 
 # Tests that go the same few lines thousands of times: to look which they are would make them take up to four times as
 # long, and tell of no line that others do not.
 UNCOVERED = (
     "integration/containers/",
-    "integration/test_backends.py",
-    "integration/test_cases.py",
-    "integration/test_mutations.py",
-    "integration/test_plan.py",
-    "integration/test_properties.py",
-    "integration/test_reconcile_traffic.py",
-    "integration/test_simulator.py",
-    "integration/test_traffic",
-    "tests/test_fuzz.py",
-    "tests/test_prove.py::test_planted_faults",
-    "tests/test_prove.py::test_the_claims_alone",
+    "integration/runner/test_backends.py",
+    "integration/kernel/test_cases.py",
+    "integration/traffic/test_mutations.py",
+    "integration/inspect/test_plan.py",
+    "integration/kernel/test_properties.py",
+    "integration/traffic/test_reconcile_traffic.py",
+    "integration/traffic/test_simulator.py",
+    "integration/traffic/test_traffic",
+    "tests/project/test_fuzz.py",
+    "tests/verify/test_proof.py::test_planted_faults",
+    "tests/verify/test_proof.py::test_the_claims_alone",
 )
 
 settings.register_profile(

@@ -46,17 +46,22 @@ LEFT_OUT = (
 # What a start imports, in the groups that it is read in (bundle.py): always, for a plan, for one with
 # TPROXY or DNS capture, to print it, to carry it out, and to carry those out.
 STARTS = (
-    ("istio_init.entry",),
-    ("istio_init.plans",),
-    ("istio_init.netfilter_rare",),
-    ("istio_init.dry_run", "istio_init.save"),
-    ("istio_init.commands", "istio_init.kernel.lock", "istio_init.kernel.detection", "istio_init.kernel.iptables"),
-    ("istio_init.kernel.extensions_rare",),
-    ("istio_init.kernel.resolver",),
+    ("istio_init.cli.image_entry",),
+    ("istio_init.planning.plan",),
+    ("istio_init.model.extensions",),
+    ("istio_init.runner.dry_run", "istio_init.formats.iptables_save"),
+    (
+        "istio_init.runner.transaction",
+        "istio_init.kernel.host.lock",
+        "istio_init.kernel.probe.detection",
+        "istio_init.kernel.xtables.firewall",
+    ),
+    ("istio_init.kernel.xtables.encode_extension",),
+    ("istio_init.kernel.host.resolv_conf",),
 )
 
 # Whose docstrings are what --help says of the verbs.
-WITH_HELP = {"umbrella.py", "verbs"}
+WITH_HELP = ("istio_init/cli/app.py", "istio_init/cli/verbs/")
 
 # What the importer calls the origin of a module that is in the interpreter.
 BUILT_IN = "built-in"
@@ -175,7 +180,7 @@ def grouped(
                     extensions[name] = origin
         groups.append(group)
     for name, module in sources.items():
-        level = 0 if module.parts[1] in WITH_HELP else 2
+        level = 0 if str(module).startswith(WITH_HELP) else 2
         text = (program / module).read_bytes()
         code = compile(text, f"/{HOME / module}", "exec", dont_inherit=True, optimize=level)
         groups.append({name: (module.name == "__init__.py", code)})
@@ -200,7 +205,7 @@ def write_groups(target: Path, groups: list[bundle.Group], extensions: dict[str,
 
 def write_data(program: Path, root: Path) -> None:
     """What modules of the program read beside themselves: the parts of a page."""
-    for source in sorted((program / "istio_init" / "page").iterdir()):
+    for source in sorted((program / "istio_init" / "draw" / "html").iterdir()):
         if source.suffix in {".css", ".html", ".js"}:
             copy(source, root, str(HOME / source.relative_to(program)))
 

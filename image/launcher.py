@@ -12,6 +12,6 @@ file = posix.open("/usr/lib/istio-init/istio_init.bundle", posix.O_RDONLY | posi
 exec(marshal.loads(posix.read(file, 8192)))  # noqa: S102, S302 (the image's own file)
 install(file)  # noqa: F821 (the importer's)
 
-from istio_init.entry import main
+from istio_init.cli.image_entry import main
 
 main()

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import assemble
 import plugin
 
-# istio_init/verbs/cni.py names it.
+# istio_init/cli/verbs/cni.py names it.
 BUNDLE = assemble.HOME / "cni"
 
 

@@ -5,7 +5,7 @@ An interpreter that needs nothing of a host but its kernel, in a directory that 
     ld.so               the dynamic linker; a script whose first line names it, and python3, is a program
     python3             the interpreter; it looks for shared libraries in lib, which is beside it
     python3._pth        has it look for modules in python, and neither at the environment nor elsewhere
-    launcher.py         what stands in the plugin behind that first line (istio_init/cni/program.py)
+    launcher.py         what stands in the plugin behind that first line (istio_init/cni/node/program.py)
     istio_init.bundle   the plugin
     python, lib         what it imports, and the shared libraries of all of it
     origins             the packages that the files come from, and their licences
@@ -23,11 +23,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import assemble
 
-ENTRY = "istio_init.cni.plugin"
+ENTRY = "istio_init.cni.plugin.plugin"
 # Typer's, and what needs further packages; then what the standard library imports in branches that nothing here takes.
 LEFT_OUT = (
     *assemble.LEFT_OUT,
-    *("istio_init.cli", "istio_init.kernel.python_iptables_child", "iptc", "kubernetes", "typer"),
+    *("istio_init.cli.typer_options", "istio_init.kernel.xtables.python_iptables_child", "iptc", "kubernetes", "typer"),
     *("argparse", "email", "importlib.metadata", "importlib.resources", "inspect", "statistics"),
     *("tarfile", "zipfile"),
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from integration.namespace import Namespace
+from integration.kit.namespace import Namespace
 
 # A job in the background, or nohup's, ignores these signals, and every run that is begun from there would as well.
 signal.signal(signal.SIGINT, signal.default_int_handler)

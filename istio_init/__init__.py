@@ -18,8 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.api import apply, dump, plan
     from istio_init.errors import InitError
-    from istio_init.options import Options
-    from istio_init.plans import Plan
+    from istio_init.options.table import Options
+    from istio_init.planning.plan import Plan
 
 __all__ = ["InitError", "Options", "Plan", "apply", "dump", "plan"]
 __version__ = "0.1.0"
@@ -27,8 +27,8 @@ __version__ = "0.1.0"
 _HOMES = {
     **dict.fromkeys(("apply", "dump", "plan"), "istio_init.api"),
     "InitError": "istio_init.errors",
-    "Options": "istio_init.options",
-    "Plan": "istio_init.plans",
+    "Options": "istio_init.options.table",
+    "Plan": "istio_init.planning.plan",
 }
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.changes import Changes
-    from istio_init.options import Options
-    from istio_init.plans import Plan
+    from istio_init.options.table import Options
+    from istio_init.planning.changes import Changes
+    from istio_init.planning.plan import Plan
 
 
 def plan(options: Options) -> Plan:
@@ -18,15 +18,15 @@ def plan(options: Options) -> Plan:
     Text in place of a value is parsed as its flag's would be. `enable_ipv6` and `dns_servers` count as they are given:
     None means no IPv6 and no servers. OptionError (an InitError) names the field of a value that its flag would refuse.
     """
-    from istio_init.arguments import checked
-    from istio_init.plans import build
+    from istio_init.options.arguments import checked
+    from istio_init.planning.plan import build
 
     return build(checked(options))
 
 
 def dump(plan: Plan) -> str:
     """The plan as iptables-save would print it once it is applied; routing as `ip` commands in comment lines."""
-    from istio_init.preview import dump as dump_plan
+    from istio_init.planning.preview import dump as dump_plan
 
     return dump_plan(plan)
 
@@ -40,12 +40,12 @@ def apply(
     off, where the lock is not to be had, and where the kernel refuses; the namespace is then as it was.
     Needs CAP_NET_ADMIN and CAP_NET_RAW, and CAP_SYS_ADMIN to enter another namespace.
     """
-    from istio_init import backends, commands
     from istio_init.log import Log
-    from istio_init.options import Options
+    from istio_init.options.table import Options
+    from istio_init.runner import backends, transaction
 
     log = Log("none")
     options = Options(network_namespace=network_namespace, wait=wait)
     with backends.namespace(options), backends.lock(options, {}, log):
         firewall, router = backends.firewall(options), backends.router()
-        return commands.apply(plan, firewall, router, log, reconcile=reconcile, force=force)
+        return transaction.apply(plan, firewall, router, log, reconcile=reconcile, force=force)

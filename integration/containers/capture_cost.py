@@ -19,8 +19,8 @@ from typing import NamedTuple
 from integration.containers.envoy import APP_USER, REDIRECT_USER, ROOT_USER, TPROXY_USER
 from integration.containers.mesh import APP_PORT, UPSTREAM_PORT, Mesh, answering
 from integration.containers.serving import Server, get
-from integration.endpoints import Address
-from istio_init.netfilter import IPV4
+from integration.kit.endpoints import Address
+from istio_init.model.rules import IPV4
 
 BASE = "-p 15001 -z 15006 -u 1337 -i '*' -b '*'"
 ROUNDS, REQUESTS = 60, 50

@@ -18,14 +18,15 @@ from typing import Any, NamedTuple
 
 from integration.containers.engine import SYSTEM, Engine, tool
 from integration.containers.node import ADDRESS, PLUGINS, UPSTREAM_PORT, Node
-from integration.namespace import Namespace
-from istio_init import start
-from istio_init.cni import installation, marks
-from istio_init.cni.conflist import PLUGIN
-from istio_init.cni.directories import Directories
-from istio_init.cni.settings import CAPABILITY
-from istio_init.inspection import findings, inspect
+from integration.kit.namespace import Namespace
+from istio_init.cni.node import install
+from istio_init.cni.node.conflist import PLUGIN
+from istio_init.cni.node.directories import Directories
+from istio_init.cni.plugin import sandbox_state
+from istio_init.cni.plugin.settings import CAPABILITY
+from istio_init.inspect.state import findings, inspect
 from istio_init.log import Log
+from tests.kit.options import options
 
 FIRST = "localhost/istio-init-first:test"
 SOURCE = Path(__file__).with_name("first.c")
@@ -98,7 +99,7 @@ class ChainNode(Node):
                 "run_dir": str(self.run_dir),
                 **entry,
             }
-            installation.install(Directories(str(directory), str(self.programs)), str(self.plugin), own)
+            install.install(Directories(str(directory), str(self.programs)), str(self.plugin), own)
         return directory
 
     def _ipam(self, number: int) -> dict[str, Any]:
@@ -106,9 +107,9 @@ class ChainNode(Node):
         routes = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
         return {"type": "host-local", "dataDir": str(self.addresses), "ranges": ranges, "routes": routes}
 
-    def mark(self, container: str) -> marks.Mark:
+    def mark(self, container: str) -> sandbox_state.Mark:
         """The mark that our plugin has left of a sandbox."""
-        found = marks.read(container, str(self.run_dir))
+        found = sandbox_state.read(container, str(self.run_dir))
         assert found, container
         return found
 
@@ -124,7 +125,7 @@ class ChainNode(Node):
         saved = "".join(self.namespace.run(f"{name}-save") for name in ("iptables", "ip6tables"))
         return Traces(
             sorted(leases),
-            list(marks.containers(str(self.run_dir))),
+            list(sandbox_state.containers(str(self.run_dir))),
             [link for link in links if link.startswith("veth")],
             [rule for rule in saved.splitlines() if "10.79." in rule or "fd79:" in rule],
         )
@@ -189,8 +190,8 @@ class Attachment(NamedTuple):
         )
 
 
-def differences(mark: marks.Mark) -> tuple[str, ...]:
+def differences(mark: sandbox_state.Mark) -> tuple[str, ...]:
     """How the rules that stand differ from those that a mark tells of."""
-    options = start.options(mark.flags, {})
-    assert options
-    return findings(inspect(options.replace(network_namespace=mark.netns), Log("none")))
+    chosen = options(mark.flags, {})
+    assert chosen
+    return findings(inspect(chosen.replace(network_namespace=mark.netns), Log("none")))

@@ -20,7 +20,7 @@ from cri_api.v1.api_pb2_grpc import RuntimeServiceStub
 
 from integration.containers.engine import Daemon, Engine, remove_cgroups, tool
 from integration.containers.node import Node
-from integration.endpoints import awaited
+from integration.kit.endpoints import awaited
 
 PAUSE = "localhost/istio-init-pause:test"
 CONFIGURATION = """

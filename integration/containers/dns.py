@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from integration.endpoints import PATIENCE, Address
+from integration.kit.endpoints import PATIENCE, Address
 
 HEADER = struct.Struct("!6H")  # id, flags, and how many questions, answers, authorities, additional records
 RECORD = struct.Struct("!3HIH")  # name (a pointer), type, class, seconds to live, length of what follows

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from integration.containers.envoy_config import Json
-from integration.namespace import Namespace
+from integration.kit.namespace import Namespace
 
 PATIENCE = 20.0
 

@@ -17,10 +17,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from istio_init.netfilter import FAMILIES
+from istio_init.model.rules import FAMILIES
 
 if TYPE_CHECKING:
-    from istio_init.netfilter import Family
+    from istio_init.model.rules import Family
 
 Json = dict[str, Any]
 

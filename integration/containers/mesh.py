@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Self
 from integration.containers.envoy import TPROXY_USER, Envoy
 from integration.containers.envoy_config import OPEN, Service, responder, sidecar
 from integration.containers.serving import Server
-from integration.endpoints import ROOT, Address
-from integration.pod import ADDRESSES, APP, Pod
-from istio_init.netfilter import IPV4, IPV6
+from integration.kit.endpoints import ROOT, Address
+from integration.kit.pod import ADDRESSES, APP, Pod
+from istio_init.model.rules import IPV4, IPV6
 
 if TYPE_CHECKING:
-    from integration.namespace import Namespace
-    from istio_init.netfilter import Family
+    from integration.kit.namespace import Namespace
+    from istio_init.model.rules import Family
 
 APP_PORT, UPSTREAM_PORT = 8080, 80
 SERVICES: dict[Family, Service] = {

@@ -20,9 +20,9 @@ from integration.containers.engine import ROOT as TREE
 from integration.containers.envoy import Admin, binary
 from integration.containers.envoy_config import Service, sidecar
 from integration.containers.serving import Server, get
-from integration.endpoints import Address, opened
-from integration.namespace import Namespace
-from istio_init.netfilter import IPV4, IPV6
+from integration.kit.endpoints import Address, opened
+from integration.kit.namespace import Namespace
+from istio_init.model.rules import IPV4, IPV6
 
 NETWORK = "pods"
 ADDRESS = "10.79.0.1"

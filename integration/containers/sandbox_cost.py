@@ -15,12 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from integration.cni import INJECTED
 from integration.containers.chain import FIRST, Attachment, ChainNode, make_first
 from integration.containers.cri import Containerd
 from integration.containers.engine import Engine
-from integration.namespace import Namespace
-from istio_init.cni.conflist import PLUGIN
+from integration.kit.cni import INJECTED
+from integration.kit.namespace import Namespace
+from istio_init.cni.node.conflist import PLUGIN
 
 ROUNDS = 40
 BARE = "an empty Python program"

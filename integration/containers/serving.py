@@ -8,8 +8,8 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from integration.endpoints import PATIENCE, Address
-from integration.namespace import Namespace
+from integration.kit.endpoints import PATIENCE, Address
+from integration.kit.namespace import Namespace
 
 
 class Server:

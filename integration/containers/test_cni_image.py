@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
-from integration import program
-from integration.bare import BarePlugin
-from integration.cni import INJECTED
 from integration.containers.conftest import Built, build
 from integration.containers.engine import ROOT, Engine
 from integration.containers.test_image import MEGABYTE, contents
-from integration.endpoints import awaited
-from integration.namespace import Namespace
-from istio_init.cni.conflist import PLUGIN, types
-from tests.networks import LISTS
+from integration.kit import program
+from integration.kit.bare import BarePlugin
+from integration.kit.cni import INJECTED
+from integration.kit.endpoints import awaited
+from integration.kit.namespace import Namespace
+from istio_init.cni.node.conflist import PLUGIN, types
+from tests.cni.networks import LISTS
 
 TAG = "localhost/istio-init-cni:test"
 OBJECTS = {each["kind"]: each for each in yaml.safe_load_all((ROOT / "deploy/istio-init-cni.yaml").read_text())}

@@ -16,18 +16,18 @@ import cri_api.v1.api_pb2 as api
 import pytest
 import yaml
 
-from integration import program
-from integration.cni import INJECTED, PREVIOUS, Plugin
 from integration.containers.cri import PAUSE, Containerd, CriPod, make_pause
 from integration.containers.engine import ROOT, Engine
 from integration.containers.node import ADDRESS, UPSTREAM_PORT, Node
-from integration.endpoints import PATIENCE, User, opened
-from integration.namespace import Namespace
-from istio_init.cni import cri
-from istio_init.cni.marks import Mark
-from istio_init.cni.settings import CAPABILITY
-from istio_init.kernel.grpc import Channel, GrpcError
-from istio_init.netfilter import IPV4
+from integration.kit import program
+from integration.kit.cni import INJECTED, PREVIOUS, Plugin
+from integration.kit.endpoints import PATIENCE, User, opened
+from integration.kit.namespace import Namespace
+from istio_init.cni.node import cri
+from istio_init.cni.plugin.sandbox_state import Mark
+from istio_init.cni.plugin.settings import CAPABILITY
+from istio_init.kernel.host.grpc import Channel, GrpcError
+from istio_init.model.rules import IPV4
 
 PROGRAM = [*program.VERBS, "cni", "repair"]
 # Every run has the capabilities of the pod that does this in a cluster, and no others.

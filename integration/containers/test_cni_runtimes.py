@@ -15,18 +15,18 @@ import cri_api.v1.api_pb2 as api
 import grpc
 import pytest
 
-from integration.cni import INJECTED
 from integration.containers.chain import CAPTURED, FIRST, TARGET, Attachment, ChainNode, Traces, differences, make_first
 from integration.containers.cri import Containerd, CriPod
 from integration.containers.engine import Engine
 from integration.containers.node import ADDRESS, APP_PORT
 from integration.containers.podman import Podman
 from integration.containers.test_cri import rights
-from integration.endpoints import awaited
-from integration.namespace import Namespace
-from istio_init.annotations import MODE, PROXY_CONFIG
-from istio_init.cni.conflist import PLUGIN
-from istio_init.cni.protocol import DRIFTED
+from integration.kit.cni import INJECTED
+from integration.kit.endpoints import awaited
+from integration.kit.namespace import Namespace
+from istio_init.cni.node.conflist import PLUGIN
+from istio_init.cni.plugin.protocol import DRIFTED
+from istio_init.options.annotations import MODE, PROXY_CONFIG
 
 PORTS = "traffic.sidecar.istio.io/includeInboundPorts"
 DUAL_STACK = {PROXY_CONFIG: 'proxyMetadata: {ISTIO_DUAL_STACK: "true"}'}

@@ -15,7 +15,7 @@ from integration.containers.engine import Engine
 from integration.containers.node import ADDRESS, APP_PORT, UPSTREAM_PORT, Node, Sidecar, arguments, snippet
 from integration.containers.test_docker import explained
 from integration.containers.test_pods import FETCH, SERVE
-from integration.endpoints import awaited
+from integration.kit.endpoints import awaited
 
 
 @pytest.fixture(scope="module")

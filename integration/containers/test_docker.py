@@ -12,7 +12,7 @@ import pytest
 from integration.containers.conftest import Built
 from integration.containers.engine import ROOT, Engine
 from integration.containers.owner import Owner, finished
-from integration.program import VERBS
+from integration.kit.program import VERBS
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "*")
 ARTICLE = (*ALL, "-d", "15090,15020")

@@ -14,9 +14,9 @@ import pytest
 from integration.containers.envoy import APP_USER, REDIRECT_USER, ROOT_USER
 from integration.containers.mesh import APP_PORT, Mesh, answering
 from integration.containers.serving import get, http2, talk
-from integration.endpoints import Address, User, ask, opened
-from integration.pod import APP
-from istio_init.netfilter import FAMILIES
+from integration.kit.endpoints import Address, User, ask, opened
+from integration.kit.pod import APP
+from istio_init.model.rules import FAMILIES
 
 ARTICLE = "-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -b '*' -d 15090,15020"
 ENVOY = User(1337, 1337)

@@ -11,9 +11,9 @@ from integration.containers.dns import Nameserver, address_in, ask, question, re
 from integration.containers.envoy import REDIRECT_USER
 from integration.containers.mesh import Mesh
 from integration.containers.serving import get
-from integration.endpoints import FAMILY_NUMBERS, listener, opened
-from integration.pod import APP, PROXY
-from istio_init.netfilter import FAMILIES
+from integration.kit.endpoints import FAMILY_NUMBERS, listener, opened
+from integration.kit.pod import APP, PROXY
+from istio_init.model.rules import FAMILIES
 
 ARTICLE = "-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -b '*' -d 15090,15020 --redirect-dns"
 SERVERS = f"{ARTICLE} --dns-servers 10.77.0.1,fd77::1"

@@ -11,10 +11,10 @@ import pytest
 from integration.containers.envoy import REDIRECT_USER, TPROXY_USER
 from integration.containers.mesh import Mesh
 from integration.containers.serving import talk
-from istio_init.netfilter import IPV4, IPV6
+from istio_init.model.rules import IPV4, IPV6
 
 if TYPE_CHECKING:
-    from istio_init.netfilter import Family
+    from istio_init.model.rules import Family
 
 BASE = "-p 15001 -z 15006 -u 1337 -i '*' -b '*' --reconcile"
 # Both capture what is dialled below; every second run has to rewrite each table.

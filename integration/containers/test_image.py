@@ -14,7 +14,7 @@ import pytest
 
 from integration.containers.conftest import Built, build
 from integration.containers.engine import ROOT, Engine, tool
-from integration.program import VERBS
+from integration.kit.program import VERBS
 
 ARTICLE = ["-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "*"]
 PREVIEW = [*ARTICLE, "-d", "15090,15020", "--dry-run", "--no-enable-ipv6"]

@@ -15,7 +15,7 @@ from integration.containers.engine import Engine
 from integration.containers.node import ADDRESS, APP_PORT, UPSTREAM_PORT, Node, Sidecar, arguments, snippet
 from integration.containers.podman import Podman
 from integration.containers.test_docker import preview
-from integration.endpoints import awaited
+from integration.kit.endpoints import awaited
 
 SERVE = ["/usr/bin/python3", "-m", "http.server", str(APP_PORT), "--directory", "/etc/apt"]
 FETCH = "import sys, urllib.request as r; sys.stdout.buffer.write(r.urlopen(sys.argv[1], timeout=20).read())"

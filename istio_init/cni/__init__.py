@@ -1,1 +1,1 @@
-"""The CNI plugin `istio-init-cni`: what a container runtime asks of it, by the same Options, plans and commands."""
+"""The CNI plugin (`cni.plugin`) and its installation on a node (`cni.node`)."""

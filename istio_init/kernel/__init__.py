@@ -10,9 +10,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from istio_init.changes import TableChange
-    from istio_init.netfilter import Family, Ruleset, Table, TableName
-    from istio_init.routing import Address, RoutingEntry
+    from istio_init.model.compare import TableChange
+    from istio_init.model.routing import Address, RoutingEntry
+    from istio_init.model.rules import Family, Ruleset, Table, TableName
 
     class Firewall(Protocol):
         """Rules in the kernel of the calling thread's network namespace."""

@@ -1,0 +1,19 @@
+"""mandoc has nothing to say against the manual pages."""
+
+from __future__ import annotations
+
+import subprocess
+
+from integration.kit.program import ROOT
+from istio_init.cli.man_pages import PAGES
+
+# It looks for the pages that are referred to among those that are installed; tests/cli/test_man_pages.py knows ours.
+ELSEWHERE = "referenced manual not found: Xr "
+
+
+def test_mandoc_has_no_complaint() -> None:
+    pages = [str(ROOT / "docs/man" / name) for name in PAGES]
+    told = subprocess.run(["mandoc", "-T", "lint", *pages], capture_output=True, text=True, check=False).stdout
+    assert [line for line in told.splitlines() if ELSEWHERE not in line] == []
+    shown = subprocess.run(["mandoc", "-T", "utf8", *pages], capture_output=True, text=True, check=True)
+    assert shown.stdout.count("ISTIO-INIT(1)") == 2

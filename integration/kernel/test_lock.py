@@ -1,0 +1,153 @@
+"""The xtables lock against the flock program and iptables itself."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from integration.kit.namespace import Namespace
+from istio_init.errors import KernelError
+from istio_init.errors_rare import Locked
+from istio_init.kernel.host.lock import NAMESPACE_PATH, XtablesLock
+
+# iptables' exit status where somebody else holds the lock.
+RESOURCE_PROBLEM = 4
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """Where a lock file may be made."""
+    return str(tmp_path / "xtables.lock")
+
+
+@pytest.fixture
+def readonly(tmp_path: Path) -> Iterator[Path]:
+    """A file system that can only be read, with one empty file, there.lock."""
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
+    try:
+        (tmp_path / "there.lock").touch()
+        subprocess.run(["mount", "-o", "remount,ro", tmp_path], check=True)
+        yield tmp_path
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+class Holder:
+    """Another process, cat by name, that holds a lock from `with` until it is let go."""
+
+    def __init__(self, path: str | Path, *within: str) -> None:
+        command = [*within, "flock", "--no-fork", str(path), "cat"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdin
+        assert self.process.stdout
+        print("held", file=self.process.stdin, flush=True)
+        assert self.process.stdout.readline() == "held\n"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go()
+
+    def let_go(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+
+def is_free(path: str | Path, *within: str) -> bool:
+    """Whether the flock program gets the lock at once."""
+    return subprocess.run([*within, "flock", "--nonblock", str(path), "true"], check=False).returncode == 0
+
+
+def test_it_excludes_others_from_with_to_its_end(path: str) -> None:
+    with XtablesLock(0, path):
+        assert not is_free(path)
+    assert is_free(path)
+
+
+def test_an_error_inside_releases_it(path: str) -> None:
+    with pytest.raises(ZeroDivisionError), XtablesLock(0, path):
+        raise ZeroDivisionError
+    assert is_free(path)
+
+
+def test_a_file_that_is_made_is_for_its_owner_alone(path: str) -> None:
+    with XtablesLock(0, path):
+        assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+
+
+def test_iptables_honours_it(namespace: Namespace) -> None:
+    with XtablesLock(0, namespace.lock):
+        refused = namespace.completed("iptables-legacy", "-w", "1", "-t", "raw", "-S")
+    assert refused.returncode == RESOURCE_PROBLEM
+    assert "xtables lock" in refused.stderr
+    namespace.run("iptables-legacy", "-w", "1", "-t", "raw", "-S")
+
+
+def test_who_holds_it_is_said_once_and_then_an_error(path: str) -> None:
+    told: list[str] = []
+    with Holder(path) as holder:
+        who = f"pid {holder.process.pid} (cat)"
+        with pytest.raises(Locked) as refusal, XtablesLock(0.2, path, waiting=told.append):
+            pass
+    assert told == [f"waiting up to 0.2 s for {path}, held by {who}"]
+    assert str(refusal.value).startswith(f"{path}: held by {who} for more than 0.2 s: ")
+    assert "--wait" in str(refusal.value)
+
+
+def test_it_is_had_as_soon_as_it_is_free(path: str) -> None:
+    with Holder(path) as holder, XtablesLock(60, path, waiting=lambda _: holder.let_go()):
+        assert not is_free(path)
+
+
+def test_without_patience_nobody_is_told(path: str) -> None:
+    told: list[str] = []
+    with Holder(path), pytest.raises(Locked), XtablesLock(0, path, waiting=told.append):
+        pass
+    assert told == []
+
+
+@pytest.mark.parametrize("name", ["new.lock", "there.lock", "no/such/directory/xtables.lock"])
+def test_where_no_file_can_be_made_the_namespace_is_locked(namespace: Namespace, readonly: Path, name: str) -> None:
+    path = str(readonly / name)
+
+    def excluded() -> bool:
+        with XtablesLock(0, path):
+            return not is_free(NAMESPACE_PATH)
+
+    assert namespace.inside(excluded)
+    with Holder(NAMESPACE_PATH, "ip", "netns", "exec", namespace.name), pytest.raises(Locked, match=NAMESPACE_PATH):
+        namespace.inside(excluded)
+
+
+def test_a_file_that_can_only_be_read_is_locked_too(readonly: Path) -> None:
+    path = str(readonly / "there.lock")
+    with XtablesLock(0, path):
+        assert not is_free(path)
+    with Holder(path):
+        with pytest.raises(Locked, match=path), XtablesLock(0, path):
+            pass
+        assert is_free(NAMESPACE_PATH)
+
+
+def test_namespaces_are_locked_each_for_itself(namespace: Namespace) -> None:
+    def locked() -> bool:
+        with XtablesLock(0, namespace=True):
+            return not is_free(NAMESPACE_PATH)
+
+    with Namespace() as other:
+        with Holder(NAMESPACE_PATH, "ip", "netns", "exec", other.name):
+            assert namespace.inside(locked)
+            with pytest.raises(Locked, match="cat"):
+                other.inside(locked)
+        assert other.inside(locked)
+
+
+def test_what_is_no_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KernelError, match=r"Is a directory.*XTABLES_LOCKFILE"), XtablesLock(0, str(tmp_path)):
+        pass

@@ -1,0 +1,269 @@
+"""Rules, pods and packets for the page: random ones that meet each other, and what the program itself says of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hypothesis import strategies as st
+
+from istio_init.cli.verbs import packet_flags
+from istio_init.cli.verbs.subject import POD, Subject
+from istio_init.draw.graph import chart
+from istio_init.draw.highlight import ways
+from istio_init.draw.html.document import STATES
+from istio_init.errors_rare import UsageError
+from istio_init.model.extensions import (
+    ConnMark,
+    CtState,
+    CtZone,
+    Mark,
+    Multiport,
+    RestoreMark,
+    SaveMark,
+    SetMark,
+    Tproxy,
+)
+from istio_init.model.packet import Facts
+from istio_init.model.parsers import network
+from istio_init.model.routing import Address, PolicyRule, Route
+from istio_init.model.rules import (
+    BUILTIN_CHAINS,
+    FAMILIES,
+    Chain,
+    Destination,
+    DestinationPorts,
+    InInterface,
+    Jump,
+    Network,
+    OutInterface,
+    Owner,
+    PortRange,
+    Protocol,
+    Redirect,
+    Rule,
+    Ruleset,
+    Source,
+    SourcePorts,
+    Table,
+    Verdict,
+)
+from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
+from istio_init.simulate.path import follow
+from istio_init.simulate.purposes import purposes
+from istio_init.simulate.report import as_json
+from tests.kit.packets import Sidecar
+
+if TYPE_CHECKING:
+    from istio_init.model.rules import Family, Match, Target
+
+ADDRESSES = (
+    *("10.1.2.3", "192.0.2.10", "127.0.0.1", "127.0.0.6", "198.51.100.7", "10.99.0.53", "0.0.0.1", "224.0.0.5"),
+    *("255.255.255.255", "2001:db8::a", "::1", "::6", "fd99::53", "fe80::1", "feC0::1", "ff02::1", "::ffff:1.2.3.4"),
+    *("2001:DB8:0:0:1::", "::1.2.3.4", "::102:304", "1:0:0:2:0:0:0:3", "64:ff9b::1.2.3.4", "0:1::", "0.0.0.0", "::"),
+)
+WRONG = (
+    *("10.0.0", "10.0.0.1.2", "010.0.0.1", "10.0.0.256", "a", "1::2::3", ":::", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9"),
+    *("1:2:3:4:5:6:7:8::", "::12345", "::1.2.3", "1.2.3.4::", "[10.0.0.1]:80", "[::1", "[::1]80", "::1]:80", "[::1]:x"),
+    *("10.0.0.1:", "10.0.0.1:x", "10.0.0.1:65536", "10.0.0.1:01", "10.0.0.1/8", "::1%lo", "[::1]:", ":", "[]"),
+)
+PORTS = ("", "", "0", "53", "80", "443", "4000", "15001", "15006", "15008", "15053", "65535")
+
+
+# What is no question, by the field in which it is typed.
+NONSENSE = {
+    "from": WRONG,
+    "to": WRONG,
+    "interface": ("no such", "sixteen-letters1", ".", "..", "a/b", "a:b", 'a"b', "!", "eth+", "+", "ä"),
+    "protocol": ("0", "256", "tpc", ""),
+    "uid": ("4294967295", "-1", "01", "root of all"),
+    "gid": ("4294967295", "1.5"),
+    "mark": ("4294967296", "0x", "0x1ffffffff", "0x1_0", "-1", ""),
+    "connmark": ("0xg", "1e3"),
+}
+
+
+def endpoints() -> st.SearchStrategy[str]:
+    """A text for --from or --to."""
+    some = st.sampled_from(ADDRESSES) | st.ip_addresses().map(str)
+    ports = st.sampled_from(PORTS)
+    return st.one_of(
+        ports.map(lambda port: f":{port}" if port else ""),
+        st.builds(_with_port, some, ports),
+        st.builds(_with_port, some, ports),
+    )
+
+
+def _with_port(address: str, port: str) -> str:
+    return (f"[{address}]:{port}" if ":" in address else f"{address}:{port}") if port else address
+
+
+@st.composite
+def questions(draw: st.DrawFn) -> dict[str, Any]:
+    """What somebody types into the form; every tenth time one of it is nonsense."""
+    state = draw(st.sampled_from(("NEW", "NEW", "NEW", *STATES)))
+    ids = st.sampled_from(("", "", "0", "5", "888", "1337", "-", "4294967294"))
+    marks = st.sampled_from(("0", "0", "1337", "0x539", "0X53A", "0xffffffff", "4294967295"))
+    typed = {
+        "inbound": draw(st.booleans()),
+        "from": draw(endpoints()),
+        "to": draw(endpoints()),
+        "protocol": draw(st.sampled_from(("tcp", "tcp", "tcp", "TCP", "udp", "icmp", "58", "200"))),
+        "interface": draw(st.sampled_from(("", "", "", "eth0", "lo", "veth1", "net1", "a.b-c_d~e!f#g"))),
+        "uid": draw(ids),
+        "gid": draw(ids),
+        "mark": draw(marks),
+        "connmark": draw(marks),
+        "state": state,
+        "reply": state in {"ESTABLISHED", "RELATED"} and draw(st.booleans()),
+    }
+    if not draw(st.integers(0, 9)):
+        field = draw(st.sampled_from((*NONSENSE, "reply")))
+        typed[field] = draw(st.sampled_from(NONSENSE[field])) if field in NONSENSE else True
+    return typed
+
+
+# The parts of a way (way.py).
+WAY = ("tried", "hit", "links", "reached")
+
+_PORT_LISTS = (PortRange(53, 53), PortRange(80, 443), PortRange(15000, 15100))
+
+
+@cache
+def _matches(family: Family) -> tuple[Match, ...]:
+    """Matches of every kind that packets of `questions` may meet or miss."""
+    networks = ("10.0.0.0/8", "192.0.2.10", "0.0.0.0/0") if family == "ipv4" else ("2001:db8::/32", "::1", "::/0")
+    either = (False, True)
+    names, marks = ("lo", "eth0", "veth+"), ((0x539, 0xFFFFFFFF), (0x80000000, 0xFF000000))
+    states = (("NEW",), ("INVALID", "ESTABLISHED"), ("DNAT",))
+    some: tuple[Match, ...] = tuple(
+        match
+        for each in either
+        for match in (
+            *(kind(network(text), each) for kind in (Source, Destination) for text in networks),
+            *(kind(name, each) for kind in (InInterface, OutInterface) for name in names),
+            *(Protocol(number, each) for number in (0, 6, 17)),
+            *(kind(ports, each) for kind in (SourcePorts, DestinationPorts) for ports in _PORT_LISTS),
+            *(Multiport(side, _PORT_LISTS[:2], each) for side in ("sports", "dports", "ports")),
+            *(Owner(kind, low, 1337, each) for kind in ("uid", "gid") for low in (0, 1337)),
+            *(kind(*mark, each) for kind in (Mark, ConnMark) for mark in marks),
+            *(CtState(some, each) for some in states),
+        )
+    )
+    return (*some, Comment("said"), UnknownMatch("bpf", 1, b""))
+
+
+@cache
+def _targets(family: Family, chains: tuple[str, ...]) -> tuple[Target, ...]:
+    return (
+        *(Verdict(name) for name in ("ACCEPT", "DROP", "RETURN", "RETURN", "QUEUE", "", "", "")),
+        *(Jump(name, goto) for name in chains for goto in (False, True)),
+        *(Redirect(PortRange(15001, high)) for high in (15001, 15001, 15002)),
+        *(Tproxy(port, bytes(4 if family == "ipv4" else 16), 0x539, 0xFFFFFFFF) for port in (0, 15006)),
+        *(SetMark(value, mask) for value, mask in ((0x539, 0xFFFFFFFF), (0xF0000001, 0xFF00FF00))),
+        *(kind(0xFFFFFFFF, 0xFFFF0000) for kind in (SaveMark, RestoreMark)),
+        *(CtZone(zone) for zone in (1, 2)),
+        *(UnknownTarget(name, 0, b"") for name in ("LOG", "REJECT", "DNAT")),
+    )
+
+
+@cache
+def _rules(family: Family, chains: tuple[str, ...]) -> st.SearchStrategy[tuple[Rule, ...]]:
+    """A chain's rules, which may jump to these."""
+    kinds = st.lists(st.sampled_from(_matches(family)), max_size=2).map(tuple)
+    one = st.builds(_spelled, kinds, st.sampled_from(_targets(family, chains)), st.sampled_from((6, 17)))
+    return st.lists(one, max_size=4).map(tuple)
+
+
+# Chains of a user's, and to which each of them may jump; the last is one that does the same to everything.
+USERS = {"ISTIO_OUTPUT": ("A",), "A": ("ISTIO_REDIRECT",), "ISTIO_REDIRECT": ()}
+
+
+@st.composite
+def rulesets(draw: st.DrawFn, family: Family) -> Ruleset:
+    """Rules of every kind, wherever; also where the kernel would not take them."""
+    policies = st.sampled_from(("ACCEPT", "ACCEPT", "ACCEPT", "DROP"))
+    tables = []
+    for name, hooks in BUILTIN_CHAINS.items():
+        if draw(st.booleans()):
+            built_in = [Chain(hook, draw(_rules(family, ("ISTIO_OUTPUT", "A"))), draw(policies)) for hook in hooks]
+            users = [Chain(user, draw(_rules(family, others))) for user, others in USERS.items()]
+            tables.append(Table(name, (*built_in, *users)))
+    return Ruleset(family, tuple(tables))
+
+
+def _spelled(asked: tuple[Match, ...], target: Target, transport: int) -> Rule:
+    """A rule that iptables has a spelling for: ports belong to a protocol that has some."""
+    with_ports = (SourcePorts, DestinationPorts, Multiport, Redirect, Tproxy)
+    if any(isinstance(each, with_ports) for each in (*asked, target)):
+        asked = (Protocol(transport), *(match for match in asked if not isinstance(match, Protocol)))
+    return Rule(asked, target)
+
+
+def planned(line: str) -> Subject:
+    """The plan of a command line, and the pod of `explain` where nobody says anything of it."""
+    sidecar = Sidecar(line)
+    known = [Address(Network(bytes([127, 0, 0, 1]), 8), "lo"), Address(network("::1"), "lo")]
+    pod = [Address(each, "eth0") for each in POD.values()]
+    facts = Facts((*known, *sidecar.plan.addresses, *pod), sidecar.plan.policy_rules, sidecar.plan.routes)
+    return Subject(sidecar.options, sidecar.plan.rulesets, facts, sidecar.envoy, live=False)
+
+
+@st.composite
+def found(draw: st.DrawFn) -> Subject:
+    """A namespace in which anybody may have done anything."""
+    own = (
+        *(("lo", "127.0.0.1"), ("lo", "::1"), ("eth0", "192.0.2.10"), ("eth0", "2001:db8::a"), ("veth1", "10.1.2.3")),
+        *(("eth0", "fe80::1"), ("veth1", "feC0::1"), ("eth0", "::1.2.3.4")),
+    )
+    chosen = draw(st.lists(st.sampled_from(own), max_size=8, unique=True))
+    addresses = tuple(
+        Address(network(text).replace(prefix=8) if text == "127.0.0.1" else network(text), device)
+        for device, text in chosen
+    )
+    rules = tuple(PolicyRule(family, 0x539, table) for family in FAMILIES for table in (133, 134))
+    routes = draw(st.sampled_from(((), tuple(Route(family, "lo", 134) for family in FAMILIES))))
+    switched = st.sampled_from(((), ("eth0", "veth1")))
+    uplink = draw(st.sampled_from(("eth0", "veth1")))
+    about = planned(draw(st.sampled_from(("-i '*'", "-i '*' -m TPROXY", "-i '*' -u 0 -g 888"))))
+    return about.replace(
+        rulesets=tuple(draw(rulesets(family)) for family in FAMILIES),
+        facts=Facts(addresses, rules, routes, uplink, draw(switched), draw(switched)),
+        live=True,
+    )
+
+
+class Said(NamedTuple):
+    """The answer of explain, the rows, links and ends that each packet lights up, and the rows that are drawn."""
+
+    told: dict[str, Any]
+    ways: list[dict[str, frozenset[str]]]
+    drawn: set[str]
+
+
+def said(about: Subject, typed: dict[str, Any], family: Family) -> Said | None:
+    """What `istio-init explain --output json` says of a packet, and what it lights up; None where it is nonsense."""
+    asked = understood(typed)
+    if asked is None:
+        return None
+    about = packet_flags.settled(about, asked, "")
+    family = asked.family if asked.addressed else family
+    ruleset, known = about.ruleset(family), purposes(about.options, family)
+    journey = follow(ruleset, packet_flags.packet(asked, about, family), about.facts, about.envoy)
+    drawing = chart(ruleset, known, about.envoy)
+    lit = [{part: getattr(way, part) for part in WAY} for way in ways(journey, drawing)]
+    return Said(as_json(journey, known), lit, {row.key for box in drawing.boxes for row in box.rows})
+
+
+def understood(typed: dict[str, Any]) -> packet_flags.Question | None:
+    """What was typed as the verbs parse it; None where it is nonsense."""
+    flags = {
+        name: typed[name] for name in ("protocol", "interface", "uid", "gid", "mark", "connmark", "state", "reply")
+    }
+    way = {"outbound": not typed["inbound"], "inbound": typed["inbound"]}
+    try:
+        asked = packet_flags.ask(source=typed["from"], destination=typed["to"], **flags, **way)
+        # The family is asked for because that raises where one address is IPv4, the other IPv6.
+        return asked if asked.family in FAMILIES else None  # noqa: TRY300
+    except UsageError:
+        return None

@@ -1,0 +1,1 @@
+"""Command lines: the fast start, the image's entry point, the Typer application and its verbs."""

@@ -1,0 +1,81 @@
+"""The command `istio-init`: verbs that ask questions of a plan or of the kernel, beside the two that act.
+
+Every verb takes the options of `istio-iptables` and means by them the wanted plan.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from istio_init.cli import typer_options
+from istio_init.cli.verbs import cni
+from istio_init.cli.verbs.check import check
+from istio_init.cli.verbs.doctor import doctor
+from istio_init.cli.verbs.draw import draw
+from istio_init.cli.verbs.explain import explain
+from istio_init.cli.verbs.manifest import manifest
+from istio_init.cli.verbs.plan import plan
+from istio_init.cli.verbs.prove import prove
+from istio_init.cli.verbs.show import show, spelled_out
+from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verbs' annotations)
+from istio_init.runner.run import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+PROGRAM = "istio-init"
+HELP = "Program a pod's network namespace for a sidecar proxy, and ask what its rules do."
+
+
+def apply(options: Options, environ: Mapping[str, str]) -> int:
+    """Apply the plan: the same as istio-iptables with these options."""
+    return run(options, environ)
+
+
+def clean(options: Options, environ: Mapping[str, str]) -> int:
+    """Take everything of ours away: the same as istio-clean-iptables."""
+    return run(options.replace(cleanup_only=True), environ)
+
+
+def app(environ: Mapping[str, str]) -> typer.Typer:
+    """The Typer application for this environment."""
+    application = typer.Typer(
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings=typer_options.HELP_FLAGS,
+    )
+
+    @application.callback(help=HELP)
+    def program(*, _version: typer_options.Version = False) -> None:
+        """What all verbs have in common."""
+
+    def add(name: str, verb: Callable[..., int], *, pods: bool = True) -> None:
+        application.command(name=name, help=verb.__doc__)(typer_options.with_options(verb, environ, pods=pods))
+
+    def acting(verb: Callable[[Options, Mapping[str, str]], int]) -> Callable[[Options], int]:
+        def command(options: Options) -> int:
+            return verb(options, environ)
+
+        command.__doc__ = verb.__doc__
+        return command
+
+    add("apply", acting(apply), pods=False)
+    add("clean", acting(clean), pods=False)
+    add("check", check)
+    add("doctor", doctor)
+    add("draw", draw)
+    add("explain", explain)
+    add("manifest", manifest)
+    add("plan", plan)
+    add("prove", prove)
+    add("show", show)
+    application.add_typer(cni.application, name="cni")
+    return application
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run `istio-init` with these arguments; returns the exit code."""
+    return typer_options.invoke(app(environ), PROGRAM, spelled_out(argv))

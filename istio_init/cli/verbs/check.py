@@ -1,0 +1,55 @@
+"""`istio-init check`: whether the plan is in place, as an exit code and one line; for probes and scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from istio_init.cli.verbs.output import choice
+from istio_init.cli.verbs.subject import Container, Live, Netns, Pid, Where, placed
+from istio_init.errors_rare import UsageError
+from istio_init.inspect.state import findings, inspect, verdict
+from istio_init.log import Log
+from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
+
+CODES = {"in place": 0, "drifted": 3, "absent": 4}
+# How many findings the line names.
+MOST_SHOWN = 3
+
+
+def check(
+    options: Options,
+    *,
+    _live: Live = False,
+    pid: Pid = None,
+    netns: Netns = None,
+    container: Container = None,
+    output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
+) -> int:
+    """Say whether the plan is in place: exit 0 where it is, 3 drifted, 4 absent, 1 where that can't be told."""
+    form = choice("--output", output, ("text", "json"))
+    if options.cleanup_only:
+        raise UsageError(
+            "--cleanup-only: check says whether the rules are in place; what would go, istio-init plan says"
+        )
+    log = Log(options.log_output_level, as_json=options.log_as_json)
+    looked = inspect(placed(options, Where(True, pid, netns, container)), log)
+    state, found = verdict(looked), findings(looked)
+    code = CODES[state]
+    if form == "json":
+        told = {"state": state, "code": code, "backend": looked.backend, "findings": list(found)}
+        sys.stdout.write(json.dumps(told) + "\n")
+    else:
+        said = ": no rule of ours stands" if state == "absent" else _told(found)
+        sys.stdout.write(f"{state} ({looked.backend}){said}\n")
+    return code
+
+
+def _told(found: tuple[str, ...]) -> str:
+    if not found:
+        return ""
+    more = f"; and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+    return f": {'; '.join(found[:MOST_SHOWN])}{more}"

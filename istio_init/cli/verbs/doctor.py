@@ -1,0 +1,110 @@
+"""`istio-init doctor`: what works on this machine and what does not, before anybody finds out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from istio_init.cli.verbs.output import choice
+from istio_init.cli.verbs.packet_flags import account
+from istio_init.inspect.doctor import collect
+from istio_init.inspect.doctor.case import Check
+from istio_init.inspect.doctor.checks import diagnose
+from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
+from istio_init.simulate.path import proxy
+
+if TYPE_CHECKING:
+    from istio_init.inspect.doctor.case import Case
+
+STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def doctor(
+    options: Options,
+    *,
+    runs_as: Annotated[str, typer.Option("--proxy-runs-as", metavar="UID[:GID]", help="Whose Envoy is.")] = "",
+    output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
+) -> int:
+    """Say what of a plan works on this machine and in this namespace, and what to do where it does not."""
+    form = choice("--output", output, ("text", "json"))
+    checks = diagnose(examine(options, runs_as))
+    if form == "json":
+        sys.stdout.write(json.dumps(as_json(checks), indent=2) + "\n")
+    else:
+        show(folded(checks))
+    return 1 if any(check.status == "fail" for check in checks) else 0
+
+
+def examine(options: Options, runs_as: str = "") -> Case:
+    """The case of these options in the namespace that they name.
+
+    `runs_as` is --proxy-runs-as, empty for the proxy as Istio runs it. KernelError where the namespace can't be
+    entered.
+    """
+    return collect.examine(options, _identity(options, runs_as))
+
+
+def _identity(options: Options, runs_as: str) -> tuple[int, int]:
+    """The proxy's uid and gid."""
+    envoy = proxy(options)
+    if not runs_as:
+        return envoy.uid, envoy.gid
+    user, _, group = runs_as.partition(":")
+    uid, gid = account("--proxy-runs-as", "user", user), account("--proxy-runs-as", "group", group or user)
+    return (envoy.uid if uid is None else uid), (envoy.gid if gid is None else gid)
+
+
+def as_json(checks: tuple[Check, ...]) -> dict[str, object]:
+    """All checks for programs."""
+    fields = ("name", "status", "finding", "matters", "remedy")
+    return {
+        "ok": all(check.status != "fail" for check in checks),
+        "checks": [{field: getattr(check, field) for field in fields} for check in checks],
+    }
+
+
+def folded(checks: tuple[Check, ...]) -> tuple[Check, ...]:
+    """The checks for people: those of one group that are well are one."""
+    groups: dict[str, list[Check]] = {}
+    for check in checks:
+        key = check.group if check.group and check.status == "ok" else f"\0{check.name}"
+        groups.setdefault(key, []).append(check)
+    return tuple(group[0] if key.startswith("\0") else _fold(key, group) for key, group in groups.items())
+
+
+def _fold(group: str, checks: list[Check]) -> Check:
+    kinds: dict[str, list[str]] = {}
+    for check in checks:
+        kind, _, name = check.name.removeprefix(f"{group}: ").partition(" ")
+        kinds.setdefault(kind, []).append(name)
+    return Check(group, "ok", "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items()))
+
+
+def show(checks: tuple[Check, ...]) -> None:
+    """A table on a terminal, plain lines elsewhere."""
+    if not sys.stdout.isatty():
+        sys.stdout.write("".join(map(_plain, checks)))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("", "check", "what was found, what it means, and what to do", show_lines=True)
+    for check in checks:
+        said = Text(check.finding)
+        if check.status != "ok":
+            said.append(f"\n{check.matters}", style="italic")
+            said.append(f"\n{check.remedy}", style="bold")
+        table.add_row(Text(check.status, style=STYLES[check.status]), Text(check.name, overflow="fold"), said)
+    Console().print(table)
+
+
+def _plain(check: Check) -> str:
+    """A line, and where something is to be said or done, further ones."""
+    lines = [f"{check.status:<5} {check.name}: {check.finding}"]
+    if check.status != "ok":
+        lines += [f"      {label}: {text}" for label, text in (("means", check.matters), ("do", check.remedy)) if text]
+    return "\n".join(lines) + "\n"

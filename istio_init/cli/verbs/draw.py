@@ -1,0 +1,126 @@
+"""`istio-init draw`: the chains as a picture, and one packet's way through it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from istio_init.cli.verbs import packet_flags
+from istio_init.cli.verbs.output import choice
+from istio_init.cli.verbs.subject import Container, Netns, Pid, Where, pod_addresses, subject
+from istio_init.draw.dot import dot
+from istio_init.draw.graph import chart
+from istio_init.draw.highlight import ways
+from istio_init.draw.html.document import document
+from istio_init.draw.html.model import Matter
+from istio_init.draw.layout import draw as picture
+from istio_init.draw.mermaid import mermaid
+from istio_init.draw.svg import svg
+from istio_init.errors import InitError
+from istio_init.errors_rare import OptionError, UsageError
+from istio_init.model.rules import IPV4, IPV6
+from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
+from istio_init.simulate.path import follow
+from istio_init.simulate.purposes import purposes
+from istio_init.simulate.report import fate, stop
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.cli.verbs.subject import Subject
+    from istio_init.draw.graph import Chart
+    from istio_init.draw.highlight import Way
+    from istio_init.model.rules import Family
+
+FORMS = ("mermaid", "dot", "svg", "html")
+
+
+def draw(  # noqa: PLR0913 (a command line's options)
+    options: Options,
+    *,
+    form: Annotated[str, typer.Option("--format", metavar="|".join(FORMS), help="What to draw it as.")] = "svg",
+    family: Annotated[
+        str, typer.Option(metavar="ipv4|ipv6", help="Whose rules; the packet's where one is given.")
+    ] = "",
+    file: Annotated[str, typer.Option(metavar="PATH", help="Where to write it; unset: standard output.")] = "",
+    outbound: packet_flags.Outbound = False,
+    inbound: packet_flags.Inbound = False,
+    source: packet_flags.From = "",
+    destination: packet_flags.To = "",
+    protocol: packet_flags.ProtocolName = "tcp",
+    interface: packet_flags.Interface = "",
+    uid: packet_flags.Uid = "",
+    gid: packet_flags.Gid = "",
+    mark: packet_flags.Mark = "0",
+    connmark: packet_flags.ConnMark = "0",
+    state: packet_flags.State = "NEW",
+    reply: packet_flags.Reply = False,
+    pod_address: packet_flags.PodAddress = "",
+    runs_as: packet_flags.RunsAs = "",
+    live: Annotated[bool, typer.Option("--live", help="Draw what the kernel holds, not the plan.")] = False,
+    pid: Pid = None,
+    netns: Netns = None,
+    container: Container = None,
+) -> int:
+    """Draw the chains; with --outbound or --inbound, a packet and its way through them as well."""
+    choice("--format", form, FORMS)
+    chosen: Family | None = choice("--family", family, (IPV4, IPV6)) if family else None  # type: ignore[assignment]
+    asked = None
+    if inbound or outbound:
+        asked = packet_flags.ask(
+            outbound=outbound, inbound=inbound, source=source, destination=destination, protocol=protocol,
+            interface=interface, uid=uid, gid=gid, mark=mark, connmark=connmark, state=state, reply=reply,
+        )  # fmt: skip
+        if asked.addressed and chosen not in {None, asked.family}:
+            raise OptionError("--family", family, f"the packet is {asked.family}")
+        chosen = asked.family if asked.addressed else chosen
+    elif source or destination:
+        raise UsageError("--from, --to: say which way the packet goes: add --outbound or --inbound")
+    if (chosen == IPV6 or form == "html") and options.enable_ipv6 is None and not live:
+        options = options.replace(enable_ipv6=True)
+    about = subject(options, Where(live, pid, netns, container), pod_addresses(pod_address))
+    if form == "html":
+        typed = packet_flags.typed(asked, source, destination, protocol) if asked else {}
+        _write(_page(packet_flags.run_as(about, runs_as), typed, chosen or IPV4), file)
+    else:
+        _write(_drawn(about, chosen or IPV4, asked, runs_as, form), file)
+    return 0
+
+
+def _page(about: Subject, typed: Mapping[str, Any], family: Family) -> str:
+    matter = Matter(about.options, about.rulesets, about.facts, about.envoy, about.live)
+    return document(matter, packet_flags.filled_in(), typed, family)
+
+
+def _drawn(about: Subject, family: Family, asked: packet_flags.Question | None, runs_as: str, form: str) -> str:
+    known = purposes(about.options, family)
+    drawing = chart(about.ruleset(family), known, about.envoy)
+    lit: tuple[Way, ...] = ()
+    captions: list[str] = []
+    if asked:
+        about = packet_flags.settled(about, asked, runs_as)
+        journey = follow(about.ruleset(family), packet_flags.packet(asked, about, family), about.facts, about.envoy)
+        lit = ways(journey, drawing)
+        captions = [f"{at}. From {leg.sender}: {fate(leg, known)}." for at, leg in enumerate(journey.legs, 1)]
+        captions += ["It reaches the same listener again, and again: a loop."] * bool(journey.loop)
+        captions += [why] if (why := stop(journey)) else []
+    return _formed(form, drawing, lit, captions)
+
+
+def _formed(form: str, drawing: Chart, lit: tuple[Way, ...], captions: list[str]) -> str:
+    if form == "mermaid":
+        return mermaid(drawing, lit)
+    return dot(drawing, lit) if form == "dot" else svg(picture(drawing), lit, captions)
+
+
+def _write(text: str, path: str) -> None:
+    if not path:
+        sys.stdout.write(text)
+        return
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise InitError(f"--file: {path!r}: can't be written: {error.strerror}") from None

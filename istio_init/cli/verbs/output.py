@@ -1,0 +1,45 @@
+"""How verbs print: with colours on a terminal, plain where the output goes elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from istio_init.errors_rare import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from istio_init.simulate.report import Line
+
+STYLES = {
+    "title": "bold",
+    "hook": "cyan",
+    "hit": "green",
+    "miss": "dim",
+    "purpose": "italic",
+    "turn": "blue",
+    "fate": "bold green",
+    "trouble": "bold red",
+}
+
+
+def show(lines: Iterable[Line]) -> None:
+    """Print lines, indented by their depth."""
+    if not sys.stdout.isatty():
+        sys.stdout.write("".join(f"{'  ' * line.depth}{line.text}".rstrip() + "\n" for line in lines))
+        return
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = Console()
+    for line in lines:
+        console.print(Padding(Text(line.text, style=STYLES[line.style]), (0, 0, 0, 2 * line.depth)))
+
+
+def choice(flag: str, text: str, choices: tuple[str, ...]) -> str:
+    """The text, if it is one of the choices; OptionError otherwise."""
+    if text not in choices:
+        raise OptionError(flag, text, f"unknown: use {', '.join(choices[:-1])} or {choices[-1]}")
+    return text

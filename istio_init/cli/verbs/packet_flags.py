@@ -1,0 +1,261 @@
+"""A packet as a user asks about it: the flags of the verbs that take one, and what they leave open filled in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from istio_init.cli.verbs.output import choice
+from istio_init.cli.verbs.subject import POD, UPLINK
+from istio_init.errors_rare import OptionError, UsageError
+from istio_init.formats.iptables_save import PROTOCOLS
+from istio_init.model import parsers
+from istio_init.model.extensions import CT_STATES
+from istio_init.model.packet import Packet, connected
+from istio_init.model.routing import Address
+from istio_init.model.rules import FAMILIES, IPV4, IPV6, LOOPBACK_INTERFACE, TCP, UDP, Network
+from istio_init.record import Record
+from istio_init.runner import settle
+from istio_init.simulate.path import routed
+
+if TYPE_CHECKING:
+    from istio_init.cli.verbs.subject import Subject
+    from istio_init.model.rules import Family
+
+# Whoever is meant where nobody says: an application that is not the proxy, a client and a server elsewhere (RFC 5737).
+APPLICATION_ID = 1000
+ELSEWHERE = {IPV4: bytes([198, 51, 100, 7]), IPV6: bytes.fromhex("20010db80001") + bytes(9) + b"\7"}
+CLIENT_PORT, SERVER_PORT = 40000, 80
+NO_ENDPOINT = (
+    "not an IP address (names are not looked up): use such as 10.1.2.3, 10.1.2.3:443, :443 or [2001:db8::3]:443"
+)
+STATES = tuple(state for state in CT_STATES if state not in {"SNAT", "DNAT"})
+
+
+# The flags, as Typer wants them.
+Outbound = Annotated[bool, typer.Option("--outbound", help="A packet that something in the pod sends.")]
+Inbound = Annotated[bool, typer.Option("--inbound", help="A packet that comes into the pod.")]
+From = Annotated[str, typer.Option("--from", metavar="ADDRESS[:PORT]", help="Where it comes from.")]
+To = Annotated[str, typer.Option("--to", metavar="[ADDRESS][:PORT]", help="Where it goes to.")]
+ProtocolName = Annotated[str, typer.Option(metavar="NAME|NUMBER", help="tcp, udp, icmp ... or a number.")]
+Interface = Annotated[str, typer.Option(metavar="NAME", help="The interface that it comes in or leaves by.")]
+Uid = Annotated[str, typer.Option(metavar="UID", help="Whose it is, outbound; - for no socket's.")]
+Gid = Annotated[str, typer.Option(metavar="GID", help="Its group, outbound. Unset: the uid.")]
+Mark = Annotated[str, typer.Option(metavar="MARK", help="The packet's mark.")]
+ConnMark = Annotated[str, typer.Option(metavar="MARK", help="Its connection's mark.")]
+State = Annotated[str, typer.Option(metavar="STATE", help="Its connection's state: NEW, ESTABLISHED ...")]
+Reply = Annotated[bool, typer.Option("--reply", help="With --state ESTABLISHED: from the side that was called.")]
+PodAddress = Annotated[str, typer.Option(metavar="ADDRESSES", help="The pod's own addresses; --live looks.")]
+RunsAs = Annotated[str, typer.Option("--proxy-runs-as", metavar="UID[:GID]", help="Whose Envoy is.")]
+
+
+class Endpoint(Record):
+    """An address and a port as a user gave them, either of which may be missing."""
+
+    address: bytes | None = None
+    port: int | None = None
+
+
+class Question(Record):
+    """The packet that a user asks about, parsed; None where the user left it open."""
+
+    inbound: bool
+    source: Endpoint
+    destination: Endpoint
+    protocol: int
+    interface: str
+    uid: int | None
+    gid: int | None
+    mark: int
+    connmark: int
+    ctstate: str
+    reply: bool
+
+    @property
+    def addressed(self) -> bool:
+        """Whether any address was given, which settles the family."""
+        return self.source.address is not None or self.destination.address is not None
+
+    @property
+    def family(self) -> Family:
+        """The family of the addresses; IPv4 where there are none. UsageError where they are of different ones."""
+        given = [each.address for each in (self.source, self.destination) if each.address is not None]
+        families = {IPV4 if len(address) == 4 else IPV6 for address in given}
+        if len(families) > 1:
+            raise UsageError("--from, --to: one is IPv4, the other IPv6")
+        return families.pop() if families else IPV4
+
+
+def ask(  # noqa: PLR0913 (a command line's options)
+    *, outbound: bool, inbound: bool, source: str, destination: str, protocol: str, interface: str, uid: str, gid: str,
+    mark: str, connmark: str, state: str, reply: bool,
+) -> Question:  # fmt: skip
+    """The flags' texts as a question; OptionError where one is wrong, UsageError where they contradict each other."""
+    if inbound == outbound:
+        raise UsageError("--outbound, --inbound: say which way the packet goes: one of the two")
+    start, to = endpoint("--from", source), endpoint("--to", destination)
+    if outbound and to.address is not None:
+        to = to.replace(address=connected(to.address, start.address))
+    asked = Question(
+        inbound, start, to, protocol_number(protocol), named(interface),
+        account("--uid", "user", uid), account("--gid", "group", gid or uid), mark_value("--mark", mark),
+        mark_value("--connmark", connmark), choice("--state", state.upper(), STATES), reply,
+    )  # fmt: skip
+    if asked.reply and asked.ctstate not in {"ESTABLISHED", "RELATED"}:
+        raise OptionError("--reply", asked.ctstate, "only an ESTABLISHED or RELATED packet can be a reply")
+    return asked
+
+
+def run_as(about: Subject, runs_as: str) -> Subject:
+    """The subject with the proxy as --proxy-runs-as says; as it is where that is empty."""
+    if not runs_as:
+        return about
+    user, _, group = runs_as.partition(":")
+    uid, gid = account("--proxy-runs-as", "user", user), account("--proxy-runs-as", "group", group or user)
+    return about.replace(envoy=about.envoy.replace(uid=uid, gid=gid))
+
+
+def settled(about: Subject, asked: Question, runs_as: str) -> Subject:
+    """The subject with what the question says about the pod: whose its proxy is, which addresses are its own."""
+    about = run_as(about, runs_as)
+    facts = about.facts
+    address = asked.destination.address
+    if about.live or facts.uplink != UPLINK:
+        return about
+    here = asked.interface or (UPLINK if asked.inbound else "")
+    further: list[Address] = []
+    virtual = any(parsers.interface(name) == here for name in about.options.kube_virt_interfaces)
+    # What comes in is for the pod, but from a virtual machine; what leaves by lo is for the pod, too.
+    mine = (asked.inbound and not virtual) or (not asked.inbound and here == LOOPBACK_INTERFACE)
+    if address is not None and mine and not facts.is_local(address):
+        further.append(Address(Network(address, len(address) * 8), here if here != LOOPBACK_INTERFACE else UPLINK))
+    if here not in {"", UPLINK, LOOPBACK_INTERFACE}:
+        further.extend(Address(POD[family], here) for family in FAMILIES)
+    return about.replace(facts=facts.replace(addresses=(*further, *facts.addresses)))
+
+
+def packet(asked: Question, about: Subject, family: Family | None = None) -> Packet:
+    """The packet at the hook where it starts; of `family`, where no address was given."""
+    family, facts = family or asked.family, about.facts
+    ports = (CLIENT_PORT, SERVER_PORT) if asked.protocol in {TCP, UDP} else (0, 0)
+    source_port = ports[0] if asked.source.port is None else asked.source.port
+    destination_port = ports[1] if asked.destination.port is None else asked.destination.port
+    away = ELSEWHERE[family]
+    if asked.inbound:
+        interface = asked.interface or facts.uplink
+        own = facts.primary(interface, away) or facts.primary(facts.uplink, away) or POD[family].address
+        return Packet(
+            "PREROUTING", asked.protocol, asked.source.address or away, asked.destination.address or own, source_port,
+            destination_port, in_interface=interface, mark=asked.mark, ctstate=asked.ctstate, connmark=asked.connmark,
+            reply=asked.reply,
+        )  # fmt: skip
+    destination = asked.destination.address or away
+    sent = Packet(
+        "OUTPUT", asked.protocol, asked.source.address or facts.source(destination), destination, source_port,
+        destination_port, out_interface=asked.interface, uid=asked.uid, gid=asked.gid, mark=asked.mark,
+        ctstate=asked.ctstate, connmark=asked.connmark, reply=asked.reply,
+    )  # fmt: skip
+    return sent if asked.interface else routed(sent, facts).packet
+
+
+def typed(asked: Question, source: str, destination: str, protocol: str) -> dict[str, Any]:
+    """A question as it would be typed into a page's form, ids and marks as numbers; three texts as they were given."""
+    uid, gid = ("-" if number is None else str(number) for number in (asked.uid, asked.gid))
+    return {
+        "way": "inbound" if asked.inbound else "outbound",
+        "from": source,
+        "to": destination,
+        "protocol": protocol,
+        "interface": asked.interface,
+        "uid": "" if uid == str(APPLICATION_ID) else uid,
+        "gid": "" if gid == uid else gid,
+        "mark": hex(asked.mark) if asked.mark else "0",
+        "connmark": hex(asked.connmark) if asked.connmark else "0",
+        "state": asked.ctstate,
+        "reply": asked.reply,
+    }
+
+
+def filled_in() -> dict[str, Any]:
+    """What a page's script takes where a packet says nothing: the same as the functions above."""
+    return {
+        "application_id": APPLICATION_ID,
+        "elsewhere": {family: address.hex() for family, address in ELSEWHERE.items()},
+        "no_endpoint": NO_ENDPOINT,
+        "client_port": CLIENT_PORT,
+        "server_port": SERVER_PORT,
+        "uplink": UPLINK,
+        "pod": {
+            family: {"address": network.address.hex(), "prefix": network.prefix} for family, network in POD.items()
+        },
+    }
+
+
+def endpoint(flag: str, text: str) -> Endpoint:
+    """ADDRESS, ADDRESS:PORT, :PORT, or [ADDRESS]:PORT for IPv6; OptionError for anything else."""
+    address, port = _split(text)
+    try:
+        known = parsers.address(address).address if address else None
+    except ValueError:
+        raise OptionError(flag, text, NO_ENDPOINT) from None
+    try:
+        return Endpoint(known, parsers.number(port, 0, 65535, "a port") if port else None)
+    except ValueError as error:
+        raise OptionError(flag, text, str(error)) from None
+
+
+def _split(text: str) -> tuple[str, str]:
+    """An endpoint's address and port as text; what has its brackets wrong is left whole, and is no address."""
+    if text.startswith("["):
+        address, _, port = text[1:].partition("]")
+        right = ":" in address and (not port or port.startswith(":")) and text.count("]") == 1
+        return (address, port[1:]) if right else (text, "")
+    if text.count(":") > 1:
+        return text, ""
+    address, _, port = text.partition(":")
+    return address, port
+
+
+def protocol_number(text: str) -> int:
+    """A protocol's number, told by it or by its name."""
+    numbers = {name: number for number, name in PROTOCOLS.items()}
+    if text.lower() in numbers:
+        return numbers[text.lower()]
+    try:
+        return parsers.number(text, 1, 255, "a protocol")
+    except ValueError as error:
+        raise OptionError("--protocol", text, str(error)) from None
+
+
+def named(interface: str) -> str:
+    """An interface's name, empty where none is given."""
+    try:
+        if interface.endswith("+"):
+            raise ValueError("a packet comes or leaves by one interface: give its whole name")  # noqa: TRY301
+        return parsers.interface(interface) if interface else ""
+    except ValueError as error:
+        raise OptionError("--interface", interface, str(error)) from None
+
+
+def account(flag: str, kind: str, text: str) -> int | None:
+    """An id or a name as an id; an application's where nothing is said, None for `-`."""
+    if text == "-":
+        return None
+    if not text:
+        return APPLICATION_ID
+    found = settle.account(kind, text)
+    try:
+        return parsers.owner(text) if found is None else found
+    except ValueError as error:
+        raise OptionError(flag, text, str(error)) from None
+
+
+def mark_value(flag: str, text: str) -> int:
+    """A mark, decimal or hexadecimal with 0x, zero allowed."""
+    try:
+        if text[:2].lower() == "0x" and len(text) <= 10 and text.isalnum():
+            return int(text, 16)
+        return parsers.number(text, 0, 2**32 - 1, "a mark")
+    except ValueError:
+        raise OptionError(flag, text, "not a mark: use a number from 0 to 4294967295, or 0x0 to 0xffffffff") from None

@@ -1,0 +1,140 @@
+"""`istio-init plan`: what stands against what is wanted, as a diff, and what a run would do. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from istio_init.cli.verbs.output import choice, show
+from istio_init.cli.verbs.subject import Container, Live, Netns, Pid, Where, placed
+from istio_init.inspect.diff import folded, hunks, inet_hunks, routing_hunk
+from istio_init.inspect.state import findings, inspect, outcome, verdict
+from istio_init.log import Log
+from istio_init.model.routing import command
+from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
+from istio_init.simulate.report import Line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.inspect.diff import Hunk
+    from istio_init.inspect.state import Home, Inspection, Outcome
+    from istio_init.model.compare import TableChange
+    from istio_init.planning.changes import Changes
+    from istio_init.simulate.report import Style
+
+STYLES: dict[str, Style] = {"+": "hit", "-": "trouble", " ": "miss"}
+
+
+def plan(
+    options: Options,
+    *,
+    _live: Live = False,
+    pid: Pid = None,
+    netns: Netns = None,
+    container: Container = None,
+    output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
+) -> int:
+    """Show what stands against what these options want, and what an apply would do. Changes nothing."""
+    form = choice("--output", output, ("text", "json"))
+    log = Log(options.log_output_level, as_json=options.log_as_json)
+    looked = inspect(placed(options, Where(True, pid, netns, container)), log)
+    result = outcome(looked)
+    if form == "json":
+        sys.stdout.write(json.dumps(as_json(looked, result), indent=2) + "\n")
+    else:
+        show(lines(looked, result))
+    return 0
+
+
+def lines(looked: Inspection, result: Outcome) -> Iterator[Line]:
+    """The plan for people."""
+    yield Line("title", 0, f"{verdict(looked)} ({looked.backend}: {looked.why})")
+    for _, hunk in _hunks(result):
+        yield Line("hook", 0, "")
+        yield Line("hook", 0, hunk.place)
+        for sign, text in folded(hunk.lines):
+            yield Line(STYLES[sign], 1, f"{sign} {text}")
+    yield Line("hook", 0, "")
+    yield from _deeds(looked, result)
+
+
+def _deeds(looked: Inspection, result: Outcome) -> Iterator[Line]:
+    """What a run would do, in order."""
+    verb = "clean" if looked.options.cleanup_only else "apply"
+    if result.deed == "nothing":
+        yield Line("fate", 0, f"{verb} would do nothing: {result.why}")
+        return
+    if result.deed == "refuse":
+        yield Line("trouble", 0, f"{verb} refuses without --reconcile: {result.why}")
+        yield Line("title", 0, f"{verb} --reconcile would, in this order:")
+    else:
+        yield Line("title", 0, f"{verb} would ({result.why}), in this order:")
+    steps = [step for home, changes in result.changes for step in _steps(home, changes)]
+    for number, step in enumerate(steps, 1):
+        yield Line("turn", 1, f"{number}. {step}")
+
+
+def _steps(home: Home, changes: Changes) -> Iterator[str]:
+    yield from (command(entry) for entry in changes.add)
+    together = ", all in one transaction" if home.backend != "legacy" and len(changes.tables) > 1 else ""
+    for change in changes.tables:
+        where = f"{home.backend} {change.family} {change.name}"
+        if change.wanted is None:
+            yield f"take what is ours out of {where}{together}"
+        else:
+            yield f"write {where}: {_count(change)} rules{together}"
+    yield from (command(entry, "del") for entry in reversed(changes.drop))
+
+
+def _count(change: TableChange) -> int:
+    return sum(chain.count for chain in change.wanted.chains) if change.wanted else 0
+
+
+def _hunks(result: Outcome) -> Iterator[tuple[str, Hunk]]:
+    """Each hunk with its backend; routing last, without any."""
+    for home, changes in result.changes:
+        native = home.backend == "native"
+        found = inet_hunks(home.rulesets, home.inet, changes) if native else hunks(home.rulesets, changes)
+        yield from ((home.backend, hunk) for hunk in found)
+    if routing := routing_hunk(changes for _, changes in result.changes):
+        yield "", routing
+
+
+def as_json(looked: Inspection, result: Outcome) -> dict[str, Any]:
+    """The plan for programs."""
+    return {
+        "state": verdict(looked),
+        "backend": looked.backend,
+        "why": looked.why,
+        "findings": list(findings(looked)),
+        "diff": [
+            {
+                "backend": backend or None,
+                "family": hunk.family or None,
+                "table": hunk.table,
+                "chain": hunk.chain or None,
+                "lines": [sign + text for sign, text in hunk.lines],
+            }
+            for backend, hunk in _hunks(result)
+        ],
+        "apply": {
+            "does": result.deed,
+            "why": result.why,
+            "steps": [
+                {
+                    "backend": home.backend,
+                    "add": [command(entry) for entry in changes.add],
+                    "tables": [
+                        {"family": change.family, "table": change.name, "rules": _count(change)}
+                        for change in changes.tables
+                    ],
+                    "remove": [command(entry, "del") for entry in reversed(changes.drop)],
+                }
+                for home, changes in result.changes
+            ],
+        },
+    }

@@ -1,0 +1,133 @@
+"""`istio-init show`: what stands in a namespace, as people want to read it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from istio_init.cli.verbs.output import choice
+from istio_init.cli.verbs.show_render import as_json, least_width, lines, plain, tables
+from istio_init.cli.verbs.subject import Container, Live, Netns, Pid, Where, placed
+from istio_init.errors_rare import OptionError
+from istio_init.inspect.snapshot import Sight, see
+from istio_init.log import Log
+from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+# The seconds of a --watch that says none.
+INTERVAL = "2"
+SHORTEST, LONGEST = 0.1, 86400.0
+
+
+def show(  # noqa: PLR0913 (a command line's options)
+    options: Options,
+    *,
+    _live: Live = False,
+    pid: Pid = None,
+    netns: Netns = None,
+    container: Container = None,
+    watch: Annotated[
+        str, typer.Option(metavar="[SECONDS]", help="Look again and again, until Ctrl-C. Every 2 seconds.")
+    ] = "",
+    times: Annotated[
+        int | None, typer.Option("--count", metavar="N", min=1, help="With --watch: look so many times.")
+    ] = None,
+    output: Annotated[
+        str,
+        typer.Option(metavar="table|text|json", help="Unset: a table on a terminal, text elsewhere."),
+    ] = "",
+) -> int:
+    """Show the rules that stand with their counters, what each is for, and whether the plan is in place."""
+    form = choice("--output", output or ("table" if sys.stdout.isatty() else "text"), ("table", "text", "json"))
+    if times is not None and not watch:
+        raise OptionError("--count", str(times), "it says how often --watch looks; add --watch")
+    chosen = placed(options, Where(True, pid, netns, container))
+    log = Log(options.log_output_level, as_json=options.log_as_json)
+
+    def look() -> Sight:
+        return see(chosen, log)
+
+    if not watch:
+        _print(look(), form, watching=False)
+        return 0
+    looks = islice(_looks(look, interval(watch)), times)
+    try:
+        if form == "table" and sys.stdout.isatty():
+            _refresh(looks)
+        else:
+            for sight in looks:
+                _print(sight, form, watching=True)
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _looks(look: Callable[[], Sight], seconds: float) -> Iterator[Sight]:
+    """One look at once, then one behind each interval."""
+    yield look()
+    while True:
+        time.sleep(seconds)
+        yield look()
+
+
+def _print(sight: Sight, form: str, *, watching: bool) -> None:
+    """Print what was seen; of several JSON documents each is one line, of several texts each ends in an empty one."""
+    if form == "json":
+        sys.stdout.write(json.dumps(as_json(sight), indent=None if watching else 2) + "\n")
+    elif form == "text" or _too_narrow(sight):
+        sys.stdout.write("".join(f"{line}\n" for line in plain(sight)) + "\n" * watching)
+    else:
+        from rich.console import Console
+
+        # Elsewhere than on a terminal there is as much room as it takes.
+        Console(width=max(_columns(), least_width(sight))).print(tables(sight))
+    sys.stdout.flush()
+
+
+def _too_narrow(sight: Sight) -> bool:
+    """Whether this is a terminal on which a table would lose columns."""
+    return sys.stdout.isatty() and _columns() < least_width(sight)
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
+
+
+def _refresh(looks: Iterator[Sight]) -> None:
+    """Show each look in place of the one before it."""
+    from rich.live import Live
+
+    with Live(auto_refresh=False) as live:
+        for sight in looks:
+            shown = lines(sight, brief=True) if _too_narrow(sight) else tables(sight, brief=True)
+            live.update(shown, refresh=True)
+
+
+def interval(text: str) -> float:
+    """The seconds of --watch; OptionError for what is no number of them."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not SHORTEST <= seconds <= LONGEST:
+        raise OptionError("--watch", text, f"not a number of seconds: use {SHORTEST:g} to {LONGEST:g}")
+    return seconds
+
+
+def spelled_out(argv: Sequence[str]) -> list[str]:
+    """A command line in which a --watch that says no seconds says those that it means: Typer wants some."""
+    tokens = list(argv)
+    for at in reversed(range(len(tokens))):
+        if tokens[:1] == ["show"] and tokens[at] == "--watch":
+            following = tokens[at + 1 : at + 2]
+            if not following or following[0].startswith("-"):
+                tokens.insert(at + 1, INTERVAL)
+    return tokens

@@ -1,0 +1,150 @@
+"""What a verb asks about: the plan that its options mean, or, with --live, what a namespace holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from istio_init.errors_rare import OptionError, UsageError
+from istio_init.kernel.host import containers
+from istio_init.kernel.probe.facts import switched_on
+from istio_init.log import Log
+from istio_init.model import parsers
+from istio_init.model.packet import Facts
+from istio_init.model.routing import Address, PolicyRule, Route
+from istio_init.model.rules import FAMILIES, LOOPBACK_INTERFACE, Network, Ruleset
+from istio_init.planning.plan import build
+from istio_init.record import Record
+from istio_init.runner import backends
+from istio_init.runner.settle import settle
+from istio_init.simulate.path import proxy
+
+if TYPE_CHECKING:
+    from istio_init.model.routing import RoutingEntry
+    from istio_init.model.rules import Family
+    from istio_init.options.table import Options
+    from istio_init.simulate.path import Proxy
+
+# A pod's addresses where nobody says which: those that are set aside for documentation (RFC 5737, RFC 3849).
+POD = {
+    "ipv4": Network(bytes([192, 0, 2, 10]), 24),
+    "ipv6": Network(bytes.fromhex("20010db8") + bytes(11) + b"\x0a", 64),
+}
+LOOPBACK = {"ipv4": Network(b"\x7f\0\0\1", 8), "ipv6": Network(bytes(15) + b"\1", 128)}
+UPLINK = "eth0"
+
+# The parameters of verbs that look at what stands in a namespace.
+Live = Annotated[bool, typer.Option("--live", help="Look at what the kernel holds, as this verb does anyway.")]
+Pid = Annotated[int | None, typer.Option(metavar="PID", help="Look in this process' namespace.")]
+Netns = Annotated[str | None, typer.Option(metavar="PATH", help="Look in the namespace at this path.")]
+Container = Annotated[str | None, typer.Option(metavar="ID", help="Look in this container's namespace.")]
+# The same of verbs that look there with --live alone.
+LivePid = Annotated[int | None, typer.Option("--pid", metavar="PID", help="With --live: this process' namespace.")]
+LiveNetns = Annotated[
+    str | None, typer.Option("--netns", metavar="PATH", help="With --live: the namespace at this path.")
+]
+LiveContainer = Annotated[
+    str | None, typer.Option("--container", metavar="ID", help="With --live: this container's namespace.")
+]
+
+
+class Where(Record):
+    """Where to look: the plan, or (live) the namespace of a process, of a path, of a container, or the caller's."""
+
+    live: bool = False
+    pid: int | None = None
+    netns: str | None = None
+    container: str | None = None
+
+
+class Subject(Record):
+    """Rules, routing and proxy to ask about; `options` are settled, `live` tells whether the rules are the kernel's."""
+
+    options: Options
+    rulesets: tuple[Ruleset, ...]
+    facts: Facts
+    envoy: Proxy
+    live: bool
+
+    def ruleset(self, family: Family) -> Ruleset:
+        """The rules of one family, empty where there are none."""
+        return next((ruleset for ruleset in self.rulesets if ruleset.family == family), Ruleset(family, ()))
+
+
+def subject(options: Options, where: Where, addresses: tuple[Address, ...] = ()) -> Subject:
+    """What the options and --live mean. `addresses` are further ones of the pod's; --live finds out its own.
+
+    UsageError where the places contradict each other, KernelError where the kernel can't be read.
+    """
+    log = Log(options.log_output_level, as_json=options.log_as_json)
+    _one_place(options, where)
+    if not where.live and (where.pid, where.netns, where.container) != (None, None, None):
+        raise UsageError("--pid, --netns, --container: they say where --live looks; add --live")
+    return _live(options, where, log) if where.live else _planned(options, addresses, log)
+
+
+def placed(options: Options, where: Where) -> Options:
+    """The options with the namespace of the place that is named; as they are where none is.
+
+    UsageError where several are named or a name is empty, KernelError where there is no such process or container.
+    """
+    _one_place(options, where)
+    path = options.network_namespace or where.netns or ""
+    if where.container is not None:
+        path = containers.namespace_of(containers.of_container(where.container))
+    elif where.pid is not None:
+        path = containers.namespace_of(where.pid)
+    return options.replace(network_namespace=path)
+
+
+def _one_place(options: Options, where: Where) -> None:
+    for flag, name in (("--netns", where.netns), ("--container", where.container)):
+        # Such as that of a variable that is not set: what is asked about is not the caller's own namespace.
+        if name is not None and not name.strip():
+            raise OptionError(flag, name, "empty: say which, or leave the flag out for the namespace of this process")
+    places = [where.pid, where.netns, where.container, options.network_namespace or None]
+    if places.count(None) < len(places) - 1:
+        raise UsageError("--pid, --netns, --container, --network-namespace: name one place")
+
+
+def _planned(options: Options, addresses: tuple[Address, ...], log: Log) -> Subject:
+    options = settle(options, log)
+    plan = build(options)
+    own = tuple(Address(LOOPBACK[family], LOOPBACK_INTERFACE) for family in FAMILIES)
+    facts = Facts((*own, *plan.addresses, *addresses), plan.policy_rules, plan.routes, UPLINK)
+    return Subject(options, plan.rulesets, facts, proxy(options), live=False)
+
+
+def _live(options: Options, where: Where, log: Log) -> Subject:
+    options = placed(options, where)
+    with backends.namespace(options):
+        options = settle(options, log)
+        firewall = backends.firewall(options)
+        # What native nftables holds in sets is told as the rules that these options would put there.
+        planned = build(options)
+        rulesets = tuple(firewall.read(family, planned.ruleset(family)) for family in FAMILIES)
+        facts = live_facts()
+    return Subject(options, rulesets, facts, proxy(options), live=True)
+
+
+def live_facts() -> Facts:
+    """What routing of the calling thread's namespace knows. KernelError where it can't be read."""
+    router = backends.router()
+    return _facts(router.addresses(), router.read())
+
+
+def _facts(addresses: tuple[Address, ...], routing: tuple[RoutingEntry, ...]) -> Facts:
+    uplink = next((each.device for each in addresses if each.device != LOOPBACK_INTERFACE), UPLINK)
+    rules = tuple(entry for entry in routing if isinstance(entry, PolicyRule))
+    routes = tuple(entry for entry in routing if isinstance(entry, Route))
+    return Facts(addresses, rules, routes, uplink, switched_on("accept_local"), switched_on("route_localnet"))
+
+
+def pod_addresses(given: str, interface: str = UPLINK) -> tuple[Address, ...]:
+    """The pod's own addresses: a comma list, or one of each family that stands for them. OptionError for a bad one."""
+    try:
+        networks = parsers.addresses(given) if given else tuple(POD.values())
+    except ValueError as error:
+        raise OptionError("--pod-address", given, str(error)) from None
+    return tuple(Address(network, interface) for network in networks)

@@ -1,0 +1,232 @@
+"""The plugin on a node: its program among the CNI plugins, and its entry in the cluster's network.
+
+Every file is replaced as a whole, so a run that is killed leaves the old one or the new one, and the next completes
+it: the program goes first when coming and last when going, since a list that names a program which is not there keeps
+every pod from starting.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from istio_init.cni.node import conflist, program
+from istio_init.cni.node.conflist import PLUGIN
+from istio_init.cni.node.directories import candidates
+from istio_init.errors import InitError
+from istio_init.kernel.host import files
+from istio_init.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from istio_init.cni.node.directories import Directories
+    from istio_init.kernel.host.files import Content
+
+# What a .conf is called that a .conflist was made of: no runtime looks at it.
+ASIDE = ".before-istio-init"
+NEW_MODE = 0o600
+T = TypeVar("T")
+ATTEMPTS = 10
+
+
+class Status(Record):
+    """What stands on a node: the program, the network that a runtime uses, and our entry in it."""
+
+    program: str  # present, absent
+    network: str  # its path, empty where there is none
+    entry: str  # in place, differs, absent
+
+    @property
+    def whole(self) -> bool:
+        """Whether pods are being captured."""
+        return self.program == "present" and self.entry == "in place"
+
+
+def install(places: Directories, source: str, plugin: Mapping[str, Any]) -> tuple[str, ...]:
+    """Put the program and our entry in place; returns what was done, nothing where all stood already.
+
+    `plugin` is our entry (conflist.plugin_configuration). InitError, which names the file, where a network can't be
+    read or there is none yet; nothing of it is changed then.
+    """
+    done = []
+    with files.Lock(places.programs):
+        if program.install(source, places.programs):
+            done.append(f"{os.path.join(places.programs, PLUGIN)}: installed")
+    with files.Lock(places.networks):
+        tuple(files.sweep(places.networks))
+        done += _persisted(places.networks, plugin)
+    return tuple(done)
+
+
+def uninstall(places: Directories, *, keep_program: bool = False) -> tuple[str, ...]:
+    """Take our entry out of every network, then the program away; returns what was done.
+
+    A file that can't be understood has nothing of ours in it and is left alone, unless it names the plugin: then the
+    program stays, and an InitError tells which file it was.
+    """
+    done: list[str] = []
+    failed: list[str] = []
+    with files.Lock(places.networks):
+        tuple(files.sweep(places.networks))
+        done += _put_back(places.networks)
+        for name in candidates(places.networks):
+            path = os.path.join(places.networks, name)
+            try:
+                done += _withdraw(path)
+            except InitError as error:
+                if _mentions(path):
+                    failed.append(str(error))
+    if failed:
+        raise InitError("; ".join(failed))
+    if not keep_program:
+        with files.Lock(places.programs):
+            if program.remove(places.programs):
+                done.append(f"{os.path.join(places.programs, PLUGIN)}: removed")
+    return tuple(done)
+
+
+def status(places: Directories, plugin: Mapping[str, Any] | None) -> Status:
+    """What stands, our entry compared with `plugin`, or with None whatever it says."""
+    standing = "present" if os.access(os.path.join(places.programs, PLUGIN), os.X_OK) else "absent"
+    path = _first(places.networks)
+    if path is None:
+        return Status(standing, "", "absent")
+    _, text = _read(path)
+    found = _checked(path, lambda: conflist.own(text)) if path.endswith(".conflist") else None
+    if found is None:
+        return Status(standing, path, "absent")
+    return Status(standing, path, "in place" if plugin is None or found == plugin else "differs")
+
+
+def standing(networks: str) -> tuple[str, dict[str, Any]] | None:
+    """The name of the network that a runtime uses and our entry in it; None where it has none, or there is no network.
+
+    InitError where the file can't be understood.
+    """
+    path = _first(networks)
+    if path is None or not path.endswith(".conflist"):
+        return None
+    _, text = _read(path)
+    entry = _checked(path, lambda: conflist.own(text))
+    return (conflist.name(text), entry) if entry is not None else None
+
+
+def _first(networks: str) -> str | None:
+    """The network that a runtime uses: the first by name."""
+    return next((os.path.join(networks, name) for name in candidates(networks)), None)
+
+
+def _persisted(networks: str, plugin: Mapping[str, Any]) -> Iterator[str]:
+    """Enter, and again where somebody else writes the file in between."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            yield from _enter(networks, plugin)
+        except files.Changed:
+            if attempt == ATTEMPTS:
+                raise
+        else:
+            return
+
+
+def _enter(networks: str, plugin: Mapping[str, Any]) -> list[str]:
+    path = _first(networks)
+    if path is None:
+        raise InitError(
+            f"{files.named(networks)}: no network is configured here yet; is this the node's CNI directory?"
+        )
+    if not path.endswith(".conflist"):
+        return _convert(path, plugin)
+    path = os.path.realpath(path)
+    content, text = _read(path)
+    changed = _checked(path, lambda: conflist.with_plugin(text, plugin))
+    if changed == text:
+        return []
+    files.replace(path, changed.encode(), content, NEW_MODE)
+    return [f"{path}: {PLUGIN} {'brought up to date' if PLUGIN in conflist.types(text) else 'added'}"]
+
+
+def _convert(path: str, plugin: Mapping[str, Any]) -> list[str]:
+    """Make a list of a single plugin's configuration; that is set aside, and put back when we go.
+
+    While both stand the runtime takes the single one, whose name comes first.
+    """
+    content, text = _read(path)
+    made = _checked(path, lambda: conflist.with_plugin(conflist.of_configuration(text), plugin))
+    target = f"{os.path.splitext(path)[0]}.conflist"
+    standing = files.read(target)
+    if standing and PLUGIN.encode() not in standing.data:
+        raise InitError(
+            f"{files.named(path)}: {files.named(target)}, which it would become, is another network; remove one of them"
+        )
+    like = standing.replace(mode=content.mode, owner=content.owner) if standing else None
+    files.replace(target, made.encode(), like, content.mode)
+    if files.read(path) != content:
+        raise files.Changed(f"{files.named(path)}: somebody else has written it meanwhile")
+    files.rename(path, path + ASIDE)
+    return [f"{target}: made of {os.path.basename(path)}, {PLUGIN} added"]
+
+
+def _put_back(networks: str) -> Iterator[str]:
+    """The single configurations that were set aside, and away with the lists that were made of them."""
+    for name in files.names(networks):
+        if not name.endswith(ASIDE):
+            continue
+        path = os.path.join(networks, name.removesuffix(ASIDE))
+        if os.path.lexists(path):
+            files.remove(os.path.join(networks, name))  # somebody has written it anew
+        else:
+            files.rename(os.path.join(networks, name), path)
+            yield f"{path}: put back"
+
+
+def _withdraw(path: str) -> list[str]:
+    """Take our entry out of one file."""
+    if not path.endswith(".conflist"):
+        return []
+    path = os.path.realpath(path)
+    content, text = _read(path)
+    if PLUGIN not in _checked(path, lambda: conflist.types(text)):
+        return []
+    changed = _checked(path, lambda: conflist.without_plugin(text))
+    if _made_of_another(path, changed):
+        files.remove(path)
+        files.sync(os.path.dirname(path))
+        return [f"{path}: removed"]
+    files.replace(path, changed.encode(), content, NEW_MODE)
+    return [f"{path}: {PLUGIN} taken out"]
+
+
+def _made_of_another(path: str, text: str) -> bool:
+    """Whether a list is what we made of the single configuration beside it."""
+    for suffix in (".conf", ".json"):
+        beside = files.read(f"{os.path.splitext(path)[0]}{suffix}")
+        try:
+            if beside is not None and conflist.of_configuration(beside.data.decode()) == text:
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def _mentions(path: str) -> bool:
+    try:
+        content = files.read(path)
+    except InitError:
+        return True
+    return content is not None and PLUGIN.encode() in content.data
+
+
+def _read(path: str) -> tuple[Content, str]:
+    content = files.read(path)
+    if content is None:
+        raise files.Changed(f"{files.named(path)}: somebody else has removed it meanwhile")
+    return content, _checked(path, content.data.decode)
+
+
+def _checked(path: str, ask: Callable[[], T]) -> T:
+    """What is asked of a file's text; InitError that names the file where it can't be understood."""
+    try:
+        return ask()
+    except ValueError as error:
+        raise InitError(f"{files.named(path)}: {error}; left as it is: mend it, or remove it") from error

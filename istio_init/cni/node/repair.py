@@ -1,0 +1,185 @@
+"""The pods of a node against what the plugin would do for them: those that it missed are found, and can be fixed.
+
+A pod that started before the plugin was ready has a sidecar and no rules. What a pod is to have is decided as ADD
+decides, compared as CHECK compares, and brought about by ADD itself: there is no second way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from istio_init.cni.plugin import plugin, sandbox_state
+from istio_init.cni.plugin.protocol import NAMESPACE, NEWEST, POD, UID, Request, said
+from istio_init.cni.plugin.sandbox_state import CAPTURED, PASSED
+from istio_init.cni.plugin.settings import CAPABILITY, settings
+from istio_init.errors import InitError, KernelError
+from istio_init.inspect.state import findings, inspect, verdict
+from istio_init.kernel.host.tcp_connections import connections
+from istio_init.record import Record
+from istio_init.runner import backends
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import NoReturn
+
+    from istio_init.cni.node.cri import Sandbox
+    from istio_init.cni.plugin.decision import Decision
+
+# Beside CAPTURED and PASSED.
+UNCAPTURED, DRIFTED = "uncaptured", "drifted"
+HOST, GONE, UNKNOWN = "host network", "gone", "unknown"
+STATES = {"in place": CAPTURED, "drifted": DRIFTED, "absent": UNCAPTURED}
+FIXABLE = frozenset({UNCAPTURED, DRIFTED})
+
+# What containerd and CRI-O call a pod's interface.
+INTERFACE = "eth0"
+COMMAND = "repair"
+
+
+class Network(Record):
+    """The network that pods get: its name, and our plugin's entry in it."""
+
+    name: str
+    entry: Mapping[str, Any]
+
+
+class Finding(Record):
+    """What was found of one pod, and whether it has been fixed since.
+
+    `differences` are all that is not as it should be. `connections` are those that are open in a pod which is
+    uncaptured; they end when it is captured.
+    """
+
+    sandbox: Sandbox
+    state: str
+    why: str
+    differences: tuple[str, ...] = ()
+    connections: int = 0
+    fixed: bool = False
+
+    @property
+    def wrong(self) -> bool:
+        """Whether something is left to be done, or to be found out."""
+        return self.state == UNKNOWN or (self.state in FIXABLE and not self.fixed)
+
+
+def repair(sandboxes: Iterable[Sandbox], network: Network, *, fix: bool) -> Iterator[Finding]:
+    """What there is to say of each pod, in their order; with `fix`, those that are to be captured are."""
+    for sandbox in sandboxes:
+        yield _apart(sandbox, partial(examine, sandbox, network, fix=fix))
+
+
+def examine(sandbox: Sandbox, network: Network, *, fix: bool) -> Finding:
+    """Look at one pod, and fix it if it is to be; never raises what is that pod's fault or its end.
+
+    Whoever has entered a pod's user namespace can't come back from it, so this is for a child (`repair`).
+    """
+    if sandbox.host:
+        return Finding(sandbox, HOST, "it is in the node's own network")
+    if not sandbox.ready:
+        return Finding(sandbox, GONE, "its sandbox has ended")
+    try:
+        call = plugin.Call(_request(sandbox, network), settings(_members(sandbox, network)), aloud="warn")
+        found = _looked_at(sandbox, call)
+    except InitError as error:
+        return Finding(sandbox, UNKNOWN, said(error))
+    return _fixed(found, call) if fix and found.state in FIXABLE else found
+
+
+def _looked_at(sandbox: Sandbox, call: plugin.Call) -> Finding:
+    """A pod as it stands; nothing is changed."""
+    decision = call.decide()
+    if decision.decision == PASSED:
+        return Finding(sandbox, PASSED, decision.why)
+    options = plugin.wanted(call, decision)
+    inspection = inspect(options, call.log)
+    found = Finding(sandbox, STATES[verdict(inspection)], "", findings(inspection))
+    found = found.replace(why=_why(found.state, decision, call))
+    if found.state != UNCAPTURED:
+        return found
+    with backends.namespace(options):
+        return found.replace(connections=connections())
+
+
+def _why(state: str, decision: Decision, call: plugin.Call) -> str:
+    """What a pod's state comes from, as far as its mark tells."""
+    mark = sandbox_state.read(call.request.container, call.settings.run_dir)
+    if state == CAPTURED:
+        return decision.why
+    if mark is None:
+        return "no mark of the plugin's: it started before the plugin was ready"
+    if not mark.captured:
+        return f"the plugin passed it through: {mark.why}"
+    if mark.flags != decision.flags():
+        return "the plugin was set up otherwise when it started"
+    return f"the plugin captured it at {mark.time}, and its rules have been changed since"
+
+
+def _fixed(found: Finding, call: plugin.Call) -> Finding:
+    """Capture a pod as an ADD would have, its mark included."""
+    try:
+        plugin.add(call)
+    except InitError as error:
+        if not backends.namespace_number(call.request.netns):
+            sandbox_state.remove(call.request.container, call.settings.run_dir)
+            return Finding(found.sandbox, GONE, "its sandbox has ended")
+        return found.replace(why=f"{found.why}; not fixed: {said(error)}")
+    return found.replace(fixed=True)
+
+
+def _members(sandbox: Sandbox, network: Network) -> dict[str, Any]:
+    """The configuration that the runtime would hand to the plugin for a pod."""
+    members = dict(network.entry)
+    capabilities = members.get("capabilities")
+    if isinstance(capabilities, dict) and capabilities.get(CAPABILITY):
+        members["runtimeConfig"] = {CAPABILITY: dict(sandbox.annotations)}
+    return members
+
+
+def _request(sandbox: Sandbox, network: Network) -> Request:
+    """The call that the runtime would make for a pod; KernelError where its namespace is not to be had."""
+    args = {POD: sandbox.name, NAMESPACE: sandbox.namespace, UID: sandbox.uid}
+    return Request(COMMAND, NEWEST, network.name, sandbox.identity, _place(sandbox), INTERFACE, args)
+
+
+def _place(sandbox: Sandbox) -> str:
+    paths = [path for path in (sandbox.netns, f"/proc/{sandbox.pid}/ns/net" if sandbox.pid else "") if path]
+    if not paths:
+        raise KernelError("the runtime does not tell where its network namespace is")
+    found = next((path for path in paths if backends.namespace_number(path)), None)
+    if found is None:
+        raise KernelError(f"{' and '.join(paths)}: not there; has it ended meanwhile, or is this not mounted here?")
+    return found
+
+
+def _apart(sandbox: Sandbox, look: Callable[[], Finding]) -> Finding:
+    """What `look` finds, in a child."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _report(writing, sandbox, look)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        told = pipe.read()
+    os.waitpid(child, 0)
+    if not told:
+        return Finding(sandbox, UNKNOWN, "the process that looked at it was ended")
+    state, why, differences, cut, fixed = json.loads(told)
+    return Finding(sandbox, state, why, tuple(differences), cut, fixed)
+
+
+def _report(writing: int, sandbox: Sandbox, look: Callable[[], Finding]) -> NoReturn:
+    """Write what `look` finds to a pipe, and end the process."""
+    try:
+        try:
+            found = look()
+        except Exception as error:  # noqa: BLE001 (one pod's must not keep the others from being looked at)
+            found = Finding(sandbox, UNKNOWN, f"a fault of the program itself: {type(error).__name__}: {error}")
+        with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+            json.dump([found.state, found.why, found.differences, found.connections, found.fixed], pipe)
+    finally:
+        os._exit(0)

@@ -1,0 +1,1 @@
+"""The CNI plugin: one call of a container runtime, from its JSON to its result."""

@@ -1,0 +1,320 @@
+"""The CNI plugin `istio-init-cni`: ADD, DEL, CHECK, GC, STATUS and VERSION over the commands that all others use.
+
+Standard output carries the result and nothing else: what anybody else prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import posix as os  # the C half of os; the other half costs a start a millisecond
+import time
+
+from istio_init.cni.plugin import protocol, sandbox_state
+from istio_init.cni.plugin.decision import Decision, decide
+from istio_init.cni.plugin.fast_json import encode
+from istio_init.cni.plugin.log import PodLog
+from istio_init.cni.plugin.protocol import (
+    CONFIGURATION,
+    DRIFTED,
+    FAULT,
+    NAMESPACE,
+    POD,
+    UID,
+    UNAVAILABLE,
+    VERSIONS,
+    PluginError,
+    Request,
+)
+from istio_init.cni.plugin.sandbox_state import CAPTURED, PASSED, Mark
+from istio_init.cni.plugin.settings import settings
+from istio_init.errors import InitError
+from istio_init.log import now
+from istio_init.options.table import Options
+from istio_init.runner import backends, settle
+from istio_init.runner.run import Interrupts, perform
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import NoReturn
+
+    from istio_init.cni.plugin.decision import Pod
+    from istio_init.cni.plugin.settings import Api, Settings
+
+ATTACHMENTS = "cni.dev/valid-attachments"
+# What a log calls the decision that there was none: what the pod asks for can't be understood.
+REFUSED = "refused"
+
+
+class Call:
+    """One call: what is asked, the settings, and the log that knows whom it is about."""
+
+    def __init__(self, request: Request, chosen: Settings, aloud: str = "debug") -> None:
+        """`aloud` is up to which level the log goes to standard error as well."""
+        self.request, self.settings = request, chosen
+        self.log = PodLog(chosen.log_level, chosen.log_file, chosen.log_bytes, aloud)
+        self.log.know(
+            command=request.command,
+            pod=request.args.get(POD, ""),
+            namespace=request.args.get(NAMESPACE, ""),
+            sandbox=request.container,
+        )
+
+    def decide(self) -> Decision:
+        """What is to be done for the pod; from here on the log says so in each line."""
+        if backends.is_own_namespace(self.request.netns):
+            found = Decision(PASSED, "the sandbox is in the node's own network")
+        else:
+            try:
+                found = decide(self.request, self.settings, self._ask)
+            except InitError as error:
+                self.log.know(decision=REFUSED, why=str(error))
+                raise
+        self.log.know(decision=found.decision, why=found.why)
+        return found
+
+    def _ask(self, api: Api, namespace: str, name: str) -> Pod:
+        from istio_init.cni.plugin.kubernetes_api import pod
+
+        return pod(api, namespace, name, self.log)
+
+    def mark(self) -> Mark | None:
+        """The sandbox's mark; from here on the log tells what it says was decided."""
+        mark = sandbox_state.read(self.request.container, self.settings.run_dir)
+        if mark is not None:
+            self.log.know(decision=mark.decision, why=mark.why)
+        return mark
+
+
+def add(call: Call) -> str:
+    """Program the sandbox's namespace as its pod asks for; returns prevResult as it came."""
+    begin, request = time.monotonic(), call.request
+    found = call.decide()
+    options = wanted(call, found).replace(reconcile=True)
+    # Before the rules: what a DEL has to clean up is known even if this is the last that is done.
+    sandbox_state.write(_mark(call, found), call.settings.run_dir)
+    if found.decision == CAPTURED:
+        _perform(options, call, begin)
+    else:
+        call.log.info("passed through, untouched")
+    return request.previous or encode({"cniVersion": request.version, "dns": {}})
+
+
+def wanted(call: Call, found: Decision) -> Options:
+    """The options that a decision means in the sandbox's namespace."""
+    return _aimed(found.options(settle.account), call.request.netns)
+
+
+def _mark(call: Call, found: Decision) -> Mark:
+    request, before = call.request, sandbox_state.read(call.request.container, call.settings.run_dir)
+    attachments = before.attachments if before else ()
+    attachment = request.network, request.interface
+    return Mark(
+        request.container, found.decision, found.why,
+        request.args.get(POD, ""), request.args.get(NAMESPACE, ""), request.args.get(UID, ""),
+        request.netns, backends.namespace_number(request.netns),
+        found.flags() if found.decision == CAPTURED else (),
+        attachments if attachment in attachments else (*attachments, attachment),
+        now(),
+    )  # fmt: skip
+
+
+def _aimed(options: Options, netns: str) -> Options:
+    return options.replace(network_namespace=netns, cni_mode=True)
+
+
+def _perform(options: Options, call: Call, begin: float) -> None:
+    """Apply or clean up; what was changed is put back where it fails or a signal ends it."""
+    with Interrupts() as interrupts:
+        perform(options, {}, call.log, begin, interrupts)
+
+
+def delete(call: Call) -> str:
+    """Take our rules and the mark away. Nothing that is gone already is an error, nor is what can't be cleaned up."""
+    request = call.request
+    try:
+        mark = call.mark()
+    except sandbox_state.MarkError as error:
+        call.log.warn(str(error))
+        mark = None
+    if mark is not None:
+        left = tuple(each for each in mark.attachments if each != (request.network, request.interface))
+        if left:
+            # The container stays, on another network: its traffic is still to be captured.
+            sandbox_state.write(mark.replace(attachments=left), call.settings.run_dir)
+            return ""
+    if request.netns and (mark is None or mark.captured):
+        _clean(call, mark, request.netns)
+    sandbox_state.remove(request.container, call.settings.run_dir)
+    return ""
+
+
+def _clean(call: Call, mark: Mark | None, netns: str) -> None:
+    """Take our rules out of a namespace, if it is there and no other has taken its place."""
+    number = backends.namespace_number(netns)
+    if not number or backends.is_own_namespace(netns) or (mark and mark.inode and mark.inode != number):
+        call.log.info("the sandbox's namespace is gone")
+        return
+    try:
+        _perform(_aimed(_of_mark(mark) or Options(), netns).replace(cleanup_only=True), call, time.monotonic())
+    except InitError as error:
+        # An error would keep the runtime from removing the pod, and the rules go with the namespace.
+        call.log.warn(f"not cleaned up: {protocol.said(error)}")
+
+
+def _of_mark(mark: Mark | None) -> Options | None:
+    """The options that a mark tells; None where it tells none."""
+    if mark is None or not mark.captured:
+        return None
+    from istio_init.options import argv
+
+    return argv.options(mark.flags, {}, settle.account)
+
+
+def check(call: Call) -> str:
+    """Compare what stands with what ADD was to make; PluginError where it differs."""
+    request, mark = call.request, call.mark()
+    options = _of_mark(mark)
+    if options is None:
+        if mark is not None and not mark.captured:
+            return ""
+        found = call.decide()
+        if found.decision == PASSED:
+            return ""
+        options = found.options(settle.account)
+    from istio_init.inspect.state import findings, inspect
+
+    differing = findings(inspect(_aimed(options, request.netns), call.log))
+    if differing:
+        more = f"; and {len(differing) - 1} more" if len(differing) > 1 else ""
+        raise PluginError(
+            DRIFTED,
+            f"the rules in {request.netns} are not as ADD made them: {differing[0]}{more}",
+            "; ".join(differing),
+        )
+    return ""
+
+
+def collect(call: Call) -> str:
+    """GC: forget, and clean up after, the sandboxes that the runtime no longer has on this network."""
+    valid = _valid(call.request)
+    for container in sandbox_state.containers(call.settings.run_dir):
+        try:
+            mark = sandbox_state.read(container, call.settings.run_dir)
+        except sandbox_state.MarkError as error:
+            call.log.warn(str(error))
+            continue
+        if mark is None:
+            continue
+        call.log.know(pod=mark.pod, namespace=mark.namespace, sandbox=container, decision=mark.decision, why=mark.why)
+        network = call.request.network
+        left = tuple(each for each in mark.attachments if each[0] != network or (container, each[1]) in valid)
+        if left == mark.attachments:
+            continue
+        if left:
+            sandbox_state.write(mark.replace(attachments=left), call.settings.run_dir)
+            continue
+        call.log.info("the sandbox is gone")
+        if mark.captured:
+            _apart(call, mark)
+        sandbox_state.remove(container, call.settings.run_dir)
+    return ""
+
+
+def _apart(call: Call, mark: Mark) -> None:
+    """Clean up in a child: who has entered a pod's user namespace can't come back from it."""
+    child = os.fork()
+    if not child:
+        try:
+            _clean(call, mark, mark.netns)
+        finally:
+            os._exit(0)  # noqa: SLF001 (that is its name)
+    os.waitpid(child, 0)
+
+
+def _valid(request: Request) -> set[tuple[str, str]]:
+    """The attachments that a runtime still has; PluginError where it does not say."""
+    if ATTACHMENTS not in request.members:
+        raise PluginError(CONFIGURATION, f"{ATTACHMENTS}: missing; without it everything would be removed")
+    listed = request.members[ATTACHMENTS] or []
+    try:
+        return {(str(each["containerID"]), str(each["ifname"])) for each in listed}
+    except (TypeError, KeyError):
+        raise PluginError(CONFIGURATION, f"{ATTACHMENTS}: not a list of containerID and ifname") from None
+
+
+def status(call: Call) -> str:
+    """Whether an ADD would work on this node: the doctor's checks of capabilities, tables and extensions."""
+    from istio_init.cni.plugin.readiness import troubles
+
+    found = troubles(call.settings)
+    if found:
+        raise PluginError(UNAVAILABLE, f"pods can't be captured on this node: {found[0]}", "; ".join(found))
+    return ""
+
+
+def version(request: Request) -> str:
+    """The versions of the spec that there are."""
+    return encode({"cniVersion": request.version, "supportedVersions": list(VERSIONS)})
+
+
+VERBS: dict[str, Callable[[Call], str]] = {
+    "ADD": add,
+    "DEL": delete,
+    "CHECK": check,
+    "GC": collect,
+    "STATUS": status,
+}
+
+
+def answer(environ: Mapping[str, str], data: bytes) -> tuple[int, str]:
+    """The exit code, and what belongs on standard output."""
+    call = None
+    try:
+        request = protocol.read(environ, data)
+        if request.command == "VERSION":
+            return 0, version(request) + "\n"
+        call = Call(request, settings(request.members))
+        result = VERBS[request.command](call)
+    except InitError as error:
+        failure = error
+    except Exception as error:  # noqa: BLE001 (a runtime wants an answer, whatever is wrong)
+        where = error.__traceback__
+        while where is not None and where.tb_next is not None:
+            where = where.tb_next
+        place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else ""
+        failure = PluginError(
+            FAULT, f"a fault of the program itself: {type(error).__name__}: {' '.join(str(error).split())[:300]}", place
+        )
+    else:
+        return 0, f"{result}\n" if result else ""
+    (call.log if call else PodLog("info", "", 0)).error(protocol.said(failure))
+    return 1, protocol.error_text(failure, protocol.spoken(data))
+
+
+def main() -> NoReturn:
+    """The console script `istio-init-cni`."""
+    from istio_init.kernel.host.process import environment, hold_closed_streams
+
+    hold_closed_streams()
+    # What is printed from here on, by whomever, is not the result.
+    result = os.dup(1)
+    os.dup2(2, 1)
+    code, text = answer(environment(), _input())
+    try:
+        data = text.encode()
+        while data:
+            data = data[os.write(result, data) :]
+    except OSError:
+        code = 1
+    os._exit(code)  # noqa: SLF001 (that is its name; nothing needs tearing down)
+
+
+def _input() -> bytes:
+    """Standard input to its end, or to where it is longer than any configuration."""
+    data = b""
+    try:
+        while len(data) <= protocol.LONGEST_INPUT and (chunk := os.read(0, 1 << 20)):
+            data += chunk
+    except OSError:
+        pass  # what is missing is no JSON
+    return data

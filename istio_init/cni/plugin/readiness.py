@@ -1,0 +1,50 @@
+"""Whether this node can capture pods: the doctor's quick checks, for STATUS."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from istio_init.cni.plugin.decision import Decision, complete
+from istio_init.cni.plugin.sandbox_state import CAPTURED
+from istio_init.inspect.doctor.checks import backend, capabilities
+from istio_init.inspect.doctor.collect import examine
+from istio_init.inspect.doctor.support import abilities
+from istio_init.kernel.host.logfile import make_directory
+from istio_init.kernel.host.netns import OWN
+from istio_init.runner import settle
+from istio_init.simulate.path import proxy
+
+if TYPE_CHECKING:
+    from istio_init.cni.plugin.settings import Settings
+
+# What can be told without a pod, in less time than a runtime waits.
+LOOKS = (capabilities, backend, abilities)
+
+
+def troubles(settings: Settings) -> tuple[str, ...]:
+    """What would make an ADD fail, each in one line with its remedy; empty where nothing would.
+
+    OptionError where the configuration's options are wrong, KernelError where not even the kernel's facts can be had.
+    """
+    wanted = {**settings.defaults, **(settings.block or {})}
+    options = Decision(CAPTURED, "", complete({}, wanted)).options(settle.account)
+    case = examine(options.replace(network_namespace=OWN), (proxy(options).uid, proxy(options).gid))
+    failed = [check for look in LOOKS for check in look(case) if check.status == "fail"]
+    found = [f"{check.name}: {check.finding}{f'; {check.remedy}' if check.remedy else ''}" for check in failed]
+    return (*found, *_files(settings))
+
+
+def _files(settings: Settings) -> list[str]:
+    found = []
+    try:
+        make_directory(settings.run_dir)
+    except OSError as error:
+        found.append(f"run_dir: {settings.run_dir}: can't be made: {error.strerror}")
+    else:
+        if not os.access(settings.run_dir, os.W_OK | os.X_OK):
+            found.append(f"run_dir: {settings.run_dir}: can't be written to")
+    api = settings.api
+    if api is not None and not os.access(api.kubeconfig, os.R_OK):
+        found.append(f"kubernetes.kubeconfig: {api.kubeconfig}: can't be read")
+    return found

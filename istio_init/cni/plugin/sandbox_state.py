@@ -1,0 +1,163 @@
+"""The mark that the plugin leaves of each sandbox it was called for: one JSON file, so that others can look after it.
+
+ADD writes it, DEL removes it, GC removes those whose sandbox is gone. `istio-init cni repair` reads them. They lie in
+/run: after a reboot there are no sandboxes, and no marks.
+"""
+
+from __future__ import annotations
+
+import posix as os  # the C half of os; the other half costs a start a millisecond
+
+from istio_init.cni.plugin.fast_json import decode, encode
+from istio_init.errors import InitError, shown
+from istio_init.kernel.host.logfile import make_directory
+from istio_init.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+DIRECTORY = "/run/istio-init/cni"
+SUFFIX = ".json"
+
+CAPTURED = "captured"
+PASSED = "passed through"
+
+# Longer identities than any runtime's (64), and short enough for a file's name.
+LONGEST_IDENTITY = 200
+# Nobody writes a longer one.
+LONGEST = 1 << 20
+
+
+class MarkError(InitError):
+    """A mark can't be read or written: which file, why."""
+
+
+class Mark(Record):
+    """What was decided for one sandbox, and what was done.
+
+    `flags` are the command line of istio-iptables (without the namespace) that makes the rules, empty where the pod
+    was passed through; `inode` is that of the network namespace, by which it is known under whatever path.
+    `attachments` are the CNI networks that called, each with the interface's name.
+    """
+
+    container: str
+    decision: str
+    why: str
+    pod: str = ""
+    namespace: str = ""
+    uid: str = ""
+    netns: str = ""
+    inode: int = 0
+    flags: tuple[str, ...] = ()
+    attachments: tuple[tuple[str, str], ...] = ()
+    time: str = ""
+
+    @property
+    def captured(self) -> bool:
+        """Whether the sandbox is to have rules of ours."""
+        return self.decision == CAPTURED
+
+
+def is_identity(text: str) -> bool:
+    """Whether a text is a container's identity as the CNI spec has it, and so can be a file's name."""
+    return (
+        0 < len(text) <= LONGEST_IDENTITY
+        and text.isascii()
+        and text[0].isalnum()
+        and all(sign.isalnum() or sign in "_.-" for sign in text)
+    )
+
+
+def write(mark: Mark, directory: str = DIRECTORY) -> None:
+    """Write a sandbox's mark in the place of the one before, at once or not at all; MarkError where that fails."""
+    path = _path(mark.container, directory)
+    new = f"{directory}/.{mark.container}.{os.getpid()}"
+    text = encode({field: getattr(mark, field) for field in mark.__match_args__})
+    try:
+        make_directory(directory)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            data = f"{text}\n".encode()
+            while data:
+                data = data[os.write(descriptor, data) :]
+        finally:
+            os.close(descriptor)
+        os.rename(new, path)
+    except OSError as error:
+        raise _error(path, "written", error) from error
+
+
+def read(container: str, directory: str = DIRECTORY) -> Mark | None:
+    """The mark of a sandbox, or None where it has none; MarkError where it can't be read."""
+    path = _path(container, directory)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _error(path, "read", error) from error
+    try:
+        data = b""
+        while len(data) <= LONGEST and (chunk := os.read(descriptor, LONGEST)):
+            data += chunk
+    except OSError as error:
+        raise _error(path, "read", error) from error
+    finally:
+        os.close(descriptor)
+    return _parsed(data, container, path)
+
+
+def remove(container: str, directory: str = DIRECTORY) -> None:
+    """Take a sandbox's mark away, if it has one; MarkError where that fails."""
+    path = _path(container, directory)
+    try:
+        os.unlink(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise _error(path, "removed", error) from error
+
+
+def containers(directory: str = DIRECTORY) -> tuple[str, ...]:
+    """The identities of all sandboxes that have a mark, sorted; MarkError where the directory can't be read."""
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError as error:
+        raise _error(directory, "read", error) from error
+    found = (name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
+    return tuple(sorted(name for name in found if is_identity(name)))
+
+
+def _parsed(data: bytes, container: str, path: str) -> Mark:
+    try:
+        value = decode(data.decode())
+        return _mark({**value, "container": container})
+    except (ValueError, TypeError) as error:
+        raise MarkError(f"{path}: not a mark: {error}; remove it if its sandbox is gone") from error
+
+
+def _mark(value: dict[str, Any]) -> Mark:
+    known = {field: value[field] for field in Mark.__match_args__ if field in value}
+    for field, content in known.items():
+        wanted = {"inode": int, "flags": list, "attachments": list}.get(field, str)
+        if not isinstance(content, wanted):
+            raise TypeError(f"{field} is no {wanted.__name__}")
+    flags, attachments = known.get("flags", []), known.get("attachments", [])
+    if not all(isinstance(flag, str) for flag in flags):
+        raise TypeError("flags are no texts")
+    known["flags"] = tuple(flags)
+    known["attachments"] = tuple((str(network), str(name)) for network, name in attachments)
+    return Mark(**known)
+
+
+def _path(container: str, directory: str) -> str:
+    if not is_identity(container):
+        raise MarkError(f"{shown(container)}: not a container's identity")
+    return f"{directory}/{container}{SUFFIX}"
+
+
+def _error(path: str, done: str, error: OSError) -> MarkError:
+    return MarkError(f"{path}: the sandbox's mark can't be {done}: {error.strerror}")

@@ -1,0 +1,1 @@
+"""Chains as SVG, DOT, Mermaid, and as an HTML page."""

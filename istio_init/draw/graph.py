@@ -1,0 +1,232 @@
+"""A ruleset as boxes and links: what there is to draw, before anybody says where. Pure; drawing.py has the places.
+
+A box is a chain, a row a rule, and behind the rules the row of what the chain does otherwise. A link leads from a row
+to the box that it jumps to, or to an end: a listener of the proxy's, a drop, or being left alone.
+"""
+
+from __future__ import annotations
+
+from istio_init.formats.phrases import matches_words, plain, target_words
+from istio_init.model.extensions import Tproxy
+from istio_init.model.rules import Jump, Redirect, Verdict, jumps
+from istio_init.model.unknown import Comment
+from istio_init.planning.capture import AGENT_DNS_PORT
+from istio_init.record import Record
+from istio_init.simulate.purposes import purpose
+from istio_init.simulate.trace import HOOKS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from istio_init.model.rules import Chain, Family, Hook, Rule, Ruleset, Table, TableName
+    from istio_init.simulate.path import Proxy
+    from istio_init.simulate.purposes import Place, Purpose
+
+ALONE: dict[Hook, str] = {
+    "PREROUTING": "on to the pod",
+    "INPUT": "on to the pod",
+    "FORWARD": "on through the pod",
+    "OUTPUT": "on to where it was going",
+    "POSTROUTING": "on to where it was going",
+}
+
+
+class Row(Record):
+    """A rule, `number` from 1, or what a chain does otherwise, number 0 and no rule.
+
+    `asks` and `does` are the words; `to` is the key of the box or end that it leads to, empty where the packet goes
+    on to the next row, or back to more than one place. `why` is its purpose, where it has one.
+    """
+
+    key: str
+    number: int
+    asks: str
+    does: str
+    to: str = ""
+    rule: Rule | None = None
+    why: Purpose | None = None
+
+    @property
+    def nine(self) -> str:
+        """The article's number, 1 to 9, or nothing."""
+        return self.why.number if self.why else ""
+
+
+class Box(Record):
+    """A chain of a table, drawn under the first hook that leads to it; one that nothing leads to has none."""
+
+    key: str
+    table: TableName
+    name: str
+    hook: Hook | None
+    rows: tuple[Row, ...]
+
+
+class End(Record):
+    """Where a packet fares no further in these rules: under which hook it is drawn, and its words."""
+
+    key: str
+    kind: str
+    hook: Hook | None
+    title: str
+    text: str
+
+
+class Chart(Record):
+    """All boxes, table by table and callers before those that they call, and the ends that a row leads to."""
+
+    family: Family
+    boxes: tuple[Box, ...]
+    ends: tuple[End, ...]
+
+    @property
+    def links(self) -> dict[str, str]:
+        """From the keys of rows to the keys of the boxes and ends that they lead to."""
+        return {row.key: row.to for box in self.boxes for row in box.rows if row.to}
+
+
+def chart(ruleset: Ruleset, known: Mapping[Place, Purpose], envoy: Proxy) -> Chart:
+    """The chart of one family's rules; `known` are the purposes of the rules, where there are any."""
+    boxes: list[Box] = []
+    ends: dict[str, End] = {}
+    for table in ruleset.tables:
+        boxes += _Sketch(table, known, envoy, ends).boxes()
+    used = {row.to for box in boxes for row in box.rows}
+    order = {kind: at for at, kind in enumerate(("inbound", "outbound", "dns", "port", "queued", "dropped", "alone"))}
+    kept = sorted((end for end in ends.values() if end.key in used), key=lambda end: order[end.kind])
+    return Chart(ruleset.family, tuple(boxes), tuple(kept))
+
+
+def row_key(table: str, chain: str, number: int) -> str:
+    """The key of a row: its table, its chain, and its rule's number, or 0 for the chain's end."""
+    return f"{table}/{chain}/{number}"
+
+
+class _Sketch:
+    """One table's boxes. The kernel takes no table whose jumps run in a circle."""
+
+    def __init__(self, table: Table, known: Mapping[Place, Purpose], envoy: Proxy, ends: dict[str, End]) -> None:
+        self._table, self._known, self._envoy, self._ends = table, known, envoy, ends
+        self._chains = {chain.name: chain for chain in table.chains}
+        self._hooks: dict[str, list[Hook]] = {chain.name: [] for chain in table.chains}
+        self._order: list[Chain] = []
+        for hook, tables in HOOKS.items():
+            if table.name in tables and hook in self._chains:
+                self._reach(self._chains[hook], hook)
+        # Callers first, also among the chains that nothing leads to.
+        done: set[str] = set()
+        for chain in reversed(table.chains):
+            self._sort(chain, done)
+        self._order.reverse()
+
+    def boxes(self) -> Iterator[Box]:
+        """The chains that have rules, callers first."""
+        for chain in self._order:
+            if chain.rules or chain.policy not in {None, "ACCEPT"} or (chain.policy is None and self._called(chain)):
+                rows = tuple(self._rows(chain))
+                yield Box(f"{self._table.name}/{chain.name}", self._table.name, chain.name, self._column(chain), rows)
+
+    def _called(self, chain: Chain) -> bool:
+        return any(chain.name in jumps(each) for each in self._table.chains)
+
+    def _reach(self, chain: Chain, hook: Hook) -> None:
+        if hook not in self._hooks[chain.name]:
+            self._hooks[chain.name].append(hook)
+            for name in jumps(chain):
+                self._reach(self._chains[name], hook)
+
+    def _sort(self, chain: Chain, done: set[str]) -> None:
+        if chain.name not in done:
+            done.add(chain.name)
+            for name in reversed(list(jumps(chain))):
+                self._sort(self._chains[name], done)
+            self._order.append(chain)
+
+    def _rows(self, chain: Chain) -> Iterator[Row]:
+        for number, rule in enumerate(chain.rules, 1):
+            key = row_key(self._table.name, chain.name, number)
+            asks, does = matches_words(rule.matches), target_words(rule.target)
+            why = purpose(self._known, self._table.name, chain.name, rule)
+            yield Row(key, number, asks, does, self._leads(chain, rule), rule, why)
+        if not (chain.rules and _settles(chain.rules[-1])):
+            does = f"{chain.policy} (policy)" if chain.policy else "RETURN"
+            to = self._alone(self._after(chain, frozenset()))
+            yield Row(row_key(self._table.name, chain.name, 0), 0, "otherwise", does, to)
+
+    def _leads(self, chain: Chain, rule: Rule) -> str:
+        """The key of what a rule leads to."""
+        match rule.target:
+            case Jump(name):
+                return f"{self._table.name}/{name}"
+            case Redirect(ports):
+                return self._listener(chain, ports.low) if ports.low == ports.high else ""
+            case Tproxy(port):
+                return self._listener(chain, port) if port else ""
+            case Verdict("RETURN"):
+                return self._alone(self._after(chain, frozenset()))
+            case Verdict("ACCEPT"):
+                return self._alone({(hook, "ACCEPT") for hook in self._hooks[chain.name]})
+            case Verdict("DROP" | "QUEUE" as name):
+                return self._alone({(self._column(chain), name)})
+            case _:
+                return ""
+
+    def _column(self, chain: Chain) -> Hook | None:
+        return next(iter(self._hooks[chain.name]), None)
+
+    def _after(self, chain: Chain, seen: frozenset[str]) -> set[tuple[Hook | None, str]]:
+        """What becomes of a packet that leaves a chain by its end: hooks and verdicts; an empty one: it goes on."""
+        if chain.policy is not None:
+            hook: Hook = chain.name  # type: ignore[assignment] # a built-in chain is named as its hook
+            return {(hook, chain.policy)}
+        found: set[tuple[Hook | None, str]] = set()
+        for caller in self._table.chains:
+            for at, rule in enumerate(caller.rules):
+                if isinstance(rule.target, Jump) and rule.target.chain == chain.name and caller.name not in seen:
+                    goes_on = at + 1 < len(caller.rules) and not rule.target.goto
+                    found |= {(None, "")} if goes_on else self._after(caller, seen | {chain.name})
+        return found
+
+    def _alone(self, verdicts: set[tuple[Hook | None, str]]) -> str:
+        """The end of these verdicts, if it is one."""
+        if len(verdicts) != 1:
+            return ""
+        ((hook, verdict),) = verdicts
+        if verdict == "DROP":
+            return self._end(End("end/dropped", "dropped", hook, "Dropped", "goes nowhere"))
+        if verdict == "QUEUE":
+            return self._end(End("end/queued", "queued", hook, "NFQUEUE", "a program decides"))
+        if not hook or not verdict:
+            return ""
+        return self._end(End(f"end/alone/{hook}", "alone", hook, "Left alone", ALONE[hook]))
+
+    def _listener(self, chain: Chain, port: int) -> str:
+        hook = self._column(chain)
+        named = {
+            AGENT_DNS_PORT: ("dns", "The agent's DNS", f"port {port}"),
+            self._envoy.outbound_port: ("outbound", "Envoy, outbound", f"port {port}"),
+            self._envoy.inbound_port: ("inbound", "Envoy, inbound", f"port {port}"),
+        }
+        kind, title, text = named.get(port, ("port", f"Port {port}", "of the pod itself"))
+        return self._end(End(f"end/{kind}" + (f"/{port}" if kind == "port" else ""), kind, hook, title, text))
+
+    def _end(self, end: End) -> str:
+        known = self._ends.setdefault(end.key, end)
+        if known.hook is None:
+            self._ends[end.key] = end
+        return end.key
+
+
+def _settles(rule: Rule) -> bool:
+    """Whether no packet gets past a rule."""
+    final = isinstance(rule.target, Redirect | Tproxy) or (
+        (isinstance(rule.target, Jump) and rule.target.goto)
+        or (isinstance(rule.target, Verdict) and rule.target.name != "")
+    )
+    return final and all(isinstance(match, Comment) for match in rule.matches)
+
+
+def title_of(box: Box) -> str:
+    """A box's name as it may be shown: a live chain's may hold anything."""
+    return plain(box.name)

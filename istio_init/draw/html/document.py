@@ -1,0 +1,169 @@
+"""A page of one file: the picture, what each rule is for, and a form that shows a packet's way. It loads nothing.
+
+Its content security policy allows the one style sheet and the one script that are in it, by their digests, and no
+text to become markup. Whatever comes from a user or from a kernel is escaped here, and is text to the scripts.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import shlex
+from html import escape
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from istio_init.draw.graph import chart
+from istio_init.draw.html.model import model
+from istio_init.draw.layout import draw
+from istio_init.draw.svg import drawn, style
+from istio_init.formats.iptables_save import rule_text
+from istio_init.formats.phrases import plain
+from istio_init.model.extensions import CT_STATES
+from istio_init.model.rules import FAMILIES, Ruleset
+from istio_init.options.arguments import arguments
+from istio_init.simulate.purposes import purposes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from istio_init.draw.graph import Box, Chart, Row
+    from istio_init.draw.html.model import Matter
+    from istio_init.model.rules import Family
+
+# In the order in which they need each other.
+SCRIPTS = (
+    *("addresses", "packet", "semantics", "trace", "journey", "question", "explain", "highlight"),
+    *("elements", "tell", "light", "view"),
+)
+TITLES: dict[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
+STATES = tuple(state for state in CT_STATES if state not in {"SNAT", "DNAT"})
+TITLE_OF_NINE = "The nine rules"
+ABOUT_NINE = (
+    "Of chain ISTIO_OUTPUT, numbered as in “Sidecar injection, transparent traffic hijacking and routing in "
+    "Istio” (Jimmy Song), whose figure has the steps."
+)
+
+
+def document(about: Matter, filled_in: Mapping[str, Any], typed: Mapping[str, Any], family: Family) -> str:
+    """The page's text, with the packet that is `typed` in its form, and `family` shown where it has no address.
+
+    `filled_in` is what the scripts take where a packet says nothing (cli/verbs/packet_flags.py).
+    """
+    sheet = style() + _file("style.css")
+    script = '"use strict";\n' + "\n".join(_file(f"{name}.js") for name in SCRIPTS)
+    charts = {each: _chart(about, each) for each in FAMILIES}
+    words = [word for word in arguments(about.options) if not word.startswith("--log_")]
+    return Template(_file("page.html")).substitute(
+        policy=_policy(sheet, script),
+        sheet=sheet,
+        about="What a namespace held. Purposes and origins are those of" if about.live else "The rules of",
+        command=_text(shlex.join(["istio-iptables", *words])),
+        states="".join(f"<option>{state}</option>" for state in STATES),
+        families="\n".join(_choice(each) for each in FAMILIES),
+        pictures="\n".join(_picture(charts[each], hidden=each != family) for each in FAMILIES),
+        explanations="\n".join(_explanations(charts[each], hidden=each != family) for each in FAMILIES),
+        model=_json({**model(about), **filled_in, "typed": typed, "family": family}),
+        script=script,
+    )
+
+
+def _file(name: str) -> str:
+    """A file beside this one. The image's modules, which come out of one file, have no __file__."""
+    beside = os.path.dirname(_file.__code__.co_filename)
+    with open(os.path.join(beside, name), encoding="utf-8") as file:
+        return file.read()
+
+
+def _policy(sheet: str, script: str) -> str:
+    style_digest, script_digest = (
+        base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in (sheet, script)
+    )
+    return (
+        f"default-src 'none'; style-src 'sha256-{style_digest}'; script-src 'sha256-{script_digest}'; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
+    )
+
+
+def _json(value: object) -> str:
+    """JSON that can't end the element that it stands in."""
+    text = json.dumps(value, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _chart(about: Matter, family: Family) -> Chart:
+    ruleset = next((ruleset for ruleset in about.rulesets if ruleset.family == family), Ruleset(family, ()))
+    return chart(ruleset, purposes(about.options, family), about.envoy)
+
+
+def _text(text: str) -> str:
+    return escape(plain(text))
+
+
+def _choice(family: Family) -> str:
+    title = TITLES[family]
+    return f'<label><input type="radio" name="family" value="{family}"><span>{title}</span></label>'
+
+
+def _picture(chart: Chart, *, hidden: bool) -> str:
+    """One family's picture, in a frame that can be scrolled, also by keys."""
+    family, title = chart.family, TITLES[chart.family]
+    label = f"The chains of {title}, hooks from left to right"
+    if not chart.boxes:
+        return (
+            f'<div class="frame" data-family="{family}"{_hidden(hidden)}><p>There are no rules for {title}.</p></div>'
+        )
+    picture = draw(chart)
+    width, height = f"{picture.width:g}", f"{picture.height:g}"
+    return (
+        f'<div class="frame" data-family="{family}" tabindex="0" role="region" aria-label="{label}"{_hidden(hidden)}>\n'
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" class="chart" role="img" '
+        f'aria-label="{label}; what each rule is for stands below">\n{drawn(picture)}</svg></div>'
+    )
+
+
+def _explanations(chart: Chart, *, hidden: bool) -> str:
+    """What each rule is for: the nine that the article numbers, then the others, chain by chain."""
+    nine = [(box, row) for box in chart.boxes for row in box.rows if row.nine]
+    nine.sort(key=lambda each: each[1].nine)
+    parts = [f'<div data-family="{chart.family}"{_hidden(hidden)}>\n']
+    if nine:
+        parts += [f"<section>\n<h2>{TITLE_OF_NINE}</h2>\n<p>{ABOUT_NINE}</p>\n", _list(nine), "</section>\n"]
+    others = [(box, [row for row in box.rows if row.rule and not row.nine]) for box in chart.boxes]
+    if any(rows for _, rows in others):
+        parts.append("<section>\n<h2>All other rules</h2>\n")
+        for box, rows in others:
+            if rows:
+                parts.append(f"<h3>{_text(box.name)} <small>{box.table}</small></h3>\n")
+                parts.append(_list([(box, row) for row in rows]))
+        parts.append("</section>\n")
+    return "".join((*parts, "</div>"))
+
+
+def _list(rows: Sequence[tuple[Box, Row]]) -> str:
+    return "".join(('<ul class="rules">\n', *(_explanation(box, row) for box, row in rows), "</ul>\n"))
+
+
+def _explanation(box: Box, row: Row) -> str:
+    """One rule: its purpose, itself as iptables spells it, and where it comes from."""
+    why = row.why
+    number = f'<b class="nine">{row.nine}</b>' if row.nine else f'<b class="number">{row.number}</b>'
+    purpose = _text(why.text) if why else "not of these options"
+    facts = [f"{_text(box.name)} rule {row.number}"] if row.nine else []
+    if why:
+        steps = f"steps {why.steps}" if " " in why.steps else f"step {why.steps}"
+        facts += [f"the article's {steps}"] if why.steps else []
+        made = " ".join(f"<code>{_text(flag)}</code>" for flag in why.flags)
+        facts += [f"made by {made}" if made else "always there"]
+        facts += [f"set by <code>{_text(name)}</code>" for name in why.annotations]
+    rule = _text(rule_text(row.rule)) if row.rule else ""
+    return (
+        f'<li data-key="{_text(row.key)}">{number}<div><p>{purpose} <span class="met"></span></p>'
+        f'<code>{rule}</code><p class="facts">{" · ".join(facts)}</p></div></li>\n'
+    )
+
+
+def _hidden(hidden: bool) -> str:  # noqa: FBT001 (an attribute, or none)
+    return " hidden" if hidden else ""

@@ -1,0 +1,115 @@
+"""What a page's scripts are given of a plan, or of what a namespace holds, as plain dicts, lists, strings and numbers.
+
+Addresses are hexadecimal digits in network order, ranges of ports pairs; a match or a target is its Record's fields
+beside its name. Words that don't hang on a packet are said here, so that the scripts need not know them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from istio_init.draw.graph import chart
+from istio_init.formats.iptables_save import PROTOCOLS, rule_text
+from istio_init.model.rules import FAMILIES, Network, PortRange
+from istio_init.model.unknown import UnknownTarget
+from istio_init.planning.capture import AGENT_DNS_PORT, PASSTHROUGH
+from istio_init.record import Record
+from istio_init.simulate.path import APPLICATION, CLIENT, EPHEMERAL_PORT, SENDERS
+from istio_init.simulate.purposes import purpose, purposes
+from istio_init.simulate.report import ENDS, STOPS, TAILS, purpose_json
+from istio_init.simulate.semantics import answer_of
+from istio_init.simulate.wording import asked
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.model.packet import Facts
+    from istio_init.model.rules import Chain, Rule, Ruleset
+    from istio_init.options.table import Options
+    from istio_init.simulate.path import Proxy
+    from istio_init.simulate.purposes import Place, Purpose
+
+# Words and numbers of journey.py and explain.py.
+FIXED: dict[str, Any] = {
+    "application": APPLICATION,
+    "client": CLIENT,
+    "senders": SENDERS,
+    "ends": ENDS,
+    "stops": STOPS,
+    "tails": sorted(TAILS),
+    "protocols": {str(number): name for number, name in PROTOCOLS.items()},
+    "ephemeral_port": EPHEMERAL_PORT,
+    "dns_port": AGENT_DNS_PORT,
+    "passthrough": {family: PASSTHROUGH[family].address.hex() for family in FAMILIES},
+}
+
+
+class Matter(Record):
+    """What a page is about: rules, routing and the proxy; `live` where they are the kernel's."""
+
+    options: Options
+    rulesets: tuple[Ruleset, ...]
+    facts: Facts
+    envoy: Proxy
+    live: bool
+
+
+def model(about: Matter) -> dict[str, Any]:
+    """All that the scripts need to follow a packet."""
+    return {
+        **FIXED,
+        "live": about.live,
+        "virtual_interfaces": list(about.options.kube_virt_interfaces),
+        "envoy": plain(about.envoy),
+        "facts": plain(about.facts),
+        "families": {ruleset.family: _ruleset(ruleset, about) for ruleset in about.rulesets},
+    }
+
+
+def _ruleset(ruleset: Ruleset, about: Matter) -> dict[str, Any]:
+    known = purposes(about.options, ruleset.family)
+    return {
+        "links": chart(ruleset, known, about.envoy).links,
+        "tables": [
+            {"name": table.name, "chains": [_chain(chain, table.name, known) for chain in table.chains]}
+            for table in ruleset.tables
+        ],
+    }
+
+
+def _chain(chain: Chain, table: str, known: Mapping[Place, Purpose]) -> dict[str, Any]:
+    rules = [_rule(rule, purpose(known, table, chain.name, rule)) for rule in chain.rules]
+    return {"name": chain.name, "policy": chain.policy, "rules": rules}
+
+
+def _rule(rule: Rule, why: Purpose | None) -> dict[str, Any]:
+    matches = []
+    for match in rule.matches:
+        what, wanted = asked(match)
+        matches.append({**plain(match), "what": what, "wanted": wanted})
+    target = plain(rule.target)
+    if isinstance(rule.target, UnknownTarget):
+        target["does"] = answer_of(rule.target.name)
+    return {
+        "text": rule_text(rule),
+        "matches": matches,
+        "target": target,
+        "purpose": purpose_json(why) if why else None,
+    }
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401 (a Record, or what one holds)
+    """A value as JSON has it."""
+    match value:
+        case bytes():
+            return value.hex()
+        case PortRange(low, high):
+            return [low, high]
+        case Network(address, prefix):
+            return {"address": address.hex(), "prefix": prefix}
+        case tuple():
+            return [plain(each) for each in value]
+        case Record():
+            return {"is": type(value).__name__, **{field: plain(getattr(value, field)) for field in value._fields}}
+        case _:
+            return value

@@ -1,0 +1,364 @@
+"""Where everything of a chart stands: hooks left to right, tables top to bottom, jumps as lines in between. Pure.
+
+Below a hook's column head each table has a band; within it a chain stands deeper than those that lead to it, one to
+a layer. Lines run down the gutters beside the columns and along the channels above the layers, so that none crosses a
+box; all lines to one target share their track. Lengths are in pixels, y grows downwards.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from unicodedata import east_asian_width
+
+from istio_init.draw.graph import title_of
+from istio_init.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.draw.graph import Box, Chart, End, Row
+    from istio_init.model.rules import Hook
+
+ABOUT: dict[Hook, str] = {
+    "PREROUTING": "what comes in",
+    "INPUT": "to the pod",
+    "FORWARD": "through the pod",
+    "OUTPUT": "what the pod sends",
+    "POSTROUTING": "what leaves",
+}
+ALWAYS: frozenset[str] = frozenset({"PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"})
+NOWHERE = "nothing leads here"
+
+CELL = 7.3  # a character of 12 pixels in a monospaced font
+ROW = 22.0
+TITLE = 26.0
+HEAD = 46.0
+END = 46.0
+PAD = 9.0
+NUMBER = 30.0  # the column of the rules' numbers
+BARS = 14.0  # before it, marks of the connections that met the row
+NINE = 22.0  # behind it, the article's number where it is another
+TRACK = 9.0
+GUTTER = 11.0
+MARGIN = 10.0
+BAND_TITLE = 24.0
+LAYER = 14.0
+LONGEST = 62  # characters of what a rule asks
+NARROWEST = {"INPUT": 98.0, "POSTROUTING": 124.0}
+NARROW = 132.0  # any other column, PREROUTING in bold letters
+
+
+class Rect(Record):
+    """A rectangle by its upper left corner."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @property
+    def right(self) -> float:
+        """The right edge."""
+        return self.x + self.width
+
+    @property
+    def bottom(self) -> float:
+        """The lower edge."""
+        return self.y + self.height
+
+
+class Text(Record):
+    """A line of text: where it begins (or, `at_end`, ends) on its base line, and how wide it is at most."""
+
+    x: float
+    y: float
+    width: float
+    text: str
+    at_end: bool = False
+
+
+class PlacedRow(Record):
+    """A row and its place; `nine` is where the article's number stands, None where it has none."""
+
+    row: Row
+    rect: Rect
+    number: Text
+    asks: Text
+    does: Text
+    nine: Text | None
+
+
+class PlacedBox(Record):
+    """A chain's box, its title and rows."""
+
+    box: Box
+    rect: Rect
+    title: Text
+    rows: tuple[PlacedRow, ...]
+
+
+class PlacedEnd(Record):
+    """An end and its place."""
+
+    end: End
+    rect: Rect
+
+
+class Line(Record):
+    """A link's way from a row to its target, corner by corner."""
+
+    source: str
+    target: str
+    points: tuple[tuple[float, float], ...]
+
+
+class Head(Record):
+    """A column's head; a hook of None is for the chains that nothing leads to."""
+
+    hook: Hook | None
+    rect: Rect
+    title: str
+    text: str
+
+
+class Band(Record):
+    """A table's band."""
+
+    name: str
+    rect: Rect
+
+
+class Picture(Record):
+    """All of it, and how large it is."""
+
+    chart: Chart
+    width: float
+    height: float
+    heads: tuple[Head, ...]
+    bands: tuple[Band, ...]
+    boxes: tuple[PlacedBox, ...]
+    ends: tuple[PlacedEnd, ...]
+    lines: tuple[Line, ...]
+
+
+def cells(text: str) -> int:
+    """How many characters' places a text takes in a monospaced font, rather too many than too few."""
+    return sum(2 if each not in "→…" and east_asian_width(each) in "WFA" else 1 for each in text)
+
+
+def cut(text: str, most: int) -> str:
+    """The text, or as much of its beginning as has room in so many places."""
+    if cells(text) <= most:
+        return text
+    while cells(text) >= most:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def draw(chart: Chart) -> Picture:
+    """The chart's picture."""
+    return _Layout(chart).picture()
+
+
+class _Layout:
+    def __init__(self, chart: Chart) -> None:
+        self._chart = chart
+        used = {*(box.hook for box in chart.boxes), *(end.hook for end in chart.ends)}
+        hooks: list[Hook | None] = [hook for hook in ABOUT if hook in ALWAYS or hook in used]
+        self._columns = hooks + ([None] if None in used else [])
+        self._widths = [
+            max(
+                NARROWEST.get(hook or "", NARROW),
+                *(_box_width(box) for box in chart.boxes if box.hook == hook),
+                *(_end_width(end) for end in chart.ends if end.hook == hook),
+                0.0,
+                0.0,
+            )
+            for hook in self._columns
+        ]
+        # Everything has a level: for each table its layers, then those of the ends. What is deeper stands lower.
+        self._levels: dict[str, int] = {}
+        self._tables = list(dict.fromkeys(box.table for box in chart.boxes))
+        self._starts: list[int] = []
+        self._places = {box.key: self._columns.index(box.hook) for box in chart.boxes}
+        self._places |= {end.key: self._columns.index(end.hook) for end in chart.ends}
+        depth = 0
+        for table in self._tables:
+            self._starts.append(depth)
+            depth = self._layers([box for box in chart.boxes if box.table == table], depth)
+        self._starts.append(depth)
+        self._rows_of_ends = self._end_rows()
+        for at, row in enumerate(self._rows_of_ends):
+            self._levels |= {end.key: depth + at for end in row}
+        self._depth = depth + len(self._rows_of_ends)
+        self._routes()
+
+    def _layers(self, boxes: list[Box], start: int) -> int:
+        """Give each box of a table its level; the first one behind."""
+        taken: set[tuple[Hook | None, int]] = set()
+        lowest = {box.key: start for box in boxes}
+        for box in boxes:
+            level = lowest[box.key]
+            while (box.hook, level) in taken:
+                level += 1
+            taken.add((box.hook, level))
+            self._levels[box.key] = level
+            for row in box.rows:
+                if row.to in lowest:
+                    lowest[row.to] = max(lowest[row.to], level + 1)
+        return max((level for _, level in taken), default=start - 1) + 1
+
+    def _end_rows(self) -> list[list[End]]:
+        """The ends, as many of each column beside each other as have room."""
+        rows: list[list[End]] = []
+        for at, hook in enumerate(self._columns):
+            row, room = 0, self._widths[at]
+            for end in self._chart.ends:
+                if end.hook != hook:
+                    continue
+                if _end_width(end) > room:
+                    row, room = row + 1, self._widths[at]
+                room -= _end_width(end) + LAYER
+                while len(rows) <= row:
+                    rows.append([])
+                rows[row].append(end)
+        return rows
+
+    def _routes(self) -> None:
+        """Which gutter each link runs down, and which tracks gutters and channels need."""
+        self._gutters: list[list[str]] = [[] for _ in range(len(self._columns) + 1)]
+        self._channels: list[list[str]] = [[] for _ in range(self._depth)]
+        self._links: list[tuple[str, str, int]] = []
+        for box in self._chart.boxes:
+            column = self._columns.index(box.hook)
+            for row in box.rows:
+                if row.to not in self._places:
+                    continue
+                gutter = column if self._places[row.to] < column else column + 1
+                self._links.append((row.key, row.to, gutter))
+                _once(self._gutters[gutter], row.to)
+                _once(self._channels[self._levels[row.to]], row.to)
+
+    def picture(self) -> Picture:
+        """Everything placed."""
+        xs, x = [], MARGIN
+        for at, width in enumerate(self._widths):
+            x += self._gutter(at)
+            xs.append(x)
+            x += width
+        width = x + self._gutter(len(self._widths)) + MARGIN
+        self._xs = xs
+        heads = tuple(
+            Head(hook, Rect(xs[at], MARGIN, self._widths[at], HEAD), hook or "UNUSED", ABOUT[hook] if hook else NOWHERE)
+            for at, hook in enumerate(self._columns)
+        )
+        boxes: list[PlacedBox] = []
+        bands: list[Band] = []
+        self._tops: list[float] = []
+        y = MARGIN + HEAD + LAYER
+        for at, (begin, end) in enumerate(pairwise(self._starts)):
+            top = y
+            y += BAND_TITLE
+            for level in range(begin, end):
+                y += self._channel(level)
+                self._tops.append(y)
+                here = [box for box in self._chart.boxes if self._levels[box.key] == level]
+                boxes += [self._box(box, y) for box in here]
+                y = max(placed.rect.bottom for placed in boxes if self._levels[placed.box.key] == level)
+            y += PAD
+            bands.append(Band(self._tables[at], Rect(MARGIN, top, width - 2 * MARGIN, y - top)))
+            y += LAYER
+        ends: list[PlacedEnd] = []
+        for at, row in enumerate(self._rows_of_ends):
+            y += self._channel(self._starts[-1] + at)
+            self._tops.append(y)
+            ends += self._ends(row, y)
+            y += END
+        lines = tuple(self._lines(boxes, ends))
+        return Picture(self._chart, width, y + MARGIN, heads, tuple(bands), tuple(boxes), tuple(ends), lines)
+
+    def _gutter(self, at: int) -> float:
+        return GUTTER + TRACK * len(self._gutters[at]) + (GUTTER if self._gutters[at] else 0)
+
+    def _channel(self, level: int) -> float:
+        return LAYER + TRACK * len(self._channels[level])
+
+    def _box(self, box: Box, y: float) -> PlacedBox:
+        column = self._columns.index(box.hook)
+        x, width = self._xs[column], self._widths[column]
+        rect = Rect(x, y, width, TITLE + ROW * len(box.rows) + 4)
+        name = cut(title_of(box), int((width - 2 * PAD) / CELL))
+        title = Text(x + PAD, y + 18, width - 2 * PAD, name)
+        rows = tuple(_row(box, row, Rect(x, y + TITLE + at * ROW, width, ROW)) for at, row in enumerate(box.rows))
+        return PlacedBox(box, rect, title, rows)
+
+    def _ends(self, row: list[End], y: float) -> Iterator[PlacedEnd]:
+        for at, hook in enumerate(self._columns):
+            here = [end for end in row if end.hook == hook]
+            x = self._xs[at]
+            for end in here:
+                yield PlacedEnd(end, Rect(x, y, _end_width(end), END))
+                x += _end_width(end) + LAYER
+
+    def _lines(self, boxes: list[PlacedBox], ends: list[PlacedEnd]) -> Iterator[Line]:
+        rows = {placed.row.key: placed.rect for each in boxes for placed in each.rows}
+        tops = {each.box.key: each.rect for each in boxes} | {each.end.key: each.rect for each in ends}
+        for source, target, gutter in self._links:
+            start, end = rows[source], tops[target]
+            column = self._places[source.rpartition("/")[0]]
+            left = gutter == column
+            edge = self._xs[gutter] - self._gutter(gutter) if gutter < len(self._xs) else self._right()
+            tracks = self._gutters[gutter]
+            lane = edge + GUTTER + TRACK * (tracks.index(target) + 0.5)
+            channel = self._channels[self._levels[target]]
+            across = self._tops[self._levels[target]] - LAYER + 2 - TRACK * (len(channel) - channel.index(target) - 0.5)
+            into = end.x + (end.width / 2 if target.startswith("end/") else min(end.width / 2, 150))
+            middle = start.y + ROW / 2
+            begin = start.x if left else start.right
+            points = ((begin, middle), (lane, middle), (lane, across), (into, across), (into, end.y))
+            yield Line(source, target, points)
+
+    def _right(self) -> float:
+        return self._xs[-1] + self._widths[-1]
+
+
+def _once(tracks: list[str], target: str) -> None:
+    if target not in tracks:
+        tracks.append(target)
+
+
+def _has_nine(box: Box) -> bool:
+    """Whether the article's numbers need a column of their own, beside the rules' own."""
+    return any(row.nine and row.nine != str(row.number) for row in box.rows)
+
+
+def _lead(box: Box) -> float:
+    return BARS + NUMBER + (NINE if _has_nine(box) else 0)
+
+
+def _box_width(box: Box) -> float:
+    asks = max((min(cells(row.asks), LONGEST) for row in box.rows), default=0)
+    does = max((min(cells(row.does), LONGEST) for row in box.rows), default=0)
+    title = min(cells(title_of(box)), LONGEST)
+    return float(max(_lead(box) + CELL * (asks + 2 + does) + PAD, title * CELL * 1.1 + 2 * PAD))
+
+
+def _end_width(end: End) -> float:
+    """Enough for its title in bold letters of 13 pixels, and its text in letters of 12."""
+    return max(8.2 * len(end.title), 7.1 * len(end.text)) + 28
+
+
+def _row(box: Box, row: Row, rect: Rect) -> PlacedRow:
+    base = rect.y + 15
+    asks, does = cut(row.asks, LONGEST), cut(row.does, LONGEST)
+    number = Text(rect.x + BARS + NUMBER - 10, base, NUMBER - 8, str(row.number or ""), at_end=True)
+    nine = None
+    if row.nine:
+        at = BARS + NUMBER - 4 if _has_nine(box) else BARS + 3
+        nine = Text(rect.x + at, base, 16, row.nine)
+    return PlacedRow(
+        row, rect, number,
+        Text(rect.x + _lead(box), base, cells(asks) * CELL, asks),
+        Text(rect.right - PAD, base, cells(does) * CELL, does, at_end=True), nine,
+    )  # fmt: skip

@@ -1,0 +1,86 @@
+"""A chart as a Mermaid flowchart: a node for a chain with its rules as lines, links with the rules' numbers."""
+
+from __future__ import annotations
+
+from istio_init.draw.graph import title_of
+from istio_init.draw.layout import LONGEST, cut
+from istio_init.formats.phrases import plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from istio_init.draw.graph import Box, Chart, Row
+    from istio_init.draw.highlight import Way
+
+CLASSES = {
+    "envoy": "stroke:#5b3fc4,stroke-width:2px",
+    "alone": "stroke:#23804a,stroke-width:2px",
+    "dropped": "stroke:#c02b3a,stroke-width:2px",
+    "met": "stroke:#1769d2,stroke-width:3px",
+}
+KINDS = {"alone": "alone", "dropped": "dropped", "queued": "dropped"}
+# A rule stays on one line.
+WIDE = "%%{init: {'flowchart': {'wrappingWidth': 700}}}%%"
+LIT = "stroke:#1769d2,stroke-width:3px"
+
+
+def mermaid(chart: Chart, lit: Sequence[Way] = ()) -> str:
+    """The text of a .mmd file."""
+    return "\n".join(_lines(chart, lit)) + "\n"
+
+
+def _lines(chart: Chart, lit: Sequence[Way]) -> Iterator[str]:
+    keys = [*(box.key for box in chart.boxes), *(end.key for end in chart.ends)]
+    names = {key: f"n{at}" for at, key in enumerate(keys)}
+    met = frozenset[str]().union(*(way.reached for way in lit))
+    yield WIDE
+    yield "flowchart LR"
+    hooks = list(dict.fromkeys(box.hook for box in chart.boxes))
+    for at, hook in enumerate(hooks):
+        yield f'  subgraph h{at}["{hook or "nothing leads here"}"]'
+        for box in chart.boxes:
+            if box.hook == hook:
+                yield f'    {names[box.key]}["{_label(box, lit)}"]'
+        yield "  end"
+    for end in chart.ends:
+        yield f'  {names[end.key]}(["{_text(end.title)}<br/>{_text(end.text)}"])'
+    taken = frozenset[str]().union(*(way.links for way in lit))
+    lighted = []
+    for at, (box, to, rows) in enumerate(_links(chart)):
+        numbers = ", ".join(str(row.number or "otherwise") for row in rows)
+        yield f'  {names[box.key]} -- "{numbers}" --> {names[to]}'
+        if any(row.key in taken for row in rows):
+            lighted.append(str(at))
+    for name, look in CLASSES.items():
+        yield f"  classDef {name} {look}"
+    for end in chart.ends:
+        yield f"  class {names[end.key]} {KINDS.get(end.kind, 'envoy')}"
+    for key, name in names.items():
+        if key in met:
+            yield f"  class {name} met"
+    if lighted:
+        yield f"  linkStyle {','.join(lighted)} {LIT}"
+
+
+def _links(chart: Chart) -> Iterator[tuple[Box, str, list[Row]]]:
+    """All rows of a box that lead to one target, together."""
+    for box in chart.boxes:
+        for to in dict.fromkeys(row.to for row in box.rows if row.to):
+            yield box, to, [row for row in box.rows if row.to == to]
+
+
+def _label(box: Box, lit: Sequence[Way]) -> str:
+    lines = [f"<b>{_text(title_of(box))}</b> ({box.table})"]
+    for row in box.rows:
+        hit = [str(number) for number, way in enumerate(lit, 1) if row.key in way.hit]
+        mark = f"▶{','.join(hit)} " if hit else ""
+        number = f"{row.number} " if row.number else ""
+        text = f"{mark}{number}{cut(row.asks, LONGEST)}: {cut(row.does, LONGEST)}"
+        lines.append(f"<b>{_text(text)}</b>" if hit else _text(text))
+    return "<br/>".join(lines)
+
+
+def _text(text: str) -> str:
+    """Text with everything that is not a letter, a digit or plain punctuation as Mermaid's entities."""
+    return "".join(each if each.isalnum() or each in " .,:_-/→…▶()" else f"#{ord(each)};" for each in plain(text))

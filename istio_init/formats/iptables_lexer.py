@@ -1,0 +1,153 @@
+"""The words of a line of iptables-save text, split as iptables-restore splits them, and read as values."""
+
+from __future__ import annotations
+
+from istio_init.errors import shown
+from istio_init.errors_rare import SaveError
+from istio_init.formats.iptables_save import ALL_BITS, network_text
+from istio_init.model.parsers import network, number
+from istio_init.model.rules import PortRange
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.model.rules import Family, Network
+
+
+def fits(text: str, limit: int) -> bool:
+    """Whether the kernel has room for a name: `limit` bytes, none of them NUL."""
+    return "\0" not in text and len(text.encode("utf-8", "surrogatepass")) <= limit
+
+
+class Line:
+    """The words of one line, taken one after the other, as names, numbers and addresses."""
+
+    __slots__ = ("_at", "_number", "_words")
+
+    def __init__(self, number: int, text: str) -> None:
+        self._number = number
+        self._at = 0
+        try:
+            self._words = _words(text)
+        except IndexError:
+            raise self.error(text, "a quote is not closed") from None
+
+    def error(self, word: str, why: str) -> SaveError:
+        """The error to raise about one word of this line."""
+        return SaveError(f"line {self._number}: {shown(word)}: {why}")
+
+    def more(self) -> bool:
+        """Whether any word is left."""
+        return self._at < len(self._words)
+
+    def end(self) -> None:
+        """Make sure that no word is left."""
+        if self.more():
+            raise self.error(self._words[self._at], "nothing is known that could stand here")
+
+    def word(self, what: str) -> str:
+        """The next word, which is to be `what`."""
+        if not self.more():
+            raise self.error(self._words[-1], f"{what} is missing behind this")
+        self._at += 1
+        return self._words[self._at - 1]
+
+    def expect(self, wanted: str) -> None:
+        """Take exactly this word."""
+        if (word := self.word(wanted)) != wanted:
+            raise self.error(word, f"{wanted} belongs here")
+
+    def option(self) -> tuple[bool, str]:
+        """The next option, behind whether a ! stands before it."""
+        word = self.word("an option")
+        return (True, self.word("an option")) if word == "!" else (False, word)
+
+    def long_option_follows(self) -> bool:
+        """Whether the next option is one of an extension's."""
+        upcoming = [word for word in self._words[self._at : self._at + 2] if word != "!"]
+        return bool(upcoming) and upcoming[0].startswith("--")
+
+    def name(self, what: str, limit: int) -> str:
+        """The next word, if the kernel has room for it."""
+        word = self.word(what)
+        if not fits(word, limit):
+            raise self.error(word, f"{what} has at most {limit} bytes, and no NUL")
+        return word
+
+    def network(self, family: Family) -> Network:
+        """The next word as an address or CIDR of the family."""
+        word = self.word("an address")
+        try:
+            found = network(word)
+        except ValueError as error:
+            raise self.error(word, str(error)) from None
+        if found.family != family:
+            raise self.error(word, f"not an address of {family}")
+        return found
+
+    def address(self, family: Family) -> bytes:
+        """The next word as an address of the family, packed."""
+        found = self.network(family)
+        if found.prefix != len(found.address) * 8:
+            raise self.error(network_text(found), "an address is wanted, not a CIDR")
+        return found.address
+
+    def number(self, word: str, what: str, highest: int, lowest: int = 0) -> int:
+        """A word of this line, or a part of one, as a decimal number."""
+        try:
+            return number(word, lowest, highest, what)
+        except ValueError as error:
+            raise self.error(word, str(error)) from None
+
+    def ports(self, word: str, dash: str = ":") -> PortRange:
+        """A word of this line, or a part of one, as a port or a range."""
+        first, between, last = word.partition(dash)
+        low = self.number(first, "a port", 65535)
+        high = self.number(last, "a port", 65535) if between else low
+        if low > high:
+            raise self.error(word, "the range is upside down")
+        return PortRange(low, high)
+
+    def bits(self, word: str) -> int:
+        """A word of this line, or a part of one, as 32 bits in hexadecimal."""
+        digits = word.removeprefix("0x")
+        if digits == word or not 1 <= len(digits) <= 8 or not set(digits) <= set("0123456789abcdef"):
+            raise self.error(word, "marks and masks are written 0x0 to 0xffffffff")
+        return int(digits, 16)
+
+    def mask(self) -> int:
+        """The next word as a mask."""
+        return self.bits(self.word("a mask"))
+
+    def mark(self) -> tuple[int, int]:
+        """The next word as a mark and its mask."""
+        word = self.word("a mark")
+        value, slash, mask = word.partition("/")
+        return self.bits(value or word), self.bits(mask or word) if slash else ALL_BITS
+
+
+def _words(text: str) -> list[str]:
+    """A line's words, split as iptables-restore does it; IndexError where a quote isn't closed."""
+    words = []
+    at = 0
+    while at < len(text):
+        if text[at] in " \t":
+            at += 1
+        elif text[at] == '"':
+            word, at = _quoted_word(text, at + 1)
+            words.append(word)
+        else:
+            start = at
+            while at < len(text) and text[at] not in " \t":
+                at += 1
+            words.append(text[start:at])
+    return words
+
+
+def _quoted_word(text: str, at: int) -> tuple[str, int]:
+    """The word whose opening quote stands before `at`, and the position behind its closing one."""
+    word = ""
+    while text[at] != '"':
+        at += text[at] == "\\"
+        word += text[at]
+        at += 1
+    return word, at + 1

@@ -1,0 +1,239 @@
+"""Rulesets as iptables-save text: what a dry run prints, byte for byte what the kernel's own save would say.
+
+The spellings are those of iptables-legacy-save 1.8.9 (iptables/iptables.c's print_rule4 and the save
+functions of extensions/); integration tests hold them against the program itself. restore.py reads it back.
+"""
+
+from __future__ import annotations
+
+# The C half of the standard library's socket: inet_ntop spells an address as iptables does, with no I/O.
+# `import socket` or `import ipaddress` would cost a start several milliseconds for the same answer.
+from _socket import AF_INET, AF_INET6, inet_ntop
+
+from istio_init.errors import assert_never, shown
+from istio_init.model.extensions import (
+    ConnMark,
+    CtState,
+    CtZone,
+    Mark,
+    Multiport,
+    RestoreMark,
+    SaveMark,
+    SetMark,
+    Tproxy,
+)
+from istio_init.model.rules import (
+    TCP,
+    UDP,
+    Destination,
+    DestinationPorts,
+    InInterface,
+    Jump,
+    OutInterface,
+    Owner,
+    Protocol,
+    Redirect,
+    Source,
+    SourcePorts,
+    Verdict,
+)
+from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.model.rules import Family, Match, Network, PortRange, Rule, Ruleset, Table, Target
+
+ALL_BITS = 0xFFFFFFFF
+
+# IP protocols that iptables-save prints by name. It asks /etc/protocols, which differs from machine to
+# machine and may be missing; these are the names in Debian's, for the protocols that firewalls speak of.
+PROTOCOLS = {
+    1: "icmp",
+    2: "igmp",
+    4: "ipencap",
+    TCP: "tcp",
+    UDP: "udp",
+    33: "dccp",
+    41: "ipv6",
+    43: "ipv6-route",
+    44: "ipv6-frag",
+    47: "gre",
+    50: "esp",
+    51: "ah",
+    58: "ipv6-icmp",
+    59: "ipv6-nonxt",
+    60: "ipv6-opts",
+    89: "ospf",
+    103: "pim",
+    108: "ipcomp",
+    112: "vrrp",
+    115: "l2tp",
+    132: "sctp",
+    135: "mobility-header",
+    136: "udplite",
+}
+
+# xtables_save_string in libxtables/xtables.c: what a word may consist of to stay bare, and what is escaped
+# between quotes.
+_BARE = frozenset("_-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_ESCAPES = str.maketrans({character: f"\\{character}" for character in "\"\\'"})
+
+# By a match's `negated`: what stands before an option.
+_NOT = ("", " !")
+
+
+def load(text: str, family: Family) -> Ruleset:
+    """The ruleset that iptables-save text of one family tells of; SaveError names the line and the word it is about."""
+    # Only here, as nobody who waits for a pod reads such text.
+    from istio_init.formats.iptables_restore import parse
+
+    return parse(text, family)
+
+
+def dump(ruleset: Ruleset) -> str:
+    """All tables that hold something: a rule, a user's chain, or a policy other than ACCEPT."""
+    return "".join(dump_table(table) for table in ruleset.tables if _holds_something(table))
+
+
+def dump_table(table: Table) -> str:
+    """One table from `*name` to `COMMIT`, counters zero."""
+    lines = [f"*{table.name}"]
+    lines += [f":{chain.name} {chain.policy or '-'} [0:0]" for chain in table.chains]
+    lines += [f"-A {chain.name}{_rule(rule)}" for chain in table.chains for rule in chain.rules]
+    lines.append("COMMIT\n")
+    return "\n".join(lines)
+
+
+def rule_text(rule: Rule) -> str:
+    """One rule without its `-A CHAIN`; empty where it matches everything and only counts.
+
+    What we don't model is shown in a form that no program loads, so that it can't be taken for the whole
+    rule. SaveError for a port without the protocol that it is a port of.
+    """
+    return _rule(rule)[1:]
+
+
+def network_text(network: Network) -> str:
+    """An address and its prefix, as glibc spells it (`::127.0.0.53/128`)."""
+    return f"{_address(network.address)}/{network.prefix}"
+
+
+def _holds_something(table: Table) -> bool:
+    return any(chain.rules or chain.policy != "ACCEPT" for chain in table.chains)
+
+
+def _rule(rule: Rule) -> str:
+    """All matches, then the target, each with a blank before it."""
+    text = ""
+    before = None
+    for match in rule.matches:
+        text += _match(match, rule, before)
+        before = match
+    return text + _target(rule.target)
+
+
+def _match(match: Match, rule: Rule, before: Match | None) -> str:  # noqa: C901 (one arm a kind)
+    """One of a rule's matches, given the match before it. Frequent kinds come first: with 10,000 rules it shows."""
+    match match:
+        case Protocol():
+            # Protocol 0 is every one.
+            return f"{_NOT[match.negated]} -p {PROTOCOLS.get(match.number, match.number)}" if match.number else ""
+        case DestinationPorts():
+            # iptables keeps both sides of one packet's ports in one match.
+            module = "" if isinstance(before, SourcePorts) else f" -m {_transport(rule)}"
+            return f"{module}{_NOT[match.negated]} --dport {_ports(match.ports)}"
+        case Destination():
+            return _network("-d", match)
+        case Source():
+            return _network("-s", match)
+        case InInterface():
+            return _interface("-i", match)
+        case OutInterface():
+            return _interface("-o", match)
+        case Owner():
+            ids = str(match.low) if match.low == match.high else f"{match.low}-{match.high}"
+            return f" -m owner{_NOT[match.negated]} --{match.kind}-owner {ids}"
+        case SourcePorts():
+            return f" -m {_transport(rule)}{_NOT[match.negated]} --sport {_ports(match.ports)}"
+        case Multiport():
+            return f" -m multiport{_NOT[match.negated]} --{match.side} {','.join(map(_ports, match.ports))}"
+        case Mark():
+            return f" -m mark{_NOT[match.negated]} --mark {_mark(match)}"
+        case ConnMark():
+            return f" -m connmark{_NOT[match.negated]} --mark {_mark(match)}"
+        case CtState():
+            return f" -m conntrack{_NOT[match.negated]} --ctstate {','.join(match.states)}"
+        case Comment():
+            return f" -m comment --comment {_quoted(match.text)}"
+        case UnknownMatch():
+            return f" -m {_unknown(match)}"
+        case _:
+            assert_never(match)
+
+
+def _target(target: Target) -> str:
+    match target:
+        case Verdict():
+            return f" -j {target.name}" if target.name else ""
+        case Jump():
+            return f" -{'g' if target.goto else 'j'} {target.chain}"
+        case Redirect():
+            return f" -j REDIRECT --to-ports {_ports(target.ports, '-')}"
+        case Tproxy():
+            where = f"--on-port {target.port} --on-ip {_address(target.address)}"
+            return f" -j TPROXY {where} --tproxy-mark {target.mark:#x}/{target.mask:#x}"
+        case SetMark():
+            return f" -j MARK --set-xmark {target.value:#x}/{target.mask:#x}"
+        case SaveMark():
+            return f" -j CONNMARK --save-mark --nfmask {target.nfmask:#x} --ctmask {target.ctmask:#x}"
+        case RestoreMark():
+            return f" -j CONNMARK --restore-mark --nfmask {target.nfmask:#x} --ctmask {target.ctmask:#x}"
+        case CtZone():
+            return f" -j CT --zone {target.zone}" if target.zone else " -j CT"
+        case UnknownTarget():
+            return f" -j {_unknown(target)}"
+        case _:
+            assert_never(target)
+
+
+def _network(option: str, match: Source | Destination) -> str:
+    """A network match; one that every packet passes isn't printed."""
+    if not (match.network.prefix or match.negated):
+        return ""
+    return f"{_NOT[match.negated]} {option} {network_text(match.network)}"
+
+
+def _interface(option: str, match: InInterface | OutInterface) -> str:
+    """An interface match; + alone is any interface and isn't printed (nor is its negation: iptables forgets it)."""
+    return "" if match.name == "+" else f"{_NOT[match.negated]} {option} {match.name}"
+
+
+def _address(address: bytes) -> str:
+    return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
+
+
+def _ports(ports: PortRange, dash: str = ":") -> str:
+    return str(ports.low) if ports.low == ports.high else f"{ports.low}{dash}{ports.high}"
+
+
+def _mark(match: Mark | ConnMark) -> str:
+    return f"{match.value:#x}" if match.mask == ALL_BITS else f"{match.value:#x}/{match.mask:#x}"
+
+
+def _transport(rule: Rule) -> str:
+    """The match extension that knows the ports of the rule's protocol."""
+    for match in rule.matches:
+        if isinstance(match, Protocol) and match.number in (TCP, UDP) and not match.negated:
+            return PROTOCOLS[match.number]
+    from istio_init.errors_rare import SaveError
+
+    raise SaveError(f"{shown(repr(rule))}: a port needs -p tcp or -p udp in the same rule")
+
+
+def _quoted(text: str) -> str:
+    """A comment as iptables-save prints it: bare where it is one plain word, else between quotes."""
+    return text if text and _BARE.issuperset(text) else f'"{text.translate(_ESCAPES)}"'
+
+
+def _unknown(extension: UnknownMatch | UnknownTarget) -> str:
+    return f"{extension.name} [unknown: {len(extension.data)} bytes]"

@@ -1,0 +1,148 @@
+"""Rulesets of both families laid out as inet tables, and inet tables read as the rulesets that they stand for."""
+
+from __future__ import annotations
+
+from istio_init.errors import InitError, shown
+from istio_init.formats.nft.merge import fold, unfold
+from istio_init.model.extensions import Tproxy
+from istio_init.model.inet import BASE_CHAINS, Addresses, InetChain, InetRule, InetTable
+from istio_init.model.rules import BUILTIN_CHAINS, IPV4, IPV6, Chain, Jump, Ruleset, Run, Table, Verdict, ordered
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import TypeAlias
+
+    from istio_init.formats.nft.merge import Folded
+    from istio_init.model.rules import Family, Rule, TableName
+
+    # nft_fold.fold, or one that remembers.
+    Fold: TypeAlias = Callable[[Sequence[Rule | Run], Family], Folded]
+
+DROP, RETURN = Verdict("DROP"), Verdict("RETURN")
+
+
+def layout(rulesets: Iterable[Ruleset], name: TableName, fold: Fold = fold) -> InetTable:
+    """The inet table that holds what the rulesets (one for each family, at most) have in their table `name`."""
+    folded: dict[str, dict[Family, tuple[InetRule, ...]]] = {}
+    for ruleset in rulesets:
+        table = ruleset.table(name)
+        for chain in table.chains if table else ():
+            if chain.parts or chain.policy is None:
+                folded.setdefault(chain.name, {})[ruleset.family] = fold(chain.parts, ruleset.family).rules
+    base = [hook for hook in BUILTIN_CHAINS[name] if hook in folded]
+    if strange := [hook for hook in base if hook not in BASE_CHAINS.get(name, {})]:
+        raise InitError(
+            f"--native-nftables: {name} {shown(strange[0])}: no base chain stands for it; leave the flag out"
+        )
+    users = sorted(chain for chain in folded if chain not in base)
+    return InetTable(name, tuple(InetChain(chain, _together(folded[chain])) for chain in (*base, *users)))
+
+
+def _together(folded: dict[Family, tuple[InetRule, ...]]) -> tuple[InetRule, ...]:
+    """Both families' rules, each in their order, those that are the same made one."""
+    rules: list[InetRule] = []
+    second = folded.get(IPV6, ())
+    at = 0
+    for rule in folded.get(IPV4, ()):
+        twin = rule.replace(family=IPV6)
+        if _names_family(rule) or twin not in second[at:]:
+            rules.append(rule)
+            continue
+        position = second.index(twin, at)
+        rules += second[at:position]
+        rules.append(rule.replace(family=None))
+        at = position + 1
+    return (*rules, *second[at:])
+
+
+def _names_family(rule: InetRule) -> bool:
+    """Whether a rule says by itself which family it is about."""
+    return isinstance(rule.target, Tproxy) or any(isinstance(match, Addresses) for match in rule.matches)
+
+
+def written(table: InetTable) -> InetTable:
+    """The table as it stands in the kernel: each tproxy followed by its drop, and one family's table guarded."""
+    families = {rule.family for chain in table.chains for rule in chain.rules}
+    hooked = any(chain.name in BASE_CHAINS[table.name] for chain in table.chains)
+    alone = next(iter(families)) if hooked and len(families) == 1 else None
+    chains = []
+    for chain in table.chains:
+        rules: list[InetRule] = []
+        if alone and chain.name in BASE_CHAINS[table.name]:
+            rules.append(InetRule((), RETURN, IPV6 if alone == IPV4 else IPV4))
+        for rule in chain.rules:
+            rules.append(rule if not alone or _names_family(rule) else rule.replace(family=None))
+            if isinstance(rule.target, Tproxy):
+                rules.append(rule.replace(target=DROP))
+        chains.append(chain.replace(rules=tuple(rules)))
+    return table.replace(chains=tuple(chains))
+
+
+def alone(table: InetTable) -> Family | None:
+    """The one family that a table which stands in the kernel is for, as its guards tell; None where it is for both."""
+    guards = {
+        chain.rules[0].family
+        if chain.rules and (chain.rules[0].matches, chain.rules[0].target) == ((), RETURN)
+        else None
+        for chain in table.chains
+        if chain.name in BASE_CHAINS[table.name]
+    }
+    guard = next(iter(guards)) if len(guards) == 1 else None
+    return None if guard is None else IPV4 if guard == IPV6 else IPV6
+
+
+def ruleset(
+    tables: Iterable[InetTable], family: Family, expecting: Ruleset | None = None, fold: Fold = fold
+) -> Ruleset:
+    """What tables (as `meant`) hold for one family.
+
+    A set tells neither the order nor the overlaps of what it was made of: where it is just what rules of
+    `expecting` would become, those are the ones it stands for.
+    """
+    found = []
+    for table in tables:
+        wanted = expecting.table(table.name) if expecting else None
+        chains = {
+            chain.name: _chain(chain, table.name, family, wanted.chain(chain.name) if wanted else None, fold)
+            for chain in table.chains
+            if _is_of(chain, table, family)
+        }
+        if chains:
+            found.append(Table(table.name, ordered(table.name, chains)))
+    found.sort(key=lambda table: list(BUILTIN_CHAINS).index(table.name))
+    return Ruleset(family, tuple(found))
+
+
+def _is_of(chain: InetChain, table: InetTable, family: Family) -> bool:
+    """Whether a chain exists for a family: it has a rule, or a jump to it has; one that has neither exists for both."""
+    jumps = [
+        rule
+        for each in table.chains
+        for rule in each.rules
+        if rule.target in (Jump(chain.name), Jump(chain.name, True))
+    ]
+    involved = {rule.family for rule in (*chain.rules, *jumps)}
+    return not involved or None in involved or family in involved
+
+
+def _chain(chain: InetChain, table: TableName, family: Family, wanted: Chain | None, fold: Fold) -> Chain:
+    rules = tuple(rule.replace(family=family) for rule in chain.rules if rule.family in (None, family))
+    policy = "ACCEPT" if chain.name in BUILTIN_CHAINS[table] else None
+    if wanted is not None:
+        folded = fold(wanted.parts, family)
+        if folded.rules == rules:
+            parts = tuple(map(_as_ours, wanted.parts))
+            return wanted if (parts, policy) == (wanted.parts, wanted.policy) else Chain.of(chain.name, parts, policy)
+        known = {rule: tuple(folded.sources(number)) for number, rule in enumerate(folded.rules)}
+    else:
+        known = {}
+    return Chain(chain.name, tuple(each for rule in rules for each in known.get(rule) or unfold(rule, family)), policy)
+
+
+def _as_ours(part: Rule | Run) -> Rule | Run:
+    if isinstance(part, Run):
+        if all(rule.ours for rule in part.unit):
+            return part
+        return part.replace(unit=tuple(rule.replace(ours=True) for rule in part.unit))
+    return part if part.ours else part.replace(ours=True)

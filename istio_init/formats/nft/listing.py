@@ -1,0 +1,217 @@
+"""Inet tables as the text that `nft list table` prints once they are applied, counters zero.
+
+The spellings are those of nft 1.0.6; integration tests hold them against the program itself.
+"""
+
+from __future__ import annotations
+
+# The C half of the standard library's socket: inet_ntop spells an address as nft does, with no I/O.
+from _socket import AF_INET, AF_INET6, inet_ntop
+
+from istio_init.errors import assert_never
+from istio_init.formats.nft.layout import written
+from istio_init.model.extensions import (
+    ConnMark,
+    CtState,
+    CtZone,
+    Mark,
+    RestoreMark,
+    SaveMark,
+    SetMark,
+    Tproxy,
+)
+from istio_init.model.inet import (
+    BASE_CHAINS,
+    NAMES,
+    Addresses,
+    Ports,
+    asks_family,
+    chain_name,
+    element_type,
+    holds_intervals,
+    prefix_length,
+    sets,
+)
+from istio_init.model.rules import IPV4, TCP, UDP, InInterface, Jump, OutInterface, Owner, Protocol, Redirect, Verdict
+from istio_init.model.unknown import UnknownMatch, UnknownTarget
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from istio_init.model.inet import Ask, InetChain, InetRule, InetTable, Interval, Sets
+    from istio_init.model.rules import Family, Target
+
+
+ALL_BITS = 0xFFFFFFFF
+PROTOCOLS = {TCP: "tcp", UDP: "udp"}
+FAMILY_WORDS: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
+
+# The order in which nft prints the states of connections: their bits' in <linux/netfilter/nf_conntrack_common.h>
+STATES = {
+    "INVALID": "invalid",
+    "ESTABLISHED": "established",
+    "RELATED": "related",
+    "NEW": "new",
+    "UNTRACKED": "untracked",
+}
+
+# nft has a name for a priority, but this one only where the hook is what the name was made for.
+_PRIORITIES = {-150: "mangle", -300: "raw"}
+_NAT_PRIORITIES = {"PREROUTING": "dstnat", "OUTPUT": "-100"}
+_PER_LINE = {"inet_service": 5, "ipv4_addr": 2, "ipv6_addr": 1}
+
+# By a match's `negated`.
+_NOT = ("", "!= ")
+
+
+def listing(tables: Iterable[InetTable]) -> str:
+    """Tables (as `nft.layout` makes them) as `nft list table` prints each of them, one after the other."""
+    return "".join(map(_table, tables))
+
+
+def _table(table: InetTable) -> str:
+    table = written(table)
+    named = sets(table)
+    parts = [_named_set(kind, intervals, name) for (kind, intervals), name in named.items()]
+    parts += [_chain(table, chain, named) for chain in table.chains]
+    return "".join((f"table inet {NAMES[table.name]} {{\n", "\n".join(parts), "}\n"))
+
+
+def _named_set(kind: str, intervals: tuple[Interval, ...], name: str) -> str:
+    # nft breaks the line behind so many elements, and aligns the next with the first.
+    spans = _spans(kind, intervals)
+    at_once = _PER_LINE[kind]
+    lines = [", ".join(spans[first : first + at_once]) for first in range(0, len(spans), at_once)]
+    elements = ",\n\t\t\t     ".join(lines)
+    flags = "\t\tflags interval\n" if holds_intervals(kind, intervals) else ""
+    return f"\tset {name} {{\n\t\ttype {kind}\n{flags}\t\telements = {{ {elements} }}\n\t}}\n"
+
+
+def _chain(table: InetTable, chain: InetChain, named: Sets) -> str:
+    lines = [f"\tchain {chain_name(chain.name)} {{\n"]
+    for hook, (kind, priority) in BASE_CHAINS[table.name].items():
+        if chain.name == hook:
+            word = _PRIORITIES.get(priority) or _NAT_PRIORITIES[hook]
+            lines.append(f"\t\ttype {kind} hook {chain_name(hook)} priority {word}; policy accept;\n")
+    lines += [f"\t\t{rule_text(rule, named)}\n" for rule in chain.rules]
+    return "".join((*lines, "\t}\n"))
+
+
+def rule_text(rule: InetRule, named: Sets) -> str:
+    """One rule, given the table's sets."""
+    words = [f"meta nfproto {rule.family}"] if asks_family(rule) else []
+    words += [_match(match, rule, named) for match in rule.matches]
+    return " ".join((*words, "counter packets 0 bytes 0", *_target(rule.target)))
+
+
+def _match(match: Ask, rule: InetRule, named: Sets) -> str:
+    match match:
+        case InInterface():
+            return f"iifname {_NOT[match.negated]}{_interface(match.name)}"
+        case OutInterface():
+            return f"oifname {_NOT[match.negated]}{_interface(match.name)}"
+        case Addresses():
+            word = FAMILY_WORDS[rule.family or IPV4]
+            return f"{word} {match.side} {_NOT[match.negated]}{_set(match, rule, named)}"
+        case Protocol():
+            return f"meta l4proto {_NOT[match.negated]}{_protocol(match.number)}"
+        case Ports():
+            return f"{_protocol(match.protocol)} {match.side} {_NOT[match.negated]}{_set(match, rule, named)}"
+        case Owner():
+            ids = str(match.low) if match.low == match.high else f"{match.low}-{match.high}"
+            return f"meta sk{match.kind} {_NOT[match.negated]}{ids}"
+        case Mark():
+            return f"meta mark {_bits(match)}"
+        case ConnMark():
+            return f"ct mark {_bits(match)}"
+        case CtState():
+            return f"ct state {','.join(word for state, word in STATES.items() if state in match.states)}"
+        case UnknownMatch():
+            return _unknown(match)
+        case _:
+            assert_never(match)
+
+
+def _target(target: Target) -> tuple[str, ...]:
+    match target:
+        case Verdict():
+            return (target.name.lower(),) if target.name else ()
+        case Jump():
+            return (f"{'goto' if target.goto else 'jump'} {chain_name(target.chain)}",)
+        case Redirect():
+            low, high = target.ports.low, target.ports.high
+            return (f"redirect to :{low}" if low == high else f"redirect to :{low}-{high}",)
+        case Tproxy():
+            return (_tproxy(target), f"meta mark set {target.mark:#010x}", "accept")
+        case SetMark():
+            return (f"meta mark set {target.value:#010x}",)
+        case SaveMark():
+            return ("ct mark set meta mark",)
+        case RestoreMark():
+            return ("meta mark set ct mark",)
+        case CtZone():
+            return (f"ct zone set {target.zone}",)
+        case UnknownTarget():
+            return (_unknown(target),)
+        case _:
+            assert_never(target)
+
+
+def _tproxy(target: Tproxy) -> str:
+    family: Family = "ipv4" if len(target.address) == 4 else "ipv6"
+    return f"tproxy {FAMILY_WORDS[family]} to :{target.port}"
+
+
+def _interface(name: str) -> str:
+    """A name in quotes; iptables' + at the end is nftables' *, and a * at the end is no pattern in iptables."""
+    if name.endswith("+"):
+        return f'"{name[:-1]}*"'
+    return f'"{name[:-1]}\\*"' if name.endswith("*") else f'"{name}"'
+
+
+def address_text(interval: Interval, family: Family) -> str:
+    """An interval of addresses: as one address, as a network where it is one, else by both ends."""
+    low, high = interval
+    if low == high:
+        return address(low, family)
+    if (length := prefix_length(interval, family)) is not None:
+        return f"{address(low, family)}/{length}"
+    return f"{address(low, family)}-{address(high, family)}"
+
+
+def address(number: int, family: Family) -> str:
+    """One address, given as a number."""
+    if family == IPV4:
+        return inet_ntop(AF_INET, number.to_bytes(4, "big"))
+    return inet_ntop(AF_INET6, number.to_bytes(16, "big"))
+
+
+def _set(match: Ports | Addresses, rule: InetRule, named: Sets) -> str:
+    kind = element_type(match, rule)
+    if name := named.get((kind, match.intervals)):
+        return f"@{name}"
+    spans = _spans(kind, match.intervals)
+    return spans[0] if len(spans) == 1 else f"{{ {', '.join(spans)} }}"
+
+
+def _spans(kind: str, intervals: tuple[Interval, ...]) -> list[str]:
+    if kind == "inet_service":
+        return [str(low) if low == high else f"{low}-{high}" for low, high in intervals]
+    family: Family = "ipv4" if kind == "ipv4_addr" else "ipv6"
+    return [address_text(each, family) for each in intervals]
+
+
+def _protocol(number: int) -> str:
+    return PROTOCOLS.get(number, str(number))
+
+
+def _bits(match: Mark | ConnMark) -> str:
+    if match.mask == ALL_BITS:
+        return f"{_NOT[match.negated]}{match.value:#010x}"
+    return f"& {match.mask:#010x} {_NOT[match.negated] or '== '}{match.value:#010x}"
+
+
+def _unknown(extension: UnknownMatch | UnknownTarget) -> str:
+    """What we don't model, in a form that no program loads, so that it can't be taken for a whole rule."""
+    return f"[{extension.name}: {extension.data.decode(errors='replace')}]"

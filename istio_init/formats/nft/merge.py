@@ -1,0 +1,358 @@
+"""Rules as nftables has them, those that differ in one port or network alone made one with a set, and back."""
+
+from __future__ import annotations
+
+from istio_init.errors import InitError, assert_never, shown
+from istio_init.model.extensions import ConnMark, CtState, Mark, Multiport
+from istio_init.model.inet import Addresses, InetRule, Ports, interval, merged, networks
+from istio_init.model.rules import (
+    IPV4,
+    Destination,
+    DestinationPorts,
+    InInterface,
+    Network,
+    OutInterface,
+    Owner,
+    PortRange,
+    Protocol,
+    Rule,
+    Run,
+    Source,
+    SourcePorts,
+)
+from istio_init.model.unknown import Comment, UnknownMatch
+from istio_init.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Literal
+
+    from istio_init.model.inet import Ask, Interval
+    from istio_init.model.rules import Family, Match
+
+
+class _Group:
+    """Rules that are one but for the value of the match at `at`; `sources` are they, long lists of them as runs."""
+
+    def __init__(self, first: InetRule, source: Rule, *, has_kin: bool) -> None:
+        self.first = first
+        self.sources: list[Rule | Run] = [source]
+        self.has_kin = has_kin  # an earlier group that may take what this one would
+        self.at = -1
+        self.intervals: list[Interval] = []
+        self.ports: set[int] | None = None
+
+    def continues(self, source: Rule) -> bool:
+        """Join a rule that differs from the last one plainly in a port or a network: what long lists consist of."""
+        last = self.sources[-1]
+        if self.at < 0 or self.has_kin or self.ports is not None or isinstance(last, Run):
+            return False
+        if source.target is not last.target:
+            return False
+        different = [(one, other) for one, other in zip(last.matches, source.matches, strict=False) if one is not other]
+        if len(different) != 1 or len(last.matches) != len(source.matches):
+            return False
+        one, other = different[0]
+        varies = self.first.matches[self.at]
+        if type(one) is not type(other) or not isinstance(varies, Ports | Addresses):
+            return False
+        match other:
+            case DestinationPorts() | SourcePorts() if varies.side == _SIDES[type(other)] and not other.negated:
+                self.intervals.append((other.ports.low, other.ports.high))
+            case Destination() | Source() if varies.side == _SIDES[type(other)] and not other.negated:
+                self.intervals.append(interval(other.network))
+            case _:
+                return False
+        self.sources.append(source)
+        return True
+
+    def akin(self, rule: InetRule) -> bool:
+        """Whether the rule asks the same questions, of whatever values, and does the same."""
+        mine, theirs = self.first.matches, rule.matches
+        return self.first.target == rule.target and list(map(_question, mine)) == list(map(_question, theirs))
+
+    def fits(self, rule: InetRule) -> bool:
+        """Whether the rule belongs here: it differs at most in the one value that this group's rules differ in."""
+        if not self.akin(rule):
+            return False
+        varying = self._varying(rule)
+        return not varying or (len(varying) == 1 and _widens(*varying[0][1:]))
+
+    def _varying(self, rule: InetRule) -> list[tuple[int, Ask, Ask]]:
+        """Where the rule differs from this group's first, or the others of it do: position, and both's match."""
+        pairs = enumerate(zip(self.first.matches, rule.matches, strict=True))
+        return [(at, one, other) for at, (one, other) in pairs if at == self.at or one != other]
+
+    def join(self, rule: InetRule, source: Rule) -> None:
+        """Take a rule that fits."""
+        self.sources.append(source)
+        for at, one, other in self._varying(rule):
+            if isinstance(one, Ports | Addresses) and isinstance(other, Ports | Addresses):
+                if self.at < 0:
+                    self.at, self.intervals = at, list(one.intervals)
+                self.intervals += other.intervals
+            if self.ports is not None:
+                self.ports.update(_numbers(other))
+
+    def extend(self, run: Run) -> None:
+        """Take rules that fit, and differ in the value alone that this group's rules do."""
+        self.sources.append(run)
+        for value in run.values:
+            self.intervals.append(interval(value) if isinstance(value, Network) else (value.low, value.high))
+        self.ports = None  # to be counted anew
+
+    def stays_apart(self, rule: InetRule) -> bool:
+        """Whether `rule` may be taken before this group: no packet meets both, or both do the same to it."""
+        if self.first.target == rule.target:
+            return True
+        mine, theirs = _protocol(self.first), _protocol(rule)
+        if mine and theirs and mine != theirs:
+            return True
+        return any(
+            isinstance(other, Ports) and not other.negated and self._other_ports(number, other)
+            for number, other in enumerate(rule.matches)
+        )
+
+    def _other_ports(self, number: int, other: Ports) -> bool:
+        one = self.first.matches[number] if number < len(self.first.matches) else None
+        if not isinstance(one, Ports) or one.negated or (one.protocol, one.side) != (other.protocol, other.side):
+            return False
+        if self.at not in {-1, number}:
+            return False
+        if self.ports is None:
+            self.ports = _numbers(one)
+            for low, high in self.intervals:
+                self.ports.update(range(low, high + 1))
+        return all(self.ports.isdisjoint(range(low, high + 1)) for low, high in other.intervals)
+
+    def rule(self) -> InetRule:
+        """The one rule that does what all of them do."""
+        if self.at < 0:
+            return self.first
+        matches = list(self.first.matches)
+        matches[self.at] = matches[self.at].replace(intervals=merged(self.intervals))
+        return self.first.replace(matches=tuple(matches))
+
+
+_SIDES = {DestinationPorts: "dport", SourcePorts: "sport", Destination: "daddr", Source: "saddr"}
+
+
+def _question(ask: Ask) -> tuple[object, ...]:
+    """What a match asks about, whatever the value."""
+    match ask:
+        case Ports():
+            return Ports, ask.protocol, ask.side
+        case Addresses():
+            return Addresses, ask.side
+        case _:
+            return (type(ask),)
+
+
+def _widens(one: Ask, other: Ask) -> bool:
+    """Whether one match can ask for either's values."""
+    match one, other:
+        case (Ports(), Ports()):
+            return (one.protocol, one.side, one.negated, other.negated) == (other.protocol, other.side, False, False)
+        case (Addresses(), Addresses()):
+            return (one.side, one.negated, other.negated) == (other.side, False, False)
+        case _:
+            return False
+
+
+def _numbers(ports: Ask) -> set[int]:
+    spans = ports.intervals if isinstance(ports, Ports) else ()
+    return {port for low, high in spans for port in range(low, high + 1)}
+
+
+def _protocol(rule: InetRule) -> int:
+    """The protocol that a rule is about; 0 for any."""
+    for match in rule.matches:
+        if isinstance(match, Ports):
+            return match.protocol
+        if isinstance(match, Protocol) and not match.negated:
+            return match.number
+
+    return 0
+
+
+class Folded(Record):
+    """A chain of one family as it stands in nftables; `parts[n]` are the rules that `rules[n]` is made of."""
+
+    rules: tuple[InetRule, ...]
+    parts: tuple[tuple[Rule | Run, ...], ...]
+
+    def sources(self, number: int) -> Iterator[Rule]:
+        """The rules that one is made of."""
+        for part in self.parts[number]:
+            yield from part.rules() if isinstance(part, Run) else (part,)
+
+
+def fold(parts: Sequence[Rule | Run], family: Family) -> Folded:
+    """A chain's rules (Chain.parts), those that differ in one port or network alone made one.
+
+    A rule joins an earlier one across others only if that changes no packet's way: no packet meets both, or
+    both do the same. InitError for what nftables, or this module, can't express.
+    """
+    groups: list[_Group] = []
+    for part in parts:
+        if isinstance(part, Run):
+            _take_run(groups, part, family)
+        else:
+            _take(groups, part, family)
+    return Folded(tuple(group.rule() for group in groups), tuple(tuple(group.sources) for group in groups))
+
+
+def _take(groups: list[_Group], source: Rule, family: Family) -> _Group:
+    """Put one more rule into a group, an earlier one or its own; returns that."""
+    if groups and groups[-1].continues(source):
+        return groups[-1]
+    rule = InetRule(_asks(source, family), source.target, family)
+    home = _home(groups, rule)
+    if home is None:
+        home = _Group(rule, source, has_kin=any(group.akin(rule) for group in groups))
+        groups.append(home)
+    else:
+        home.join(rule, source)
+    return home
+
+
+def _take_run(groups: list[_Group], run: Run, family: Family) -> None:
+    """Put the rules of a run into groups: where the first two of each go, all go, if nothing can keep them from it."""
+    homes = [_take(groups, rule, family) for rule in Run(run.unit, run.values[:2]).rules()][-len(run.unit) :]
+    rest = run.values[2:]
+    if not rest:
+        return
+    if run.values[0] != run.values[1] and _all_go(groups, homes):
+        for rule, home in zip(run.unit, homes, strict=True):
+            home.extend(Run((rule,), rest))
+        return
+    for rule in Run(run.unit, rest).rules():
+        _take(groups, rule, family)
+
+
+def _all_go(groups: list[_Group], homes: list[_Group]) -> bool:
+    """Whether rules go to these groups whatever their values are: no other takes them, and none is in their way."""
+    if len(set(homes)) < len(homes) or any(home.at < 0 or home.has_kin for home in homes):
+        return False
+    behind = groups[min(map(groups.index, homes)) :]
+    return all(group.first.target == homes[0].first.target for group in behind)
+
+
+def _home(groups: list[_Group], rule: InetRule) -> _Group | None:
+    """The first group that the rule may join: what is folded once stays as it is."""
+    home = None
+    for group in reversed(groups):
+        if group.fits(rule):
+            home = group
+        elif not group.stays_apart(rule):
+            break
+    return home
+
+
+# The order of a rule's matches in nftables: what is cheap first; and in iptables.
+_NFT_ORDER = (InInterface, OutInterface, Addresses, Protocol, Ports, Owner, Mark, ConnMark, CtState, UnknownMatch)
+_NFT_RANK: dict[type, int] = {kind: rank for rank, kind in enumerate(_NFT_ORDER)}
+_IPTABLES_ORDER = (
+    *(Source, Destination, InInterface, OutInterface, Protocol, SourcePorts, DestinationPorts),
+    *(Multiport, Owner, Mark, ConnMark, CtState, UnknownMatch),
+)
+_IPTABLES_RANK: dict[type, int] = {kind: rank for rank, kind in enumerate(_IPTABLES_ORDER)}
+
+
+def _asks(rule: Rule, family: Family) -> tuple[Ask, ...]:
+    protocol = next((match.number for match in rule.matches if isinstance(match, Protocol) and not match.negated), 0)
+    asks = [ask for match in rule.matches if (ask := _ask(match, protocol)) is not None]
+    if any(isinstance(ask, Ports) for ask in asks):
+        asks = [ask for ask in asks if not isinstance(ask, Protocol)]
+    if any(isinstance(ask, Addresses) and ask.intervals[-1][1] >> (32 if family == IPV4 else 128) for ask in asks):
+        raise _inexpressible(rule, f"an address that is not one of {family}")
+    if len(asks) > 1:
+        asks.sort(key=lambda ask: _NFT_RANK[type(ask)])
+    return tuple(asks)
+
+
+def _ask(match: Match, protocol: int) -> Ask | None:
+    """A match in nftables' terms; None where it asks nothing."""
+    match match:
+        case DestinationPorts():
+            return _ports(protocol, "dport", (match.ports,), match)
+        case SourcePorts():
+            return _ports(protocol, "sport", (match.ports,), match)
+        case Multiport():
+            if match.side == "ports":
+                raise _inexpressible(match, "a match on either side's port")
+            return _ports(protocol, "sport" if match.side == "sports" else "dport", match.ports, match)
+        case Source() | Destination():
+            side: Literal["saddr", "daddr"] = "saddr" if isinstance(match, Source) else "daddr"
+            return Addresses(side, (interval(match.network),), match.negated)
+        case Protocol():
+            return match if match.number else None
+        case CtState():
+            if match.negated or not match.states or {"SNAT", "DNAT"} & set(match.states):
+                raise _inexpressible(match, "this match on the connection's state")
+            return match
+        case Comment():
+            raise _inexpressible(match, "a comment")
+        case InInterface() | OutInterface():
+            return _interface(match)
+        case Owner() | Mark() | ConnMark() | UnknownMatch():
+            return match
+        case _:
+            assert_never(match)
+
+
+def _interface(match: InInterface | OutInterface) -> Ask:
+    # For nft an asterisk behind a backslash is no wildcard, and nothing says that the backslash is meant.
+    if match.name.endswith(("\\+", "\\*")):
+        flag = "-i" if isinstance(match, InInterface) else "-o"
+        raise _inexpressible(f"{flag} {match.name}", "an interface's name with a backslash before its last + or *")
+    return match
+
+
+def _ports(
+    protocol: int,
+    side: Literal["sport", "dport"],
+    ranges: tuple[PortRange, ...],
+    match: SourcePorts | DestinationPorts | Multiport,
+) -> Ports:
+    if not protocol:
+        raise _inexpressible(match, "a port without a protocol")
+    if len(ranges) == 1:
+        return Ports(protocol, side, ((ranges[0].low, ranges[0].high),), match.negated)
+    return Ports(protocol, side, merged((each.low, each.high) for each in ranges), match.negated)
+
+
+def _inexpressible(value: object, what: str) -> InitError:
+    text = value if isinstance(value, str) else repr(value)
+    return InitError(f"--native-nftables: {shown(text)}: {what} has no form there; leave the flag out")
+
+
+def unfold(rule: InetRule, family: Family) -> tuple[Rule, ...]:
+    """The rules of one family that an inet rule stands for: one for each interval of ports, one for each network."""
+    choices: list[tuple[Match, ...]] = [()]
+    for ask in rule.matches:
+        choices = [(*before, *each) for before in choices for each in _choices(ask, family)]
+    for number, matches in enumerate(choices):
+        unique = tuple(dict.fromkeys(matches))
+        choices[number] = tuple(sorted(unique, key=lambda match: _IPTABLES_RANK[type(match)]))
+    return tuple(Rule(matches, rule.target, ours=True) for matches in choices)
+
+
+def _choices(ask: Ask, family: Family) -> tuple[tuple[Match, ...], ...]:
+    match ask:
+        case Ports():
+            protocol = Protocol(ask.protocol)
+            ranges = tuple(PortRange(low, high) for low, high in ask.intervals)
+            if ask.negated and len(ranges) > 1:
+                return ((protocol, Multiport("sports" if ask.side == "sport" else "dports", ranges, negated=True)),)
+            kind = SourcePorts if ask.side == "sport" else DestinationPorts
+            return tuple((protocol, kind(each, ask.negated)) for each in ranges)
+        case Addresses():
+            blocks = [network for each in ask.intervals for network in networks(each, family)]
+            side = Source if ask.side == "saddr" else Destination
+            if ask.negated:
+                return (tuple(side(network, negated=True) for network in blocks),)
+            return tuple((side(network),) for network in blocks)
+        case _:
+            return ((ask,),)

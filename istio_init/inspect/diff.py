@@ -1,0 +1,157 @@
+"""What changes would make of what stands, line by line: as iptables-save prints rules, or nft list native ones."""
+
+from __future__ import annotations
+
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from istio_init.formats.iptables_save import rule_text
+from istio_init.formats.nft.layout import layout
+from istio_init.formats.nft.listing import listing
+from istio_init.model.compare import edit, recognised
+from istio_init.model.inet import NAMES, InetTable
+from istio_init.model.routing import command
+from istio_init.model.rules import OWN_CHAINS, Ruleset, Table, ordered
+from istio_init.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from istio_init.model.compare import TableChange
+    from istio_init.model.rules import Chain
+    from istio_init.planning.changes import Changes
+
+# A line stays, is added, or is taken away.
+Sign: TypeAlias = Literal[" ", "+", "-"]
+Line: TypeAlias = tuple[Sign, str]
+
+
+class Hunk(Record):
+    """One chain (or a set of nftables', or the routing) that changes, with all its lines, those that stay included.
+
+    `family` is `inet` for native tables and empty for routing; `table` is the table's name in the kernel.
+    """
+
+    family: str
+    table: str
+    chain: str
+    lines: tuple[Line, ...]
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        return " ".join(word for word in (self.family, self.table, self.chain) if word)
+
+
+def merged(found: Table, wanted: Table | None) -> Table:
+    """The found table as it is once ours is brought to the plan (or, with None, removed)."""
+    known = recognised(found, wanted)
+    chains = {chain.name: chain for chain in known.chains if chain.name not in OWN_CHAINS}
+    targets = {chain.name: chain for chain in wanted.chains} if wanted else {}
+    for name, chain in chains.items():
+        change = edit(chain, targets.get(name))
+        gone = frozenset(change.delete)
+        kept = [rule for number, rule in enumerate(chain.rules) if number not in gone]
+        kept[change.at : change.at] = change.block
+        chains[name] = chain.replace(rules=(*change.top, *kept))
+    for name, chain in targets.items():
+        chains.setdefault(name, chain)
+    return Table(found.name, ordered(found.name, chains))
+
+
+def hunks(rulesets: Iterable[Ruleset], changes: Changes) -> Iterator[Hunk]:
+    """What the changes would make of iptables' tables, legacy or nft, in the order in which they are written."""
+    there = {ruleset.family: ruleset for ruleset in rulesets}
+    for change in changes.tables:
+        found = there[change.family].table(change.name) or Table(change.name, ordered(change.name, {}))
+        known = recognised(found, change.wanted or change.known)
+        after = merged(known, change.wanted)
+        names = dict.fromkeys(chain.name for table in (after, found) for chain in table.chains)
+        for name in names:
+            lines = _difference(_chain_lines(found.chain(name)), _chain_lines(after.chain(name)))
+            if lines:
+                yield Hunk(change.family, change.name, name, lines)
+
+
+def _chain_lines(chain: Chain | None) -> list[str]:
+    """A chain as iptables-save prints it; a built-in one without its policy, which nobody here changes."""
+    if chain is None:
+        return []
+    head = [f":{chain.name} - [0:0]"] if chain.policy is None else []
+    return [*head, *(f"-A {chain.name} {rule_text(rule)}".rstrip() for rule in chain.rules)]
+
+
+def inet_hunks(rulesets: Iterable[Ruleset], inet: tuple[InetTable, ...], changes: Changes) -> Iterator[Hunk]:
+    """The same for the native tables, of which each that changes is replaced whole; `inet` is what stands."""
+    after = tuple(_changed(ruleset, changes.tables) for ruleset in rulesets)
+    standing = {table.name: table for table in inet}
+    for name in dict.fromkeys(change.name for change in changes.tables):
+        before = _blocks(standing.get(name, InetTable(name, ())))
+        wanted = _blocks(layout(after, name))
+        for block in dict.fromkeys((*wanted, *before)):
+            lines = _difference(before.get(block, []), wanted.get(block, []))
+            if lines:
+                yield Hunk("inet", NAMES[name], block, lines)
+
+
+def _changed(found: Ruleset, changes: Iterable[TableChange]) -> Ruleset:
+    """One family's rules after the changes."""
+    mine: dict[str, Table | None] = {change.name: change.wanted for change in changes if change.family == found.family}
+    kept = (table for table in found.tables if table.name not in mine)
+    return found.replace(tables=(*kept, *(table for table in mine.values() if table is not None)))
+
+
+def _blocks(table: InetTable) -> dict[str, list[str]]:
+    """The lines of each chain and set of a listing, by `chain NAME` or `set NAME`."""
+    found: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in listing([table]).splitlines()[1:-1]:
+        if line.startswith("\t") and line.endswith(" {") and not line.startswith("\t\t"):
+            lines = found[line[1:-2]] = []
+        elif line not in {"", "\t}"}:
+            lines.append(line.strip())
+    return found
+
+
+def routing_hunk(all_changes: Iterable[Changes]) -> Hunk | None:
+    """What all changes together would make of the routing, None where they leave it alone."""
+    lines: list[Line] = []
+    for changes in all_changes:
+        lines += [("+", command(entry)) for entry in changes.add]
+        lines += [("-", command(entry)) for entry in changes.drop]
+    return Hunk("", "routing", "", tuple(lines)) if lines else None
+
+
+def _difference(before: list[str], after: list[str]) -> tuple[Line, ...]:
+    """All lines, each with its sign; none where nothing changes."""
+    if before == after:
+        return ()
+    lines: list[Line] = []
+    for tag, first, last, new_first, new_last in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if tag == "equal":
+            lines += [(" ", text) for text in before[first:last]]
+        else:
+            lines += [("-", text) for text in before[first:last]]
+            lines += [("+", text) for text in after[new_first:new_last]]
+    return tuple(lines)
+
+
+def folded(lines: tuple[Line, ...], context: int = 3) -> Iterator[tuple[str, str]]:
+    """The lines with long runs of those that stay made one, but for a few around each change."""
+    at = 0
+    while at < len(lines):
+        end = at
+        while end < len(lines) and lines[end][0] == " ":
+            end += 1
+        head = context if at else 0
+        tail = context if end < len(lines) else 0
+        left_out = end - at - head - tail
+        if left_out > 1:
+            yield from lines[at : at + head]
+            yield " ", f"... {left_out} lines that stay"
+            yield from lines[end - tail : end]
+        else:
+            yield from lines[at:end]
+        if end < len(lines):
+            yield lines[end]
+        at = end + 1

@@ -1,0 +1,1 @@
+"""The checks of `doctor`: what is collected, and what each finding means."""

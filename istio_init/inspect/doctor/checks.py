@@ -1,0 +1,305 @@
+"""Whether a plan would work on this machine: facts in, checks out, nothing asked of anybody.
+
+`CHECKS` is the table of all looks; each is a function from a Case to its rows, in the order in which they are shown.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from istio_init.formats.iptables_save import network_text
+from istio_init.inspect.doctor.case import Check
+from istio_init.inspect.doctor.conflicts import leftovers, shadows
+from istio_init.inspect.doctor.support import abilities
+from istio_init.model.parsers import ALL
+from istio_init.model.rules import IPV4, IPV6
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from istio_init.inspect.doctor.case import Case, Status
+
+# Bits of a capability set, from <linux/capability.h>.
+CAPABILITIES = {"SETGID": 6, "SETUID": 7, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
+SECCOMP_FILTER = 2
+ROOT = 0
+
+
+def diagnose(case: Case) -> tuple[Check, ...]:
+    """Every check of the case."""
+    return tuple(check for look in CHECKS for check in look(case))
+
+
+def capabilities(case: Case) -> Iterator[Check]:
+    """What the process may do, and what an apply needs."""
+    yield _capability(case, "NET_ADMIN", "every change of rules and routing", "fail")
+    legacy = case.backend == "legacy"
+    yield _capability(
+        case, "NET_RAW", "the legacy tables, which are asked through a raw socket", "fail" if legacy else "warn"
+    )
+    if case.options.network_namespace:
+        yield _capability(case, "SYS_ADMIN", "--network-namespace", "fail")
+    if case.options.run_validation:
+        for name in ("SETUID", "SETGID"):
+            yield _capability(case, name, "--run-validation, which dials as the proxy and as an application", "warn")
+
+
+def _capability(case: Case, name: str, use: str, without: Status) -> Check:
+    process, bit = case.machine.process, CAPABILITIES[name]
+    title, matters = f"capability {name}", f"needed for {use}"
+    if process.effective >> bit & 1:
+        return Check(title, "ok", "held", matters)
+    add = f"securityContext: {{capabilities: {{add: [{name}]}}}}"
+    if process.bounding >> bit & 1 and process.uid != ROOT:
+        remedy = f"run as root, added capabilities are root's alone: {add[:-1]}, runAsUser: 0}}"
+        return Check(title, without, f"missing: uid {process.uid} does not have it in force", matters, remedy)
+    return Check(title, without, "missing", matters, f"in the container's spec: {add}")
+
+
+def seccomp(case: Case) -> Iterator[Check]:
+    """Whether system calls are filtered, which matters where something was refused."""
+    if case.machine.process.seccomp != SECCOMP_FILTER:
+        yield Check("seccomp", "ok", "no filter")
+        return
+    refused = case.machine.scratch or any(trial.works is False for trial in case.machine.trials)
+    if not refused:
+        yield Check("seccomp", "ok", "a filter is in force, and lets everything through that was tried")
+        return
+    yield Check(
+        "seccomp", "warn", "a filter is in force, and something was refused (see below)",
+        "a profile may forbid socket, setsockopt, getsockopt or unshare",
+        "try without: securityContext: {seccompProfile: {type: Unconfined}}",
+    )  # fmt: skip
+
+
+def user_namespace(case: Case) -> Iterator[Check]:
+    """Whether capabilities count for this network namespace."""
+    process, name = case.machine.process, "user namespace"
+    matters = "capabilities count only for network namespaces that belong to one's own user namespace"
+    where = "the first one" if process.first_user_namespace else "one of its own"
+    if process.owner is False:
+        yield Check(
+            name, "fail", f"{where}; the network namespace belongs to another", matters,
+            "run in the user namespace that made the network namespace (a pod with hostUsers: true), or one above",
+        )  # fmt: skip
+    elif process.owner is None:
+        yield Check(name, "warn", f"{where}; whose the network namespace is can't be told", matters)
+    else:
+        yield Check(name, "ok", f"{where}, and the network namespace belongs to it", matters)
+
+
+def owners(case: Case) -> Iterator[Check]:
+    """Whether the user namespace has the ids that the rules name; -m owner takes no other."""
+    process, options = case.machine.process, case.options
+    groups = [*(options.proxy_gid or options.proxy_uid), *options.istio_outbound_owner_groups_exclude]
+    if options.istio_outbound_owner_groups != ALL:
+        groups += options.istio_outbound_owner_groups
+    asked = (("uid", options.proxy_uid, process.uids), ("gid", groups, process.gids))
+    missing = [
+        f"{kind} {number}"
+        for kind, numbers, ranges in asked
+        for number in numbers
+        if not any(first <= number <= last for first, last in ranges)
+    ]
+    name, matters = "owners", "-u, -g and owner groups: the kernel refuses a rule for an id that is not mapped"
+    if missing:
+        remedy = "map more ids (/etc/subuid and /etc/subgid on the node), or a pod with hostUsers: true"
+        yield Check(name, "fail", f"not mapped in the user namespace: {', '.join(missing)}", matters, remedy)
+    else:
+        yield Check(name, "ok", "all ids are mapped in the user namespace", matters)
+
+
+def backend(case: Case) -> Iterator[Check]:
+    """Which tables an apply would write to."""
+    if case.backend:
+        yield Check("backend", "ok", f"{case.backend} ({case.why})", "where the rules go")
+    else:
+        remedy = "say which: --force-iptables-binary legacy or nft, or --native-nftables"
+        yield Check("backend", "fail", case.why, "where the rules would go can't be told", remedy)
+
+
+def loopback(case: Case) -> Iterator[Check]:
+    """lo itself: redirected connections cross it."""  # noqa: D403 (an interface's name)
+    if case.machine.loopback_up:
+        yield Check("interface lo", "ok", "up")
+        return
+    yield Check(
+        "interface lo",
+        "fail",
+        "down",
+        "redirected connections cross it, and -m TPROXY routes to it",
+        "ip link set lo up",
+    )
+
+
+def ipv6(case: Case) -> Iterator[Check]:
+    """Whether the kernel takes ::6 on lo, without which captured IPv6 traffic loops."""
+    disabled = case.machine.sysctls.get("net/ipv6/conf/lo/disable_ipv6")
+    if IPV6 not in case.families:
+        finding = "--no-enable-ipv6" if case.asked.enable_ipv6 is False else "not in use, by the namespace's addresses"
+        yield Check(
+            "IPv6", "ok", f"no rules are written: {finding}", "--enable-ipv6 asks for it, --dual-stack looks further"
+        )
+        return
+    matters = "--enable-ipv6: without ::6 on lo Envoy's connections to the app loop"
+    if disabled is None:
+        remedy = "leave it out: --no-enable-ipv6; or start the node's kernel without ipv6.disable=1"
+        yield Check("IPv6", "fail", "the kernel has none", matters, remedy)
+    elif disabled:
+        yield Check("IPv6", "fail", "it is off on lo", matters, _sysctl("net/ipv6/conf/lo/disable_ipv6", 0))
+    else:
+        yield Check("IPv6", "ok", "lo can have ::6", matters)
+
+
+def forwarding(case: Case) -> Iterator[Check]:
+    """Virtual machines behind -k: what is not captured is forwarded."""
+    if not case.options.kube_virt_interfaces:
+        yield Check("ip_forward", "ok", "not needed", "-k alone forwards")
+        return
+    sysctls = {IPV4: "net/ipv4/ip_forward", IPV6: "net/ipv6/conf/all/forwarding"}
+    for family in case.families:
+        path = sysctls[family]
+        on = case.machine.sysctls.get(path)
+        matters = "-k: what virtual machines send and is not captured (UDP, -x, -o) goes nowhere without"
+        yield Check(_dotted(path), "ok" if on else "warn", f"{on or 0}", matters, "" if on else _sysctl(path, 1))
+
+
+def tproxy_sysctls(case: Case) -> Iterator[Check]:
+    """Settings under which marked packets are not what they were."""
+    sysctls = case.machine.sysctls
+    names = {path.split("/")[3] for path in sysctls if path.startswith("net/ipv4/conf/")} - {"all", "default"}
+
+    def on(interface: str, name: str) -> bool:
+        return any(sysctls.get(f"net/ipv4/conf/{each}/{name}") for each in ("all", interface))
+
+    strict = [name for name in sorted(names) if on(name, "src_valid_mark") and not on(name, "accept_local")]
+    name, matters = "src_valid_mark", "-m TPROXY: marked packets' sources are looked up by mark, and seem to be our own"
+    if strict:
+        finding = f"1 without accept_local on {', '.join(strict)}"
+        yield _breaks_tproxy(case, name, finding, matters, _sysctl("net/ipv4/conf/all/accept_local", 1))
+    else:
+        yield Check(name, "ok", "does no harm", matters)
+    name, matters = "tcp_fwmark_accept", "-m TPROXY: accepted connections inherit the mark, and are routed by it"
+    if sysctls.get("net/ipv4/tcp_fwmark_accept"):
+        yield _breaks_tproxy(case, name, "1", matters, _sysctl("net/ipv4/tcp_fwmark_accept", 0))
+    else:
+        yield Check(name, "ok", "0", matters)
+
+
+def _breaks_tproxy(case: Case, name: str, finding: str, matters: str, remedy: str) -> Check:
+    if case.tproxy:
+        return Check(name, "fail", finding, matters, remedy)
+    return Check(name, "ok", f"{finding}; TPROXY is not asked for", matters)
+
+
+def _dotted(path: str) -> str:
+    """A sysctl's name as sysctl(8) has it: a dot in an interface's name becomes a slash."""
+    return path.translate(str.maketrans("./", "/."))
+
+
+def _sysctl(path: str, value: int) -> str:
+    name = _dotted(path)
+    spec = f"securityContext: {{sysctls: [{{name: {name}, value: '{value}'}}]}}"
+    return f"sysctl -w {name}={value}; in the pod's spec: {spec}"
+
+
+def resolv_conf(case: Case) -> Iterator[Check]:
+    """The servers whose queries are captured."""
+    name, matters, asked = "resolv.conf", "--redirect-dns: queries to these servers are captured", case.asked
+    found, servers = case.machine.resolver, case.options.dns_servers or ()
+    remedy = "name them with --dns-servers, or capture all: --capture-all-dns"
+    if not case.options.redirect_dns or case.options.capture_all_dns or asked.dns_servers:
+        yield Check(
+            name, "ok", "not needed", "only --redirect-dns without --capture-all-dns and --dns-servers reads it"
+        )
+    elif found.why and asked.dns_servers is None:
+        yield Check(name, "fail", found.why, matters, remedy)
+    elif not servers:
+        yield Check(name, "warn", "no server", "--redirect-dns: DNS is not captured at all", remedy)
+    elif not any(server.family in case.families for server in servers):
+        yield Check(name, "warn", "only servers of a family that has no rules", matters, "--enable-ipv6")
+    elif found.complaints:
+        yield Check(name, "warn", "; ".join(found.complaints), matters, remedy)
+    else:
+        yield Check(name, "ok", ", ".join(map(network_text, servers)), matters)
+
+
+def proxy_user(case: Case) -> Iterator[Check]:
+    """The user by whose name the proxy's uid is found where no option says it."""
+    name, user, uid = "proxy user", case.proxy_user, case.machine.proxy_user
+    matters = f"--proxy-uid unset: {user}'s uid, or 1337"
+    wanted = ", ".join(map(str, case.options.proxy_uid))
+    if uid is None:
+        yield Check(name, "ok", f"no user {user} here; the rules are for uid {wanted}", matters)
+    elif uid in case.options.proxy_uid:
+        yield Check(name, "ok", f"{user} is uid {uid}, and the rules are for it", matters)
+    else:
+        yield Check(
+            name, "warn", f"{user} is uid {uid}, but the rules are for {wanted}",
+            "if the proxy runs as that user, its own connections are captured, and loop", f"--proxy-uid {uid}",
+        )  # fmt: skip
+
+
+def identity(case: Case) -> Iterator[Check]:
+    """Whether the rules can tell the proxy from everybody else."""
+    (uid, gid), users = case.runs_as, case.options.proxy_uid
+    groups = case.options.proxy_gid or users
+    name, who = "proxy identity", f"uid {uid}, gid {gid}"
+    whom = f"-u {','.join(map(str, users))}, -g {','.join(map(str, groups))}"
+    if uid not in users and gid not in groups:
+        yield Check(
+            name, "fail", f"{who} is neither of {whom}",
+            f"the proxy's own connections go back to its port {case.options.envoy_port}, in a loop",
+            f"run the proxy as one of them (runAsGroup: {groups[0]}), or name its own with -u and -g",
+        )  # fmt: skip
+    elif case.tproxy and uid in users:
+        yield Check(
+            name, "fail", f"{who}, and -u has {uid}",
+            "-m TPROXY: the proxy calls the app from its client's address, and rule 2 of ISTIO_OUTPUT sends that back",
+            f"run the proxy as another uid than -u says, with the group of -g: runAsUser: 0, runAsGroup: {groups[0]}, "
+            "-u 1337" if ROOT in users else f"runAsUser: 0, runAsGroup: {groups[0]}, and NET_ADMIN for the proxy",
+        )  # fmt: skip
+    elif ROOT in users or ROOT in groups:
+        kinds = [kind for kind, ids in (("-u", users), ("-g", groups)) if ROOT in ids]
+        yield Check(
+            name, "warn", f"{' and '.join(kinds)} 0: whatever runs as root counts as the proxy",
+            "applications of root's user or group are not captured, and most images' group is 0",
+            "give the proxy a user and a group that nobody else has, such as 1337",
+        )  # fmt: skip
+    else:
+        yield Check(name, "ok", f"{who}, of {whom}", "the rules tell the proxy by them")
+
+
+def lock(case: Case) -> Iterator[Check]:
+    """The lock that an apply takes."""
+    found = case.machine.lock
+    matters = f"an apply waits for it, up to {case.options.wait:g} s (--wait)"
+    if found.held:
+        yield Check(
+            "lock", "warn", f"{found.path} is held by {found.held}", matters, "wait longer, or end what holds it"
+        )
+    elif not found.available:
+        finding = f"{found.path} can't be had; the network namespace itself is locked instead"
+        yield Check("lock", "ok", finding, "programs that take only the file's lock don't wait for us")
+    else:
+        yield Check("lock", "ok", f"{found.path} is free", matters)
+
+
+CHECKS: tuple[Callable[[Case], Iterator[Check]], ...] = (
+    capabilities,
+    seccomp,
+    user_namespace,
+    owners,
+    backend,
+    abilities,
+    loopback,
+    ipv6,
+    forwarding,
+    tproxy_sysctls,
+    resolv_conf,
+    proxy_user,
+    identity,
+    lock,
+    leftovers,
+    shadows,
+)

@@ -1,0 +1,192 @@
+"""What stands in a namespace already and would be in the way of a plan: rules of ours, and rules of others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from istio_init.errors_rare import Drifted
+from istio_init.formats.iptables_save import rule_text
+from istio_init.inspect.doctor.case import Check
+from istio_init.model.compare import edit, own_part, own_rules, recognised
+from istio_init.model.extensions import Tproxy
+from istio_init.model.routing import command
+from istio_init.model.rules import IPV4, Jump, Redirect, Rule, Ruleset, Verdict
+from istio_init.model.unknown import UnknownTarget
+from istio_init.planning.changes import State, decide
+from istio_init.planning.removal import removal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.inspect.doctor.case import Case
+    from istio_init.kernel.probe.facts import Standing
+    from istio_init.model.rules import Chain, Family, Table
+
+HOOKS = ("PREROUTING", "OUTPUT")
+TRANSLATING = {"DNAT", "NETMAP", "REDIRECT"}
+MOST_SHOWN = 3
+DOCKER_RESOLVER = "127.0.0.11"
+LOOK = "run as root with NET_ADMIN and NET_RAW"
+CLEAN = "istio-init clean removes what is ours; --reconcile brings it to the plan"
+
+
+def leftovers(case: Case) -> Iterator[Check]:
+    """What an old run has left, in the tables that are to be written, in other ones, and in routing."""
+    for standing in case.machine.standing:
+        if standing.why:
+            yield Check(
+                f"rules standing, {standing.backend}", "warn", standing.why,
+                "what stands there was not looked at", LOOK,
+            )  # fmt: skip
+        elif standing.backend != case.backend:
+            yield from _elsewhere(case, standing)
+    yield _at_home(case)
+    yield from _other_families(case)
+
+
+def _at_home(case: Case) -> Check:
+    """How the backend's own tables and the routing compare with the plan."""
+    standing = next((each for each in case.machine.standing if each.backend == case.backend), None)
+    found = {ruleset.family: ruleset for ruleset in (standing.rulesets if standing else ())}
+    ours = tuple(found.get(family, Ruleset(family, ())) for family in case.families)
+    name, mended = "leftovers", case.options.reconcile or case.options.cleanup_only
+    try:
+        changes = decide(case.plan, State(ours, case.machine.routing))
+    except Drifted as error:
+        matters = "--reconcile is given and mends it" if mended else "an apply ends with this error and changes nothing"
+        return Check(name, "warn" if mended else "fail", str(error), matters, CLEAN)
+    if changes.drop:
+        entries = "; ".join(command(entry, "del") for entry in changes.drop)
+        return Check(name, "warn", "routing of an old run stands", "packets with that mark stay in the pod", entries)
+    if changes and changes.why != "nothing of ours stands":
+        return Check(name, "warn", "a run was cut short", "an apply completes it")
+    if any(own_part(table) for ruleset in ours for table in ruleset.tables):
+        return Check(name, "ok", "the plan is in place")
+    return _unseen(case, name) or Check(name, "ok", "nothing of ours stands")
+
+
+def _unseen(case: Case, name: str) -> Check | None:
+    """That nothing was found is no good news of tables that could not be read."""
+    unread = [standing.backend for standing in case.machine.standing if standing.why]
+    if not unread:
+        return None
+    finding = f"none found, but the tables of {' and '.join(unread)} were not looked at"
+    return Check(name, "warn", finding, "there may be some", LOOK)
+
+
+def _elsewhere(case: Case, standing: Standing) -> Iterator[Check]:
+    if not removal(State(standing.rulesets), case.plan):
+        return
+    mended = case.options.reconcile or case.options.cleanup_only
+    yield Check(
+        f"leftovers, {standing.backend}",
+        "warn" if mended else "fail",
+        f"rules of ours stand in the {standing.backend} tables, too",
+        "--reconcile is given and moves them over" if mended else "they would take packets a second time",
+        CLEAN,
+    )
+
+
+def _other_families(case: Case) -> Iterator[Check]:
+    for standing in case.machine.standing:
+        for ruleset in standing.rulesets:
+            if ruleset.family not in case.families and any(map(own_part, ruleset.tables)):
+                yield Check(
+                    f"leftovers, {ruleset.family}", "warn", f"{ruleset.family} rules of ours stand in the "
+                    f"{standing.backend} tables, and the plan has none", "that traffic is still captured",
+                    "istio-init clean, then apply; or --enable-ipv6",
+                )  # fmt: skip
+
+
+def shadows(case: Case) -> Iterator[Check]:
+    """Rules of others that take packets before ours see them."""
+    found = [
+        *(check for standing in case.machine.standing for check in _shadowing(case, standing)),
+        *_strangers(case),
+    ]
+    name = "rules of others"
+    yield from found or [_unseen(case, name) or Check(name, "ok", "none that would take packets before ours")]
+
+
+def _shadowing(case: Case, standing: Standing) -> Iterator[Check]:
+    for ruleset in standing.rulesets:
+        for table in ruleset.tables:
+            wanted = _wanted(case, ruleset, table)
+            for hook in HOOKS:
+                chain = recognised(table, wanted).chain(hook)
+                mine = wanted.chain(hook) if wanted else None
+                if chain is None or mine is None or not mine.rules:
+                    continue
+                rules = _before(chain, mine, same=standing.backend == case.backend)
+                taking = [(number, rule) for number, rule in rules if _takes(rule, table, standing, case)]
+                if taking:
+                    yield _shadow(standing.backend, ruleset.family, table, hook, taking)
+
+
+def _wanted(case: Case, ruleset: Ruleset, table: Table) -> Table | None:
+    plan = case.plan.ruleset(ruleset.family)
+    return plan.table(table.name) if plan else None
+
+
+def _before(found: Chain, wanted: Chain, *, same: bool) -> list[tuple[int, Rule]]:
+    """Others' rules that stand before where ours go, with their numbers; in another backend's chain, all of them."""
+    own = set(own_rules(found))
+    others = [(number, rule) for number, rule in enumerate(found.rules, 1) if number - 1 not in own]
+    return others[: edit(found, wanted).at] if same else others
+
+
+def _takes(rule: Rule, table: Table, standing: Standing, case: Case) -> bool:
+    """Whether a rule of others keeps packets from ours: by another destination, or, in the same chain, by a verdict."""
+    ends = standing.backend == case.backend and rule.target in {Verdict("ACCEPT"), Verdict("RETURN")}
+    return ends or _translates(rule, table, set())
+
+
+def _translates(rule: Rule, table: Table, seen: set[str]) -> bool:
+    match rule.target:
+        case Redirect() | Tproxy():
+            return True
+        case UnknownTarget(name=name):
+            return name in TRANSLATING
+        case Jump(chain=name) if name not in seen:
+            seen.add(name)
+            chain = table.chain(name)
+            return chain is not None and any(_translates(each, table, seen) for each in chain.rules)
+        case _:
+            return False
+
+
+def _shadow(backend: str, family: Family, table: Table, hook: str, taking: list[tuple[int, Rule]]) -> Check:
+    shown = [f"{number}: -A {hook} {rule_text(rule)}" for number, rule in taking[:MOST_SHOWN]]
+    more = [f"and {len(taking) - MOST_SHOWN} more"] if len(taking) > MOST_SHOWN else []
+    names = {rule.target.chain for _, rule in taking if isinstance(rule.target, Jump)}
+    tool = f"{'iptables' if family == IPV4 else 'ip6tables'}-{backend}"
+    return Check(
+        f"rules of others, {backend} {family} {table.name} {hook}",
+        "warn",
+        "; ".join([*shown, *more]),
+        _meaning(names, docker=any(DOCKER_RESOLVER in text for text in shown)),
+        f"{tool} -t {table.name} -S shows them; what must be captured has to come behind ours or go",
+    )
+
+
+def _meaning(names: set[str], *, docker: bool) -> str:
+    if any(name.startswith("KUBE-") for name in names):
+        return "kube-proxy's: this is a node's own namespace, or a pod's with hostNetwork, which is not to be captured"
+    if docker or any(name.startswith("DOCKER") for name in names):
+        return "Docker's: queries to its resolver (127.0.0.11) go there and not to --redirect-dns; published ports, too"
+    return "packets that they match never reach our rules: not captured"
+
+
+def _strangers(case: Case) -> Iterator[Check]:
+    """Tables of nftables with translations of their own; who comes first is up to priorities."""
+    families = {"ip": {"ipv4"}, "ip6": {"ipv6"}, "inet": {"ipv4", "ipv6"}}
+    matters = "of two translations of one connection the first counts, and ours are at priority -100"
+    for table in case.machine.strangers:
+        if families[table.family] & set(case.families):
+            which = f"nftables {table.family} {table.table}"
+            finding = f"{table.translations} that change destinations, from {', '.join(table.chains)}"
+            node = (
+                "; kube-proxy's mean a node's namespace, which is not to be captured" if "kube" in table.table else ""
+            )
+            look = f"nft list table {table.family} {table.table} shows them; what must be captured has to come behind"
+            yield Check(f"rules of others, {which}", "warn", finding, matters + node, look)

@@ -1,0 +1,110 @@
+"""What came of the rehearsal: each table, match, target and routing entry, in each backend and family."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from istio_init.inspect.doctor.case import Check
+from istio_init.kernel.xtables.refusal import module
+from istio_init.kernel.xtables.required_modules import extensions
+from istio_init.model.routing import command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.inspect.doctor.case import Case
+    from istio_init.kernel.probe.rehearsal import Trial
+
+# Which flag wants what; everything else is always needed.
+TPROXY = "-m TPROXY"
+FLAGS = {
+    "raw": "--redirect-dns",
+    "CT": "--redirect-dns (conntrack zones)",
+    "multiport": "--redirect-dns",
+    "udp": "--redirect-dns, -o",
+    "mangle": f"{TPROXY}, --drop-invalid",
+    "conntrack": f"{TPROXY}, --drop-invalid",
+    "TPROXY": TPROXY,
+    "mark": TPROXY,
+    "connmark": TPROXY,
+    "MARK": TPROXY,
+    "CONNMARK": TPROXY,
+}
+BACKENDS = {
+    "legacy": "--force-iptables-binary legacy",
+    "nft": "--force-iptables-binary nft",
+    "native": "--native-nftables",
+    "routing": TPROXY,
+}
+# The modules of native nftables beside nf_tables itself.
+NATIVE_MODULES = {
+    "nat": "nft_chain_nat", "REDIRECT": "nft_redir", "TPROXY": "nft_tproxy", "CT": "nft_ct", "conntrack": "nft_ct",
+    "connmark": "nft_ct", "CONNMARK": "nft_ct",
+}  # fmt: skip
+
+
+def abilities(case: Case) -> Iterator[Check]:
+    """A check for each trial; what was not asked and is not needed is left out."""
+    yield _where(case)
+    for trial in case.machine.trials:
+        needed = _needed(case, trial)
+        name, group = f"{trial.kind} {trial.name}", f"{trial.backend} {trial.family}"
+        matters = _matters(trial, needed=needed)
+        if trial.works:
+            yield Check(f"{group}: {name}", "ok", "works", matters, group=group)
+        elif trial.works is False:
+            yield Check(f"{group}: {name}", "fail" if needed else "warn", trial.why, matters, _remedy(trial), group)
+        elif needed:
+            why = trial.why or "to ask for it would bring it into being"
+            yield Check(f"{group}: {name}", "warn", f"not known: {why}", matters, _remedy(trial), group)
+
+
+def _where(case: Case) -> Check:
+    if not case.machine.scratch:
+        return Check("rehearsal", "ok", "in a network namespace of its own, which is gone")
+    return Check(
+        "rehearsal",
+        "warn",
+        case.machine.scratch,
+        "only what brings nothing into being was asked here; an apply itself does not need this",
+        "run the doctor as root outside of the pod, or allow user namespaces (user.max_user_namespaces, seccomp)",
+    )
+
+
+def _needed(case: Case, trial: Trial) -> bool:
+    """Whether an apply of the plan uses what was tried."""
+    if trial.kind == "entry":
+        return any(command(entry) == trial.name for entry in case.plan.routing)
+    ruleset = case.plan.ruleset(trial.family)
+    if ruleset is None or trial.backend != case.backend:
+        return False
+    if trial.kind == "table":
+        return any(table.name == trial.name for table in ruleset.tables)
+    rules = (rule for table in ruleset.tables for chain in table.chains for rule in chain.rules)
+    used = {(kind, name) for rule in rules for kind, name, _ in extensions(rule, trial.family)}
+    return (trial.kind, trial.name) in used
+
+
+def _matters(trial: Trial, *, needed: bool) -> str:
+    flag = FLAGS.get(trial.name, TPROXY if trial.kind == "entry" else "")
+    if needed:
+        return f"needed for {flag or 'every plan'}"
+    where = [BACKENDS[trial.backend], *(["--enable-ipv6"] if trial.family == "ipv6" else []), *([flag] if flag else [])]
+    return f"only for {' with '.join(dict.fromkeys(where))}"
+
+
+def _remedy(trial: Trial) -> str:
+    prefix = "iptable" if trial.family == "ipv4" else "ip6table"
+    match trial.backend, trial.kind:
+        case "routing", _:
+            return "a kernel with CONFIG_IP_MULTIPLE_TABLES" + (" and IPv6" if trial.family == "ipv6" else "")
+        case "legacy", "table":
+            return f"on the node: modprobe {prefix}_{trial.name}; without such a module: --native-nftables"
+        case "legacy", _:
+            return f"on the node: modprobe {module(trial.name)}"
+        case "nft", "table":
+            return "on the node: modprobe -a nf_tables nft_compat nft_chain_nat"
+        case "nft", _:
+            return f"on the node: modprobe -a nft_compat {module(trial.name)}"
+        case _:
+            return f"on the node: modprobe {NATIVE_MODULES.get(trial.name, 'nf_tables')}; install libnftables1"

@@ -1,0 +1,1 @@
+"""The host: libc, network namespaces, the xtables lock, files, accounts, processes."""

@@ -1,0 +1,39 @@
+"""Opening a socket as somebody else."""
+
+from __future__ import annotations
+
+import _socket as socket  # socket.py imports enum and selectors; the type in C is all that is needed
+
+from istio_init.kernel.host.libc import function, library
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# An id that nobody has: setfsuid and setfsgid answer it with the one in force, and change nothing.
+NOBODYS = 0xFFFFFFFF
+
+
+def socket_as(uid: int, gid: int, family: int) -> socket.socket | None:
+    """A non-blocking TCP socket that is this user's and group's for -m owner, or None where we may not make one.
+
+    The owner match looks at the file system ids that the thread had when it made the socket (setfsuid(2)).
+    They are the calling thread's alone; to take another's needs the capabilities SETUID and SETGID. OSError
+    where there can't be a socket.
+    """
+    libc = library(None)
+    set_uid, set_gid = (function(libc, name) for name in ("setfsuid", "setfsgid"))
+    own_uid, own_gid = set_uid(NOBODYS), set_gid(NOBODYS)
+    try:
+        if _assumed(set_gid, gid) and _assumed(set_uid, uid):
+            return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        return None
+    finally:
+        set_uid(own_uid)
+        set_gid(own_gid)
+
+
+def _assumed(set_id: Callable[[int], int], number: int) -> bool:
+    """Set the id, and say whether it is in force now: the call itself does not."""
+    set_id(number)
+    return set_id(NOBODYS) & NOBODYS == number

@@ -1,0 +1,1 @@
+"""Netlink: routing, nfnetlink batches, conntrack."""

@@ -1,0 +1,58 @@
+"""Connection tracking in a namespace: how full its table is, and the connections in it, by ctnetlink.
+
+The layouts are those of <linux/netfilter/nfnetlink_conntrack.h>: numbers in network order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from istio_init.errors import KernelError
+from istio_init.kernel.netlink.channel import attributes
+from istio_init.kernel.netlink.nfnetlink import HEAD, Channel, body
+from istio_init.model.counters import Connection, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Files of the calling thread's network namespace.
+COUNT, LIMIT = (f"/proc/sys/net/netfilter/nf_conntrack_{name}" for name in ("count", "max"))
+
+_GET = (1 << 8) | 1  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
+_REPLY, _STATUS, _MARK = 2, 3, 8  # CTA_TUPLE_REPLY, CTA_STATUS, CTA_MARK
+_PROTOCOL, _NUMBER, _SOURCE_PORT = 2, 1, 2  # CTA_TUPLE_PROTO, CTA_PROTO_NUM, CTA_PROTO_SRC_PORT
+_DESTINATION_CHANGED = 1 << 5  # IPS_DST_NAT in <linux/netfilter/nf_conntrack_common.h>
+
+
+def usage() -> Usage | None:
+    """How full the table of the calling thread's namespace is; None where connections are not tracked."""
+    try:
+        return Usage(_number(COUNT), _number(LIMIT))
+    except OSError:
+        return None
+
+
+def _number(path: str) -> int:
+    with open(path, encoding="ascii") as file:
+        return int(file.read())
+
+
+def connections() -> tuple[Connection, ...] | None:
+    """All tracked connections of the calling thread's namespace; None where the kernel does not tell them."""
+    try:
+        with Channel() as channel:
+            return tuple(_connections(channel))
+    except KernelError:
+        return None
+
+
+def _connections(channel: Channel) -> Iterator[Connection]:
+    for data in channel.dump("tracked connections", _GET, body(0)):
+        said = attributes(data[HEAD.size :])
+        transport = attributes(attributes(said[_REPLY])[_PROTOCOL])
+        yield Connection(
+            transport[_NUMBER][0],
+            int.from_bytes(transport.get(_SOURCE_PORT, b""), "big"),
+            bool(int.from_bytes(said[_STATUS], "big") & _DESTINATION_CHANGED),
+            int.from_bytes(said.get(_MARK, b""), "big"),
+        )

@@ -1,0 +1,125 @@
+"""nftables' netlink socket: what stands.
+
+The layouts are those of <linux/netfilter/nfnetlink.h> and <linux/netfilter/nf_tables.h>: headers in native byte
+order, numbers within attributes in network order.
+"""
+
+from __future__ import annotations
+
+import _socket as socket  # socket.py imports enum and selectors; the type in C is all that is needed
+import errno
+import posix  # the C half of os
+from _struct import Struct  # the C half of struct
+
+from istio_init import errors
+from istio_init.kernel.netlink import channel
+from istio_init.kernel.netlink.channel import NLMSG_ERROR, NUMBER, attribute, attributes
+from istio_init.model.rules import IPV4, IPV6
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+    from istio_init.model.rules import Family
+
+NETLINK_NETFILTER = 12
+SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
+NEWTABLE, GETTABLE, DELTABLE, NEWCHAIN, GETCHAIN, DELCHAIN, NEWRULE, GETRULE, DELRULE, GETGEN = (*range(9), 16)
+NFT_NAME = 1  # NFTA_TABLE_NAME; of a chain or a rule, its table's
+CHAIN_NAME, RULE_CHAIN = 3, 2
+GEN_ID = 1
+# <linux/netlink.h>: refusals of a batch for which the socket has no room are lost, the first of them stay.
+NETLINK_NO_ENOBUFS = 5
+
+NFPROTO_IPV4, NFPROTO_INET, NFPROTO_IPV6 = socket.AF_INET, 1, socket.AF_INET6
+FAMILIES: dict[Family, int] = {IPV4: NFPROTO_IPV4, IPV6: NFPROTO_IPV6}
+
+HEAD = Struct("=BBH")  # struct nfgenmsg: family, version, resource
+WORD = Struct(">I")
+
+
+def body(family: int, *parts: bytes) -> bytes:
+    """A message behind its netlink header."""
+    return HEAD.pack(family, 0, 0) + b"".join(parts)
+
+
+def text(kind: int, value: str) -> bytes:
+    """An attribute that is a name."""
+    return attribute(kind, value.encode(errors="surrogateescape") + b"\0")
+
+
+def word(kind: int, value: int) -> bytes:
+    """An attribute that is a number of 32 bits."""
+    return attribute(kind, WORD.pack(value & 0xFFFFFFFF))
+
+
+def name(value: bytes) -> str:
+    """The name that an attribute is."""
+    return value.rstrip(b"\0").decode(errors="surrogateescape")
+
+
+class Channel(channel.Channel):
+    """An nfnetlink socket in the calling thread's network namespace; KernelError where there can't be one."""
+
+    def __enter__(self) -> Self:
+        self._sequence = 0
+        try:
+            kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+            self._socket = socket.socket(socket.AF_NETLINK, kind, NETLINK_NETFILTER)
+            # Connected to the kernel, the socket takes no message from another process.
+            self._socket.connect((0, 0))
+            for option in (channel.NETLINK_CAP_ACK, channel.NETLINK_EXT_ACK, NETLINK_NO_ENOBUFS):
+                self._socket.setsockopt(channel.SOL_NETLINK, option, 1)
+        except OSError as error:
+            why = channel.no_socket(
+                error.errno or 0, "the kernel has no nftables: load the modules nfnetlink and nf_tables"
+            )
+            text = f"nftables: a socket can't be opened: {error.strerror}: {why}"
+            raise errors.KernelError(text, error.errno or 0) from error
+        return self
+
+    def generation(self) -> int:
+        """A number that changes whenever anyone changes nftables' rules in this namespace.
+
+        KernelError (EPERM without NET_ADMIN, EINVAL or ENOENT without nftables in the kernel).
+        """
+        self._send(SUBSYSTEM | GETGEN, 0, body(0))
+        for kind, _, data in self._messages():
+            if kind == NLMSG_ERROR:
+                number = -NUMBER.unpack_from(data)[0]
+                raise errors.KernelError(
+                    f"nftables can't be asked: {posix.strerror(number)}: {_remedy(number)}", number
+                )
+            found: int = WORD.unpack(attributes(data[HEAD.size :])[GEN_ID])[0]
+            return found
+        raise AssertionError("the kernel's messages have no end")
+
+    def dump(self, what: str, kind: int, body: bytes) -> list[bytes]:
+        """See netlink.Channel."""
+        try:
+            return super().dump(what, kind, body)
+        except errors.KernelError as error:
+            if error.errno == errno.EINTR:
+                raise
+            raise errors.KernelError(f"{error}: {_remedy(error.errno)}", error.errno) from error
+
+    def tables(self) -> tuple[tuple[int, str], ...]:
+        """Family (NFPROTO_*) and name of every table. KernelError as `generation`."""
+        dump = self.dump("nftables tables", SUBSYSTEM | GETTABLE, body(0))
+        return tuple((data[0], name(attributes(data[HEAD.size :])[NFT_NAME])) for data in dump)
+
+    def chains(self, family: int) -> list[bytes]:
+        """Every chain of a family, as the body of NFT_MSG_NEWCHAIN."""
+        return self.dump("nftables chains", SUBSYSTEM | GETCHAIN, body(family))
+
+    def rules(self, family: int, table: str) -> list[bytes]:
+        """Every rule of a table in their order, as the body of NFT_MSG_NEWRULE."""
+        return self.dump(f"rules of {table}", SUBSYSTEM | GETRULE, body(family, text(NFT_NAME, table)))
+
+
+def _remedy(number: int) -> str:
+    if number == errno.EPERM:
+        from istio_init.kernel.host import denial
+
+        return denial.cause("NET_ADMIN")
+    return "the kernel has no nftables: load the module nf_tables"

@@ -1,0 +1,260 @@
+"""The Router: policy rules, routes and addresses through rtnetlink.
+
+pyroute2 would do all of this, but importing it takes ten times as long as the whole apply. The layouts
+are those of <linux/rtnetlink.h>, <linux/fib_rules.h> and <linux/if_addr.h>: native byte order, addresses
+in network order. What is written is what `ip` of iproute2 writes for routing.command(), so that
+`ip rule`, `ip route` and `ip addr` print the same for both (but for `nodad`, see _body).
+"""
+
+from __future__ import annotations
+
+import _socket as socket  # socket.py imports enum and selectors; the functions in C are all that is needed
+import _struct as struct  # struct.py only hands it on
+import errno
+import posix as os  # the C half of os
+
+from istio_init import errors
+from istio_init.kernel.netlink.channel import Channel, attribute, attributes
+from istio_init.model.routing import Address, PolicyRule, Route
+from istio_init.model.rules import IPV4, IPV6, LOOPBACK_INTERFACE, Network
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TypeAlias
+
+    from istio_init.model.routing import RoutingEntry, Verb
+    from istio_init.model.rules import Family
+
+    # An entry and the rule's priority or the route's metric, which pins it down when it is deleted.
+    Standing: TypeAlias = tuple[RoutingEntry, int]
+
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
+NLM_F_EXCL, NLM_F_CREATE = 0x200, 0x400
+
+RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255
+RTPROT_UNSPEC, RTPROT_BOOT = 0, 3
+RTN_LOCAL = 2
+RT_SCOPE_UNIVERSE, RT_SCOPE_HOST, RT_SCOPE_NOWHERE = 0, 254, 255
+RTA_OIF, RTA_PRIORITY, RTA_TABLE = 4, 6, 15
+FR_ACT_TO_TBL = 1
+FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+IFA_F_NODAD = 0x02
+
+# struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags. struct fib_rule_hdr is
+# laid out alike: protocol and scope are reserved there, type is the action.
+ROUTE = struct.Struct("=8BI")
+ADDRESS = struct.Struct("=4BI")  # struct ifaddrmsg: family, prefixlen, flags, scope, index
+WORD = struct.Struct("=I")
+ALL_BITS = 0xFFFFFFFF
+
+FAMILIES: dict[int, Family] = {socket.AF_INET: IPV4, socket.AF_INET6: IPV6}
+NUMBERS = {family: number for number, family in FAMILIES.items()}
+
+# What a policy rule of ours may say of itself; anything else selects packets by something that we don't model.
+PLAIN = {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
+# As each of ours does: all bits of the mark count.
+MARKED = attribute(FRA_FWMASK, WORD.pack(ALL_BITS))
+
+
+class Rtnetlink:
+    """Policy rules, routes and addresses of the calling thread's network namespace; see kernel.Router.
+
+    Each call opens a socket of its own, since a socket stays in the namespace that it was made in.
+    """
+
+    def read(self) -> tuple[RoutingEntry, ...]:
+        """Every entry that stands of the kinds in routing.py: see kernel.Router. KernelError where reading fails."""
+        with Channel() as channel:
+            return tuple(entry for entry, _ in _standing(channel))
+
+    def replace(self, wanted: tuple[RoutingEntry, ...], standing: tuple[RoutingEntry, ...] | None = None) -> None:
+        """As Router.replace."""
+        if not wanted:
+            return
+        with Channel() as channel:
+            # The kernel itself refuses a second route or address, and is asked why only then (_add).
+            there = set([rule for rule, _ in _policy_rules(channel)] if standing is None else standing)
+            indexes: dict[str, int] = {}
+            for entry in wanted:
+                if entry not in there:
+                    _add(channel, entry, indexes)
+                    there.add(entry)
+
+    def remove(self, entries: tuple[RoutingEntry, ...]) -> None:
+        """Take these away, last first; one that does not stand is fine. KernelError names what was refused."""
+        if not entries:
+            return
+        with Channel() as channel:
+            standing = _standing(channel)
+            indexes: dict[str, int] = {}
+            for unwanted in dict.fromkeys(reversed(entries)):
+                for entry, priority in standing:
+                    if entry == unwanted:
+                        _delete(channel, entry, priority, indexes)
+
+    def addresses(self) -> tuple[Address, ...]:
+        """All addresses of all interfaces in the kernel's order: IPv4 first, by interface. Host bits are kept."""
+        with Channel() as channel:
+            return tuple(_addresses(channel, {}))
+
+
+def has_ipv6(addresses: tuple[Address, ...], *, dual_stack: bool) -> bool:
+    """Whether IPv6 counts as in use: the first address that tells is IPv6, or, with `dual_stack`, any is.
+
+    Loopback (127.0.0.0/8, ::1) and link-local (169.254.0.0/16, fe80::/10) addresses tell nothing. That is
+    Istio's detection (getLocalIP over Go's net.InterfaceAddrs, which is the order of Rtnetlink.addresses).
+    Our own ::6 on lo tells nothing either, or a run with --enable-ipv6 would change what the next one finds.
+    """
+    telling = [address.network.family for address in addresses if not _is_local(address)]
+    return IPV6 in (telling if dual_stack else telling[:1])
+
+
+def _is_local(address: Address) -> bool:
+    packed = address.network.address
+    if address.network.family == IPV4:
+        return packed[0] == 127 or packed[:2] == b"\xa9\xfe"
+    own = address.device == LOOPBACK_INTERFACE and packed == bytes(15) + b"\x06"
+    return own or packed == bytes(15) + b"\x01" or (packed[0] == 0xFE and packed[1] & 0xC0 == 0x80)
+
+
+def _add(channel: Channel, entry: RoutingEntry, indexes: dict[str, int]) -> None:
+    kinds = {PolicyRule: RTM_NEWRULE, Route: RTM_NEWROUTE, Address: RTM_NEWADDR}
+    try:
+        # EXCL refuses to make a route or an address anew. A second policy rule is refused only at the same
+        # priority, and the kernel chooses another each time: that there is one is up to reading before, and
+        # to the lock that every run holds.
+        channel.request(kinds[type(entry)], NLM_F_CREATE | NLM_F_EXCL, _body(entry, "add", indexes))
+    except OSError as refused:
+        # Who may not write is told that, whether the entry stands or not.
+        if refused.errno in (errno.EEXIST, errno.EPERM) and any(entry == there for there, _ in _standing(channel)):
+            return
+        raise _explained(entry, "add", refused) from refused
+
+
+def _delete(channel: Channel, entry: RoutingEntry, priority: int, indexes: dict[str, int]) -> None:
+    kinds = {PolicyRule: RTM_DELRULE, Route: RTM_DELROUTE, Address: RTM_DELADDR}
+    try:
+        channel.request(kinds[type(entry)], 0, _body(entry, "del", indexes, priority))
+    except OSError as refused:
+        # The kernel's ways to say that a rule, a route or an address is not there any more.
+        if refused.errno not in (errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL):
+            raise _explained(entry, "del", refused) from refused
+
+
+def _body(entry: RoutingEntry, verb: Verb, indexes: dict[str, int], priority: int = 0) -> bytes:
+    """The request behind its header; `priority` keeps the kernel from deleting one that is merely alike.
+
+    `indexes` are those of interfaces that have been asked for.
+    """
+    match entry:
+        case PolicyRule():
+            head = ROUTE.pack(NUMBERS[entry.family], 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL, 0)
+            # Without the mask, the kernel takes a mark as all of its bits, but 0 as no bits: any mark at all.
+            words = {FRA_TABLE: entry.table, FRA_FWMARK: entry.mark, FRA_FWMASK: ALL_BITS}
+            return head + _words(words | ({FRA_PRIORITY: priority} if priority else {}))
+        case Route():
+            # IPv6's routes have no scope. A deletion means the route of any scope, whoever made it.
+            scope = RT_SCOPE_HOST if entry.family == IPV4 else RT_SCOPE_UNIVERSE
+            scope, protocol = (scope, RTPROT_BOOT) if verb == "add" else (RT_SCOPE_NOWHERE, RTPROT_UNSPEC)
+            head = ROUTE.pack(NUMBERS[entry.family], 0, 0, 0, 0, protocol, scope, RTN_LOCAL, 0)
+            words = {RTA_TABLE: entry.table, RTA_OIF: _index(entry, entry.device, verb, indexes)}
+            return head + _words(words | ({RTA_PRIORITY: priority} if priority else {}))
+        case Address():
+            packed, family = entry.network.address, NUMBERS[entry.network.family]
+            index = _index(entry, entry.device, verb, indexes)
+            # Even on lo an IPv6 address is tentative until a kernel thread has had its turn, and can't be bound
+            # to meanwhile: a proxy that is quick would go without ::6, and loop. `ip` says nodad for that.
+            flags = IFA_F_NODAD if entry.network.family == IPV6 and verb == "add" else 0
+            head = ADDRESS.pack(family, entry.network.prefix, flags, RT_SCOPE_UNIVERSE, index)
+            return head + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
+        case _:
+            errors.assert_never(entry)
+
+
+def _words(values: dict[int, int]) -> bytes:
+    return b"".join(attribute(kind, WORD.pack(value)) for kind, value in values.items())
+
+
+def _index(entry: RoutingEntry, device: str, verb: Verb, indexes: dict[str, int]) -> int:
+    if device not in indexes:
+        try:
+            indexes[device] = socket.if_nametoindex(device)
+        except OSError as error:
+            raise _explained(entry, verb, OSError(errno.ENODEV, os.strerror(errno.ENODEV))) from error
+    return indexes[device]
+
+
+def _standing(channel: Channel) -> list[Standing]:
+    """What Rtnetlink.read promises, each entry with its priority or metric."""
+    # The kernel filters by the type; one before 4.20 does not, and sends all routes.
+    local_routes = ROUTE.pack(0, 0, 0, 0, 0, 0, 0, RTN_LOCAL, 0)
+    names: dict[int, str] = {}
+    routes = [_route(data, names) for data in channel.dump("routes", RTM_GETROUTE, local_routes)]
+    on_lo = [(address, 0) for address in _addresses(channel, names) if address.device == LOOPBACK_INTERFACE]
+    return [*_policy_rules(channel), *filter(None, routes), *on_lo]
+
+
+def _policy_rules(channel: Channel) -> list[Standing]:
+    rules = map(_policy_rule, channel.dump("policy rules", RTM_GETRULE, ROUTE.pack(*[0] * 9)))
+    return list(filter(None, rules))
+
+
+def _policy_rule(data: bytes) -> Standing | None:
+    """A PolicyRule out of an RTM_NEWRULE message; None where it asks for more than a mark, or something else."""
+    if MARKED not in data:
+        return None  # as the kernel's own five are: they need not be taken apart
+    number, *selectors, _table, _protocol, _scope, action, flags = ROUTE.unpack_from(data)
+    said = attributes(data[ROUTE.size :])
+    if number not in FAMILIES or any(selectors) or flags or action != FR_ACT_TO_TBL or not said.keys() <= PLAIN:
+        return None
+    words = {kind: WORD.unpack(value)[0] for kind, value in said.items() if len(value) == WORD.size}
+    if words.get(FRA_FWMASK) != ALL_BITS or words.get(FRA_SUPPRESS_PREFIXLEN, ALL_BITS) != ALL_BITS:
+        return None
+    rule = PolicyRule(FAMILIES[number], words.get(FRA_FWMARK, 0), words[FRA_TABLE])
+    return rule, words.get(FRA_PRIORITY, 0)
+
+
+def _route(data: bytes, names: dict[int, str]) -> Standing | None:
+    """A Route out of an RTM_NEWROUTE message; None where it is no local default route, or in the kernel's tables."""
+    number, dst_len, src_len, tos, _table, _protocol, _scope, kind, _flags = ROUTE.unpack_from(data)
+    if number not in FAMILIES or dst_len or src_len or tos or kind != RTN_LOCAL:
+        return None
+    said = attributes(data[ROUTE.size :])
+    if RTA_OIF not in said:
+        return None
+    (table,) = WORD.unpack(said[RTA_TABLE])
+    device = _name(WORD.unpack(said[RTA_OIF])[0], names)
+    if table in (RT_TABLE_MAIN, RT_TABLE_LOCAL) or not device:
+        return None
+    return Route(FAMILIES[number], device, table), WORD.unpack(said.get(RTA_PRIORITY, bytes(4)))[0]
+
+
+def _addresses(channel: Channel, names: dict[int, str]) -> Iterator[Address]:
+    for data in channel.dump("addresses", RTM_GETADDR, ADDRESS.pack(0, 0, 0, 0, 0)):
+        number, prefix, _flags, _scope, index = ADDRESS.unpack_from(data)
+        said = attributes(data[ADDRESS.size :])
+        # Of a point-to-point link ADDRESS is the other end's; LOCAL, where it is given, is our own.
+        packed = said.get(IFA_LOCAL) or said.get(IFA_ADDRESS)
+        if number in FAMILIES and packed and (device := _name(index, names)):
+            yield Address(Network(packed, prefix), device)
+
+
+def _name(index: int, names: dict[int, str]) -> str:
+    """The interface's name, asked once; empty where it went away between the dump and now, with all it had."""
+    if index not in names:
+        try:
+            names[index] = socket.if_indextoname(index)
+        except OSError:
+            names[index] = ""
+    return names[index]
+
+
+def _explained(entry: RoutingEntry, verb: Verb, refused: OSError) -> errors.KernelError:
+    """The kernel's refusal in words; the words are only read where they are needed."""
+    from istio_init.kernel.netlink import refusal
+
+    return refusal.explain(entry, verb, refused)

@@ -1,0 +1,1 @@
+"""nf_tables: iptables-nft's tables and native nftables."""

@@ -1,0 +1,252 @@
+"""Rules that stand in iptables-nft's tables, read out of netlink attributes: what nft_writer.py packs, and others'."""
+
+from __future__ import annotations
+
+from _struct import Struct  # the C half of struct
+
+from istio_init.kernel.netlink.channel import attribute, attributes
+from istio_init.kernel.netlink.nfnetlink import name as text_of
+from istio_init.kernel.nft.registers import (
+    DESTINATION_AT,
+    ELEMENT,
+    EQUAL,
+    EXPRESSION_DATA,
+    EXPRESSION_NAME,
+    EXPRESSIONS,
+    GOTO,
+    IIFNAME,
+    L4PROTO,
+    MARK,
+    NATIVE,
+    NESTED,
+    NETWORK,
+    OIFNAME,
+    SIGNATURE,
+    SOURCE_AT,
+    TRANSPORT,
+    UNEQUAL,
+    UNREAD,
+    USERDATA,
+    VERDICTS,
+)
+from istio_init.kernel.xtables.decode_match import unpack_match, unpack_target
+from istio_init.kernel.xtables.encode_match import HEAD
+from istio_init.model.extensions import Mark
+from istio_init.model.rules import (
+    IPV4,
+    TCP,
+    UDP,
+    Destination,
+    DestinationPorts,
+    InInterface,
+    Jump,
+    Network,
+    OutInterface,
+    PortRange,
+    Protocol,
+    Rule,
+    Source,
+    SourcePorts,
+    Verdict,
+)
+from istio_init.model.unknown import UnknownMatch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, TypeAlias
+
+    from istio_init.model.rules import Family, Match, Target
+
+    # An expression's name and its attributes.
+    Expression: TypeAlias = tuple[str, dict[int, bytes]]
+    # What a register holds: a key of meta, or base, offset and length of what was read from the packet; and the
+    # mask that was laid upon it, None for none.
+    Loaded: TypeAlias = tuple[tuple[int, ...], bytes | None]
+
+_VERDICT_NAMES = {code: verdict for verdict, code in VERDICTS.items()}
+_WORD = Struct(">i")
+_IPTABLES_RANK: dict[type, int] = {Source: 0, Destination: 1, InInterface: 2, OutInterface: 3, Protocol: 4}
+
+
+class RuleReader:
+    """Unpacks rules of one family; expressions that many have in common are taken apart once."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._taken_apart: dict[bytes, Expression] = {}
+        self._targets: dict[bytes, tuple[Target, int]] = {}
+
+    def unpack(self, said: dict[int, bytes]) -> Rule:
+        """The rule that a message's attributes tell of.
+
+        Expressions that iptables-nft would not write become one UnknownMatch that bears them all.
+        """
+        elements = list(_elements(said.get(EXPRESSIONS, b"")))
+        target, used = self._target(elements)
+        asked = elements[: len(elements) - used]
+        try:
+            matches = tuple(_Reader(self._family).matches([self._apart(each) for each in asked]))
+        except (KeyError, ValueError):
+            raw = b"".join(attribute(ELEMENT | NESTED, each) for each in asked if _name(each) != "counter")
+            matches = (UnknownMatch(UNREAD, 0, raw),)
+        return Rule(matches, target, SIGNATURE in said.get(USERDATA, b""))
+
+    def _apart(self, element: bytes) -> Expression:
+        found = self._taken_apart.get(element)
+        if found is None:
+            found = self._taken_apart[element] = _name(element), _data(element)
+        return found
+
+    def _target(self, elements: list[bytes]) -> tuple[Target, int]:
+        last = elements[-1] if elements else b""
+        found = self._targets.get(last)
+        if found is None:
+            found = self._targets[last] = _target(elements, self._family)
+        return found
+
+
+def counted(said: dict[int, bytes]) -> tuple[int, int] | None:
+    """How many packets and bytes the rule of a message's attributes has met; None where it has no counter."""
+    counters = (each for each in _elements(said.get(EXPRESSIONS, b"")) if _name(each) == "counter")
+    return next((counter_numbers(_data(each)) for each in counters), None)
+
+
+def counter_numbers(said: dict[int, bytes]) -> tuple[int, int]:
+    """NFTA_COUNTER_PACKETS and NFTA_COUNTER_BYTES."""
+    return int.from_bytes(said[2], "big"), int.from_bytes(said[1], "big")
+
+
+def _elements(data: bytes) -> Iterator[bytes]:
+    """The expressions of a list, each as its attributes."""
+    at = 0
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 2], _ORDER)
+        yield data[at + 4 : at + length]
+        at += (length + 3) & ~3
+
+
+_ORDER: Any = "little" if Struct("=H").pack(1) == b"\1\0" else "big"
+
+
+def _name(element: bytes) -> str:
+    return text_of(attributes(element)[EXPRESSION_NAME])
+
+
+def _data(element: bytes) -> dict[int, bytes]:
+    return attributes(attributes(element).get(EXPRESSION_DATA, b""))
+
+
+def _number(value: bytes) -> int:
+    found: int = _WORD.unpack(value)[0]
+    return found
+
+
+def _target(elements: list[bytes], family: Family) -> tuple[Target, int]:
+    """The rule's target, and how many of the last expressions it is."""
+    if elements:
+        kind, said = _name(elements[-1]), _data(elements[-1])
+        if kind == "immediate":
+            verdict = attributes(attributes(said[2]).get(2, b""))
+            code = _number(verdict[1]) if 1 in verdict else 0
+            if 2 in verdict:
+                return Jump(text_of(verdict[2]), code == GOTO), 1
+            if 1 in verdict and code in _VERDICT_NAMES:
+                return Verdict(_VERDICT_NAMES[code]), 1  # type: ignore[arg-type]
+        if kind == "target":
+            return unpack_target(_element(said), family), 1
+    return Verdict(""), 0
+
+
+def _element(said: dict[int, bytes]) -> bytes:
+    """An xt_entry_match or xt_entry_target."""
+    return HEAD.pack(HEAD.size + len(said[3]), said[1].rstrip(b"\0"), _number(said[2])) + said[3]
+
+
+class _Reader:
+    """Reads a rule's expressions; KeyError or ValueError for what iptables-nft would not write."""
+
+    def __init__(self, family: Family) -> None:
+        self._size = 4 if family == IPV4 else 16
+        self._registers: dict[int, Loaded] = {}
+
+    def matches(self, expressions: list[Expression]) -> list[Match]:
+        """All that a rule asks, in iptables' order."""
+        found: list[Match] = []
+        for kind, said in expressions:
+            match kind:
+                case "meta":
+                    self._registers[_number(said[1])] = ((_number(said[2]),), None)
+                case "payload":
+                    place = (_number(said[2]), _number(said[3]), _number(said[4]))
+                    self._registers[_number(said[1])] = (place, None)
+                case "bitwise":
+                    loaded = self._registers[_number(said[1])][0]
+                    if any(attributes(said[5])[1]):
+                        raise ValueError("a changed value")
+                    self._registers[_number(said[2])] = (loaded, attributes(said[4])[1])
+                case "cmp" | "range":
+                    found.append(self._compared(kind, said))
+                case "match":
+                    found.append(unpack_match(_element(said)))
+                case "counter":
+                    pass
+                case _:
+                    raise ValueError(kind)
+        for match in found:
+            if isinstance(match, SourcePorts | DestinationPorts) and not _has_transport(found):
+                raise ValueError("a port without a protocol")
+        return sorted(found, key=lambda match: _IPTABLES_RANK.get(type(match), 5))
+
+    def _compared(self, kind: str, said: dict[int, bytes]) -> Match:
+        place, mask = self._registers[_number(said[1])]
+        operator = _number(said[2])
+        if operator not in {EQUAL, UNEQUAL}:
+            raise ValueError("greater or less")
+        negated = operator == UNEQUAL
+        low = attributes(said[3])[1]
+        high = attributes(said[4])[1] if kind == "range" else low
+        if len(place) == 3 and place[0] == TRANSPORT and place[2] == 2 and place[1] in {0, 2} and mask is None:
+            ports = PortRange(int.from_bytes(low, "big"), int.from_bytes(high, "big"))
+            return DestinationPorts(ports, negated) if place[1] else SourcePorts(ports, negated)
+        if kind == "range":
+            raise ValueError("a range")
+        if len(place) == 3:
+            return self._network(place, mask, low, negated=negated)
+        return _of_meta(place[0], mask, low, negated=negated)
+
+    def _network(self, place: tuple[int, ...], mask: bytes | None, value: bytes, *, negated: bool) -> Match:
+        base, offset, length = place
+        if base != NETWORK or not 0 < length <= self._size or len(value) != length:
+            raise ValueError("not an address")
+        prefix = length * 8
+        if mask is not None:
+            bits = int.from_bytes(mask, "big")
+            prefix = bits.bit_count()
+            if length != self._size or bits != ((1 << prefix) - 1) << (length * 8 - prefix):
+                raise ValueError("not a prefix")
+        network = Network(value + bytes(self._size - length), prefix)
+        if offset == SOURCE_AT[self._size]:
+            return Source(network, negated)
+        if offset == DESTINATION_AT[self._size]:
+            return Destination(network, negated)
+        raise ValueError("not an address")
+
+
+def _has_transport(found: list[Match]) -> bool:
+    """Whether a rule is about TCP or UDP."""
+    return any(isinstance(each, Protocol) and each.number in {TCP, UDP} and not each.negated for each in found)
+
+
+def _of_meta(key: int, mask: bytes | None, value: bytes, *, negated: bool) -> Match:
+    if key == MARK and len(value) == 4:
+        bits = 0xFFFFFFFF if mask is None else NATIVE.unpack(mask)[0]
+        return Mark(NATIVE.unpack(value)[0], bits, negated)
+    if mask is None and key == L4PROTO and len(value) == 1:
+        return Protocol(value[0], negated)
+    if mask is None and key in {IIFNAME, OIFNAME}:
+        kind = InInterface if key == IIFNAME else OutInterface
+        exact = value.endswith(b"\0")
+        name = value.rstrip(b"\0").decode(errors="surrogateescape")
+        return kind(name if exact else f"{name}+", negated)
+    raise ValueError("a key that iptables has no match for")

@@ -1,0 +1,1 @@
+"""Read-only questions to the kernel: backend detection, listeners, counters, test connections."""

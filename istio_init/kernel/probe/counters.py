@@ -1,0 +1,131 @@
+"""Rules with what they have counted, for people who look; a run that writes has no use for it.
+
+Nothing is brought into being: the tables that are read are those that stand.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from istio_init.formats.nft import json_reader, json_writer
+from istio_init.kernel.netlink import nfnetlink
+from istio_init.kernel.netlink.channel import attributes
+from istio_init.kernel.nft import compat, compat_decode
+from istio_init.kernel.nft.native import Library
+from istio_init.kernel.xtables.decode_table import unpack_table
+from istio_init.kernel.xtables.encode_rule import INFO
+from istio_init.kernel.xtables.ip_header import LAYOUTS
+from istio_init.kernel.xtables.refusal import explain
+from istio_init.kernel.xtables.required_modules import entry_size
+from istio_init.kernel.xtables.sockopt import TableSocket, existing
+from istio_init.model.counters import Count, CountedInet, CountedTable
+from istio_init.model.inet import NAMES
+from istio_init.model.rules import BUILTIN_CHAINS, FAMILIES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.kernel.nft.compat import Found
+    from istio_init.model.rules import Family, TableName
+
+# By the numbers of <linux/netfilter.h>, NF_INET_*.
+HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+
+_OFFSETS = Struct("=HH")  # of an entry's target, and of the next entry
+_COUNTERS = Struct("=QQ")  # struct xt_counters: packets and bytes
+_ERROR, _NAME_AT, _DATA_AT, _ERROR_SIZE = b"ERROR\0", 2, 32, 64  # struct xt_error_target
+_CHAIN_COUNTERS = 8  # NFTA_CHAIN_COUNTERS
+
+
+def tables(backend: str) -> tuple[CountedTable, ...]:
+    """The legacy tables, or iptables-nft's, of both families. KernelError where they can't be read."""
+    read = _legacy if backend == "legacy" else _nft
+    return tuple(table for family in FAMILIES for table in read(family))
+
+
+def inet_tables() -> tuple[CountedInet, ...]:
+    """Our native tables, those that stand. KernelError where they can't be read."""
+    with nfnetlink.Channel() as channel:
+        there = {name for family, name in channel.tables() if family == nfnetlink.NFPROTO_INET}
+    names = [name for name, theirs in NAMES.items() if theirs in there]
+    return tuple(map(_inet, names))
+
+
+def _inet(name: TableName) -> CountedInet:
+    with Library() as library:
+        text = library.run(json_writer.list_table(name), f"read the table {NAMES[name]}")
+    chains = json_reader.counted(name, text)
+    return CountedInet(name, tuple((chain, tuple(map(_count, counts))) for chain, counts in chains))
+
+
+def _legacy(family: Family) -> Iterator[CountedTable]:
+    for name in existing(family) or ():
+        try:
+            with TableSocket(family) as socket:
+                answers = socket.table(name)
+        except OSError as error:
+            raise explain(error, family, name, None) from error
+        table = unpack_table(name, family, answers)
+        counters = dict(_met(family, answers))
+        counts = {chain: tuple(map(_count, met[:-1])) for chain, met in counters.items()}
+        policies: dict[str, Count] = {
+            chain: Count(*met[-1]) for chain, met in counters.items() if chain in BUILTIN_CHAINS[name]
+        }
+        yield CountedTable(family, table, counts, policies)
+
+
+def _met(family: Family, answers: tuple[bytes, bytearray]) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """What each chain's entries have met, its policy (or the return at its end) last: struct ipt_entry's counters.
+
+    `answers` are IPT_SO_GET_INFO's and IPT_SO_GET_ENTRIES'. A chain of a user's begins with an entry whose target
+    is called ERROR and bears the chain's name.
+    """
+    info, entries = answers
+    _, valid, *numbers = INFO.unpack(info)
+    starts = {numbers[hook]: name for hook, name in enumerate(HOOKS) if valid & 1 << hook}
+    layout = LAYOUTS[family]
+    name, start = "", 0
+    met: list[tuple[int, int]] = []
+    while start < len(entries):
+        target, _ = _OFFSETS.unpack_from(entries, start + layout.counters_at - _OFFSETS.size)
+        is_head = entries.startswith(_ERROR, start + target + _NAME_AT)
+        if is_head or start in starts:
+            if name:
+                yield name, met
+            field = entries[start + target + _DATA_AT : start + target + _ERROR_SIZE].partition(b"\0")[0]
+            name, met = field.decode(errors="surrogateescape") if is_head else starts[start], []
+        if not is_head:
+            met.append(_COUNTERS.unpack_from(entries, start + layout.size - _COUNTERS.size))
+        start += entry_size(entries[start : start + layout.size], family)
+
+
+def _nft(family: Family) -> Iterator[CountedTable]:
+    with nfnetlink.Channel() as channel:
+        for name, found in compat.found_tables(channel, family).items():
+            policies = dict(_policies(channel, family, name))
+            yield CountedTable(family, found.table, _counted(channel, family, found), policies)
+
+
+def _counted(channel: nfnetlink.Channel, family: Family, found: Found) -> dict[str, tuple[Count | None, ...]]:
+    """The counters of a table's rules, which their handles tell: the table may have changed since it was read."""
+    met: dict[bytes, Count | None] = {}
+    for data in channel.rules(nfnetlink.FAMILIES[family], found.table.name):
+        said = attributes(data[nfnetlink.HEAD.size :])
+        met[said[compat.RULE_HANDLE]] = _count(compat_decode.counted(said))
+    return {chain: tuple(map(met.get, handles)) for chain, handles in found.handles.items()}
+
+
+def _policies(channel: nfnetlink.Channel, family: Family, table: TableName) -> Iterator[tuple[str, Count]]:
+    """What built-in chains' policies have counted: iptables-nft has them counted, we do not."""
+    for data in channel.chains(nfnetlink.FAMILIES[family]):
+        said = attributes(data[nfnetlink.HEAD.size :])
+        if nfnetlink.name(said[nfnetlink.NFT_NAME]) == table and _CHAIN_COUNTERS in said:
+            yield (
+                nfnetlink.name(said[nfnetlink.CHAIN_NAME]),
+                Count(*compat_decode.counter_numbers(attributes(said[_CHAIN_COUNTERS]))),
+            )
+
+
+def _count(met: tuple[int, int] | None) -> Count | None:
+    return None if met is None else Count(*met)

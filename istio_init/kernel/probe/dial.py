@@ -1,0 +1,256 @@
+"""Validation: real connections, and whether they are captured.
+
+Two paths of each family are dialled, with listeners of ours where the proxy will be. The first is Istio's:
+
+    inbound:  127.0.0.6:15002 (::6), as the proxy's user -> ISTIO_OUTPUT -> ISTIO_IN_REDIRECT -> 15006
+    outbound: an address off this host, as anybody else  -> ISTIO_OUTPUT -> ISTIO_REDIRECT    -> 15001
+
+REDIRECT sends what this host itself dials to 127.0.0.1 and ::1. A connection counts where it says our
+token, was dialled to the address that SO_ORIGINAL_DST tells, and takes an answer back. A path that can't
+be dialled here (as whom, by which route?) is neither proved nor failed; one of each family must be proved.
+"""
+
+from __future__ import annotations
+
+import _socket as socket  # socket.py imports enum and selectors; the type in C is all that is needed
+import errno
+import posix as os  # the C half of os; the other half costs a start a millisecond
+import select
+import time
+
+from istio_init.errors_rare import ValidationFailed
+from istio_init.kernel.host.identity import socket_as
+from istio_init.kernel.probe.listeners import LOOPBACK, NUMBERS, Listeners, hang_up, readiness, shown, spelled
+from istio_init.model import routing
+from istio_init.model.rules import LOOPBACK_INTERFACE, Network
+from istio_init.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
+    from istio_init.model.rules import Family
+
+    PathName: TypeAlias = Literal["inbound", "outbound"]
+
+PASSTHROUGH = {"ipv4": b"\x7f\x00\x00\x06", "ipv6": bytes(15) + b"\x06"}
+TITLES = {"ipv4": "IPv4", "ipv6": "IPv6"}
+
+# One attempt, in seconds, at most and at least. One that nobody answers is given up for another with a socket
+# of its own: how a connection is translated is settled with its first packet, so one that is older than the
+# rules stays free.
+ATTEMPT = 1.0
+LEAST = 0.05
+# Between two rounds of attempts, in seconds.
+PAUSE = 0.05
+
+# Where somebody is needed who is not the proxy: nobody, or one of those before.
+ANYBODY = range(65534, 65000, -1)
+
+# What connect(2) says where no route leads to the destination.
+NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EINVAL, errno.EACCES)
+
+
+class Expected(Record):
+    """What the rules that stand should do.
+
+    The families in use, the three ports, the proxy's uids and gids. `outbound` are destinations off this
+    host that are captured at the probe port (a network stands for its first host); they are tried in
+    order until one has a route, and the path is left alone where there are none. Traffic is captured of
+    `groups` alone, if there are any, and never of `groups_excluded`.
+    """
+
+    families: tuple[Family, ...]
+    proxy_port: int
+    inbound_port: int
+    probe_port: int
+    proxy_uids: tuple[int, ...]
+    proxy_gids: tuple[int, ...]
+    outbound: tuple[Network, ...] = ()
+    groups: tuple[int, ...] = ()
+    groups_excluded: tuple[int, ...] = ()
+
+
+class Result(Record):
+    """What became of one path: proved, or not provable here. `text` is the whole of it in words."""
+
+    family: Family
+    path: PathName
+    proved: bool
+    text: str
+
+
+class Path(Record):
+    """One way to the proxy: who dials which addresses, at which port, and at which port it has to arrive."""
+
+    family: Family
+    name: PathName
+    uid: int
+    gid: int
+    destinations: tuple[bytes, ...]
+    port: int
+    listener: int
+
+    def result(self, text: str, *, proved: bool = False) -> Result:
+        """The result that says this of the path."""
+        return Result(self.family, self.name, proved, f"{TITLES[self.family]} {self.name}: {text}")
+
+
+class NotCaptured(Exception):
+    """The path was dialled, and the connection did not arrive; the text says what became of it."""
+
+
+def validate(expected: Expected, timeout: float, *, retry: bool = True) -> tuple[Result, ...]:
+    """Dial every path until it is captured, for `timeout` seconds in all; what became of each.
+
+    With `retry`, what was not captured is dialled again until the time is over: the CNI plugin may be about
+    to make the rules. Without, each is dialled once. ValidationFailed where a path is not captured, where
+    no path of a family can be proved, or where the proxy's ports can't be listened on.
+    """
+    deadline = time.monotonic() + timeout
+    paths = _paths(expected)
+    results: dict[Path, Result] = {}
+    failures: dict[Path, str] = {}
+    with Listeners(expected.families, (expected.proxy_port, expected.inbound_port)) as listeners:
+        while True:
+            waiting = [path for path in paths if path not in results]
+            for number, path in enumerate(waiting):
+                # A fair share: that one path takes all the time is not to be the others' failure.
+                share = (deadline - time.monotonic()) / (len(waiting) - number)
+                try:
+                    results[path] = _dial(path, listeners, time.monotonic() + max(LEAST, min(share, ATTEMPT)))
+                except NotCaptured as failure:
+                    failures[path] = str(failure)
+            if len(results) == len(paths) or not retry or time.monotonic() + PAUSE >= deadline:
+                break
+            time.sleep(PAUSE)
+    if failed := [path.result(failures[path]).text for path in paths if path not in results]:
+        raise ValidationFailed(f"not captured: {'; '.join(failed)}; {_advice(expected)}")
+    for family in expected.families:
+        _require_one(family, expected, [result for result in results.values() if result.family == family])
+    return tuple(results[path] for path in paths)
+
+
+def _advice(expected: Expected) -> str:
+    saves = {"ipv4": "iptables-save -t nat", "ipv6": "ip6tables-save -t nat"}
+    return f"see which rules stand: {' and '.join(saves[family] for family in expected.families)}"
+
+
+def _require_one(family: Family, expected: Expected, results: list[Result]) -> None:
+    if not any(result.proved for result in results):
+        reasons = "; ".join(result.text for result in results)
+        raise ValidationFailed(
+            f"nothing can be proved of {TITLES[family]} here: {reasons}; "
+            f"validate as the proxy's user (runAsUser: {expected.proxy_uids[0]})"
+        )
+
+
+def _paths(expected: Expected) -> tuple[Path, ...]:
+    """Both paths of each family."""
+    paths = []
+    for family in expected.families:
+        # With several proxy uids, the first one's rules send the others' connections back before they are asked.
+        proxy = (expected.proxy_uids[0], os.getegid())
+        passthrough = (PASSTHROUGH[family],)
+        paths.append(Path(family, "inbound", *proxy, passthrough, expected.probe_port, expected.inbound_port))
+        hosts = tuple(_host(network) for network in expected.outbound if network.family == family)
+        paths.append(Path(family, "outbound", *_anybody(expected), hosts, expected.probe_port, expected.proxy_port))
+    return tuple(paths)
+
+
+def _anybody(expected: Expected) -> tuple[int, int]:
+    """A uid and a gid whose connections are captured: our own, if they are."""
+    uids = (os.geteuid(), *ANYBODY)
+    gids = (os.getegid(), *(expected.groups or ANYBODY))
+    uid = next(uid for uid in uids if uid not in expected.proxy_uids)
+    spared = {*expected.proxy_gids, *expected.groups_excluded}
+    captured = [gid for gid in gids if gid not in spared and (not expected.groups or gid in expected.groups)]
+    return uid, captured[0] if captured else gids[0]
+
+
+def _host(network: Network) -> bytes:
+    """The address itself, or the first one of a network that a host can have."""
+    if network.prefix >= 8 * len(network.address) - 1:
+        return network.address
+    return (int.from_bytes(network.address) + 1).to_bytes(len(network.address))
+
+
+def _dial(path: Path, listeners: Listeners, until: float) -> Result:
+    """One attempt by the first destination that has a route; NotCaptured where it goes elsewhere."""
+    if not path.destinations:
+        return path.result("no destination off this host is known to be captured")
+    for destination in path.destinations:
+        client = socket_as(path.uid, path.gid, NUMBERS[path.family])
+        if client is None:
+            return path.result(
+                f"we may not dial as uid {path.uid} and gid {path.gid}: that needs the capabilities SETUID and SETGID"
+            )
+        try:
+            if _connect(path, client, destination, until):
+                _exchange(path, client, destination, listeners, until)
+                dialled, arrived = shown(destination, path.port), shown(LOOPBACK[path.family], path.listener)
+                return path.result(f"{dialled}, dialled as uid {path.uid}, arrived at {arrived}", proved=True)
+        except OSError as error:
+            raise NotCaptured(f"{_dialled(path, destination)}: {error.strerror}") from error
+        finally:
+            hang_up(client)
+    spellings = ", ".join(spelled(destination) for destination in path.destinations)
+    return path.result(f"no route leads to {spellings}")
+
+
+def _connect(path: Path, client: socket.socket, destination: bytes, until: float) -> bool:
+    """Connect; False where there is no route. NotCaptured or OSError where the connection does not come about."""
+    if path.name == "inbound":
+        _require_address(path.family, destination)
+        # For ::6 the kernel would choose ::6 itself as the source, which the first rule of ISTIO_OUTPUT lets go.
+        client.bind((spelled(LOOPBACK[path.family]), 0))
+    number = client.connect_ex((spelled(destination), path.port))
+    if path.name == "outbound" and number in NO_ROUTE:
+        return False
+    if number == errno.EINPROGRESS:
+        if not readiness(client, select.POLLOUT, until):
+            raise NotCaptured(f"{_dialled(path, destination)}: no answer")
+        number = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number == errno.ECONNREFUSED:
+        raise NotCaptured(f"{_dialled(path, destination)}: connection refused, no rule redirects it")
+    if number:
+        raise OSError(number, os.strerror(number))
+    return True
+
+
+def _require_address(family: Family, address: bytes) -> None:
+    """NotCaptured where this host does not have the address: a connection to it would leave by the default route."""
+    there = socket.socket(NUMBERS[family], socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        there.bind((spelled(address), 0))
+    except OSError as error:
+        missing = routing.command(routing.Address(Network(address, 8 * len(address)), LOOPBACK_INTERFACE))
+        raise NotCaptured(f"this host has no address {spelled(address)}: {missing}") from error
+    finally:
+        there.close()
+
+
+def _exchange(path: Path, client: socket.socket, destination: bytes, listeners: Listeners, until: float) -> None:
+    """A token there and one back. NotCaptured where it is not at the right listener with the right destination."""
+    token, answer = os.urandom(16), os.urandom(16)
+    client.send(token)
+    arrival = listeners.arrival(token, until)
+    if arrival is None:
+        raise NotCaptured(f"{_dialled(path, destination)}: something else took the connection, no rule redirects it")
+    try:
+        if arrival.port != path.listener:
+            raise NotCaptured(f"{_dialled(path, destination)}: it arrived at port {arrival.port}")
+        if arrival.original != (destination, path.port):
+            known = shown(*arrival.original) if arrival.original else "unknown to conntrack"
+            raise NotCaptured(f"{_dialled(path, destination)}: it arrived, but its original destination is {known}")
+        arrival.connection.send(answer)
+        if not readiness(client, select.POLLIN, until) or client.recv(len(answer)) != answer:
+            raise NotCaptured(f"{_dialled(path, destination)}: it arrived, but nothing came back")
+    finally:
+        hang_up(arrival.connection)
+
+
+def _dialled(path: Path, destination: bytes) -> str:
+    """What was dialled and expected."""
+    there = shown(LOOPBACK[path.family], path.listener)
+    return f"{shown(destination, path.port)}, dialled as uid {path.uid}, should arrive at {there}"

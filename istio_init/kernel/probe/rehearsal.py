@@ -1,0 +1,274 @@
+"""What this kernel can do, found out by doing it in a network namespace that nobody else sees and that goes at once.
+
+A legacy table comes into being as soon as it is asked for, so whether there could be one is only known by making
+it. A forked child makes a namespace of its own, within a user namespace of its own if it may, has each backend
+write the rules there, and ends; its namespaces end with it. Where a sandbox forbids that, only those questions are
+put here that bring nothing into being, and the others stay open.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from istio_init.errors import InitError, KernelError
+from istio_init.kernel.host.libc import function, get_errno, library
+from istio_init.kernel.host.netns import CLONE_NEWNET
+from istio_init.kernel.netlink.nfnetlink import Channel
+from istio_init.kernel.netlink.router import Rtnetlink
+from istio_init.kernel.nft import compat_modules
+from istio_init.kernel.nft.compat import IptablesNft
+from istio_init.kernel.nft.native import Nftables
+from istio_init.kernel.xtables import refusal
+from istio_init.kernel.xtables.firewall import Libiptc
+from istio_init.kernel.xtables.required_modules import extensions
+from istio_init.kernel.xtables.sockopt import TableSocket, existing
+from istio_init.model.routing import command
+from istio_init.model.rules import LOOPBACK_INTERFACE, Chain, Jump, Owner, Rule, Ruleset, Table, Verdict, ordered
+from istio_init.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from istio_init.kernel import Firewall
+    from istio_init.kernel.nft.compat_modules import Extension, Kind
+    from istio_init.model.routing import PolicyRule, Route
+    from istio_init.model.rules import Family
+
+
+CLONE_NEWUSER = 0x10000000  # <linux/sched.h>
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1  # <linux/sockios.h>, <linux/if.h>
+_INTERFACE = struct.Struct("=16sh22x")  # struct ifreq, as far as flags go
+
+
+class Trial(Record):
+    """One thing that a backend was asked for: a table, match or target, or an entry of routing.
+
+    `works` is None where it could not be asked. `why` is what was said against it.
+    """
+
+    backend: str
+    family: Family
+    kind: str
+    name: str
+    works: bool | None
+    why: str = ""
+
+
+class Place(Record):
+    """Where questions are put: in a namespace of our own (`scratch`), or here, and then not all of them."""
+
+    scratch: bool
+    may_ask: bool = True
+
+
+def rehearse(
+    rulesets: tuple[Ruleset, ...], routing: tuple[PolicyRule | Route, ...], *, may_ask: bool
+) -> tuple[tuple[Trial, ...], str]:
+    """All trials, and why no namespace could be had for them: empty where there was one.
+
+    `may_ask` says whether we have NET_ADMIN here, without which the kernel tells nothing of its extensions.
+    """
+    harmless = tuple(map(_rootly, rulesets))
+
+    def work() -> list[list[Any]]:
+        return [_fields(trial) for trial in _trials(harmless, routing, Place(scratch=True))]
+
+    why, answers = _in_scratch(work, may_ask=may_ask)
+    if not why:
+        return tuple(Trial(*fields) for fields in answers), ""
+    return tuple(_trials(rulesets, routing, Place(False, may_ask))), why
+
+
+def _fields(trial: Trial) -> list[Any]:
+    return [trial.backend, trial.family, trial.kind, trial.name, trial.works, trial.why]
+
+
+def loopback_up(*, change: bool = False) -> bool:
+    """Whether the loopback interface is up; with `change` it is brought up first. False where it can't be asked."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            if change:
+                fcntl.ioctl(any_socket, SIOCSIFFLAGS, _INTERFACE.pack(LOOPBACK_INTERFACE.encode(), IFF_UP))
+            answer = fcntl.ioctl(any_socket, SIOCGIFFLAGS, _INTERFACE.pack(LOOPBACK_INTERFACE.encode(), 0))
+    except OSError:
+        return False
+    return bool(_INTERFACE.unpack(answer)[1] & IFF_UP)
+
+
+def _in_scratch(work: Callable[[], list[list[Any]]], *, may_ask: bool) -> tuple[str, list[list[Any]]]:
+    """Why there was no namespace, or else what `work` says in one, called in a child; its fields pass as JSON."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            why = _leave(may_ask=may_ask)
+            with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+                json.dump((why, [] if why else work()), pipe)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    if not said:
+        return "the child that was to try things out ended early", []
+    why, answers = json.loads(said)
+    return why, answers
+
+
+def _leave(*, may_ask: bool) -> str:
+    """Move into a new network namespace with lo up; why it could not be done, empty where it was.
+
+    In a user namespace of our own we have every capability, so that one takes precedence.
+    """
+    unshare = function(library(None), "unshare")
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        if unshare(CLONE_NEWNET | CLONE_NEWUSER):
+            number = get_errno()
+            if not may_ask or unshare(CLONE_NEWNET):
+                raise OSError(number, os.strerror(number))  # noqa: TRY301 (one way out)
+        else:
+            _become_root(uid, gid)
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "")
+        return f"a network namespace to try things out in is refused: {error.strerror} ({name})"
+    loopback_up(change=True)
+    return ""
+
+
+def _become_root(uid: int, gid: int) -> None:
+    """Be root in a user namespace of our own, whoever that is outside: files of /proc/net are root's alone."""
+    for name, line in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
+            file.write(line)
+
+
+def _rootly(ruleset: Ruleset) -> Ruleset:
+    """The rules with root for every owner: the kernel takes no id that the namespace's user namespace does not map."""
+    tables = []
+    for table in ruleset.tables:
+        chains = tuple(chain.replace(rules=tuple(map(_rootly_rule, chain.rules))) for chain in table.chains)
+        tables.append(table.replace(chains=chains))
+    return ruleset.replace(tables=tuple(tables))
+
+
+def _rootly_rule(rule: Rule) -> Rule:
+    matches = (match.replace(low=0, high=0) if isinstance(match, Owner) else match for match in rule.matches)
+    return rule.replace(matches=tuple(matches))
+
+
+def _trials(rulesets: tuple[Ruleset, ...], routing: tuple[PolicyRule | Route, ...], place: Place) -> Iterator[Trial]:
+    for ruleset in rulesets:
+        asked = _extensions(ruleset)
+        yield from _legacy(ruleset, asked, place)
+        yield from _nft(ruleset, asked, place)
+        yield from _native(ruleset, asked, place)
+    for entry in routing:
+        if place.scratch:
+            yield _tried("routing", entry.family, "entry", command(entry), _adding(entry))
+        else:
+            yield Trial("routing", entry.family, "entry", command(entry), None)
+
+
+def _adding(entry: PolicyRule | Route) -> Callable[[], None]:
+    return lambda: Rtnetlink().replace((entry,))
+
+
+def _tried(backend: str, family: Family, kind: str, name: str, attempt: Callable[[], None]) -> Trial:
+    try:
+        attempt()
+    except InitError as error:
+        return Trial(backend, family, kind, name, False, str(error))
+    return Trial(backend, family, kind, name, True)
+
+
+def _extensions(ruleset: Ruleset) -> dict[Extension, Table]:
+    """Each extension of the rules, with a table of the one rule that needs it and as little else as can be."""
+    found: dict[Extension, tuple[Table, Chain, Rule]] = {}
+    for table in ruleset.tables:
+        for chain in table.chains:
+            for rule in chain.rules:
+                for extension in extensions(rule, ruleset.family):
+                    if extension not in found or len(rule.matches) < len(found[extension][2].matches):
+                        found[extension] = table, chain, rule
+    return {extension: _alone(*where) for extension, where in found.items()}
+
+
+def _alone(table: Table, chain: Chain, rule: Rule) -> Table:
+    if isinstance(rule.target, Jump):
+        rule = rule.replace(target=Verdict("RETURN"))
+    return Table(table.name, ordered(table.name, {chain.name: chain.replace(rules=(rule,))}))
+
+
+def _tables(
+    backend: str, ruleset: Ruleset, firewall: Firewall, there: tuple[str, ...], place: Place
+) -> Iterator[Trial]:
+    """A trial for each table: written, or, where that is not to be, known to stand or left open."""
+    for table in ruleset.tables:
+        if place.scratch:
+            yield _tried(backend, ruleset.family, "table", table.name, _writing(firewall, ruleset.family, table))
+        else:
+            yield Trial(backend, ruleset.family, "table", table.name, table.name in there or None)
+
+
+def _writing(firewall: Firewall, family: Family, table: Table) -> Callable[[], None]:
+    return lambda: firewall.replace(family, table)
+
+
+def _legacy(ruleset: Ruleset, asked: dict[Extension, Table], place: Place) -> Iterator[Trial]:
+    family = ruleset.family
+    yield from _tables("legacy", ruleset, Libiptc(), existing(family) or (), place)
+    try:
+        with TableSocket(family) as raw:
+            for kind, name, revision in asked:
+                works = raw.knows(kind, name, revision) if place.may_ask else None
+                yield Trial("legacy", family, kind, name, works, "" if works is not False else _unknown(kind, name))
+    except OSError as error:
+        why = str(refusal.explain(error, family, "", None))
+        works = False if error.errno == errno.EAFNOSUPPORT else None
+        yield from (Trial("legacy", family, kind, name, works, why) for kind, name, _ in asked)
+
+
+def _unknown(kind: Kind, name: str) -> str:
+    return f"the kernel has no {kind} {name}: load the module {refusal.module(name)}"
+
+
+def _nft(ruleset: Ruleset, asked: dict[Extension, Table], place: Place) -> Iterator[Trial]:
+    family = ruleset.family
+    yield from _tables("nft", ruleset, IptablesNft(), (), place)
+    foreign = [extension for extension in asked if compat_modules.is_asked(extension)]
+    try:
+        with Channel() as channel:
+            for extension in foreign:
+                yield _asked_compat(channel, family, extension)
+    except KernelError as error:
+        yield from (Trial("nft", family, kind, name, None, str(error)) for kind, name, _ in foreign)
+
+
+def _asked_compat(channel: Channel, family: Family, extension: Extension) -> Trial:
+    kind, name, _ = extension
+    works = compat_modules.knows(channel, family, extension)
+    if works is None:
+        return Trial("nft", family, kind, name, None, "asking needs NET_ADMIN")
+    why = "" if works else f"{_unknown(kind, name)}, and nft_compat, through which iptables-nft uses it"
+    return Trial("nft", family, kind, name, works, why)
+
+
+def _native(ruleset: Ruleset, asked: dict[Extension, Table], place: Place) -> Iterator[Trial]:
+    """Native nftables has no names for what it can do: each match and target is a rule that is written."""
+    family, firewall = ruleset.family, Nftables()
+    yield from _tables("native", ruleset, firewall, (), place)
+    for (kind, name, _), table in asked.items():
+        if place.scratch:
+            yield _tried("native", family, kind, name, _writing(firewall, family, table))
+        else:
+            yield Trial("native", family, kind, name, None)

@@ -1,0 +1,284 @@
+"""Rules between our values and python-iptables: the text of iptables-save is what both understand.
+
+libxtables parses each extension's options as save.py spells them, and prints them for save.load to read. So
+nothing here knows an extension's struct. What python-iptables gets wrong is put right where it is used;
+integration/kernel/test_python_iptables_defects.py notices the release that mends it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import socket
+import sys
+
+import iptc
+from iptc.xtables import XTablesError, xt_align, xt_entry_match, xt_entry_target, xtables
+
+from istio_init.errors import KernelError
+from istio_init.errors_rare import SaveError
+from istio_init.formats.iptables_restore import parse as load
+from istio_init.formats.iptables_save import network_text, rule_text
+from istio_init.kernel.xtables.encode_match import HEAD
+from istio_init.kernel.xtables.encode_rule import SIGNATURE, pack
+from istio_init.kernel.xtables.ip_header import HEADER
+from istio_init.model.rules import (
+    IPV4,
+    IPV6,
+    Destination,
+    DestinationPorts,
+    InInterface,
+    Jump,
+    Network,
+    OutInterface,
+    Protocol,
+    Rule,
+    Source,
+    SourcePorts,
+    Verdict,
+)
+from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from istio_init.model.rules import Family, Match, Target
+
+_SIGNED = int.from_bytes(SIGNATURE, sys.byteorder)
+_WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|([^ ]+)', re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_WITHOUT_VALUE = {"--save-mark", "--restore-mark"}
+_VERDICTS = {"ACCEPT", "DROP", "RETURN", "QUEUE", ""}
+
+
+# By itself python-iptables looks for the chain of a jump in all five tables, and so brings them into being: these
+# look where `tables` says.
+class _Rule4(iptc.Rule):  # type: ignore[misc] # python-iptables has no types
+    tables: tuple[Any, ...] = ()
+
+
+class _Rule6(iptc.Rule6):  # type: ignore[misc] # the same
+    tables: tuple[Any, ...] = ()
+
+
+_RULES: dict[Family, Any] = {IPV4: _Rule4, IPV6: _Rule6}
+_GOTO = {IPV4: iptc.ip4tc.ipt_ip.IPT_F_GOTO, IPV6: iptc.ip6tc.ip6t_ip6.IP6T_F_GOTO}
+
+
+def build(rule: Rule, family: Family, table: Any) -> bytes:
+    """The rule's entry with our signature, for this table of python-iptables, which has the chain that it jumps to.
+
+    KernelError where libxtables doesn't take it. What can't be said to it is packed by ourselves.
+    """
+    if any(map(_is_unspeakable, (*rule.matches, rule.target))):
+        return pack(rule, family)
+    made = _RULES[family]()
+    made.tables = (table,)
+    try:
+        header = [match for match in rule.matches if _put(match, made)]
+        _put_extensions(rule, header, made)
+    except (XTablesError, ValueError, AttributeError) as error:
+        raise KernelError(f"{family} {table.name}: python-iptables doesn't take {rule_text(rule)}: {error}") from error
+    made.entry.nfcache = _SIGNED
+    return bytes(made.rule)
+
+
+def _is_unspeakable(part: Match | Target) -> bool:
+    """Whether something is known by its bytes alone, or is what python-iptables takes for no value or a negation."""
+    return isinstance(part, UnknownMatch | UnknownTarget) or part in (Comment(""), Comment("!"))
+
+
+def _put(match: Match, made: Any) -> bool:
+    """Put a match into a rule's header, if that is its place."""
+    match match:
+        case Source():
+            made.src = "!" * match.negated + network_text(match.network)
+        case Destination():
+            made.dst = "!" * match.negated + network_text(match.network)
+        case InInterface():
+            made.in_interface = "!" * match.negated + match.name
+            _mend_interface(made.get_ip(), "iniface", match.name)
+        case OutInterface():
+            made.out_interface = "!" * match.negated + match.name
+            _mend_interface(made.get_ip(), "outiface", match.name)
+        case Protocol():
+            made.protocol = "!" * match.negated + str(match.number)
+            if isinstance(made, _Rule6):
+                # Left out where it is negated: the kernel would not look at the protocol at all.
+                made.entry.ipv6.flags |= made.entry.ipv6.IP6T_F_PROTO
+        case _:
+            return False
+    return True
+
+
+def _mend_interface(header: Any, field: str, name: str) -> None:
+    """Write an interface as iptables does: a mask of 0xff a byte (IPv6's is 0x01), a + at the end kept."""
+    encoded = name.encode(errors="surrogateescape")
+    counting = len(encoded) - 1 if encoded.endswith(b"+") else len(encoded) + 1
+    setattr(header, field, encoded)
+    setattr(header, f"{field}_mask", b"\xff" * counting)
+
+
+def _put_extensions(rule: Rule, header: list[Match], made: Any) -> None:
+    """Hand all other matches and the target to libxtables, option by option."""
+    protocols = tuple(match for match in header if isinstance(match, Protocol))
+    extensions = tuple(match for match in rule.matches if match not in header)
+    for jump, name, options in _extensions(rule_text(Rule((*protocols, *extensions), rule.target))):
+        extension = made.create_target(name, goto=jump == "-g") if jump else made.create_match(name)
+        for option, value in options:
+            extension.set_parameter(option, value)
+        # Not the public final_check, which first has everything printed and parsed once more.
+        extension._final_check()
+    if rule.target == Verdict(""):
+        made.create_target("")
+
+
+def _extensions(text: str) -> Iterator[tuple[str, str, list[tuple[str, list[str]]]]]:
+    """The extensions of a rule's text: -j or -g for a target, its name, its options with their values.
+
+    A value is a list that begins with ! where it is negated; in a string a leading ! would negate, too.
+    """
+    words = (_ESCAPED.sub(r"\1", quoted) if bare == "" else bare for quoted, bare in _WORD.findall(text))
+    jump, name = "", ""
+    options: list[tuple[str, list[str]]] = []
+    bang: list[str] = []
+    for word in words:
+        if word in ("-m", "-j", "-g"):
+            if name:
+                yield jump, name, options
+            jump, name, options = word.replace("-m", ""), next(words), []
+        elif word == "!":
+            bang = ["!"]
+        else:
+            value = "" if word in _WITHOUT_VALUE else next(words)
+            if word != "-p":
+                options.append((word.removeprefix("--"), [*bang, value]))
+            bang = []
+    if name:
+        yield jump, name, options
+
+
+class TableReader:
+    """Reads the entries of one table of python-iptables as values."""
+
+    def __init__(self, table: Any, family: Family) -> None:
+        self._table, self._family = table, family
+        self._xtables = xtables(_RULES[family]().nfproto)
+
+    def rules(self, chain: str) -> Iterator[Rule]:
+        """The rules of a chain; what libxtables doesn't know, or says in words that we don't, as the bytes it is."""
+        entry = self._table.first_rule(chain)
+        while entry:
+            yield self._rule(entry)
+            entry = self._table.next_rule(entry)
+
+    def _rule(self, entry: Any) -> Rule:
+        made = _RULES[self._family]()
+        made.tables, made.entry = (self._table,), entry
+        header = _header(made, self._family)
+        start = ctypes.addressof(entry)
+        matches = list(header)
+        at = ctypes.sizeof(entry)
+        while at < entry.target_offset:
+            size = int.from_bytes(ctypes.string_at(start + at, 2), sys.byteorder)
+            matches += self._matches(made, start + at, size, header)
+            at += size
+        target = self._target(made, start + entry.target_offset, entry.next_offset - entry.target_offset)
+        return Rule(tuple(matches), target, ours=entry.nfcache == _SIGNED)
+
+    def _matches(self, made: Any, address: int, size: int, header: tuple[Match, ...]) -> tuple[Match, ...]:
+        """What one xt_entry_match asks: one of our matches, or both sides' ports."""
+        name, revision, data = _parts(address, size)
+        module = self._xtables.find_match(name)
+        if module and _fits(module[0], revision, size):
+            raw = ctypes.cast(address, ctypes.POINTER(xt_entry_match))[0]
+            match = iptc.Match(made, match=raw)
+            protocols = tuple(match for match in header if isinstance(match, Protocol))
+            rule = self._loaded(Rule(protocols, Verdict("")), f"-m {match.name}{_printed(match, made)}")
+            found = rule.matches[len(protocols) :] if rule else ()
+            if len(found) == 1 or [type(one) for one in found] == [SourcePorts, DestinationPorts]:
+                return found
+        return (UnknownMatch(name, revision, data),)
+
+    def _target(self, made: Any, address: int, size: int) -> Target:
+        name, revision, data = _parts(address, size)
+        if not name:
+            jump = self._table.get_target(made.entry).decode(errors="surrogateescape")
+            goto = made.get_ip().flags & _GOTO[self._family]
+            return Verdict(jump) if jump in _VERDICTS else Jump(jump, bool(goto))
+        module = self._xtables.find_target(name)
+        if module and _fits(module[0], revision, size):
+            raw = ctypes.cast(address, ctypes.POINTER(xt_entry_target))[0]
+            target = iptc.Target(made, target=raw)
+            if rule := self._loaded(Rule((), Verdict("")), f"-j {target.name}{_printed(target, made)}"):
+                return rule.target
+        return UnknownTarget(name, revision, data)
+
+    def _loaded(self, before: Rule, text: str) -> Rule | None:
+        """The rule of which libxtables printed the end; None where save.load does not know it."""
+        save = f"*filter\n:OUTPUT ACCEPT\n-A OUTPUT {rule_text(before)} {text}\nCOMMIT\n"
+        try:
+            [table] = load(save, self._family).tables
+        except SaveError:
+            return None
+        [rule] = [rule for chain in table.chains for rule in chain.rules]
+        return rule
+
+
+def _parts(address: int, size: int) -> tuple[str, int, bytes]:
+    """Name, revision and data of a match or target in memory."""
+    _, name, revision = HEAD.unpack(ctypes.string_at(address, HEAD.size))
+    data = ctypes.string_at(address + HEAD.size, size - HEAD.size)
+    return name.partition(b"\0")[0].decode(errors="surrogateescape"), revision, data
+
+
+def _fits(module: Any, revision: int, size: int) -> bool:
+    """Whether libxtables' extension is of this revision; python-iptables would read any with the one it has."""
+    return bool(module.revision == revision and xt_align(module.size + HEAD.size) == size)
+
+
+def _printed(extension: Any, made: Any) -> str:
+    """An extension's options as libxtables prints them, with a blank before them."""
+    saved = extension._get_saved_buf(made.get_ip())
+    return saved.decode(errors="surrogateescape") if saved else ""
+
+
+def _header(made: Any, family: Family) -> tuple[Match, ...]:
+    """What a rule's header asks; one UnknownMatch with the whole of it where that can't be said in full."""
+    header = made.get_ip()
+    whole = bytes(header)
+    try:
+        matches = tuple(_header_matches(made, family))
+        again = _RULES[family]()
+        for match in matches:
+            _put(match, again)
+        again.get_ip().flags |= header.flags & _GOTO[family]
+        if bytes(again.get_ip()) == whole:
+            return matches
+    except (ValueError, iptc.IPTCError):
+        pass  # a name that is none, say: it is told as the bytes that it is
+    return (UnknownMatch(HEADER, 0, ctypes.string_at(ctypes.addressof(made.entry), type(made.entry).nfcache.offset)),)
+
+
+def _header_matches(made: Any, family: Family) -> Iterator[Match]:
+    """What a header seems to ask, in the order of iptables-save."""
+    for side, text in ((Source, made.src), (Destination, made.dst)):
+        network = _network(text.removeprefix("!"), family)
+        if network.prefix or text.startswith("!"):
+            yield side(network, text.startswith("!"))
+    for way, text in ((InInterface, made.in_interface), (OutInterface, made.out_interface)):
+        if text is not None:
+            yield way(text.removeprefix("!"), text.startswith("!"))
+    if number := made.get_ip().proto:
+        yield Protocol(number, made.protocol.startswith("!"))
+
+
+def _network(text: str, family: Family) -> Network:
+    """An address with a prefix, or, as python-iptables has it in IPv4, with a mask."""
+    address, _, mask = text.partition("/")
+    if family == IPV6:
+        return Network(socket.inet_pton(socket.AF_INET6, address), int(mask))
+    bits = int.from_bytes(socket.inet_pton(socket.AF_INET, mask), "big").bit_count()
+    return Network(socket.inet_pton(socket.AF_INET, address), bits)

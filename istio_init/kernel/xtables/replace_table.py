@@ -1,0 +1,201 @@
+"""A table in which no rule of others stands, laid out here as the kernel takes it: the way of long lists.
+
+libiptc takes a call for each rule, keeps each in memory of its own, and lays all of them out when it commits. But the
+entries of a long run are one unit over and over (packed_run.py), and of a table that is ours alone nothing has to be
+kept but the policies and their counters. So it is made in one piece here, byte for byte as libiptc makes it.
+
+The structs are those of <linux/netfilter_ipv4/ip_tables.h>, which <linux/netfilter_ipv6/ip6_tables.h> has equally, and
+of <linux/netfilter/x_tables.h>. Native byte order; sizes are those of 64-bit machines.
+"""
+
+from __future__ import annotations
+
+import errno
+from _struct import Struct  # struct.py only hands it on
+
+from istio_init.kernel.host.libc import Pointer, addressof
+from istio_init.kernel.xtables.encode_match import HEAD, STANDARD_SIZE, extension
+from istio_init.kernel.xtables.encode_rule import ERROR, ERROR_SIZE, HOOKS, INFO, OFFSETS, VERDICTS
+from istio_init.kernel.xtables.ip_header import LAYOUTS
+from istio_init.kernel.xtables.libiptc import COMMITTING
+from istio_init.model.compare import own_rules, recognised
+from istio_init.model.rules import OWN_CHAINS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import TypeAlias
+
+    from istio_init.kernel.xtables.ip_header import Layout as EntryLayout
+    from istio_init.kernel.xtables.packed_run import PackedRun
+    from istio_init.kernel.xtables.sockopt import TableSocket
+    from istio_init.model.rules import Family, Table
+
+    # A chain's entries, as runs.pack_chain gives them.
+    Packed: TypeAlias = list[bytes | PackedRun]
+
+# IPT_SO_SET_REPLACE and IPT_SO_SET_ADD_COUNTERS, which IP6T_SO_SET_REPLACE and IP6T_SO_SET_ADD_COUNTERS equal.
+_REPLACE, _ADD_COUNTERS = 64, 65
+
+# struct ipt_replace up to its entries: name, valid hooks, entries, their bytes, hooks' first entries, and policies; how
+# many entries stand, and the address that the kernel writes their counters to.
+_REPLACE_HEAD = Struct("=32s3I5I5IIQ")
+_COUNTERS_HEAD = Struct("=32sI4x")  # struct xt_counters_info up to its counters: name, how many
+_COUNTERS_SIZE = 16  # struct xt_counters
+_STANDARD = Struct("=H30xi4x")  # struct xt_standard_target: bytes, no name, verdict
+
+_CODES = {name.encode(): code for code, name in VERDICTS.items()}
+
+
+class Unsuited(Exception):
+    """A table that libiptc has to write, or to refuse."""
+
+
+def write(socket: TableSocket, family: Family, wanted: Table, packed: Mapping[str, Packed]) -> bool:
+    """Have a table hold the wanted chains, whose entries are `packed` by name, and nothing else; its policies stay.
+
+    False where somebody else wrote to the table meanwhile: try again. Unsuited, with nothing written, where rules or
+    chains of others stand, or are jumped to. OSError with the kernel's number; its text is the step that failed.
+    """
+    answers = socket.table(wanted.name)
+    found = recognised(socket.others(wanted.name, answers), wanted)
+    layout = _Layout(family, _chains(found, wanted), packed)
+    content = layout.content(behind=_REPLACE_HEAD.size)
+    return socket.is_still(wanted.name, answers) and _replace(socket, layout, answers, content)
+
+
+def _chains(found: Table, wanted: Table) -> list[tuple[str, str | None]]:
+    """The chains to write, in the kernel's order, with the policies that stand; Unsuited where others are there."""
+    for chain in found.chains:
+        if chain.name not in OWN_CHAINS and (chain.policy is None or len(own_rules(chain)) < len(chain.rules)):
+            raise Unsuited
+    built_in = [(chain.name, chain.policy) for chain in found.chains if chain.policy is not None]
+    own = [chain.name for chain in wanted.chains if chain.policy is None]
+    if not OWN_CHAINS.issuperset(own):
+        raise Unsuited
+    return [*built_in, *((name, None) for name in own)]
+
+
+class _Layout:
+    """Where everything in a table's entries is; offsets and sizes in bytes."""
+
+    def __init__(self, family: Family, chains: Sequence[tuple[str, str | None]], packed: Mapping[str, Packed]) -> None:
+        """Chains with their policies, those of a user's with None."""
+        self.entry, self._chains, self._packed = LAYOUTS[family], chains, packed
+        # By name, where a chain's first rule is; where what ends it is, and how many entries are before that.
+        self.starts: dict[str, int] = {}
+        self.ends: dict[str, tuple[int, int]] = {}
+        at = number = 0
+        for name, policy in chains:
+            if policy is None:
+                at, number = at + self.entry.size + ERROR_SIZE, number + 1
+            self.starts[name] = at
+            for part in packed.get(name, ()):
+                at, number = at + len(part), number + (1 if isinstance(part, bytes) else part.count * len(part.sizes))
+            self.ends[name] = at, number
+            at, number = at + self.entry.size + STANDARD_SIZE, number + 1
+        self.size, self.count = at + self.entry.size + ERROR_SIZE, number + 1
+        self._jumps = {name.encode(): None if policy else self.starts[name] for name, policy in chains}
+
+    def content(self, behind: int) -> bytearray:
+        """All entries, behind so many bytes that are zero."""
+        content = bytearray(behind + self.size)
+        place = memoryview(content)[behind:]
+        for part, run in self._parts():
+            if run:
+                run.fill(place[: len(run)], part)
+            else:
+                place[: len(part)] = part
+            place = place[len(run or part) :]
+        return content
+
+    def _parts(self) -> Iterator[tuple[bytes, PackedRun | None]]:
+        """The entries one by one, of runs their units."""
+        for name, policy in self._chains:
+            if policy is None:
+                yield self._plain(extension("ERROR", 0, name.encode().ljust(ERROR_SIZE - HEAD.size, b"\0"))), None
+            at = self.starts[name]
+            for part in self._packed.get(name, ()):
+                at += len(part)
+                if isinstance(part, bytes):
+                    yield self._resolved(part, at), None
+                else:
+                    yield self._unit(part), part
+            yield self._plain(_standard(_CODES[(policy or "RETURN").encode()])), None
+        yield self._plain(extension("ERROR", 0, ERROR.ljust(ERROR_SIZE - HEAD.size, b"\0"))), None
+
+    def _plain(self, target: bytes) -> bytes:
+        """An entry that every packet matches."""
+        entry = self.entry
+        offsets = OFFSETS.pack(entry.size, entry.size + len(target))
+        return bytes(entry.struct.size + 4) + offsets + entry.uncounted + target
+
+    def _unit(self, run: PackedRun) -> bytes:
+        unit, start = b"", 0
+        for size in run.sizes:
+            unit += self._resolved(run.unit[start : start + size], None)
+            start += size
+        return unit
+
+    def _resolved(self, entry: bytes, end: int | None) -> bytes:
+        """An entry of `pack`'s, its verdict or jump as the kernel has it: a number, or where the chain's first rule is.
+
+        One that only counts goes on at `end`, its own; None where it has no one end.
+        """
+        target, _ = OFFSETS.unpack_from(entry, self.entry.counters_at - OFFSETS.size)
+        _, field, _ = HEAD.unpack_from(entry, target)
+        name = field.partition(b"\0")[0]
+        code = self._jumps.get(name, _CODES.get(name)) if name else end
+        if code is None:
+            if not name or name in self._jumps:
+                raise Unsuited
+            return entry  # an extension's
+        if len(entry) != target + STANDARD_SIZE:
+            raise Unsuited
+        return entry[:target] + _standard(code)
+
+
+def _standard(code: int) -> bytes:
+    return _STANDARD.pack(STANDARD_SIZE, code)
+
+
+def _replace(
+    socket: TableSocket, layout: _Layout, answers: tuple[bytes, bytes | bytearray], content: bytearray
+) -> bool:
+    """Give the kernel `content`, which begins with room for what is said of it, in place of what it answered.
+
+    False where there is another number of entries by now.
+    """
+    name, valid, *_, standing, _ = INFO.unpack(answers[0])
+    before = bytearray(_COUNTERS_SIZE * standing)
+    held = Pointer.from_buffer(before)
+    hooks = [layout.starts.get(hook, 0) for hook in HOOKS]
+    policies = [layout.ends.get(hook, (0, 0))[0] for hook in HOOKS]
+    told = name, valid, layout.count, layout.size, *hooks, *policies, standing, addressof(held)
+    _REPLACE_HEAD.pack_into(content, 0, *told)
+    after = bytearray(_COUNTERS_SIZE * layout.count)
+    try:
+        socket.give(_REPLACE, content)
+        for hook, number in _policies(layout.entry, *answers):
+            new = layout.ends[hook][1] * _COUNTERS_SIZE
+            after[new : new + _COUNTERS_SIZE] = before[number * _COUNTERS_SIZE : (number + 1) * _COUNTERS_SIZE]
+        if any(after):
+            socket.give(_ADD_COUNTERS, _COUNTERS_HEAD.pack(name, layout.count) + after)
+    except OSError as error:
+        # Entries were added or taken away: before ours were there (EAGAIN), or right behind (EINVAL).
+        if error.errno == errno.EAGAIN or (error.errno == errno.EINVAL and any(after)):
+            return False
+        raise OSError(error.errno, COMMITTING) from error
+    return True
+
+
+def _policies(entry: EntryLayout, info: bytes, entries: bytes | bytearray) -> Iterator[tuple[str, int]]:
+    """For each built-in chain of the answers, how many entries there are before its policy's."""
+    _, valid, *numbers = INFO.unpack(info)
+    ends = {numbers[len(HOOKS) + hook]: name for hook, name in enumerate(HOOKS) if valid & 1 << hook}
+    at = number = 0
+    while ends:
+        if at in ends:
+            yield ends.pop(at), number
+        at += OFFSETS.unpack_from(entries, at + entry.counters_at - OFFSETS.size)[1]
+        number += 1

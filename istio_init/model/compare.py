@@ -1,0 +1,185 @@
+"""Wanted against found: which rules are ours, what differs, and the edit that brings one to the other.
+
+In chains of ours (OWN_CHAINS) every rule is ours. In a built-in chain, and in chains of others, a rule is
+ours where it bears our signature (Rule.ours) or jumps to a chain of ours; an equal rule without it is
+somebody else's. Only in a table that Istio's own program or an iptables-restore wrote, which don't sign, do
+rules count that equal wanted ones: see recognised().
+"""
+
+from __future__ import annotations
+
+from istio_init.model.rules import OWN_CHAINS, Chain, Jump, Rule, Ruleset, Table, ordered
+from istio_init.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TypeVar
+
+    from istio_init.model.rules import Family, TableName
+
+    # iptables' or nftables'.
+    AnyRule = TypeVar("AnyRule")
+
+
+class Edit(Record):
+    """What to do to a chain that others' rules stand in, too; positions count from 0.
+
+    First delete the rules at `delete` (as the chain stands, ascending), then insert `top` before
+    everything and `block` before the rule that is then at `at` (not counting `top`).
+    """
+
+    delete: tuple[int, ...]
+    top: tuple[Rule, ...]
+    block: tuple[Rule, ...]
+    at: int
+
+
+class Difference(Record):
+    """One thing that is not as it should be: `missing`, `unexpected` or `misplaced`; the rule's number counts from 1.
+
+    `rule` is None where the whole chain (or, with an empty chain name, the whole table) is meant.
+    """
+
+    kind: str
+    table: str
+    chain: str
+    number: int = 0
+    rule: Rule | None = None
+
+
+def recognised(found: Table, wanted: Table | None) -> Table:
+    """The found table, its rules that equal `wanted` ones marked as ours where whoever wrote them does not sign.
+
+    That is where chains of ours stand and no rule outside of them is signed. Each wanted rule is found once: a
+    second one like it is somebody else's.
+    """
+    outside = [chain for chain in found.chains if chain.name not in OWN_CHAINS]
+    signed = any(rule.ours for chain in outside for rule in chain.rules)
+    if wanted is None or signed or len(outside) == len(found.chains):
+        return found
+    return found.replace(chains=tuple(_recognised(chain, wanted.chain(chain.name)) for chain in found.chains))
+
+
+def _recognised(found: Chain, wanted: Chain | None) -> Chain:
+    if wanted is None or found.name in OWN_CHAINS:
+        return found
+    strangers = {number for number, _ in unpaired(found.rules, wanted.rules)}
+    rules = (rule if number in strangers else rule.replace(ours=True) for number, rule in enumerate(found.rules, 1))
+    return found.replace(rules=tuple(rules))
+
+
+def own_rules(found: Chain) -> tuple[int, ...]:
+    """The positions (from 0) of the rules in a chain of a recognised() table that are ours, in order."""
+    if found.name in OWN_CHAINS:
+        return tuple(range(len(found.rules)))
+    return tuple([number for number, rule in enumerate(found.rules) if _claimed(rule)])
+
+
+def _claimed(rule: Rule) -> bool:
+    return rule.ours or (isinstance(rule.target, Jump) and rule.target.chain in OWN_CHAINS)
+
+
+def edit(found: Chain, wanted: Chain | None) -> Edit:
+    """How to bring a chain of a recognised() table to the plan, or with None to take ours out of it.
+
+    Others' rules stay. Ours go where our first one stood, else to the end.
+    """
+    delete = own_rules(found)
+    rules = wanted.rules if wanted else ()
+    inserted = wanted.inserted if wanted else 0
+    kept = len(found.rules) - len(delete)
+    # The block keeps its place among others' rules: behind those that stood before our first appended rule,
+    # which are all before it but the `inserted` of ours.
+    at = delete[inserted] - inserted if len(delete) > inserted else kept
+    return Edit(delete, rules[:inserted], rules[inserted:], at)
+
+
+def own_part(found: Table, wanted: Table | None = None) -> Table | None:
+    """What of a found table is ours, as a table of its own; None where nothing is."""
+    chains = {}
+    for chain in recognised(found, wanted).chains:
+        if chain.name in OWN_CHAINS:
+            chains[chain.name] = chain
+        elif own := own_rules(chain):
+            if len(own) == len(chain.rules):
+                chains[chain.name] = chain
+            else:
+                rules = tuple([chain.rules[number] for number in own])
+                chains[chain.name] = chain.replace(rules=rules, inserted=_leading(own))
+    return Table(found.name, ordered(found.name, chains)) if chains else None
+
+
+def _leading(positions: tuple[int, ...]) -> int:
+    """How many of the positions are the first of their chain: 0, 1, 2 and so on."""
+    return next((count for count, number in enumerate(positions) if number != count), len(positions))
+
+
+def differences(wanted: Ruleset, found: Ruleset) -> Iterator[Difference]:
+    """What of ours in `found` is not as in `wanted`; nothing where the plan is in place. Others' rules don't count."""
+    for table in wanted.tables:
+        yield from _table_differences(table, found.table(table.name))
+    for table in found.tables:
+        if not wanted.table(table.name):
+            empty = Table(table.name, ordered(table.name, {}))
+            yield from _table_differences(empty, table)
+
+
+def _table_differences(wanted: Table, found: Table | None) -> Iterator[Difference]:
+    if found is wanted:
+        return  # as whoever read it has looked (kernel.Firewall.read)
+    own = own_part(found, wanted) if found else None
+    if own is None:
+        if any(chain.parts for chain in wanted.chains):
+            yield Difference("missing", wanted.name, "")
+        return
+    if own == wanted:
+        return
+    for chain in wanted.chains:
+        there = own.chain(chain.name)
+        if there is None:
+            yield Difference("missing", wanted.name, chain.name)
+        elif there.rules != chain.rules:
+            yield from _chain_differences(wanted.name, chain, there)
+    for there in own.chains:
+        if wanted.chain(there.name) is None:
+            if there.name in OWN_CHAINS:
+                yield Difference("unexpected", wanted.name, there.name)
+            else:
+                for number, rule in enumerate(there.rules, 1):
+                    yield Difference("unexpected", wanted.name, there.name, number, rule)
+
+
+def _chain_differences(table: str, wanted: Chain, found: Chain) -> Iterator[Difference]:
+    missing = list(unpaired(wanted.rules, found.rules))
+    unexpected = list(unpaired(found.rules, wanted.rules))
+    yield from (Difference("missing", table, wanted.name, number, rule) for number, rule in missing)
+    yield from (Difference("unexpected", table, wanted.name, number, rule) for number, rule in unexpected)
+    if not missing and not unexpected:
+        pairs = enumerate(zip(wanted.rules, found.rules, strict=True), 1)
+        number, rule = next((number, want) for number, (want, have) in pairs if want != have)
+        yield Difference("misplaced", table, wanted.name, number, rule)
+
+
+def unpaired(rules: tuple[AnyRule, ...], others: tuple[AnyRule, ...]) -> Iterator[tuple[int, AnyRule]]:
+    """The rules (numbered from 1) that have no equal of their own among the others."""
+    left: dict[AnyRule, int] = {}
+    for rule in others:
+        left[rule] = left.get(rule, 0) + 1
+    for number, rule in enumerate(rules, 1):
+        if left.get(rule):
+            left[rule] -= 1
+        else:
+            yield number, rule
+
+
+class TableChange(Record):
+    """One table to bring to `wanted`, or, where that is None, to take everything of ours out of.
+
+    `known` has further rules that count as ours without a signature (own_rules).
+    """
+
+    family: Family
+    name: TableName
+    wanted: Table | None
+    known: Table | None = None

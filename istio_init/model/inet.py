@@ -1,0 +1,182 @@
+"""Tables of nftables' inet family as values: what stands there for rulesets of both families. No I/O.
+
+Names and priorities are those of Istio's own nftables mode (tools/istio-nftables): a table each for nat, mangle
+and raw, chains in lower case with dashes. What a packet of either family meets is what the rulesets say:
+
+- Rules that differ in nothing but a port or a CIDR become one rule with a set, its intervals merged (nft_fold.py).
+- A rule that both families have stands once; one with addresses stands once for each family; any other that
+  one family alone has asks for that family first (nft_layout.py).
+- In a table that one family alone has, the other is sent back at the head of each base chain.
+- Where iptables' TPROXY finds no listener it drops the packet, nftables' tproxy passes it on to the application,
+  uncaptured: a rule that drops it follows.
+
+One difference remains: `! --uid-owner` (and gid) holds for packets that have no socket or the kernel's, `meta
+skuid !=` does not. nft_text.py and nft_json.py spell what stands, nft_listing.py reads it back.
+"""
+
+from __future__ import annotations
+
+from istio_init.model.rules import IPV4, OWN_CHAINS, InInterface, Network, OutInterface, Owner, Protocol
+from istio_init.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Literal, TypeAlias
+
+    from istio_init.model.extensions import ConnMark, CtState, Mark
+    from istio_init.model.rules import Family, Hook, TableName, Target
+    from istio_init.model.unknown import UnknownMatch
+
+    # First and last, both included: ports, or addresses as numbers.
+    Interval: TypeAlias = tuple[int, int]
+    # The names of a table's sets, by the type of their elements and the elements.
+    Sets: TypeAlias = Mapping[tuple[str, tuple[Interval, ...]], str]
+
+# By table: its name, and by hook the type and the priority of the base chain.
+NAMES: dict[TableName, str] = {"raw": "istio-proxy-raw", "mangle": "istio-proxy-mangle", "nat": "istio-proxy-nat"}
+BASE_CHAINS: dict[TableName, dict[Hook, tuple[str, int]]] = {
+    "raw": {"PREROUTING": ("filter", -300), "OUTPUT": ("filter", -300)},
+    # The type route looks for a new route where a mark has changed, as iptables' mangle does.
+    "mangle": {"PREROUTING": ("filter", -150), "OUTPUT": ("route", -150)},
+    "nat": {"PREROUTING": ("nat", -100), "OUTPUT": ("nat", -100)},
+}
+_TO_NFT = {name: name.lower().replace("_", "-") for name in (*OWN_CHAINS, "PREROUTING", "OUTPUT")}
+_FROM_NFT = {theirs: ours for ours, theirs in _TO_NFT.items()}
+
+# How many intervals a rule bears itself; more make a set with a name.
+LONGEST_IN_RULE = 32
+_SET_NAMES = {"inet_service": "ports", "ipv4_addr": "ipv4", "ipv6_addr": "ipv6"}
+
+
+class Ports(Record):
+    """`tcp dport { 80, 8080-8090 }`: intervals ascending and apart; `side` is sport or dport."""
+
+    protocol: int
+    side: Literal["sport", "dport"]
+    intervals: tuple[Interval, ...]
+    negated: bool = False
+
+
+class Addresses(Record):
+    """`ip daddr { 10.0.0.0/8, ... }`: intervals ascending and apart, of the rule's family; `side` is saddr or daddr."""
+
+    side: Literal["saddr", "daddr"]
+    intervals: tuple[Interval, ...]
+    negated: bool = False
+
+
+if TYPE_CHECKING:
+    Ask: TypeAlias = (
+        InInterface | OutInterface | Addresses | Protocol | Ports | Owner | Mark | ConnMark | CtState | UnknownMatch
+    )
+
+
+class InetRule(Record):
+    """One rule of an inet table, for packets of `family`, or of both where it is None. Jumps bear iptables' names."""
+
+    matches: tuple[Ask, ...]
+    target: Target
+    family: Family | None = None
+
+
+class InetChain(Record):
+    """A chain by iptables' name; a built-in one is a base chain."""
+
+    name: str
+    rules: tuple[InetRule, ...]
+
+
+class InetTable(Record):
+    """The inet table that stands for a table of iptables: base chains first, then users' by name."""
+
+    name: TableName
+    chains: tuple[InetChain, ...]
+
+
+def chain_name(name: str) -> str:
+    """A chain's name in nftables; names that are not Istio's stay as they are."""
+    return _TO_NFT.get(name, name)
+
+
+def iptables_name(name: str) -> str:
+    """A chain's name in iptables."""
+    return _FROM_NFT.get(name, name)
+
+
+def merged(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
+    """The same numbers in as few intervals as can be, ascending."""
+    result: list[Interval] = []
+    for low, high in sorted(intervals):
+        if result and low <= result[-1][1] + 1:
+            if high > result[-1][1]:
+                result[-1] = (result[-1][0], high)
+        else:
+            result.append((low, high))
+    return tuple(result)
+
+
+def networks(interval: Interval, family: Family) -> tuple[Network, ...]:
+    """The networks that an interval of addresses consists of, as few as can be, ascending."""
+    bits = 32 if family == IPV4 else 128
+    low, high = interval
+    found = []
+    while low <= high:
+        # The largest block that begins at `low`, is aligned, and ends in time.
+        aligned = (low & -low).bit_length() - 1 if low else bits
+        size = min(aligned, (high - low + 1).bit_length() - 1)
+        found.append(Network(low.to_bytes(bits // 8, "big"), bits - size))
+        low += 1 << size
+    return tuple(found)
+
+
+def prefix_length(interval: Interval, family: Family) -> int | None:
+    """The prefix length of the network that an interval of addresses is, None where it is not one network."""
+    low, high = interval
+    hosts = low ^ high
+    # One network has ends that differ in all of the last bits and in no other, and begins with these at zero.
+    if hosts & (hosts + 1) or low & hosts:
+        return None
+    return (32 if family == IPV4 else 128) - hosts.bit_length()
+
+
+def interval(network: Network) -> Interval:
+    """A network's first and last address."""
+    low = int.from_bytes(network.address, "big")
+    return low, low + (1 << (len(network.address) * 8 - network.prefix)) - 1
+
+
+def asks_family(rule: InetRule) -> bool:
+    """Whether a rule has to ask for its family."""
+    return rule.family is not None and not any(isinstance(match, Addresses) for match in rule.matches)
+
+
+def sets(table: InetTable) -> dict[tuple[str, tuple[Interval, ...]], str]:
+    """The names of the sets that a table has for its longer lists, by the type of their elements and the elements.
+
+    A short list stands in its rule. A long one has a name, and serves every rule that asks the same.
+    """
+    named: dict[tuple[str, tuple[Interval, ...]], str] = {}
+    for chain in table.chains:
+        for rule in chain.rules:
+            for match in rule.matches:
+                if isinstance(match, Ports | Addresses) and len(match.intervals) > LONGEST_IN_RULE:
+                    kind = element_type(match, rule)
+                    count = sum(1 for other, _ in named if other == kind)
+                    named.setdefault((kind, match.intervals), f"{_SET_NAMES[kind]}-{count + 1}")
+    return named
+
+
+def holds_intervals(kind: str, intervals: tuple[Interval, ...]) -> bool:
+    """Whether a set is one of intervals: a tree. One of single addresses is a hash, which is faster.
+
+    Ports always count as intervals: of single ports the kernel makes a bitmap, which takes a second to fill.
+    """
+    return kind == "inet_service" or any(low != high for low, high in intervals)
+
+
+def element_type(match: Ports | Addresses, rule: InetRule) -> str:
+    """What a set of ports or addresses consists of, in nftables' words."""
+    if isinstance(match, Ports):
+        return "inet_service"
+    return "ipv4_addr" if rule.family == IPV4 else "ipv6_addr"

@@ -1,0 +1,160 @@
+"""A packet at a netfilter hook, and what routing knows about the machine it is on: values only, no I/O."""
+
+from __future__ import annotations
+
+from istio_init.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
+    from istio_init.model.routing import Address, PolicyRule, Route
+    from istio_init.model.rules import Family, Hook, Network
+
+    Side: TypeAlias = Literal["source", "destination"]
+
+LOOPBACKS: dict[Family, bytes] = {"ipv4": b"\x7f\0\0\1", "ipv6": bytes(15) + b"\1"}
+
+
+class Packet(Record):
+    """A packet at a hook, and what the kernel knows about it.
+
+    Addresses are packed; ports are 0 for protocols without. An interface that the hook does not know is empty.
+    `uid` and `gid` are None where no socket sent it. `connmark` and `zone` are its connection's; the zone is
+    None until chosen. `tracked` says that connection tracking saw it at an earlier hook, `translated` which
+    sides of its connection nat has decided, `redirected` whether its connection's destination was changed.
+    A `reply` comes from the side that was called; only a later packet of a connection can be one. Where that
+    connection was translated, `called` is the address and port that the caller had asked for.
+    """
+
+    hook: Hook
+    protocol: int
+    source: bytes
+    destination: bytes
+    source_port: int = 0
+    destination_port: int = 0
+    in_interface: str = ""
+    out_interface: str = ""
+    uid: int | None = None
+    gid: int | None = None
+    mark: int = 0
+    ctstate: str = "NEW"
+    connmark: int = 0
+    zone: int | None = None
+    tracked: bool = False
+    translated: tuple[Side, ...] = ()
+    redirected: bool = False
+    tproxy_port: int = 0
+    reply: bool = False
+    called: tuple[bytes, int] | None = None
+
+    @property
+    def family(self) -> Family:
+        """The address family, told by the addresses' length."""
+        return "ipv4" if len(self.destination) == 4 else "ipv6"
+
+
+class Facts(Record):
+    """What routing knows: all addresses, by interface as the kernel lists them, policy routes, and the `uplink`.
+
+    The uplink is the interface by which everything leaves that is for somewhere else. `accept_local` and
+    `route_localnet` are the interfaces for which these switches of net.ipv4.conf are on; none, as kernels come.
+    """
+
+    addresses: tuple[Address, ...]
+    policy_rules: tuple[PolicyRule, ...] = ()
+    routes: tuple[Route, ...] = ()
+    uplink: str = "eth0"
+    accept_local: tuple[str, ...] = ()
+    route_localnet: tuple[str, ...] = ()
+
+    def is_local(self, address: bytes) -> bool:
+        """Whether the kernel delivers packets to this address here: an interface's own, or in lo's IPv4 networks."""
+        return any(_owns(each, address) for each in self.addresses)
+
+    def policy_route(self, family: Family, mark: int) -> PolicyRule | None:
+        """The policy rule by which a marked packet counts as local, whatever its destination; None without one."""
+        for rule in self.policy_rules:
+            routes = (route for route in self.routes if (route.family, route.table) == (family, rule.table))
+            if (rule.family, rule.mark) == (family, mark) and any(True for _ in routes):
+                return rule
+        return None
+
+    def source(self, destination: bytes) -> bytes:
+        """The source that the kernel gives a packet: its local route's, or an address of the uplink.
+
+        IPv6: a local destination itself. IPv4: the first address of the network that it is of on its interface
+        (fib_add_ifaddr), 127.0.0.1 for all of 127.0.0.0/8.
+        """
+        owners = [each for each in self.addresses if _owns(each, destination)]
+        if owners:
+            return destination if len(destination) == 16 else self._first(_closest(owners, destination))
+        return self.primary(self.uplink, destination) or LOOPBACKS["ipv4" if len(destination) == 4 else "ipv6"]
+
+    def _first(self, own: Address) -> bytes:
+        """The first address of an address' network on its interface."""
+        alike = (each for each in self.addresses if _same_network(each, own))
+        return next(each.network.address for each in alike)
+
+    def primary(self, interface: str, destination: bytes) -> bytes | None:
+        """The address that REDIRECT chooses for what came in by an interface; None where it has none that fits.
+
+        IPv4: the interface's first (nf_nat_redirect_ipv4). IPv6: the first, but for a destination of a narrower
+        scope the first of that scope (nf_nat_redirect_ipv6).
+        """
+        own = (each.network.address for each in self.addresses if each.device == interface)
+        fitting = (address for address in own if len(address) == len(destination))
+        narrow = scope(destination)
+        return next((address for address in fitting if narrow in {"", scope(address)}), None)
+
+
+def scope(address: bytes) -> str:
+    """The scope of an address where REDIRECT minds it: of IPv6's, by __ipv6_addr_type; empty for all others."""
+    if len(address) == 4:
+        return ""
+    if address[0] == 0xFE and address[1] & 0xC0:
+        return {0x80: "link", 0xC0: "site"}.get(address[1] & 0xC0, "")
+    if not any(address[:12]) and any(address[12:]):
+        return "loopback" if int.from_bytes(address) == 1 else "compatible"
+    return ""
+
+
+def _owns(own: Address, address: bytes) -> bool:
+    network = own.network
+    if own.device == "lo" and len(address) == len(network.address) == 4:
+        return contains(network, address)
+    return network.address == address
+
+
+def _closest(owners: list[Address], address: bytes) -> Address:
+    """Of those that make an address local the one with the most specific route: that address, or else lo's network."""
+    return max(owners, key=lambda own: 32 if own.network.address == address else own.network.prefix)
+
+
+def _same_network(one: Address, other: Address) -> bool:
+    """Whether two addresses are of one network, on one interface."""
+    shapes = {(each.device, each.network.family, each.network.prefix) for each in (one, other)}
+    return len(shapes) == 1 and contains(one.network, other.network.address)
+
+
+def connected(destination: bytes, source: bytes | None = None) -> bytes:
+    """Where a socket, bound to `source` or not, connects to: the unspecified address means loopback.
+
+    IPv4: or the address that the socket is bound to (ip_route_output_key). IPv6: always ::1 (tcp_v6_connect).
+    """
+    if any(destination):
+        return destination
+    if len(destination) == 16:
+        return LOOPBACKS["ipv6"]
+    return source if source and len(source) == 4 and any(source) else LOOPBACKS["ipv4"]
+
+
+def contains(network: Network, address: bytes) -> bool:
+    """Whether a network holds a packed address of its family."""
+    host_bits = len(network.address) * 8 - network.prefix
+    return int.from_bytes(network.address) >> host_bits == int.from_bytes(address) >> host_bits
+
+
+def is_named(pattern: str, interface: str) -> bool:
+    """Whether an interface is meant by a name that may end in +; a hook that knows no interface has an empty one."""
+    return interface.startswith(pattern[:-1]) if pattern.endswith("+") else interface == pattern

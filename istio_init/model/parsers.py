@@ -1,0 +1,355 @@
+"""From a user's text to values: ports, networks, interfaces, ids. Each function parses or raises ValueError.
+
+The error's text says why, for a person; options.py puts the flag and the value before it. Everything is
+checked here, at the door, so that nothing behind it has to.
+"""
+
+from __future__ import annotations
+
+# The C half of socket: the module around it takes as long to import as Python takes to start.
+from _socket import AF_INET, AF_INET6, inet_pton
+
+from istio_init.model.rules import IPV4, Network, PortRange
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Literal, TypeAlias, TypeVar
+
+    T = TypeVar("T")
+    Everything: TypeAlias = Literal["*"]
+
+ALL: Everything = "*"
+
+# The kernel's uid_t and gid_t; the highest one, (uid_t) -1, means "no id" and is refused by xt_owner.
+HIGHEST_ID = 2**32 - 2
+# IFNAMSIZ in <linux/if.h> less the closing NUL.
+INTERFACE_NAME_BYTES = 15
+# A list that is longer is worth a way of its own.
+MANY = 100
+# Istio's limit on each of the two lists of owner groups.
+MOST_OWNER_GROUPS = 64
+# The mark that rule 25 puts on the proxy's own packets to the pod; an inbound mark can't be the same.
+OUTBOUND_MARK = 1338
+
+
+# What Go's strconv.ParseBool takes.
+TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+
+
+def items(text: str) -> list[str]:
+    """The entries of a comma list; blanks around them, trailing and doubled commas don't count."""
+    parts = text.split(",")
+    return list(filter(None, [part.strip(" ") for part in parts] if " " in text else parts))
+
+
+def boolean(text: str) -> bool:
+    """True or false, as Go's strconv.ParseBool takes them."""
+    if text in TRUE:
+        return True
+    if text in FALSE:
+        return False
+    raise ValueError("not true or false")
+
+
+def number(text: str, lowest: int, highest: int, what: str) -> int:
+    """A decimal number from `lowest` to `highest`; ASCII digits alone, no leading zero."""
+    if not (text.isascii() and text.isdigit()) or (text[0] == "0" and len(text) > 1):
+        raise ValueError(f"not {what}: use a number from {lowest} to {highest}")
+    # Python refuses to convert very long strings of digits; so do we, by their length.
+    value = int(text) if len(text) <= 10 else highest + 1
+    if not lowest <= value <= highest:
+        raise ValueError(f"not {what}: outside of {lowest} to {highest}")
+    return value
+
+
+def port(text: str) -> int:
+    """A TCP or UDP port, 1 to 65535."""
+    return number(text, 1, 65535, "a port")
+
+
+def port_range(text: str) -> PortRange:
+    """One port, or a range written 4000-4003 or 4000:4003."""
+    low, dash, high = text.partition(":" if ":" in text else "-")
+    if not dash:
+        only = port(text)
+        return PortRange(only, only)
+    first, last = port(low), port(high)
+    if first > last:
+        raise ValueError(f"the range {low}{dash}{high} is upside down")
+    return PortRange(first, last)
+
+
+def each(parse: Callable[[str], T], entries: list[str]) -> tuple[T, ...]:
+    """The parsed entries of a comma list; where it has more than one, the error names the bad entry."""
+    try:
+        return tuple(map(parse, entries))
+    except ValueError:
+        if len(entries) == 1:
+            raise
+    for entry in entries:
+        try:
+            parse(entry)
+        except ValueError as error:
+            raise ValueError(f"entry {entry[:40]!r}: {error}") from None
+    raise AssertionError("parsed differently the second time")
+
+
+def ports(text: str) -> tuple[PortRange, ...]:
+    """A comma list of ports and ranges; * is not one."""
+    entries = items(text)
+    if ALL in entries:
+        raise ValueError("* is not allowed here, list the ports")
+    return each(port_range, entries)
+
+
+def all_or_ports(text: str) -> tuple[PortRange, ...] | Everything:
+    """A comma list of ports and ranges, or * alone for all of them."""
+    entries = items(text)
+    return ALL if _all(entries) else each(port_range, entries)
+
+
+def _all(entries: list[str]) -> bool:
+    if ALL in entries and len(entries) > 1:
+        raise ValueError("* means all, it can't stand beside other entries")
+    return entries == [ALL]
+
+
+# Prefix lengths that were parsed, by their text and the address' bits: long lists have few different ones.
+_lengths: dict[tuple[str, int], int] = {}
+
+
+def network(text: str) -> Network:
+    """A CIDR of either family, host bits masked off as the kernel does; a bare address is its /32 or /128."""
+    address, slash, prefix = text.partition("/")
+    try:
+        packed = inet_pton(AF_INET6 if ":" in address else AF_INET, address)
+    except (OSError, ValueError):  # ValueError: a NUL or a lone surrogate in the text
+        raise ValueError("not an IP address or CIDR, such as 10.0.0.0/8 or 2001:db8::/32") from None
+    bits = len(packed) * 8
+    if not slash:
+        return Network(packed, bits)
+    length = _lengths.get((prefix, bits))
+    if length is None:
+        length = _lengths[prefix, bits] = _length(prefix, bits)
+    # Mostly there is nothing to be masked.
+    return Network(masked(packed, length) if packed[length >> 3 :].strip(b"\0") else packed, length)
+
+
+def _length(text: str, bits: int) -> int:
+    """A prefix length of an address of so many bits."""
+    return number(text, 0, bits, "a prefix length")
+
+
+def masked(address: bytes, prefix: int) -> bytes:
+    """A packed address with all bits behind the prefix cleared."""
+    host_bits = len(address) * 8 - prefix
+    return (int.from_bytes(address) >> host_bits << host_bits).to_bytes(len(address))
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """A comma list of CIDRs and addresses; * is not one."""
+    entries = items(text)
+    if ALL in entries:
+        raise ValueError("* is not allowed here; to capture nothing outbound leave --istio-service-cidr empty")
+    return _networks(entries, text)
+
+
+def all_or_networks(text: str) -> tuple[Network, ...] | Everything:
+    """A comma list of CIDRs and addresses, or * alone for all of them."""
+    entries = items(text)
+    return ALL if _all(entries) else _networks(entries, text)
+
+
+def _networks(entries: list[str], text: str) -> tuple[Network, ...]:
+    if len(entries) > MANY:
+        from istio_init.model.network_list import cidrs, hosts
+
+        try:
+            return cidrs(entries, _length) if "/" in text else hosts(entries)
+        except (OSError, ValueError):
+            pass  # one by one, the one that is wrong is found
+    return each(network, entries)
+
+
+def address(text: str) -> Network:
+    """One IP address of either family, without a prefix."""
+    if "/" in text:
+        raise ValueError("an address is wanted, not a CIDR")
+    return network(text)
+
+
+def addresses(text: str) -> tuple[Network, ...]:
+    """A comma list of IP addresses."""
+    return each(address, items(text))
+
+
+def loopback(text: str) -> Network:
+    """An IPv4 CIDR inside of 127.0.0.0/8."""
+    if "," in text:
+        raise ValueError("one range is wanted, not a list")
+    net = network(text)
+    if net.family != IPV4 or not is_loopback(net):
+        raise ValueError("not a loopback range: it must lie in 127.0.0.0/8")
+    return net
+
+
+def is_loopback(net: Network) -> bool:
+    """Whether all of a network is loopback: inside of 127.0.0.0/8, or ::1."""
+    if net.family == IPV4:
+        return net.address[0] == 127 and net.prefix >= 8
+    return net == Network(bytes(15) + b"\x01", 128)
+
+
+def interface(text: str) -> str:
+    """An interface name as the kernel allows it (dev_valid_name), or a prefix that ends in + as iptables has it."""
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("not an interface name: only printable ASCII characters")
+    if len(text) > INTERFACE_NAME_BYTES:
+        raise ValueError(f"not an interface name: longer than {INTERFACE_NAME_BYTES} bytes")
+    if text in {".", ".."} or any(character in " /:" for character in text):
+        raise ValueError("not an interface name: no slash, colon or blank, and not . or ..")
+    if '"' in text or text == "!":
+        raise ValueError("a double quote, or a lone !, can't be used: iptables-restore would not read it back")
+    if text == "+":
+        raise ValueError("+ alone would be every interface")
+    return text
+
+
+def interfaces(text: str) -> tuple[str, ...]:
+    """A comma list of interface names; * is not one, though the kernel would take it."""
+    entries = items(text)
+    if ALL in entries:
+        raise ValueError("* is not allowed here, list the interfaces; a prefix that ends in + means all that begin so")
+    return each(interface, entries)
+
+
+def owner(text: str) -> int:
+    """A numeric uid or gid, 0 to 2^32-2."""
+    return number(text, 0, HIGHEST_ID, "a known name or a numeric id")
+
+
+def owners(text: str) -> tuple[int, ...]:
+    """A comma list of numeric uids or gids."""
+    entries = items(text)
+    if ALL in entries:
+        raise ValueError("* is not allowed here, list the ids")
+    return each(owner, entries)
+
+
+def owner_groups(text: str) -> tuple[int, ...]:
+    """A comma list of at most 64 gids."""
+    if (count := len(items(text))) > MOST_OWNER_GROUPS:
+        raise ValueError(f"{count} groups, at most {MOST_OWNER_GROUPS} are allowed")
+    return owners(text)
+
+
+def all_or_owner_groups(text: str) -> tuple[int, ...] | Everything:
+    """A comma list of at most 64 gids, or * alone for every group."""
+    return ALL if _all(items(text)) else owner_groups(text)
+
+
+def mark(text: str) -> int:
+    """A packet mark, 1 to 2^32-1, decimal or hexadecimal with 0x; not 1338, which the rules use themselves."""
+    value = _hexadecimal(text[2:]) if text[:2].lower() == "0x" else number(text, 1, 2**32 - 1, "a mark")
+    if value == OUTBOUND_MARK:
+        raise ValueError(f"{OUTBOUND_MARK} marks the proxy's own packets to the pod; choose another")
+    return value
+
+
+def _hexadecimal(digits: str) -> int:
+    if (
+        not 1 <= len(digits) <= 8
+        or any(digit not in "0123456789abcdefABCDEF" for digit in digits)
+        or not int(digits, 16)
+    ):
+        raise ValueError("not a mark: use a number from 1 to 4294967295, or 0x1 to 0xffffffff")
+    return int(digits, 16)
+
+
+def route_table(text: str) -> int:
+    """A routing table's number, 1 to 2^32-1, without the kernel's own 253 to 255 (default, main, local)."""
+    table = number(text, 1, 2**32 - 1, "a routing table")
+    if 253 <= table <= 255:
+        raise ValueError("tables 253 to 255 are the kernel's own (default, main, local); choose another")
+    return table
+
+
+# Go's time.ParseDuration; the values are seconds.
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration(text: str) -> float:
+    """A Go duration (500ms, 5s, 1m30s) in seconds; more than zero, at most a day."""
+    wrong = ValueError("not a duration: use numbers with units, such as 500ms, 5s or 1m30s")
+    rest, seconds = text.removeprefix("+"), 0.0
+    if not rest or len(rest) > 64:
+        raise wrong
+    while rest:
+        unit_start = next((n for n, character in enumerate(rest) if character not in "0123456789."), len(rest))
+        amount, rest = rest[:unit_start], rest[unit_start:]
+        unit_end = next((n for n, character in enumerate(rest) if character in "0123456789."), len(rest))
+        unit, rest = rest[:unit_end], rest[unit_end:]
+        if unit not in _UNITS or amount.count(".") > 1 or not amount.strip("."):
+            raise wrong
+        seconds += float(amount) * _UNITS[unit]
+    if not 0 < seconds <= 86400:
+        raise ValueError("out of range: more than zero, at most 24h")
+    return seconds
+
+
+def seconds(text: str) -> float:
+    """A number of seconds, 0 to 86400, fractions allowed."""
+    whole, _, fraction = text.partition(".")
+    digits = whole + fraction
+    if not (digits.isascii() and digits.isdigit()) or len(text) > 16 or float(text) > 86400:
+        raise ValueError("not a number of seconds from 0 to 86400")
+    return float(text)
+
+
+def path(text: str) -> str:
+    """A file's path, or nothing."""
+    if "\0" in text or len(text) >= 4096:
+        raise ValueError("not a path: it holds a NUL or is longer than 4095 characters")
+    return text
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """A parser that takes these words alone, its `choices`; ValueError for others."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"unknown: use {' or '.join(choice or 'nothing' for choice in choices)}")
+        return text
+
+    parse.choices = choices  # type: ignore[attr-defined]
+    return parse
+
+
+MODES = ("REDIRECT", "TPROXY")
+
+
+def interception_mode(text: str) -> str:
+    """REDIRECT or TPROXY; empty means REDIRECT."""
+    return one_of(*MODES)(text or MODES[0])
+
+
+LOG_LEVELS = ("none", "fatal", "error", "warn", "info", "debug")
+
+
+def log_level(text: str) -> str:
+    """The level that Istio's `scope:level,...` gives to the default scope; other scopes are accepted and not ours."""
+    chosen = "info"
+    for entry in items(text):
+        scope, colon, level = entry.rpartition(":")
+        if level not in LOG_LEVELS:
+            raise ValueError(f"unknown level {level[:20]!r}: use {', '.join(LOG_LEVELS)}")
+        if not colon or scope in {"default", "all"}:
+            chosen = level
+    return chosen
+
+
+def anything(text: str) -> str:
+    """Accepted as it is, because Istio's injection passes it."""
+    return text

@@ -1,0 +1,178 @@
+"""Kubernetes' objects as documents hold them: the one pod among them, its containers, their arguments and variables.
+
+Every function parses or raises ValueError, which names the place in the object and the value; pods.py names the file.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from istio_init.errors import shown
+from istio_init.formats import yaml_json
+from istio_init.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+PROXY_CONFIG = "proxy.istio.io/config"
+# Where the objects that make pods keep the pod's template.
+TEMPLATES = (("spec", "template"), ("spec", "jobTemplate", "spec", "template"), ("template",))
+CONTAINERS = {"initContainers": "initContainer", "containers": "container"}
+STRING = "a string, put it in quotes"
+# Kubernetes' references to variables (third_party/forked/golang/expansion): $(NAME), and $$ for a dollar.
+REFERENCE = re.compile(r"\$(\$|\(([^)]*)\))")
+
+
+class Pod(Record):
+    """A pod, or a template of one; `title` is what an error calls it."""
+
+    title: str
+    metadata: Mapping[str, Any]
+    spec: Mapping[str, Any]
+
+
+class Container(Record):
+    """One container; `title` is what an error calls it, `body` is it as Kubernetes' API has it."""
+
+    title: str
+    name: str
+    body: Mapping[str, Any]
+
+    @property
+    def argv(self) -> list[str]:
+        """Its command and arguments, references to variables resolved."""
+        words = [(key, n, word) for key in ("command", "args") for n, word in enumerate(entries(self.body, key))]
+        for key, number, word in words:
+            if not isinstance(word, str):
+                raise misfit(f"{self.title}: {key}[{number}]", word, STRING)
+        known = self._variables()
+        return [self._known(shown(word), expanded(word, known)) for _, _, word in words]
+
+    def environment(self, names: set[str]) -> dict[str, str]:
+        """Those of its variables whose names are asked for; ValueError for one that only the cluster knows."""
+        found = {}
+        for name, value in self._variables().items():
+            if name in names:
+                found[name] = self._known(f"env {name}", value)
+        return found
+
+    def user(self, key: str) -> int | None:
+        """An id of its securityContext, such as runAsUser; None where none is told."""
+        number = mapping(self.body.get("securityContext"), f"{self.title}: securityContext").get(key)
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
+            raise misfit(f"{self.title}: securityContext: {key}", number, "a number")
+        return number
+
+    def _known(self, place: str, value: str | None) -> str:
+        if value is None:
+            raise ValueError(f"{self.title}: {place}: only the cluster knows the value")
+        return value
+
+    def _variables(self) -> dict[str, str | None]:
+        """Its variables; None for a value that is elsewhere (valueFrom)."""
+        known: dict[str, str | None] = {}
+        for number, entry in enumerate(entries(self.body, "env")):
+            place = f"{self.title}: env[{number}]"
+            variable = mapping(entry, place)
+            name, value = variable.get("name"), variable.get("value", "")
+            if not isinstance(name, str):
+                raise misfit(f"{place}: name", name, STRING)
+            if not isinstance(value, str):
+                raise misfit(f"{self.title}: env {name}", value, STRING)
+            known[name] = None if variable.get("valueFrom") else expanded(value, known)
+        return known
+
+
+def expanded(text: str, known: Mapping[str, str | None]) -> str | None:
+    """The text with its references to variables resolved; what names none stays. None where a value is not known."""
+    if any(known.get(name, "") is None for _, name in REFERENCE.findall(text)):
+        return None
+    return REFERENCE.sub(lambda found: "$" if found[1] == "$" else str(known.get(found[2], found[0])), text)
+
+
+def only_pod(loaded: list[Any]) -> Pod:
+    """The pod in these documents: a Pod, a template of a Deployment or the like, or a piece of a specification."""
+    found = [pod for document in loaded for pod in _pods(document)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ValueError("no pod in it, and nothing that makes pods")
+    names = ", ".join(pod.title for pod in found[:5]) + (" ..." if len(found) > 5 else "")
+    raise ValueError(f"{len(found)} pods in it ({names}): give one")
+
+
+def _pods(document: Any) -> Iterator[Pod]:  # noqa: ANN401 (whatever YAML can hold)
+    body = mapping(document, "document")
+    if isinstance(body.get("items"), list):
+        for item in body["items"]:
+            yield from _pods(item)
+        return
+    kind, metadata = str(body.get("kind", "")), mapping(body.get("metadata"), "metadata")
+    title = f"{kind or 'pod'} {metadata.get('name') or metadata.get('generateName') or 'without a name'}"
+    if kind in {"", "Pod"} and isinstance(body.get("spec"), dict):
+        yield Pod(title, metadata, body["spec"])
+    elif not kind and any(key in body for key in CONTAINERS):
+        # What `istio-init manifest` prints.
+        yield Pod(title, {}, body)
+    else:
+        for path in TEMPLATES:
+            template: Any = body
+            for key in path:
+                template = template.get(key) if isinstance(template, dict) else None
+            if isinstance(template, dict) and isinstance(template.get("spec"), dict):
+                yield Pod(title, mapping(template.get("metadata"), "metadata"), template["spec"])
+
+
+def containers(pod: Pod) -> Iterator[Container]:
+    """Its init containers, then the others."""
+    for key, kind in CONTAINERS.items():
+        for number, entry in enumerate(entries(pod.spec, key)):
+            body = mapping(entry, f"{key}[{number}]")
+            name = str(body.get("name", ""))
+            yield Container(f"{kind} {name}", name, body)
+
+
+def mapping(value: Any, place: str) -> Mapping[str, Any]:  # noqa: ANN401 (whatever YAML can hold)
+    """An object's fields; none where there is nothing."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise misfit(place, value, "an object with fields")
+    return value
+
+
+def entries(body: Mapping[str, Any], key: str) -> list[Any]:
+    """A field's list; empty where there is nothing."""
+    value = body.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise misfit(key, value, "a list")
+    return value
+
+
+def strings(value: Any, what: str) -> dict[str, str]:  # noqa: ANN401 (whatever YAML can hold)
+    """A map of strings to strings, such as annotations."""
+    found = {str(name): text for name, text in mapping(value, f"{what}s").items()}
+    for name, text in found.items():
+        if not isinstance(text, str):
+            raise misfit(f"{what} {name}", text, STRING)
+    return found
+
+
+def misfit(place: str, value: object, wanted: str) -> ValueError:
+    """The error for a value of another type than the API's."""
+    return ValueError(f"{place}: {shown(str(value))}: not {wanted}")
+
+
+def proxy_metadata(annotations: Mapping[str, str]) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """What proxy.istio.io/config says, and its proxyMetadata, which becomes the environment of Istio's containers."""
+    text = annotations.get(PROXY_CONFIG, "")
+    place = f"annotation {PROXY_CONFIG}"
+    try:
+        loaded = yaml_json.load(text) or [None]
+    except ValueError as error:
+        raise ValueError(f"{place}: {shown(text)}: {error}") from None
+    config = mapping(loaded[0], place)
+    return config, strings(config.get("proxyMetadata"), f"{place}: proxyMetadata")

@@ -1,0 +1,361 @@
+"""The one table of options: what may be asked for, under which names, with which defaults.
+
+The fast parser (start.py), the Typer command (cli.py), the docs and the checks are all made from
+`OPTIONS`. To add a flag, add a field to `Options` here, use it in capture.py, and add a row to the
+case table of the tests; CONTRIBUTING.md walks through it.
+
+Names, shorts, variables, defaults and their precedence are Istio's (tools/istio-iptables), but for those
+in its last paragraph.
+"""
+
+from __future__ import annotations
+
+from istio_init.model import parsers
+from istio_init.model.rules import Network
+from istio_init.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, TypeAlias, TypeVar
+
+    from istio_init.model.parsers import Everything
+    from istio_init.model.rules import PortRange
+
+    T = TypeVar("T")
+    # (kind, name) -> id: "user" or "group", and the numeric id or None where nobody has that name.
+    Lookup: TypeAlias = Callable[[str, str], int | None]
+
+PORTS, ADDRESSES, OWNERS, DNS, TPROXY, RUNNING = "Ports", "Addresses", "Owners", "DNS", "TPROXY", "Running"
+GROUPS = (PORTS, ADDRESSES, OWNERS, DNS, TPROXY, RUNNING)
+
+# The user whose uid is the proxy's where --proxy-uid does not say (variable ENVOY_USER), and the uid where
+# there is no such user: Istio's images run Envoy as istio-proxy, 1337.
+PROXY_USER = "istio-proxy"
+PROXY_UID = 1337
+
+# What is wrong with a value that begins with a dash.
+FLAG_FOR_A_VALUE = "looks like a flag, not a value; was the value left out?"
+
+
+class Option:
+    """One option: its names, how its text becomes a value, and what help says of it.
+
+    `accounts` is "user" or "group" where entries may be names instead of ids. `variables` are the
+    environment variables in order of precedence. A `switch` takes no value on the command line.
+    """
+
+    __slots__ = (
+        "accounts",
+        "default",
+        "field",
+        "flag",
+        "group",
+        "help",
+        "metavar",
+        "parse",
+        "short",
+        "switch",
+        "variables",
+    )
+
+    field: str
+    flag: str
+    variables: tuple[str, ...]
+
+    def __init__(  # noqa: PLR0913 (what there is to say of an option)
+        self,
+        parse: Callable[[str], Any],
+        default: object,
+        short: str = "",
+        *,
+        group: str,
+        help: str,  # noqa: A002 (the word that typer and argparse use)
+        metavar: str = "",
+        env: tuple[str, ...] = (),
+        accounts: str = "",
+    ) -> None:
+        self.default = default
+        self.parse, self.short, self.group, self.help, self.accounts = parse, short, group, help, accounts
+        self.metavar, self.variables = metavar, env
+        self.switch = parse is parsers.boolean
+
+    def names(self) -> str:
+        """The option as an error message calls it: --flag (-s)."""
+        return f"--{self.flag} (-{self.short})" if self.short else f"--{self.flag}"
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it takes, where there are only so many."""
+        if self.parse is parsers.interception_mode:
+            return parsers.MODES
+        if self.parse is parsers.log_level:
+            return parsers.LOG_LEVELS
+        return tuple(filter(None, getattr(self.parse, "choices", ())))
+
+    def bind(self, field: str) -> None:
+        """Take the field's name: the flag is the same with dashes (Istio's log options keep their underscores)."""
+        self.field = field
+        self.flag = field if field.startswith("log_") else field.replace("_", "-")
+        # A Kubernetes service called envoy puts ENVOY_PORT=tcp://... into every pod; Istio does not read it either.
+        self.variables += () if field == "envoy_port" else (field.upper(),)
+
+
+if TYPE_CHECKING:
+
+    def option(parse: Callable[[str], T], default: T, short: str = "", **facts: Any) -> T:  # noqa: ANN401 (Option checks them)
+        """An Option in the place of a field's default; for type checkers the field's value."""
+else:
+    option = Option
+
+switch = parsers.boolean
+
+
+class Options(Record):
+    """Everything a run can be asked for. Ports are ints, networks Networks, durations seconds.
+
+    `enable_ipv6` and `dns_servers` are None until something looks (commands.settle); a plan made from
+    None has no IPv6 and no servers.
+    """
+
+    # Ports.
+    envoy_port: int = option(
+        parsers.port, 15001, "p", group=PORTS, metavar="PORT", help="Envoy's port for outbound traffic."
+    )
+    inbound_capture_port: int = option(
+        parsers.port, 15006, "z", group=PORTS, metavar="PORT", help="Envoy's port for inbound traffic."
+    )
+    inbound_tunnel_port: int = option(
+        parsers.port,
+        15008,
+        "e",
+        group=PORTS,
+        metavar="PORT",
+        help="The HBONE tunnel's port, left alone inbound (but not with TPROXY).",
+    )
+    istio_inbound_ports: tuple[PortRange, ...] | Everything = option(
+        parsers.all_or_ports, (), "b", group=PORTS, metavar="PORTS",
+        help="Inbound ports to capture, or * for all. Empty: none.",
+    )  # fmt: skip
+    istio_local_exclude_ports: tuple[PortRange, ...] = option(
+        parsers.ports,
+        (),
+        "d",
+        group=PORTS,
+        metavar="PORTS",
+        help="Inbound ports to leave alone; counts with -b '*' only.",
+    )
+    istio_outbound_ports: tuple[PortRange, ...] = option(
+        parsers.ports, (), "q", group=PORTS, metavar="PORTS", help="Outbound ports to capture, wherever they lead."
+    )
+    istio_local_outbound_ports_exclude: tuple[PortRange, ...] = option(
+        parsers.ports, (), "o", group=PORTS, metavar="PORTS", help="Outbound ports to leave alone."
+    )
+    iptables_probe_port: int = option(
+        parsers.port, 15002, group=PORTS, metavar="PORT", help="The port that --run-validation dials."
+    )
+
+    # Addresses and interfaces.
+    istio_service_cidr: tuple[Network, ...] | Everything = option(
+        parsers.all_or_networks, (), "i", group=ADDRESSES, metavar="CIDRS",
+        help="Destinations to capture outbound, or * for all. Empty: none.",
+    )  # fmt: skip
+    istio_service_exclude_cidr: tuple[Network, ...] = option(
+        parsers.networks, (), "x", group=ADDRESSES, metavar="CIDRS", help="Destinations to leave alone outbound."
+    )
+    istio_exclude_interfaces: tuple[str, ...] = option(
+        parsers.interfaces, (), "c", group=ADDRESSES, metavar="NAMES", help="Interfaces to leave alone, in and out."
+    )
+    kube_virt_interfaces: tuple[str, ...] = option(
+        parsers.interfaces, (), "k", group=ADDRESSES, metavar="NAMES",
+        help="Interfaces of virtual machines, whose incoming traffic counts as outbound.",
+    )  # fmt: skip
+    istio_outbound_ipv4_loopback_cidr: Network = option(
+        parsers.loopback, Network(b"\x7f\0\0\1", 32), group=ADDRESSES, metavar="CIDR",
+        help="The IPv4 loopback range that applications use.",
+    )  # fmt: skip
+    enable_ipv6: bool | None = option(
+        switch, None, group=ADDRESSES, help="Write IPv6 rules, too. Unset: if the namespace's own address is IPv6."
+    )
+    dual_stack: bool = option(
+        switch, False, group=ADDRESSES, env=("ISTIO_DUAL_STACK",),
+        help="Where --enable-ipv6 is unset: write IPv6 rules if any address of the namespace is IPv6.",
+    )  # fmt: skip
+    ip_family: str = option(
+        parsers.one_of("all", "ipv4", "ipv6"), "all", group=ADDRESSES, metavar="FAMILY",
+        help="Which family a dry run prints: ipv4, ipv6 or all.",
+    )  # fmt: skip
+
+    # Owners.
+    proxy_uid: tuple[int, ...] = option(
+        parsers.owners, (PROXY_UID,), "u", group=OWNERS, metavar="UIDS", accounts="user",
+        help="The proxy's users. Empty: $ENVOY_USER (istio-proxy), else 1337.",
+    )  # fmt: skip
+    proxy_gid: tuple[int, ...] = option(
+        parsers.owners, (), "g", group=OWNERS, metavar="GIDS", accounts="group",
+        help="The proxy's groups. Empty: the same ids as its users.",
+    )  # fmt: skip
+    istio_outbound_owner_groups: tuple[int, ...] | Everything = option(
+        parsers.all_or_owner_groups, parsers.ALL, group=OWNERS, metavar="GIDS", accounts="group",
+        help="Groups whose outbound traffic is captured, or * for all; at most 64.",
+    )  # fmt: skip
+    istio_outbound_owner_groups_exclude: tuple[int, ...] = option(
+        parsers.owner_groups, (), group=OWNERS, metavar="GIDS", accounts="group",
+        help="Groups whose outbound traffic is left alone; at most 64.",
+    )  # fmt: skip
+
+    # DNS.
+    redirect_dns: bool = option(
+        switch, False, group=DNS, env=("ISTIO_META_DNS_CAPTURE",),
+        help="Send DNS queries to the agent's resolver on port 15053.",
+    )  # fmt: skip
+    capture_all_dns: bool = option(
+        switch, False, group=DNS, help="With --redirect-dns: queries to any server, not only to resolv.conf's."
+    )
+    dns_servers: tuple[Network, ...] | None = option(
+        parsers.addresses, None, group=DNS, metavar="ADDRESSES",
+        help="The servers whose queries are redirected. Unset: those of /etc/resolv.conf.",
+    )  # fmt: skip
+
+    # TPROXY.
+    istio_inbound_interception_mode: str = option(
+        parsers.interception_mode, "REDIRECT", "m", group=TPROXY, metavar="MODE",
+        help="How inbound traffic reaches Envoy: REDIRECT, or TPROXY, which keeps the client's address.",
+    )  # fmt: skip
+    istio_inbound_tproxy_mark: int = option(
+        parsers.mark, 1337, "t", group=TPROXY, metavar="MARK", help="The mark of inbound packets in TPROXY mode."
+    )
+    istio_inbound_tproxy_route_table: int = option(
+        parsers.route_table,
+        133,
+        "r",
+        group=TPROXY,
+        metavar="TABLE",
+        help="The routing table that delivers them locally.",
+    )
+
+    # Running.
+    dry_run: bool = option(
+        switch, False, "n", group=RUNNING, help="Print what iptables-save would print afterwards, and change nothing."
+    )
+    network_namespace: str = option(
+        parsers.path,
+        "",
+        group=RUNNING,
+        metavar="PATH",
+        help="Work in this namespace, e.g. /var/run/netns/x or /proc/1/ns/net.",
+    )
+    reconcile: bool = option(
+        switch, False, group=RUNNING, help="Where other rules of ours stand, bring them to the plan instead of failing."
+    )
+    force_apply: bool = option(switch, False, group=RUNNING, help="Write even where everything is in place.")
+    cleanup_only: bool = option(switch, False, group=RUNNING, help="Take everything of ours away, and no more.")
+    skip_rule_apply: bool = option(switch, False, group=RUNNING, help="Leave the rules as they are.")
+    run_validation: bool = option(
+        switch, False, group=RUNNING, help="Prove with real connections that traffic is captured; exit 126 if not."
+    )
+    probe_timeout: float = option(
+        parsers.duration,
+        5.0,
+        group=RUNNING,
+        metavar="DURATION",
+        help="How long the validation tries, e.g. 500ms or 1m30s.",
+    )
+    drop_invalid: bool = option(
+        switch, False, group=RUNNING, env=("INVALID_DROP",), help="Drop inbound packets that conntrack calls INVALID."
+    )
+    cni_mode: bool = option(
+        switch, False, group=RUNNING, help="Called by a CNI plugin: the lock is the namespace's, not the node's."
+    )
+    wait: float = option(
+        parsers.seconds, 30.0, group=RUNNING, metavar="SECONDS", help="How long to wait for the xtables lock."
+    )
+    force_iptables_binary: str = option(
+        parsers.one_of("", "legacy", "nft"),
+        "",
+        group=RUNNING,
+        metavar="BACKEND",
+        help="Which iptables backend to use: legacy or nft.",
+    )
+    native_nftables: bool = option(switch, False, group=RUNNING, help="Write nftables rules instead of iptables'.")
+    iptables_engine: str = option(
+        parsers.one_of("libiptc", "python-iptables"), "libiptc", group=RUNNING, metavar="ENGINE",
+        help="Who writes the tables: libiptc, or python-iptables, the slower second opinion.",
+    )  # fmt: skip
+    compat_version: str = option(
+        parsers.one_of("latest", "1.13"), "latest", group=RUNNING, metavar="VERSION",
+        help="Which Istio release's rules to write: latest or 1.13.",
+    )  # fmt: skip
+    log_output_level: str = option(
+        parsers.log_level,
+        "info",
+        group=RUNNING,
+        metavar="LEVELS",
+        help="none, fatal, error, warn, info or debug.",
+    )
+    log_as_json: bool = option(switch, False, group=RUNNING, help="Log lines of JSON.")
+    log_target: str = option(
+        parsers.anything,
+        "",
+        group=RUNNING,
+        metavar="PATHS",
+        help="Accepted as Istio passes it; logs go to standard error.",
+    )
+    log_caller: str = option(
+        parsers.anything, "", group=RUNNING, metavar="SCOPES", help="Accepted as Istio passes it; no effect."
+    )
+    log_stacktrace_level: str = option(
+        parsers.anything, "", group=RUNNING, metavar="LEVELS", help="Accepted as Istio passes it; no effect."
+    )
+
+
+OPTIONS: tuple[Option, ...] = tuple(Options.specifiers.values())
+for _field, _option in Options.specifiers.items():
+    _option.bind(_field)
+
+
+def resolve(given: Mapping[str, str], environ: Mapping[str, str], lookup: Lookup) -> Options:
+    """The Options that a command line and an environment ask for.
+
+    `given` has the text of each option that the command line names, by field. Precedence: command line, then
+    the option's variables in order, then its default; an empty variable counts as unset. OptionError names the
+    flag or variable and the value that is wrong.
+    """
+    parsed: dict[str, Any] = {}
+    for each in OPTIONS:
+        if each.field in given:
+            parsed[each.field] = _parse(each, each.names(), given[each.field], lookup)
+            continue
+        for variable in each.variables:
+            if text := environ.get(variable, ""):
+                parsed[each.field] = _parse(each, variable, text, lookup)
+                break
+    if not parsed.get("proxy_uid"):
+        uid = lookup("user", environ.get("ENVOY_USER") or PROXY_USER)
+        parsed["proxy_uid"] = (PROXY_UID if uid is None else uid,)
+    return Options(**parsed)
+
+
+def _parse(each: Option, source: str, text: str, lookup: Lookup) -> object:
+    try:
+        if text.startswith("-"):
+            raise ValueError(FLAG_FOR_A_VALUE)  # noqa: TRY301
+        return each.parse(_numeric(each.accounts, text, lookup) if each.accounts else text)
+    except ValueError as error:
+        from istio_init.errors_rare import OptionError
+
+        raise OptionError(source, text, str(error)) from None
+
+
+def _numeric(kind: str, text: str, lookup: Lookup) -> str:
+    """A comma list with the names of users or groups replaced by their ids."""
+    entries = []
+    for item in parsers.items(text):
+        if item[0] in "0123456789" or item == parsers.ALL:
+            entries.append(item)
+            continue
+        number = lookup(kind, item)
+        if number is None:
+            raise ValueError(f"no {kind} {item[:40]!r} in /etc/{'passwd' if kind == 'user' else 'group'}")
+        entries.append(str(number))
+    return ",".join(entries)

@@ -1,0 +1,59 @@
+"""The Plan: everything that is to stand in a namespace, as one pure value. `apply` walks it, `clean` undoes it."""
+
+from __future__ import annotations
+
+from istio_init.model.routing import Address, PolicyRule, Route
+from istio_init.model.rules import FAMILIES, IPV4, IPV6, LOOPBACK_INTERFACE, Ruleset
+from istio_init.planning.capture import PASSTHROUGH, capture, uses_tproxy
+from istio_init.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.model.routing import RoutingEntry
+    from istio_init.model.rules import Family
+    from istio_init.options.table import Options
+
+
+class Plan(Record):
+    """Rulesets (IPv4 first; IPv6 where it is on), and the routing that they need.
+
+    `spare` is the routing that TPROXY would need with these options where the plan has no use for it: known as
+    ours where another plan, or one that was cut short, has left it.
+    """
+
+    rulesets: tuple[Ruleset, ...]
+    policy_rules: tuple[PolicyRule, ...] = ()
+    routes: tuple[Route, ...] = ()
+    addresses: tuple[Address, ...] = ()
+    spare: tuple[Route | PolicyRule, ...] = ()
+
+    @property
+    def routing(self) -> tuple[RoutingEntry, ...]:
+        """All routing entries in the order in which they are added."""
+        return (*self.addresses, *self.routes, *self.policy_rules)
+
+    def ruleset(self, family: Family) -> Ruleset | None:
+        """The rules of one family, or None where the plan has none."""
+        return next((ruleset for ruleset in self.rulesets if ruleset.family == family), None)
+
+
+def build(options: Options) -> Plan:
+    """The plan for these options; the same options always give the same plan."""
+    families = FAMILIES if options.enable_ipv6 else (IPV4,)
+    rulesets = tuple(capture(options, family) for family in families)
+    # Without ::6 on lo Envoy's connections to the app bear another source, meet rule 2 and loop.
+    addresses = (Address(PASSTHROUGH[IPV6], LOOPBACK_INTERFACE),) if IPV6 in families else ()
+    used = families if uses_tproxy(options) and options.istio_inbound_ports else ()
+    unused = tuple(family for family in FAMILIES if family not in used)
+    spare: tuple[Route | PolicyRule, ...] = (*_routes(options, unused), *_policy_rules(options, unused))
+    return Plan(rulesets, _policy_rules(options, used), _routes(options, used), addresses, spare)
+
+
+def _policy_rules(options: Options, families: tuple[Family, ...]) -> tuple[PolicyRule, ...]:
+    mark, table = options.istio_inbound_tproxy_mark, options.istio_inbound_tproxy_route_table
+    return tuple(PolicyRule(family, mark, table) for family in families)
+
+
+def _routes(options: Options, families: tuple[Family, ...]) -> tuple[Route, ...]:
+    table = options.istio_inbound_tproxy_route_table
+    return tuple(Route(family, LOOPBACK_INTERFACE, table) for family in families)

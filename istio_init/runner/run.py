@@ -1,0 +1,133 @@
+"""One run of the program: from Options to what the user asked for."""
+
+from __future__ import annotations
+
+import time
+
+from istio_init.errors import InitError, Interrupted
+from istio_init.log import Log
+from istio_init.runner import backends
+from istio_init.runner.settle import settle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Mapping
+    from typing import Any, Self
+
+    from istio_init.options.table import Options
+    from istio_init.planning.plan import Plan
+else:
+    # The C half of signal; the module around it imports enum.
+    import _signal
+
+
+def run(options: Options, environ: Mapping[str, str]) -> int:
+    """Do what the options ask for; returns the exit code. Errors are logged, one line each."""
+    begin = time.monotonic()
+    log = Log(options.log_output_level, as_json=options.log_as_json)
+    try:
+        with Interrupts() as interrupts:
+            perform(options, environ, log, begin, interrupts)
+    except InitError as error:
+        log.error("; ".join([str(error), *getattr(error, "__notes__", ())]))  # noqa: TRY400 (a user's line, no traceback)
+        return error.exit_code
+    return 0
+
+
+class Interrupts:
+    """While this is entered, the signals that ask a program to end raise Interrupted, where they were not ignored."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
+            if _signal.getsignal(number) != _signal.SIG_IGN:
+                self._before[number] = _signal.signal(number, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            _signal.signal(number, handler)
+
+    def ignore(self) -> None:
+        """From here on a signal comes too late: what was asked for is done."""
+        for number in self._before:
+            _signal.signal(number, _signal.SIG_IGN)
+
+    def heed(self) -> None:
+        """Be interrupted again."""
+        for number in self._before:
+            _signal.signal(number, self._interrupt)
+
+    def _interrupt(self, number: int, _frame: object) -> None:
+        # The first signal ends the run; those that follow must not cut short the putting back.
+        self.ignore()
+        raise Interrupted(f"ended by signal {number}")
+
+
+def perform(options: Options, environ: Mapping[str, str], log: Log, begin: float, interrupts: Interrupts) -> None:
+    """Do what the options ask for; `begin` is when that began (time.monotonic). InitError where it can't be done.
+
+    Where that is in a network namespace of another user namespace, the process stays there: it is to end soon.
+    """
+    if options.dry_run:
+        from istio_init.runner.dry_run import preview
+
+        preview(options, environ, log)
+        return
+    if options.network_namespace:
+        with backends.namespace(options, as_owner=True):
+            _act(options, environ, log, begin, interrupts)
+    else:
+        _act(options, environ, log, begin, interrupts)
+
+
+def _act(options: Options, environ: Mapping[str, str], log: Log, begin: float, interrupts: Interrupts) -> None:
+    if not options.skip_rule_apply or options.run_validation:
+        options = settle(options, log)
+    if not options.skip_rule_apply:
+        done = _change(options, environ, log, interrupts)
+        log.info(f"{done} in {(time.monotonic() - begin) * 1000:.1f} ms")
+    if options.run_validation and not options.cleanup_only:
+        interrupts.heed()
+        _validate(options, log)
+
+
+def _plan(options: Options) -> Plan:
+    from istio_init.planning.plan import build
+
+    return build(options)
+
+
+def _change(options: Options, environ: Mapping[str, str], log: Log, interrupts: Interrupts) -> str:
+    """Apply or clean up, under the lock; returns what was done, in words."""
+    from istio_init.runner import transaction
+
+    backends.keep_freed_memory()
+    plan = _plan(options)
+    router = backends.router()
+    with backends.lock(options, environ, log):
+        found = backends.tables()
+        firewall = backends.firewall(options, log, found)
+        others = backends.others(options, firewall, found)
+        if options.cleanup_only or others:
+            from istio_init.runner import cleanup
+        if options.cleanup_only:
+            cleaned = [cleanup.clean(plan, each, router, log) for _, each in others]
+            cleaned.append(cleanup.clean(plan, firewall, router, log, settled=interrupts.ignore))
+            return "cleaned up" if any(cleaned) else "nothing of ours stands, nothing to clean up"
+        if others and not options.reconcile:
+            cleanup.refuse_two_homes(plan, others)
+        wishes = {"reconcile": options.reconcile, "force": options.force_apply}
+        changes = transaction.apply(plan, firewall, router, log, **wishes, settled=interrupts.ignore)
+        if others:
+            cleanup.withdraw(plan, others, router, log)
+        return transaction.summary(changes, plan.rulesets)
+
+
+def _validate(options: Options, log: Log) -> None:
+    from istio_init.runner.validation import validate
+
+    validate(options, log)

@@ -1,0 +1,63 @@
+"""What `--run-validation` expects of the rules: from Options to the paths that kernel/probe/dial.py dials."""
+
+from __future__ import annotations
+
+from istio_init.kernel.probe.dial import Expected
+from istio_init.kernel.probe.dial import validate as dial
+from istio_init.model import parsers
+from istio_init.model.rules import FAMILIES, IPV4, Network
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.log import Log
+    from istio_init.options.table import Options
+
+# Addresses that are nobody's: TEST-NET-1 (RFC 5737) and the documentation prefix (RFC 3849).
+NOBODYS = (Network(b"\xc0\x00\x02\x01", 32), Network(bytes.fromhex("20010db8") + bytes(11) + b"\1", 128))
+
+
+def validate(options: Options, log: Log) -> None:
+    """Prove by real connections that traffic is captured; ValidationFailed says which path was not."""
+    # Rules that this very run applied are there, or they are not; those of a CNI plugin may be on their way.
+    for result in dial(expected(options), options.probe_timeout, retry=options.skip_rule_apply):
+        log.info(f"validation: {result.text}")
+
+
+def expected(options: Options) -> Expected:
+    """The paths that the rules for these options capture."""
+    groups = options.istio_outbound_owner_groups
+    return Expected(
+        FAMILIES if options.enable_ipv6 else (IPV4,),
+        options.envoy_port,
+        options.inbound_capture_port,
+        options.iptables_probe_port,
+        options.proxy_uid,
+        options.proxy_gid or options.proxy_uid,
+        captured(options),
+        () if groups == parsers.ALL else groups,
+        options.istio_outbound_owner_groups_exclude if groups == parsers.ALL else (),
+    )
+
+
+def captured(options: Options) -> tuple[Network, ...]:
+    """Destinations off this host that an application's connection to the probe port is captured at.
+
+    None where interfaces are excluded: which one leads there is for the kernel to say.
+    """
+    port = options.iptables_probe_port
+    excluded_port = any(ports.low <= port <= ports.high for ports in options.istio_local_outbound_ports_exclude)
+    if excluded_port or options.istio_exclude_interfaces:
+        return ()
+    wanted = NOBODYS if options.istio_service_cidr == parsers.ALL else options.istio_service_cidr
+    if any(ports.low <= port <= ports.high for ports in options.istio_outbound_ports):
+        wanted = (*NOBODYS, *wanted)
+    excluded = options.istio_service_exclude_cidr
+    return tuple(network for network in wanted if not any(_overlap(network, other) for other in excluded))
+
+
+def _overlap(one: Network, other: Network) -> bool:
+    """Whether two networks have an address in common."""
+    if one.family != other.family:
+        return False
+    prefix = min(one.prefix, other.prefix)
+    return parsers.masked(one.address, prefix) == parsers.masked(other.address, prefix)

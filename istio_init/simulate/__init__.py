@@ -1,0 +1,1 @@
+"""The path of one packet through the rules, with the reason for each step."""

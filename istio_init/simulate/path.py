@@ -1,0 +1,230 @@
+"""A packet's whole way: hook after hook, on with what the proxy sends, until it reaches the app, the wire or a loop.
+
+What Envoy does with a captured connection is Istio's configuration of it: the outbound listener dials the original
+destination, the inbound listener dials the app at the original destination from 127.0.0.6 (::6) or, with TPROXY,
+from the client's own address and with the mark; the agent asks the server that the query was for.
+"""
+
+from __future__ import annotations
+
+from istio_init.model.packet import connected
+from istio_init.model.rules import LOOPBACK_INTERFACE, TCP
+from istio_init.planning.capture import AGENT_DNS_PORT, PASSTHROUGH, uses_tproxy
+from istio_init.record import Record
+from istio_init.simulate import martians
+from istio_init.simulate.trace import trace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
+    from istio_init.model.packet import Facts, Packet
+    from istio_init.model.routing import PolicyRule
+    from istio_init.model.rules import Ruleset
+    from istio_init.options.table import Options
+    from istio_init.simulate.trace import Outcome, Step, Trace
+
+    # The proxy's ends; `application` is any other socket of the pod's.
+    Listener: TypeAlias = Literal["outbound", "inbound", "tunnel", "dns"]
+    Kind: TypeAlias = Literal[
+        "outbound", "inbound", "tunnel", "dns", "application", "wire", "forwarded", "dropped", "queued", "undecided"
+    ]
+
+# From the proxy's ports Envoy dials on; the proxy chooses one of its own, this one stands for it.
+EPHEMERAL_PORT = 50000
+
+APPLICATION = "the application"
+CLIENT = "a client"
+# Who makes the connection that follows from one that reached a listener of the proxy's.
+SENDERS: dict[str, str] = {
+    "outbound": "Envoy, to where the application wanted to go",
+    "inbound": "Envoy, to the application",
+    "dns": "the agent, to the DNS server",
+}
+
+UNACCEPTED: dict[Outcome, Kind] = {"DROP": "dropped", "QUEUE": "queued", "UNDECIDED": "undecided"}
+
+
+class Proxy(Record):
+    """The proxy's ports and whom it runs as. `mark` is what its connections to the app bear in TPROXY mode, else 0."""
+
+    outbound_port: int
+    inbound_port: int
+    tunnel_port: int
+    uid: int
+    gid: int
+    mark: int = 0
+
+    def listener(self, packet: Packet) -> Listener | None:
+        """Which of the proxy's listeners a packet that is delivered here reaches; None for a socket of the pod's."""
+        port = packet.tproxy_port or packet.destination_port
+        if port == AGENT_DNS_PORT:
+            return "dns"
+        if packet.protocol != TCP:
+            return None
+        if port == self.outbound_port:
+            return "outbound"
+        if port == self.inbound_port:
+            return "inbound"
+        return "tunnel" if port == self.tunnel_port else None
+
+
+def proxy(options: Options) -> Proxy:
+    """The proxy as Istio runs it: as the first of its ids, and in TPROXY mode as root with the proxy's group."""
+    uid = options.proxy_uid[0]
+    gid = (options.proxy_gid or options.proxy_uid)[0]
+    ports = (options.envoy_port, options.inbound_capture_port, options.inbound_tunnel_port)
+    if uses_tproxy(options):
+        return Proxy(*ports, 0, gid, options.istio_inbound_tproxy_mark)
+    return Proxy(*ports, uid, gid)
+
+
+class Turn(Record):
+    """What routing decided between two hooks: the packet as the next hook sees it.
+
+    `by` is the policy rule that decided, None where it was the destination; `changed` whether the packet was on
+    another way before; `refused` why the kernel dropped it here, or empty.
+    """
+
+    packet: Packet
+    by: PolicyRule | None = None
+    changed: bool = False
+    refused: str = ""
+
+
+class Leg(Record):
+    """One connection's packet: who sends it, how it starts, what it passes, where it ends, and how it got there."""
+
+    sender: str
+    packet: Packet
+    passed: tuple[Trace | Turn, ...]
+    end: Kind
+    arrived: Packet
+
+    @property
+    def traces(self) -> tuple[Trace, ...]:
+        """The hooks alone."""
+        return tuple(each for each in self.passed if not isinstance(each, Turn))
+
+    @property
+    def refused(self) -> str:
+        """Why the kernel itself dropped the packet, whatever the rules; empty where it did not."""
+        last = self.passed[-1]
+        return last.refused if isinstance(last, Turn) else ""
+
+    @property
+    def decisive(self) -> Step | None:
+        """The rule by which it ended where it did: the last that changed its way, or else the last that spared it."""
+        found = [step for each in self.traces if (step := each.decisive)]
+        deciding = [step for step in found if step.matched is None or step.after != step.before or step.drops]
+        return deciding[-1] if deciding else found[-1] if found else None
+
+
+class Journey(Record):
+    """All legs in order; `loop` is the listener that was reached twice, or empty."""
+
+    legs: tuple[Leg, ...]
+    loop: str = ""
+
+    @property
+    def end(self) -> Kind:
+        """Where it ended."""
+        last: Leg = self.legs[-1]
+        return last.end
+
+
+def follow(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy) -> Journey:
+    """The packet's way, and that of what the proxy sends because of it."""
+    sender = APPLICATION if packet.hook == "OUTPUT" else CLIENT
+    legs: list[Leg] = []
+    following: Packet | None = packet
+    while following is not None:
+        leg = travel(ruleset, following, facts, envoy, sender)
+        if leg.end in SENDERS and leg.end in {each.end for each in legs}:
+            return Journey((*legs, leg), leg.end)
+        legs.append(leg)
+        following, sender = dialled(leg, facts, envoy), SENDERS.get(leg.end, "")
+    return Journey(tuple(legs))
+
+
+def travel(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy, sender: str) -> Leg:
+    """One packet's way from the hook that it starts at to where it is delivered, sent or dropped."""
+    if packet.hook == "PREROUTING" and (why := martians.at_the_door(packet)):
+        return Leg(sender, packet, (Turn(packet, refused=why),), "dropped", packet)
+    passed: list[Trace | Turn] = []
+    current = packet
+    while True:
+        met = trace(ruleset, current, facts)
+        passed.append(met)
+        if met.outcome != "ACCEPT":
+            return Leg(sender, packet, tuple(passed), UNACCEPTED[met.outcome], met.packet)
+        if met.hook == "INPUT":
+            return Leg(sender, packet, tuple(passed), envoy.listener(met.packet) or "application", met.packet)
+        if met.hook == "POSTROUTING" and met.packet.out_interface != LOOPBACK_INTERFACE:
+            forwarded = any(isinstance(each, Turn) and each.packet.hook == "FORWARD" for each in passed)
+            return Leg(sender, packet, tuple(passed), "forwarded" if forwarded else "wire", met.packet)
+        turn = _turn(met, facts, from_here=packet.hook == "OUTPUT")
+        passed.append(turn)
+        if turn.refused:
+            return Leg(sender, packet, tuple(passed), "dropped", turn.packet)
+        current = turn.packet
+
+
+def _turn(met: Trace, facts: Facts, *, from_here: bool) -> Turn:
+    """The way from one hook to the next, for a packet that the hook let pass; `from_here` for one that the pod sent."""
+    packet = met.packet
+    if met.hook == "PREROUTING":
+        # What comes back over lo keeps the route that it was sent by (skb_valid_dst in ip_rcv_finish_core).
+        return Turn(packet.replace(hook="INPUT")) if from_here else _arriving(packet, facts)
+    if met.hook == "OUTPUT":
+        before, sent = met.before, packet.replace(hook="POSTROUTING")
+        same = (packet.destination, packet.mark) == (before.destination, before.mark)
+        return Turn(sent) if same else routed(sent, facts)
+    if met.hook == "FORWARD":
+        return Turn(packet.replace(hook="POSTROUTING", in_interface=""))
+    # Over lo: the packet keeps its mark and its connection; the socket that sent it is forgotten.
+    back = packet.replace(hook="PREROUTING", in_interface=LOOPBACK_INTERFACE, out_interface="", uid=None, gid=None)
+    return Turn(back)
+
+
+def _arriving(packet: Packet, facts: Facts) -> Turn:
+    """What came from outside: for the machine itself by its destination, its mark or a socket, or else forwarded."""
+    if why := martians.by_routing(packet, facts):
+        return Turn(packet, refused=why)
+    if facts.is_local(packet.destination):
+        return Turn(packet.replace(hook="INPUT"))
+    rule = facts.policy_route(packet.family, packet.mark)
+    if rule or packet.tproxy_port:
+        return Turn(packet.replace(hook="INPUT"), rule)
+    return Turn(packet.replace(hook="FORWARD", out_interface=facts.uplink))
+
+
+def routed(packet: Packet, facts: Facts) -> Turn:
+    """A packet of the machine's own with the interface that it leaves by: local destinations, then policy routes."""
+    rule = None
+    if facts.is_local(packet.destination) or (rule := facts.policy_route(packet.family, packet.mark)):
+        interface = LOOPBACK_INTERFACE
+    else:
+        interface = packet.out_interface if packet.out_interface not in {"", LOOPBACK_INTERFACE} else facts.uplink
+    return Turn(packet.replace(out_interface=interface), rule, packet.out_interface != interface)
+
+
+def dialled(leg: Leg, facts: Facts, envoy: Proxy) -> Packet | None:
+    """The first packet of the connection that the proxy makes because of one that reached it; None where it makes none.
+
+    A listener that was asked for by its own port refuses: Istio's configuration says so, or it would dial itself.
+    """
+    start = leg.packet
+    if leg.end not in SENDERS or start.destination_port == (leg.arrived.tproxy_port or leg.arrived.destination_port):
+        return None
+    bound, mark = None, 0
+    if leg.end == "inbound":
+        bound = start.source if envoy.mark else PASSTHROUGH[start.family].address
+        mark = envoy.mark
+    destination = connected(start.destination, bound)
+    following = start.replace(
+        hook="OUTPUT", source=bound or facts.source(destination), destination=destination, source_port=EPHEMERAL_PORT,
+        in_interface="", uid=envoy.uid, gid=envoy.gid, mark=mark, ctstate="NEW", connmark=0, zone=None, tracked=False,
+        translated=(), redirected=False,
+    )  # fmt: skip
+    return routed(following, facts).packet

@@ -1,0 +1,254 @@
+"""One packet's way through one netfilter hook, rule by rule, as the kernel walks it. Pure; journey.py joins hooks.
+
+What is modelled, and where it is written in the kernel (net/ipv4/netfilter, net/netfilter); semantics.py has
+the single matches and targets:
+
+- ipt_do_table: the first verdict decides, a jump remembers where it came from, a goto does not, RETURN in a
+  built-in chain is its policy.
+- The order of tables at a hook (enum nf_ip_hook_priorities), with connection tracking behind raw.
+- nat is asked about a connection's first packet only, and once for its destination (PREROUTING or OUTPUT)
+  and once for its source (INPUT or POSTROUTING): nf_nat_inet_fn. What comes back over lo has been asked.
+
+A match or target that we do not model ends the walk as UNDECIDED, unless another match of the same
+rule fails anyway.
+"""
+
+from __future__ import annotations
+
+from istio_init.errors import InitError, shown
+from istio_init.model.extensions import Tproxy
+from istio_init.model.rules import Jump, Redirect, Verdict
+from istio_init.record import Record
+from istio_init.simulate.semantics import UNCONNECTED, act, matches
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
+    from istio_init.model.packet import Facts, Packet, Side
+    from istio_init.model.rules import Chain, Hook, Match, Rule, Ruleset, Table, TableName, Target
+
+    Outcome: TypeAlias = Literal["ACCEPT", "DROP", "QUEUE", "UNDECIDED"]
+
+# The tables of each hook by priority; behind raw, connection tracking has its turn.
+HOOKS: dict[Hook, tuple[TableName, ...]] = {
+    "PREROUTING": ("raw", "mangle", "nat"),
+    "INPUT": ("mangle", "filter", "security", "nat"),
+    "FORWARD": ("mangle", "filter", "security"),
+    "OUTPUT": ("raw", "mangle", "nat", "filter", "security"),
+    "POSTROUTING": ("mangle", "nat"),
+}
+
+# Which half of a connection's address translation nat decides at a hook.
+NAT_SIDES: dict[Hook, Side] = {
+    "PREROUTING": "destination",
+    "OUTPUT": "destination",
+    "INPUT": "source",
+    "POSTROUTING": "source",
+}
+
+# States of a connection's first packet, to which nat's rules apply.
+FIRST = frozenset({"NEW", "RELATED"})
+ICMP = frozenset({1, 58})
+
+
+class Step(Record):
+    """One rule that the packet met: `number` from 1; `matched` is None where that can't be told.
+
+    `failed` is the match that did not hold, or that can't be told. `after` is the packet behind the rule, and
+    `via` the jump that led to this chain.
+    """
+
+    table: TableName
+    chain: str
+    number: int
+    rule: Rule
+    matched: bool | None
+    before: Packet
+    after: Packet
+    failed: Match | None = None
+    via: Step | None = None
+
+    @property
+    def drops(self) -> bool:
+        """Whether the packet ended here."""
+        return self.matched is True and _is(self.rule.target, "DROP", "QUEUE")
+
+    @property
+    def depth(self) -> int:
+        """How many jumps lead to this chain."""
+        return 0 if self.via is None else self.via.depth + 1
+
+
+class Ended(Record):
+    """The end of a chain, reached without a verdict: back to the chain `to`, or, where that is empty, the policy."""
+
+    table: TableName
+    chain: str
+    to: str
+    policy: str = ""
+    depth: int = 0
+
+
+class Skipped(Record):
+    """A table that was not asked, and why."""
+
+    table: TableName
+    why: str
+
+
+class Trace(Record):
+    """A packet's way through one hook: how it came, what it met, how it left, and the verdict."""
+
+    before: Packet
+    steps: tuple[Step | Ended | Skipped, ...]
+    packet: Packet
+    outcome: Outcome
+
+    @property
+    def hook(self) -> Hook:
+        """The hook."""
+        hook: Hook = self.before.hook
+        return hook
+
+    @property
+    def rules(self) -> tuple[Step, ...]:
+        """The rules alone."""
+        return tuple(step for step in self.steps if isinstance(step, Step))
+
+    @property
+    def decisive(self) -> Step | None:
+        """The rule by which it fared as it did: the last that gave a verdict, or else the last that returned it."""
+        met = [step for step in self.rules if step.matched is not False]
+        last = None
+        for step in met:
+            target = step.rule.target
+            if step.matched is None or isinstance(target, Redirect | Tproxy) or _is(target, "DROP", "QUEUE"):
+                return step
+            if _is(target, "RETURN", "ACCEPT"):
+                last = step
+        return last
+
+
+def _is(target: Target, *names: str) -> bool:
+    return isinstance(target, Verdict) and target.name in names
+
+
+def trace(ruleset: Ruleset, packet: Packet, facts: Facts) -> Trace:
+    """The packet's way through all tables of its hook. The ruleset is of the packet's family."""
+    steps: list[Step | Ended | Skipped] = []
+    before = packet
+    outcome: Outcome = "ACCEPT"
+    for name in HOOKS[packet.hook]:
+        table = ruleset.table(name)
+        if table is None:
+            continue
+        if name == "nat" and (why := _not_translated(packet)):
+            steps.append(Skipped(name, why))
+            packet = _translated(table, packet, facts)
+            continue
+        packet, outcome = _Walk(table, packet, facts, steps).run()
+        if outcome != "ACCEPT":
+            break
+    return Trace(before, tuple(steps), _leaving(packet), outcome)
+
+
+def _leaving(packet: Packet) -> Packet:
+    """The packet behind its hook: tracked, and its connection's translation decided on that hook's side."""
+    side = NAT_SIDES.get(packet.hook)
+    if packet.ctstate in UNCONNECTED or side is None:
+        return packet
+    translated = packet.translated if side in packet.translated else (*packet.translated, side)
+    return packet.replace(tracked=True, zone=packet.zone or 0, translated=translated)
+
+
+def _not_translated(packet: Packet) -> str:
+    """Why nat is not asked about this packet; empty where it is."""
+    if packet.ctstate in UNCONNECTED:
+        return f"the packet is {packet.ctstate}, it belongs to no connection that could be translated"
+    if packet.ctstate not in FIRST:
+        return f"the connection is {packet.ctstate}, it keeps the translation that its first packet was given"
+    if packet.ctstate == "RELATED" and packet.protocol in ICMP:
+        return "an error message is translated as the connection that it is about"
+    if NAT_SIDES[packet.hook] in packet.translated:
+        return "the connection's translation was decided when it was sent"
+    return ""
+
+
+def _translated(nat: Table, packet: Packet, facts: Facts) -> Packet:
+    """A later packet of a connection, with the addresses that its first packet was given by these same rules."""
+    side = NAT_SIDES[packet.hook]
+    if packet.ctstate in UNCONNECTED | FIRST or side in packet.translated:
+        return packet
+    if packet.reply:
+        # What was the first packet's destination is a reply's source, and translated back on that side.
+        if side == "destination" or packet.called is None:
+            return packet
+        address, port = packet.called
+        return packet.replace(source=address, source_port=port)
+    first, _ = _Walk(nat, packet.replace(ctstate="NEW"), facts, []).run()
+    return first.replace(ctstate=packet.ctstate)
+
+
+class _Walk:
+    """The walk through one table."""
+
+    def __init__(self, table: Table, packet: Packet, facts: Facts, steps: list[Step | Ended | Skipped]) -> None:
+        self._table, self._packet, self._facts, self._steps = table, packet, facts, steps
+        self._base = self._chain(packet.hook)
+        # Where to go on behind each jump: the chain, the position, and the jump that led to that chain.
+        self._stack: list[tuple[Chain, int, Step | None]] = []
+
+    def run(self) -> tuple[Packet, Outcome]:
+        """The packet behind the table, and the verdict."""
+        chain, at = self._base, 0
+        via: Step | None = None
+        while True:
+            if at == len(chain.rules):
+                if not self._stack:
+                    return self._policy(chain, via)
+                back, following, before = self._stack.pop()
+                self._steps.append(Ended(self._table.name, chain.name, back.name, depth=via.depth + 1 if via else 0))
+                chain, at, via = back, following, before
+                continue
+            step, answer = self._meet(chain, at, via)
+            at += 1
+            target = step.rule.target
+            if answer == "JUMP" and isinstance(target, Jump):
+                if not target.goto:
+                    self._stack.append((chain, at, via))
+                chain, at, via = self._chain(target.chain), 0, step
+            elif answer == "RETURN":
+                if not self._stack:
+                    return self._policy(chain, via)
+                chain, at, via = self._stack.pop()
+            elif answer != "CONTINUE":
+                return self._packet, answer  # type: ignore[return-value] # an Outcome, what else
+
+    def _chain(self, name: str) -> Chain:
+        chain = self._table.chain(name)
+        if chain is None:
+            raise InitError(f"table {self._table.name}: a rule jumps to chain {shown(name)}, which does not exist")
+        return chain
+
+    def _policy(self, chain: Chain, via: Step | None) -> tuple[Packet, Outcome]:
+        policy: Outcome = "DROP" if self._base.policy == "DROP" else "ACCEPT"
+        depth = via.depth + 1 if via else 0
+        self._steps.append(Ended(self._table.name, chain.name, "", policy, depth))
+        return self._packet, policy
+
+    def _meet(self, chain: Chain, at: int, via: Step | None) -> tuple[Step, str]:
+        """One rule: the step it makes, and what to do next, an Answer or JUMP or RETURN."""
+        rule, before = chain.rules[at], self._packet
+        matched, failed = matches(rule.matches, before)
+        answer: str = "CONTINUE"
+        if matched is None:
+            # A rule without a target only counts, whether it matches or not.
+            answer = "CONTINUE" if _is(rule.target, "") else "UNDECIDED"
+        elif matched:
+            self._packet, answer = act(rule.target, before, self._facts)
+            if answer == "UNDECIDED":
+                matched = None
+        step = Step(self._table.name, chain.name, at + 1, rule, matched, before, self._packet, failed, via)
+        self._steps.append(step)
+        return step, answer

@@ -1,0 +1,183 @@
+"""Words for what happened to a packet: why a match did not hold, and what a target did."""
+
+from __future__ import annotations
+
+from istio_init.errors import assert_never
+from istio_init.formats.addresses import address_text, endpoint_text, protocol_text
+from istio_init.formats.iptables_save import network_text
+from istio_init.model.extensions import (
+    ConnMark,
+    CtState,
+    CtZone,
+    Mark,
+    Multiport,
+    RestoreMark,
+    SaveMark,
+    SetMark,
+    Tproxy,
+)
+from istio_init.model.rules import (
+    Destination,
+    DestinationPorts,
+    InInterface,
+    Jump,
+    OutInterface,
+    Owner,
+    Protocol,
+    Redirect,
+    Source,
+    SourcePorts,
+    Verdict,
+)
+from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.model.packet import Packet
+    from istio_init.model.rules import Match, PortRange
+    from istio_init.simulate.trace import Step
+
+
+def packet_text(packet: Packet) -> str:
+    """A packet in one line: what, from where to where, by which interface, whose, and what else is special."""
+    source = endpoint_text(packet.source, packet.source_port)
+    destination = endpoint_text(packet.destination, packet.destination_port)
+    parts = [f"{protocol_text(packet.protocol)} {source} -> {destination}"]
+    parts += [f"in {packet.in_interface}"] if packet.in_interface else []
+    parts += [f"out {packet.out_interface}"] if packet.out_interface else []
+    parts += [f"uid {packet.uid}"] if packet.uid is not None else []
+    parts += [f"gid {packet.gid}"] if packet.gid is not None else []
+    parts += [f"mark {packet.mark:#x}"] if packet.mark else []
+    parts += [f"connection mark {packet.connmark:#x}"] if packet.connmark else []
+    parts += [packet.ctstate] if packet.ctstate != "NEW" else []
+    return ", ".join(parts)
+
+
+def why_not(match: Match, packet: Packet) -> str:
+    """Why a match did not hold for a packet, or why that can't be told."""
+    what, wanted = asked(match)
+    if not wanted:
+        return what
+    if isinstance(match, Owner) and _owner(match, packet) is None:
+        return "no socket sent it"
+    return _other(what, _found(match, packet), wanted, negated=match.negated)  # type: ignore[union-attr] # Comment has none
+
+
+def asked(match: Match) -> tuple[str, str]:  # noqa: C901 (one arm a kind)
+    """What of a packet a match looks at, in words, and what it wants there: empty where there is nothing to be held."""
+    match match:
+        case Source(network):
+            return "it comes from", network_text(network)
+        case Destination(network):
+            return "it goes to", network_text(network)
+        case InInterface(name):
+            return "it comes in by", name
+        case OutInterface(name):
+            return "it leaves by", name
+        case Protocol(number):
+            return "it is", protocol_text(number)
+        case SourcePorts(ports):
+            return "its source port is", _ports(ports)
+        case DestinationPorts(ports):
+            return "its port is", _ports(ports)
+        case Multiport(_, ports):
+            return "its port is", " or ".join(map(_ports, ports))
+        case Owner(kind, low, high):
+            return f"its {kind} is", str(low) if low == high else f"{low}-{high}"
+        case Mark(value):
+            return "its mark is", f"{value:#x}"
+        case ConnMark(value):
+            return "its connection's mark is", f"{value:#x}"
+        case CtState(states):
+            return "its connection is", " or ".join(states)
+        case Comment():
+            return "", ""
+        case UnknownMatch(name):
+            return f"what -m {name} asks is not known to this program", ""
+        case _:
+            assert_never(match)
+
+
+def _found(match: Match, packet: Packet) -> str:  # noqa: C901 (one arm a kind)
+    """What a match that wants something finds in a packet."""
+    match match:
+        case Source():
+            return address_text(packet.source)
+        case Destination():
+            return address_text(packet.destination)
+        case InInterface():
+            return packet.in_interface or "no interface"
+        case OutInterface():
+            return packet.out_interface or "no interface yet"
+        case Protocol():
+            return protocol_text(packet.protocol)
+        case SourcePorts():
+            return _port(packet.source_port)
+        case DestinationPorts():
+            return _port(packet.destination_port)
+        case Multiport(side):
+            both = {"sports": _port(packet.source_port), "dports": _port(packet.destination_port)}
+            return both.get(side, " and ".join(both.values()))
+        case Owner():
+            return str(_owner(match, packet))
+        case Mark():
+            return f"{packet.mark:#x}"
+        case ConnMark():
+            return f"{packet.connmark:#x}"
+        case CtState():
+            return packet.ctstate
+        case Comment() | UnknownMatch():
+            return ""
+        case _:
+            assert_never(match)
+
+
+def _owner(match: Owner, packet: Packet) -> int | None:
+    return packet.uid if match.kind == "uid" else packet.gid
+
+
+def _other(what: str, found: str, wanted: str, *, negated: bool) -> str:
+    if negated:
+        return f"{what} {found}" if found == wanted else f"{what} {found}, which is of {wanted}"
+    return f"{what} {found}, not {wanted}"
+
+
+def _port(port: int) -> str:
+    return str(port) if port else "none"
+
+
+def _ports(ports: PortRange) -> str:
+    return str(ports.low) if ports.low == ports.high else f"{ports.low}-{ports.high}"
+
+
+def effect(step: Step) -> str:
+    """What a rule that matched did to the packet, or why its target's doing can't be told."""
+    before, after = step.before, step.after
+    match step.rule.target:
+        case Verdict(name):
+            return {
+                "RETURN": "leaves this chain",
+                "ACCEPT": "passes this table",
+                "DROP": "is dropped",
+                "": "counts",
+            }.get(name, "is handed to a program")
+        case Jump(chain, goto):
+            return f"goes to chain {chain}" + (", for good" if goto else "")
+        case Redirect():
+            if not after.redirected:
+                return f"is dropped: {before.in_interface} has no address to redirect to"
+            return f"destination becomes {endpoint_text(after.destination, after.destination_port)}"
+        case Tproxy():
+            return f"goes to the transparent socket on port {after.tproxy_port}, mark {after.mark:#x}"
+        case SetMark() | RestoreMark():
+            return f"mark becomes {after.mark:#x}" if after.mark != before.mark else f"mark stays {after.mark:#x}"
+        case SaveMark():
+            return f"the connection's mark becomes {after.connmark:#x}"
+        case CtZone(zone):
+            if before.tracked:
+                return "connection tracking has seen it already"
+            return f"conntrack zone {zone}" if before.zone is None else f"its conntrack zone stays {before.zone}"
+        case UnknownTarget(name):
+            return f"what -j {name} does is not known to this program" if step.matched is None else f"{name}"
+        case _:
+            assert_never(step.rule.target)

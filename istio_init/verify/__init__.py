@@ -1,0 +1,1 @@
+"""All packets at once: invariants checked against every class of packets."""

@@ -1,0 +1,92 @@
+"""IPv4 and IPv6 agree: packets that are alike but for their addresses' family fare alike.
+
+Compared are packets between addresses that have a counterpart: the pod's own, loopback, the one that Envoy binds to,
+and any that no rule and no option names. What an option names in one family alone may differ, of course.
+"""
+
+from __future__ import annotations
+
+from istio_init.model.packet import contains
+from istio_init.model.parsers import ALL
+from istio_init.planning.capture import PASSTHROUGH, loopback
+from istio_init.verify.header_space import CONNMARK, DESTINATION, MARK, SOURCE, intersection
+from istio_init.verify.report import ALIKE, Fault, told
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TypeAlias
+
+    from istio_init.options.table import Options
+    from istio_init.verify.header_space import Cube
+    from istio_init.verify.packet_set import Flow
+    from istio_init.verify.proof import FamilyProof
+
+    # By an address' name: the classes that go by it.
+    Named: TypeAlias = dict[str, int]
+
+
+def disagreements(one: FamilyProof, other: FamilyProof, options: Options) -> Iterator[Fault]:
+    """Packets of the first family whose counterparts fare differently, at most one for each pair of addresses."""
+    sources = _pairs(_named(one, options, SOURCE), _named(other, options, SOURCE))
+    destinations = _pairs(_named(one, options, DESTINATION), _named(other, options, DESTINATION))
+    for hook, flows in one.found.items():
+        for mine, theirs in sources:
+            for my_end, their_end in destinations:
+                here, there = _between(flows, mine, my_end), _between(other.found[hook], theirs, their_end)
+                if differing := _differing(here, there):
+                    cube, first, second = differing
+                    expected = f"as in {other.family}: {told(second, other.space)}"
+                    yield Fault(ALIKE, one.space.packet(cube, hook), expected, told(first, one.space))
+
+
+def _pairs(one: Named, other: Named) -> list[tuple[int, int]]:
+    return [(classes, other[name]) for name, classes in one.items() if name in other]
+
+
+def _named(proof: FamilyProof, options: Options, dimension: int) -> Named:
+    """The classes of addresses that have a counterpart in the other family, but for those that an option names."""
+    space, family, facts = proof.space, proof.family, proof.facts
+    named = [*options.istio_service_exclude_cidr, *(options.dns_servers or ())]
+    named += [] if options.istio_service_cidr == ALL else options.istio_service_cidr
+    mine = (each.network for each in facts.addresses if each.device == facts.uplink)
+    addresses = {"pod": next((network.address for network in mine if network.family == family), None)}
+    if dimension == SOURCE:
+        addresses["passthrough"] = PASSTHROUGH[family].address
+    else:
+        addresses["loopback"] = loopback(options, family).address
+    classes = {"elsewhere": space.where(dimension, lambda a: not any(contains(each, a) for each in space.networks))}
+    for name, address in addresses.items():
+        if address and not any(each.family == family and contains(each, address) for each in named):
+            classes[name] = space.among(dimension, (address,))
+    return {name: found for name, found in classes.items() if found}
+
+
+def _between(flows: list[Flow], source: int, destination: int) -> list[tuple[Cube, Flow]]:
+    """The flows' packets between addresses of these classes, with the addresses' own classes left out."""
+    found = []
+    for flow in flows:
+        if flow.cube[SOURCE] & source and flow.cube[DESTINATION] & destination:
+            cube = list(flow.cube)
+            cube[SOURCE], cube[DESTINATION] = flow.cube[SOURCE] & source, flow.cube[DESTINATION] & destination
+            found.append((tuple(cube), flow))
+    return found
+
+
+def _differing(here: list[tuple[Cube, Flow]], there: list[tuple[Cube, Flow]]) -> tuple[Cube, Flow, Flow] | None:
+    by_fate: dict[tuple[object, ...], list[tuple[Cube, Flow]]] = {}
+    for counter, other in there:
+        by_fate.setdefault(_fate(other), []).append((counter, other))
+    for cube, flow in here:
+        mine = _fate(flow)
+        for fate, counters in by_fate.items():
+            for counter, other in counters if fate != mine else ():
+                # The addresses are counterparts, whatever their classes' numbers.
+                if both := intersection(cube, (cube[SOURCE], cube[DESTINATION], *counter[2:])):
+                    return both, flow, other
+    return None
+
+
+def _fate(flow: Flow) -> tuple[object, ...]:
+    changed = dict(flow.changed)
+    return flow.end, flow.redirect, flow.tproxy, flow.zone, changed.get(MARK), changed.get(CONNMARK)

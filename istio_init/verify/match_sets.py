@@ -1,0 +1,154 @@
+"""Rules as cubes: which packets of a space a rule's matches hold for. A class is asked by way of one of its packets."""
+
+from __future__ import annotations
+
+from istio_init.model.extensions import ConnMark, CtState, Mark, Multiport
+from istio_init.model.packet import Packet
+from istio_init.model.rules import (
+    TCP,
+    UDP,
+    Destination,
+    DestinationPorts,
+    InInterface,
+    OutInterface,
+    Owner,
+    Protocol,
+    Source,
+    SourcePorts,
+)
+from istio_init.model.unknown import Comment, UnknownMatch
+from istio_init.simulate.semantics import UNCONNECTED, holds
+from istio_init.verify.header_space import (
+    DESTINATION_PORT,
+    DIMENSIONS,
+    PROTOCOL,
+    SOURCE_PORT,
+    STATE,
+    difference,
+    intersection,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.model.rules import Match, Rule
+    from istio_init.verify.header_space import Cube, Space
+    from istio_init.verify.packet_set import Flow
+
+# The field of a packet that each kind of match looks at.
+FIELDS = {
+    Source: "source",
+    Destination: "destination",
+    InInterface: "in_interface",
+    OutInterface: "out_interface",
+    Protocol: "protocol",
+    SourcePorts: "source_port",
+    DestinationPorts: "destination_port",
+    Mark: "mark",
+    ConnMark: "connmark",
+    CtState: "ctstate",
+}
+
+
+class Matching:
+    """The cubes of rules in a space, made once for each rule."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._made: dict[int, tuple[Rule, list[Cube], bool]] = {}
+        self._sets: dict[Match, Cube] = {}
+        nothing = bytes(4 if space.family == "ipv4" else 16)
+        self._probe = Packet("OUTPUT", TCP, nothing, nothing)
+        self._probes: dict[str, list[Packet]] = {}
+
+    def of(self, rule: Rule) -> tuple[list[Cube], bool]:
+        """Disjoint cubes that hold all packets which a rule may match, and whether it is known to match them."""
+        made = self._made.get(id(rule))
+        if made is None:
+            # The rule is kept with what was made of it, so that its id stays its own.
+            made = self._made[id(rule)] = (rule, *self._make(rule))
+        return made[1], made[2]
+
+    def _make(self, rule: Rule) -> tuple[list[Cube], bool]:
+        cubes, decided = [self._space.everything], True
+        for match in rule.matches:
+            if _is_unknown(match):
+                decided = False
+                continue
+            parts = (
+                self._either(match) if isinstance(match, Multiport) and match.side == "ports" else [self._set(match)]
+            )
+            cubes = [both for cube in cubes for part in parts if (both := intersection(cube, part))]
+        return cubes, decided
+
+    def _set(self, match: Match) -> Cube:
+        """The packets for which a match holds that looks at one field."""
+        if match not in self._sets:
+            self._sets[match] = self._asked(match)
+        return self._sets[match]
+
+    def _asked(self, match: Match) -> Cube:
+        limits: dict[str, int] = {}
+        field = _field(match)
+        if not field:
+            return self._space.everything
+        if field in {"source_port", "destination_port"}:
+            limits["protocol"] = self._space.among(PROTOCOL, (TCP, UDP))
+        if field == "connmark":
+            limits["ctstate"] = self._space.where(STATE, lambda state: state not in UNCONNECTED)
+        held = sum(1 << number for number, probe in enumerate(self._probed(field)) if holds(match, probe))
+        return self._space.cube(**{**limits, field: held})
+
+    def _probed(self, field: str) -> list[Packet]:
+        """A TCP packet for each class of a field."""
+        if field not in self._probes:
+            values = self._space.values[DIMENSIONS.index(field)]
+            self._probes[field] = [self._probe.replace(**{field: value}) for value in values]
+        return self._probes[field]
+
+    def _either(self, match: Multiport) -> list[Cube]:
+        """The disjoint cubes of a match of either port, or, negated, of neither."""
+        space = self._space
+        with_ports = space.among(PROTOCOL, (TCP, UDP))
+        source, destination = space.ports(SOURCE_PORT, match.ports), space.ports(DESTINATION_PORT, match.ports)
+        if match.negated:
+            neither = (space.everything[SOURCE_PORT] & ~source, space.everything[DESTINATION_PORT] & ~destination)
+            return [space.cube(protocol=with_ports, source_port=neither[0], destination_port=neither[1])]
+        rest = space.everything[SOURCE_PORT] & ~source
+        return [
+            space.cube(protocol=with_ports, source_port=source),
+            space.cube(protocol=with_ports, source_port=rest, destination_port=destination),
+        ]
+
+    def split(self, flow: Flow, cube: Cube) -> tuple[list[Flow], list[Flow]]:
+        """A flow's packets that are in a cube now, and those that are not."""
+        if flow.changed:
+            limits = list(cube)
+            for dimension, number in flow.changed:
+                if not cube[dimension] >> number & 1:
+                    return [], [flow]
+                limits[dimension] = self._space.everything[dimension]
+            cube = tuple(limits)
+        inside = intersection(flow.cube, cube)
+        if inside is None:
+            return [], [flow]
+        if inside == flow.cube:
+            return [flow], []
+        return [flow.of(inside)], [flow.of(each) for each in difference(flow.cube, cube)]
+
+
+def _field(match: Match) -> str:
+    """The field of a packet that a match looks at; empty for a comment."""
+    match match:
+        case Owner(kind):
+            return str(kind)
+        case Multiport(side):
+            return "source_port" if side == "sports" else "destination_port"
+        case Comment():
+            return ""
+        case _:
+            return FIELDS[type(match)]
+
+
+def _is_unknown(match: Match) -> bool:
+    """Whether a match can't be judged by one packet's fields: what we don't model, and what nat did before."""
+    return isinstance(match, UnknownMatch) or (isinstance(match, CtState) and bool({"SNAT", "DNAT"} & {*match.states}))

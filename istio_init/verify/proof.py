@@ -1,0 +1,299 @@
+"""All packets at once: what the options promise is held against what rules do to every class of packets.
+
+docs/prove.md tells how, and what the proof does not know.
+"""
+
+from __future__ import annotations
+
+from istio_init.model.packet import LOOPBACKS, is_named, scope
+from istio_init.model.routing import Address
+from istio_init.model.rules import FAMILIES, LOOPBACK_INTERFACE, TCP, Network
+from istio_init.planning.capture import AGENT_DNS_PORT, uses_tproxy
+from istio_init.record import Record
+from istio_init.verify.family_parity import disagreements
+from istio_init.verify.header_space import (
+    CONNMARK,
+    DESTINATION,
+    GID,
+    IN,
+    MARK,
+    OUT,
+    PROTOCOL,
+    SOURCE,
+    STATE,
+    UID,
+    Space,
+    difference,
+    intersection,
+)
+from istio_init.verify.invariants import DIRECT, DNS, INBOUND, OUTBOUND, Claims, Clause, zone_name
+from istio_init.verify.match_sets import Matching
+from istio_init.verify.packet_set import CONNECTIONLESS, FIRST_ONE, LATER, Flow
+from istio_init.verify.reachability import Flows
+from istio_init.verify.report import ALIKE, Fault, Idle, told
+from istio_init.verify.sources import inbound, outbound, points, usual
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import TypeAlias
+
+    from istio_init.model.packet import Facts, Packet
+    from istio_init.model.rules import Family, Hook, Rule, Ruleset
+    from istio_init.options.table import Options
+    from istio_init.simulate.path import Proxy
+    from istio_init.verify.header_space import Cube
+
+    # Flows by the hook that they started at.
+    Found: TypeAlias = dict[Hook, list[Flow]]
+
+STARTS: dict[Hook, Callable[[Space, Facts], list[Cube]]] = {"OUTPUT": outbound, "PREROUTING": inbound}
+# As many packets are shown for one claim that is broken.
+MOST_SHOWN = 3
+AS_PLANNED = "every packet fares as the plan for these options has it"
+
+
+class Proof(Record):
+    """What was found: faults, idle rules, the claims that were looked at, and how many sets of packets fare apart."""
+
+    faults: tuple[Fault, ...]
+    idle: tuple[Idle, ...]
+    claims: tuple[str, ...]
+    flows: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether no claim is broken, but for what is known of Istio's own rules."""
+        return all(fault.known for fault in self.faults)
+
+
+def prove(
+    options: Options,
+    rulesets: tuple[Ruleset, ...],
+    facts: Facts,
+    envoy: Proxy,
+    planned: tuple[Ruleset, ...] | None = None,
+) -> Proof:
+    """Hold what the options promise against the rules; with `planned`, also that the rules do what these do."""
+    proofs = [FamilyProof(options, ruleset, rulesets, facts, envoy) for ruleset in rulesets]
+    faults = [fault for each in proofs for fault in each.faults()]
+    if len(proofs) == len(FAMILIES):
+        faults += disagreements(proofs[0], proofs[1], options)
+    for one in planned or ():
+        faults += _unplanned(one, rulesets, options, facts, envoy)
+    claims = dict.fromkeys(claim for each in proofs for claim in each.claims)
+    shown: dict[tuple[str, Family], int] = {}
+    few = []
+    for fault in faults:
+        key = (fault.claim, fault.family)
+        shown[key] = shown.get(key, 0) + 1
+        few += [fault] if shown[key] <= MOST_SHOWN else []
+    idle = tuple(each for proof in proofs for each in proof.idle())
+    names = (*claims, *((ALIKE,) if len(proofs) == len(FAMILIES) else ()), *((AS_PLANNED,) if planned else ()))
+    return Proof(tuple(few), idle, names, sum(proof.flows for proof in proofs))
+
+
+def differences_between(
+    one: Ruleset, other: Ruleset, options: Options, facts: Facts, envoy: Proxy
+) -> Iterator[tuple[Packet, str, str]]:
+    """Packets that two rulesets of one family treat differently, and what becomes of each by one and by the other."""
+    space = Space(one.family, (one, other), points(options, facts, envoy))
+    first, second = Flows(space, one, facts), Flows(space, other, facts)
+    for hook, starts in STARTS.items():
+        for flow in first.travel(hook, starts(space, facts)):
+            for counter in second.travel(hook, [flow.cube]):
+                if _outcome(flow, counter.cube) != _outcome(counter, counter.cube):
+                    packet = space.packet(usual(counter.cube, space, facts), hook)
+                    yield packet, told(flow, space), told(counter, space)
+
+
+def _outcome(flow: Flow, cube: Cube) -> tuple[object, ...]:
+    """What became of a flow's packets that are in a cube; equal for equal fates."""
+    changed = dict(flow.changed)
+    now = [
+        1 << changed[dimension] if dimension in changed else cube[dimension]
+        for dimension in (DESTINATION, MARK, CONNMARK, IN, OUT)
+    ]
+    if flow.end == "dropped":
+        return ("dropped",)
+    return (flow.end, flow.redirect, flow.tproxy, flow.zone, *now)
+
+
+def _unplanned(
+    planned: Ruleset, rulesets: tuple[Ruleset, ...], options: Options, facts: Facts, envoy: Proxy
+) -> Iterator[Fault]:
+    """A packet that the rules treat otherwise than the plan's; none where they are the plan's."""
+    found = next((ruleset for ruleset in rulesets if ruleset.family == planned.family), None)
+    if found is None or found == planned:
+        return
+    for differing in differences_between(planned, found, options, facts, envoy):
+        yield Fault(AS_PLANNED, *differing)
+
+
+class FamilyProof:
+    """The proof for one family's rules, over a space that all families' boundaries make."""
+
+    def __init__(
+        self, options: Options, ruleset: Ruleset, every: tuple[Ruleset, ...], facts: Facts, envoy: Proxy
+    ) -> None:
+        self.family, self._ruleset = ruleset.family, ruleset
+        self._options, self.facts, self._envoy = options, facts, envoy
+        # All families' boundaries count, so that classes (but for addresses) mean the same in both.
+        self.space = Space(ruleset.family, every, points(options, facts, envoy))
+        self._walk = Flows(self.space, ruleset, facts)
+        self.found: Found = {
+            hook: self._walk.travel(hook, starts(self.space, facts)) for hook, starts in STARTS.items()
+        }
+        self.flows = sum(len(flows) for flows in self.found.values())
+        self.claims: list[str] = []
+
+    def sorts(self, flow: Flow) -> tuple[str, ...]:
+        """What became of a flow, by the names that claims use."""
+        if flow.end in {"dropped", "undecided", "queued"}:
+            return (flow.end,)
+        envoy = self._envoy
+        by_port = ((envoy.outbound_port, OUTBOUND), (envoy.inbound_port, INBOUND), (AGENT_DNS_PORT, DNS))
+        ports = {port for port in (flow.redirect, flow.tproxy) if port}
+        names = tuple(name for port, name in by_port if port in ports)
+        return names or (("another port",) if ports else (DIRECT,))
+
+    def faults(self) -> Iterator[Fault]:
+        """Everything that breaks a claim."""
+        claims = Claims(self._options, self.space)
+        new = [flow for flow in self.found["OUTPUT"] if flow.kind == FIRST_ONE]
+        # A connection that conntrack calls RELATED follows from another, and is TPROXY's to deliver (docs/prove.md).
+        first = self.space.only(STATE, "NEW")
+        unmarked = self.space.cube(mark=1 << self.space.mark(0), ctstate=first)
+        yield from self._held("OUTPUT", new, unmarked, claims.outbound(), self.sorts)
+        coming = [flow for flow in self.found["PREROUTING"] if flow.kind == FIRST_ONE]
+        arrivals = self._arrivals()
+        arriving = (*arrivals[:-1], first)
+        yield from self._held("PREROUTING", coming, arriving, claims.inbound(), self.sorts)
+        tracked = [flow for flow in self.found["OUTPUT"] if flow.kind != CONNECTIONLESS and flow.end != "dropped"]
+        yield from self._held("OUTPUT", tracked, self.space.everything, claims.zones(), _zone)
+        tracked = [flow for flow in self.found["PREROUTING"] if flow.kind != CONNECTIONLESS and flow.end != "dropped"]
+        yield from self._held("PREROUTING", tracked, self._arrivals(), claims.answer_zones(), _zone)
+        yield from self._transparent(claims, new)
+        yield from self._drops()
+
+    def _arrivals(self) -> Cube:
+        """What comes in by interfaces that have addresses, to addresses that REDIRECT finds one for."""
+        devices = {each.device for each in self.facts.addresses if each.network.family == self.family}
+        return self.space.cube(
+            in_interface=self.space.among(IN, devices - {LOOPBACK_INTERFACE}),
+            destination=self.space.where(DESTINATION, lambda address: not scope(address)),
+        )
+
+    def _transparent(self, claims: Claims, new: list[Flow]) -> Iterator[Fault]:
+        """What TPROXY promises beside capture: Envoy reaches the app, and the app's answers reach Envoy."""
+        options, space, envoy = self._options, self.space, self._envoy
+        if not (uses_tproxy(options) and options.istio_inbound_ports):
+            return
+        mark, tcp = 1 << space.mark(envoy.mark), space.only(PROTOCOL, TCP)
+        excluded = space.where(OUT, lambda name: any(is_named(each, name) for each in options.istio_exclude_interfaces))
+        lo = space.only(OUT, LOOPBACK_INTERFACE)
+        # The app is not at the loopback address, which TPROXY never captures.
+        there = space.where(DESTINATION, lambda address: not scope(address) and address != LOOPBACKS[self.family])
+        dialled = space.cube(
+            protocol=tcp, out_interface=lo, mark=mark, uid=space.among(UID, (envoy.uid,)),
+            gid=space.among(GID, (envoy.gid,)),
+            destination=there, source=space.everything[SOURCE] & ~space.only(SOURCE, LOOPBACKS[self.family]),
+        )  # fmt: skip
+        yield from self._held("OUTPUT", new, dialled, claims.passthrough(), self.sorts)
+        if not excluded & lo:
+            claim = Clause("Envoy's connections to the app are remembered by their mark", space.everything, (mark,))
+            yield from self._held("OUTPUT", new, dialled, [claim], lambda flow: (flow.now(CONNMARK),))
+        later = [flow for flow in self.found["OUTPUT"] if flow.kind == LATER]
+        answers = space.cube(
+            protocol=tcp, connmark=mark, mark=1 << space.mark(0), out_interface=space.everything[OUT] & ~lo & ~excluded
+        )
+        claim = Clause("the app's answers find the way to Envoy", space.everything, ("delivered",))
+        yield from self._held("OUTPUT", later, answers, [claim], lambda flow: (flow.end,))
+
+    def _drops(self) -> Iterator[Fault]:
+        """Only what --drop-invalid names is dropped, and that is."""
+        claim, space = "only invalid packets are dropped, and only if that is asked for", self.space
+        asked = self._options.drop_invalid
+        excluded = self._options.istio_exclude_interfaces if uses_tproxy(self._options) else ()
+        spared = space.where(IN, lambda name: any(is_named(each, name) for each in excluded))
+        invalid = space.only(STATE, "INVALID")
+        limits = self._arrivals()
+        clauses = [Clause(claim, space.cube(ctstate=space.everything[-1] & ~invalid), (False,))]
+        clauses += [Clause(claim, space.cube(in_interface=spared), (False,)), Clause(claim, space.everything, (asked,))]
+        yield from self._held("PREROUTING", self.found["PREROUTING"], limits, clauses, _dropped)
+        tracked = [Clause(claim, space.cube(ctstate=space.everything[-1] & ~invalid), (False,))]
+        tracked += [Clause(claim, space.everything, (False, asked))]
+        yield from self._held("OUTPUT", self.found["OUTPUT"], space.everything, tracked, _dropped)
+
+    def _held(
+        self, hook: Hook, flows: Iterable[Flow], limits: Cube, clauses: Iterable[Clause],
+        tell: Callable[[Flow], tuple[object, ...]],
+    ) -> Iterator[Fault]:  # fmt: skip
+        """What of the flows, within limits, is not as the first clause that speaks for it has it."""
+        made = list(clauses)
+        self.claims += [clause.claim for clause in made if all(clause.cube)]
+        for flow in flows:
+            found = tell(flow)
+            within = intersection(flow.cube, limits)
+            left = [within] if within else []
+            for clause in made:
+                if not left:
+                    break
+                fine = any(each in clause.expected for each in found)
+                spoken = [both for cube in left if (both := intersection(cube, clause.cube))]
+                if spoken and not fine:
+                    packet = self.space.packet(usual(spoken[0], self.space, self.facts), hook)
+                    yield Fault(clause.claim, packet, _words(clause.expected), told(flow, self.space), clause.known)
+                if spoken:
+                    left = [rest for cube in left for rest in difference(cube, clause.cube)]
+
+    def idle(self) -> Iterator[Idle]:
+        """Rules that no packet meets, and chains that none enters."""
+        for table in self._ruleset.tables:
+            for chain in table.chains:
+                if (table.name, chain.name) not in self._walk.entered:
+                    if chain.policy is None:
+                        yield Idle(self.family, table.name, chain.name, 0, None, "nothing reaches this chain")
+                    continue
+                for number, rule in enumerate(chain.rules, 1):
+                    if (table.name, chain.name, number) not in self._walk.hits:
+                        yield Idle(self.family, table.name, chain.name, number, rule, self._why_idle(rule))
+
+    def _why_idle(self, rule: Rule) -> str:
+        cubes, _ = Matching(self.space).of(rule)
+        starting = (cube for starts in STARTS.values() for cube in starts(self.space, self.facts))
+        if any(intersection(start, cube) for start in starting for cube in cubes):
+            return "what it matches never gets to it"
+        return "the kernel routes no such packet here"
+
+
+def _zone(flow: Flow) -> tuple[object, ...]:
+    return (zone_name(flow.zone),)
+
+
+def _dropped(flow: Flow) -> tuple[object, ...]:
+    return (flow.end == "dropped",)
+
+
+def _words(expected: tuple[object, ...]) -> str:
+    """What was expected, in words."""
+    return " or ".join(NAMES.get(each, f"{each}") for each in expected)
+
+
+NAMES: dict[object, str] = {
+    DIRECT: "left alone",
+    OUTBOUND: "to Envoy's outbound listener",
+    INBOUND: "to Envoy's inbound listener",
+    DNS: "to the agent's resolver",
+    True: "dropped",
+    False: "not dropped",
+}
+
+
+def with_interfaces(facts: Facts, options: Options, own: Iterable[Network]) -> Facts:
+    """Routing's facts with an address on each interface that the options name: a rule for it is to be judged, too."""
+    names = (*options.istio_exclude_interfaces, *options.kube_virt_interfaces)
+    real = {f"{name[:-1]}~"[:15] if name.endswith("+") else name for name in names} - {"~", LOOPBACK_INTERFACE}
+    missing = sorted(real - {each.device for each in facts.addresses})
+    further = tuple(Address(network, name) for name in missing for network in own)
+    return facts.replace(addresses=(*facts.addresses, *further))

@@ -1,0 +1,114 @@
+"""What targets make of flows: each in parts, where a target makes different things of its packets."""
+
+from __future__ import annotations
+
+from istio_init.errors import assert_never
+from istio_init.model.extensions import (
+    CtZone,
+    RestoreMark,
+    SaveMark,
+    SetMark,
+    Tproxy,
+)
+from istio_init.model.packet import LOOPBACKS
+from istio_init.model.rules import Jump, Redirect, Verdict
+from istio_init.model.unknown import UnknownTarget
+from istio_init.simulate.semantics import DROPPING, HARMLESS
+from istio_init.verify.header_space import CONNMARK, DESTINATION, DESTINATION_PORT, IN, MARK
+from istio_init.verify.packet_set import CONNECTIONLESS, Flow, bits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.model.packet import Facts
+    from istio_init.model.rules import Hook, Target
+    from istio_init.verify.header_space import Space
+
+
+class Rewriting:
+    """The targets over a space."""
+
+    def __init__(self, space: Space, facts: Facts) -> None:
+        self._space, self._facts = space, facts
+
+    def act(self, target: Target, flow: Flow, hook: Hook) -> Iterator[tuple[Flow, str]]:
+        """What a target makes of a flow, in parts where it makes different things of it."""
+        match target:
+            case Verdict(name):
+                yield flow, name or "CONTINUE"
+            case Redirect():
+                yield from self._redirect(target, flow, hook)
+            case Tproxy(port, _, value, mask):
+                for part, mark in self._marked(flow, value, mask):
+                    for number in bits(part.now(DESTINATION_PORT)) if not port else (None,):
+                        at = part if number is None else next(part.part(DESTINATION_PORT, 1 << number))
+                        socket = port if number is None else self._space.values[DESTINATION_PORT][number]
+                        yield at.having((MARK, mark)).replace(tproxy=socket), "ACCEPT"
+            case SetMark(value, mask):
+                for part, mark in self._marked(flow, value, mask):
+                    yield part.having((MARK, mark)), "CONTINUE"
+            case SaveMark() | RestoreMark():
+                yield from ((part, "CONTINUE") for part in self._connection_mark(target, flow))
+            case CtZone(zone):
+                chosen = flow.tracked or flow.zone is not None
+                yield flow if chosen else flow.replace(zone=zone), "CONTINUE"
+            case UnknownTarget(name):
+                yield flow, "CONTINUE" if name in HARMLESS else "DROP" if name in DROPPING else "UNDECIDED"
+            case Jump():
+                raise AssertionError(f"{target} is for the walk to follow")
+            case _:
+                assert_never(target)
+
+    def _redirect(self, target: Redirect, flow: Flow, hook: Hook) -> Iterator[tuple[Flow, str]]:
+        if target.ports.low != target.ports.high:
+            yield flow, "UNDECIDED"
+            return
+        port = (DESTINATION_PORT, self._space.number(DESTINATION_PORT, target.ports.low))
+        there = flow.replace(redirect=target.ports.low)
+        if hook == "OUTPUT":
+            loopback = self._space.number(DESTINATION, LOOPBACKS[self._space.family])
+            yield there.having(port, (DESTINATION, loopback)), "ACCEPT"
+            return
+        for interface in bits(flow.now(IN)):
+            by_address: dict[bytes | None, int] = {}
+            for number in bits(flow.now(DESTINATION)):
+                asked = self._space.values[DESTINATION][number]
+                address = self._facts.primary(self._space.values[IN][interface], asked)
+                by_address[address] = by_address.get(address, 0) | 1 << number
+            for address, classes in by_address.items():
+                for part in there.part(IN, 1 << interface):
+                    for piece in part.part(DESTINATION, classes):
+                        if address is None:
+                            yield piece.replace(redirect=0), "DROP"
+                        else:
+                            new = (DESTINATION, self._space.number(DESTINATION, address))
+                            yield piece.having(port, new), "ACCEPT"
+
+    def _marked(self, flow: Flow, value: int, mask: int) -> Iterator[tuple[Flow, int]]:
+        """A flow in parts, each with the class of the mark that it gets."""
+        by_mark: dict[int, int] = {}
+        for number in bits(flow.now(MARK)):
+            mark = self._space.mark((self._space.values[MARK][number] & ~mask) ^ value)
+            by_mark[mark] = by_mark.get(mark, 0) | 1 << number
+        for mark, classes in by_mark.items():
+            for part in flow.part(MARK, classes):
+                yield part, mark
+
+    def _connection_mark(self, target: SaveMark | RestoreMark, flow: Flow) -> Iterator[Flow]:
+        """A flow in parts, with the connection's mark saved or restored; nothing happens without a connection."""
+        if flow.kind == CONNECTIONLESS:
+            yield flow
+            return
+        marks = self._space.values[MARK]
+        saving = isinstance(target, SaveMark)
+        for one in bits(flow.now(MARK)):
+            for other in bits(flow.now(CONNMARK)):
+                mark, connmark = marks[one], marks[other]
+                if saving:
+                    new = CONNMARK, self._space.mark((connmark & ~target.ctmask) ^ (mark & target.nfmask))
+                else:
+                    new = MARK, self._space.mark((mark & ~target.nfmask) ^ (connmark & target.ctmask))
+                for part in flow.part(MARK, 1 << one):
+                    for piece in part.part(CONNMARK, 1 << other):
+                        yield piece.having(new)

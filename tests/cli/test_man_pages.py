@@ -1,0 +1,56 @@
+"""The manual pages are made from the tables, say all that these hold, and are what the wheel installs."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from istio_init.cli.app import app
+from istio_init.cli.man_pages import KEYS, PAGES, page
+from istio_init.cni.plugin import settings
+from istio_init.options.table import OPTIONS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_pages_are_made_from_the_tables(name: str) -> None:
+    kept = (ROOT / "docs/man" / name).read_text()
+    assert kept == page(name), "python -m istio_init.cli.man_pages docs/man writes them anew"
+
+
+def test_there_are_no_others() -> None:
+    assert {path.name for path in (ROOT / "docs/man").iterdir()} == set(PAGES)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    shared = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+    assert shared == {f"docs/man/{name}": f"share/man/man{name[-1]}/{name}" for name in PAGES}
+
+
+def test_every_option_and_every_verb_is_told() -> None:
+    text = page("istio-iptables.1").replace("\\-", "-")
+    entries = [line for line in text.splitlines() if line.startswith(".It Fl ")]
+    assert len(entries) == len(OPTIONS)
+    for each, entry in zip(sorted(OPTIONS, key=lambda each: each.flag), sorted(entries, key=_long), strict=True):
+        assert entry.startswith(f".It Fl {each.short} , Fl -{each.flag}" if each.short else f".It Fl -{each.flag}")
+    verbs = {str(command.name) for command in app({}).registered_commands}
+    told = set(re.findall(r"^\.Ss (\w+)", page("istio-init.1"), re.MULTILINE))
+    assert told == verbs | {"cni"}
+
+
+def _long(entry: str) -> str:
+    return entry.partition("Fl -")[2]
+
+
+def test_pages_refer_to_pages() -> None:
+    for name in PAGES:
+        for other, section in re.findall(r"^\.Xr (\S+) (\d)", page(name), re.MULTILINE):
+            assert other in {"iptables", "nft"} or f"{other}.{section}" in PAGES
+
+
+def test_every_key_of_the_plugins_configuration_is_told() -> None:
+    source = Path(settings.__file__).read_text()
+    keys = re.findall(r'"(kubernetes\.\w+|plugin_log_level|log_\w+|run_dir|exclude_namespaces|defaults|istio)"', source)
+    assert set(keys) == set(KEYS)

@@ -1,0 +1,183 @@
+"""What deploy/ says to a cluster: the plain objects, the chart that makes the same, and Kubernetes' own schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from istio_init import __version__
+from istio_init.cli.verbs.cni import ON_EXIT, application
+from istio_init.cni.node.conflist import PLUGIN, plugin_configuration
+from tests.kit.helm import documents, merged, template
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy/helm/istio-init-cni"
+PLAIN = list(yaml.safe_load_all((ROOT / "deploy/istio-init-cni.yaml").read_text()))
+GOLDEN = ROOT / "tests/cni/charts"
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+LOOKUP = {"plugin": {"kubernetes": {"kubeconfig": "/etc/istio-init/kubeconfig"}}}
+ABOUT = yaml.safe_load((CHART / "Chart.yaml").read_text())
+# The oldest that the chart is for, and the newest that there is a schema of.
+RELEASES = (ABOUT["kubeVersion"].removeprefix(">=").removesuffix(".0-0"), kubernetes_validate.latest_version())
+
+VALUES: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "k3s": {"cniNetDir": "/var/lib/rancher/k3s/agent/etc/cni/net.d", "cniBinDir": "/var/lib/rancher/k3s/data/cni"},
+    "lookup": LOOKUP,
+    "all": {
+        "image": {"repository": "r.example/i", "tag": "1"},
+        "imagePullSecrets": [{"name": "pull"}],
+        "affinity": {"nodeAffinity": {}},
+        "podAnnotations": {"a/b": "c: d"},
+        "seLinuxOptions": {"type": "spc_t"},
+        "maxUnavailable": "25%",
+        "logAsJson": False,
+        "tolerations": [],
+        "onExit": "keep",
+        "plugin": {"exclude_namespaces": [], "defaults": {"istio-inbound-ports": "80"}},
+    },
+}
+
+# Values that Helm itself has to refuse, by the schema, each with what it is to say.
+MISTAKES: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"cniNetdir": "/a"}, "cniNetdir"),
+    ({"cniNetDir": "a"}, "/cniNetDir"),
+    ({"cniBinDir": "/a b"}, "/cniBinDir"),
+    ({"onExit": "stay"}, "/onExit"),
+    ({"maxUnavailable": 0}, "/maxUnavailable"),
+    ({"maxUnavailable": "0%"}, "/maxUnavailable"),
+    ({"plugin": {"type": "bridge"}}, "/plugin/type"),
+    ({"plugin": {"kubernetes": {}}}, "/plugin/kubernetes"),
+    ({"plugin": {"exclude_namespaces": "kube-system"}}, "/plugin/exclude_namespaces"),
+    ({"plugin": {"log_bytes": 1}}, "/plugin/log_bytes"),
+    ({"image": {"repository": ""}}, "/image/repository"),
+)
+
+
+def outcomes() -> list[dict[str, str]]:
+    """What Helm makes of all values here, of the mistakes last: it is started once."""
+    every = [*VALUES.values(), *(values for values, _ in MISTAKES)]
+    return template(CHART, "there", *map(json.dumps, every))
+
+
+def text(name: str) -> str:
+    """What Helm makes of values by their name."""
+    told = outcomes()[list(VALUES).index(name)]
+    assert "text" in told, told
+    return told["text"]
+
+
+def by_kind(objects: list[Any]) -> dict[str, Any]:
+    """Objects by their kind, of which there is one each."""
+    found = {each["kind"]: each for each in objects}
+    assert len(found) == len(objects)
+    return found
+
+
+def test_the_chart_makes_what_stands_in_the_plain_file() -> None:
+    (told,) = template(CHART, "kube-system", "{}")
+    assert by_kind(documents(told["text"])) == by_kind(PLAIN)
+
+
+@pytest.mark.parametrize("name", sorted(set(VALUES) - {"defaults"}))
+def test_the_chart_makes_what_it_made_before(name: str) -> None:
+    """`python -m tests.cni.test_deploy` writes the golden files anew."""
+    assert by_kind(documents(text(name))) == by_kind(documents((GOLDEN / f"{name}.yaml").read_text()))
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("name", VALUES)
+def test_kubernetes_knows_every_field(name: str, release: str) -> None:
+    for each in documents(text(name)):
+        kubernetes_validate.validate(each, release, strict=True)
+
+
+def test_a_field_that_kubernetes_does_not_know_is_noticed() -> None:
+    daemon = by_kind(documents(text("defaults")))["DaemonSet"]
+    daemon["spec"]["template"]["spec"]["hostNetworks"] = True
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(daemon, RELEASES[-1], strict=True)
+
+
+def test_a_role_only_where_pods_are_looked_up() -> None:
+    assert set(by_kind(PLAIN)) == {"ServiceAccount", "ConfigMap", "DaemonSet"}
+    role = by_kind(documents(text("lookup")))["ClusterRole"]
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
+
+
+def test_the_least_rights() -> None:
+    pod = by_kind(PLAIN)["DaemonSet"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+        "runAsUser": 0,
+        "runAsGroup": 0,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert not pod["automountServiceAccountToken"]
+    assert not {"hostPID", "hostIPC"} & set(pod)
+    hosts = {volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
+    assert hosts == {DEFAULTS["cniNetDir"], DEFAULTS["cniBinDir"]}
+    assert {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")} == hosts
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_what_it_runs_is_a_command_of_ours(name: str) -> None:
+    (container,) = by_kind(documents(text(name)))["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+    verbs = {
+        command.callback.__name__: command.callback for command in application.registered_commands if command.callback
+    }
+    for words in ([*container["command"], *container["args"]], container["readinessProbe"]["exec"]["command"]):
+        program, group, verb, *flags = words
+        assert (program, group) == ("/usr/local/bin/istio-init", "cni")
+        fields = {flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in flags}
+        assert fields <= set(verbs[verb].__annotations__)
+
+
+def test_the_plugins_entry_is_one() -> None:
+    for name in VALUES:
+        entry = by_kind(documents(text(name)))["ConfigMap"]["data"]["plugin.json"]
+        assert plugin_configuration(entry)["type"] == PLUGIN
+
+
+def test_the_versions() -> None:
+    assert ABOUT["appVersion"] == ABOUT["version"] == __version__
+
+
+def test_every_value_is_described_and_every_description_is_of_a_value() -> None:
+    assert set(SCHEMA["properties"]) - {"global"} == set(DEFAULTS)
+    assert [path for path, value in values_of(SCHEMA) if not value.get("description")] == []
+    assert tuple(SCHEMA["properties"]["onExit"]["enum"]) == ON_EXIT
+    for values in VALUES.values():
+        jsonschema.validate(merged(DEFAULTS, values), SCHEMA)
+
+
+def values_of(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """All values that a schema knows, by their paths."""
+    for name, inner in schema.get("properties", {}).items():
+        yield f"{path}/{name}", inner
+        yield from values_of(inner, f"{path}/{name}")
+
+
+@pytest.mark.parametrize("number", range(len(MISTAKES)))
+def test_mistakes_are_noticed(number: int) -> None:
+    told, (values, why) = outcomes()[len(VALUES) + number], MISTAKES[number]
+    assert why in told.get("error", ""), values
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(merged(DEFAULTS, values), SCHEMA)
+
+
+if __name__ == "__main__":
+    for each in set(VALUES) - {"defaults"}:
+        (GOLDEN / f"{each}.yaml").write_text(text(each))

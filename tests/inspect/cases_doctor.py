@@ -1,0 +1,55 @@
+"""A machine in good health, and cases made from it by what ails it."""
+
+from __future__ import annotations
+
+import shlex
+
+from istio_init.inspect.doctor.case import Case
+from istio_init.kernel.probe.facts import Lock, Machine, Process, Resolver
+from istio_init.kernel.probe.rehearsal import Trial
+from istio_init.model.rules import FAMILIES, Network
+from istio_init.planning import plan
+from istio_init.simulate.path import proxy
+from tests.kit.options import options
+
+EVERYTHING = (1 << 41) - 1
+
+PROCESS = Process(0, EVERYTHING, EVERYTHING)
+SYSCTLS = {
+    "net/ipv4/conf/all/src_valid_mark": 0,
+    "net/ipv4/conf/default/src_valid_mark": 0,
+    "net/ipv4/conf/eth0/src_valid_mark": 0,
+    "net/ipv4/conf/all/accept_local": 0,
+    "net/ipv4/conf/eth0/accept_local": 0,
+    "net/ipv4/tcp_fwmark_accept": 0,
+    "net/ipv4/ip_forward": 1,
+    "net/ipv6/conf/all/forwarding": 1,
+    "net/ipv6/conf/lo/disable_ipv6": 0,
+}
+TRIALS = tuple(
+    Trial(backend, family, "table", table, works=True)
+    for backend in ("legacy", "nft", "native")
+    for family in FAMILIES
+    for table in ("raw", "mangle", "nat")
+)
+HEALTHY = Machine(
+    process=PROCESS, sysctls=SYSCTLS, loopback_up=True, addresses=(), routing=(), standing=(), strangers=(),
+    trials=TRIALS, scratch="", lock=Lock("/run/xtables.lock", available=True),
+    resolver=Resolver((Network(b"\x0a\0\0\x0a", 32),)), proxy_user=None,
+)  # fmt: skip
+
+
+def case(
+    command: str = "", *, backend: str = "legacy", runs_as: tuple[int, int] | None = None, **facts: object
+) -> Case:
+    """A case of a command line (for uid 1337, where it says no other); `facts` differ from the healthy machine's."""
+    argv = shlex.split(command)
+    asked = options(argv if "-u" in argv else ["-u", "1337", *argv], {})
+    if asked is None:
+        raise AssertionError(f"the fast parser does not take {command}")
+    machine = HEALTHY.replace(**facts)
+    settled = asked.replace(enable_ipv6=bool(asked.enable_ipv6))
+    if asked.redirect_dns and asked.dns_servers is None:
+        settled = settled.replace(dns_servers=machine.resolver.servers)
+    envoy = proxy(settled)
+    return Case(asked, settled, plan.build(settled), machine, backend, "so it is", runs_as or (envoy.uid, envoy.gid))

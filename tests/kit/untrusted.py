@@ -1,0 +1,105 @@
+"""Anything at all, put to every parser of what others write: it is taken, or refused in one line that can be shown.
+
+fuzz.py lets coverage guide what is tried; test_fuzz.py does without.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from istio_init import plan
+from istio_init.cni.node import cri
+from istio_init.cni.node.protobuf import Message
+from istio_init.cni.plugin import protocol
+from istio_init.cni.plugin.settings import settings
+from istio_init.errors import InitError
+from istio_init.errors_rare import SaveError
+from istio_init.formats import yaml_json
+from istio_init.formats.iptables_restore import parse as load
+from istio_init.formats.iptables_save import dump as dump_ruleset
+from istio_init.model.rules import FAMILIES, IPV4, IPV6
+from istio_init.options.table import OPTIONS
+from istio_init.planning.preview import dump, dump_nftables
+from tests.kit.options import options
+
+VARIABLES = frozenset(variable for each in OPTIONS for variable in each.variables)
+
+
+def shown_well(error: InitError) -> None:
+    """An error is one line that a terminal can be given."""
+    line = str(error)
+    assert line
+    assert "\n" not in line
+    assert line.isprintable()
+    assert len(line) < 1000
+
+
+def command_line(data: bytes) -> None:
+    """A command line and an environment, NUL between their words: whatever is taken makes a plan that has a text."""
+    words = data.decode("utf-8", "surrogateescape").split("\0")
+    pairs = (word.partition("=") for word in words)
+    environ = {name: value for name, equals, value in pairs if equals and name in VARIABLES}
+    arguments = [word for word in words if word.partition("=")[0] not in environ]
+    chosen = options(arguments, environ)
+    if chosen is not None:
+        wanted = plan(chosen)
+        assert plan(chosen) == wanted
+        for family in FAMILIES:
+            ruleset = wanted.ruleset(family)
+            if ruleset is not None:
+                assert load(dump_ruleset(ruleset), family) == ruleset
+        assert dump(wanted).isascii()
+        dump_nftables(wanted)
+
+
+def save(data: bytes) -> None:
+    """iptables-save text, its family told by the first byte: what is read is stable, what is not says why."""
+    family = IPV6 if data[:1] > b"m" else IPV4
+    try:
+        ruleset = load(data[1:].decode("utf-8", "surrogateescape"), family)
+    except SaveError as error:
+        shown_well(error)
+    else:
+        again = load(dump_ruleset(ruleset), family)
+        assert load(dump_ruleset(again), family) == again
+
+
+def cni(data: bytes) -> None:
+    """CNI_ARGS and a network configuration, NUL between them, as a runtime hands them to the plugin."""
+    arguments, _, configuration = data.partition(b"\0")
+    environ = {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": "a1",
+        "CNI_NETNS": "/nowhere/at/all",
+        "CNI_IFNAME": "eth0",
+        "CNI_ARGS": arguments.decode("utf-8", "surrogateescape"),
+    }
+    try:
+        settings(protocol.read(environ, configuration).members)
+    except InitError as error:
+        shown_well(error)
+        json.loads(protocol.error_text(error, protocol.NEWEST))
+
+
+def document(data: bytes) -> None:
+    """YAML as Kubernetes writes it, for --from-pod."""
+    try:
+        yaml_json.load(data.decode("utf-8", "surrogateescape"))
+    except ValueError:
+        pass  # whoever reads the document says which it is
+
+
+def runtime(data: bytes) -> None:
+    """What a container runtime answers that is asked for a sandbox's status."""
+    try:
+        found = cri.status(cri.Sandbox("a1"), Message(data))
+    except ValueError:
+        return  # whoever has asked says of what
+    assert isinstance(found.netns, str)
+    assert found.pid >= 0
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    each.__name__: each for each in (command_line, save, cni, document, runtime)
+}

@@ -1,0 +1,184 @@
+"""Every parser: what it takes, and that it refuses the rest with a reason."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from istio_init.formats.iptables_save import network_text
+from istio_init.model import parsers
+from istio_init.model.rules import Network, PortRange
+
+Parser: TypeAlias = Callable[[str], Any]
+
+ACCEPTED: list[tuple[Parser, str, object]] = [
+    (parsers.port, "1", 1),
+    (parsers.port, "65535", 65535),
+    (parsers.ports, "", ()),
+    (parsers.ports, "15090,15020", (PortRange(15090, 15090), PortRange(15020, 15020))),
+    (parsers.ports, ",80,,443, ", (PortRange(80, 80), PortRange(443, 443))),
+    (parsers.ports, "4000-4003,5000:5001", (PortRange(4000, 4003), PortRange(5000, 5001))),
+    (parsers.all_or_ports, "*", "*"),
+    (parsers.all_or_ports, "*,", "*"),
+    (parsers.network, "10.1.2.3/8", Network(b"\x0a\0\0\0", 8)),
+    (parsers.network, "10.1.2.3", Network(b"\x0a\x01\x02\x03", 32)),
+    (parsers.network, "2001:db8::1/32", Network(bytes.fromhex("20010db8") + bytes(12), 32)),
+    (parsers.network, "::1", Network(bytes(15) + b"\1", 128)),
+    (parsers.network, "0.0.0.0/0", Network(bytes(4), 0)),
+    (parsers.all_or_networks, "*", "*"),
+    (parsers.loopback, "127.0.0.0/8", Network(b"\x7f\0\0\0", 8)),
+    (parsers.interfaces, "eth0,veth+,a.b", ("eth0", "veth+", "a.b")),
+    (parsers.owners, "0,4294967294", (0, 4294967294)),
+    (parsers.mark, "0x539", 1337),
+    (parsers.mark, "4294967295", 4294967295),
+    (parsers.route_table, "133", 133),
+    (parsers.duration, "1m30s", 90.0),
+    (parsers.duration, "500ms", 0.5),
+    (parsers.duration, "1.5h", 5400.0),
+    (parsers.seconds, "0", 0.0),
+    (parsers.seconds, "2.5", 2.5),
+    (parsers.interception_mode, "", "REDIRECT"),
+    (parsers.interception_mode, "TPROXY", "TPROXY"),
+    (parsers.log_level, "default:debug,other:none", "debug"),
+    (parsers.log_level, "warn", "warn"),
+    (parsers.log_level, "other:debug", "info"),
+    (parsers.boolean, "True", True),
+    (parsers.boolean, "f", False),
+]
+
+REFUSED: list[tuple[Parser, str]] = [
+    *(
+        (parsers.port, text)
+        for text in ("", "0", "65536", "-1", "1e3", "٣", "015001", " 80", "80 ", "0x50", "9" * 5000)
+    ),
+    *((parsers.ports, text) for text in ("*", "80,*", "80;90", "90-80", "0-80", "80-", "-80", "1-2-3", "80:", "http")),
+    *((parsers.all_or_ports, text) for text in ("*,80", "80,*", "**")),
+    *(
+        (parsers.network, text)
+        for text in ("", "10.0.0.0/33", "10.0.0/8", "10.0.0.0/", "10.0.0.0/8/8", "::/129", "fe80::1%eth0", "256.0.0.1")
+    ),
+    *((parsers.network, text) for text in ("10.0.0.010", "1.2.3.4/08", "a\0b", "\udcff", "::g", "10.0.0.0/-1")),
+    *((parsers.networks, text) for text in ("*", "10.0.0.0/8,*", "10.0.0.0/8,oops")),
+    *((parsers.all_or_networks, text) for text in ("*,10.0.0.0/8",)),
+    *(
+        (parsers.loopback, text)
+        for text in ("10.0.0.0/8", "126.0.0.0/7", "::1", "0.0.0.0/0", "", "127.0.0.1,127.0.0.2")
+    ),
+    *((parsers.addresses, text) for text in ("10.0.0.0/8", "resolver")),
+    *(
+        (parsers.interfaces, text)
+        for text in (
+            "a" * 16,
+            "a/b",
+            "a b",
+            ".",
+            "..",
+            "eth0:1",
+            "eth\x00",
+            "eth\n",
+            "ethé",
+            "!",
+            "+",
+            "*",
+            "eth0,*",
+            'a"b',
+        )
+    ),
+    *((parsers.owners, text) for text in ("4294967295", "4294967296", "-1", "*", "1.5")),
+    *((parsers.owner_groups, text) for text in (",".join(map(str, range(65))),)),
+    *((parsers.mark, text) for text in ("0", "0x0", "1338", "0x53a", "0x", "0x1g", "4294967296", "", "0x123456789")),
+    *((parsers.route_table, text) for text in ("0", "253", "254", "255", "main", "4294967296")),
+    *((parsers.duration, text) for text in ("", "5", "0s", "s", "1d", "-5s", "1..5s", ".s", "25h", "5 s", "1e3s")),
+    *((parsers.seconds, text) for text in ("", ".", "-1", "1e3", "86401", "nan", "inf", "1.2.3")),
+    *((parsers.interception_mode, text) for text in ("redirect", "NONE", "TPROXY ")),
+    *((parsers.log_level, text) for text in ("loud", "default:", "default:loud")),
+    *((parsers.boolean, text) for text in ("", "yes", "TrUe", "2")),
+    (parsers.path, "a\0b"),
+    (parsers.path, "x" * 5000),
+]
+
+
+@pytest.mark.parametrize(("parse", "text", "value"), ACCEPTED)
+def test_accepts(parse: Parser, text: str, value: object) -> None:
+    assert parse(text) == value
+
+
+@pytest.mark.parametrize(("parse", "text"), REFUSED)
+def test_refuses_with_a_reason(parse: Parser, text: str) -> None:
+    with pytest.raises(ValueError, match=r"\w{3,}"):
+        parse(text)
+
+
+def test_an_error_in_a_list_names_the_entry() -> None:
+    with pytest.raises(ValueError, match="'70000'"):
+        parsers.ports("80,70000")
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_taken_or_refused_never_worse(text: str) -> None:
+    for parse in {row[0] for row in ACCEPTED} | {row[0] for row in REFUSED}:
+        try:
+            parse(text)
+        except ValueError:
+            continue
+
+
+@given(st.ip_addresses(), st.integers(0, 128))
+def test_networks_are_what_ipaddress_makes_of_them(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, prefix: int
+) -> None:
+    prefix = min(prefix, address.max_prefixlen)
+    expected = ipaddress.ip_network((address, prefix), strict=False)
+    parsed = parsers.network(f"{address}/{prefix}")
+    assert parsed == Network(expected.network_address.packed, expected.prefixlen)
+    assert ipaddress.ip_network(network_text(parsed)) == expected
+
+
+entries = st.one_of(
+    st.sampled_from(["", "10.1.2.3", "10.1.2.3/8", "10.0.0.0/", "/8", "fd00::/08", "fd00::1/129", "1.2.3.4/33", "x"]),
+    # Where slashes are counted in all of a list, one too many here and one too few there would be as many as there are.
+    st.sampled_from(["1.2.3.4/8/5.6.7.8", "8", "fd00::/16/fd01::", "16", "10.0.0.0/8/8", "/", "10.0.0.1//8"]),
+    st.builds("{}/{}".format, st.ip_addresses(v=4), st.integers(0, 32)),
+    st.builds("{}/{}".format, st.ip_addresses(v=6), st.integers(0, 128)),
+    st.ip_addresses().map(str),
+)
+
+
+@given(st.lists(entries, min_size=1, max_size=6), st.sampled_from(["4", "6", ""]))
+def test_a_long_list_is_parsed_as_its_entries_are(few: list[str], family: str) -> None:
+    if family:
+        few = [entry for entry in few if (":" in entry) == (family == "6")]
+    assert_parsed_as_its_entries(few * (parsers.MANY + 1))
+
+
+@given(
+    st.lists(entries, min_size=1, max_size=3), st.sampled_from(["10.0.0.0/8", "10.1.0.0/8", "fd00::/16", "10.1.2.3"])
+)
+def test_few_odd_entries_among_many_alike_are_parsed_as_they_are(few: list[str], alike: str) -> None:
+    for place in (0, parsers.MANY, parsers.MANY // 2):
+        many = [alike] * parsers.MANY
+        many[place:place] = few
+        assert_parsed_as_its_entries(many)
+
+
+def assert_parsed_as_its_entries(many: list[str]) -> None:
+    text = ",".join(many)
+    try:
+        expected: object = parsers.each(parsers.network, parsers.items(text))
+    except ValueError as error:
+        expected = str(error)
+    try:
+        parsed: object = parsers.networks(text)
+    except ValueError as error:
+        parsed = str(error)
+    assert parsed == expected
+
+
+@given(st.lists(st.integers(1, 65535)))
+def test_port_lists_round_trip(numbers: list[int]) -> None:
+    assert parsers.ports(",".join(map(str, numbers))) == tuple(PortRange(number, number) for number in numbers)

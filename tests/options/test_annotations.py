@@ -1,0 +1,130 @@
+"""The table of annotations: what a pod says is what the command line would say."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from istio_init.errors_rare import UsageError
+from istio_init.options.annotations import (
+    ANNOTATIONS,
+    LONGEST,
+    MODE,
+    NO_CAPTURE,
+    STATUS_PORT,
+    AnnotationError,
+    named,
+    of_flag,
+    texts,
+)
+from istio_init.options.table import OPTIONS, resolve
+from istio_init.runner.settle import account
+from tests.kit.options import options
+
+PREFIX = "traffic.sidecar.istio.io/"
+SETTING = [each for each in ANNOTATIONS if each.field and not each.key]
+
+
+def test_a_pod_without_annotations_is_what_istios_plugin_takes_it_for() -> None:
+    same = options(["-i", "*", "-b", "*", "-d", "15020,15021,15090", "-o", "15020", "-m", "REDIRECT"], {})
+    assert resolve(texts({}), {}, account) == same
+
+
+def test_each_annotation_is_its_flag() -> None:
+    pod = {
+        MODE: "TPROXY",
+        f"{PREFIX}includeInboundPorts": "8080,9000-9010",
+        f"{PREFIX}excludeInboundPorts": "22,15021",
+        f"{PREFIX}includeOutboundIPRanges": "10.0.0.0/8,fd00::/8",
+        f"{PREFIX}excludeOutboundIPRanges": "10.1.0.0/16",
+        f"{PREFIX}includeOutboundPorts": "443",
+        f"{PREFIX}excludeOutboundPorts": "25",
+        f"{PREFIX}excludeInterfaces": "net1",
+        f"{PREFIX}kubevirtInterfaces": "old0",
+        "istio.io/reroute-virtual-interfaces": "tap0,tap1",
+        STATUS_PORT: "15099",
+        "example.com/other": "\n; rm -rf /",
+    }
+    flags = "-m TPROXY -b 8080,9000-9010 -d 22,15021,15020,15090,15099 -i 10.0.0.0/8,fd00::/8 -x 10.1.0.0/16 -q 443"
+    flags += " -o 25 -c net1 -k tap0,tap1"
+    found, same = resolve(texts(pod), {}, account), options(flags.split(), {})
+    assert same is not None
+    ports = set(found.istio_local_exclude_ports)
+    assert ports == set(same.istio_local_exclude_ports)
+    assert found.replace(istio_local_exclude_ports=()) == same.replace(istio_local_exclude_ports=())
+
+
+def test_the_older_name_counts_where_the_newer_is_not_set() -> None:
+    assert texts({f"{PREFIX}kubevirtInterfaces": "tap0"})["kube_virt_interfaces"] == "tap0"
+
+
+@pytest.mark.parametrize("given", ["", "1"])
+def test_the_sidecars_own_ports_are_always_left_alone(given: str) -> None:
+    found = texts({f"{PREFIX}excludeInboundPorts": given})["istio_local_exclude_ports"].split(",")
+    assert {"15020", "15021", "15090"} <= set(found)
+
+
+def test_no_status_port_and_no_capture_are_no_mistakes() -> None:
+    assert texts({STATUS_PORT: "0", MODE: NO_CAPTURE}) == texts({})
+
+
+@pytest.mark.parametrize("each", SETTING, ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "bad", ["a\nb", "a; $(reboot)", "; true", "-1", "--dry-run", "1,/", "\0", "\ud800", "x" * (1 << 20)]
+)
+def test_an_error_names_the_annotation_in_one_short_line(each: object, bad: str) -> None:
+    assert each in SETTING
+    name = getattr(each, "name", "")
+    with pytest.raises(AnnotationError) as raised:
+        texts({name: bad})
+    said = str(raised.value)
+    assert said.startswith(f"annotation {name}: ")
+    assert said.isprintable()
+    assert len(said) < 500
+
+
+@given(st.dictionaries(st.sampled_from([each.name for each in ANNOTATIONS]), st.text()))
+def test_any_text_gives_options_or_one_error(pod: dict[str, str]) -> None:
+    with contextlib.suppress(AnnotationError):
+        resolve(texts(pod), {}, account)
+
+
+def test_what_an_option_refuses_its_annotation_refuses() -> None:
+    for each in SETTING:
+        option = each.option
+        assert option
+        for text in ("*", "1", "eth0", "10.0.0.0/8", "", "TPROXY", "a,b"):
+            wanted, found = outcome(option.parse, text, ValueError), outcome(each.parse, text, UsageError)
+            assert wanted == found
+
+
+def outcome(parse: Callable[[str], object], text: str, refusal: type[Exception]) -> object:
+    """The value, or None where it is refused."""
+    try:
+        return parse(text)
+    except refusal:
+        return None
+
+
+def test_every_field_is_an_options_and_names_find_their_annotation() -> None:
+    fields = {each.field for each in OPTIONS}
+    for each in ANNOTATIONS:
+        assert not each.field or each.field in fields
+        found = named(each.name)
+        assert found
+        assert found.name == each.name
+    assert named("example.com/none") is None
+    first = of_flag("-k")
+    assert first
+    assert first.name == "istio.io/reroute-virtual-interfaces"
+    assert of_flag("-p") is None
+
+
+def test_a_value_may_be_as_long_as_kubernetes_lets_it() -> None:
+    name = f"{PREFIX}includeInboundPorts"
+    longest = ("8080," * LONGEST)[: LONGEST - 1]
+    assert texts({name: longest.rstrip(",")})

@@ -1,0 +1,308 @@
+"""A pod's manifest as options: injected pods, pods still to be injected, and what is said where a manifest is wrong."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from istio_init.cli.app import main
+from istio_init.errors_rare import UsageError
+from istio_init.formats import yaml_json
+from istio_init.model.rules import PortRange
+from istio_init.options.podspec import expanded
+from istio_init.options.table import Options
+from tests.kit.options import from_pod_file, options
+
+# As Istio's injection leaves it: deployments' own names, and the proxy beside.
+INJECTED = """
+apiVersion: v1
+kind: Pod
+metadata:
+  name: reviews-v1-5b4d6c
+  namespace: default
+  annotations:
+    sidecar.istio.io/status: '{"initContainers":["istio-init"]}'
+    traffic.sidecar.istio.io/includeInboundPorts: "1"
+spec:
+  initContainers:
+  - name: istio-init
+    image: docker.io/istio/proxyv2:1.29.0
+    args: [istio-iptables, -p, "15001", -z, "15006", -u, "1337", -m, REDIRECT, -i, "*", -x, "",
+      -b, "*", -d, "15090,15021,15020", "--log_output_level=default:info"]
+    env:
+    - {name: ISTIO_META_DNS_CAPTURE, value: "true"}
+    - {name: INSTANCE_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+  - name: istio-proxy
+    restartPolicy: Always
+    args: [proxy, sidecar]
+  containers:
+  - {name: reviews, image: reviews}
+"""
+PLAIN = "kind: Pod\nmetadata: {name: web, annotations: {%s}}\nspec: {containers: [{name: web}%s]}\n"
+# What Istio means where a pod says nothing.
+UNSAID = options(
+    ["-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*", "-d", "15020,15021,15090", "-o", "15020"], {}
+)  # fmt: skip
+
+
+def nobody(_kind: str, _name: str) -> int | None:
+    return None
+
+
+def read(tmp_path: Path, text: str, **flags: str) -> Options:
+    path = tmp_path / "pod.yaml"
+    path.write_text(text)
+    return from_pod_file(str(path), flags, nobody)
+
+
+def refused(tmp_path: Path, text: str, **flags: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path, text, **flags)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/pod.yaml: ")
+    return message.removeprefix(f"{tmp_path}/pod.yaml: ")
+
+
+def test_an_injected_pod_is_read_by_its_init_container(tmp_path: Path) -> None:
+    wanted = options(
+        ["-u", "1337", "-i", "*", "-b", "*", "-d", "15090,15021,15020", "--redirect-dns"], {}
+    )  # fmt: skip
+    assert wanted == read(tmp_path, INJECTED)
+
+
+@pytest.mark.parametrize("name", ["istio-init", "istio-validation"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"args": ["istio-iptables"]},
+        {"command": ["istio-iptables"]},
+        {"command": ["/usr/local/bin/pilot-agent"], "args": ["istio-iptables"]},
+        {"command": ["/usr/local/bin/istio-iptables"], "args": []},
+    ],
+)
+def test_every_way_that_istio_has_called_it(tmp_path: Path, name: str, call: dict[str, list[str]]) -> None:
+    body = {"name": name, "command": [], "args": [], **call}
+    body["args"] = [*body["args"], "-p", "15009"]
+    spec = {"initContainers": [{"name": "other", "args": ["istio-iptables", "-p", "1"]}, body]}
+    assert read(tmp_path, json.dumps({"kind": "Pod", "spec": spec})).envoy_port == 15009
+
+
+def test_a_clean_up_is_one(tmp_path: Path) -> None:
+    spec = {"initContainers": [{"name": "istio-init", "args": ["istio-clean-iptables"]}]}
+    assert read(tmp_path, json.dumps(spec)).cleanup_only
+
+
+TEMPLATE = {"metadata": {"labels": {}}, "spec": yaml.safe_load(INJECTED)["spec"]}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"kind": "List", "items": [yaml.safe_load(INJECTED)]},
+        {"kind": "PodList", "items": [yaml.safe_load(INJECTED)]},
+        {"kind": "Deployment", "metadata": {"name": "web"}, "spec": {"template": TEMPLATE}},
+        {"kind": "CronJob", "spec": {"jobTemplate": {"spec": {"template": TEMPLATE}}}},
+        {"kind": "PodTemplate", "template": TEMPLATE},
+        {"kind": "List", "items": [{"kind": "Service", "spec": {}}, yaml.safe_load(INJECTED)]},
+    ],
+)
+def test_whatever_holds_one_pod_will_do(tmp_path: Path, document: dict[str, Any]) -> None:
+    wanted = read(tmp_path, INJECTED)
+    assert read(tmp_path, json.dumps(document)) == wanted
+    assert read(tmp_path, "# as kubectl has it\n---\n" + yaml.safe_dump(document) + "---\n") == wanted
+
+
+def test_flags_beside_it_win_and_the_callers_environment_does_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read(tmp_path, INJECTED, istio_inbound_ports="80").istio_inbound_ports == (PortRange(80, 80),)
+    path = str(tmp_path / "pod.yaml")
+    question = ["explain", "--outbound", "--to", "10.1.2.3:443", "--from-pod", path, "--dns-servers", ""]
+    assert main(question, {"LOG_OUTPUT_LEVEL": "none", "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE": "443"}) == 0
+    assert "goes to Envoy's outbound listener" in capsys.readouterr().out
+    assert main([*question, "-o", "443"], {}) == 0
+    assert "leaves the pod by eth0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["check", "doctor", "explain", "manifest", "plan", "prove"])
+def test_every_verb_that_asks_takes_it(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--from-pod", "/nonexistent/pod.yaml"], {}) == 255
+    assert capsys.readouterr().err == "istio-init: --from-pod: '/nonexistent/pod.yaml': No such file or directory\n"
+
+
+def test_a_pod_that_is_still_to_be_injected_is_read_by_its_annotations(tmp_path: Path) -> None:
+    assert read(tmp_path, PLAIN % ("", "")) == UNSAID
+    said = read(tmp_path, PLAIN % ('traffic.sidecar.istio.io/includeInboundPorts: "8080,9090"', ""))
+    assert said.istio_inbound_ports == (PortRange(8080, 8080), PortRange(9090, 9090))
+    config = r'proxy.istio.io/config: "interceptionMode: TPROXY\nproxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}"'
+    said = read(tmp_path, PLAIN % (config, ""))
+    assert (said.istio_inbound_interception_mode, said.redirect_dns) == ("TPROXY", True)
+
+
+def test_an_image_alone_is_for_the_injection_to_fill_in(tmp_path: Path) -> None:
+    spec = {"initContainers": [{"name": "istio-init", "image": "registry.example/istio-init:0.1.0"}]}
+    assert read(tmp_path, json.dumps({"kind": "Pod", "spec": spec})) == UNSAID
+
+
+def test_the_proxy_tells_who_it_is_and_what_it_was_configured_with(tmp_path: Path) -> None:
+    proxy = (
+        ", {name: istio-proxy, securityContext: {runAsUser: 2000, runAsGroup: 3000}, env: ["
+        "{name: INVALID_DROP, value: 'true'}, {name: ISTIO_META_INTERCEPTION_MODE, value: TPROXY}, "
+        "{name: WAIT, value: '1'}, {name: CA_ADDR, value: $(HOST_IP):1}, {name: HOST_IP, valueFrom: {x: y}}]}"
+    )
+    said = read(tmp_path, PLAIN % ("", proxy))
+    assert (said.proxy_uid, said.proxy_gid, said.drop_invalid, said.wait) == ((2000,), (3000,), True, 30.0)
+    assert said.istio_inbound_interception_mode == "TPROXY"
+    as_root = PLAIN % ("", ", {name: istio-proxy, securityContext: {runAsUser: 0, runAsGroup: 1337}}")
+    assert (read(tmp_path, as_root).proxy_uid, read(tmp_path, as_root).proxy_gid) == ((1337,), (1337,))
+
+
+def test_names_in_arguments_are_those_of_the_image(tmp_path: Path) -> None:
+    spec = {"initContainers": [{"name": "istio-init", "args": ["istio-iptables", "-u", "istio-proxy,root"]}]}
+    assert read(tmp_path, json.dumps(spec)).proxy_uid == (1337, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "meant"),
+    [
+        ("$(A)-$(B)", {"A": "1"}, "1-$(B)"),
+        ("$$(A) $$$(A) $A $", {"A": "1"}, "$(A) $1 $A $"),
+        ("$(A", {"A": "1"}, "$(A"),
+        ("$(A$(A))", {"A": "1"}, "$(A$(A))"),
+        ("$(A)", {"A": None}, None),
+        ("$$(A)", {"A": None}, "$(A)"),
+    ],
+)
+def test_references_to_variables_are_kubernetes(text: str, known: dict[str, str | None], meant: str | None) -> None:
+    assert expanded(text, known) == meant
+
+
+def test_arguments_and_variables_refer_to_variables(tmp_path: Path) -> None:
+    env = [{"name": "ONE", "value": "80"}, {"name": "ISTIO_OUTBOUND_PORTS", "value": "$(ONE),$(TWO)"}]
+    body = {"name": "istio-init", "args": ["istio-iptables", "-b", "$(ONE)"], "env": env}
+    assert read(tmp_path, json.dumps({"initContainers": [body]}), istio_outbound_ports="1").istio_inbound_ports == (
+        PortRange(80, 80),
+    )
+    assert "istio-init: ISTIO_OUTBOUND_PORTS: '80,$(TWO)'" in refused(tmp_path, json.dumps({"initContainers": [body]}))
+
+
+def injected(*args: object, **more: object) -> str:
+    return json.dumps({"kind": "Pod", "spec": {"initContainers": [{"name": "istio-init", "args": args, **more}]}})
+
+
+INIT = "initContainer istio-init"
+REFERRED = [{"name": "ISTIO_INBOUND_PORTS", "valueFrom": {"configMapKeyRef": {"name": "x", "key": "y"}}}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (injected("istio-iptables", "-b", "80,http"),
+         f"{INIT}: --istio-inbound-ports (-b): '80,http': entry 'http'"),
+        (injected("istio-iptables", "-p", 15001), f"{INIT}: args[2]: '15001': not a string"),
+        (injected("istio-iptables", "-p", "1", "--restore-format"),
+         f"{INIT}: args: '--restore-format': no option"),
+        (injected("istio-iptables", "-p"), f"{INIT}: args: '-p': no option"),
+        (injected("istio-iptables", env=REFERRED),
+         f"{INIT}: env ISTIO_INBOUND_PORTS: only the cluster"),
+        (injected("istio-iptables", "-b", "$(ISTIO_INBOUND_PORTS)", env=REFERRED),
+         INIT + ": '$(ISTIO_INBOUND_PORTS)': only"),
+        (injected("istio-iptables", env=[{"name": "WAIT", "value": 30}]),
+         f"{INIT}: env WAIT: '30': not a string"),
+        (injected("istio-iptables", env=[{"name": "WAIT", "value": "soon"}]),
+         f"{INIT}: WAIT: 'soon': not a number"),
+        (injected("istio-iptables", env={"WAIT": "30"}), "env: "),
+        ('{"kind": "Pod", "spec": {"initContainers": ["istio-init"]}}',
+         "initContainers[0]: 'istio-init': not an object"),
+        (PLAIN % ('traffic.sidecar.istio.io/includeInboundPorts: "80,http"', ""),
+         "annotation traffic.sidecar.istio.io/includeInboundPorts: '80,http': entry 'http'"),
+        (PLAIN % ("traffic.sidecar.istio.io/includeInboundPorts: 80", ""),
+         "annotation traffic.sidecar.istio.io/includeInboundPorts: '80': not a string"),
+        (PLAIN % ("proxy.istio.io/config: '{'", ""), "annotation proxy.istio.io/config: '{': not YAML: line 1"),
+        (PLAIN % ("proxy.istio.io/config: 'interceptionMode: HALF'", ""),
+         "annotations: --istio-inbound-interception-mode (-m): 'HALF': unknown"),
+        (PLAIN % ("sidecar.istio.io/interceptionMode: NONE", ""), "interception mode NONE: nothing is captured"),
+        (PLAIN % ("sidecar.istio.io/inject: 'false'", ""), "annotation sidecar.istio.io/inject: 'false': nothing"),
+        (PLAIN % ("", ", {name: istio-proxy, securityContext: {runAsUser: proxy}}"),
+         "container istio-proxy: securityContext: runAsUser: 'proxy': not a number"),
+        ("kind: Pod\nspec: {hostNetwork: true}\n", "hostNetwork: "),
+        ("kind: Service\nspec: {}\n", "no pod in it"),
+        ("", "no pod in it"),
+        (f"{INJECTED}\n---\n{INJECTED}", "2 pods in it (Pod reviews-v1-5b4d6c, Pod reviews-v1-5b4d6c): give one"),
+        ("a: b: c", "not YAML: line 1: "),
+        ("just words", "document: 'just words': not an object"),
+        ("[" * 100_000, "nested too deeply"),
+        ("when: 2026-13-45", "not YAML: "),
+        ("\x00", "not YAML: "),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    said = refused(tmp_path, text)
+    assert said.startswith(message)
+    assert "\n" not in said
+
+
+def test_a_flag_that_is_wrong_is_not_the_pods_fault(tmp_path: Path) -> None:
+    path = tmp_path / "pod.yaml"
+    path.write_text(INJECTED)
+    with pytest.raises(UsageError, match=r"^--istio-inbound-ports \(-b\): 'http'"):
+        from_pod_file(str(path), {"istio_inbound_ports": "http"}, nobody)
+    # A value that a flag replaces does not matter, whatever it is.
+    for text in (injected("istio-iptables", "-b", "http"), injected("istio-iptables", env=REFERRED)):
+        assert read(tmp_path, text, istio_inbound_ports="80").istio_inbound_ports == (PortRange(80, 80),)
+
+
+def test_a_file_that_is_no_text_is_said(tmp_path: Path) -> None:
+    (tmp_path / "pod.yaml").write_bytes(b"\xff\xfe")
+    for path, why in ((tmp_path / "pod.yaml", "not text in UTF-8"), (tmp_path, "Is a directory")):
+        with pytest.raises(UsageError, match=why):
+            from_pod_file(str(path), {}, nobody)
+
+
+FIELDS = [
+    "kind", "items", "spec", "template", "initContainers", "containers", "name", "args", "command", "env", "value",
+    "securityContext",
+]  # fmt: skip
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["-b", "$(A)", "istio-iptables"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(FIELDS),
+            inner | st.just("istio-init"),
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300)
+@given(json_values)
+def test_whatever_a_document_holds_it_is_options_or_one_line(value: object) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        json.dump(value, file)
+        file.flush()
+        assert complaint(lambda: from_pod_file(file.name, {}, nobody)).count("\n") == 0
+
+
+@given(st.text())
+def test_whatever_a_text_is_it_is_documents_or_one_line(text: str) -> None:
+    assert complaint(lambda: yaml_json.load(text)).count("\n") == 0
+
+
+def complaint(read_it: Callable[[], object]) -> str:
+    """What is wrong with it; empty where nothing is. Any other error is the program's fault and passes."""
+    try:
+        read_it()
+    except (UsageError, ValueError) as error:
+        return str(error)
+    return ""

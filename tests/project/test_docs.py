@@ -1,0 +1,40 @@
+"""What the documentation says of the program is what the program says of itself."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+from istio_init import __version__
+from istio_init.cli.app import app
+from istio_init.cli.options_page import page
+from istio_init.options.table import OPTIONS
+
+SHOWN = re.compile(r"^\$ istio-init (\w+)", re.MULTILINE)
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_the_options_page_is_made_from_the_table() -> None:
+    assert (ROOT / "docs" / "options.md").read_text() == page()
+
+
+def test_every_verb_that_asks_has_a_page_with_its_output_that_the_readme_leads_to() -> None:
+    readme = (ROOT / "README.md").read_text()
+    pages = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+    shown = {verb for name, page in pages.items() if f"docs/{name}" in readme for verb in SHOWN.findall(page)}
+    verbs = {str(command.name) for command in app({}).registered_commands}
+    assert shown >= verbs - {"apply", "clean"}
+
+
+def test_the_changelog_knows_this_version() -> None:
+    assert (
+        f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+        or "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
+    )
+
+
+def test_the_readme_speaks_of_no_flag_that_there_is_not() -> None:
+    known = {f"--{option.flag}" for option in OPTIONS} | {f"--no-{option.flag}" for option in OPTIONS if option.switch}
+    words = (ROOT / "README.md").read_text().replace("`", " ").split()
+    flags = {word.split("=")[0].rstrip(".,:;)") for word in words if word.startswith("--istio")}
+    assert flags <= known

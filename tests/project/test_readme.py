@@ -1,0 +1,68 @@
+"""README.zh-CN.md tells in Chinese what README.md tells: the same parts, code, links and figures, and no older.
+
+Whoever changes README.md brings the translation up to date and records it: `python -m tests.project.test_readme`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
+BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+RECORD = re.compile(r"(?<=<!-- README\.md sha256: )[0-9a-f]{64}")
+EACH_OTHER = {ENGLISH.name, CHINESE.name}
+TELL = (
+    "README.md was changed after README.zh-CN.md: update the translation, then `python -m tests.project.test_readme` "
+    "records that it is"
+)
+
+
+def digest() -> str:
+    return hashlib.sha256(ENGLISH.read_bytes()).hexdigest()
+
+
+def prose(page: Path) -> str:
+    """The text without its blocks of code."""
+    return BLOCK.sub("", page.read_text())
+
+
+def test_the_translation_is_of_this_readme() -> None:
+    assert RECORD.findall(CHINESE.read_text()) == [digest()], TELL
+
+
+def test_blocks_of_code_are_the_same() -> None:
+    assert BLOCK.findall(CHINESE.read_text()) == BLOCK.findall(ENGLISH.read_text())
+
+
+def test_headings_are_the_same_in_number_and_depth() -> None:
+    depths = [re.findall(r"^#+(?= )", prose(page), re.MULTILINE) for page in (CHINESE, ENGLISH)]
+    assert depths[0] == depths[1]
+
+
+def test_links_lead_to_the_same_places() -> None:
+    chinese, english = (Counter(re.findall(r"\]\(([^)]*)\)", prose(page))) for page in (CHINESE, ENGLISH))
+    assert {link: n for link, n in chinese.items() if link not in EACH_OTHER} == {
+        link: n for link, n in english.items() if link not in EACH_OTHER
+    }
+    assert ENGLISH.name in chinese
+    assert CHINESE.name in english
+
+
+def test_the_same_flags_and_names_are_spoken_of() -> None:
+    chinese, english = (set(re.findall(r"`([^`]+)`", prose(page))) for page in (CHINESE, ENGLISH))
+    assert chinese == english
+
+
+def test_tables_have_the_same_figures() -> None:
+    chinese, english = (re.findall(r"^\|.*\|$", prose(page), re.MULTILINE) for page in (CHINESE, ENGLISH))
+    assert len(chinese) == len(english)
+    for row, original in zip(chinese, english, strict=True):
+        assert re.findall(r"\d[\d.]*", row) == re.findall(r"\d[\d.]*", original)
+
+
+if __name__ == "__main__":
+    CHINESE.write_text(RECORD.sub(digest(), CHINESE.read_text()))

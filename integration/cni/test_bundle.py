@@ -62,7 +62,7 @@ def test_a_sandboxs_life_on_a_host_that_has_nothing(namespace: Namespace, host: 
     assert "table inet" in namespace.run("nft", "list", "tables")
     host.done("DEL", namespace.path, istio=native)
     assert namespace.run("nft", "list", "ruleset").count("ISTIO") == 0
-    assert host.mark() is None
+    assert host.state() is None
     assert '"pod": "pod-a1"' in host.log.read_text()
     assert "istio-init[kubernetes]" in host.call("ADD", namespace.path, kubernetes={"kubeconfig": "/k"}).error["msg"]
 

@@ -39,17 +39,17 @@ def test_a_sandboxs_life(namespace: Namespace, tmp_path: Path, version: str) -> 
     # As it came, to the byte.
     assert added.result == json.dumps(PREVIOUS) + "\n"
     assert "-A ISTIO_INBOUND -p tcp -m tcp --dport 80 -j ISTIO_IN_REDIRECT" in program.saved(namespace, IPV4)["nat"]
-    mark = plugin.mark()
-    assert mark
-    assert mark.captured
-    assert (mark.pod, mark.namespace, mark.netns) == ("pod-a1", "default", namespace.path)
-    assert mark.inode == os.stat(namespace.path).st_ino
+    state = plugin.state()
+    assert state
+    assert state.captured
+    assert (state.pod, state.namespace, state.netns) == ("pod-a1", "default", namespace.path)
+    assert state.inode == os.stat(namespace.path).st_ino
     if version != "0.3.1":
         assert plugin.done("CHECK", namespace.path, prevResult=PREVIOUS) == ""
     for _ in range(2):
         assert plugin.done("DEL", namespace.path) == ""
         assert not ours(namespace)
-        assert plugin.mark() is None
+        assert plugin.state() is None
 
 
 def test_the_rules_are_those_of_the_command_line(namespace: Namespace, plugin: Plugin) -> None:
@@ -65,9 +65,9 @@ def test_pods_that_are_passed_through_are_untouched(namespace: Namespace, plugin
         assert program.standing(namespace) == before
         assert found.log[-1]["decision"] == "passed through"
         assert found.log[-1]["why"]
-        mark = plugin.mark()
-        assert mark
-        assert not mark.captured
+        state = plugin.state()
+        assert state
+        assert not state.captured
         assert plugin.done("CHECK", namespace.path, pod, prevResult=PREVIOUS) == ""
 
 
@@ -84,7 +84,7 @@ def test_a_bad_annotation_changes_nothing(namespace: Namespace, plugin: Plugin, 
     assert error["code"] == CONFIGURATION
     assert error["msg"].startswith(f"annotation {PORTS}: ")
     assert program.existing(namespace, IPV4) == set()
-    assert plugin.mark() is None
+    assert plugin.state() is None
 
 
 def test_check_finds_what_was_changed(namespace: Namespace, plugin: Plugin) -> None:
@@ -115,7 +115,7 @@ def test_a_namespace_that_is_gone(plugin: Plugin) -> None:
         plugin.done("ADD", short.path, INJECTED)
     for netns in (short.path, "", "/etc/passwd", "/nowhere"):
         assert plugin.done("DEL", netns) == ""
-    assert plugin.mark() is None
+    assert plugin.state() is None
     error = plugin.call("ADD", short.path, INJECTED).error
     assert error["code"] == FAILED
     assert short.path in error["msg"]
@@ -161,10 +161,10 @@ def test_a_pod_in_a_user_namespace_of_its_own(tmp_path: Path) -> None:
         assert plugin.done("CHECK", pod.path, INJECTED, prevResult=PREVIOUS) == ""
         plugin.done("DEL", pod.path, INJECTED)
         assert not ours(pod)
-        assert plugin.mark() is None
+        assert plugin.state() is None
         plugin.collect([])
         assert not ours(other)
-        assert plugin.mark("b2") is None
+        assert plugin.state("b2") is None
     assert [json.loads(line)["level"] for line in plugin.log.read_text().splitlines()].count("info") > 4
 
 

@@ -107,8 +107,8 @@ class ChainNode(Node):
         routes = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
         return {"type": "host-local", "dataDir": str(self.addresses), "ranges": ranges, "routes": routes}
 
-    def mark(self, container: str) -> sandbox_state.Mark:
-        """The mark that our plugin has left of a sandbox."""
+    def state(self, container: str) -> sandbox_state.SandboxState:
+        """The state that our plugin has left of a sandbox."""
         found = sandbox_state.read(container, str(self.run_dir))
         assert found, container
         return found
@@ -190,8 +190,8 @@ class Attachment(NamedTuple):
         )
 
 
-def differences(mark: sandbox_state.Mark) -> tuple[str, ...]:
-    """How the rules that stand differ from those that a mark tells of."""
-    chosen = options(mark.flags, {})
+def differences(state: sandbox_state.SandboxState) -> tuple[str, ...]:
+    """How the rules that stand differ from those that a state tells of."""
+    chosen = options(state.flags, {})
     assert chosen
-    return findings(inspect(chosen.replace(network_namespace=mark.netns), Log("none")))
+    return findings(inspect(chosen.replace(network_namespace=state.netns), Log("none")))

@@ -24,7 +24,7 @@ from integration.kit.cni import INJECTED, PREVIOUS, Plugin
 from integration.kit.endpoints import PATIENCE, User, opened
 from integration.kit.namespace import Namespace
 from istio_init.cni.node import cri
-from istio_init.cni.plugin.sandbox_state import Mark
+from istio_init.cni.plugin.sandbox_state import SandboxState
 from istio_init.cni.plugin.settings import CAPABILITY
 from istio_init.kernel.host.grpc import Channel, GrpcError
 from istio_init.model.rules import IPV4
@@ -156,9 +156,9 @@ class Pods:
         """End a pod, which the runtime still knows then."""
         self.containerd.runtime.StopPodSandbox(api.StopPodSandboxRequest(pod_sandbox_id=self.pods[name].identity))
 
-    def mark(self, name: str) -> Mark | None:
+    def state(self, name: str) -> SandboxState | None:
         """What the plugin knows of a pod."""
-        return self.plugin.mark(self.pods[name].identity)
+        return self.plugin.state(self.pods[name].identity)
 
     def is_whole(self, name: str) -> bool:
         """Whether the rules are those that an ADD makes, and the plugin says so as well."""
@@ -195,7 +195,7 @@ def test_pods_in_every_state(repairing: Repairing) -> None:
         assert found["drifted"]["differences"][0].startswith("ipv4 nat ISTIO_OUTPUT rule 1 missing")
         assert PORTS in found["bad"]["why"]
         assert {name: standing(space) for name, space in pods.spaces.items()} == before
-        assert [name for name in pods.pods if pods.mark(name)] == ["drifted"]
+        assert [name for name in pods.pods if pods.state(name)] == ["drifted"]
 
         pods.stop("bad")
         lines = repairing.run().stdout.splitlines()
@@ -210,9 +210,9 @@ def test_pods_in_every_state(repairing: Repairing) -> None:
         assert said(tracked) == b"WORDS"
         assert all(pods.is_whole(name) for name in ("early", "drifted"))
         assert standing(pods.spaces["plain"]) == before["plain"]
-        mark = pods.mark("early")
-        assert mark
-        assert (mark.pod, mark.attachments) == ("early", (("pods", "eth0"),))
+        state = pods.state("early")
+        assert state
+        assert (state.pod, state.attachments) == ("early", (("pods", "eth0"),))
         logged = [json.loads(line) for line in pods.plugin.log.read_text().splitlines()]
         wanted = {"command": "repair", "pod": "early", "decision": "captured"}
         assert any(line.items() >= wanted.items() for line in logged)

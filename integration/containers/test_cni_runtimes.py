@@ -89,14 +89,14 @@ def test_a_pod_is_captured_before_its_first_process(containerd: Containerd, node
         awaited(lambda: pod.log("app") == CAPTURED, "the app to be captured")
         # From the node through portmap to the pod.
         assert node.ask((ADDRESS, HOST_PORT)) == f"captured 15006 {pod.address}:{APP_PORT}"
-        mark = node.mark(pod.identity)
-        assert (mark.pod, mark.namespace, mark.uid, mark.attachments) == (
+        state = node.state(pod.identity)
+        assert (state.pod, state.namespace, state.uid, state.attachments) == (
             "captured", "default", "captured", (("pods", "eth0"),),
         )  # fmt: skip
-        assert "--dual-stack=true" in mark.flags
-        assert differences(mark) == ()
+        assert "--dual-stack=true" in state.flags
+        assert differences(state) == ()
     assert len(node.upstream.peers) == asked
-    assert not Path(mark.netns).exists()
+    assert not Path(state.netns).exists()
     # A kubelet stops a sandbox and then removes it; each time the runtime calls DEL.
     assert [line["command"] for line in node.told(pod.identity)].count("DEL") > 1
     assert node.traces() == before
@@ -135,12 +135,12 @@ def test_many_sandboxes_at_once(containerd: Containerd, node: ChainNode) -> None
         begun = [pool.submit(containerd.sandbox, f"many-{n}", annotations=asked_for(n)) for n in range(MANY)]
         try:
             for number, pod in enumerate(each.result() for each in begun):
-                mark = node.mark(pod.identity)
-                assert mark.pod == f"many-{number}"
-                assert first(pod) == ("captured" if asked_for(number) else "upstream"), mark
-                if mark.captured:
-                    assert {f"--istio-inbound-ports={9000 + number}"} <= set(mark.flags)
-                    assert differences(mark) == ()
+                state = node.state(pod.identity)
+                assert state.pod == f"many-{number}"
+                assert first(pod) == ("captured" if asked_for(number) else "upstream"), state
+                if state.captured:
+                    assert {f"--istio-inbound-ports={9000 + number}"} <= set(state.flags)
+                    assert differences(state) == ()
         finally:
             list(pool.map(CriPod.discard, [each.result() for each in begun if not each.exception()]))
     assert node.traces() == before

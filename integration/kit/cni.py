@@ -98,16 +98,16 @@ class Plugin:
         configuration: dict[str, Any] = {"cni.dev/valid-attachments": valid}
         return self.done("GC", "", None, **configuration)
 
-    def mark(self, container: str = "a1") -> sandbox_state.Mark | None:
-        """The mark of a sandbox."""
+    def state(self, container: str = "a1") -> sandbox_state.SandboxState | None:
+        """The state of a sandbox."""
         return sandbox_state.read(container, str(self.run_dir))
 
     def promised(self, container: str = "a1") -> object:
-        """What stands where istio-iptables was given the command line that a sandbox's mark tells."""
-        mark = self.mark(container)
-        assert mark
+        """What stands where istio-iptables was given the command line that a sandbox's state tells."""
+        state = self.state(container)
+        assert state
         with Namespace() as other:
-            program.succeed(other, *mark.flags)
+            program.succeed(other, *state.flags)
             return program.standing(other)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init.cni.node import conflist
-from istio_init.cni.node.conflist import PLUGIN, of_configuration, own, types, with_plugin, without_plugin
+from istio_init.cni.node.conflist import PLUGIN, list_of_configuration, plugin_entry, types, with_plugin, without_plugin
 from tests.cni.networks import BROKEN, LISTS, SINGLE
 
 OURS: dict[str, Any] = {"type": PLUGIN, "capabilities": {"io.kubernetes.cri.pod-annotations": True}}
@@ -58,7 +58,7 @@ def test_in_and_out_again_is_nothing(text: str) -> None:
     assert with_plugin(entered, OURS) == entered
     assert without_plugin(entered) == text
     assert without_plugin(text) == text
-    assert (own(text), own(entered)) == (None, OURS)
+    assert (plugin_entry(text), plugin_entry(entered)) == (None, OURS)
 
 
 @given(lists(), objects, st.data())
@@ -83,7 +83,7 @@ def test_ours_at_the_front_or_several_times_becomes_one_at_the_end(text: str, at
 @given(plugins, st.text(min_size=1), layouts)
 def test_a_single_configuration_becomes_a_list_of_it(plugin: dict[str, Any], name: str, layout: dict[str, Any]) -> None:
     plugin = {"cniVersion": "0.3.1", **plugin, "name": name}
-    made = of_configuration(json.dumps(plugin, **layout))
+    made = list_of_configuration(json.dumps(plugin, **layout))
     assert json.loads(made) == {"cniVersion": plugin["cniVersion"], "name": name, "plugins": [plugin]}
     assert without_plugin(with_plugin(made, OURS)) == made
 
@@ -136,7 +136,7 @@ def test_flannels_list_afterwards() -> None:
 
 
 def test_a_single_plugin_of_gkes_as_a_list() -> None:
-    made = of_configuration(SINGLE)
+    made = list_of_configuration(SINGLE)
     assert types(made) == ("ptp",)
     assert json.loads(made)["plugins"] == [json.loads(SINGLE)]
 

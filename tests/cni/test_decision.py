@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from istio_init.cni.plugin.decision import Decision, Pod, decide, judged, of_annotations
+from istio_init.cni.plugin.decision import Decision, PodDescription, decide, decide_for_pod, pod_from_annotations
 from istio_init.cni.plugin.protocol import CONFIGURATION, PluginError, Request
 from istio_init.cni.plugin.sandbox_state import CAPTURED, PASSED
 from istio_init.cni.plugin.settings import Api, Settings
@@ -17,12 +17,12 @@ from tests.kit.options import options
 
 INJECTED = {STATUS: json.dumps({"initContainers": ["istio-validation"], "containers": ["istio-proxy"]})}
 NATIVE = {STATUS: json.dumps({"initContainers": ["istio-validation", "istio-proxy"], "containers": None})}
-FULL = Pod(INJECTED, {}, ("istio-validation", "app", "istio-proxy"), {}, "sidecar")
+FULL = PodDescription(INJECTED, {}, ("istio-validation", "app", "istio-proxy"), {}, "sidecar")
 REQUEST = Request("ADD", "1.1.0", args={"K8S_POD_NAME": "web-0", "K8S_POD_NAMESPACE": "default"})
 EVERYTHING = "--cni-mode -i * -b * -d 15020,15021,15090 -o 15020 -u 1337"
 
 
-def nobody(api: Api, namespace: str, name: str) -> Pod:
+def nobody(api: Api, namespace: str, name: str) -> PodDescription:
     raise AssertionError(f"{namespace}/{name} was asked for")
 
 
@@ -44,13 +44,16 @@ def meant(text: str) -> object:
         (FULL.replace(annotations={}), f"no annotation {STATUS}"),
         (FULL.replace(annotations={**INJECTED, TEMPLATES: "gateway"}), "no sidecar's"),
         (FULL.replace(annotations={**INJECTED, MODE: "NONE"}), f"{MODE} is NONE"),
-        (of_annotations({}), f"no annotation {STATUS}"),
-        (of_annotations({STATUS: '{"initContainers": ["istio-init"], "containers": ["istio-proxy"]}'}), "istio-init"),
-        (of_annotations({STATUS: '{"containers": ["other"]}'}), "no container istio-proxy"),
+        (pod_from_annotations({}), f"no annotation {STATUS}"),
+        (
+            pod_from_annotations({STATUS: '{"initContainers": ["istio-init"], "containers": ["istio-proxy"]}'}),
+            "istio-init",
+        ),
+        (pod_from_annotations({STATUS: '{"containers": ["other"]}'}), "no container istio-proxy"),
     ],
 )
-def test_pods_that_are_passed_through_and_why(pod: Pod, why: str) -> None:
-    found = judged(pod, Settings())
+def test_pods_that_are_passed_through_and_why(pod: PodDescription, why: str) -> None:
+    found = decide_for_pod(pod, Settings())
     assert found.decision == PASSED
     assert why in found.why
     assert found.flags() == ("--cni-mode",)
@@ -63,28 +66,28 @@ def test_pods_that_are_passed_through_and_why(pod: Pod, why: str) -> None:
         FULL.replace(labels={INJECT: "true"}, annotations={**INJECTED, INJECT: "false"}),
         FULL.replace(annotations={**INJECTED, INJECT: "what?"}),
         FULL.replace(annotations={**INJECTED, TEMPLATES: "sidecar,custom"}),
-        of_annotations(INJECTED),
-        of_annotations(NATIVE),
-        of_annotations({STATUS: "not JSON"}),
-        of_annotations({STATUS: "{}"}),
-        of_annotations({STATUS: '{"containers": 7}'}),
-        of_annotations({STATUS: "[" * 100_000}),
-        of_annotations({**INJECTED, "example.com/other": "\n$(reboot)"}),
+        pod_from_annotations(INJECTED),
+        pod_from_annotations(NATIVE),
+        pod_from_annotations({STATUS: "not JSON"}),
+        pod_from_annotations({STATUS: "{}"}),
+        pod_from_annotations({STATUS: '{"containers": 7}'}),
+        pod_from_annotations({STATUS: "[" * 100_000}),
+        pod_from_annotations({**INJECTED, "example.com/other": "\n$(reboot)"}),
     ],
 )
-def test_pods_that_are_captured(pod: Pod) -> None:
-    found = judged(pod, Settings())
+def test_pods_that_are_captured(pod: PodDescription) -> None:
+    found = decide_for_pod(pod, Settings())
     assert found.decision == CAPTURED
     assert found.options(account) == meant(EVERYTHING)
 
 
 def test_what_the_sidecars_container_says() -> None:
     said = {"ISTIO_META_DNS_CAPTURE": "true", "INVALID_DROP": "1", "ISTIO_DUAL_STACK": "false", "OTHER": "x"}
-    found = judged(FULL.replace(variables=said, proxy_uid=1000, proxy_gid=1001), Settings())
+    found = decide_for_pod(FULL.replace(variables=said, proxy_uid=1000, proxy_gid=1001), Settings())
     wanted = f"{EVERYTHING} --redirect-dns --drop-invalid --no-dual-stack -u 1000 -g 1001"
     assert found.options(account) == meant(wanted)
     with pytest.raises(PluginError, match="INVALID_DROP of the container istio-proxy: 'x': not true or false"):
-        judged(FULL.replace(variables={"INVALID_DROP": "x"}), Settings())
+        decide_for_pod(FULL.replace(variables={"INVALID_DROP": "x"}), Settings())
 
 
 @pytest.mark.parametrize(
@@ -97,26 +100,26 @@ def test_what_the_sidecars_container_says() -> None:
     ],
 )
 def test_what_the_pods_proxy_configuration_says(text: str) -> None:
-    found = judged(of_annotations({**INJECTED, PROXY_CONFIG: text}), Settings())
+    found = decide_for_pod(pod_from_annotations({**INJECTED, PROXY_CONFIG: text}), Settings())
     assert found.options(account) == meant(f"{EVERYTHING} --redirect-dns")
 
 
 def test_a_proxy_configuration_that_can_not_be_read_is_said() -> None:
     with pytest.raises(AnnotationError, match=PROXY_CONFIG):
-        judged(of_annotations({**INJECTED, PROXY_CONFIG: "ISTIO_META_DNS_CAPTURE: *anchor"}), Settings())
+        decide_for_pod(pod_from_annotations({**INJECTED, PROXY_CONFIG: "ISTIO_META_DNS_CAPTURE: *anchor"}), Settings())
 
 
 def test_defaults_count_where_a_pod_says_nothing() -> None:
     chosen = Settings(defaults={"istio_service_cidr": "10.0.0.0/8", "native_nftables": "true", "proxy_uid": "5"})
-    found = judged(FULL, chosen).options(account)
+    found = decide_for_pod(FULL, chosen).options(account)
     assert found == meant(EVERYTHING.replace("-i *", "-i 10.0.0.0/8").replace("1337", "5") + " --native-nftables")
     asked = {**INJECTED, "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.9.0.0/16"}
-    again = judged(FULL.replace(annotations=asked), chosen).options(account)
+    again = decide_for_pod(FULL.replace(annotations=asked), chosen).options(account)
     assert again == found.replace(istio_service_cidr=options(["-i", "10.9.0.0/16"], {}).istio_service_cidr)  # type: ignore[union-attr]
 
 
 def test_the_mark_flags_mean_the_same_options() -> None:
-    found = judged(FULL.replace(variables={"INVALID_DROP": "1"}), Settings(defaults={"envoy_port": "15011"}))
+    found = decide_for_pod(FULL.replace(variables={"INVALID_DROP": "1"}), Settings(defaults={"envoy_port": "15011"}))
     assert options(found.flags(), {}) == found.options(account)
 
 
@@ -142,7 +145,7 @@ def test_then_the_block() -> None:
 def test_then_the_api() -> None:
     asked = []
 
-    def ask(api: Api, namespace: str, name: str) -> Pod:
+    def ask(api: Api, namespace: str, name: str) -> PodDescription:
         asked.append((api.kubeconfig, namespace, name))
         return FULL
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from istio_init.cni.plugin import kubernetes_api, plugin
-from istio_init.cni.plugin.decision import Pod
+from istio_init.cni.plugin.decision import PodDescription
 from istio_init.cni.plugin.protocol import CONFIGURATION, NEWEST, TRY_AGAIN, PluginError
 from istio_init.cni.plugin.settings import Api as Asking
 from istio_init.log import Log
@@ -24,7 +24,7 @@ FORBIDDEN = refusal(403, "Forbidden")
 BUSY = refusal(503, "ServiceUnavailable")
 
 
-def ask(kubeconfig: str, attempts: int = 3, timeout: float = 20) -> Pod:
+def ask(kubeconfig: str, attempts: int = 3, timeout: float = 20) -> PodDescription:
     return kubernetes_api.pod(Asking(kubeconfig, attempts, 0, timeout), "default", "web-0", Log("none"))
 
 
@@ -53,7 +53,7 @@ def test_what_a_pod_says(tmp_path: Path) -> None:
         found = ask(server.kubeconfig)
     names = ("istio-validation", "app", "istio-proxy")
     variables = {"INVALID_DROP": "true", "POD_IP": ""}
-    assert found == Pod(SAID, {INJECT: "true"}, names, variables, "sidecar", 1000, 1001)
+    assert found == PodDescription(SAID, {INJECT: "true"}, names, variables, "sidecar", 1000, 1001)
     assert server.asked == [("/api/v1/namespaces/default/pods/web-0", "Bearer secret-words")]
 
 
@@ -76,7 +76,7 @@ def test_what_a_pod_says(tmp_path: Path) -> None:
 def test_pods_of_other_kinds(tmp_path: Path, spec: dict[str, Any], changed: dict[str, Any]) -> None:
     with serving(tmp_path, (200, pod(SAID, **spec))) as server:
         found = ask(server.kubeconfig)
-    assert found == Pod(SAID, {}, ("app", "istio-proxy")).replace(**changed)
+    assert found == PodDescription(SAID, {}, ("app", "istio-proxy")).replace(**changed)
 
 
 def test_a_server_that_is_busy_is_asked_again(tmp_path: Path) -> None:

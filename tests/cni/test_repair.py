@@ -17,7 +17,7 @@ from istio_init.cli.verbs.cni_repair import ANY_NETWORK, document, exit_code, ne
 from istio_init.cni.node import install, repair
 from istio_init.cni.node.cri import SOCKETS, Sandbox
 from istio_init.cni.node.directories import Directories, detect_networks
-from istio_init.cni.node.repair import DRIFTED, GONE, HOST, UNCAPTURED, UNKNOWN, Finding, Network, examine
+from istio_init.cni.node.repair import DRIFTED, GONE, HOST, UNCAPTURED, UNKNOWN, Finding, PodNetwork, examine
 from istio_init.cni.plugin import sandbox_state
 from istio_init.cni.plugin.sandbox_state import CAPTURED, PASSED
 from istio_init.cni.plugin.settings import CAPABILITY, LOG_FILE
@@ -28,7 +28,7 @@ from tests.cni.networks import LISTS, SINGLE
 
 ROOT = Path(__file__).parents[2]
 POD = Sandbox("a1", "web-1", "default", "uid", ready=True, annotations={"a": "b"})
-NETWORK = Network("pods", {"type": "istio-init-cni", "capabilities": {CAPABILITY: True}})
+NETWORK = PodNetwork("pods", {"type": "istio-init-cni", "capabilities": {CAPABILITY: True}})
 OWN = "/proc/thread-self/ns/net"
 
 
@@ -93,14 +93,14 @@ def test_pods_that_are_not_looked_into() -> None:
     lost = examine(POD.replace(netns="/nowhere", pid=2**30), NETWORK, fix=True)
     assert lost.state == UNKNOWN
     assert lost.why.startswith(f"/nowhere and /proc/{2**30}/ns/net: not there")
-    wrong = examine(POD.replace(netns=OWN), Network("pods", {"log_file": "relative"}), fix=True)
+    wrong = examine(POD.replace(netns=OWN), PodNetwork("pods", {"log_file": "relative"}), fix=True)
     assert (wrong.state, wrong.why) == (UNKNOWN, "log_file: 'relative': not an absolute path")
 
 
 def test_the_nodes_own_network_is_passed_through_whatever_the_runtime_says(tmp_path: Path) -> None:
     entry = {**NETWORK.entry, "istio": {}, "log_file": "", "run_dir": str(tmp_path)}
     pod = POD.replace(netns="/nowhere", pid=os.getpid(), annotations={STATUS: "{}"})
-    assert examine(pod, Network("pods", entry), fix=True).state == PASSED
+    assert examine(pod, PodNetwork("pods", entry), fix=True).state == PASSED
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,12 +114,12 @@ def test_annotations_are_handed_on_where_the_entry_asks_for_them(monkeypatch: py
     monkeypatch.setattr(repair, "settings", noted)
     for capabilities in ({CAPABILITY: True}, {CAPABILITY: False}, {}, 5):
         entry = {"type": "istio-init-cni", "capabilities": capabilities}
-        assert examine(POD.replace(netns=OWN), Network("pods", entry), fix=False).why == "seen"
+        assert examine(POD.replace(netns=OWN), PodNetwork("pods", entry), fix=False).why == "seen"
     assert seen == [{CAPABILITY: {"a": "b"}}, None, None, None]
 
 
 def test_one_pods_fault_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(sandbox: Sandbox, network: Network, *, fix: bool) -> Finding:
+    def fails(sandbox: Sandbox, network: PodNetwork, *, fix: bool) -> Finding:
         if sandbox.name == "worst":
             os._exit(3)
         if sandbox.name == "bad":
@@ -135,20 +135,20 @@ def test_one_pods_fault_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_network_that_the_plugin_is_in(tmp_path: Path) -> None:
-    assert install.standing(str(tmp_path)) is None
+    assert install.current_entry(str(tmp_path)) is None
     single = tmp_path / "05-a.conf"
     single.write_text(SINGLE)
-    assert install.standing(str(tmp_path)) is None
+    assert install.current_entry(str(tmp_path)) is None
     single.unlink()
     (tmp_path / "10-flannel.conflist").write_text(LISTS["10-flannel"])
-    assert install.standing(str(tmp_path)) is None
+    assert install.current_entry(str(tmp_path)) is None
     (tmp_path / "bin").mkdir()
     places = Directories(str(tmp_path), str(tmp_path / "bin"))
     install.install(places, __file__, {"type": "istio-init-cni", "istio": {}})
-    assert install.standing(str(tmp_path)) == ("cbr0", {"type": "istio-init-cni", "istio": {}})
+    assert install.current_entry(str(tmp_path)) == ("cbr0", {"type": "istio-init-cni", "istio": {}})
     (tmp_path / "10-flannel.conflist").write_text("{")
     with pytest.raises(InitError, match="10-flannel"):
-        install.standing(str(tmp_path))
+        install.current_entry(str(tmp_path))
 
 
 def test_where_the_entry_comes_from(tmp_path: Path) -> None:
@@ -163,12 +163,12 @@ def test_where_the_entry_comes_from(tmp_path: Path) -> None:
         network_of(str(networks), "")
     config.write_text('{"istio": {}, "capabilities": {}}')
     given = {"type": "istio-init-cni", "istio": {}, "capabilities": {}}
-    assert network_of("", str(config)) == Network(ANY_NETWORK, given)
+    assert network_of("", str(config)) == PodNetwork(ANY_NETWORK, given)
     conflist = json.loads(LISTS["10-flannel"])
     conflist["plugins"].append({"type": "istio-init-cni", "defaults": {}})
     (networks / "10-flannel.conflist").write_text(json.dumps(conflist))
-    assert network_of(str(networks), "") == Network("cbr0", conflist["plugins"][-1])
-    assert network_of(str(networks), str(config)) == Network("cbr0", given)
+    assert network_of(str(networks), "") == PodNetwork("cbr0", conflist["plugins"][-1])
+    assert network_of(str(networks), str(config)) == PodNetwork("cbr0", given)
 
 
 def test_the_pod_that_repairs_a_node() -> None:

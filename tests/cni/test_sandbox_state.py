@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init.cni.plugin import sandbox_state
-from istio_init.cni.plugin.sandbox_state import CAPTURED, LONGEST_IDENTITY, PASSED, Mark, MarkError
+from istio_init.cni.plugin.sandbox_state import CAPTURED, LONGEST_IDENTITY, PASSED, SandboxState, SandboxStateError
 
 IDENTITY = "0f" * 32
 TEXT = st.text()
-MARKS = st.builds(
-    Mark,
+STATES = st.builds(
+    SandboxState,
     st.from_regex(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{LONGEST_IDENTITY - 1}}}", fullmatch=True),
     st.sampled_from([CAPTURED, PASSED]),
     TEXT, TEXT, TEXT, TEXT, TEXT, st.integers(0, 2**64), st.lists(TEXT).map(tuple),
@@ -28,18 +28,18 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("marks") / "made" / "here")
 
 
-@given(mark=MARKS)
-def test_what_is_written_is_read_back(directory: str, mark: Mark) -> None:
-    sandbox_state.write(mark, directory)
-    assert sandbox_state.read(mark.container, directory) == mark
-    assert mark.container in sandbox_state.containers(directory)
-    sandbox_state.remove(mark.container, directory)
-    assert sandbox_state.read(mark.container, directory) is None
+@given(state=STATES)
+def test_what_is_written_is_read_back(directory: str, state: SandboxState) -> None:
+    sandbox_state.write(state, directory)
+    assert sandbox_state.read(state.container, directory) == state
+    assert state.container in sandbox_state.containers(directory)
+    sandbox_state.remove(state.container, directory)
+    assert sandbox_state.read(state.container, directory) is None
     assert os.listdir(directory) == []
 
 
 def test_only_root_may_read_marks(directory: str) -> None:
-    sandbox_state.write(Mark(IDENTITY, CAPTURED, "because"), directory)
+    sandbox_state.write(SandboxState(IDENTITY, CAPTURED, "because"), directory)
     assert Path(directory).stat().st_mode & 0o777 == 0o700
     assert Path(directory, f"{IDENTITY}.json").stat().st_mode & 0o777 == 0o600
     sandbox_state.remove(IDENTITY, directory)
@@ -48,10 +48,10 @@ def test_only_root_may_read_marks(directory: str) -> None:
 @pytest.mark.parametrize("name", ["", ".", "..", "../../etc/passwd", "a/b", "-a", "a b", "a\n", "ä", "x" * 201, "a\0"])
 def test_a_name_that_is_no_identity_is_refused(directory: str, name: str) -> None:
     for act in (sandbox_state.read, sandbox_state.remove):
-        with pytest.raises(MarkError, match="not a container's identity"):
+        with pytest.raises(SandboxStateError, match="not a container's identity"):
             act(name, directory)
-    with pytest.raises(MarkError, match="not a container's identity"):
-        sandbox_state.write(Mark(name, CAPTURED, ""), directory)
+    with pytest.raises(SandboxStateError, match="not a container's identity"):
+        sandbox_state.write(SandboxState(name, CAPTURED, ""), directory)
 
 
 def test_without_a_directory_there_are_no_marks(tmp_path: Path) -> None:
@@ -68,18 +68,18 @@ def test_without_a_directory_there_are_no_marks(tmp_path: Path) -> None:
         '{"decision": "", "why": "", "attachments": [1]}', '{"decision": "", "why": "", "flags": [1]}', "\xff",
     ],
 )  # fmt: skip
-def test_what_is_no_mark_is_said_with_its_path(tmp_path: Path, text: str) -> None:
+def test_what_is_no_state_is_said_with_its_path(tmp_path: Path, text: str) -> None:
     path = tmp_path / f"{IDENTITY}.json"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(MarkError, match=f"^{path}: not a mark: "):
+    with pytest.raises(SandboxStateError, match=f"^{path}: not a sandbox.s state: "):
         sandbox_state.read(IDENTITY, str(tmp_path))
 
 
 def test_a_mark_of_a_later_release_is_still_a_mark(tmp_path: Path) -> None:
-    sandbox_state.write(Mark(IDENTITY, CAPTURED, "because"), str(tmp_path))
+    sandbox_state.write(SandboxState(IDENTITY, CAPTURED, "because"), str(tmp_path))
     path = tmp_path / f"{IDENTITY}.json"
     path.write_text(path.read_text().replace("{", '{"new": {"er": 1}, ', 1))
-    assert sandbox_state.read(IDENTITY, str(tmp_path)) == Mark(IDENTITY, CAPTURED, "because")
+    assert sandbox_state.read(IDENTITY, str(tmp_path)) == SandboxState(IDENTITY, CAPTURED, "because")
 
 
 def test_other_files_are_no_marks(tmp_path: Path) -> None:
@@ -92,13 +92,13 @@ def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_text("{}")
     Path(tmp_path, f"{IDENTITY}.json").symlink_to(other)
-    with pytest.raises(MarkError, match="can't be read"):
+    with pytest.raises(SandboxStateError, match="can't be read"):
         sandbox_state.read(IDENTITY, str(tmp_path))
-    sandbox_state.write(Mark(IDENTITY, CAPTURED, "because"), str(tmp_path))
+    sandbox_state.write(SandboxState(IDENTITY, CAPTURED, "because"), str(tmp_path))
     assert other.read_text() == "{}"
 
 
 def test_what_can_not_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(MarkError, match="can't be written"):
-        sandbox_state.write(Mark(IDENTITY, CAPTURED, ""), str(tmp_path / "file" / "under"))
+    with pytest.raises(SandboxStateError, match="can't be written"):
+        sandbox_state.write(SandboxState(IDENTITY, CAPTURED, ""), str(tmp_path / "file" / "under"))

@@ -54,7 +54,7 @@ def test_the_codes_are_those_that_are_used() -> None:
 
 def test_the_list_is_one_and_the_entry_in_it_is_understood() -> None:
     assert conflist.types(JSON[0])[-1] == conflist.PLUGIN
-    entry = conflist.own(JSON[0])
+    entry = conflist.plugin_entry(JSON[0])
     assert entry
     chosen = settings(entry)
     assert chosen.defaults == {"redirect_dns": "true"}

@@ -14,7 +14,7 @@ from istio_init.cli.verbs.cni_flags import Config, NetDir, entry
 from istio_init.cli.verbs.output import choice
 from istio_init.cni.node import cri, install
 from istio_init.cni.node.directories import detect_networks
-from istio_init.cni.node.repair import DRIFTED, FIXABLE, UNCAPTURED, UNKNOWN, Network, repair
+from istio_init.cni.node.repair import DRIFTED, FIXABLE, UNCAPTURED, UNKNOWN, PodNetwork, repair
 from istio_init.cni.plugin.sandbox_state import CAPTURED
 from istio_init.errors import InitError, shown
 from istio_init.kernel.host.grpc import Channel
@@ -62,19 +62,19 @@ def repair_pods(
     return code
 
 
-def network_of(cni_net_dir: str, plugin_config: str) -> Network:
+def network_of(cni_net_dir: str, plugin_config: str) -> PodNetwork:
     """The network that the plugin is in, with the entry that it has there or the one that is given."""
     if plugin_config:
-        standing = install.standing(cni_net_dir) if cni_net_dir else None
-        return Network(standing[0] if standing else ANY_NETWORK, entry(plugin_config))
+        standing = install.current_entry(cni_net_dir) if cni_net_dir else None
+        return PodNetwork(standing[0] if standing else ANY_NETWORK, entry(plugin_config))
     networks = cni_net_dir or detect_networks()
-    standing = install.standing(networks)
+    standing = install.current_entry(networks)
     if standing is None:
         raise InitError(
             f"{shown(networks, 256)}: the plugin is in no network here: istio-init cni install enters it; "
             "or tell with --plugin-config what it is set up to do"
         )
-    return Network(*standing)
+    return PodNetwork(*standing)
 
 
 def exit_code(found: Iterable[Finding]) -> int:

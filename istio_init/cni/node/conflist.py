@@ -42,7 +42,7 @@ def name(text: str) -> str:
     return str(_document(text)["name"])
 
 
-def own(text: str) -> dict[str, Any] | None:
+def plugin_entry(text: str) -> dict[str, Any] | None:
     """The configuration of our plugin in a list; None where it has none."""
     return next((item.value for item in _plugins(text) if _ours(item)), None)
 
@@ -83,7 +83,7 @@ def without_plugin(text: str) -> str:
     return text
 
 
-def of_configuration(text: str) -> str:
+def list_of_configuration(text: str) -> str:
     """A list of one plugin out of that plugin's own configuration (a .conf file), which stands in it as it was."""
     document = _document(text)
     _typed(document, "it")

@@ -93,13 +93,13 @@ def status(places: Directories, plugin: Mapping[str, Any] | None) -> Status:
     if path is None:
         return Status(standing, "", "absent")
     _, text = _read(path)
-    found = _checked(path, lambda: conflist.own(text)) if path.endswith(".conflist") else None
+    found = _checked(path, lambda: conflist.plugin_entry(text)) if path.endswith(".conflist") else None
     if found is None:
         return Status(standing, path, "absent")
     return Status(standing, path, "in place" if plugin is None or found == plugin else "differs")
 
 
-def standing(networks: str) -> tuple[str, dict[str, Any]] | None:
+def current_entry(networks: str) -> tuple[str, dict[str, Any]] | None:
     """The name of the network that a runtime uses and our entry in it; None where it has none, or there is no network.
 
     InitError where the file can't be understood.
@@ -108,7 +108,7 @@ def standing(networks: str) -> tuple[str, dict[str, Any]] | None:
     if path is None or not path.endswith(".conflist"):
         return None
     _, text = _read(path)
-    entry = _checked(path, lambda: conflist.own(text))
+    entry = _checked(path, lambda: conflist.plugin_entry(text))
     return (conflist.name(text), entry) if entry is not None else None
 
 
@@ -152,7 +152,7 @@ def _convert(path: str, plugin: Mapping[str, Any]) -> list[str]:
     While both stand the runtime takes the single one, whose name comes first.
     """
     content, text = _read(path)
-    made = _checked(path, lambda: conflist.with_plugin(conflist.of_configuration(text), plugin))
+    made = _checked(path, lambda: conflist.with_plugin(conflist.list_of_configuration(text), plugin))
     target = f"{os.path.splitext(path)[0]}.conflist"
     standing = files.read(target)
     if standing and PLUGIN.encode() not in standing.data:
@@ -202,7 +202,7 @@ def _made_of_another(path: str, text: str) -> bool:
     for suffix in (".conf", ".json"):
         beside = files.read(f"{os.path.splitext(path)[0]}{suffix}")
         try:
-            if beside is not None and conflist.of_configuration(beside.data.decode()) == text:
+            if beside is not None and conflist.list_of_configuration(beside.data.decode()) == text:
                 return True
         except ValueError:
             continue

@@ -39,7 +39,7 @@ INTERFACE = "eth0"
 COMMAND = "repair"
 
 
-class Network(Record):
+class PodNetwork(Record):
     """The network that pods get: its name, and our plugin's entry in it."""
 
     name: str
@@ -66,13 +66,13 @@ class Finding(Record):
         return self.state == UNKNOWN or (self.state in FIXABLE and not self.fixed)
 
 
-def repair(sandboxes: Iterable[Sandbox], network: Network, *, fix: bool) -> Iterator[Finding]:
+def repair(sandboxes: Iterable[Sandbox], network: PodNetwork, *, fix: bool) -> Iterator[Finding]:
     """What there is to say of each pod, in their order; with `fix`, those that are to be captured are."""
     for sandbox in sandboxes:
-        yield _apart(sandbox, partial(examine, sandbox, network, fix=fix))
+        yield _in_child(sandbox, partial(examine, sandbox, network, fix=fix))
 
 
-def examine(sandbox: Sandbox, network: Network, *, fix: bool) -> Finding:
+def examine(sandbox: Sandbox, network: PodNetwork, *, fix: bool) -> Finding:
     """Look at one pod, and fix it if it is to be; never raises what is that pod's fault or its end.
 
     Whoever has entered a pod's user namespace can't come back from it, so this is for a child (`repair`).
@@ -83,13 +83,13 @@ def examine(sandbox: Sandbox, network: Network, *, fix: bool) -> Finding:
         return Finding(sandbox, GONE, "its sandbox has ended")
     try:
         call = plugin.Call(_request(sandbox, network), settings(_members(sandbox, network)), aloud="warn")
-        found = _looked_at(sandbox, call)
+        found = _inspect_pod(sandbox, call)
     except InitError as error:
         return Finding(sandbox, UNKNOWN, said(error))
     return _fixed(found, call) if fix and found.state in FIXABLE else found
 
 
-def _looked_at(sandbox: Sandbox, call: plugin.Call) -> Finding:
+def _inspect_pod(sandbox: Sandbox, call: plugin.Call) -> Finding:
     """A pod as it stands; nothing is changed."""
     decision = call.decide()
     if decision.decision == PASSED:
@@ -105,21 +105,21 @@ def _looked_at(sandbox: Sandbox, call: plugin.Call) -> Finding:
 
 
 def _why(state: str, decision: Decision, call: plugin.Call) -> str:
-    """What a pod's state comes from, as far as its mark tells."""
-    mark = sandbox_state.read(call.request.container, call.settings.run_dir)
+    """The reason for a pod's state, as far as the plugin's record has it."""
+    record = sandbox_state.read(call.request.container, call.settings.run_dir)
     if state == CAPTURED:
         return decision.why
-    if mark is None:
-        return "no mark of the plugin's: it started before the plugin was ready"
-    if not mark.captured:
-        return f"the plugin passed it through: {mark.why}"
-    if mark.flags != decision.flags():
+    if record is None:
+        return "no record of the plugin: the pod started before the plugin was ready"
+    if not record.captured:
+        return f"the plugin passed it through: {record.why}"
+    if record.flags != decision.flags():
         return "the plugin was set up otherwise when it started"
-    return f"the plugin captured it at {mark.time}, and its rules have been changed since"
+    return f"the plugin captured it at {record.time}, and its rules have been changed since"
 
 
 def _fixed(found: Finding, call: plugin.Call) -> Finding:
-    """Capture a pod as an ADD would have, its mark included."""
+    """Capture a pod as an ADD would have, its state included."""
     try:
         plugin.add(call)
     except InitError as error:
@@ -130,7 +130,7 @@ def _fixed(found: Finding, call: plugin.Call) -> Finding:
     return found.replace(fixed=True)
 
 
-def _members(sandbox: Sandbox, network: Network) -> dict[str, Any]:
+def _members(sandbox: Sandbox, network: PodNetwork) -> dict[str, Any]:
     """The configuration that the runtime would hand to the plugin for a pod."""
     members = dict(network.entry)
     capabilities = members.get("capabilities")
@@ -139,13 +139,13 @@ def _members(sandbox: Sandbox, network: Network) -> dict[str, Any]:
     return members
 
 
-def _request(sandbox: Sandbox, network: Network) -> Request:
+def _request(sandbox: Sandbox, network: PodNetwork) -> Request:
     """The call that the runtime would make for a pod; KernelError where its namespace is not to be had."""
     args = {POD: sandbox.name, NAMESPACE: sandbox.namespace, UID: sandbox.uid}
-    return Request(COMMAND, NEWEST, network.name, sandbox.identity, _place(sandbox), INTERFACE, args)
+    return Request(COMMAND, NEWEST, network.name, sandbox.identity, _namespace_path(sandbox), INTERFACE, args)
 
 
-def _place(sandbox: Sandbox) -> str:
+def _namespace_path(sandbox: Sandbox) -> str:
     paths = [path for path in (sandbox.netns, f"/proc/{sandbox.pid}/ns/net" if sandbox.pid else "") if path]
     if not paths:
         raise KernelError("the runtime does not tell where its network namespace is")
@@ -155,7 +155,7 @@ def _place(sandbox: Sandbox) -> str:
     return found
 
 
-def _apart(sandbox: Sandbox, look: Callable[[], Finding]) -> Finding:
+def _in_child(sandbox: Sandbox, look: Callable[[], Finding]) -> Finding:
     """What `look` finds, in a child."""
     reading, writing = os.pipe()
     child = os.fork()

@@ -12,7 +12,7 @@ from istio_init.cni.plugin.settings import CAPABILITY
 from istio_init.errors import shown
 from istio_init.model import parsers
 from istio_init.options.annotations import INJECT, MODE, NO_CAPTURE, STATUS, TEMPLATES, named
-from istio_init.options.annotations import texts as texts_of
+from istio_init.options.annotations import texts as annotation_texts
 from istio_init.options.table import OPTIONS, PROXY_UID, resolve
 from istio_init.record import Record
 
@@ -36,7 +36,7 @@ VARIABLES = {
 }
 
 
-class Pod(Record):
+class PodDescription(Record):
     """What is known of a pod. `containers` (init containers included) is None where nobody told them."""
 
     annotations: Mapping[str, str]
@@ -66,7 +66,7 @@ class Decision(Record):
         return ("--cni-mode", *(f"--{names[field]}={text}" for field, text in self.texts.items()))
 
 
-def decide(request: Request, settings: Settings, ask: Callable[[Api, str, str], Pod]) -> Decision:
+def decide(request: Request, settings: Settings, ask: Callable[[Api, str, str], PodDescription]) -> Decision:
     """What is to be done for the pod of a request. `ask` gets its pod from the Kubernetes API.
 
     AnnotationError, OptionError or PluginError where what is asked for can't be understood.
@@ -75,13 +75,15 @@ def decide(request: Request, settings: Settings, ask: Callable[[Api, str, str], 
     if namespace in settings.exclude_namespaces:
         return Decision(PASSED, f"the namespace {namespace} is excluded")
     if settings.annotations is not None and name:
-        return judged(of_annotations(settings.annotations), settings)
+        return decide_for_pod(pod_from_annotations(settings.annotations), settings)
     if settings.block is not None:
-        return Decision(CAPTURED, "the configuration says so", complete({}, {**settings.defaults, **settings.block}))
+        return Decision(
+            CAPTURED, "the configuration says so", option_texts({}, {**settings.defaults, **settings.block})
+        )
     if not name or not namespace:
         return Decision(PASSED, "not a pod of Kubernetes, and the configuration has no block istio")
     if settings.api is not None:
-        return judged(ask(settings.api, namespace, name), settings)
+        return decide_for_pod(ask(settings.api, namespace, name), settings)
     raise PluginError(
         CONFIGURATION,
         f"nothing tells what the pod {namespace}/{name} asks for: declare the capability {CAPABILITY}, "
@@ -89,7 +91,7 @@ def decide(request: Request, settings: Settings, ask: Callable[[Api, str, str], 
     )
 
 
-def of_annotations(given: Mapping[str, str]) -> Pod:
+def pod_from_annotations(given: Mapping[str, str]) -> PodDescription:
     """A pod of which the annotations are known; the injection's status tells its containers, if it can be read."""
     containers: tuple[str, ...] | None = None
     try:
@@ -98,21 +100,21 @@ def of_annotations(given: Mapping[str, str]) -> Pod:
         containers = tuple(str(name) for names in lists for name in names) if lists else None
     except (ValueError, TypeError):
         pass
-    return Pod(given, containers=containers)
+    return PodDescription(given, containers=containers)
 
 
-def judged(pod: Pod, settings: Settings) -> Decision:
+def decide_for_pod(pod: PodDescription, settings: Settings) -> Decision:
     """What is to be done for a pod of Kubernetes."""
-    if why := _why_not(pod):
+    if why := _reason_not_to_capture(pod):
         return Decision(PASSED, why)
     given = {name: text for name, text in pod.annotations.items() if named(name)}
-    wanted = complete(given, settings.defaults, pod)
+    wanted = option_texts(given, settings.defaults, pod)
     if pod.annotations.get(MODE) == NO_CAPTURE:
         return Decision(PASSED, f"{MODE} is {NO_CAPTURE}")
     return Decision(CAPTURED, f"the pod has a sidecar ({STATUS})", wanted)
 
 
-def _why_not(pod: Pod) -> str:
+def _reason_not_to_capture(pod: PodDescription) -> str:
     """Why a pod is not to be captured, empty where it is."""
     if pod.host_network:
         return "it is in the node's own network"
@@ -133,9 +135,11 @@ def _why_not(pod: Pod) -> str:
     return ""
 
 
-def complete(given: Mapping[str, str], defaults: Mapping[str, str], pod: Pod | None = None) -> dict[str, str]:
+def option_texts(
+    given: Mapping[str, str], defaults: Mapping[str, str], pod: PodDescription | None = None
+) -> dict[str, str]:
     """The texts of all options that are not left at the command line's default."""
-    texts = texts_of(given, defaults)
+    texts = annotation_texts(given, defaults)
     if pod is not None:
         texts.update({field: _variable(pod, name) for field, name in VARIABLES.items() if name in pod.variables})
         if pod.proxy_uid:
@@ -147,7 +151,7 @@ def complete(given: Mapping[str, str], defaults: Mapping[str, str], pod: Pod | N
     return texts
 
 
-def _variable(pod: Pod, name: str) -> str:
+def _variable(pod: PodDescription, name: str) -> str:
     text = pod.variables[name]
     if text not in parsers.TRUE | parsers.FALSE:
         raise PluginError(CONFIGURATION, f"{name} of the container {PROXY_CONTAINER}: {shown(text)}: not true or false")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from istio_init.cni.plugin.decision import PROXY_CONTAINER, Pod
+from istio_init.cni.plugin.decision import PROXY_CONTAINER, PodDescription
 from istio_init.cni.plugin.protocol import CONFIGURATION, TRY_AGAIN, PluginError
 from istio_init.errors import shown
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FINAL = frozenset({401, 403})
 
 
-def pod(api: Api, namespace: str, name: str, log: Log) -> Pod:
+def pod(api: Api, namespace: str, name: str, log: Log) -> PodDescription:
     """The pod as the API server has it; PluginError where it can't be had: then nothing may be started."""
     core = _client(api)
     # To connect, and to read: a single float is no timeout at all to the client's older releases.
@@ -30,7 +30,7 @@ def pod(api: Api, namespace: str, name: str, log: Log) -> Pod:
         if attempt > 1:
             time.sleep(api.pause)
         try:
-            return _told(name, core.read_namespaced_pod(name, namespace, _request_timeout=limits).to_dict())
+            return _description(name, core.read_namespaced_pod(name, namespace, _request_timeout=limits).to_dict())
         except Exception as error:  # noqa: BLE001 (the client lets through what its libraries raise)
             why = _reason(error)
             log.warn(f"the Kubernetes API has no answer for pod {namespace}/{name}, try {attempt}: {why}")
@@ -69,7 +69,7 @@ def _reason(error: Exception) -> str:
     return shown(" ".join(told.split()), 200)[1:-1]
 
 
-def _told(name: str, found: dict[str, Any]) -> Pod:
+def _description(name: str, found: dict[str, Any]) -> PodDescription:
     metadata, spec = found.get("metadata") or {}, found.get("spec") or {}
     if metadata.get("name") != name:
         # Older releases of the client make an empty pod of whatever comes, a proxy's page for one.
@@ -81,7 +81,7 @@ def _told(name: str, found: dict[str, Any]) -> Pod:
     # pilot-agent's subcommand is followed by the proxy's role.
     role = words[words.index("proxy") + 1] if "proxy" in words[:-1] else ""
     variables = {each["name"]: each.get("value") or "" for each in proxy.get("env") or []}
-    return Pod(
+    return PodDescription(
         metadata.get("annotations") or {},
         metadata.get("labels") or {},
         tuple(str(each.get("name")) for each in containers),

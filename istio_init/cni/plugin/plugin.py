@@ -24,7 +24,7 @@ from istio_init.cni.plugin.protocol import (
     PluginError,
     Request,
 )
-from istio_init.cni.plugin.sandbox_state import CAPTURED, PASSED, Mark
+from istio_init.cni.plugin.sandbox_state import CAPTURED, PASSED, SandboxState
 from istio_init.cni.plugin.settings import settings
 from istio_init.errors import InitError
 from istio_init.log import now
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import NoReturn
 
-    from istio_init.cni.plugin.decision import Pod
+    from istio_init.cni.plugin.decision import PodDescription
     from istio_init.cni.plugin.settings import Api, Settings
 
 ATTACHMENTS = "cni.dev/valid-attachments"
@@ -72,17 +72,17 @@ class Call:
         self.log.know(decision=found.decision, why=found.why)
         return found
 
-    def _ask(self, api: Api, namespace: str, name: str) -> Pod:
+    def _ask(self, api: Api, namespace: str, name: str) -> PodDescription:
         from istio_init.cni.plugin.kubernetes_api import pod
 
         return pod(api, namespace, name, self.log)
 
-    def mark(self) -> Mark | None:
-        """The sandbox's mark; from here on the log tells what it says was decided."""
-        mark = sandbox_state.read(self.request.container, self.settings.run_dir)
-        if mark is not None:
-            self.log.know(decision=mark.decision, why=mark.why)
-        return mark
+    def state(self) -> SandboxState | None:
+        """The sandbox's state; from here on the log tells what it says was decided."""
+        state = sandbox_state.read(self.request.container, self.settings.run_dir)
+        if state is not None:
+            self.log.know(decision=state.decision, why=state.why)
+        return state
 
 
 def add(call: Call) -> str:
@@ -91,7 +91,7 @@ def add(call: Call) -> str:
     found = call.decide()
     options = wanted(call, found).replace(reconcile=True)
     # Before the rules: what a DEL has to clean up is known even if this is the last that is done.
-    sandbox_state.write(_mark(call, found), call.settings.run_dir)
+    sandbox_state.write(_new_state(call, found), call.settings.run_dir)
     if found.decision == CAPTURED:
         _perform(options, call, begin)
     else:
@@ -104,11 +104,11 @@ def wanted(call: Call, found: Decision) -> Options:
     return _aimed(found.options(settle.account), call.request.netns)
 
 
-def _mark(call: Call, found: Decision) -> Mark:
+def _new_state(call: Call, found: Decision) -> SandboxState:
     request, before = call.request, sandbox_state.read(call.request.container, call.settings.run_dir)
     attachments = before.attachments if before else ()
     attachment = request.network, request.interface
-    return Mark(
+    return SandboxState(
         request.container, found.decision, found.why,
         request.args.get(POD, ""), request.args.get(NAMESPACE, ""), request.args.get(UID, ""),
         request.netns, backends.namespace_number(request.netns),
@@ -129,53 +129,55 @@ def _perform(options: Options, call: Call, begin: float) -> None:
 
 
 def delete(call: Call) -> str:
-    """Take our rules and the mark away. Nothing that is gone already is an error, nor is what can't be cleaned up."""
+    """Take our rules and the state away. Nothing that is gone already is an error, nor is what can't be cleaned up."""
     request = call.request
     try:
-        mark = call.mark()
-    except sandbox_state.MarkError as error:
+        state = call.state()
+    except sandbox_state.SandboxStateError as error:
         call.log.warn(str(error))
-        mark = None
-    if mark is not None:
-        left = tuple(each for each in mark.attachments if each != (request.network, request.interface))
+        state = None
+    if state is not None:
+        left = tuple(each for each in state.attachments if each != (request.network, request.interface))
         if left:
             # The container stays, on another network: its traffic is still to be captured.
-            sandbox_state.write(mark.replace(attachments=left), call.settings.run_dir)
+            sandbox_state.write(state.replace(attachments=left), call.settings.run_dir)
             return ""
-    if request.netns and (mark is None or mark.captured):
-        _clean(call, mark, request.netns)
+    if request.netns and (state is None or state.captured):
+        _clean(call, state, request.netns)
     sandbox_state.remove(request.container, call.settings.run_dir)
     return ""
 
 
-def _clean(call: Call, mark: Mark | None, netns: str) -> None:
+def _clean(call: Call, state: SandboxState | None, netns: str) -> None:
     """Take our rules out of a namespace, if it is there and no other has taken its place."""
     number = backends.namespace_number(netns)
-    if not number or backends.is_own_namespace(netns) or (mark and mark.inode and mark.inode != number):
+    if not number or backends.is_own_namespace(netns) or (state and state.inode and state.inode != number):
         call.log.info("the sandbox's namespace is gone")
         return
     try:
-        _perform(_aimed(_of_mark(mark) or Options(), netns).replace(cleanup_only=True), call, time.monotonic())
+        _perform(
+            _aimed(_recorded_options(state) or Options(), netns).replace(cleanup_only=True), call, time.monotonic()
+        )
     except InitError as error:
         # An error would keep the runtime from removing the pod, and the rules go with the namespace.
         call.log.warn(f"not cleaned up: {protocol.said(error)}")
 
 
-def _of_mark(mark: Mark | None) -> Options | None:
-    """The options that a mark tells; None where it tells none."""
-    if mark is None or not mark.captured:
+def _recorded_options(state: SandboxState | None) -> Options | None:
+    """The options that a state tells; None where it tells none."""
+    if state is None or not state.captured:
         return None
     from istio_init.options import argv
 
-    return argv.options(mark.flags, {}, settle.account)
+    return argv.options(state.flags, {}, settle.account)
 
 
 def check(call: Call) -> str:
     """Compare what stands with what ADD was to make; PluginError where it differs."""
-    request, mark = call.request, call.mark()
-    options = _of_mark(mark)
+    request, state = call.request, call.state()
+    options = _recorded_options(state)
     if options is None:
-        if mark is not None and not mark.captured:
+        if state is not None and not state.captured:
             return ""
         found = call.decide()
         if found.decision == PASSED:
@@ -199,33 +201,35 @@ def collect(call: Call) -> str:
     valid = _valid(call.request)
     for container in sandbox_state.containers(call.settings.run_dir):
         try:
-            mark = sandbox_state.read(container, call.settings.run_dir)
-        except sandbox_state.MarkError as error:
+            state = sandbox_state.read(container, call.settings.run_dir)
+        except sandbox_state.SandboxStateError as error:
             call.log.warn(str(error))
             continue
-        if mark is None:
+        if state is None:
             continue
-        call.log.know(pod=mark.pod, namespace=mark.namespace, sandbox=container, decision=mark.decision, why=mark.why)
+        call.log.know(
+            pod=state.pod, namespace=state.namespace, sandbox=container, decision=state.decision, why=state.why
+        )
         network = call.request.network
-        left = tuple(each for each in mark.attachments if each[0] != network or (container, each[1]) in valid)
-        if left == mark.attachments:
+        left = tuple(each for each in state.attachments if each[0] != network or (container, each[1]) in valid)
+        if left == state.attachments:
             continue
         if left:
-            sandbox_state.write(mark.replace(attachments=left), call.settings.run_dir)
+            sandbox_state.write(state.replace(attachments=left), call.settings.run_dir)
             continue
         call.log.info("the sandbox is gone")
-        if mark.captured:
-            _apart(call, mark)
+        if state.captured:
+            _clean_in_child(call, state)
         sandbox_state.remove(container, call.settings.run_dir)
     return ""
 
 
-def _apart(call: Call, mark: Mark) -> None:
+def _clean_in_child(call: Call, state: SandboxState) -> None:
     """Clean up in a child: who has entered a pod's user namespace can't come back from it."""
     child = os.fork()
     if not child:
         try:
-            _clean(call, mark, mark.netns)
+            _clean(call, state, state.netns)
         finally:
             os._exit(0)  # noqa: SLF001 (that is its name)
     os.waitpid(child, 0)

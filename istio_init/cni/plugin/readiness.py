@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from istio_init.cni.plugin.decision import Decision, complete
+from istio_init.cni.plugin.decision import Decision, option_texts
 from istio_init.cni.plugin.sandbox_state import CAPTURED
 from istio_init.inspect.doctor.checks import backend, capabilities
 from istio_init.inspect.doctor.collect import examine
@@ -28,7 +28,7 @@ def troubles(settings: Settings) -> tuple[str, ...]:
     OptionError where the configuration's options are wrong, KernelError where not even the kernel's facts can be had.
     """
     wanted = {**settings.defaults, **(settings.block or {})}
-    options = Decision(CAPTURED, "", complete({}, wanted)).options(settle.account)
+    options = Decision(CAPTURED, "", option_texts({}, wanted)).options(settle.account)
     case = examine(options.replace(network_namespace=OWN), (proxy(options).uid, proxy(options).gid))
     failed = [check for look in LOOKS for check in look(case) if check.status == "fail"]
     found = [f"{check.name}: {check.finding}{f'; {check.remedy}' if check.remedy else ''}" for check in failed]

@@ -1,4 +1,4 @@
-"""The mark that the plugin leaves of each sandbox it was called for: one JSON file, so that others can look after it.
+"""The state that the plugin leaves of each sandbox it was called for: one JSON file, so that others can look after it.
 
 ADD writes it, DEL removes it, GC removes those whose sandbox is gone. `istio-init cni repair` reads them. They lie in
 /run: after a reboot there are no sandboxes, and no marks.
@@ -29,11 +29,11 @@ LONGEST_IDENTITY = 200
 LONGEST = 1 << 20
 
 
-class MarkError(InitError):
-    """A mark can't be read or written: which file, why."""
+class SandboxStateError(InitError):
+    """A state can't be read or written: which file, why."""
 
 
-class Mark(Record):
+class SandboxState(Record):
     """What was decided for one sandbox, and what was done.
 
     `flags` are the command line of istio-iptables (without the namespace) that makes the rules, empty where the pod
@@ -69,11 +69,11 @@ def is_identity(text: str) -> bool:
     )
 
 
-def write(mark: Mark, directory: str = DIRECTORY) -> None:
-    """Write a sandbox's mark in the place of the one before, at once or not at all; MarkError where that fails."""
-    path = _path(mark.container, directory)
-    new = f"{directory}/.{mark.container}.{os.getpid()}"
-    text = encode({field: getattr(mark, field) for field in mark.__match_args__})
+def write(state: SandboxState, directory: str = DIRECTORY) -> None:
+    """Replace a sandbox's state atomically; raises SandboxStateError where that fails."""
+    path = _path(state.container, directory)
+    new = f"{directory}/.{state.container}.{os.getpid()}"
+    text = encode({field: getattr(state, field) for field in state.__match_args__})
     try:
         make_directory(directory)
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -88,8 +88,8 @@ def write(mark: Mark, directory: str = DIRECTORY) -> None:
         raise _error(path, "written", error) from error
 
 
-def read(container: str, directory: str = DIRECTORY) -> Mark | None:
-    """The mark of a sandbox, or None where it has none; MarkError where it can't be read."""
+def read(container: str, directory: str = DIRECTORY) -> SandboxState | None:
+    """The state of a sandbox, or None where it has none; SandboxStateError where it can't be read."""
     path = _path(container, directory)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -109,7 +109,7 @@ def read(container: str, directory: str = DIRECTORY) -> Mark | None:
 
 
 def remove(container: str, directory: str = DIRECTORY) -> None:
-    """Take a sandbox's mark away, if it has one; MarkError where that fails."""
+    """Take a sandbox's state away, if it has one; SandboxStateError where that fails."""
     path = _path(container, directory)
     try:
         os.unlink(path)
@@ -120,7 +120,7 @@ def remove(container: str, directory: str = DIRECTORY) -> None:
 
 
 def containers(directory: str = DIRECTORY) -> tuple[str, ...]:
-    """The identities of all sandboxes that have a mark, sorted; MarkError where the directory can't be read."""
+    """The sorted identities of all sandboxes with a state; raises SandboxStateError if the directory can't be read."""
     try:
         names = os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -131,16 +131,16 @@ def containers(directory: str = DIRECTORY) -> tuple[str, ...]:
     return tuple(sorted(name for name in found if is_identity(name)))
 
 
-def _parsed(data: bytes, container: str, path: str) -> Mark:
+def _parsed(data: bytes, container: str, path: str) -> SandboxState:
     try:
         value = decode(data.decode())
-        return _mark({**value, "container": container})
+        return _from_members({**value, "container": container})
     except (ValueError, TypeError) as error:
-        raise MarkError(f"{path}: not a mark: {error}; remove it if its sandbox is gone") from error
+        raise SandboxStateError(f"{path}: not a sandbox's state: {error}; remove it if its sandbox is gone") from error
 
 
-def _mark(value: dict[str, Any]) -> Mark:
-    known = {field: value[field] for field in Mark.__match_args__ if field in value}
+def _from_members(value: dict[str, Any]) -> SandboxState:
+    known = {field: value[field] for field in SandboxState.__match_args__ if field in value}
     for field, content in known.items():
         wanted = {"inode": int, "flags": list, "attachments": list}.get(field, str)
         if not isinstance(content, wanted):
@@ -150,14 +150,14 @@ def _mark(value: dict[str, Any]) -> Mark:
         raise TypeError("flags are no texts")
     known["flags"] = tuple(flags)
     known["attachments"] = tuple((str(network), str(name)) for network, name in attachments)
-    return Mark(**known)
+    return SandboxState(**known)
 
 
 def _path(container: str, directory: str) -> str:
     if not is_identity(container):
-        raise MarkError(f"{shown(container)}: not a container's identity")
+        raise SandboxStateError(f"{shown(container)}: not a container's identity")
     return f"{directory}/{container}{SUFFIX}"
 
 
-def _error(path: str, done: str, error: OSError) -> MarkError:
-    return MarkError(f"{path}: the sandbox's mark can't be {done}: {error.strerror}")
+def _error(path: str, done: str, error: OSError) -> SandboxStateError:
+    return SandboxStateError(f"{path}: the sandbox's state can't be {done}: {error.strerror}")

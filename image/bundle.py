@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     # By name, whether the module is a package, and its code; None for one in C.
     Group: TypeAlias = dict[str, tuple[bool, CodeType | None]]
     # Offset from the end of the head, and bytes.
-    Place: TypeAlias = tuple[int, int]
+    Extent: TypeAlias = tuple[int, int]
 
 IMPORTER_BYTES = 8192  # of the block that the importer is in; marshal does not mind what is behind it
 SIZE_BYTES = 8  # of the head's size, little endian
@@ -45,7 +45,7 @@ class Module(type(sys)):  # type: ignore[misc]
 class Bundle:
     """A finder and loader of the modules in one file; other modules are found as ever."""
 
-    def __init__(self, file: int, begin: int, places: dict[str, Place], extensions: dict[str, str]) -> None:
+    def __init__(self, file: int, begin: int, places: dict[str, Extent], extensions: dict[str, str]) -> None:
         """An open file whose head ends at `begin`; for each module the place of the group that it is in.
 
         `extensions` are the paths of modules in C that a start needs.

@@ -9,20 +9,20 @@ LEVELS = {"none": 0, "fatal": 1, "error": 2, "warn": 3, "info": 4, "debug": 5}
 STDERR = 2
 
 # Where the reason of a failure is left beside the log, as Kubernetes wants it; the image's entry point names it.
-reason_file = ""
-LONGEST_REASON = 4096
+termination_log = ""
+TERMINATION_LOG_LIMIT = 4096
 
 
-def leave_reason(message: str) -> None:
-    """Write why the run ends to `reason_file`, if such a file stands there; never makes one, never fails."""
-    if not reason_file:
+def write_termination_message(message: str) -> None:
+    """Write why the run ends to `termination_log`, if such a file stands there; never makes one, never fails."""
+    if not termination_log:
         return
     try:
-        descriptor = os.open(reason_file, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(termination_log, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if os.fstat(descriptor).st_mode & 0o170000 == 0o100000:
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, message.encode("utf-8", "backslashreplace")[:LONGEST_REASON])
+                os.write(descriptor, message.encode("utf-8", "backslashreplace")[:TERMINATION_LOG_LIMIT])
         finally:
             os.close(descriptor)
     except OSError:
@@ -54,7 +54,7 @@ class Log:
 
     def error(self, message: str) -> None:
         """Something that ended the run, or is to."""
-        leave_reason(message)
+        write_termination_message(message)
         self._write("error", message)
 
     def warn(self, message: str) -> None:

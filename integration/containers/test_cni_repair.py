@@ -26,7 +26,7 @@ from integration.kit.namespace import Namespace
 from istio_init.cni.node import cri
 from istio_init.cni.plugin.sandbox_state import SandboxState
 from istio_init.cni.plugin.settings import CAPABILITY
-from istio_init.kernel.host.grpc import Channel, GrpcError
+from istio_init.kernel.host.grpc import GrpcChannel, GrpcError
 from istio_init.model.rules import IPV4
 
 PROGRAM = [*program.VERBS, "cni", "repair"]
@@ -225,7 +225,7 @@ def test_what_the_runtime_says_is_read_as_its_own_client_reads_it(containerd: Co
     with containerd.pod("read", annotations={"a": "ä" * 5000}) as pod:
         request = api.PodSandboxStatusRequest(pod_sandbox_id=pod.identity)
         told = containerd.runtime.PodSandboxStatus(request).status
-        with Channel(f"{containerd.directory}/sock") as channel:
+        with GrpcChannel(f"{containerd.directory}/sock") as channel:
             (found,) = cri.sandboxes(channel)
             assert (found.identity, found.annotations) == (told.id, dict(told.annotations))
             assert found.netns == inside(containerd, pod).path

@@ -16,7 +16,7 @@ from istio_init.errors import KernelError
 from istio_init.formats.iptables_restore import parse as load
 from istio_init.kernel.netlink.channel import attributes
 from istio_init.kernel.netlink.nfnetlink import FAMILIES as NUMBERS
-from istio_init.kernel.netlink.nfnetlink import HEAD, Channel
+from istio_init.kernel.netlink.nfnetlink import HEAD, NfnetlinkChannel
 from istio_init.kernel.nft.compat import IptablesNft
 from istio_init.kernel.nft.registers import COMPAT, EXPRESSIONS
 from istio_init.model.compare import TableChange
@@ -84,7 +84,7 @@ def messages(namespace: Namespace) -> list[tuple[bytes, ...]]:
     """Every rule that stands in iptables-nft's tables: what it does, as the kernel hands it out."""
 
     def read() -> list[tuple[bytes, ...]]:
-        with Channel() as channel:
+        with NfnetlinkChannel() as channel:
             return [
                 (table.encode(), *(attributes(data[HEAD.size :]).get(kind, b"") for kind in (2, EXPRESSIONS, COMPAT)))
                 for number in NUMBERS.values()

@@ -13,7 +13,7 @@ from integration.kit.program import completed, existing, refuse, routing, start,
 from integration.kit.tracing import traced
 from istio_init import plan
 from istio_init.errors import KernelError
-from istio_init.kernel.netlink.nfnetlink import Channel
+from istio_init.kernel.netlink.nfnetlink import NfnetlinkChannel
 from istio_init.kernel.nft.native import Nftables
 from istio_init.model.compare import TableChange
 from istio_init.model.rules import (
@@ -122,7 +122,7 @@ def generation(namespace: Namespace) -> int:
     """The kernel's count of nftables transactions in the namespace."""
 
     def ask() -> int:
-        with Channel() as channel:
+        with NfnetlinkChannel() as channel:
             return channel.generation()
 
     return namespace.inside(ask)

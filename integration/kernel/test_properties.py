@@ -14,7 +14,7 @@ from integration.kit.fresh import command, inode, inside_new, unshare
 from integration.kit.program import RESTORE, SAVE, tables
 from istio_init.formats.iptables_restore import parse as load
 from istio_init.formats.iptables_save import dump as dump_ruleset
-from istio_init.kernel.xtables.sockopt import TableSocket, existing
+from istio_init.kernel.xtables.sockopt import TableSocket, existing_tables
 from istio_init.log import Log
 from istio_init.model.rules import FAMILIES
 from istio_init.options.table import Options
@@ -66,7 +66,7 @@ def blobs() -> dict[tuple[Family, str], object]:
     found: dict[tuple[Family, str], object] = {}
     for family in FAMILIES:
         with TableSocket(family) as socket:
-            found.update({(family, name): socket.table(name) for name in existing(family) or ()})
+            found.update({(family, name): socket.table(name) for name in existing_tables(family) or ()})
     return found
 
 

@@ -10,7 +10,7 @@ import struct
 from collections import Counter
 from typing import TYPE_CHECKING, TypeAlias
 
-from istio_init.kernel.xtables.sockopt import TableSocket, existing
+from istio_init.kernel.xtables.sockopt import TableSocket, existing_tables
 from istio_init.model.rules import BUILTIN_CHAINS
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class RuleCounters:
     def __init__(self, family: Family) -> None:
         self._family = family
         self._socket = TableSocket(family)
-        self._names: tuple[TableName, ...] = existing(family) or ()
+        self._names: tuple[TableName, ...] = existing_tables(family) or ()
         self._places = {name: self._layout(name) for name in self._names}
 
     def read(self) -> Counter[Place]:

@@ -17,7 +17,7 @@ from integration.kit.settling import settled
 from istio_init import plan
 from istio_init.errors_rare import ValidationFailed
 from istio_init.formats.iptables_save import dump
-from istio_init.kernel.probe.dial import Expected, Result, validate
+from istio_init.kernel.probe.dial import Expected, ProbeResult, validate
 from istio_init.model.parsers import ALL, network
 from istio_init.model.routing import command
 from istio_init.model.rules import PortRange
@@ -60,11 +60,11 @@ def apply(namespace: Namespace, options: Options = OPTIONS) -> None:
         namespace.run(restore, text=dump(ruleset))
 
 
-def proved(results: tuple[Result, ...]) -> set[tuple[str, str]]:
+def proved(results: tuple[ProbeResult, ...]) -> set[tuple[str, str]]:
     return {(result.family, result.path) for result in results if result.proved}
 
 
-def run(namespace: Namespace, expected: Expected = EXPECTED, timeout: float = 20) -> tuple[Result, ...]:
+def run(namespace: Namespace, expected: Expected = EXPECTED, timeout: float = 20) -> tuple[ProbeResult, ...]:
     """Validate as root with every capability, once."""
     return namespace.inside(lambda: validate(expected, timeout, retry=False))
 
@@ -77,20 +77,20 @@ def failure(namespace: Namespace, expected: Expected = EXPECTED, timeout: float 
     return said
 
 
-def as_proxy(namespace: Namespace, expected: Expected = EXPECTED) -> tuple[Result, ...]:
+def as_proxy(namespace: Namespace, expected: Expected = EXPECTED) -> tuple[ProbeResult, ...]:
     """Validate as Istio's validation container does: uid and gid 1337, no capability."""
 
-    def work() -> tuple[Result, ...]:
+    def work() -> tuple[ProbeResult, ...]:
         become(1337, 1337)
         return validate(expected, 20, retry=False)
 
     return namespace.forked(work)
 
 
-def as_init_container(namespace: Namespace, expected: Expected = EXPECTED) -> tuple[Result, ...]:
+def as_init_container(namespace: Namespace, expected: Expected = EXPECTED) -> tuple[ProbeResult, ...]:
     """Validate as Istio's init container does: root that can't be anybody else."""
 
-    def work() -> tuple[Result, ...]:
+    def work() -> tuple[ProbeResult, ...]:
         without("setuid", "setgid", "sys_admin")
         return validate(expected, 20, retry=False)
 
@@ -200,7 +200,7 @@ def test_a_family_that_is_not_in_use_is_not_looked_at(pod: Namespace) -> None:
 @pytest.mark.parametrize("path", ["inbound", "outbound"])
 def test_rules_that_come_late_are_waited_for(pod: Namespace, path: str) -> None:
     # The inbound attempt is refused at once; of the outbound one nobody hears, and its socket stays uncaptured.
-    results: list[tuple[Result, ...]] = []
+    results: list[tuple[ProbeResult, ...]] = []
     expected = EXPECTED if path == "outbound" else EXPECTED.replace(outbound=())
     thread = threading.Thread(target=lambda: results.append(pod.inside(lambda: validate(expected, 30))))
     thread.start()

@@ -10,12 +10,12 @@ import sys
 from typing import NoReturn
 
 from istio_init.cli.start import INTERRUPTED
-from istio_init.kernel.host.process import hold_closed_streams
+from istio_init.kernel.host.process import reserve_standard_descriptors
 
 
 def istio_init() -> NoReturn:
     """Run `istio-init` with the process' arguments, and end with its exit code."""
-    hold_closed_streams()
+    reserve_standard_descriptors()
     try:
         from istio_init.cli import app
 

@@ -38,12 +38,12 @@ def command(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 def main() -> NoReturn:
     """The entry point of the image."""
-    log.reason_file = TERMINATION_LOG
+    log.termination_log = TERMINATION_LOG
     program, arguments = command(sys.argv)
     try:
         _become(program, arguments)
     except Exception as error:
-        log.leave_reason(f"{program}: a fault of the program itself: {type(error).__name__}: {error}")
+        log.write_termination_message(f"{program}: a fault of the program itself: {type(error).__name__}: {error}")
         raise
 
 
@@ -62,7 +62,7 @@ def _become(program: str, arguments: list[str]) -> NoReturn:
             asked = shown(arguments[0]) if arguments else "no subcommand"
             message = f"{program}: {asked}: this image has {', '.join(PROGRAMS)} only; it is no proxy"
             sys.stderr.write(message + "\n")
-            log.leave_reason(message)
+            log.write_termination_message(message)
             sys.exit(UsageError.exit_code)
         case _:
             start.istio_iptables()

@@ -20,7 +20,7 @@ from istio_init import __version__
 from istio_init.cli.start import PROGRAM
 from istio_init.errors import InitError
 from istio_init.errors_rare import OptionError, UsageError
-from istio_init.log import leave_reason
+from istio_init.log import write_termination_message
 from istio_init.model.parsers import boolean
 from istio_init.options.arguments import text
 from istio_init.options.table import FLAG_FOR_A_VALUE, OPTIONS, Option, Options, resolve
@@ -113,7 +113,7 @@ def _refuse(program: str, message: str, code: int) -> int:
         safe = safe[:LONGEST_MESSAGE] + "..."
     if sys.stderr:
         sys.stderr.write(f"{program}: {safe}\n")
-    leave_reason(safe)
+    write_termination_message(safe)
     return code
 
 

@@ -64,10 +64,10 @@ if TYPE_CHECKING:
             """
             ...
 
-        def replace(self, wanted: tuple[RoutingEntry, ...], standing: tuple[RoutingEntry, ...] | None = None) -> None:
+        def replace(self, wanted: tuple[RoutingEntry, ...], existing: tuple[RoutingEntry, ...] | None = None) -> None:
             """Add those of `wanted` that don't stand yet, in order. KernelError names the entry that was refused.
 
-            `standing` is what has just been read, if it has been.
+            `existing` is what has just been read, if it has been.
             """
             ...
 

@@ -84,9 +84,9 @@ def others(options: Options, chosen: Firewall, found: Tables) -> tuple[tuple[str
 def refuse_blindness() -> None:
     """KernelError where it may not be known which legacy tables there are: to read all would be to make them."""
     from istio_init.errors import KernelError
-    from istio_init.kernel.xtables.sockopt import existing
+    from istio_init.kernel.xtables.sockopt import existing_tables
 
-    if any(existing(family) is None for family in FAMILIES):
+    if any(existing_tables(family) is None for family in FAMILIES):
         raise KernelError(
             "only root, or a process with the capability DAC_OVERRIDE, may know which legacy tables there are: "
             "run as root with NET_ADMIN and NET_RAW"

@@ -128,9 +128,9 @@ class Transaction:
                     f"the kernel does not hold what was written: {text}; is another program editing the tables?"
                 )
         if plan.routing:
-            standing = self._router.read()
+            existing = self._router.read()
             for entry in plan.routing:
-                if entry not in standing:
+                if entry not in existing:
                     raise KernelError(f"the kernel does not hold what was written: missing: {command(entry)}")
 
     def _put_back(self, changes: Changes, found: State, error: BaseException) -> None:

@@ -72,7 +72,7 @@ def reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A termination log as Kubernetes makes it: an empty file."""
     path = tmp_path / "termination-log"
     path.write_text("")
-    monkeypatch.setattr(log, "reason_file", str(path))
+    monkeypatch.setattr(log, "termination_log", str(path))
     return path
 
 
@@ -83,13 +83,13 @@ def test_an_error_is_left_whatever_the_log_level(reason: Path) -> None:
 
 
 def test_a_reason_is_cut_to_what_kubernetes_takes(reason: Path) -> None:
-    log.leave_reason("x" * 5000)
+    log.write_termination_message("x" * 5000)
     assert reason.read_text() == "x" * 4096
 
 
 def test_nothing_is_left_where_no_file_stands(reason: Path) -> None:
     reason.unlink()
-    log.leave_reason("the reason")
+    log.write_termination_message("the reason")
     assert not reason.exists()
 
 
@@ -98,12 +98,12 @@ def test_a_link_is_not_followed(reason: Path) -> None:
     target.write_text("untouched")
     reason.unlink()
     reason.symlink_to(target)
-    log.leave_reason("the reason")
+    log.write_termination_message("the reason")
     assert target.read_text() == "untouched"
 
 
 def test_a_pipe_nobody_reads_does_not_hold_the_run_up(reason: Path) -> None:
     reason.unlink()
     os.mkfifo(reason)
-    log.leave_reason("the reason")
+    log.write_termination_message("the reason")
     assert reason.is_fifo()

@@ -13,7 +13,7 @@ import pytest
 from istio_init.cni.node import cri
 from istio_init.cni.node.cri import LIST, SOCKETS, STATUS, VARIABLE, Sandbox, endpoint, place, sandboxes
 from istio_init.errors import InitError
-from istio_init.kernel.host.grpc import NOT_FOUND, Channel, GrpcError
+from istio_init.kernel.host.grpc import NOT_FOUND, GrpcChannel, GrpcError
 
 # What containerd 1.6.20 tells of a sandbox beside its status, less what is long and of no interest here.
 RECORDED = Path(__file__).parent / "cri" / "containerd-1.6.json"
@@ -29,7 +29,7 @@ class Runtime:
         self.asked: list[str] = []
 
     def call(self, method: str, message: bytes) -> bytes:
-        """A Channel's, for which this stands."""
+        """A GrpcChannel's, for which this stands."""
         if method == LIST:
             return bytes(api.ListPodSandboxResponse(items=self.items).SerializeToString())
         assert method == STATUS
@@ -55,7 +55,7 @@ def status(network: Any = api.POD, info: str = "", state: Any = api.SANDBOX_READ
 
 
 def read(items: list[Any], statuses: Mapping[str, Any]) -> list[Sandbox]:
-    return list(sandboxes(cast("Channel", Runtime(items, statuses))))
+    return list(sandboxes(cast("GrpcChannel", Runtime(items, statuses))))
 
 
 def test_a_pod_as_containerd_tells_it() -> None:
@@ -68,7 +68,7 @@ def test_pods_are_in_order_and_those_that_have_ended_are_not_asked_for() -> None
     runtime = Runtime(
         [listed("b", "2"), listed("c", "3", ready=False), listed("a", "1")], {"1": status(), "2": status()}
     )
-    found = list(sandboxes(cast("Channel", runtime)))
+    found = list(sandboxes(cast("GrpcChannel", runtime)))
     assert [(each.name, each.ready) for each in found] == [("a", True), ("b", True), ("c", False)]
     assert runtime.asked == ["1", "2"]
 
@@ -107,7 +107,7 @@ def test_what_is_no_answer_is_said() -> None:
             return b"\x0a\xff"
 
     with pytest.raises(GrpcError, match=r"^the runtime's ListPodSandbox: its answer can't be understood: it ends in"):
-        list(sandboxes(cast("Channel", Nonsense())))
+        list(sandboxes(cast("GrpcChannel", Nonsense())))
 
 
 def test_the_socket(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from istio_init.inspect.doctor.case import Case
-from istio_init.kernel.probe.facts import Lock, Machine, Process, Resolver
+from istio_init.kernel.probe.facts import LockStatus, Machine, Process, Resolver
 from istio_init.kernel.probe.rehearsal import Trial
 from istio_init.model.rules import FAMILIES, Network
 from istio_init.planning import plan
@@ -33,8 +33,8 @@ TRIALS = tuple(
     for table in ("raw", "mangle", "nat")
 )
 HEALTHY = Machine(
-    process=PROCESS, sysctls=SYSCTLS, loopback_up=True, addresses=(), routing=(), standing=(), strangers=(),
-    trials=TRIALS, scratch="", lock=Lock("/run/xtables.lock", available=True),
+    process=PROCESS, sysctls=SYSCTLS, loopback_up=True, addresses=(), routing=(), installed=(), foreign_tables=(),
+    trials=TRIALS, scratch="", lock=LockStatus("/run/xtables.lock", available=True),
     resolver=Resolver((Network(b"\x0a\0\0\x0a", 32),)), proxy_user=None,
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from istio_init.cli.verbs.doctor import as_json, folded
 from istio_init.formats.iptables_restore import parse as load
 from istio_init.inspect.doctor.case import Check
 from istio_init.inspect.doctor.checks import CHECKS, diagnose
-from istio_init.kernel.probe.facts import Lock, Resolver, Standing, Stranger
+from istio_init.kernel.probe.facts import ForeignTable, InstalledRules, LockStatus, Resolver
 from istio_init.kernel.probe.rehearsal import Trial
 from istio_init.model.routing import PolicyRule, Route
 from istio_init.model.rules import Network, Ruleset
@@ -20,6 +20,8 @@ NET_ADMIN, NET_RAW = 1 << 12, 1 << 13
 ALL = "-i * -b *"
 TPROXY = f"{ALL} -m TPROXY"
 IPV6_SERVER = Network(bytes.fromhex("fd00") + bytes(13) + b"\x0a", 128)
+
+UNREADABLE = InstalledRules("legacy", (), "can't")
 
 
 def capable(**changes: int | tuple[tuple[int, int], ...] | None) -> dict[str, Any]:
@@ -48,11 +50,11 @@ def no_nat(backend: str, family: str) -> dict[str, Any]:
 
 
 def rules(text: str, backend: str = "legacy") -> dict[str, Any]:
-    return {"standing": (Standing(backend, (load(text, "ipv4"),)),)}
+    return {"installed": (InstalledRules(backend, (load(text, "ipv4"),)),)}
 
 
 def of_plan(command: str, backend: str = "legacy") -> dict[str, Any]:
-    return {"standing": (Standing(backend, case(command).plan.rulesets),)}
+    return {"installed": (InstalledRules(backend, case(command).plan.rulesets),)}
 
 
 def nat(*lines: str) -> str:
@@ -149,22 +151,22 @@ OUTCOMES: list[tuple[str, dict[str, Any], str, str, str, str]] = [
     (f"{ALL} -u 0 -g 1337", {}, "proxy identity", "warn", "-u 0", "1337"),
     (f"{ALL} -g 0", {}, "proxy identity", "warn", "-g 0", "1337"),
     ("", {}, "lock", "ok", "is free", ""),
-    ("", {"lock": Lock("/x", available=True, held="pid 7 (iptables)")}, "lock", "warn", "pid 7 (iptables)", "wait"),
-    ("", {"lock": Lock("/x", available=False)}, "lock", "ok", "namespace itself", ""),
+    ("", {"lock": LockStatus("/x", available=True, held="pid 7 (x)")}, "lock", "warn", "pid 7 (x)", "wait"),
+    ("", {"lock": LockStatus("/x", available=False)}, "lock", "ok", "namespace itself", ""),
     ("", {}, "leftovers", "ok", "nothing of ours", ""),
     (ALL, of_plan(ALL), "leftovers", "ok", "in place", ""),
     (TPROXY, of_plan(ALL), "leftovers", "fail", "other rules of ours", "--reconcile"),
     (f"{TPROXY} --reconcile", of_plan(ALL), "leftovers", "warn", "other rules of ours", "--reconcile"),
     (ALL, {"routing": STALE}, "leftovers", "warn", "routing of an old run", "ip -4 rule del fwmark 1337 lookup 133"),
-    (f"{TPROXY} --drop-invalid", {"routing": STALE, "standing": (
-        Standing("legacy", (Ruleset("ipv4", (case(f"{TPROXY} --drop-invalid").plan.rulesets[0].tables[0],)),)),
+    (f"{TPROXY} --drop-invalid", {"routing": STALE, "installed": (
+        InstalledRules("legacy", (Ruleset("ipv4", (case(f"{TPROXY} --drop-invalid").plan.rulesets[0].tables[0],)),)),
     )}, "leftovers", "warn", "cut short", ""),
     (ALL, of_plan(ALL, "nft"), "leftovers, nft", "fail", "in the nft tables", "clean"),
     (f"{ALL} --reconcile", of_plan(ALL, "nft"), "leftovers, nft", "warn", "in the nft tables", "clean"),
     (ALL, of_plan(f"{ALL} --enable-ipv6"), "leftovers, ipv6", "warn", "the plan has none", "--enable-ipv6"),
-    (ALL, {"standing": (Standing("legacy", (), "can't"),)}, "rules standing, legacy", "warn", "can't", "root"),
-    (ALL, {"standing": (Standing("legacy", (), "can't"),)}, "leftovers", "warn", "legacy were not looked at", "root"),
-    (ALL, {"standing": (Standing("legacy", (), "can't"),)}, "rules of others", "warn", "were not looked at", "root"),
+    (ALL, {"installed": (UNREADABLE,)}, "rules standing, legacy", "warn", "can't", "root"),
+    (ALL, {"installed": (UNREADABLE,)}, "leftovers", "warn", "legacy were not looked at", "root"),
+    (ALL, {"installed": (UNREADABLE,)}, "rules of others", "warn", "were not looked at", "root"),
     (ALL, {}, "rules of others", "ok", "none", ""),
     (ALL, rules(nat("-A OUTPUT -p udp -j ACCEPT")), "rules of others, legacy ipv4 nat OUTPUT", "warn",
      "1: -A OUTPUT -p udp -j ACCEPT", "iptables-legacy -t nat -S"),
@@ -172,7 +174,7 @@ OUTCOMES: list[tuple[str, dict[str, Any], str, str, str, str]] = [
      "rules of others, nft ipv4 nat PREROUTING", "warn", "--to-ports 9", "iptables-nft -t nat -S"),
     (ALL, rules(nat("-A OUTPUT -j DOCKER_OUTPUT", "-A DOCKER_OUTPUT -p tcp -j REDIRECT --to-ports 9")),
      "rules of others, legacy ipv4 nat OUTPUT", "warn", "-j DOCKER_OUTPUT", "-t nat"),
-    (ALL, {"strangers": (Stranger("ip", "kube-proxy", ("nat-output (hook output, priority -100)",), 3),)},
+    (ALL, {"foreign_tables": (ForeignTable("ip", "kube-proxy", ("nat-output (hook output, priority -100)",), 3),)},
      "rules of others, nftables ip kube-proxy", "warn", "3 that change", "nft list table ip kube-proxy"),
 ]  # fmt: skip
 

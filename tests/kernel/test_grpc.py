@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from istio_init.kernel.host.grpc import NOT_FOUND, UNIMPLEMENTED, Channel, GrpcError
+from istio_init.kernel.host.grpc import NOT_FOUND, UNIMPLEMENTED, GrpcChannel, GrpcError
 
 SERVICE = "/test.Service/"
 
@@ -65,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_one_call_after_the_other(server: str) -> None:
-    with Channel(server) as channel:
+    with GrpcChannel(server) as channel:
         for size in (0, 1, 100, 16_384, 60_000):
             assert channel.call(f"{SERVICE}Echo", b"e" * size) == b"e" * size
         # More than the windows of stream and connection, over and over.
@@ -74,7 +74,7 @@ def test_one_call_after_the_other(server: str) -> None:
 
 
 def test_failures_are_told_and_the_connection_is_as_good_as_before(server: str) -> None:
-    with Channel(server) as channel:
+    with GrpcChannel(server) as channel:
         for method, status, why in (
             ("Gone", NOT_FOUND, r"^the runtime's Gone: no 'such' sandbox 100%\\n\\x1b\[1m$"),
             ("Nothing", UNIMPLEMENTED, "Nothing: .*not found"),
@@ -87,13 +87,16 @@ def test_failures_are_told_and_the_connection_is_as_good_as_before(server: str) 
 
 
 def test_patience_ends(server: str) -> None:
-    with Channel(server, patience=0.1) as channel, pytest.raises(GrpcError, match=r"Late: no answer in 0.1 seconds"):
+    with (
+        GrpcChannel(server, patience=0.1) as channel,
+        pytest.raises(GrpcError, match=r"Late: no answer in 0.1 seconds"),
+    ):
         channel.call(f"{SERVICE}Late", b"")
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
     for path, why in ((tmp_path / "none", "No such file"), ("\0", "null|Connection refused"), ("a" * 200, "too long")):
-        with pytest.raises(GrpcError, match=why), Channel(str(path)):
+        with pytest.raises(GrpcError, match=why), GrpcChannel(str(path)):
             pass
 
 
@@ -115,6 +118,6 @@ def test_who_answers_is_no_runtime(tmp_path: Path, answer: bytes) -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(GrpcError, match=r"^the runtime's Echo: "), Channel(str(path)) as channel:
+        with pytest.raises(GrpcError, match=r"^the runtime's Echo: "), GrpcChannel(str(path)) as channel:
             channel.call(f"{SERVICE}Echo", b"")
         thread.join()

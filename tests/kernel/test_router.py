@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from istio_init.errors import KernelError
 from istio_init.kernel.netlink.batch import BatchRefused
-from istio_init.kernel.netlink.channel import DUMP_ATTEMPTS, HEADER, Channel, attribute, attributes
+from istio_init.kernel.netlink.channel import DUMP_ATTEMPTS, HEADER, RtnetlinkChannel, attribute, attributes
 from istio_init.kernel.netlink.refusal import explain
 from istio_init.kernel.netlink.router import has_ipv6
 from istio_init.model.routing import Address, PolicyRule, Route, command
@@ -120,10 +120,10 @@ MULTI, TORN, CAPPED, TLVS = 0x2, 0x10, 0x100, 0x200
 
 
 class Kernel:
-    """The other end of a Channel: answers each request with what the test has it say."""
+    """The other end of a RtnetlinkChannel: answers each request with what the test has it say."""
 
     def __init__(self) -> None:
-        self.channel = Channel()
+        self.channel = RtnetlinkChannel()
         ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.channel._socket, self.channel._sequence = ours, 0
 

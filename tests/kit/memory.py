@@ -105,7 +105,7 @@ class MemoryRouter:
         self.memory.reads.append("read routing")
         return self.memory.routing
 
-    def replace(self, wanted: tuple[RoutingEntry, ...], standing: tuple[RoutingEntry, ...] | None = None) -> None:
+    def replace(self, wanted: tuple[RoutingEntry, ...], existing: tuple[RoutingEntry, ...] | None = None) -> None:
         """As Router.replace."""
         for entry in wanted:
             if entry not in self.memory.routing:

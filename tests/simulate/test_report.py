@@ -13,7 +13,7 @@ from istio_init.cli.app import main
 from istio_init.cli.verbs.packet_flags import endpoint
 from istio_init.errors import KernelError
 from istio_init.errors_rare import OptionError
-from istio_init.kernel.host.containers import namespace_of, of_container
+from istio_init.kernel.host.containers import namespace_path, pid_of
 from istio_init.model.extensions import (
     ConnMark,
     CtState,
@@ -378,20 +378,20 @@ def test_a_container_is_found_by_its_control_group(tmp_path: pathlib.Path) -> No
     container(tmp_path, 1, "0::/init.scope\n")
     (tmp_path / "99").mkdir()
     (tmp_path / "self").mkdir()
-    assert of_container(one, str(tmp_path)) == 30
-    assert of_container(f"containerd://{other}", str(tmp_path)) == 7
+    assert pid_of(one, str(tmp_path)) == 30
+    assert pid_of(f"containerd://{other}", str(tmp_path)) == 7
     for wrong, why in (
         (one[:12], "2 containers' ids begin so"),
         ("c3" * 8, "no process here"),
         ("x", "not a container's id"),
     ):
         with pytest.raises(KernelError, match=why):
-            of_container(wrong, str(tmp_path))
+            pid_of(wrong, str(tmp_path))
 
 
 def test_a_process_that_there_is_not_is_said() -> None:
     with pytest.raises(KernelError, match="process 4194305: there is none"):
-        namespace_of(4194305)
+        namespace_path(4194305)
 
 
 def test_the_docs_show_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:

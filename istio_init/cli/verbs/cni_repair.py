@@ -17,7 +17,7 @@ from istio_init.cni.node.directories import detect_networks
 from istio_init.cni.node.repair import DRIFTED, FIXABLE, UNCAPTURED, UNKNOWN, PodNetwork, repair
 from istio_init.cni.plugin.sandbox_state import CAPTURED
 from istio_init.errors import InitError, shown
-from istio_init.kernel.host.grpc import Channel
+from istio_init.kernel.host.grpc import GrpcChannel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,7 +49,7 @@ def repair_pods(
     """Find this node's pods that the plugin missed: exit 0 if none is left, 3 drifted, 4 uncaptured, 1 unknown."""
     form = choice("--output", output or ("table" if sys.stdout.isatty() else "text"), ("table", "text", "json"))
     network = network_of(cni_net_dir, plugin_config)
-    with Channel(cri.endpoint(cri_socket, os.environ)) as channel:
+    with GrpcChannel(cri.endpoint(cri_socket, os.environ)) as channel:
         sandboxes = tuple(cri.sandboxes(channel))
     found = tuple(repair(sandboxes, network, fix=fix))
     code = exit_code(found)

@@ -92,9 +92,9 @@ def placed(options: Options, where: Where) -> Options:
     _one_place(options, where)
     path = options.network_namespace or where.netns or ""
     if where.container is not None:
-        path = containers.namespace_of(containers.of_container(where.container))
+        path = containers.namespace_path(containers.pid_of(where.container))
     elif where.pid is not None:
-        path = containers.namespace_of(where.pid)
+        path = containers.namespace_path(where.pid)
     return options.replace(network_namespace=path)
 
 

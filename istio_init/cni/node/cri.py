@@ -19,7 +19,7 @@ from istio_init.record import Record
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from istio_init.kernel.host.grpc import Channel
+    from istio_init.kernel.host.grpc import GrpcChannel
 
 # crictl's variable, and where runtimes listen if nobody has told them otherwise.
 VARIABLE = "CONTAINER_RUNTIME_ENDPOINT"
@@ -70,7 +70,7 @@ def endpoint(given: str, environ: Mapping[str, str], root: str = "") -> str:
     return f"{root}{found}"
 
 
-def sandboxes(channel: Channel) -> Iterator[Sandbox]:
+def sandboxes(channel: GrpcChannel) -> Iterator[Sandbox]:
     """All sandboxes, of pods that have ended as well, by namespace and name; GrpcError where the runtime fails."""
     answer = _message(channel, LIST, b"")
     try:
@@ -91,7 +91,7 @@ def _listed(item: Message) -> Sandbox:
     )  # fmt: skip
 
 
-def _told(channel: Channel, sandbox: Sandbox) -> Sandbox:
+def _told(channel: GrpcChannel, sandbox: Sandbox) -> Sandbox:
     """What the runtime tells of a sandbox besides; one that has been removed meanwhile is not ready."""
     try:
         answer = _message(channel, STATUS, protobuf.text(1, sandbox.identity) + protobuf.truth(2, value=True))
@@ -138,7 +138,7 @@ def _inside(document: Any, *names: str) -> Any:  # noqa: ANN401 (JSON)
     return document
 
 
-def _message(channel: Channel, method: str, request: bytes) -> Message:
+def _message(channel: GrpcChannel, method: str, request: bytes) -> Message:
     try:
         return Message(channel.call(method, request))
     except ValueError as error:

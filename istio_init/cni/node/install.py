@@ -50,10 +50,10 @@ def install(places: Directories, source: str, plugin: Mapping[str, Any]) -> tupl
     read or there is none yet; nothing of it is changed then.
     """
     done = []
-    with files.Lock(places.programs):
+    with files.DirectoryLock(places.programs):
         if program.install(source, places.programs):
             done.append(f"{os.path.join(places.programs, PLUGIN)}: installed")
-    with files.Lock(places.networks):
+    with files.DirectoryLock(places.networks):
         tuple(files.sweep(places.networks))
         done += _persisted(places.networks, plugin)
     return tuple(done)
@@ -67,7 +67,7 @@ def uninstall(places: Directories, *, keep_program: bool = False) -> tuple[str, 
     """
     done: list[str] = []
     failed: list[str] = []
-    with files.Lock(places.networks):
+    with files.DirectoryLock(places.networks):
         tuple(files.sweep(places.networks))
         done += _put_back(places.networks)
         for name in candidates(places.networks):
@@ -80,7 +80,7 @@ def uninstall(places: Directories, *, keep_program: bool = False) -> tuple[str, 
     if failed:
         raise InitError("; ".join(failed))
     if not keep_program:
-        with files.Lock(places.programs):
+        with files.DirectoryLock(places.programs):
             if program.remove(places.programs):
                 done.append(f"{os.path.join(places.programs, PLUGIN)}: removed")
     return tuple(done)

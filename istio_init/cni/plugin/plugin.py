@@ -297,9 +297,9 @@ def answer(environ: Mapping[str, str], data: bytes) -> tuple[int, str]:
 
 def main() -> NoReturn:
     """The console script `istio-init-cni`."""
-    from istio_init.kernel.host.process import environment, hold_closed_streams
+    from istio_init.kernel.host.process import environment, reserve_standard_descriptors
 
-    hold_closed_streams()
+    reserve_standard_descriptors()
     # What is printed from here on, by whomever, is not the result.
     result = os.dup(1)
     os.dup2(2, 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from istio_init.errors import InitError
 from istio_init.inspect.doctor.case import Case
-from istio_init.kernel.probe.facts import Wishes, collect
+from istio_init.kernel.probe.facts import FactsRequest, collect
 from istio_init.log import Log
 from istio_init.model import parsers
 from istio_init.options.table import PROXY_USER
@@ -38,11 +38,11 @@ def examine(options: Options, identity: tuple[int, int]) -> Case:
     return Case(options, settled, plan, machine, backend, why, identity, user)
 
 
-def _wishes(options: Options, plan: Plan, user: str) -> Wishes:
+def _wishes(options: Options, plan: Plan, user: str) -> FactsRequest:
     full = build(_full(options))
     rulesets = tuple(_together(plan.ruleset(ruleset.family), ruleset) for ruleset in full.rulesets)
     lock = os.environ.get("XTABLES_LOCKFILE", "")
-    return Wishes(rulesets, (*full.routes, *full.policy_rules), plan.rulesets, lock, options.cni_mode, user)
+    return FactsRequest(rulesets, (*full.routes, *full.policy_rules), plan.rulesets, lock, options.cni_mode, user)
 
 
 def _settled(options: Options) -> Options:

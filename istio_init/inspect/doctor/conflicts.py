@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.inspect.doctor.case import Case
-    from istio_init.kernel.probe.facts import Standing
+    from istio_init.kernel.probe.facts import InstalledRules
     from istio_init.model.rules import Chain, Family, Table
 
 HOOKS = ("PREROUTING", "OUTPUT")
@@ -32,7 +32,7 @@ CLEAN = "istio-init clean removes what is ours; --reconcile brings it to the pla
 
 def leftovers(case: Case) -> Iterator[Check]:
     """What an old run has left, in the tables that are to be written, in other ones, and in routing."""
-    for standing in case.machine.standing:
+    for standing in case.machine.installed:
         if standing.why:
             yield Check(
                 f"rules standing, {standing.backend}", "warn", standing.why,
@@ -46,7 +46,7 @@ def leftovers(case: Case) -> Iterator[Check]:
 
 def _at_home(case: Case) -> Check:
     """How the backend's own tables and the routing compare with the plan."""
-    standing = next((each for each in case.machine.standing if each.backend == case.backend), None)
+    standing = next((each for each in case.machine.installed if each.backend == case.backend), None)
     found = {ruleset.family: ruleset for ruleset in (standing.rulesets if standing else ())}
     ours = tuple(found.get(family, Ruleset(family, ())) for family in case.families)
     name, mended = "leftovers", case.options.reconcile or case.options.cleanup_only
@@ -67,14 +67,14 @@ def _at_home(case: Case) -> Check:
 
 def _unseen(case: Case, name: str) -> Check | None:
     """That nothing was found is no good news of tables that could not be read."""
-    unread = [standing.backend for standing in case.machine.standing if standing.why]
+    unread = [standing.backend for standing in case.machine.installed if standing.why]
     if not unread:
         return None
     finding = f"none found, but the tables of {' and '.join(unread)} were not looked at"
     return Check(name, "warn", finding, "there may be some", LOOK)
 
 
-def _elsewhere(case: Case, standing: Standing) -> Iterator[Check]:
+def _elsewhere(case: Case, standing: InstalledRules) -> Iterator[Check]:
     if not removal(State(standing.rulesets), case.plan):
         return
     mended = case.options.reconcile or case.options.cleanup_only
@@ -88,7 +88,7 @@ def _elsewhere(case: Case, standing: Standing) -> Iterator[Check]:
 
 
 def _other_families(case: Case) -> Iterator[Check]:
-    for standing in case.machine.standing:
+    for standing in case.machine.installed:
         for ruleset in standing.rulesets:
             if ruleset.family not in case.families and any(map(own_part, ruleset.tables)):
                 yield Check(
@@ -101,14 +101,14 @@ def _other_families(case: Case) -> Iterator[Check]:
 def shadows(case: Case) -> Iterator[Check]:
     """Rules of others that take packets before ours see them."""
     found = [
-        *(check for standing in case.machine.standing for check in _shadowing(case, standing)),
+        *(check for standing in case.machine.installed for check in _shadowing(case, standing)),
         *_strangers(case),
     ]
     name = "rules of others"
     yield from found or [_unseen(case, name) or Check(name, "ok", "none that would take packets before ours")]
 
 
-def _shadowing(case: Case, standing: Standing) -> Iterator[Check]:
+def _shadowing(case: Case, standing: InstalledRules) -> Iterator[Check]:
     for ruleset in standing.rulesets:
         for table in ruleset.tables:
             wanted = _wanted(case, ruleset, table)
@@ -135,7 +135,7 @@ def _before(found: Chain, wanted: Chain, *, same: bool) -> list[tuple[int, Rule]
     return others[: edit(found, wanted).at] if same else others
 
 
-def _takes(rule: Rule, table: Table, standing: Standing, case: Case) -> bool:
+def _takes(rule: Rule, table: Table, standing: InstalledRules, case: Case) -> bool:
     """Whether a rule of others keeps packets from ours: by another destination, or, in the same chain, by a verdict."""
     ends = standing.backend == case.backend and rule.target in {Verdict("ACCEPT"), Verdict("RETURN")}
     return ends or _translates(rule, table, set())
@@ -181,7 +181,7 @@ def _strangers(case: Case) -> Iterator[Check]:
     """Tables of nftables with translations of their own; who comes first is up to priorities."""
     families = {"ip": {"ipv4"}, "ip6": {"ipv6"}, "inet": {"ipv4", "ipv6"}}
     matters = "of two translations of one connection the first counts, and ours are at priority -100"
-    for table in case.machine.strangers:
+    for table in case.machine.foreign_tables:
         if families[table.family] & set(case.families):
             which = f"nftables {table.family} {table.table}"
             finding = f"{table.translations} that change destinations, from {', '.join(table.chains)}"

@@ -12,7 +12,7 @@ _DIGITS = frozenset("0123456789abcdef")
 _ID_LENGTH = 64
 
 
-def namespace_of(pid: int) -> str:
+def namespace_path(pid: int) -> str:
     """The path of a process' network namespace; KernelError where there is no such process."""
     path = f"/proc/{pid}/ns/net"
     if not os.path.lexists(path):
@@ -20,7 +20,7 @@ def namespace_of(pid: int) -> str:
     return path
 
 
-def of_container(container: str, proc: str = "/proc") -> int:
+def pid_of(container: str, proc: str = "/proc") -> int:
     """The lowest process id in a container, told by its id or a prefix of it; KernelError where not one is meant.
 
     The id may bear a runtime's scheme, as in Kubernetes' status (containerd://...).

@@ -22,7 +22,7 @@ _CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}
 _FILTERED = 2  # prctl(2): SECCOMP_MODE_FILTER
 
 
-def cause(*needed: str) -> str:
+def explain_permission(*needed: str) -> str:
     """Why the kernel says EPERM to what needs these capabilities, and what to do."""
     effective = int(_status("CapEff") or "0", 16)
     names = " and ".join(needed)
@@ -30,7 +30,7 @@ def cause(*needed: str) -> str:
         kind = "capability" if len(needed) == 1 else "capabilities"
         return f"{' and '.join(missing)} missing: run with the {kind} {names}"
     held = f"{names} {'is' if len(needed) == 1 else 'are'} there"
-    counts = capabilities_count()
+    counts = owns_network_namespace()
     filtered = _status("Seccomp") == str(_FILTERED)
     if counts is False or (counts is None and not filtered):
         return (
@@ -50,7 +50,7 @@ def filter_or_module() -> str:
     return "a sandbox or a security module (SELinux, AppArmor) may forbid this: see its log"
 
 
-def of_socket(number: int, lacking: str) -> str:
+def explain_socket(number: int, lacking: str) -> str:
     """Why there is no socket of a kind that takes no capability, by the error's number, and what to do.
 
     `lacking` is what to say where the kernel knows no such socket.
@@ -61,7 +61,7 @@ def of_socket(number: int, lacking: str) -> str:
     return f"{lacking}; or {filter_or_module()}" if _status("Seccomp") == str(_FILTERED) else lacking
 
 
-def capabilities_count() -> bool | None:
+def owns_network_namespace() -> bool | None:
     """Whether the network namespace belongs to our user namespace or one below it, where our capabilities count.
 
     None where that can't be told.
@@ -74,7 +74,7 @@ def capabilities_count() -> bool | None:
     return True
 
 
-def of_owners(rules: Iterable[Rule]) -> str:
+def explain_owners(rules: Iterable[Rule]) -> str:
     """Why the kernel says EINVAL to the rules with -m owner among these; empty where it has no reason to.
 
     It takes them from the user namespace that the network namespace belongs to, with ids that are mapped there

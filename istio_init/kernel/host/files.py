@@ -40,7 +40,7 @@ class Changed(InitError):
     """A file is not what was read any more: somebody else has written it meanwhile."""
 
 
-class Lock:
+class DirectoryLock:
     """One program of ours at a time in a directory, for the length of a `with`; InitError where it can't be opened."""
 
     def __init__(self, directory: str) -> None:
@@ -87,7 +87,7 @@ def replace(path: str, data: bytes, like: Content | None, mode: int) -> None:
     """Have a file hold `data`, from one moment to the next, whatever happens in between.
 
     `like` is what was read of it, whose permissions it keeps, or None for a new one with `mode`. Changed where it is
-    something else by now, InitError where it can't be written. The caller holds the directory's Lock.
+    something else by now, InitError where it can't be written. The caller holds the directory's DirectoryLock.
     """
     partial = _partial(path)
     try:
@@ -176,7 +176,7 @@ def names(directory: str) -> list[str]:
 
 
 def sweep(directory: str) -> Iterator[str]:
-    """Take away what a killed run left half written, each by its name; the caller holds the directory's Lock."""
+    """Remove the partial files of a killed run and yield their names; the caller holds the DirectoryLock."""
     for name in names(directory):
         if name.startswith(PARTIAL):
             path = os.path.join(directory, name)

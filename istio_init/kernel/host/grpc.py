@@ -35,7 +35,7 @@ class GrpcError(InitError):
         self.status = status
 
 
-class Channel:
+class GrpcChannel:
     """A connection to the gRPC server that listens at a path, from `with` to its end.
 
     `patience` is how many seconds one call may take. GrpcError where nobody listens there.

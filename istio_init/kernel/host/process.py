@@ -13,7 +13,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def hold_closed_streams() -> None:
+def reserve_standard_descriptors() -> None:
     """Keep the numbers of closed standard streams from what is opened next: a log line would be written to it."""
     for number in range(3):
         try:

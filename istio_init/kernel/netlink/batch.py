@@ -10,14 +10,14 @@ import posix as os  # the C half of os
 
 from istio_init.kernel.netlink import channel
 from istio_init.kernel.netlink.channel import HEADER, NLMSG_ERROR, NUMBER
-from istio_init.kernel.netlink.nfnetlink import HEAD, SUBSYSTEM, Channel, word
+from istio_init.kernel.netlink.nfnetlink import HEAD, SUBSYSTEM, NfnetlinkChannel, word
 
 BATCH_BEGIN, BATCH_END = 16, 17  # NFNL_MSG_*: these belong to no subsystem
 BATCH_GENID = 1
 SO_SNDBUFFORCE = 32  # <asm-generic/socket.h>
 
 
-class BatchChannel(Channel):
+class BatchChannel(NfnetlinkChannel):
     """An nfnetlink socket that writes, too."""
 
     def commit(self, messages: list[tuple[int, int, bytes]], generation: int) -> None:

@@ -53,7 +53,7 @@ def attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
-class Channel:
+class RtnetlinkChannel:
     """An rtnetlink socket in the calling thread's network namespace, open within its `with`.
 
     KernelError where there can't be one.
@@ -147,7 +147,7 @@ def no_socket(number: int, lacking: str) -> str:
         return "raise the limit of open files (ulimit -n)"
     from istio_init.kernel.host import denial
 
-    return denial.of_socket(number, lacking)
+    return denial.explain_socket(number, lacking)
 
 
 def _words(flags: int, data: bytes) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from istio_init.errors import KernelError
 from istio_init.kernel.netlink.channel import attributes
-from istio_init.kernel.netlink.nfnetlink import HEAD, Channel, body
+from istio_init.kernel.netlink.nfnetlink import HEAD, NfnetlinkChannel, body
 from istio_init.model.counters import Connection, Usage
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ def _number(path: str) -> int:
 def connections() -> tuple[Connection, ...] | None:
     """All tracked connections of the calling thread's namespace; None where the kernel does not tell them."""
     try:
-        with Channel() as channel:
+        with NfnetlinkChannel() as channel:
             return tuple(_connections(channel))
     except KernelError:
         return None
 
 
-def _connections(channel: Channel) -> Iterator[Connection]:
+def _connections(channel: NfnetlinkChannel) -> Iterator[Connection]:
     for data in channel.dump("tracked connections", _GET, body(0)):
         said = attributes(data[HEAD.size :])
         transport = attributes(attributes(said[_REPLY])[_PROTOCOL])

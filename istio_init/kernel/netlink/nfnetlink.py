@@ -58,7 +58,7 @@ def name(value: bytes) -> str:
     return value.rstrip(b"\0").decode(errors="surrogateescape")
 
 
-class Channel(channel.Channel):
+class NfnetlinkChannel(channel.RtnetlinkChannel):
     """An nfnetlink socket in the calling thread's network namespace; KernelError where there can't be one."""
 
     def __enter__(self) -> Self:
@@ -95,7 +95,7 @@ class Channel(channel.Channel):
         raise AssertionError("the kernel's messages have no end")
 
     def dump(self, what: str, kind: int, body: bytes) -> list[bytes]:
-        """See netlink.Channel."""
+        """See RtnetlinkChannel."""
         try:
             return super().dump(what, kind, body)
         except errors.KernelError as error:
@@ -121,5 +121,5 @@ def _remedy(number: int) -> str:
     if number == errno.EPERM:
         from istio_init.kernel.host import denial
 
-        return denial.cause("NET_ADMIN")
+        return denial.explain_permission("NET_ADMIN")
     return "the kernel has no nftables: load the module nf_tables"

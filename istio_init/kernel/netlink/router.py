@@ -14,7 +14,7 @@ import errno
 import posix as os  # the C half of os
 
 from istio_init import errors
-from istio_init.kernel.netlink.channel import Channel, attribute, attributes
+from istio_init.kernel.netlink.channel import RtnetlinkChannel, attribute, attributes
 from istio_init.model.routing import Address, PolicyRule, Route
 from istio_init.model.rules import IPV4, IPV6, LOOPBACK_INTERFACE, Network
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from istio_init.model.rules import Family
 
     # An entry and the rule's priority or the route's metric, which pins it down when it is deleted.
-    Standing: TypeAlias = tuple[RoutingEntry, int]
+    NumberedEntry: TypeAlias = tuple[RoutingEntry, int]
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
@@ -68,16 +68,16 @@ class Rtnetlink:
 
     def read(self) -> tuple[RoutingEntry, ...]:
         """Every entry that stands of the kinds in routing.py: see kernel.Router. KernelError where reading fails."""
-        with Channel() as channel:
-            return tuple(entry for entry, _ in _standing(channel))
+        with RtnetlinkChannel() as channel:
+            return tuple(entry for entry, _ in _numbered_entries(channel))
 
-    def replace(self, wanted: tuple[RoutingEntry, ...], standing: tuple[RoutingEntry, ...] | None = None) -> None:
+    def replace(self, wanted: tuple[RoutingEntry, ...], existing: tuple[RoutingEntry, ...] | None = None) -> None:
         """As Router.replace."""
         if not wanted:
             return
-        with Channel() as channel:
+        with RtnetlinkChannel() as channel:
             # The kernel itself refuses a second route or address, and is asked why only then (_add).
-            there = set([rule for rule, _ in _policy_rules(channel)] if standing is None else standing)
+            there = set([rule for rule, _ in _policy_rules(channel)] if existing is None else existing)
             indexes: dict[str, int] = {}
             for entry in wanted:
                 if entry not in there:
@@ -88,17 +88,17 @@ class Rtnetlink:
         """Take these away, last first; one that does not stand is fine. KernelError names what was refused."""
         if not entries:
             return
-        with Channel() as channel:
-            standing = _standing(channel)
+        with RtnetlinkChannel() as channel:
+            existing = _numbered_entries(channel)
             indexes: dict[str, int] = {}
             for unwanted in dict.fromkeys(reversed(entries)):
-                for entry, priority in standing:
+                for entry, priority in existing:
                     if entry == unwanted:
                         _delete(channel, entry, priority, indexes)
 
     def addresses(self) -> tuple[Address, ...]:
         """All addresses of all interfaces in the kernel's order: IPv4 first, by interface. Host bits are kept."""
-        with Channel() as channel:
+        with RtnetlinkChannel() as channel:
             return tuple(_addresses(channel, {}))
 
 
@@ -121,7 +121,7 @@ def _is_local(address: Address) -> bool:
     return own or packed == bytes(15) + b"\x01" or (packed[0] == 0xFE and packed[1] & 0xC0 == 0x80)
 
 
-def _add(channel: Channel, entry: RoutingEntry, indexes: dict[str, int]) -> None:
+def _add(channel: RtnetlinkChannel, entry: RoutingEntry, indexes: dict[str, int]) -> None:
     kinds = {PolicyRule: RTM_NEWRULE, Route: RTM_NEWROUTE, Address: RTM_NEWADDR}
     try:
         # EXCL refuses to make a route or an address anew. A second policy rule is refused only at the same
@@ -130,12 +130,14 @@ def _add(channel: Channel, entry: RoutingEntry, indexes: dict[str, int]) -> None
         channel.request(kinds[type(entry)], NLM_F_CREATE | NLM_F_EXCL, _body(entry, "add", indexes))
     except OSError as refused:
         # Who may not write is told that, whether the entry stands or not.
-        if refused.errno in (errno.EEXIST, errno.EPERM) and any(entry == there for there, _ in _standing(channel)):
+        if refused.errno in (errno.EEXIST, errno.EPERM) and any(
+            entry == there for there, _ in _numbered_entries(channel)
+        ):
             return
         raise _explained(entry, "add", refused) from refused
 
 
-def _delete(channel: Channel, entry: RoutingEntry, priority: int, indexes: dict[str, int]) -> None:
+def _delete(channel: RtnetlinkChannel, entry: RoutingEntry, priority: int, indexes: dict[str, int]) -> None:
     kinds = {PolicyRule: RTM_DELRULE, Route: RTM_DELROUTE, Address: RTM_DELADDR}
     try:
         channel.request(kinds[type(entry)], 0, _body(entry, "del", indexes, priority))
@@ -188,7 +190,7 @@ def _index(entry: RoutingEntry, device: str, verb: Verb, indexes: dict[str, int]
     return indexes[device]
 
 
-def _standing(channel: Channel) -> list[Standing]:
+def _numbered_entries(channel: RtnetlinkChannel) -> list[NumberedEntry]:
     """What Rtnetlink.read promises, each entry with its priority or metric."""
     # The kernel filters by the type; one before 4.20 does not, and sends all routes.
     local_routes = ROUTE.pack(0, 0, 0, 0, 0, 0, 0, RTN_LOCAL, 0)
@@ -198,12 +200,12 @@ def _standing(channel: Channel) -> list[Standing]:
     return [*_policy_rules(channel), *filter(None, routes), *on_lo]
 
 
-def _policy_rules(channel: Channel) -> list[Standing]:
+def _policy_rules(channel: RtnetlinkChannel) -> list[NumberedEntry]:
     rules = map(_policy_rule, channel.dump("policy rules", RTM_GETRULE, ROUTE.pack(*[0] * 9)))
     return list(filter(None, rules))
 
 
-def _policy_rule(data: bytes) -> Standing | None:
+def _policy_rule(data: bytes) -> NumberedEntry | None:
     """A PolicyRule out of an RTM_NEWRULE message; None where it asks for more than a mark, or something else."""
     if MARKED not in data:
         return None  # as the kernel's own five are: they need not be taken apart
@@ -218,7 +220,7 @@ def _policy_rule(data: bytes) -> Standing | None:
     return rule, words.get(FRA_PRIORITY, 0)
 
 
-def _route(data: bytes, names: dict[int, str]) -> Standing | None:
+def _route(data: bytes, names: dict[int, str]) -> NumberedEntry | None:
     """A Route out of an RTM_NEWROUTE message; None where it is no local default route, or in the kernel's tables."""
     number, dst_len, src_len, tos, _table, _protocol, _scope, kind, _flags = ROUTE.unpack_from(data)
     if number not in FAMILIES or dst_len or src_len or tos or kind != RTN_LOCAL:
@@ -233,7 +235,7 @@ def _route(data: bytes, names: dict[int, str]) -> Standing | None:
     return Route(FAMILIES[number], device, table), WORD.unpack(said.get(RTA_PRIORITY, bytes(4)))[0]
 
 
-def _addresses(channel: Channel, names: dict[int, str]) -> Iterator[Address]:
+def _addresses(channel: RtnetlinkChannel, names: dict[int, str]) -> Iterator[Address]:
     for data in channel.dump("addresses", RTM_GETADDR, ADDRESS.pack(0, 0, 0, 0, 0)):
         number, prefix, _flags, _scope, index = ADDRESS.unpack_from(data)
         said = attributes(data[ADDRESS.size :])

@@ -24,7 +24,7 @@ from istio_init.kernel.netlink.nfnetlink import (
     NEWTABLE,
     NFT_NAME,
     RULE_CHAIN,
-    Channel,
+    NfnetlinkChannel,
     body,
     name,
     text,
@@ -75,7 +75,7 @@ class IptablesNft:
 
     def read(self, family: Family, expecting: Ruleset | None = None) -> Ruleset:  # noqa: ARG002 (nothing to gain)
         """See kernel.Firewall."""
-        with Channel() as channel:
+        with NfnetlinkChannel() as channel:
             return Ruleset(family, tuple(found.table for found in found_tables(channel, family).values()))
 
     def replace(self, family: Family, wanted: Table) -> None:
@@ -113,7 +113,7 @@ class IptablesNft:
         )
 
 
-def found_tables(channel: Channel, family: Family) -> dict[TableName, Found]:
+def found_tables(channel: NfnetlinkChannel, family: Family) -> dict[TableName, Found]:
     """The tables of iptables-nft's that a family has, in the order in which a packet meets them."""
     number = FAMILIES[family]
     there = {table for owner, table in channel.tables() if owner == number}
@@ -129,7 +129,7 @@ def found_tables(channel: Channel, family: Family) -> dict[TableName, Found]:
     }
 
 
-def _table(channel: Channel, family: Family, table: TableName, policies: dict[str, str | None]) -> Found:
+def _table(channel: NfnetlinkChannel, family: Family, table: TableName, policies: dict[str, str | None]) -> Found:
     rules: dict[str, list[Rule]] = {chain: [] for chain in policies}
     handles: dict[str, list[bytes]] = {chain: [] for chain in policies}
     reader = RuleReader(family)

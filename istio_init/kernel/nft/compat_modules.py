@@ -14,7 +14,7 @@ from istio_init.kernel.netlink.nfnetlink import FAMILIES, body, text, word
 if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
-    from istio_init.kernel.netlink.nfnetlink import Channel
+    from istio_init.kernel.netlink.nfnetlink import NfnetlinkChannel
     from istio_init.model.rules import Family
 
     Kind: TypeAlias = Literal["match", "target"]
@@ -33,7 +33,7 @@ def is_asked(extension: Extension) -> bool:
     return kind == "target" or name not in _OWN_WORDS
 
 
-def knows(channel: Channel, family: Family, extension: Extension) -> bool | None:
+def knows(channel: NfnetlinkChannel, family: Family, extension: Extension) -> bool | None:
     """Whether the kernel has it; None where asking is not allowed (it takes NET_ADMIN)."""
     kind, name, revision = extension
     question = text(_NAME, name) + word(_REVISION, revision) + word(_TYPE, int(kind == "target"))

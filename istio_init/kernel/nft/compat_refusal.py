@@ -20,7 +20,7 @@ from istio_init.kernel.netlink.nfnetlink import (
     NEWRULE,
     NFT_NAME,
     RULE_CHAIN,
-    Channel,
+    NfnetlinkChannel,
     name,
 )
 from istio_init.kernel.nft import compat_modules
@@ -64,13 +64,13 @@ def _why(number: int, message: Message | None) -> str:
         return _missing(message)
     match number:
         case errno.EPERM:
-            return denial.cause("NET_ADMIN")
+            return denial.explain_permission("NET_ADMIN")
         case errno.ENOBUFS | errno.EMSGSIZE:
             return "the socket has no room for so many rules: raise net.core.wmem_max"
         case errno.EBUSY:
             return "rules of others jump to a chain of ours: see iptables-nft-save"
         case errno.EINVAL:
-            return denial.of_owners(_rules(message)) or "the kernel's log (dmesg) may say which extension refused"
+            return denial.explain_owners(_rules(message)) or "the kernel's log (dmesg) may say which extension refused"
         case _:
             return "nothing was written"
 
@@ -97,7 +97,7 @@ def _missing_extensions(message: Message) -> str:
     family, said = _family(message[2]), attributes(message[2][HEAD.size :])
     (rule,) = _rules(message)
     used = [extension for extension in extensions(rule, family) if compat_modules.is_asked(extension)]
-    with Channel() as channel:
+    with NfnetlinkChannel() as channel:
         missing = [extension for extension in used if compat_modules.knows(channel, family, extension) is False]
     text = f"-A {name(said[RULE_CHAIN])} {rule_text(rule)}"
     if not missing:

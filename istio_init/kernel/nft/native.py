@@ -12,7 +12,7 @@ from istio_init.errors import KernelError
 from istio_init.formats.nft import json_reader, json_writer, layout, merge
 from istio_init.kernel.host import libc
 from istio_init.kernel.host.libc import Pointer, function
-from istio_init.kernel.netlink.nfnetlink import NFPROTO_INET, Channel
+from istio_init.kernel.netlink.nfnetlink import NFPROTO_INET, NfnetlinkChannel
 from istio_init.model import inet
 from istio_init.model.rules import FAMILIES, Ruleset, Table
 
@@ -77,7 +77,7 @@ class Nftables:
 
     def _tables(self) -> tuple[inet.InetTable, ...]:
         """What stands of our tables."""
-        with Channel() as channel:
+        with NfnetlinkChannel() as channel:
             generation = channel.generation()
             if self._seen is None or self._seen[0] != generation:
                 names = {name for family, name in channel.tables() if family == NFPROTO_INET}

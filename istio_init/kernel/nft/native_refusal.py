@@ -49,7 +49,7 @@ def explain(what: str, said: str, tables: Iterable[InetTable] = ()) -> KernelErr
 
 def _remedy(number: int, tables: Iterable[InetTable]) -> str:
     if number == errno.EPERM:
-        return denial.cause("NET_ADMIN")
+        return denial.explain_permission("NET_ADMIN")
     if number in _REMEDIES:
         return _REMEDIES[number]
     lacking = [each for each in dict.fromkeys(_modules(tables)) if not _loaded(each)]

@@ -18,7 +18,7 @@ from istio_init.kernel.xtables.encode_rule import INFO
 from istio_init.kernel.xtables.ip_header import LAYOUTS
 from istio_init.kernel.xtables.refusal import explain
 from istio_init.kernel.xtables.required_modules import entry_size
-from istio_init.kernel.xtables.sockopt import TableSocket, existing
+from istio_init.kernel.xtables.sockopt import TableSocket, existing_tables
 from istio_init.model.counters import Count, CountedInet, CountedTable
 from istio_init.model.inet import NAMES
 from istio_init.model.rules import BUILTIN_CHAINS, FAMILIES
@@ -46,7 +46,7 @@ def tables(backend: str) -> tuple[CountedTable, ...]:
 
 def inet_tables() -> tuple[CountedInet, ...]:
     """Our native tables, those that stand. KernelError where they can't be read."""
-    with nfnetlink.Channel() as channel:
+    with nfnetlink.NfnetlinkChannel() as channel:
         there = {name for family, name in channel.tables() if family == nfnetlink.NFPROTO_INET}
     names = [name for name, theirs in NAMES.items() if theirs in there]
     return tuple(map(_inet, names))
@@ -60,7 +60,7 @@ def _inet(name: TableName) -> CountedInet:
 
 
 def _legacy(family: Family) -> Iterator[CountedTable]:
-    for name in existing(family) or ():
+    for name in existing_tables(family) or ():
         try:
             with TableSocket(family) as socket:
                 answers = socket.table(name)
@@ -101,13 +101,13 @@ def _met(family: Family, answers: tuple[bytes, bytearray]) -> Iterator[tuple[str
 
 
 def _nft(family: Family) -> Iterator[CountedTable]:
-    with nfnetlink.Channel() as channel:
+    with nfnetlink.NfnetlinkChannel() as channel:
         for name, found in compat.found_tables(channel, family).items():
             policies = dict(_policies(channel, family, name))
             yield CountedTable(family, found.table, _counted(channel, family, found), policies)
 
 
-def _counted(channel: nfnetlink.Channel, family: Family, found: Found) -> dict[str, tuple[Count | None, ...]]:
+def _counted(channel: nfnetlink.NfnetlinkChannel, family: Family, found: Found) -> dict[str, tuple[Count | None, ...]]:
     """The counters of a table's rules, which their handles tell: the table may have changed since it was read."""
     met: dict[bytes, Count | None] = {}
     for data in channel.rules(nfnetlink.FAMILIES[family], found.table.name):
@@ -116,7 +116,7 @@ def _counted(channel: nfnetlink.Channel, family: Family, found: Found) -> dict[s
     return {chain: tuple(map(met.get, handles)) for chain, handles in found.handles.items()}
 
 
-def _policies(channel: nfnetlink.Channel, family: Family, table: TableName) -> Iterator[tuple[str, Count]]:
+def _policies(channel: nfnetlink.NfnetlinkChannel, family: Family, table: TableName) -> Iterator[tuple[str, Count]]:
     """What built-in chains' policies have counted: iptables-nft has them counted, we do not."""
     for data in channel.chains(nfnetlink.FAMILIES[family]):
         said = attributes(data[nfnetlink.HEAD.size :])

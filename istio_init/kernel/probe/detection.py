@@ -10,8 +10,8 @@ import posix  # the C half of os
 
 from istio_init.errors import KernelError
 from istio_init.kernel.netlink.channel import attributes
-from istio_init.kernel.netlink.nfnetlink import CHAIN_NAME, FAMILIES, HEAD, NFPROTO_INET, Channel, name
-from istio_init.kernel.xtables.sockopt import NAMES, TableSocket, existing, is_empty
+from istio_init.kernel.netlink.nfnetlink import CHAIN_NAME, FAMILIES, HEAD, NFPROTO_INET, NfnetlinkChannel, name
+from istio_init.kernel.xtables.sockopt import NAMES, TableSocket, existing_tables, is_empty
 from istio_init.model.rules import BUILTIN_CHAINS, OWN_CHAINS
 from istio_init.record import Record
 
@@ -40,9 +40,9 @@ class Tables(Record):
 
 def tables() -> Tables:
     """What stands in the calling thread's namespace."""
-    legacy = tuple((family, each) for family in FAMILIES for each in existing(family) or ())
+    legacy = tuple((family, each) for family in FAMILIES for each in existing_tables(family) or ())
     try:
-        with Channel() as channel:
+        with NfnetlinkChannel() as channel:
             there = channel.tables()
     except KernelError:
         return Tables(legacy, None, native=False)
@@ -112,7 +112,7 @@ def _nft_rules(found: Tables) -> tuple[bool, bool]:
     """Whether a table of iptables-nft's has a rule, and whether one has a chain of ours."""
     if not found.nft:
         return False, False
-    with Channel() as channel:
+    with NfnetlinkChannel() as channel:
         rules = any(channel.rules(FAMILIES[family], table) for family, table in found.nft)
         chains = [data for family in FAMILIES for data in channel.chains(FAMILIES[family])]
     names = {name(attributes(data[HEAD.size :])[CHAIN_NAME]) for data in chains}

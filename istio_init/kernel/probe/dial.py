@@ -71,7 +71,7 @@ class Expected(Record):
     groups_excluded: tuple[int, ...] = ()
 
 
-class Result(Record):
+class ProbeResult(Record):
     """What became of one path: proved, or not provable here. `text` is the whole of it in words."""
 
     family: Family
@@ -80,7 +80,7 @@ class Result(Record):
     text: str
 
 
-class Path(Record):
+class ProbePath(Record):
     """One way to the proxy: who dials which addresses, at which port, and at which port it has to arrive."""
 
     family: Family
@@ -91,16 +91,16 @@ class Path(Record):
     port: int
     listener: int
 
-    def result(self, text: str, *, proved: bool = False) -> Result:
+    def result(self, text: str, *, proved: bool = False) -> ProbeResult:
         """The result that says this of the path."""
-        return Result(self.family, self.name, proved, f"{TITLES[self.family]} {self.name}: {text}")
+        return ProbeResult(self.family, self.name, proved, f"{TITLES[self.family]} {self.name}: {text}")
 
 
 class NotCaptured(Exception):
     """The path was dialled, and the connection did not arrive; the text says what became of it."""
 
 
-def validate(expected: Expected, timeout: float, *, retry: bool = True) -> tuple[Result, ...]:
+def validate(expected: Expected, timeout: float, *, retry: bool = True) -> tuple[ProbeResult, ...]:
     """Dial every path until it is captured, for `timeout` seconds in all; what became of each.
 
     With `retry`, what was not captured is dialled again until the time is over: the CNI plugin may be about
@@ -109,8 +109,8 @@ def validate(expected: Expected, timeout: float, *, retry: bool = True) -> tuple
     """
     deadline = time.monotonic() + timeout
     paths = _paths(expected)
-    results: dict[Path, Result] = {}
-    failures: dict[Path, str] = {}
+    results: dict[ProbePath, ProbeResult] = {}
+    failures: dict[ProbePath, str] = {}
     with Listeners(expected.families, (expected.proxy_port, expected.inbound_port)) as listeners:
         while True:
             waiting = [path for path in paths if path not in results]
@@ -136,7 +136,7 @@ def _advice(expected: Expected) -> str:
     return f"see which rules stand: {' and '.join(saves[family] for family in expected.families)}"
 
 
-def _require_one(family: Family, expected: Expected, results: list[Result]) -> None:
+def _require_one(family: Family, expected: Expected, results: list[ProbeResult]) -> None:
     if not any(result.proved for result in results):
         reasons = "; ".join(result.text for result in results)
         raise ValidationFailed(
@@ -145,16 +145,18 @@ def _require_one(family: Family, expected: Expected, results: list[Result]) -> N
         )
 
 
-def _paths(expected: Expected) -> tuple[Path, ...]:
+def _paths(expected: Expected) -> tuple[ProbePath, ...]:
     """Both paths of each family."""
     paths = []
     for family in expected.families:
         # With several proxy uids, the first one's rules send the others' connections back before they are asked.
         proxy = (expected.proxy_uids[0], os.getegid())
         passthrough = (PASSTHROUGH[family],)
-        paths.append(Path(family, "inbound", *proxy, passthrough, expected.probe_port, expected.inbound_port))
+        paths.append(ProbePath(family, "inbound", *proxy, passthrough, expected.probe_port, expected.inbound_port))
         hosts = tuple(_host(network) for network in expected.outbound if network.family == family)
-        paths.append(Path(family, "outbound", *_anybody(expected), hosts, expected.probe_port, expected.proxy_port))
+        paths.append(
+            ProbePath(family, "outbound", *_anybody(expected), hosts, expected.probe_port, expected.proxy_port)
+        )
     return tuple(paths)
 
 
@@ -175,7 +177,7 @@ def _host(network: Network) -> bytes:
     return (int.from_bytes(network.address) + 1).to_bytes(len(network.address))
 
 
-def _dial(path: Path, listeners: Listeners, until: float) -> Result:
+def _dial(path: ProbePath, listeners: Listeners, until: float) -> ProbeResult:
     """One attempt by the first destination that has a route; NotCaptured where it goes elsewhere."""
     if not path.destinations:
         return path.result("no destination off this host is known to be captured")
@@ -198,7 +200,7 @@ def _dial(path: Path, listeners: Listeners, until: float) -> Result:
     return path.result(f"no route leads to {spellings}")
 
 
-def _connect(path: Path, client: socket.socket, destination: bytes, until: float) -> bool:
+def _connect(path: ProbePath, client: socket.socket, destination: bytes, until: float) -> bool:
     """Connect; False where there is no route. NotCaptured or OSError where the connection does not come about."""
     if path.name == "inbound":
         _require_address(path.family, destination)
@@ -230,7 +232,7 @@ def _require_address(family: Family, address: bytes) -> None:
         there.close()
 
 
-def _exchange(path: Path, client: socket.socket, destination: bytes, listeners: Listeners, until: float) -> None:
+def _exchange(path: ProbePath, client: socket.socket, destination: bytes, listeners: Listeners, until: float) -> None:
     """A token there and one back. NotCaptured where it is not at the right listener with the right destination."""
     token, answer = os.urandom(16), os.urandom(16)
     client.send(token)
@@ -250,7 +252,7 @@ def _exchange(path: Path, client: socket.socket, destination: bytes, listeners: 
         hang_up(arrival.connection)
 
 
-def _dialled(path: Path, destination: bytes) -> str:
+def _dialled(path: ProbePath, destination: bytes) -> str:
     """What was dialled and expected."""
     there = shown(LOOPBACK[path.family], path.listener)
     return f"{shown(destination, path.port)}, dialled as uid {path.uid}, should arrive at {there}"

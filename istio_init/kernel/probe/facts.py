@@ -16,7 +16,15 @@ from istio_init.kernel.host import accounts, denial, resolv_conf
 from istio_init.kernel.host.accounts import HIGHEST_ID
 from istio_init.kernel.host.lock import DEFAULT_PATH, NAMESPACE_PATH, XtablesLock
 from istio_init.kernel.netlink.channel import attribute, attributes
-from istio_init.kernel.netlink.nfnetlink import CHAIN_NAME, FAMILIES, HEAD, NFPROTO_INET, NFT_NAME, Channel, name
+from istio_init.kernel.netlink.nfnetlink import (
+    CHAIN_NAME,
+    FAMILIES,
+    HEAD,
+    NFPROTO_INET,
+    NFT_NAME,
+    NfnetlinkChannel,
+    name,
+)
 from istio_init.kernel.netlink.router import Rtnetlink
 from istio_init.kernel.nft.compat import IptablesNft
 from istio_init.kernel.nft.native import Nftables
@@ -24,7 +32,7 @@ from istio_init.kernel.nft.registers import EXPRESSIONS
 from istio_init.kernel.probe import detection
 from istio_init.kernel.probe.rehearsal import loopback_up, rehearse
 from istio_init.kernel.xtables.firewall import Libiptc
-from istio_init.kernel.xtables.sockopt import existing
+from istio_init.kernel.xtables.sockopt import existing_tables
 from istio_init.model.inet import NAMES
 from istio_init.model.rules import BUILTIN_CHAINS, Ruleset
 from istio_init.record import Record
@@ -72,7 +80,7 @@ class Process(Record):
     gids: tuple[tuple[int, int], ...] = ((0, HIGHEST_ID),)
 
 
-class Standing(Record):
+class InstalledRules(Record):
     """The rules that stand in a backend's tables; `why` they could not be read."""
 
     backend: str
@@ -80,7 +88,7 @@ class Standing(Record):
     why: str = ""
 
 
-class Stranger(Record):
+class ForeignTable(Record):
     """An nftables table of others with base chains of type nat, and how many of its rules change destinations."""
 
     family: str
@@ -89,7 +97,7 @@ class Stranger(Record):
     translations: int
 
 
-class Lock(Record):
+class LockStatus(Record):
     """The xtables lock: its path, whether its file can be had, and who holds it in words, empty where nobody does."""
 
     path: str
@@ -117,16 +125,16 @@ class Machine(Record):
     loopback_up: bool
     addresses: tuple[Address, ...]
     routing: tuple[RoutingEntry, ...]
-    standing: tuple[Standing, ...]
-    strangers: tuple[Stranger, ...]
+    installed: tuple[InstalledRules, ...]
+    foreign_tables: tuple[ForeignTable, ...]
     trials: tuple[Trial, ...]
     scratch: str
-    lock: Lock
+    lock: LockStatus
     resolver: Resolver
     proxy_user: int | None
 
 
-class Wishes(Record):
+class FactsRequest(Record):
     """What is to be found out about: rules and routing to try, rules that may stand, the lock, the proxy's user."""
 
     rulesets: tuple[Ruleset, ...]
@@ -137,7 +145,7 @@ class Wishes(Record):
     proxy_user: str
 
 
-def collect(wishes: Wishes) -> Machine:
+def collect(wishes: FactsRequest) -> Machine:
     """The facts of the calling thread's network namespace. KernelError where not even rtnetlink answers."""
     process = _process()
     trials, scratch = rehearse(wishes.rulesets, wishes.routing, may_ask=bool(process.effective >> 12 & 1))
@@ -164,7 +172,7 @@ def _process() -> Process:
     uids, gids = denial.mapped("uid"), denial.mapped("gid")
     return Process(
         os.geteuid(), int(said["CapEff"], 16), int(said["CapBnd"], 16), int(said.get("Seccomp", "0")),
-        uids == ((0, HIGHEST_ID),), denial.capabilities_count(), uids, gids,
+        uids == ((0, HIGHEST_ID),), denial.owns_network_namespace(), uids, gids,
     )  # fmt: skip
 
 
@@ -188,12 +196,12 @@ def switched_on(name: str) -> tuple[str, ...]:
     return tuple(each for each in sorted(found) if each not in {"all", "default"} and (found[each] or found.get("all")))
 
 
-def _standing(expected: tuple[Ruleset, ...]) -> Iterator[Standing]:
+def _standing(expected: tuple[Ruleset, ...]) -> Iterator[InstalledRules]:
     found = detection.tables()
-    unknown = [family for family in FAMILIES if existing(family) is None]
+    unknown = [family for family in FAMILIES if existing_tables(family) is None]
     if unknown:
         # Reading would ask for every table, and so make it.
-        yield Standing(
+        yield InstalledRules(
             "legacy", (), "only root, or a process with DAC_OVERRIDE, may know which legacy tables there are"
         )
     elif found.legacy:
@@ -204,19 +212,19 @@ def _standing(expected: tuple[Ruleset, ...]) -> Iterator[Standing]:
         yield _read("native", Nftables(), expected)
 
 
-def _read(backend: str, firewall: Firewall, expected: tuple[Ruleset, ...]) -> Standing:
+def _read(backend: str, firewall: Firewall, expected: tuple[Ruleset, ...]) -> InstalledRules:
     hopes = {ruleset.family: ruleset for ruleset in expected}
     try:
-        return Standing(backend, tuple(firewall.read(family, hopes.get(family)) for family in FAMILIES))
+        return InstalledRules(backend, tuple(firewall.read(family, hopes.get(family)) for family in FAMILIES))
     except InitError as error:
-        return Standing(backend, (), str(error))
+        return InstalledRules(backend, (), str(error))
 
 
-def _strangers() -> Iterator[Stranger]:
+def _strangers() -> Iterator[ForeignTable]:
     ours = {(NFPROTO_INET, table) for table in NAMES.values()}
     known = ours | {(number, table) for number in FAMILIES.values() for table in BUILTIN_CHAINS}
     try:
-        with Channel() as channel:
+        with NfnetlinkChannel() as channel:
             for number, table in channel.tables():
                 if number in _STRANGERS and (number, table) not in known:
                     chains = tuple(_nat_chains(channel, number, table))
@@ -224,12 +232,12 @@ def _strangers() -> Iterator[Stranger]:
                     said = [rule.get(EXPRESSIONS, b"") for rule in rules]
                     count = sum(any(each in rule for each in _TRANSLATIONS) for rule in said)
                     if chains and count:
-                        yield Stranger(_STRANGERS[number], table, chains, count)
+                        yield ForeignTable(_STRANGERS[number], table, chains, count)
     except KernelError:
         return  # no nftables, or none for us: the trials say so
 
 
-def _nat_chains(channel: Channel, family: int, table: str) -> Iterator[str]:
+def _nat_chains(channel: NfnetlinkChannel, family: int, table: str) -> Iterator[str]:
     """A table's base chains of type nat at the hooks that ours are at, each with its hook and priority."""
     for data in channel.chains(family):
         chain = attributes(data[HEAD.size :])
@@ -241,17 +249,19 @@ def _nat_chains(channel: Channel, family: int, table: str) -> Iterator[str]:
                 yield f"{name(chain[CHAIN_NAME])} (hook {_HOOKS[number]}, priority {priority})"
 
 
-def _lock(wishes: Wishes) -> Lock:
+def _lock(wishes: FactsRequest) -> LockStatus:
     path = NAMESPACE_PATH if wishes.namespace_lock else wishes.lock or DEFAULT_PATH
     if not os.path.lexists(path):  # to look further would be to make it
-        return Lock(path, os.access(os.path.dirname(path) or ".", os.W_OK))
+        return LockStatus(path, os.access(os.path.dirname(path) or ".", os.W_OK))
     try:
         with XtablesLock(0, wishes.lock, namespace=wishes.namespace_lock):
-            return Lock(path, os.access(path, os.R_OK))
+            return LockStatus(path, os.access(path, os.R_OK))
     except Locked as error:
-        return Lock(path, available=True, held=str(error).partition(": held by ")[2].partition(" for more than")[0])
+        return LockStatus(
+            path, available=True, held=str(error).partition(": held by ")[2].partition(" for more than")[0]
+        )
     except InitError:
-        return Lock(path, available=False)
+        return LockStatus(path, available=False)
 
 
 def _resolver() -> Resolver:

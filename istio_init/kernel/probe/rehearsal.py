@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from istio_init.errors import InitError, KernelError
 from istio_init.kernel.host.libc import function, get_errno, library
 from istio_init.kernel.host.netns import CLONE_NEWNET
-from istio_init.kernel.netlink.nfnetlink import Channel
+from istio_init.kernel.netlink.nfnetlink import NfnetlinkChannel
 from istio_init.kernel.netlink.router import Rtnetlink
 from istio_init.kernel.nft import compat_modules
 from istio_init.kernel.nft.compat import IptablesNft
@@ -27,7 +27,7 @@ from istio_init.kernel.nft.native import Nftables
 from istio_init.kernel.xtables import refusal
 from istio_init.kernel.xtables.firewall import Libiptc
 from istio_init.kernel.xtables.required_modules import extensions
-from istio_init.kernel.xtables.sockopt import TableSocket, existing
+from istio_init.kernel.xtables.sockopt import TableSocket, existing_tables
 from istio_init.model.routing import command
 from istio_init.model.rules import LOOPBACK_INTERFACE, Chain, Jump, Owner, Rule, Ruleset, Table, Verdict, ordered
 from istio_init.record import Record
@@ -61,7 +61,7 @@ class Trial(Record):
     why: str = ""
 
 
-class Place(Record):
+class TrialScope(Record):
     """Where questions are put: in a namespace of our own (`scratch`), or here, and then not all of them."""
 
     scratch: bool
@@ -78,12 +78,12 @@ def rehearse(
     harmless = tuple(map(_rootly, rulesets))
 
     def work() -> list[list[Any]]:
-        return [_fields(trial) for trial in _trials(harmless, routing, Place(scratch=True))]
+        return [_fields(trial) for trial in _trials(harmless, routing, TrialScope(scratch=True))]
 
     why, answers = _in_scratch(work, may_ask=may_ask)
     if not why:
         return tuple(Trial(*fields) for fields in answers), ""
-    return tuple(_trials(rulesets, routing, Place(False, may_ask))), why
+    return tuple(_trials(rulesets, routing, TrialScope(False, may_ask))), why
 
 
 def _fields(trial: Trial) -> list[Any]:
@@ -166,7 +166,9 @@ def _rootly_rule(rule: Rule) -> Rule:
     return rule.replace(matches=tuple(matches))
 
 
-def _trials(rulesets: tuple[Ruleset, ...], routing: tuple[PolicyRule | Route, ...], place: Place) -> Iterator[Trial]:
+def _trials(
+    rulesets: tuple[Ruleset, ...], routing: tuple[PolicyRule | Route, ...], place: TrialScope
+) -> Iterator[Trial]:
     for ruleset in rulesets:
         asked = _extensions(ruleset)
         yield from _legacy(ruleset, asked, place)
@@ -210,7 +212,7 @@ def _alone(table: Table, chain: Chain, rule: Rule) -> Table:
 
 
 def _tables(
-    backend: str, ruleset: Ruleset, firewall: Firewall, there: tuple[str, ...], place: Place
+    backend: str, ruleset: Ruleset, firewall: Firewall, there: tuple[str, ...], place: TrialScope
 ) -> Iterator[Trial]:
     """A trial for each table: written, or, where that is not to be, known to stand or left open."""
     for table in ruleset.tables:
@@ -224,9 +226,9 @@ def _writing(firewall: Firewall, family: Family, table: Table) -> Callable[[], N
     return lambda: firewall.replace(family, table)
 
 
-def _legacy(ruleset: Ruleset, asked: dict[Extension, Table], place: Place) -> Iterator[Trial]:
+def _legacy(ruleset: Ruleset, asked: dict[Extension, Table], place: TrialScope) -> Iterator[Trial]:
     family = ruleset.family
-    yield from _tables("legacy", ruleset, Libiptc(), existing(family) or (), place)
+    yield from _tables("legacy", ruleset, Libiptc(), existing_tables(family) or (), place)
     try:
         with TableSocket(family) as raw:
             for kind, name, revision in asked:
@@ -242,19 +244,19 @@ def _unknown(kind: Kind, name: str) -> str:
     return f"the kernel has no {kind} {name}: load the module {refusal.module(name)}"
 
 
-def _nft(ruleset: Ruleset, asked: dict[Extension, Table], place: Place) -> Iterator[Trial]:
+def _nft(ruleset: Ruleset, asked: dict[Extension, Table], place: TrialScope) -> Iterator[Trial]:
     family = ruleset.family
     yield from _tables("nft", ruleset, IptablesNft(), (), place)
     foreign = [extension for extension in asked if compat_modules.is_asked(extension)]
     try:
-        with Channel() as channel:
+        with NfnetlinkChannel() as channel:
             for extension in foreign:
                 yield _asked_compat(channel, family, extension)
     except KernelError as error:
         yield from (Trial("nft", family, kind, name, None, str(error)) for kind, name, _ in foreign)
 
 
-def _asked_compat(channel: Channel, family: Family, extension: Extension) -> Trial:
+def _asked_compat(channel: NfnetlinkChannel, family: Family, extension: Extension) -> Trial:
     kind, name, _ = extension
     works = compat_modules.knows(channel, family, extension)
     if works is None:
@@ -263,7 +265,7 @@ def _asked_compat(channel: Channel, family: Family, extension: Extension) -> Tri
     return Trial("nft", family, kind, name, works, why)
 
 
-def _native(ruleset: Ruleset, asked: dict[Extension, Table], place: Place) -> Iterator[Trial]:
+def _native(ruleset: Ruleset, asked: dict[Extension, Table], place: TrialScope) -> Iterator[Trial]:
     """Native nftables has no names for what it can do: each match and target is a rule that is written."""
     family, firewall = ruleset.family, Nftables()
     yield from _tables("native", ruleset, firewall, (), place)

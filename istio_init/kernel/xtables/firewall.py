@@ -14,7 +14,7 @@ from istio_init.errors import KernelError
 from istio_init.kernel.xtables.decode_table import stands, unpack_table
 from istio_init.kernel.xtables.libiptc import Handle, functions
 from istio_init.kernel.xtables.pack_chain import pack_chain, spelled
-from istio_init.kernel.xtables.sockopt import TableSocket, existing, is_empty
+from istio_init.kernel.xtables.sockopt import TableSocket, existing_tables, is_empty
 from istio_init.model.compare import edit, recognised
 from istio_init.model.rules import BUILTIN_CHAINS, OWN_CHAINS, Ruleset, Run, Table, ordered
 
@@ -49,7 +49,7 @@ class Libiptc:
         They must be spelled as the kernel's answer would be (no address of prefix 0, no ports 0 to 65535), as
         those of capture.py and of save.load are.
         """
-        names = existing(family)
+        names = existing_tables(family)
         if names is None:
             # Not root: better to bring tables into being that are wanted anyway than to give up.
             names = tuple(table.name for table in expecting.tables) if expecting else tuple(BUILTIN_CHAINS)
@@ -90,7 +90,7 @@ class Libiptc:
 
     def remove(self, family: Family, name: TableName, wanted: Table | None = None) -> None:
         """As Firewall.remove."""
-        names = existing(family)
+        names = existing_tables(family)
         if names is None or name in names:
             self._edit(family, name, None, wanted)
 

@@ -46,7 +46,7 @@ def _why(number: int, step: str, family: Family, name: str, wanted: Table | None
         return "libiptc takes no such chain or rule; nothing was written"
     match number:
         case errno.EPERM | errno.EACCES:
-            return denial.cause("NET_ADMIN", "NET_RAW")
+            return denial.explain_permission("NET_ADMIN", "NET_RAW")
         case errno.EAFNOSUPPORT:
             return (
                 f"this kernel has no {family} (booted with ipv6.disable=1?): switch it on there, or leave it out here"
@@ -63,7 +63,7 @@ def _why(number: int, step: str, family: Family, name: str, wanted: Table | None
         case errno.EINVAL:
             rules = (rule for chain in (wanted.chains if wanted else ()) for rule in chain.rules)
             return (
-                denial.of_owners(rules)
+                denial.explain_owners(rules)
                 or "a rule is not allowed where it stands, or has a wrong size: the kernel's log (dmesg) says which"
             )
         case errno.ELOOP:

@@ -48,7 +48,7 @@ _ATTEMPTS = 100
 _getsockopt = function(library(None), "getsockopt")
 
 
-def existing(family: Family) -> tuple[TableName, ...] | None:
+def existing_tables(family: Family) -> tuple[TableName, ...] | None:
     """The tables that the namespace has, in the order in which a packet meets them; None where it may not be known.
 
     The file is root's: others need DAC_OVERRIDE to read it. A kernel without the family has no such file.

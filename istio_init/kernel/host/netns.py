@@ -56,7 +56,7 @@ class Namespace:
 
     def _enter(self, target: int) -> None:
         try:
-            _setns(target, CLONE_NEWNET)
+            setns(target, CLONE_NEWNET)
         except OSError as error:
             raise _error(self.path, error) from error
         if not self.as_owner:
@@ -64,7 +64,7 @@ class Namespace:
         try:
             self._stays = _join_owner(target)
         except OSError as error:
-            _setns(self._home, CLONE_NEWNET)
+            setns(self._home, CLONE_NEWNET)
             text = f"network namespace {errors.shown(self.path)}: its user namespace can't be joined: {error.strerror}"
             remedy = "that needs SYS_ADMIN there, and a process that has no other thread"
             raise errors.KernelError(f"{text}: {remedy}", error.errno or 0) from error
@@ -76,7 +76,7 @@ class Namespace:
             return
         try:
             if not self._stays:
-                _setns(self._home, CLONE_NEWNET)
+                setns(self._home, CLONE_NEWNET)
         except OSError as refused:
             text = f"the way back from network namespace {errors.shown(self.path)} is barred: {refused.strerror}"
             raise errors.KernelError(text, refused.errno or 0) from refused
@@ -137,14 +137,14 @@ def _join_owner(target: int) -> bool:
         from istio_init.kernel.host.libc import function, library
 
         function(library(None), "prctl")(SET_DUMPABLE, 0, 0, 0, 0)
-        _setns(owner, CLONE_NEWUSER)
+        setns(owner, CLONE_NEWUSER)
     finally:
         os.close(owner)
     return True
 
 
-def _setns(descriptor: int, kind: int) -> None:
-    """Move the calling thread; OSError where the kernel refuses. It checks that the namespace is of this kind."""
+def setns(descriptor: int, kind: int) -> None:
+    """Move the calling thread into an open namespace; OSError where that is refused or it is of another kind."""
     if hasattr(os, "setns"):  # Python 3.12
         os.setns(descriptor, kind)
         return

@@ -1,0 +1,210 @@
+"""One pod's capture: its entry in the maps, and sk_lookup at its network namespace.
+
+A pod is its network namespace's cookie, which the kernel never gives twice while it runs. Its sk_lookup is pinned
+before its entry is written and unpinned after that is removed: its link tells when the namespace is gone.
+"""
+
+from __future__ import annotations
+
+import _socket as socket  # socket.py imports enum and selectors; the type in C is all that is needed
+import posix as os  # the C half of os; the other half costs a start a millisecond
+from _struct import pack, unpack
+
+from istio_init.kernel.ebpf import pins, syscall
+from istio_init.kernel.ebpf.installation import INBOUND, NETNS_SK_LOOKUP, refusal
+from istio_init.kernel.ebpf.layout import POD, first_key, member_key, members, pod_value
+from istio_init.kernel.ebpf.trial import prove
+from istio_init.kernel.host.netns import Namespace
+from istio_init.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.kernel.ebpf.installation import Installation
+    from istio_init.model.socket_capture import SocketCapture
+
+_SO_NETNS_COOKIE = 71  # <asm-generic/socket.h>, Linux 5.14
+_PRESENT = b"\1\0\0\0"
+
+# enum count in capture.bpf.c
+COUNTS = (
+    *(
+        "captured",
+        "taken",
+        "answered",
+        "lost",
+        "no_room",
+        "listening",
+        "no_slot",
+        "inbound_given",
+        "no_listener",
+        "dns",
+    ),
+)
+
+
+class PodState(Record):
+    """What the kernel holds of a pod: struct pod (empty without an entry), its members' keys, the pin of sk_lookup."""
+
+    value: bytes
+    members: frozenset[bytes]
+    inbound_attached: bool
+
+
+def cookie_of(netns: str) -> int:
+    """The cookie of the network namespace at a path; KernelError where it cannot be entered."""
+    with Namespace(netns):
+        probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            cookie: int = unpack("<Q", probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0]
+        except OSError as error:
+            raise refusal(error) from error
+        finally:
+            probe.close()
+    return cookie
+
+
+def add(installation: Installation, netns: str, capture: SocketCapture) -> int:
+    """Capture the namespace at a path as `capture` says, in effect on return; returns its cookie.
+
+    `capture` has ids as the initial user namespace counts them (user_ids.py). KernelError where the kernel refuses, or
+    where the connection that proves capture was not captured; a pod that is new is not captured then.
+    """
+    cookie = cookie_of(netns)
+    with installation.lock():
+        installation.install(dns=capture.dns != "none")
+        existed = pins.exists(installation.path("pods", str(cookie)))
+        try:
+            if not existed:
+                _attach_inbound(installation, netns, cookie)
+            _write(installation, cookie, capture)
+            prove(netns, capture)
+        except OSError as error:
+            if not existed:
+                forget(installation, cookie)
+            raise refusal(error) from error
+        except BaseException:
+            if not existed:
+                forget(installation, cookie)
+            raise
+    return cookie
+
+
+def _attach_inbound(installation: Installation, netns: str, cookie: int) -> None:
+    program = installation.load(INBOUND, cookie)
+    namespace = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        link = syscall.create_link(program, namespace, NETNS_SK_LOOKUP)
+        try:
+            syscall.pin(link, installation.path("pods", str(cookie)))
+        finally:
+            os.close(link)
+    finally:
+        os.close(namespace)
+        os.close(program)
+
+
+def _write(installation: Installation, cookie: int, capture: SocketCapture) -> None:
+    """Write the members, then the entry, from which on the pod is captured; then remove members of other options."""
+    trie = installation.map("members")
+    stale = set(_members(installation, cookie))
+    for key in keys(cookie, capture):
+        syscall.update(trie, key, _PRESENT)
+        stale.discard(key)
+    syscall.update(installation.map("pods"), pack("<Q", cookie), pod_value(capture))
+    for key in stale:
+        syscall.delete(trie, key)
+
+
+def keys(cookie: int, capture: SocketCapture) -> tuple[bytes, ...]:
+    """The keys of all members that a capture has, the one by which they are found first."""
+    return first_key(cookie), *(member_key(cookie, each) for each in members(capture))
+
+
+def read(installation: Installation, cookie: int) -> PodState:
+    """What the kernel holds of a pod. The caller holds the lock."""
+    value = syscall.lookup(installation.map("pods"), pack("<Q", cookie), POD.size)
+    attached = pins.exists(installation.path("pods", str(cookie)))
+    return PodState(value or b"", frozenset(_members(installation, cookie)), attached)
+
+
+def _members(installation: Installation, cookie: int) -> list[bytes]:
+    """The keys of a pod's members, the first one first: a trie is walked in their order."""
+    trie, first = installation.map("members"), first_key(cookie)
+    if syscall.lookup(trie, first, len(_PRESENT)) is None:
+        return []
+    found = [first]
+    for key in syscall.keys_after(trie, first):
+        if key[4:12] != first[4:12]:
+            break
+        found.append(key)
+    return found
+
+
+def remove(installation: Installation, cookie: int) -> bool:
+    """Stop capturing a pod; returns whether it was captured. A pod that is not known is no error."""
+    with installation.lock():
+        if not installation.installed:
+            return False
+        known = read(installation, cookie) != PodState(b"", frozenset(), inbound_attached=False)
+        forget(installation, cookie)
+    return known
+
+
+def forget(installation: Installation, cookie: int) -> None:
+    """Remove a pod's entry, then its members, then sk_lookup. The caller holds the lock."""
+    syscall.delete(installation.map("pods"), pack("<Q", cookie))
+    # The one by which the others are found goes last, so that whatever ends this, the next call finds the rest.
+    for key in reversed(_members(installation, cookie)):
+        syscall.delete(installation.map("members"), key)
+    pins.unlink(installation.path("pods", str(cookie)))
+
+
+def cookies(installation: Installation) -> tuple[int, ...]:
+    """The cookies of all pods that are captured. The caller holds the lock."""
+    return tuple(int(name) for name in os.listdir(installation.path("pods", "")))
+
+
+def collect(installation: Installation) -> tuple[int, ...]:
+    """Remove what is left of namespaces that are gone; returns their cookies."""
+    gone = []
+    with installation.lock():
+        if not installation.installed:
+            return ()
+        for cookie in cookies(installation):
+            link = syscall.pinned(installation.path("pods", str(cookie)))
+            try:
+                ended = not syscall.link_namespace(link)
+            finally:
+                os.close(link)
+            if ended:
+                forget(installation, cookie)
+                gone.append(cookie)
+    return tuple(gone)
+
+
+def counts(installation: Installation) -> dict[str, int]:
+    """How often each thing happened on this node since installation, by the names in COUNTS."""
+    with open("/sys/devices/system/cpu/possible", "rb") as file:
+        processors = int(file.read().split(b"-")[-1]) + 1
+    found = {}
+    for number, name in enumerate(COUNTS):
+        value = syscall.lookup(installation.map("counts"), pack("<I", number), 8 * processors)
+        found[name] = sum(unpack(f"<{processors}Q", value)) if value else 0
+    return found
+
+
+def describe(wanted: SocketCapture, cookie: int, state: PodState) -> tuple[str, ...]:
+    """How what the kernel holds of a pod differs from a capture; empty where it does not."""
+    found = []
+    if not state.inbound_attached:
+        found.append("sk_lookup is not attached to the pod's network namespace: inbound connections are not captured")
+    if not state.value:
+        found.append("the pod is not in the map of captured pods: its connections are not captured")
+    elif state.value != pod_value(wanted):
+        found.append("the pod's options differ from the requested ones")
+    expected = set(keys(cookie, wanted))
+    if missing := len(expected - state.members):
+        found.append(f"{missing} ports, networks, groups or addresses of the request are missing")
+    if unexpected := len(state.members - expected):
+        found.append(f"{unexpected} ports, networks, groups or addresses are not of the request")
+    return tuple(found) if state.value else tuple(found[:2])

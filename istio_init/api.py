@@ -42,10 +42,10 @@ def apply(
     """
     from istio_init.log import Log
     from istio_init.options.table import Options
-    from istio_init.runner import backends, transaction
+    from istio_init.runner import access, backends, transaction
 
     log = Log("none")
     options = Options(network_namespace=network_namespace, wait=wait)
-    with backends.namespace(options), backends.lock(options, {}, log):
-        firewall, router = backends.firewall(options), backends.router()
+    with access.namespace(options), access.lock(options, {}, log):
+        firewall, router = backends.firewall(options), access.router()
         return transaction.apply(plan, firewall, router, log, reconcile=reconcile, force=force)

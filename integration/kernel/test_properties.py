@@ -20,7 +20,7 @@ from istio_init.model.rules import FAMILIES
 from istio_init.options.table import Options
 from istio_init.planning.plan import Plan, build
 from istio_init.planning.preview import dump
-from istio_init.runner import backends, cleanup, transaction
+from istio_init.runner import access, backends, cleanup, transaction
 from tests.kit.options import options
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ class Here:
 
 
 def apply(plan: Plan, *, reconcile: bool = False) -> Changes:
-    firewall, router = backends.firewall(Options()), backends.router()
+    firewall, router = backends.firewall(Options()), access.router()
     return transaction.apply(plan, firewall, router, Log("none"), reconcile=reconcile)
 
 
 def clean(plan: Plan) -> Changes:
-    return cleanup.clean(plan, backends.firewall(Options()), backends.router(), Log("none"))
+    return cleanup.clean(plan, backends.firewall(Options()), access.router(), Log("none"))
 
 
 def saved() -> dict[Family, dict[str, str]]:

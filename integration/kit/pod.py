@@ -25,7 +25,7 @@ from integration.kit.namespace import Namespace
 from istio_init.log import Log
 from istio_init.model.rules import IPV4, IPV6
 from istio_init.planning.plan import build
-from istio_init.runner import backends, transaction
+from istio_init.runner import access, backends, transaction
 from tests.kit.options import options
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def options_of(arguments: str) -> Options:
 
 def applied(chosen: Options) -> Changes:
     """Apply in the calling thread's namespace, without the lock: nobody else is in a namespace of ours."""
-    firewall, router = backends.firewall(chosen), backends.router()
+    firewall, router = backends.firewall(chosen), access.router()
     return transaction.apply(build(chosen), firewall, router, Log("none"), reconcile=chosen.reconcile)
 
 

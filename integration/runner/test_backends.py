@@ -20,7 +20,7 @@ from istio_init.log import Log
 from istio_init.model.rules import FAMILIES, IPV4, IPV6
 from istio_init.planning.plan import build
 from istio_init.planning.preview import dump, dump_nftables
-from istio_init.runner import backends, cleanup, transaction
+from istio_init.runner import access, backends, cleanup, transaction
 from tests.kit.options import options
 from tests.planning.cases import argv
 
@@ -69,7 +69,7 @@ def test_printed_applied_and_read_are_one(backend: str, flags: list[str]) -> Non
         plan = build(chosen)
 
         def work() -> None:
-            firewall, router, log = backends.firewall(chosen), backends.router(), Log("none")
+            firewall, router, log = backends.firewall(chosen), access.router(), Log("none")
             assert transaction.apply(plan, firewall, router, log)
             assert listed(backend) == printed(plan, backend)
             assert [firewall.read(wanted.family, wanted) for wanted in plan.rulesets] == [*plan.rulesets]

@@ -18,7 +18,7 @@ from istio_init.errors import KernelError
 from istio_init.log import Log
 from istio_init.model.rules import IPV4, IPV6
 from istio_init.planning.plan import build
-from istio_init.runner import backends, transaction
+from istio_init.runner import access, backends, transaction
 
 if TYPE_CHECKING:
     from istio_init.model.routing import RoutingEntry
@@ -76,7 +76,7 @@ class WatchedRouter:
     """The same for routing, one entry at a time."""
 
     def __init__(self, look: Callable[[], None]) -> None:
-        self.real, self.look = backends.router(), look
+        self.real, self.look = access.router(), look
         self.read, self.addresses = self.real.read, self.real.addresses
 
     def replace(self, wanted: tuple[RoutingEntry, ...], standing: tuple[RoutingEntry, ...] | None = None) -> None:
@@ -172,7 +172,7 @@ def test_putting_back_lets_nothing_pass(pod: Pod) -> None:
 
         def reconcile() -> None:
             firewall, router = WatchedFirewall(traffic.look), WatchedRouter(traffic.look)
-            transaction.apply(plan, firewall, router, Log("none"), reconcile=True, settled=fail)
+            transaction.apply(plan, firewall, router, Log("none"), reconcile=True, on_commit=fail)
 
         with pytest.raises(KernelError, match="the last step"):
             pod.namespace.inside(reconcile)

@@ -10,8 +10,8 @@ import sys
 
 from istio_init.kernel.host.process import environment, reserve_standard_descriptors
 from istio_init.options.argv import options
+from istio_init.runner.defaults import account
 from istio_init.runner.run import run
-from istio_init.runner.settle import account
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

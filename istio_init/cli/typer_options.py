@@ -24,8 +24,8 @@ from istio_init.log import write_termination_message
 from istio_init.model.parsers import boolean
 from istio_init.options.arguments import text
 from istio_init.options.table import FLAG_FOR_A_VALUE, OPTIONS, Option, Options, resolve
+from istio_init.runner.defaults import account
 from istio_init.runner.run import run
-from istio_init.runner.settle import account
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from istio_init.model.rules import Chain, Family, Hook, Rule, Ruleset, Table, TableName
     from istio_init.simulate.path import Proxy
-    from istio_init.simulate.purposes import Place, Purpose
+    from istio_init.simulate.purposes import Purpose, RuleLocation
 
 ALONE: dict[Hook, str] = {
     "PREROUTING": "on to the pod",
@@ -86,7 +86,7 @@ class Chart(Record):
         return {row.key: row.to for box in self.boxes for row in box.rows if row.to}
 
 
-def chart(ruleset: Ruleset, known: Mapping[Place, Purpose], envoy: Proxy) -> Chart:
+def chart(ruleset: Ruleset, known: Mapping[RuleLocation, Purpose], envoy: Proxy) -> Chart:
     """The chart of one family's rules; `known` are the purposes of the rules, where there are any."""
     boxes: list[Box] = []
     ends: dict[str, End] = {}
@@ -106,7 +106,7 @@ def row_key(table: str, chain: str, number: int) -> str:
 class _Sketch:
     """One table's boxes. The kernel takes no table whose jumps run in a circle."""
 
-    def __init__(self, table: Table, known: Mapping[Place, Purpose], envoy: Proxy, ends: dict[str, End]) -> None:
+    def __init__(self, table: Table, known: Mapping[RuleLocation, Purpose], envoy: Proxy, ends: dict[str, End]) -> None:
         self._table, self._known, self._envoy, self._ends = table, known, envoy, ends
         self._chains = {chain.name: chain for chain in table.chains}
         self._hooks: dict[str, list[Hook]] = {chain.name: [] for chain in table.chains}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # A line stays, is added, or is taken away.
 Sign: TypeAlias = Literal[" ", "+", "-"]
-Line: TypeAlias = tuple[Sign, str]
+DiffLine: TypeAlias = tuple[Sign, str]
 
 
 class Hunk(Record):
@@ -35,7 +35,7 @@ class Hunk(Record):
     family: str
     table: str
     chain: str
-    lines: tuple[Line, ...]
+    lines: tuple[DiffLine, ...]
 
     @property
     def place(self) -> str:
@@ -115,18 +115,18 @@ def _blocks(table: InetTable) -> dict[str, list[str]]:
 
 def routing_hunk(all_changes: Iterable[Changes]) -> Hunk | None:
     """What all changes together would make of the routing, None where they leave it alone."""
-    lines: list[Line] = []
+    lines: list[DiffLine] = []
     for changes in all_changes:
         lines += [("+", command(entry)) for entry in changes.add]
         lines += [("-", command(entry)) for entry in changes.drop]
     return Hunk("", "routing", "", tuple(lines)) if lines else None
 
 
-def _difference(before: list[str], after: list[str]) -> tuple[Line, ...]:
+def _difference(before: list[str], after: list[str]) -> tuple[DiffLine, ...]:
     """All lines, each with its sign; none where nothing changes."""
     if before == after:
         return ()
-    lines: list[Line] = []
+    lines: list[DiffLine] = []
     for tag, first, last, new_first, new_last in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if tag == "equal":
             lines += [(" ", text) for text in before[first:last]]
@@ -136,7 +136,7 @@ def _difference(before: list[str], after: list[str]) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-def folded(lines: tuple[Line, ...], context: int = 3) -> Iterator[tuple[str, str]]:
+def folded(lines: tuple[DiffLine, ...], context: int = 3) -> Iterator[tuple[str, str]]:
     """The lines with long runs of those that stay made one, but for a few around each change."""
     at = 0
     while at < len(lines):

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from istio_init.errors_rare import Drifted
 from istio_init.model.compare import differences, own_part
 from istio_init.model.rules import FAMILIES, Ruleset
-from istio_init.planning.changes import Changes, State, decide, leftovers
+from istio_init.planning.changes import Changes, NamespaceState, decide, leftovers
 from istio_init.planning.drift_text import deviations
 from istio_init.planning.plan import build
 from istio_init.planning.removal import removal
 from istio_init.record import Record
-from istio_init.runner import backends
-from istio_init.runner.settle import settle
+from istio_init.runner import access, backends
+from istio_init.runner.defaults import resolve_defaults
 from istio_init.runner.transaction import routing_matters
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from istio_init.options.table import Options
     from istio_init.planning.plan import Plan
 
-Verdict: TypeAlias = Literal["in place", "drifted", "absent"]
-Deed: TypeAlias = Literal["nothing", "write", "refuse"]
+Conformance: TypeAlias = Literal["in place", "drifted", "absent"]
+Action: TypeAlias = Literal["nothing", "write", "refuse"]
 
 
-class Home(Record):
+class BackendState(Record):
     """What stands in one backend's tables, both families, others' rules included.
 
     `inet` are the inet tables that the rules of the backend `native` are, empty for the other two.
@@ -39,6 +39,10 @@ class Home(Record):
     backend: str
     rulesets: tuple[Ruleset, ...]
     inet: tuple[InetTable, ...] = ()
+
+    def removal(self, plan: Plan) -> Changes:
+        """The changes that remove all Istio rules from these tables, without routing."""
+        return removal(NamespaceState(self.rulesets), plan)
 
 
 class Inspection(Record):
@@ -51,25 +55,25 @@ class Inspection(Record):
     plan: Plan
     backend: str
     why: str
-    home: Home
-    others: tuple[Home, ...]
-    state: State
+    chosen: BackendState
+    others: tuple[BackendState, ...]
+    state: NamespaceState
 
     @property
-    def crowded(self) -> tuple[Home, ...]:
+    def conflicting(self) -> tuple[BackendState, ...]:
         """The other backends in whose tables rules of ours stand."""
-        return tuple(home for home in self.others if removal(State(home.rulesets), self.plan))
+        return tuple(state for state in self.others if state.removal(self.plan))
 
     @property
-    def observed(self) -> State:
+    def observed(self) -> NamespaceState:
         """What a run with these options would look at: the plan's families, and routing where it matters."""
         return self._observed(reconcile=self.options.reconcile)
 
-    def _observed(self, *, reconcile: bool) -> State:
+    def _observed(self, *, reconcile: bool) -> NamespaceState:
         wanted = {ruleset.family for ruleset in self.plan.rulesets}
         rulesets = tuple(ruleset for ruleset in self.state.rulesets if ruleset.family in wanted)
         looks = reconcile or routing_matters(self.plan, rulesets)
-        return State(rulesets, self.state.routing if looks else ())
+        return NamespaceState(rulesets, self.state.routing if looks else ())
 
     def changes(self, *, reconcile: bool) -> Changes:
         """What an apply would write to the backend's own tables; Drifted where it would refuse."""
@@ -77,47 +81,47 @@ class Inspection(Record):
         return decide(self.plan, found, reconcile=reconcile, force=self.options.force_apply)
 
 
-class Outcome(Record):
+class Forecast(Record):
     """What a run with these options would do, and why in words.
 
     `changes` has each backend with what would be written there, in order. Of a run that would refuse they are those
     that it would make with --reconcile.
     """
 
-    deed: Deed
+    action: Action
     why: str
-    changes: tuple[tuple[Home, Changes], ...] = ()
+    changes: tuple[tuple[BackendState, Changes], ...] = ()
 
 
 def inspect(options: Options, log: Log) -> Inspection:
     """Look at the namespace that the options name. KernelError where it can't be read."""
-    with backends.namespace(options):
-        options = settle(options, log)
+    with access.namespace(options):
+        options = resolve_defaults(options, log)
         plan = build(options)
         found = backends.tables()
         backend, why = backends.choose(options, found)
         if backend == "legacy":
-            backends.refuse_blindness()
+            backends.require_readable_tables()
         firewall = backends.firewall(options, found=found)
-        others = tuple(_home(name, each, plan) for name, each in backends.others(options, firewall, found))
-        home = _home(backend, firewall, plan)
-        state = State(home.rulesets, backends.router().read())
-    return Inspection(options, plan, backend, why, home, others, state)
+        others = tuple(_read_state(name, each, plan) for name, each in backends.others(options, firewall, found))
+        chosen = _read_state(backend, firewall, plan)
+        state = NamespaceState(chosen.rulesets, access.router().read())
+    return Inspection(options, plan, backend, why, chosen, others, state)
 
 
-def _home(backend: str, firewall: Firewall, plan: Plan) -> Home:
+def _read_state(backend: str, firewall: Firewall, plan: Plan) -> BackendState:
     rulesets = tuple(firewall.read(family, plan.ruleset(family)) for family in FAMILIES)
     standing = getattr(firewall, "standing", tuple)
-    return Home(backend, rulesets, standing())
+    return BackendState(backend, rulesets, standing())
 
 
-def verdict(inspection: Inspection) -> Verdict:
+def conformance(inspection: Inspection) -> Conformance:
     """Whether the plan is in place; absent is where no rule of ours stands in the plan's families."""
     if not findings(inspection):
         return "in place"
     found = inspection.observed
     ours = any(own_part(table) for ruleset in found.rulesets for table in ruleset.tables)
-    return "drifted" if ours or inspection.crowded else "absent"
+    return "drifted" if ours or inspection.conflicting else "absent"
 
 
 def findings(inspection: Inspection) -> tuple[str, ...]:
@@ -131,19 +135,19 @@ def findings(inspection: Inspection) -> tuple[str, ...]:
     )
     missing = tuple(entry for entry in plan.routing if entry not in found.routing)
     stale = tuple(entry for entry in leftovers(found, plan) if entry not in plan.routing)
-    elsewhere = [f"rules of ours stand in the {home.backend} tables, too" for home in inspection.crowded]
+    elsewhere = [f"rules of ours stand in the {state.backend} tables, too" for state in inspection.conflicting]
     return (*elsewhere, *deviations(drift, missing, stale))
 
 
-def outcome(inspection: Inspection) -> Outcome:
+def forecast(inspection: Inspection) -> Forecast:
     """What a run with these options would do."""
     options = inspection.options
     if options.cleanup_only:
         return _cleaning(inspection)
     if options.skip_rule_apply:
-        return Outcome("nothing", "--skip-rule-apply")
-    if inspection.crowded and not options.reconcile:
-        names = " and ".join(home.backend for home in inspection.crowded)
+        return Forecast("nothing", "--skip-rule-apply")
+    if inspection.conflicting and not options.reconcile:
+        names = " and ".join(state.backend for state in inspection.conflicting)
         return _refused(inspection, f"rules of ours stand in the {names} tables, too")
     try:
         changes = inspection.changes(reconcile=options.reconcile)
@@ -151,22 +155,22 @@ def outcome(inspection: Inspection) -> Outcome:
         return _refused(inspection, "other rules of ours stand here")
     made = _made(inspection, changes)
     if not made:
-        return Outcome("nothing", "in place")
-    return Outcome("write", changes.why if changes else "reconciling", made)
+        return Forecast("nothing", "in place")
+    return Forecast("write", changes.why if changes else "reconciling", made)
 
 
-def _refused(inspection: Inspection, why: str) -> Outcome:
-    return Outcome("refuse", why, _made(inspection, inspection.changes(reconcile=True)))
+def _refused(inspection: Inspection, why: str) -> Forecast:
+    return Forecast("refuse", why, _made(inspection, inspection.changes(reconcile=True)))
 
 
-def _made(inspection: Inspection, changes: Changes) -> tuple[tuple[Home, Changes], ...]:
+def _made(inspection: Inspection, changes: Changes) -> tuple[tuple[BackendState, Changes], ...]:
     """An apply's changes: its own, then what is taken out of other backends' tables."""
-    moved = ((home, removal(State(home.rulesets), inspection.plan)) for home in inspection.crowded)
-    return tuple((home, each) for home, each in ((inspection.home, changes), *moved) if each)
+    moved = ((state, state.removal(inspection.plan)) for state in inspection.conflicting)
+    return tuple((state, each) for state, each in ((inspection.chosen, changes), *moved) if each)
 
 
-def _cleaning(inspection: Inspection) -> Outcome:
-    elsewhere = ((home, removal(State(home.rulesets), inspection.plan)) for home in inspection.others)
-    steps = (*elsewhere, (inspection.home, removal(inspection.state, inspection.plan)))
-    made = tuple((home, changes) for home, changes in steps if changes)
-    return Outcome("write", "cleaning up", made) if made else Outcome("nothing", "nothing of ours stands")
+def _cleaning(inspection: Inspection) -> Forecast:
+    elsewhere = ((state, state.removal(inspection.plan)) for state in inspection.others)
+    steps = (*elsewhere, (inspection.chosen, removal(inspection.state, inspection.plan)))
+    made = tuple((state, changes) for state, changes in steps if changes)
+    return Forecast("write", "cleaning up", made) if made else Forecast("nothing", "nothing of ours stands")

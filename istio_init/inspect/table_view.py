@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from istio_init.model.counters import Count, CountedInet, CountedTable
     from istio_init.model.inet import InetChain, InetRule, Sets
     from istio_init.model.rules import Chain, Family, Ruleset, Table
-    from istio_init.simulate.purposes import Place
+    from istio_init.simulate.purposes import RuleLocation
 
 AnyRule = TypeVar("AnyRule")
 
 # A rule of ours that the plan has, one that it has not, one that it has elsewhere in the chain, one of a family that
 # it leaves alone; somebody else's.
-State: TypeAlias = Literal["in place", "unexpected", "misplaced", "other family", "foreign"]
+RuleState: TypeAlias = Literal["in place", "unexpected", "misplaced", "other family", "foreign"]
 
 GUARD = Purpose("", "the table is the other family's: nothing here concerns this one")
 UNHEARD = Purpose("", "what no transparent listener takes is dropped, as iptables' TPROXY drops it")
 
 
-class Row(Record):
+class RuleRow(Record):
     """One rule: its number in its chain, from 1, and how its backend's own tool prints it."""
 
     number: int
     count: Count | None
     columns: Columns
     text: str
-    state: State
+    state: RuleState
     purposes: tuple[Purpose, ...] = ()
 
 
@@ -50,7 +50,7 @@ class ChainRows(Record):
     """A chain with its rules; a built-in one has a policy. `missing` are the plan's rules that it lacks, as text."""
 
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[RuleRow, ...]
     policy: str | None = None
     count: Count | None = None
     missing: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class TableRows(Record):
 
 
 def table_rows(
-    counted: CountedTable, wanted: Table | None, known: Mapping[Place, Purpose], stray: State = "unexpected"
+    counted: CountedTable, wanted: Table | None, known: Mapping[RuleLocation, Purpose], stray: RuleState = "unexpected"
 ) -> TableRows:
     """A table of iptables', of which `wanted` is what the plan has in it; other rules of ours are `stray`."""
     found = recognised(counted.table, wanted)
@@ -77,7 +77,7 @@ def table_rows(
 
 
 def _chain_rows(
-    counted: CountedTable, chain: Chain, wanted: Chain | None, known: Mapping[Place, Purpose], stray: State
+    counted: CountedTable, chain: Chain, wanted: Chain | None, known: Mapping[RuleLocation, Purpose], stray: RuleState
 ) -> ChainRows:
     mine = own_rules(chain)
     rules = wanted.rules if wanted else ()
@@ -88,17 +88,19 @@ def _chain_rows(
         why = purpose(known, counted.table.name, chain.name, rule) if at in states else None
         count = counts[at] if at < len(counts) else None
         told = columns(rule), rule_text(rule)
-        rows.append(Row(at + 1, count, *told, states.get(at, "foreign"), (why,) if why else ()))
+        rows.append(RuleRow(at + 1, count, *told, states.get(at, "foreign"), (why,) if why else ()))
     lacking = unpaired(rules, tuple(chain.rules[at] for at in mine))
     missing = tuple(rule_text(rule) for _, rule in lacking)
     return ChainRows(chain.name, tuple(rows), chain.policy, counted.policies.get(chain.name), missing)
 
 
-def _states(found: tuple[AnyRule, ...], wanted: tuple[AnyRule, ...], stray: State = "unexpected") -> list[State]:
+def _states(
+    found: tuple[AnyRule, ...], wanted: tuple[AnyRule, ...], stray: RuleState = "unexpected"
+) -> list[RuleState]:
     """How each rule of ours in a chain compares with the plan's."""
     strays = {number for number, _ in unpaired(found, wanted)}
     lacks = any(True for _ in unpaired(wanted, found))
-    states: list[State] = []
+    states: list[RuleState] = []
     for number, rule in enumerate(found, 1):
         if number in strays:
             states.append(stray)
@@ -110,7 +112,7 @@ def _states(found: tuple[AnyRule, ...], wanted: tuple[AnyRule, ...], stray: Stat
 
 
 def inet_rows(
-    counted: CountedInet, planned: tuple[Ruleset, ...], known: Mapping[Family, Mapping[Place, Purpose]]
+    counted: CountedInet, planned: tuple[Ruleset, ...], known: Mapping[Family, Mapping[RuleLocation, Purpose]]
 ) -> TableRows:
     """One of our native tables; `planned` is the plan, `known` its rules' purposes by family."""
     wanted = written(layout(planned, counted.name))
@@ -124,7 +126,7 @@ def inet_rows(
         rules, mine = plans.get(chain.name, ()), standing[chain.name]
         states = dict(zip(mine, _states(tuple(mine.values()), rules), strict=True))
         rows = (
-            Row(
+            RuleRow(
                 at + 1, count, inet_columns(rule, named), _met(rule, count, named),
                 states.get(at, "other family"), why(chain.name, rule),
             )
@@ -166,7 +168,7 @@ def _met(rule: InetRule, count: Count | None, named: Sets) -> str:
 
 
 def _inet_purposes(
-    counted: CountedInet, planned: tuple[Ruleset, ...], known: Mapping[Family, Mapping[Place, Purpose]]
+    counted: CountedInet, planned: tuple[Ruleset, ...], known: Mapping[Family, Mapping[RuleLocation, Purpose]]
 ) -> Callable[[str, InetRule], tuple[Purpose, ...]]:
     """What a rule of a chain is for: all that the rules are for which it is made of, each once."""
     why: dict[tuple[str, InetRule], tuple[Purpose, ...]] = {}

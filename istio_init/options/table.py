@@ -114,7 +114,7 @@ switch = parsers.boolean
 class Options(Record):
     """Everything a run can be asked for. Ports are ints, networks Networks, durations seconds.
 
-    `enable_ipv6` and `dns_servers` are None until something looks (commands.settle); a plan made from
+    `enable_ipv6` and `dns_servers` are None until something looks (runner.defaults.resolve_defaults); a plan made from
     None has no IPv6 and no servers.
     """
 

@@ -75,7 +75,7 @@ IS_TCP, IS_UDP = Protocol(TCP), Protocol(UDP)
 BY_LO, FROM_LO = OutInterface(LOOPBACK_INTERFACE), InInterface(LOOPBACK_INTERFACE)
 
 
-class Step(Record):
+class PlannedRule(Record):
     """A rule, or a run of them, and where it goes: appended to the chain, or, with `at`, inserted.
 
     `at` counts from 1 and from the top, where only rules that were inserted before may stand.
@@ -91,7 +91,7 @@ class Step(Record):
         """The rule; of a run, the first."""
         return self.part.unit[0] if isinstance(self.part, Run) else self.part
 
-    def singly(self) -> Iterator[Step]:
+    def singly(self) -> Iterator[PlannedRule]:
         """A step for each rule of a run."""
         if isinstance(self.part, Run):
             return (self.replace(part=rule) for rule in self.part.rules())
@@ -110,9 +110,9 @@ def capture(options: Options, family: Family) -> Ruleset:
     return Ruleset(family, tuple(Table(table, ordered(table, chains[table])) for table in names))
 
 
-def _grouped(options: Options, family: Family) -> dict[TableName, dict[str, list[Step]]]:
+def _grouped(options: Options, family: Family) -> dict[TableName, dict[str, list[PlannedRule]]]:
     """All steps of all concerns by table and chain, each chain's in the order in which they are taken."""
-    steps: dict[TableName, dict[str, list[Step]]] = {}
+    steps: dict[TableName, dict[str, list[PlannedRule]]] = {}
     for concern in CONCERNS:
         for step in concern(options, family):
             chains = steps.get(step.table) or steps.setdefault(step.table, {})
@@ -120,7 +120,7 @@ def _grouped(options: Options, family: Family) -> dict[TableName, dict[str, list
     return steps
 
 
-def _chain(table: TableName, name: str, steps: list[Step]) -> Chain:
+def _chain(table: TableName, name: str, steps: list[PlannedRule]) -> Chain:
     # An insertion counts from the top: what was appended before it makes no difference.
     parts = [step.part for step in steps if not step.at]
     inserted = [step for step in steps if step.at]
@@ -205,56 +205,56 @@ def looks_at_tcp_alone(options: Options) -> bool:
     return _old(options) and not captures_dns(options)
 
 
-def exclude_interfaces(options: Options, family: Family) -> Iterator[Step]:  # noqa: ARG001 (all concerns have one shape)
+def exclude_interfaces(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001 (all concerns have one shape)
     """Excluded interfaces first of all: nothing that crosses them is ours."""
     tables: tuple[TableName, ...] = ("nat", "mangle") if uses_tproxy(options) else ("nat",)
     for table in tables:
         for name in options.istio_exclude_interfaces:
-            yield Step(table, "PREROUTING", _rule(InInterface(name), to=RETURN))
-            yield Step(table, "OUTPUT", _rule(OutInterface(name), to=RETURN))
+            yield PlannedRule(table, "PREROUTING", _rule(InInterface(name), to=RETURN))
+            yield PlannedRule(table, "OUTPUT", _rule(OutInterface(name), to=RETURN))
 
 
-def virtual_machine_interfaces(options: Options, family: Family) -> Iterator[Step]:  # noqa: ARG001
+def virtual_machine_interfaces(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001
     """What comes from a virtual machine is not inbound; outbound() may still capture it in front of this."""
     for name in options.kube_virt_interfaces:
-        yield Step("nat", "PREROUTING", _rule(InInterface(name), to=RETURN), at=1)
+        yield PlannedRule("nat", "PREROUTING", _rule(InInterface(name), to=RETURN), at=1)
 
 
-def drop_invalid(options: Options, family: Family) -> Iterator[Step]:  # noqa: ARG001
+def drop_invalid(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001
     """Out-of-window packets would be answered with a reset by an unknowing stack."""
     if options.drop_invalid:
         from istio_init.model.extensions import CtState
 
-        yield Step("mangle", "PREROUTING", _rule(CtState(("INVALID",)), to=Jump("ISTIO_DROP")))
-        yield Step("mangle", "ISTIO_DROP", _rule(to=DROP))
+        yield PlannedRule("mangle", "PREROUTING", _rule(CtState(("INVALID",)), to=Jump("ISTIO_DROP")))
+        yield PlannedRule("mangle", "ISTIO_DROP", _rule(to=DROP))
 
 
-def redirect_chains(options: Options, family: Family) -> Iterator[Step]:  # noqa: ARG001
+def redirect_chains(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001
     """The two ends of the way, and the tunnel port, which Envoy listens on itself."""
     if not _old(options):
-        yield Step("nat", "ISTIO_INBOUND", _rule(IS_TCP, _port(options.inbound_tunnel_port), to=RETURN))
+        yield PlannedRule("nat", "ISTIO_INBOUND", _rule(IS_TCP, _port(options.inbound_tunnel_port), to=RETURN))
     for chain, port in (("ISTIO_REDIRECT", options.envoy_port), ("ISTIO_IN_REDIRECT", options.inbound_capture_port)):
-        yield Step("nat", chain, _rule(IS_TCP, to=Redirect(PortRange(port, port))))
+        yield PlannedRule("nat", chain, _rule(IS_TCP, to=Redirect(PortRange(port, port))))
 
 
-def inbound(options: Options, family: Family) -> Iterator[Step]:
+def inbound(options: Options, family: Family) -> Iterator[PlannedRule]:
     """Inbound capture: all ports but the excluded ones, or the listed ports."""
     if not options.istio_inbound_ports:
         return
     if uses_tproxy(options):
         yield from _tproxy_chains(options, family)
     table = _inbound_table(options)
-    yield Step(table, "PREROUTING", _rule(IS_TCP, to=Jump("ISTIO_INBOUND")))
+    yield PlannedRule(table, "PREROUTING", _rule(IS_TCP, to=Jump("ISTIO_INBOUND")))
     if options.istio_inbound_ports != parsers.ALL:
         for captured in _port_run(options.istio_inbound_ports, lambda ports: _inbound_capture(options, ports)):
-            yield Step(table, "ISTIO_INBOUND", captured)
+            yield PlannedRule(table, "ISTIO_INBOUND", captured)
         return
     ssh = (PortRange(SSH_PORT, SSH_PORT),) if _old(options) else ()
     excluded = (*ssh, *options.istio_local_exclude_ports)
     for spared in _port_run(excluded, lambda ports: (_rule(IS_TCP, ports, to=RETURN),)):
-        yield Step(table, "ISTIO_INBOUND", spared)
+        yield PlannedRule(table, "ISTIO_INBOUND", spared)
     for rule in _inbound_capture(options, None):
-        yield Step(table, "ISTIO_INBOUND", rule)
+        yield PlannedRule(table, "ISTIO_INBOUND", rule)
 
 
 def _inbound_capture(options: Options, ports: DestinationPorts | None) -> tuple[Rule, ...]:
@@ -270,28 +270,28 @@ def _inbound_capture(options: Options, ports: DestinationPorts | None) -> tuple[
     )
 
 
-def _tproxy_chains(options: Options, family: Family) -> Iterator[Step]:
+def _tproxy_chains(options: Options, family: Family) -> Iterator[PlannedRule]:
     from istio_init.model.extensions import SetMark, Tproxy
 
     mark = options.istio_inbound_tproxy_mark
     nowhere = bytes(4 if family == IPV4 else 16)
     target = Tproxy(options.inbound_capture_port, nowhere, mark)
     not_loopback = Destination(loopback(options, family), negated=True)
-    yield Step("mangle", "ISTIO_DIVERT", _rule(to=SetMark(mark)))
-    yield Step("mangle", "ISTIO_DIVERT", _rule(to=ACCEPT))
-    yield Step("mangle", "ISTIO_TPROXY", _rule(not_loopback, IS_TCP, to=target))
+    yield PlannedRule("mangle", "ISTIO_DIVERT", _rule(to=SetMark(mark)))
+    yield PlannedRule("mangle", "ISTIO_DIVERT", _rule(to=ACCEPT))
+    yield PlannedRule("mangle", "ISTIO_TPROXY", _rule(not_loopback, IS_TCP, to=target))
 
 
-def outbound_entry(options: Options, family: Family) -> Iterator[Step]:
+def outbound_entry(options: Options, family: Family) -> Iterator[PlannedRule]:
     """The way into ISTIO_OUTPUT, excluded ports, and rule 1: Envoy to its own app, or it would meet rule 2 and loop."""
-    yield Step("nat", "OUTPUT", _rule(IS_TCP if looks_at_tcp_alone(options) else None, to=Jump("ISTIO_OUTPUT")))
+    yield PlannedRule("nat", "OUTPUT", _rule(IS_TCP if looks_at_tcp_alone(options) else None, to=Jump("ISTIO_OUTPUT")))
     excluded = options.istio_local_outbound_ports_exclude
     for spared in _port_run(excluded, lambda ports: tuple(_rule(each, ports, to=RETURN) for each in (IS_TCP, IS_UDP))):
-        yield Step("nat", "ISTIO_OUTPUT", spared)
-    yield Step("nat", "ISTIO_OUTPUT", _rule(Source(PASSTHROUGH[family]), BY_LO, to=RETURN))
+        yield PlannedRule("nat", "ISTIO_OUTPUT", spared)
+    yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(Source(PASSTHROUGH[family]), BY_LO, to=RETURN))
 
 
-def proxy_identities(options: Options, family: Family) -> Iterator[Step]:
+def proxy_identities(options: Options, family: Family) -> Iterator[PlannedRule]:
     """Rules 2 to 7, for each uid, then for each gid of the proxy."""
     names_loopback = options.istio_service_cidr != parsers.ALL and any(
         map(parsers.is_loopback, options.istio_service_cidr)
@@ -301,12 +301,12 @@ def proxy_identities(options: Options, family: Family) -> Iterator[Step]:
     for owner in _owners(options):
         # The proxy calling a service that lives in this pod comes back in as inbound traffic.
         matches = (not_loopback, BY_LO, *_self_call_ports(options, owner, dns=dns), owner)
-        yield Step("nat", "ISTIO_OUTPUT", _rule(*matches, to=Jump("ISTIO_IN_REDIRECT")))
+        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(*matches, to=Jump("ISTIO_IN_REDIRECT")))
         # The app calling itself is nobody's business, but for DNS over TCP and where -i asks for loopback.
         if not names_loopback:
             not_dns = (IS_TCP, _port(DNS_PORT, negated=True)) if dns else ()
-            yield Step("nat", "ISTIO_OUTPUT", _rule(BY_LO, *not_dns, owner.replace(negated=True), to=RETURN))
-        yield Step("nat", "ISTIO_OUTPUT", _rule(owner, to=RETURN))
+            yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(BY_LO, *not_dns, owner.replace(negated=True), to=RETURN))
+        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(owner, to=RETURN))
 
 
 def _self_call_ports(options: Options, owner: Owner, *, dns: bool) -> tuple[Match, ...]:
@@ -322,51 +322,51 @@ def _self_call_ports(options: Options, owner: Owner, *, dns: bool) -> tuple[Matc
     return IS_TCP, _port(tunnel, negated=True)
 
 
-def owner_groups(options: Options, family: Family) -> Iterator[Step]:  # noqa: ARG001
+def owner_groups(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001
     """Applications that are left alone, or that alone are captured, told by their groups."""
     included = options.istio_outbound_owner_groups
     if included == parsers.ALL:
         for gid in options.istio_outbound_owner_groups_exclude:
-            yield Step("nat", "ISTIO_OUTPUT", _rule(Owner("gid", gid, gid), to=RETURN))
+            yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(Owner("gid", gid, gid), to=RETURN))
         return
     none_of_them = (Owner("gid", gid, gid, negated=True) for gid in included)
-    yield Step("nat", "ISTIO_OUTPUT", _rule(*none_of_them, to=RETURN))
+    yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(*none_of_them, to=RETURN))
 
 
-def dns_capture(options: Options, family: Family) -> Iterator[Step]:
+def dns_capture(options: Options, family: Family) -> Iterator[PlannedRule]:
     """Queries go to the agent; zones keep conntrack from taking the agent's query for the application's."""
     if not captures_dns(options):
         return
     servers = _of_family(options.dns_servers or (), family)
     # None stands for any server.
     destinations = (None,) if options.capture_all_dns else tuple(map(Destination, servers))
-    yield Step("raw", "OUTPUT", _rule(to=Jump("ISTIO_OUTPUT_DNS")))
+    yield PlannedRule("raw", "OUTPUT", _rule(to=Jump("ISTIO_OUTPUT_DNS")))
     if destinations:
-        yield Step("nat", "ISTIO_OUTPUT", _rule(to=Jump("ISTIO_OUTPUT_DNS")))
+        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(to=Jump("ISTIO_OUTPUT_DNS")))
     agent = Redirect(PortRange(AGENT_DNS_PORT, AGENT_DNS_PORT))
     for protocol in (IS_TCP, IS_UDP):
         for destination in destinations:
-            yield Step("nat", "ISTIO_OUTPUT_DNS", _rule(destination, protocol, _port(DNS_PORT), to=agent))
+            yield PlannedRule("nat", "ISTIO_OUTPUT_DNS", _rule(destination, protocol, _port(DNS_PORT), to=agent))
     yield from _dns_zones(options, destinations)
 
 
-def _dns_zones(options: Options, destinations: tuple[Destination | None, ...]) -> Iterator[Step]:
+def _dns_zones(options: Options, destinations: tuple[Destination | None, ...]) -> Iterator[PlannedRule]:
     from istio_init.model.extensions import CtZone
 
     answer_by_agent = SourcePorts(PortRange(AGENT_DNS_PORT, AGENT_DNS_PORT))
     answer = SourcePorts(PortRange(DNS_PORT, DNS_PORT))
     for owner in _owners(options):
-        yield Step("raw", "ISTIO_OUTPUT_DNS", _rule(IS_UDP, _port(DNS_PORT), owner, to=CtZone(PROXY_ZONE)))
-        yield Step("raw", "ISTIO_OUTPUT_DNS", _rule(IS_UDP, answer_by_agent, owner, to=CtZone(APP_ZONE)))
+        yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", _rule(IS_UDP, _port(DNS_PORT), owner, to=CtZone(PROXY_ZONE)))
+        yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", _rule(IS_UDP, answer_by_agent, owner, to=CtZone(APP_ZONE)))
     if destinations:
-        yield Step("raw", "PREROUTING", _rule(to=Jump("ISTIO_INBOUND")))
+        yield PlannedRule("raw", "PREROUTING", _rule(to=Jump("ISTIO_INBOUND")))
     for destination in destinations:
         source = Source(destination.network) if destination else None
-        yield Step("raw", "ISTIO_OUTPUT_DNS", _rule(destination, IS_UDP, _port(DNS_PORT), to=CtZone(APP_ZONE)))
-        yield Step("raw", "ISTIO_INBOUND", _rule(source, IS_UDP, answer, to=CtZone(PROXY_ZONE)))
+        yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", _rule(destination, IS_UDP, _port(DNS_PORT), to=CtZone(APP_ZONE)))
+        yield PlannedRule("raw", "ISTIO_INBOUND", _rule(source, IS_UDP, answer, to=CtZone(PROXY_ZONE)))
 
 
-def outbound(options: Options, family: Family) -> Iterator[Step]:
+def outbound(options: Options, family: Family) -> Iterator[PlannedRule]:
     """Rules 8 and 9: loopback and excluded ranges are left alone; of the rest, what -q and -i say goes to Envoy."""
     to_envoy = Jump("ISTIO_REDIRECT")
     excluded = _of_family(options.istio_service_exclude_cidr, family)
@@ -374,21 +374,21 @@ def outbound(options: Options, family: Family) -> Iterator[Step]:
         *_network_runs(_behind(loopback(options, family), excluded), RETURN),
         *_port_run(options.istio_outbound_ports, lambda ports: (_rule(IS_TCP, ports, to=to_envoy),)),
     ):
-        yield Step("nat", "ISTIO_OUTPUT", part)
+        yield PlannedRule("nat", "ISTIO_OUTPUT", part)
     if options.istio_service_cidr == parsers.ALL:
-        yield Step("nat", "ISTIO_OUTPUT", _rule(to=to_envoy))
+        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(to=to_envoy))
         destinations: tuple[Destination | None, ...] = (None,)
     else:
         networks = _of_family(options.istio_service_cidr, family)
         for part in _network_runs(networks, to_envoy):
-            yield Step("nat", "ISTIO_OUTPUT", part)
+            yield PlannedRule("nat", "ISTIO_OUTPUT", part)
         destinations = tuple(map(_to, networks)) if options.kube_virt_interfaces else ()
     for destination in destinations:
         for name in options.kube_virt_interfaces:
-            yield Step("nat", "PREROUTING", _rule(destination, InInterface(name), to=to_envoy), at=1)
+            yield PlannedRule("nat", "PREROUTING", _rule(destination, InInterface(name), to=to_envoy), at=1)
 
 
-def tproxy_marks(options: Options, family: Family) -> Iterator[Step]:
+def tproxy_marks(options: Options, family: Family) -> Iterator[PlannedRule]:
     """Envoy's packets back to the client find their way by mark; the proxy's own calls to the pod are told by 1338.
 
     Stands even where no inbound port is captured, as Istio has it.
@@ -400,22 +400,22 @@ def tproxy_marks(options: Options, family: Family) -> Iterator[Step]:
     mark = Mark(options.istio_inbound_tproxy_mark)
     outbound_mark = parsers.OUTBOUND_MARK
     not_loopback = Destination(loopback(options, family), negated=True)
-    yield Step("mangle", "PREROUTING", _rule(IS_TCP, mark, to=SaveMark()))
-    yield Step("mangle", "OUTPUT", _rule(BY_LO, IS_TCP, mark, to=RETURN))
+    yield PlannedRule("mangle", "PREROUTING", _rule(IS_TCP, mark, to=SaveMark()))
+    yield PlannedRule("mangle", "OUTPUT", _rule(BY_LO, IS_TCP, mark, to=RETURN))
     for owner in _owners(options):
-        yield Step("mangle", "OUTPUT", _rule(not_loopback, BY_LO, IS_TCP, owner, to=SetMark(outbound_mark)))
-    yield Step("mangle", "OUTPUT", _rule(IS_TCP, ConnMark(mark.value), to=RestoreMark()))
+        yield PlannedRule("mangle", "OUTPUT", _rule(not_loopback, BY_LO, IS_TCP, owner, to=SetMark(outbound_mark)))
+    yield PlannedRule("mangle", "OUTPUT", _rule(IS_TCP, ConnMark(mark.value), to=RestoreMark()))
     first = (
         _rule(IS_TCP, mark, to=RETURN),
         _rule(Source(PASSTHROUGH[family]), FROM_LO, IS_TCP, to=RETURN),
         _rule(FROM_LO, IS_TCP, Mark(outbound_mark, negated=True), to=RETURN),
     )
     for at, rule in enumerate(first, 1):
-        yield Step("mangle", "ISTIO_INBOUND", rule, at=at)
+        yield PlannedRule("mangle", "ISTIO_INBOUND", rule, at=at)
 
 
 # In the order in which Istio takes them; within a chain the first match decides.
-CONCERNS: tuple[Callable[[Options, Family], Iterator[Step]], ...] = (
+CONCERNS: tuple[Callable[[Options, Family], Iterator[PlannedRule]], ...] = (
     exclude_interfaces,
     virtual_machine_interfaces,
     drop_invalid,

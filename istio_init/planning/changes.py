@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from istio_init.planning.plan import Plan
 
 
-class State(Record):
+class NamespaceState(Record):
     """What stands in a namespace: the rulesets that were read, others' rules included, and the routing."""
 
     rulesets: tuple[Ruleset, ...]
@@ -47,7 +47,7 @@ class Changes(Record):
         return bool(self.add or self.tables or self.drop)
 
 
-def decide(plan: Plan, found: State, *, reconcile: bool = False, force: bool = False) -> Changes:
+def decide(plan: Plan, found: NamespaceState, *, reconcile: bool = False, force: bool = False) -> Changes:
     """What applying the plan has to change; Drifted where other rules of ours stand and `reconcile` is off.
 
     A run that was killed between two commits left whole tables in place and IPv4's nat, which is written last,
@@ -72,16 +72,16 @@ def decide(plan: Plan, found: State, *, reconcile: bool = False, force: bool = F
     return Changes(missing, _writes(plan, found, only), stale, why)
 
 
-def _drift(wanted: Ruleset, found: State) -> tuple[Difference, ...]:
+def _drift(wanted: Ruleset, found: NamespaceState) -> tuple[Difference, ...]:
     return tuple(differences(wanted, found.ruleset(wanted.family)))
 
 
-def _nat_is_bare(found: State) -> bool:
+def _nat_is_bare(found: NamespaceState) -> bool:
     nat = found.table(IPV4, "nat")
     return nat is None or own_part(nat) is None
 
 
-def _writes(plan: Plan, found: State, only: set[tuple[Family, str]] | None) -> tuple[TableChange, ...]:
+def _writes(plan: Plan, found: NamespaceState, only: set[tuple[Family, str]] | None) -> tuple[TableChange, ...]:
     """The tables to write, in an order in which no packet passes uncaptured in between.
 
     mangle captures inbound traffic in TPROXY mode, nat everything else: what takes over is written before what
@@ -99,7 +99,7 @@ def _writes(plan: Plan, found: State, only: set[tuple[Family, str]] | None) -> t
     return tuple(sorted(changes, key=lambda change: _turn(change, found)))
 
 
-def _turn(change: TableChange, found: State) -> tuple[int, int]:
+def _turn(change: TableChange, found: NamespaceState) -> tuple[int, int]:
     """The sort key of a table's turn: 0 tables that help, 1 nat, 2 a mangle table that lets go of TPROXY's capture."""
     if change.name == "nat":
         return 1, 0 if change.family == IPV6 else 1
@@ -114,7 +114,7 @@ def _captures(table: Table) -> bool:
     return entry is not None and any(rule.target == Jump("ISTIO_INBOUND") for rule in entry.rules)
 
 
-def leftovers(found: State, plan: Plan) -> tuple[RoutingEntry, ...]:
+def leftovers(found: NamespaceState, plan: Plan) -> tuple[RoutingEntry, ...]:
     """The standing policy rules and routes that TPROXY rules of ours use, told by the marks in those rules.
 
     Those of the options' own mark and table count where no rule tells, too: a run that was cut short had taken

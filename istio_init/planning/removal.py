@@ -10,11 +10,11 @@ from istio_init.planning.changes import Changes, leftovers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.planning.changes import State
+    from istio_init.planning.changes import NamespaceState
     from istio_init.planning.plan import Plan
 
 
-def removal(found: State, plan: Plan) -> Changes:
+def removal(found: NamespaceState, plan: Plan) -> Changes:
     """How to take everything of ours away, whichever options it was made with; nat lets go first.
 
     The plan of today's options helps to know rules that bear no signature, and routing whose rules are gone.

@@ -6,9 +6,9 @@ The caller holds the xtables lock.
 from __future__ import annotations
 
 from istio_init.model.rules import FAMILIES
-from istio_init.planning.changes import State
+from istio_init.planning.changes import NamespaceState
 from istio_init.planning.removal import removal
-from istio_init.runner.transaction import Transaction, nothing
+from istio_init.runner.transaction import Transaction, do_nothing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 
 def clean(
-    plan: Plan, firewall: Firewall, router: Router, log: Log, *, settled: Callable[[], None] = nothing
+    plan: Plan, firewall: Firewall, router: Router, log: Log, *, on_commit: Callable[[], None] = do_nothing
 ) -> Changes:
     """Take everything of ours away, in both families, all tables and routing; returns what was changed.
 
-    `plan` is that of today's options: it only helps to know rules of ours that bear no signature. `settled` is
+    `plan` is that of today's options: it only helps to know rules of ours that bear no signature. `on_commit` is
     as apply's.
     """
-    found = State(tuple(firewall.read(family) for family in FAMILIES), router.read())
+    found = NamespaceState(tuple(firewall.read(family) for family in FAMILIES), router.read())
     changes = removal(found, plan)
     if changes:
-        Transaction(firewall, router, log, settled).perform(changes, found)
+        Transaction(firewall, router, log, on_commit).perform(changes, found)
     return changes
 
 
-def refuse_two_homes(plan: Plan, others: Sequence[tuple[str, Firewall]]) -> None:
+def require_single_backend(plan: Plan, others: Sequence[tuple[str, Firewall]]) -> None:
     """Drifted where rules of ours stand in other tables than those that are to be written."""
     for name, firewall in others:
         if removal(_rules(firewall), plan):
@@ -57,6 +57,6 @@ def withdraw(plan: Plan, others: Sequence[tuple[str, Firewall]], router: Router,
             Transaction(firewall, router, log).perform(changes, found)
 
 
-def _rules(firewall: Firewall) -> State:
+def _rules(firewall: Firewall) -> NamespaceState:
     """What stands in a firewall, without any routing."""
-    return State(tuple(firewall.read(family) for family in FAMILIES))
+    return NamespaceState(tuple(firewall.read(family) for family in FAMILIES))

@@ -8,8 +8,8 @@ from istio_init.errors import InitError
 from istio_init.model.rules import FAMILIES
 from istio_init.planning.plan import build
 from istio_init.planning.preview import dump, dump_nftables
-from istio_init.runner import backends
-from istio_init.runner.settle import settle
+from istio_init.runner import access
+from istio_init.runner.defaults import resolve_defaults
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def preview(options: Options, environ: Mapping[str, str], log: Log) -> None:
     """Print the plan, and write it to the file that DRY_RUN_FILE_PATH names."""
     if options.network_namespace and options.enable_ipv6 is None:
-        with backends.namespace(options):
-            options = settle(options, log)
+        with access.namespace(options):
+            options = resolve_defaults(options, log)
     else:
-        options = settle(options, log)
+        options = resolve_defaults(options, log)
     families: tuple[Family, ...] = tuple(f for f in FAMILIES if options.ip_family in {f, "all"})
     if options.cleanup_only or options.skip_rule_apply:
         text = ""  # no rule would be written

@@ -6,8 +6,8 @@ import time
 
 from istio_init.errors import InitError, Interrupted
 from istio_init.log import Log
-from istio_init.runner import backends
-from istio_init.runner.settle import settle
+from istio_init.runner import access, backends
+from istio_init.runner.defaults import resolve_defaults
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Interrupts:
         for number in self._before:
             _signal.signal(number, _signal.SIG_IGN)
 
-    def heed(self) -> None:
+    def restore_handlers(self) -> None:
         """Be interrupted again."""
         for number in self._before:
             _signal.signal(number, self._interrupt)
@@ -78,7 +78,7 @@ def perform(options: Options, environ: Mapping[str, str], log: Log, begin: float
         preview(options, environ, log)
         return
     if options.network_namespace:
-        with backends.namespace(options, as_owner=True):
+        with access.namespace(options, as_owner=True):
             _act(options, environ, log, begin, interrupts)
     else:
         _act(options, environ, log, begin, interrupts)
@@ -86,12 +86,12 @@ def perform(options: Options, environ: Mapping[str, str], log: Log, begin: float
 
 def _act(options: Options, environ: Mapping[str, str], log: Log, begin: float, interrupts: Interrupts) -> None:
     if not options.skip_rule_apply or options.run_validation:
-        options = settle(options, log)
+        options = resolve_defaults(options, log)
     if not options.skip_rule_apply:
         done = _change(options, environ, log, interrupts)
         log.info(f"{done} in {(time.monotonic() - begin) * 1000:.1f} ms")
     if options.run_validation and not options.cleanup_only:
-        interrupts.heed()
+        interrupts.restore_handlers()
         _validate(options, log)
 
 
@@ -103,25 +103,25 @@ def _plan(options: Options) -> Plan:
 
 def _change(options: Options, environ: Mapping[str, str], log: Log, interrupts: Interrupts) -> str:
     """Apply or clean up, under the lock; returns what was done, in words."""
-    from istio_init.runner import transaction
+    from istio_init.runner import access, transaction
 
-    backends.keep_freed_memory()
+    access.keep_freed_memory()
     plan = _plan(options)
-    router = backends.router()
-    with backends.lock(options, environ, log):
+    router = access.router()
+    with access.lock(options, environ, log):
         found = backends.tables()
         firewall = backends.firewall(options, log, found)
         others = backends.others(options, firewall, found)
         if options.cleanup_only or others:
-            from istio_init.runner import cleanup
+            from istio_init.runner import access, cleanup
         if options.cleanup_only:
             cleaned = [cleanup.clean(plan, each, router, log) for _, each in others]
-            cleaned.append(cleanup.clean(plan, firewall, router, log, settled=interrupts.ignore))
+            cleaned.append(cleanup.clean(plan, firewall, router, log, on_commit=interrupts.ignore))
             return "cleaned up" if any(cleaned) else "nothing of ours stands, nothing to clean up"
         if others and not options.reconcile:
-            cleanup.refuse_two_homes(plan, others)
+            cleanup.require_single_backend(plan, others)
         wishes = {"reconcile": options.reconcile, "force": options.force_apply}
-        changes = transaction.apply(plan, firewall, router, log, **wishes, settled=interrupts.ignore)
+        changes = transaction.apply(plan, firewall, router, log, **wishes, on_commit=interrupts.ignore)
         if others:
             cleanup.withdraw(plan, others, router, log)
         return transaction.summary(changes, plan.rulesets)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from istio_init.errors import KernelError
 from istio_init.model.compare import TableChange, differences, own_part
 from istio_init.model.routing import command
-from istio_init.planning.changes import Changes, State, decide
+from istio_init.planning.changes import Changes, NamespaceState, decide
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from istio_init.planning.plan import Plan
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     """Do nothing."""
 
 
@@ -32,29 +32,29 @@ def apply(  # noqa: PLR0913 (what to work with, and each wish by its name)
     *,
     reconcile: bool = False,
     force: bool = False,
-    settled: Callable[[], None] = nothing,
+    on_commit: Callable[[], None] = do_nothing,
 ) -> Changes:
     """Bring the namespace to the plan; returns what was changed, which is nothing where it was in place.
 
     Drifted where other rules of ours stand and `reconcile` is off, KernelError where the kernel refuses;
-    after either the namespace is as it was. `settled` is called when all is done, as the last thing that may
+    after either the namespace is as it was. `on_commit` is called when all is done, as the last thing that may
     still end in everything being put back: for whoever turns signals into exceptions.
     """
     found = observe(plan, firewall, router, reconcile=reconcile)
     changes = decide(plan, found, reconcile=reconcile, force=force)
     if changes:
         log.debug(f"writing: {changes.why}")
-        Transaction(firewall, router, log, settled).perform(changes, found, check=plan)
+        Transaction(firewall, router, log, on_commit).perform(changes, found, check=plan)
     return changes
 
 
-def observe(plan: Plan, firewall: Firewall, router: Router, *, reconcile: bool) -> State:
+def observe(plan: Plan, firewall: Firewall, router: Router, *, reconcile: bool) -> NamespaceState:
     """What stands in the plan's families.
 
     Routing is looked at where it matters, and where a reconcile that was cut short may have left some.
     """
     rulesets = tuple(firewall.read(wanted.family, wanted) for wanted in plan.rulesets)
-    return State(rulesets, router.read() if reconcile or routing_matters(plan, rulesets) else ())
+    return NamespaceState(rulesets, router.read() if reconcile or routing_matters(plan, rulesets) else ())
 
 
 def routing_matters(plan: Plan, rulesets: tuple[Ruleset, ...]) -> bool:
@@ -66,13 +66,15 @@ def routing_matters(plan: Plan, rulesets: tuple[Ruleset, ...]) -> bool:
 class Transaction:
     """Changes to rules and routing that are all made, or none."""
 
-    def __init__(self, firewall: Firewall, router: Router, log: Log, settled: Callable[[], None] = nothing) -> None:
-        """`settled` is called when all is done, while everything can still be put back."""
-        self._firewall, self._router, self._log, self._settled = firewall, router, log, settled
+    def __init__(
+        self, firewall: Firewall, router: Router, log: Log, on_commit: Callable[[], None] = do_nothing
+    ) -> None:
+        """`on_commit` is called when all is done, while everything can still be put back."""
+        self._firewall, self._router, self._log, self._on_commit = firewall, router, log, on_commit
         # The table changes that were at least begun.
         self._begun: list[TableChange] = []
 
-    def perform(self, changes: Changes, found: State, *, check: Plan | None = None) -> None:
+    def perform(self, changes: Changes, found: NamespaceState, *, check: Plan | None = None) -> None:
         """Carry changes out; with `check`, see that the kernel holds the plan then. Where anything fails, put all back.
 
         `found` is what stands before.
@@ -87,7 +89,7 @@ class Transaction:
             self._router.remove(changes.drop)
             if check is not None:
                 self._verify(check)
-            self._settled()
+            self._on_commit()
         except BaseException as error:
             self._put_back(changes, found, error)
             raise
@@ -133,7 +135,7 @@ class Transaction:
                 if entry not in existing:
                     raise KernelError(f"the kernel does not hold what was written: missing: {command(entry)}")
 
-    def _put_back(self, changes: Changes, found: State, error: BaseException) -> None:
+    def _put_back(self, changes: Changes, found: NamespaceState, error: BaseException) -> None:
         """Undo, last first; what can't be undone is said, and the first error stays the one that ends the run."""
         self._log.info("putting back what stood before")
         added = tuple(entry for entry in changes.add if entry not in found.routing)
@@ -151,7 +153,7 @@ class Transaction:
             self._log.error(f"not everything could be put back: {'; '.join(failures)}")
             error.add_note("the namespace is not as it was")
 
-    def _restoring(self, change: TableChange, found: State) -> Callable[[], None]:
+    def _restoring(self, change: TableChange, found: NamespaceState) -> Callable[[], None]:
         """The step that undoes the change of a table."""
         before = found.table(change.family, change.name)
         own = own_part(before, change.known) if before else None

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     from istio_init.model.rules import Family
     from istio_init.options.table import Options
-    from istio_init.planning.capture import Step
+    from istio_init.planning.capture import PlannedRule
 
     # Where a rule stands: its table, its chain, and itself.
-    Place: TypeAlias = tuple[str, str, Rule]
+    RuleLocation: TypeAlias = tuple[str, str, Rule]
 
 
 class Purpose(Record):
@@ -58,9 +58,9 @@ class Purpose(Record):
 INBOUND_STEPS = "1 to 4"
 
 
-def purposes(options: Options, family: Family) -> dict[Place, Purpose]:
+def purposes(options: Options, family: Family) -> dict[RuleLocation, Purpose]:
     """The purpose of every rule of the plan, by where it stands; where two concerns made one rule, the first one's."""
-    found: dict[Place, Purpose] = {}
+    found: dict[RuleLocation, Purpose] = {}
     for concern in capture.CONCERNS:
         for step in (each for some in concern(options, family) for each in some.singly()):
             place = (step.table, step.chain, step.rule)
@@ -69,7 +69,7 @@ def purposes(options: Options, family: Family) -> dict[Place, Purpose]:
     return found
 
 
-def purpose(known: Mapping[Place, Purpose], table: str, chain: str, rule: Rule) -> Purpose | None:
+def purpose(known: Mapping[RuleLocation, Purpose], table: str, chain: str, rule: Rule) -> Purpose | None:
     """The purpose of a rule, which may be a live one; None where the plan has no such rule in that chain."""
     return known.get((table, chain, rule))
 
@@ -78,22 +78,22 @@ def _said(text: str, *flags: str, number: str = "", steps: str = "") -> Purpose:
     return Purpose("", text, number, steps, flags)
 
 
-def _exclude_interfaces(step: Step, _: Options) -> Purpose:
+def _exclude_interfaces(step: PlannedRule, _: Options) -> Purpose:
     way = "comes in" if step.chain == "PREROUTING" else "leaves"
     return _said(f"what {way} by an excluded interface is left alone", "-c")
 
 
-def _virtual_machine_interfaces(_: Step, __: Options) -> Purpose:
+def _virtual_machine_interfaces(_: PlannedRule, __: Options) -> Purpose:
     return _said("what a virtual machine sends is not inbound traffic", "-k")
 
 
-def _drop_invalid(step: Step, _: Options) -> Purpose:
+def _drop_invalid(step: PlannedRule, _: Options) -> Purpose:
     if step.chain == "ISTIO_DROP":
         return _said("and drops them", "--drop-invalid")
     return _said("packets that connection tracking calls INVALID would be answered with a reset", "--drop-invalid")
 
 
-def _redirect_chains(step: Step, options: Options) -> Purpose:
+def _redirect_chains(step: PlannedRule, options: Options) -> Purpose:
     if step.chain == "ISTIO_INBOUND":
         return _said("the HBONE tunnel's port, which Envoy listens on itself, is left alone", "-e", steps=INBOUND_STEPS)
     if step.chain == "ISTIO_REDIRECT":
@@ -101,7 +101,7 @@ def _redirect_chains(step: Step, options: Options) -> Purpose:
     return _said(f"to Envoy's inbound listener, port {options.inbound_capture_port}", "-z", steps=INBOUND_STEPS)
 
 
-def _inbound(step: Step, options: Options) -> Purpose:
+def _inbound(step: PlannedRule, options: Options) -> Purpose:
     rule = step.rule
     if step.chain == "PREROUTING":
         return _said("TCP that comes in is looked at for inbound capture", "-b", "-m", steps=INBOUND_STEPS)
@@ -125,7 +125,7 @@ def _inbound(step: Step, options: Options) -> Purpose:
     return _said(f"{which} TCP goes to Envoy's inbound listener", "-b", steps=INBOUND_STEPS)
 
 
-def _outbound_entry(step: Step, _: Options) -> Purpose:
+def _outbound_entry(step: PlannedRule, _: Options) -> Purpose:
     if step.chain == "OUTPUT":
         return _said("whatever the pod sends is looked at for outbound capture", steps="5 to 6, 9 to 10, 13 to 14")
     if any(isinstance(match, Source) for match in step.rule.matches):
@@ -137,7 +137,7 @@ def _outbound_entry(step: Step, _: Options) -> Purpose:
     return _said("an outbound port that is left alone", "-o")
 
 
-def _proxy_identities(step: Step, _: Options) -> Purpose:
+def _proxy_identities(step: PlannedRule, _: Options) -> Purpose:
     owner = next(match for match in step.rule.matches if isinstance(match, Owner))
     by_gid = owner.kind == "gid"
     flag, who = ("-g", "group") if by_gid else ("-u", "user")
@@ -151,13 +151,13 @@ def _proxy_identities(step: Step, _: Options) -> Purpose:
     return _said(text, flag, number="7" if by_gid else "4", steps="14 to 15")
 
 
-def _owner_groups(_: Step, options: Options) -> Purpose:
+def _owner_groups(_: PlannedRule, options: Options) -> Purpose:
     if options.istio_outbound_owner_groups == parsers.ALL:
         return _said("a group whose traffic is left alone", "--istio-outbound-owner-groups-exclude")
     return _said("only the listed groups' traffic is captured", "--istio-outbound-owner-groups")
 
 
-def _dns_capture(step: Step, _: Options) -> Purpose:
+def _dns_capture(step: PlannedRule, _: Options) -> Purpose:
     flags = ("--redirect-dns", "--dns-servers")
     target = step.rule.target
     if isinstance(target, Jump):
@@ -170,7 +170,7 @@ def _dns_capture(step: Step, _: Options) -> Purpose:
     return _said(f"{leg} of a DNS query has a conntrack zone of its own, or one would inherit the other's NAT", *flags)
 
 
-def _outbound(step: Step, options: Options) -> Purpose:
+def _outbound(step: PlannedRule, options: Options) -> Purpose:
     rule = step.rule
     if step.chain == "PREROUTING":
         return _said("what a virtual machine sends is outbound traffic, for Envoy's outbound listener", "-k", "-i")
@@ -189,7 +189,7 @@ def _outbound(step: Step, options: Options) -> Purpose:
     return _said("everything else goes to Envoy's outbound listener", "-i", number="9", steps="10 to 11")
 
 
-def _tproxy_marks(step: Step, _: Options) -> Purpose:
+def _tproxy_marks(step: PlannedRule, _: Options) -> Purpose:
     target, matches = step.rule.target, step.rule.matches
     if isinstance(target, SaveMark):
         return _said("the mark of Envoy's connection to the app is remembered for its answers", "-m", "-t")
@@ -209,7 +209,7 @@ def _tproxy_marks(step: Step, _: Options) -> Purpose:
     return _said("Envoy's marked connection to the app is not captured again", "-m", "-t")
 
 
-TELLERS: dict[Callable[[Options, Family], Iterator[Step]], Callable[[Step, Options], Purpose]] = {
+TELLERS: dict[Callable[[Options, Family], Iterator[PlannedRule]], Callable[[PlannedRule, Options], Purpose]] = {
     capture.exclude_interfaces: _exclude_interfaces,
     capture.virtual_machine_interfaces: _virtual_machine_interfaces,
     capture.drop_invalid: _drop_invalid,

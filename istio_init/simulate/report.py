@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from istio_init.model.packet import Packet
     from istio_init.simulate.path import Journey, Leg
-    from istio_init.simulate.purposes import Place, Purpose
+    from istio_init.simulate.purposes import Purpose, RuleLocation
     from istio_init.simulate.trace import Trace
 
     Style: TypeAlias = Literal["title", "hook", "hit", "miss", "purpose", "turn", "fate", "trouble"]
@@ -61,7 +61,7 @@ class Line(Record):
     text: str
 
 
-def fate(leg: Leg, known: Mapping[Place, Purpose]) -> str:
+def fate(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> str:
     """Where a leg ended and why, in one sentence."""
     arrived, words = leg.arrived, ENDS[leg.end]
     if leg.end in {"outbound", "inbound", "tunnel", "dns"}:
@@ -76,7 +76,7 @@ def fate(leg: Leg, known: Mapping[Place, Purpose]) -> str:
     return f"{words}, {because(leg, known)}"
 
 
-def because(leg: Leg, known: Mapping[Place, Purpose]) -> str:
+def because(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> str:
     """The reason for a leg's end: the rule that decided and its purpose."""
     if leg.refused:
         return f"because {leg.refused}"
@@ -105,9 +105,9 @@ def place(step: Step) -> str:
     return f"{step.chain} rule {step.number}{table}"
 
 
-def lines(journey: Journey, known: Mapping[Place, Purpose]) -> Iterator[Line]:
+def lines(journey: Journey, known: Mapping[RuleLocation, Purpose]) -> Iterator[Line]:
     """The whole journey as lines."""
-    told: set[Place] = set()
+    told: set[RuleLocation] = set()
     for number, leg in enumerate(journey.legs, 1):
         if number > 1:
             yield Line("hook", 0, "")
@@ -144,7 +144,7 @@ def _turn_line(turn: Turn) -> Line:
     return Line("turn", 1, f"routing: leaves by {packet.out_interface} now, because of {why}")
 
 
-def _hook_lines(met: Trace, known: Mapping[Place, Purpose], told: set[Place]) -> Iterator[Line]:
+def _hook_lines(met: Trace, known: Mapping[RuleLocation, Purpose], told: set[RuleLocation]) -> Iterator[Line]:
     if not any(not isinstance(step, Ended) for step in met.steps):
         yield Line("hook", 1, f"{met.hook}: no rules")
         return
@@ -166,12 +166,12 @@ def _hook_lines(met: Trace, known: Mapping[Place, Purpose], told: set[Place]) ->
             yield Line("miss", 3 + step.depth, "  ... and others that don't match (--output json has them all)")
 
 
-def _numbered(step: Step, known: Mapping[Place, Purpose]) -> bool:
+def _numbered(step: Step, known: Mapping[RuleLocation, Purpose]) -> bool:
     why = purpose(known, step.table, step.chain, step.rule)
     return why is not None and bool(why.number)
 
 
-def _rule_lines(step: Step, known: Mapping[Place, Purpose], told: set[Place]) -> Iterator[Line]:
+def _rule_lines(step: Step, known: Mapping[RuleLocation, Purpose], told: set[RuleLocation]) -> Iterator[Line]:
     text = f"{step.number:>3} {rule_text(step.rule)}"
     if step.matched is False and step.failed is not None:
         yield Line("miss", 3 + step.depth, f"- {step.chain} {text}   ({why_not(step.failed, step.before)})")
@@ -196,7 +196,7 @@ def purpose_text(why: Purpose) -> str:
     return f"{why.text} [{'; '.join(facts)}]"
 
 
-def as_json(journey: Journey, known: Mapping[Place, Purpose]) -> dict[str, Any]:
+def as_json(journey: Journey, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
     """The whole journey as plain dicts, lists, strings and numbers."""
     return {
         "legs": [_leg_json(leg, known) for leg in journey.legs],
@@ -207,7 +207,7 @@ def as_json(journey: Journey, known: Mapping[Place, Purpose]) -> dict[str, Any]:
     }
 
 
-def _leg_json(leg: Leg, known: Mapping[Place, Purpose]) -> dict[str, Any]:
+def _leg_json(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
     return {
         "sender": leg.sender,
         "packet": packet_json(leg.packet),
@@ -238,11 +238,11 @@ def _turn_json(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _hook_json(met: Trace, known: Mapping[Place, Purpose]) -> dict[str, Any]:
+def _hook_json(met: Trace, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
     return {"hook": met.hook, "outcome": met.outcome, "steps": [_step_json(step, known) for step in met.steps]}
 
 
-def _step_json(step: Step | Ended | Skipped, known: Mapping[Place, Purpose]) -> dict[str, Any]:
+def _step_json(step: Step | Ended | Skipped, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
     if isinstance(step, Skipped):
         return {"table": step.table, "skipped": step.why}
     if isinstance(step, Ended):

@@ -12,7 +12,7 @@ from istio_init.cni.plugin.protocol import CONFIGURATION, PluginError, Request
 from istio_init.cni.plugin.sandbox_state import CAPTURED, PASSED
 from istio_init.cni.plugin.settings import Api, Settings
 from istio_init.options.annotations import INJECT, MODE, PROXY_CONFIG, STATUS, TEMPLATES, AnnotationError
-from istio_init.runner.settle import account
+from istio_init.runner.defaults import account
 from tests.kit.options import options
 
 INJECTED = {STATUS: json.dumps({"initContainers": ["istio-validation"], "containers": ["istio-proxy"]})}

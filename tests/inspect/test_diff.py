@@ -15,7 +15,7 @@ from istio_init.planning.changes import Changes
 from tests.kit.strategies import tables, wanted_tables
 
 if TYPE_CHECKING:
-    from istio_init.inspect.diff import Line, Sign
+    from istio_init.inspect.diff import DiffLine, Sign
 
 
 def chains(table: Table) -> dict[str, list[str]]:
@@ -50,7 +50,7 @@ signs: st.SearchStrategy[Sign] = st.sampled_from([" ", " ", " ", "+", "-"])
 
 @given(st.lists(signs, max_size=40))
 def test_folding_leaves_out_only_lines_that_stay(drawn: list[Sign]) -> None:
-    lines: tuple[Line, ...] = tuple((sign, str(number)) for number, sign in enumerate(drawn))
+    lines: tuple[DiffLine, ...] = tuple((sign, str(number)) for number, sign in enumerate(drawn))
     unfolded: list[str] = []
     for sign, text in folded(lines):
         if text.startswith("..."):

@@ -13,7 +13,7 @@ from istio_init.cli.verbs.show_render import cells, least_width, tables
 from istio_init.errors_rare import OptionError
 from istio_init.formats.iptables_list import columns, inet_columns
 from istio_init.formats.nft.layout import layout
-from istio_init.inspect.snapshot import Sight, captured
+from istio_init.inspect.snapshot import Snapshot, captured
 from istio_init.inspect.table_view import table_rows
 from istio_init.model.compare import unpaired
 from istio_init.model.counters import Connection, Count, CountedTable
@@ -103,7 +103,7 @@ def test_a_table_of_the_least_width_has_it_all(name: str) -> None:
         for ruleset in build(chosen).rulesets
         for table in ruleset.tables
     )
-    sight = Sight("in place", "legacy", "asked for", (), shown, (), None, None)
+    sight = Snapshot("in place", "legacy", "asked for", (), shown, (), None, None)
     for brief in (False, True):
         with Console(width=least_width(sight), file=io.StringIO()) as console, console.capture() as capture:
             console.print(tables(sight, brief=brief))

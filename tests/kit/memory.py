@@ -9,7 +9,7 @@ from istio_init.inspect.diff import merged
 from istio_init.log import Log
 from istio_init.model.compare import own_part
 from istio_init.model.rules import FAMILIES, Ruleset, Table, ordered
-from istio_init.planning.changes import State
+from istio_init.planning.changes import NamespaceState
 
 if TYPE_CHECKING:
     from istio_init.model.routing import Address, RoutingEntry
@@ -47,9 +47,9 @@ class Memory:
         """All rules, both families."""
         return tuple(self.firewall.read(family) for family in FAMILIES)
 
-    def state(self) -> State:
+    def state(self) -> NamespaceState:
         """All that stands."""
-        return State(self.rulesets(), self.routing)
+        return NamespaceState(self.rulesets(), self.routing)
 
     def hold(self, plan: Plan) -> None:
         """Let a plan stand, as another run has written it."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from istio_init.cli.input_file import read
 from istio_init.options import argv
 from istio_init.options.from_pod import FLAG, from_pod
-from istio_init.runner.settle import account
+from istio_init.runner.defaults import account
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -22,7 +22,7 @@ from istio_init.options.annotations import (
     texts,
 )
 from istio_init.options.table import OPTIONS, resolve
-from istio_init.runner.settle import account
+from istio_init.runner.defaults import account
 from tests.kit.options import options
 
 PREFIX = "traffic.sidecar.istio.io/"

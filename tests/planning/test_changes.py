@@ -10,7 +10,7 @@ from istio_init import plan
 from istio_init.errors_rare import Drifted
 from istio_init.model.routing import Address, PolicyRule, Route
 from istio_init.model.rules import FAMILIES, IPV4, IPV6, Jump, Network, Rule, Table, Verdict
-from istio_init.planning.changes import Changes, State, decide
+from istio_init.planning.changes import Changes, NamespaceState, decide
 from istio_init.planning.drift_text import MOST_SHOWN
 from istio_init.planning.plan import Plan
 from istio_init.planning.removal import removal
@@ -217,7 +217,7 @@ def test_a_family_that_is_not_asked_for_is_left_alone() -> None:
     only = Memory()
     only.routing = both.routing
     only.tables = {key: table for key, table in both.tables.items() if key[0] == IPV4}
-    found = State((only.firewall.read(IPV4),), only.routing)
+    found = NamespaceState((only.firewall.read(IPV4),), only.routing)
     changes = decide(planned(IPV4_ONLY), found, reconcile=True)
     assert all(change.family == IPV4 for change in changes.tables)
     assert set(changes.drop) == {PolicyRule(IPV4, 1337, 133), Route(IPV4, "lo", 133)}

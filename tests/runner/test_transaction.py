@@ -105,10 +105,10 @@ def test_ended_when_all_is_done_it_is_as_it_was(before: str | None, after: str |
     wanted, firewall, router = planned(after), memory.firewall, memory.router
     if after is None:
         with pytest.raises(Interrupted):
-            cleanup.clean(wanted, firewall, router, QUIET, settled=interrupt)
+            cleanup.clean(wanted, firewall, router, QUIET, on_commit=interrupt)
     else:
         with pytest.raises(Interrupted):
-            transaction.apply(wanted, firewall, router, QUIET, reconcile=True, settled=interrupt)
+            transaction.apply(wanted, firewall, router, QUIET, reconcile=True, on_commit=interrupt)
     assert memory.held() == was
 
 
@@ -117,12 +117,12 @@ def test_settled_is_called_once_when_all_is_done_and_not_where_nothing_is() -> N
     wanted = planned("article-tproxy")
     seen: list[bool] = []
 
-    def settled() -> None:
+    def on_commit() -> None:
         seen.append(set(wanted.routing) <= set(memory.routing) and memory.ours())
 
-    transaction.apply(wanted, memory.firewall, memory.router, QUIET, settled=settled)
+    transaction.apply(wanted, memory.firewall, memory.router, QUIET, on_commit=on_commit)
     assert seen == [True]
-    transaction.apply(wanted, memory.firewall, memory.router, QUIET, settled=settled)
+    transaction.apply(wanted, memory.firewall, memory.router, QUIET, on_commit=on_commit)
     assert seen == [True]
 
 

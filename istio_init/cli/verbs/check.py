@@ -11,7 +11,7 @@ import typer
 from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.subject import Container, Live, Netns, Pid, Where, placed
 from istio_init.errors_rare import UsageError
-from istio_init.inspect.state import findings, inspect, verdict
+from istio_init.inspect.state import conformance, findings, inspect
 from istio_init.log import Log
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
 
@@ -37,7 +37,7 @@ def check(
         )
     log = Log(options.log_output_level, as_json=options.log_as_json)
     looked = inspect(placed(options, Where(True, pid, netns, container)), log)
-    state, found = verdict(looked), findings(looked)
+    state, found = conformance(looked), findings(looked)
     code = CODES[state]
     if form == "json":
         told = {"state": state, "code": code, "backend": looked.backend, "findings": list(found)}

@@ -16,7 +16,7 @@ from istio_init.model.packet import Packet, connected
 from istio_init.model.routing import Address
 from istio_init.model.rules import FAMILIES, IPV4, IPV6, LOOPBACK_INTERFACE, TCP, UDP, Network
 from istio_init.record import Record
-from istio_init.runner import settle
+from istio_init.runner import defaults
 from istio_init.simulate.path import routed
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def account(flag: str, kind: str, text: str) -> int | None:
         return None
     if not text:
         return APPLICATION_ID
-    found = settle.account(kind, text)
+    found = defaults.account(kind, text)
     try:
         return parsers.owner(text) if found is None else found
     except ValueError as error:

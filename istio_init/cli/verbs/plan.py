@@ -11,7 +11,7 @@ import typer
 from istio_init.cli.verbs.output import choice, show
 from istio_init.cli.verbs.subject import Container, Live, Netns, Pid, Where, placed
 from istio_init.inspect.diff import folded, hunks, inet_hunks, routing_hunk
-from istio_init.inspect.state import findings, inspect, outcome, verdict
+from istio_init.inspect.state import conformance, findings, forecast, inspect
 from istio_init.log import Log
 from istio_init.model.routing import command
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.inspect.diff import Hunk
-    from istio_init.inspect.state import Home, Inspection, Outcome
+    from istio_init.inspect.state import BackendState, Forecast, Inspection
     from istio_init.model.compare import TableChange
     from istio_init.planning.changes import Changes
     from istio_init.simulate.report import Style
@@ -42,7 +42,7 @@ def plan(
     form = choice("--output", output, ("text", "json"))
     log = Log(options.log_output_level, as_json=options.log_as_json)
     looked = inspect(placed(options, Where(True, pid, netns, container)), log)
-    result = outcome(looked)
+    result = forecast(looked)
     if form == "json":
         sys.stdout.write(json.dumps(as_json(looked, result), indent=2) + "\n")
     else:
@@ -50,39 +50,39 @@ def plan(
     return 0
 
 
-def lines(looked: Inspection, result: Outcome) -> Iterator[Line]:
+def lines(looked: Inspection, result: Forecast) -> Iterator[Line]:
     """The plan for people."""
-    yield Line("title", 0, f"{verdict(looked)} ({looked.backend}: {looked.why})")
+    yield Line("title", 0, f"{conformance(looked)} ({looked.backend}: {looked.why})")
     for _, hunk in _hunks(result):
         yield Line("hook", 0, "")
         yield Line("hook", 0, hunk.place)
         for sign, text in folded(hunk.lines):
             yield Line(STYLES[sign], 1, f"{sign} {text}")
     yield Line("hook", 0, "")
-    yield from _deeds(looked, result)
+    yield from _actions(looked, result)
 
 
-def _deeds(looked: Inspection, result: Outcome) -> Iterator[Line]:
+def _actions(looked: Inspection, result: Forecast) -> Iterator[Line]:
     """What a run would do, in order."""
     verb = "clean" if looked.options.cleanup_only else "apply"
-    if result.deed == "nothing":
+    if result.action == "nothing":
         yield Line("fate", 0, f"{verb} would do nothing: {result.why}")
         return
-    if result.deed == "refuse":
+    if result.action == "refuse":
         yield Line("trouble", 0, f"{verb} refuses without --reconcile: {result.why}")
         yield Line("title", 0, f"{verb} --reconcile would, in this order:")
     else:
         yield Line("title", 0, f"{verb} would ({result.why}), in this order:")
-    steps = [step for home, changes in result.changes for step in _steps(home, changes)]
+    steps = [step for target, changes in result.changes for step in _steps(target, changes)]
     for number, step in enumerate(steps, 1):
         yield Line("turn", 1, f"{number}. {step}")
 
 
-def _steps(home: Home, changes: Changes) -> Iterator[str]:
+def _steps(target: BackendState, changes: Changes) -> Iterator[str]:
     yield from (command(entry) for entry in changes.add)
-    together = ", all in one transaction" if home.backend != "legacy" and len(changes.tables) > 1 else ""
+    together = ", all in one transaction" if target.backend != "legacy" and len(changes.tables) > 1 else ""
     for change in changes.tables:
-        where = f"{home.backend} {change.family} {change.name}"
+        where = f"{target.backend} {change.family} {change.name}"
         if change.wanted is None:
             yield f"take what is ours out of {where}{together}"
         else:
@@ -94,20 +94,20 @@ def _count(change: TableChange) -> int:
     return sum(chain.count for chain in change.wanted.chains) if change.wanted else 0
 
 
-def _hunks(result: Outcome) -> Iterator[tuple[str, Hunk]]:
+def _hunks(result: Forecast) -> Iterator[tuple[str, Hunk]]:
     """Each hunk with its backend; routing last, without any."""
-    for home, changes in result.changes:
-        native = home.backend == "native"
-        found = inet_hunks(home.rulesets, home.inet, changes) if native else hunks(home.rulesets, changes)
-        yield from ((home.backend, hunk) for hunk in found)
+    for target, changes in result.changes:
+        native = target.backend == "native"
+        found = inet_hunks(target.rulesets, target.inet, changes) if native else hunks(target.rulesets, changes)
+        yield from ((target.backend, hunk) for hunk in found)
     if routing := routing_hunk(changes for _, changes in result.changes):
         yield "", routing
 
 
-def as_json(looked: Inspection, result: Outcome) -> dict[str, Any]:
+def as_json(looked: Inspection, result: Forecast) -> dict[str, Any]:
     """The plan for programs."""
     return {
-        "state": verdict(looked),
+        "state": conformance(looked),
         "backend": looked.backend,
         "why": looked.why,
         "findings": list(findings(looked)),
@@ -122,11 +122,11 @@ def as_json(looked: Inspection, result: Outcome) -> dict[str, Any]:
             for backend, hunk in _hunks(result)
         ],
         "apply": {
-            "does": result.deed,
+            "does": result.action,
             "why": result.why,
             "steps": [
                 {
-                    "backend": home.backend,
+                    "backend": target.backend,
                     "add": [command(entry) for entry in changes.add],
                     "tables": [
                         {"family": change.family, "table": change.name, "rules": _count(change)}
@@ -134,7 +134,7 @@ def as_json(looked: Inspection, result: Outcome) -> dict[str, Any]:
                     ],
                     "remove": [command(entry, "del") for entry in reversed(changes.drop)],
                 }
-                for home, changes in result.changes
+                for target, changes in result.changes
             ],
         },
     }

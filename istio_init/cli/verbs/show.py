@@ -15,7 +15,7 @@ from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.show_render import as_json, least_width, lines, plain, tables
 from istio_init.cli.verbs.subject import Container, Live, Netns, Pid, Where, placed
 from istio_init.errors_rare import OptionError
-from istio_init.inspect.snapshot import Sight, see
+from istio_init.inspect.snapshot import Snapshot, take
 from istio_init.log import Log
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
 
@@ -52,8 +52,8 @@ def show(  # noqa: PLR0913 (a command line's options)
     chosen = placed(options, Where(True, pid, netns, container))
     log = Log(options.log_output_level, as_json=options.log_as_json)
 
-    def look() -> Sight:
-        return see(chosen, log)
+    def look() -> Snapshot:
+        return take(chosen, log)
 
     if not watch:
         _print(look(), form, watching=False)
@@ -70,7 +70,7 @@ def show(  # noqa: PLR0913 (a command line's options)
     return 0
 
 
-def _looks(look: Callable[[], Sight], seconds: float) -> Iterator[Sight]:
+def _looks(look: Callable[[], Snapshot], seconds: float) -> Iterator[Snapshot]:
     """One look at once, then one behind each interval."""
     yield look()
     while True:
@@ -78,7 +78,7 @@ def _looks(look: Callable[[], Sight], seconds: float) -> Iterator[Sight]:
         yield look()
 
 
-def _print(sight: Sight, form: str, *, watching: bool) -> None:
+def _print(sight: Snapshot, form: str, *, watching: bool) -> None:
     """Print what was seen; of several JSON documents each is one line, of several texts each ends in an empty one."""
     if form == "json":
         sys.stdout.write(json.dumps(as_json(sight), indent=None if watching else 2) + "\n")
@@ -92,7 +92,7 @@ def _print(sight: Sight, form: str, *, watching: bool) -> None:
     sys.stdout.flush()
 
 
-def _too_narrow(sight: Sight) -> bool:
+def _too_narrow(sight: Snapshot) -> bool:
     """Whether this is a terminal on which a table would lose columns."""
     return sys.stdout.isatty() and _columns() < least_width(sight)
 
@@ -101,7 +101,7 @@ def _columns() -> int:
     return shutil.get_terminal_size().columns
 
 
-def _refresh(looks: Iterator[Sight]) -> None:
+def _refresh(looks: Iterator[Snapshot]) -> None:
     """Show each look in place of the one before it."""
     from rich.live import Live
 

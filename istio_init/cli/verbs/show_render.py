@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from istio_init.inspect.snapshot import Sight
-    from istio_init.inspect.table_view import ChainRows, Row, TableRows
+    from istio_init.inspect.snapshot import Snapshot
+    from istio_init.inspect.table_view import ChainRows, RuleRow, TableRows
 
 HEADINGS = ("num", "pkts", "bytes", "target", "prot", "in", "out", "source", "destination", "extra")
 RIGHT = {"num", "pkts", "bytes"}
@@ -32,7 +32,7 @@ NOT_IN_PLACE = {
 }
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def cells(row: RuleRow) -> tuple[str, ...]:
     """A row of the article's table; a rule without a counter has no numbers."""
     told = row.columns
     met = (str(row.count.packets), str(row.count.bytes)) if row.count else ("-", "-")
@@ -49,7 +49,7 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def notes(row: Row) -> list[str]:
+def notes(row: RuleRow) -> list[str]:
     """What a rule is for, or whose it is."""
     told = [NOT_IN_PLACE[row.state]] if row.state in NOT_IN_PLACE else []
     return told + [purpose_text(each) if each.concern else each.text for each in row.purposes]
@@ -68,14 +68,14 @@ def shown(table: TableRows) -> Iterator[ChainRows]:
     return (chain for chain in table.chains if chain.rows or chain.missing or chain.policy is None)
 
 
-def summary(sight: Sight) -> Iterator[str]:
+def summary(sight: Snapshot) -> Iterator[str]:
     """How it stands, and what is not as it should be."""
     yield f"{sight.verdict} ({sight.backend}: {sight.why})"
     if sight.verdict != "absent":
         yield from (f"  {finding}" for finding in sight.findings)
 
 
-def beside(sight: Sight) -> Iterator[str]:
+def beside(sight: Snapshot) -> Iterator[str]:
     """Routing and tracked connections."""
     if sight.routing:
         yield "routing"
@@ -83,7 +83,7 @@ def beside(sight: Sight) -> Iterator[str]:
     yield conntrack(sight)
 
 
-def conntrack(sight: Sight) -> str:
+def conntrack(sight: Snapshot) -> str:
     """Connection tracking in one line."""
     if sight.usage is None:
         return "conntrack: no connection is tracked here"
@@ -95,7 +95,7 @@ def conntrack(sight: Sight) -> str:
     return f"{told}; captured: {', '.join(f'{kind} {count}' for kind, count in sight.connections.items())}"
 
 
-def plain(sight: Sight, *, brief: bool = False) -> Iterator[str]:
+def plain(sight: Snapshot, *, brief: bool = False) -> Iterator[str]:
     """All of it as lines; `brief` leaves out what the rules are for."""
     yield from summary(sight)
     for backend, table in sight.tables:
@@ -129,21 +129,21 @@ def _plain_rows(chain: ChainRows, *, brief: bool) -> Iterator[str]:
             yield from (f"{' ' * widths[0]}  {note}" for note in notes(chain.rows[at - 1]))
 
 
-def least_width(sight: Sight) -> int:
+def least_width(sight: Snapshot) -> int:
     """The columns that a terminal needs for `tables`: in fewer, cells would be cut and columns left out."""
     chains = (chain for _, table in sight.tables for chain in shown(table))
     wide = (sum(_widths([HEADINGS, MISSING, *map(cells, chain.rows)])[:-1]) for chain in chains)
     return max(wide, default=0) + NARROWEST_EXTRA + FRAME
 
 
-def lines(sight: Sight, *, brief: bool = False) -> RenderableType:
+def lines(sight: Snapshot, *, brief: bool = False) -> RenderableType:
     """What `plain` says, for a terminal: folded at its width."""
     from rich.text import Text
 
     return Text("\n".join(plain(sight, brief=brief)))
 
 
-def tables(sight: Sight, *, brief: bool = False) -> RenderableType:
+def tables(sight: Snapshot, *, brief: bool = False) -> RenderableType:
     """All of it for a terminal; `brief` leaves out what the rules are for."""
     from rich.console import Group
     from rich.text import Text
@@ -179,7 +179,7 @@ def _table(chain: ChainRows, *, brief: bool) -> RenderableType:
     return table
 
 
-def as_json(sight: Sight) -> dict[str, Any]:
+def as_json(sight: Snapshot) -> dict[str, Any]:
     """All of it for programs."""
     return {
         "state": sight.verdict,
@@ -213,7 +213,7 @@ def _chain_json(chain: ChainRows) -> dict[str, Any]:
     }
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def _row_json(row: RuleRow) -> dict[str, Any]:
     told = row.columns
     return {
         "number": row.number,

@@ -16,8 +16,8 @@ from istio_init.model.routing import Address, PolicyRule, Route
 from istio_init.model.rules import FAMILIES, LOOPBACK_INTERFACE, Network, Ruleset
 from istio_init.planning.plan import build
 from istio_init.record import Record
-from istio_init.runner import backends
-from istio_init.runner.settle import settle
+from istio_init.runner import access, backends
+from istio_init.runner.defaults import resolve_defaults
 from istio_init.simulate.path import proxy
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _one_place(options: Options, where: Where) -> None:
 
 
 def _planned(options: Options, addresses: tuple[Address, ...], log: Log) -> Subject:
-    options = settle(options, log)
+    options = resolve_defaults(options, log)
     plan = build(options)
     own = tuple(Address(LOOPBACK[family], LOOPBACK_INTERFACE) for family in FAMILIES)
     facts = Facts((*own, *plan.addresses, *addresses), plan.policy_rules, plan.routes, UPLINK)
@@ -118,8 +118,8 @@ def _planned(options: Options, addresses: tuple[Address, ...], log: Log) -> Subj
 
 def _live(options: Options, where: Where, log: Log) -> Subject:
     options = placed(options, where)
-    with backends.namespace(options):
-        options = settle(options, log)
+    with access.namespace(options):
+        options = resolve_defaults(options, log)
         firewall = backends.firewall(options)
         # What native nftables holds in sets is told as the rules that these options would put there.
         planned = build(options)
@@ -130,7 +130,7 @@ def _live(options: Options, where: Where, log: Log) -> Subject:
 
 def live_facts() -> Facts:
     """What routing of the calling thread's namespace knows. KernelError where it can't be read."""
-    router = backends.router()
+    router = access.router()
     return _facts(router.addresses(), router.read())
 
 

@@ -16,10 +16,10 @@ from istio_init.cni.plugin.protocol import NAMESPACE, NEWEST, POD, UID, Request,
 from istio_init.cni.plugin.sandbox_state import CAPTURED, PASSED
 from istio_init.cni.plugin.settings import CAPABILITY, settings
 from istio_init.errors import InitError, KernelError
-from istio_init.inspect.state import findings, inspect, verdict
+from istio_init.inspect.state import conformance, findings, inspect
 from istio_init.kernel.host.tcp_connections import connections
 from istio_init.record import Record
-from istio_init.runner import backends
+from istio_init.runner import access
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -96,11 +96,11 @@ def _inspect_pod(sandbox: Sandbox, call: plugin.Call) -> Finding:
         return Finding(sandbox, PASSED, decision.why)
     options = plugin.wanted(call, decision)
     inspection = inspect(options, call.log)
-    found = Finding(sandbox, STATES[verdict(inspection)], "", findings(inspection))
+    found = Finding(sandbox, STATES[conformance(inspection)], "", findings(inspection))
     found = found.replace(why=_why(found.state, decision, call))
     if found.state != UNCAPTURED:
         return found
-    with backends.namespace(options):
+    with access.namespace(options):
         return found.replace(connections=connections())
 
 
@@ -123,7 +123,7 @@ def _fixed(found: Finding, call: plugin.Call) -> Finding:
     try:
         plugin.add(call)
     except InitError as error:
-        if not backends.namespace_number(call.request.netns):
+        if not access.namespace_number(call.request.netns):
             sandbox_state.remove(call.request.container, call.settings.run_dir)
             return Finding(found.sandbox, GONE, "its sandbox has ended")
         return found.replace(why=f"{found.why}; not fixed: {said(error)}")
@@ -149,7 +149,7 @@ def _namespace_path(sandbox: Sandbox) -> str:
     paths = [path for path in (sandbox.netns, f"/proc/{sandbox.pid}/ns/net" if sandbox.pid else "") if path]
     if not paths:
         raise KernelError("the runtime does not tell where its network namespace is")
-    found = next((path for path in paths if backends.namespace_number(path)), None)
+    found = next((path for path in paths if access.namespace_number(path)), None)
     if found is None:
         raise KernelError(f"{' and '.join(paths)}: not there; has it ended meanwhile, or is this not mounted here?")
     return found

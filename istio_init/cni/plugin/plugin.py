@@ -29,7 +29,7 @@ from istio_init.cni.plugin.settings import settings
 from istio_init.errors import InitError
 from istio_init.log import now
 from istio_init.options.table import Options
-from istio_init.runner import backends, settle
+from istio_init.runner import access, defaults
 from istio_init.runner.run import Interrupts, perform
 
 TYPE_CHECKING = False
@@ -61,7 +61,7 @@ class Call:
 
     def decide(self) -> Decision:
         """What is to be done for the pod; from here on the log says so in each line."""
-        if backends.is_own_namespace(self.request.netns):
+        if access.is_own_namespace(self.request.netns):
             found = Decision(PASSED, "the sandbox is in the node's own network")
         else:
             try:
@@ -101,7 +101,7 @@ def add(call: Call) -> str:
 
 def wanted(call: Call, found: Decision) -> Options:
     """The options that a decision means in the sandbox's namespace."""
-    return _aimed(found.options(settle.account), call.request.netns)
+    return _aimed(found.options(defaults.account), call.request.netns)
 
 
 def _new_state(call: Call, found: Decision) -> SandboxState:
@@ -111,7 +111,7 @@ def _new_state(call: Call, found: Decision) -> SandboxState:
     return SandboxState(
         request.container, found.decision, found.why,
         request.args.get(POD, ""), request.args.get(NAMESPACE, ""), request.args.get(UID, ""),
-        request.netns, backends.namespace_number(request.netns),
+        request.netns, access.namespace_number(request.netns),
         found.flags() if found.decision == CAPTURED else (),
         attachments if attachment in attachments else (*attachments, attachment),
         now(),
@@ -150,8 +150,8 @@ def delete(call: Call) -> str:
 
 def _clean(call: Call, state: SandboxState | None, netns: str) -> None:
     """Take our rules out of a namespace, if it is there and no other has taken its place."""
-    number = backends.namespace_number(netns)
-    if not number or backends.is_own_namespace(netns) or (state and state.inode and state.inode != number):
+    number = access.namespace_number(netns)
+    if not number or access.is_own_namespace(netns) or (state and state.inode and state.inode != number):
         call.log.info("the sandbox's namespace is gone")
         return
     try:
@@ -169,7 +169,7 @@ def _recorded_options(state: SandboxState | None) -> Options | None:
         return None
     from istio_init.options import argv
 
-    return argv.options(state.flags, {}, settle.account)
+    return argv.options(state.flags, {}, defaults.account)
 
 
 def check(call: Call) -> str:
@@ -182,7 +182,7 @@ def check(call: Call) -> str:
         found = call.decide()
         if found.decision == PASSED:
             return ""
-        options = found.options(settle.account)
+        options = found.options(defaults.account)
     from istio_init.inspect.state import findings, inspect
 
     differing = findings(inspect(_aimed(options, request.netns), call.log))

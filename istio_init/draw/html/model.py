@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from istio_init.model.rules import Chain, Rule, Ruleset
     from istio_init.options.table import Options
     from istio_init.simulate.path import Proxy
-    from istio_init.simulate.purposes import Place, Purpose
+    from istio_init.simulate.purposes import Purpose, RuleLocation
 
 # Words and numbers of journey.py and explain.py.
 FIXED: dict[str, Any] = {
@@ -77,7 +77,7 @@ def _ruleset(ruleset: Ruleset, about: Matter) -> dict[str, Any]:
     }
 
 
-def _chain(chain: Chain, table: str, known: Mapping[Place, Purpose]) -> dict[str, Any]:
+def _chain(chain: Chain, table: str, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
     rules = [_rule(rule, purpose(known, table, chain.name, rule)) for rule in chain.rules]
     return {"name": chain.name, "policy": chain.policy, "rules": rules}
 

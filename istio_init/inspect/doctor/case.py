@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from istio_init.options.table import Options
     from istio_init.planning.plan import Plan
 
-    Status: TypeAlias = Literal["ok", "warn", "fail"]
+    Severity: TypeAlias = Literal["ok", "warn", "fail"]
 
 
 class Check(Record):
@@ -26,7 +26,7 @@ class Check(Record):
     """
 
     name: str
-    status: Status
+    status: Severity
     finding: str
     matters: str = ""
     remedy: str = ""

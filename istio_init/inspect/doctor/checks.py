@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from istio_init.formats.iptables_save import network_text
 from istio_init.inspect.doctor.case import Check
 from istio_init.inspect.doctor.conflicts import leftovers, shadows
-from istio_init.inspect.doctor.support import abilities
+from istio_init.inspect.doctor.support import support_checks
 from istio_init.model.parsers import ALL
 from istio_init.model.rules import IPV4, IPV6
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from istio_init.inspect.doctor.case import Case, Status
+    from istio_init.inspect.doctor.case import Case, Severity
 
 # Bits of a capability set, from <linux/capability.h>.
 CAPABILITIES = {"SETGID": 6, "SETUID": 7, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
@@ -44,7 +44,7 @@ def capabilities(case: Case) -> Iterator[Check]:
             yield _capability(case, name, "--run-validation, which dials as the proxy and as an application", "warn")
 
 
-def _capability(case: Case, name: str, use: str, without: Status) -> Check:
+def _capability(case: Case, name: str, use: str, without: Severity) -> Check:
     process, bit = case.machine.process, CAPABILITIES[name]
     title, matters = f"capability {name}", f"needed for {use}"
     if process.effective >> bit & 1:
@@ -291,7 +291,7 @@ CHECKS: tuple[Callable[[Case], Iterator[Check]], ...] = (
     user_namespace,
     owners,
     backend,
-    abilities,
+    support_checks,
     loopback,
     ipv6,
     forwarding,

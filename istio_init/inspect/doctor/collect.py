@@ -12,8 +12,8 @@ from istio_init.log import Log
 from istio_init.model import parsers
 from istio_init.options.table import PROXY_USER
 from istio_init.planning.plan import build
-from istio_init.runner import backends
-from istio_init.runner.settle import settle
+from istio_init.runner import access, backends
+from istio_init.runner.defaults import resolve_defaults
 
 if TYPE_CHECKING:
     from istio_init.model.rules import Ruleset
@@ -26,7 +26,7 @@ def examine(options: Options, identity: tuple[int, int]) -> Case:
 
     KernelError where the namespace can't be entered.
     """
-    with backends.namespace(options):
+    with access.namespace(options):
         settled = _settled(options)
         plan = build(settled)
         user = os.environ.get("ENVOY_USER") or PROXY_USER
@@ -49,9 +49,9 @@ def _settled(options: Options) -> Options:
     """The options as an apply settles them; what is wrong with resolv.conf is a check's to say."""
     quiet = Log("none")
     try:
-        return settle(options, quiet)
+        return resolve_defaults(options, quiet)
     except InitError:
-        return settle(options.replace(dns_servers=()), quiet)
+        return resolve_defaults(options.replace(dns_servers=()), quiet)
 
 
 def _full(options: Options) -> Options:

@@ -12,7 +12,7 @@ from istio_init.model.extensions import Tproxy
 from istio_init.model.routing import command
 from istio_init.model.rules import IPV4, Jump, Redirect, Rule, Ruleset, Verdict
 from istio_init.model.unknown import UnknownTarget
-from istio_init.planning.changes import State, decide
+from istio_init.planning.changes import NamespaceState, decide
 from istio_init.planning.removal import removal
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _at_home(case: Case) -> Check:
     ours = tuple(found.get(family, Ruleset(family, ())) for family in case.families)
     name, mended = "leftovers", case.options.reconcile or case.options.cleanup_only
     try:
-        changes = decide(case.plan, State(ours, case.machine.routing))
+        changes = decide(case.plan, NamespaceState(ours, case.machine.routing))
     except Drifted as error:
         matters = "--reconcile is given and mends it" if mended else "an apply ends with this error and changes nothing"
         return Check(name, "warn" if mended else "fail", str(error), matters, CLEAN)
@@ -75,7 +75,7 @@ def _unseen(case: Case, name: str) -> Check | None:
 
 
 def _elsewhere(case: Case, standing: InstalledRules) -> Iterator[Check]:
-    if not removal(State(standing.rulesets), case.plan):
+    if not removal(NamespaceState(standing.rulesets), case.plan):
         return
     mended = case.options.reconcile or case.options.cleanup_only
     yield Check(

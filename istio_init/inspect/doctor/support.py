@@ -43,7 +43,7 @@ NATIVE_MODULES = {
 }  # fmt: skip
 
 
-def abilities(case: Case) -> Iterator[Check]:
+def support_checks(case: Case) -> Iterator[Check]:
     """A check for each trial; what was not asked and is not needed is left out."""
     yield _where(case)
     for trial in case.machine.trials:

@@ -1,4 +1,4 @@
-"""The facts that options leave to the machine: is IPv6 in use, which DNS servers there are, who has which id."""
+"""Resolve what the options leave open: whether IPv6 is in use, the DNS servers, ids of users and groups."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from istio_init.options.table import Options
 
 
-def settle(options: Options, log: Log) -> Options:
-    """The options with what they leave open found out: whether IPv6 is in use, and which DNS servers there are."""
+def resolve_defaults(options: Options, log: Log) -> Options:
+    """The options with `enable_ipv6` and `dns_servers` detected where they are unset."""
     if options.enable_ipv6 is None:
         options = options.replace(enable_ipv6=_ipv6_in_use(options, log))
     if options.cni_mode and options.redirect_dns and options.dns_servers is None:
-        # The resolv.conf in sight is the node's, and the pod's is not written yet.
+        # The visible resolv.conf is the node's; the pod's is not written yet.
         options = options.replace(capture_all_dns=True)
     if options.redirect_dns and not options.capture_all_dns:
         if options.dns_servers is None:
@@ -28,20 +28,20 @@ def settle(options: Options, log: Log) -> Options:
 
 
 def _ipv6_in_use(options: Options, log: Log) -> bool:
-    """Istio's detection, by the namespace's addresses; where they can't be read, there is nothing to detect."""
+    """Istio's detection by the namespace's addresses; False, with a warning, where they can't be read."""
     try:
         return has_ipv6(Rtnetlink().addresses(), dual_stack=options.dual_stack)
     except InitError as error:
-        log.warn(f"IPv6 is taken as off, the namespace's addresses can't be read: {error}")
+        log.warn(f"IPv6 is assumed to be off: the addresses of the namespace can't be read: {error}")
         return False
 
 
 def _nameservers(log: Log) -> tuple[Network, ...]:
     from istio_init.kernel.host.resolv_conf import nameservers
 
-    servers, complaints = nameservers()
-    for complaint in complaints:
-        log.warn(complaint)
+    servers, warnings = nameservers()
+    for warning in warnings:
+        log.warn(warning)
     return servers
 
 

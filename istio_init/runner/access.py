@@ -1,0 +1,60 @@
+"""Access to the kernel for one run: the network namespace, its lock and its router.
+
+These functions only pass options on; each imports its kernel module where it is called.
+"""
+
+from __future__ import annotations
+
+from istio_init.kernel.netlink.router import Rtnetlink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.kernel.host.lock import XtablesLock
+    from istio_init.kernel.host.netns import Namespace
+    from istio_init.log import Log
+    from istio_init.options.table import Options
+
+
+def keep_freed_memory() -> None:
+    """Keep freed memory in the process for reuse; for programs that end soon, not for libraries."""
+    from istio_init.kernel.host import libc
+
+    libc.keep_freed_memory()
+
+
+def router() -> Rtnetlink:
+    """The Router of the calling thread's namespace."""
+    return Rtnetlink()
+
+
+def lock(options: Options, environ: Mapping[str, str], log: Log) -> XtablesLock:
+    """The lock that all programs take that edit these tables."""
+    from istio_init.kernel.host.lock import XtablesLock
+
+    return XtablesLock(options.wait, environ.get("XTABLES_LOCKFILE", ""), namespace=options.cni_mode, waiting=log.info)
+
+
+def namespace(options: Options, *, as_owner: bool = False) -> Namespace:
+    """The namespace to work in, to be entered with `with`; the caller's own where the options name none.
+
+    `as_owner` (kernel/host/netns.py) is for a process that ends afterwards, whatever user namespace it is in then.
+    """
+    from istio_init.kernel.host.netns import Namespace
+
+    return Namespace(options.network_namespace, as_owner=as_owner)
+
+
+def namespace_number(path: str) -> int:
+    """The inode number of the namespace at a path, 0 where there is none."""
+    from istio_init.kernel.host import netns
+
+    return netns.inode(path) if path else 0
+
+
+def is_own_namespace(path: str) -> bool:
+    """Whether the namespace at a path is the caller's own."""
+    from istio_init.kernel.host import netns
+
+    return bool(path) and netns.inode(path) == netns.inode()

@@ -1,23 +1,77 @@
-"""Addresses, endpoints and protocols as people write them."""
+"""Addresses, networks, ports and protocols as text: the one spelling of each."""
 
 from __future__ import annotations
 
+# The C half of the standard library's socket: inet_ntop spells an address as iptables, nft and ip do, with no I/O.
+# `import socket` or `import ipaddress` would cost a start several milliseconds for the same answer.
 from _socket import AF_INET, AF_INET6, inet_ntop
 
-from istio_init.formats.iptables_save import PROTOCOLS
+from istio_init.model.rules import TCP, UDP
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.model.rules import Network, PortRange
+
+# IP protocols that iptables-save prints by name. It reads /etc/protocols, which differs from machine to
+# machine and may be missing; these are the names in Debian's, for the protocols that firewalls deal with.
+PROTOCOLS = {
+    1: "icmp",
+    2: "igmp",
+    4: "ipencap",
+    TCP: "tcp",
+    UDP: "udp",
+    33: "dccp",
+    41: "ipv6",
+    43: "ipv6-route",
+    44: "ipv6-frag",
+    47: "gre",
+    50: "esp",
+    51: "ah",
+    58: "ipv6-icmp",
+    59: "ipv6-nonxt",
+    60: "ipv6-opts",
+    89: "ospf",
+    103: "pim",
+    108: "ipcomp",
+    112: "vrrp",
+    115: "l2tp",
+    132: "sctp",
+    135: "mobility-header",
+    136: "udplite",
+}
 
 
 def address_text(address: bytes) -> str:
-    """A packed address as people write it."""
+    """A packed address."""
     return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
 
 
+def network_text(network: Network) -> str:
+    """An address and its prefix length, as glibc spells it (`::127.0.0.53/128`)."""
+    return f"{address_text(network.address)}/{network.prefix}"
+
+
+def short_network_text(network: Network) -> str:
+    """A network; a single address without its prefix length."""
+    return address_text(network.address) if network.prefix == len(network.address) * 8 else network_text(network)
+
+
 def endpoint_text(address: bytes, port: int) -> str:
-    """An address and a port; the address alone where there is no port."""
+    """An address and a port; the address alone if the port is 0."""
     text = address_text(address)
     if not port:
         return text
     return f"[{text}]:{port}" if len(address) == 16 else f"{text}:{port}"
+
+
+def range_text(low: int, high: int, dash: str = "-") -> str:
+    """A range of ports or ids; one alone without a dash."""
+    return str(low) if low == high else f"{low}{dash}{high}"
+
+
+def ports_text(ports: PortRange, dash: str = "-") -> str:
+    """A port, or a range of ports."""
+    return range_text(ports.low, ports.high, dash)
 
 
 def protocol_text(number: int) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from istio_init.errors import shown
 from istio_init.errors_rare import SaveError
-from istio_init.formats.iptables_save import ALL_BITS, network_text
+from istio_init.formats.addresses import network_text
+from istio_init.formats.iptables_save import ALL_BITS
 from istio_init.model.parsers import network, number
 from istio_init.model.rules import PortRange
 
@@ -18,7 +19,7 @@ def fits(text: str, limit: int) -> bool:
     return "\0" not in text and len(text.encode("utf-8", "surrogatepass")) <= limit
 
 
-class Line:
+class WordReader:
     """The words of one line, taken one after the other, as names, numbers and addresses."""
 
     __slots__ = ("_at", "_number", "_words")

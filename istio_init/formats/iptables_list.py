@@ -1,7 +1,7 @@
-"""A rule in the columns of `iptables -L`: target, protocol, interfaces, networks, and all else as extra.
+"""A rule in the columns of `iptables -L`: target, protocol, interfaces, networks; everything else is in `extra`.
 
-The words of the extra column are those of iptables 1.8.9 (`iptables -nvL`) but for blanks, or for native rules those
-of `nft list`. Integration tests hold them against the programs themselves.
+The extra column is spelled as iptables 1.8.9 spells it (`iptables -nvL`, blanks apart), for native rules as `nft list`
+does. Integration tests compare it with the output of both programs.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from istio_init.errors import assert_never
-from istio_init.formats.iptables_save import ALL_BITS, PROTOCOLS, network_text
-from istio_init.formats.nft.listing import address_text
+from istio_init.formats.addresses import PROTOCOLS, address_text, ports_text, range_text, short_network_text
+from istio_init.formats.iptables_save import ALL_BITS
+from istio_init.formats.nft.listing import interval_text
 from istio_init.formats.nft.listing import rule_text as inet_text
 from istio_init.model.extensions import (
     ConnMark,
@@ -23,7 +24,7 @@ from istio_init.model.extensions import (
     SetMark,
     Tproxy,
 )
-from istio_init.model.inet import Addresses, InetRule, Ports, asks_family, chain_name
+from istio_init.model.inet import Addresses, InetRule, Ports, chain_name, needs_family_match
 from istio_init.model.rules import (
     IPV4,
     Destination,
@@ -42,8 +43,8 @@ from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
 from istio_init.record import Record
 
 if TYPE_CHECKING:
-    from istio_init.model.inet import Ask, Sets
-    from istio_init.model.rules import Match, Network, PortRange, Rule, Target
+    from istio_init.model.inet import InetMatch, Sets
+    from istio_init.model.rules import Match, PortRange, Rule, Target
 
 ANY = "any"
 ANYWHERE = "anywhere"
@@ -53,7 +54,7 @@ _UNCOUNTED = "counter packets 0 bytes 0"
 
 
 class Columns(Record):
-    """A rule's columns as the article's table has them: `any` and `anywhere` where nothing is asked, ! for not."""
+    """A rule's columns as `iptables -L` names them: `any` and `anywhere` match every packet, ! negates."""
 
     target: str
     protocol: str = "all"
@@ -66,57 +67,47 @@ class Columns(Record):
 
 def columns(rule: Rule) -> Columns:
     """The columns of a rule of iptables'."""
-    told = Columns(_target_name(rule.target))
+    result = Columns(_target_name(rule.target))
     words: list[str] = []
     transport = ""
     for match in rule.matches:
         match match:
             case Protocol():
                 transport = PROTOCOLS.get(match.number, str(match.number))
-                told = told.replace(protocol=_not(transport, negated=match.negated))
+                result = result.replace(protocol=_not(transport, negated=match.negated))
             case InInterface():
-                told = told.replace(in_interface=_not(match.name, negated=match.negated))
+                result = result.replace(in_interface=_not(match.name, negated=match.negated))
             case OutInterface():
-                told = told.replace(out_interface=_not(match.name, negated=match.negated))
+                result = result.replace(out_interface=_not(match.name, negated=match.negated))
             case Source():
-                told = told.replace(source=_not(_network(match.network), negated=match.negated))
+                result = result.replace(source=_not(short_network_text(match.network), negated=match.negated))
             case Destination():
-                told = told.replace(destination=_not(_network(match.network), negated=match.negated))
+                result = result.replace(destination=_not(short_network_text(match.network), negated=match.negated))
             case DestinationPorts() if words and words[-1].startswith(f"{transport} sp"):
                 words.append(_ports("d", match))
             case SourcePorts() | DestinationPorts():
                 words.append(f"{transport} {_ports('s' if isinstance(match, SourcePorts) else 'd', match)}")
             case _:
-                words.append(_asked(match))
-    return told.replace(extra=" ".join(word for word in (*words, _done(rule.target)) if word))
+                words.append(_match_text(match))
+    return result.replace(extra=" ".join(word for word in (*words, _target_options(rule.target)) if word))
 
 
 def _not(text: str, *, negated: bool) -> str:
     return f"!{text}" if negated else text
 
 
-def _network(network: Network) -> str:
-    """A network; a single address without its prefix."""
-    text = network_text(network)
-    return text.partition("/")[0] if network.prefix == len(network.address) * 8 else text
-
-
 def _ports(side: str, match: SourcePorts | DestinationPorts) -> str:
     single = match.ports.low == match.ports.high
-    return f"{side}pt{'' if single else 's'}:{_not(_range(match.ports), negated=match.negated)}"
+    return f"{side}pt{'' if single else 's'}:{_not(_ports_text(match.ports), negated=match.negated)}"
 
 
-def _range(ports: PortRange, dash: str = ":") -> str:
-    return str(ports.low) if ports.low == ports.high else f"{ports.low}{dash}{ports.high}"
-
-
-def _asked(match: Match) -> str:
-    """What a match that has no column of its own asks."""
+def _match_text(match: Match) -> str:
+    """The text of a match that has no column of its own."""
     match match:
         case Multiport():
-            return f"multiport {match.side} {'!' * match.negated}{','.join(map(_range, match.ports))}"
+            return f"multiport {match.side} {'!' * match.negated}{','.join(map(_ports_text, match.ports))}"
         case Owner():
-            ids = str(match.low) if match.low == match.high else f"{match.low}-{match.high}"
+            ids = range_text(match.low, match.high)
             return f"{'! ' * match.negated}owner {match.kind.upper()} match {ids}"
         case Mark() | ConnMark():
             kind = "mark" if isinstance(match, Mark) else "connmark"
@@ -156,17 +147,17 @@ def _target_name(target: Target) -> str:
             assert_never(target)
 
 
-def _done(target: Target) -> str:
-    """What a target does, where its name does not say all."""
+def _target_options(target: Target) -> str:
+    """The options of a target, if its name does not say everything."""
     match target:
         case Verdict():
             return ""
         case Jump():
             return "[goto]" if target.goto else ""
         case Redirect():
-            return f"redir ports {_range(target.ports, '-')}"
+            return f"redir ports {ports_text(target.ports)}"
         case Tproxy():
-            address = network_text_of(target.address)
+            address = address_text(target.address)
             return f"TPROXY redirect {address}:{target.port} mark {target.mark:#x}/{target.mask:#x}"
         case SetMark():
             return f"MARK {_mark_words(target)}"
@@ -184,9 +175,8 @@ def _done(target: Target) -> str:
             assert_never(target)
 
 
-def network_text_of(address: bytes) -> str:
-    """A packed address as text."""
-    return address_text((int.from_bytes(address, "big"),) * 2, IPV4 if len(address) == 4 else "ipv6")
+def _ports_text(ports: PortRange) -> str:
+    return ports_text(ports, ":")
 
 
 def _mark_words(target: SetMark) -> str:
@@ -202,34 +192,34 @@ def _mark_words(target: SetMark) -> str:
 
 def inet_columns(rule: InetRule, named: Sets) -> Columns:
     """The columns of a native rule, given the table's sets."""
-    told = Columns(_inet_target(rule.target))
-    rest: list[Ask] = []
+    result = Columns(_inet_target(rule.target))
+    rest: list[InetMatch] = []
     for match in rule.matches:
         match match:
             case Protocol():
                 name = PROTOCOLS.get(match.number, str(match.number))
-                told = told.replace(protocol=_not(name, negated=match.negated))
+                result = result.replace(protocol=_not(name, negated=match.negated))
             case InInterface():
-                told = told.replace(in_interface=_not(match.name, negated=match.negated))
+                result = result.replace(in_interface=_not(match.name, negated=match.negated))
             case OutInterface():
-                told = told.replace(out_interface=_not(match.name, negated=match.negated))
+                result = result.replace(out_interface=_not(match.name, negated=match.negated))
             case Addresses(side="saddr"):
-                told = told.replace(source=_addresses(match, rule))
+                result = result.replace(source=_addresses(match, rule))
             case Addresses():
-                told = told.replace(destination=_addresses(match, rule))
+                result = result.replace(destination=_addresses(match, rule))
             case Ports():
-                told = told.replace(protocol=PROTOCOLS.get(match.protocol, str(match.protocol)))
+                result = result.replace(protocol=PROTOCOLS.get(match.protocol, str(match.protocol)))
                 rest.append(match)
             case _:
                 rest.append(match)
-    return told.replace(extra=_inet_extra(rule, tuple(rest), named))
+    return result.replace(extra=_inet_extra(rule, tuple(rest), named))
 
 
-def _inet_extra(rule: InetRule, rest: tuple[Ask, ...], named: Sets) -> str:
-    asking = InetRule(rest, rule.target, rule.family if asks_family(rule) else None)
-    asked, _, done = inet_text(asking, named).partition(_UNCOUNTED)
+def _inet_extra(rule: InetRule, rest: tuple[InetMatch, ...], named: Sets) -> str:
+    other_matches = InetRule(rest, rule.target, rule.family if needs_family_match(rule) else None)
+    matches, _, action = inet_text(other_matches, named).partition(_UNCOUNTED)
     named_by_target = isinstance(rule.target, Jump | Verdict) and not getattr(rule.target, "goto", False)
-    return f"{asked.strip()} {'' if named_by_target else done.strip()}".strip()
+    return f"{matches.strip()} {'' if named_by_target else action.strip()}".strip()
 
 
 def _inet_target(target: Target) -> str:
@@ -242,7 +232,7 @@ def _inet_target(target: Target) -> str:
 
 def _addresses(match: Addresses, rule: InetRule) -> str:
     family = rule.family or IPV4
-    spans = [address_text(each, family) for each in match.intervals[:MOST_NETWORKS]]
+    spans = [interval_text(each, family) for each in match.intervals[:MOST_NETWORKS]]
     more = len(match.intervals) - len(spans)
     text = ", ".join(spans) + (f", {more} more" if more else "")
     return _not(text if len(match.intervals) == 1 else f"{{ {text} }}", negated=match.negated)

@@ -7,8 +7,9 @@ them.
 from __future__ import annotations
 
 from istio_init.errors import shown
-from istio_init.formats.iptables_lexer import Line, fits
-from istio_init.formats.iptables_save import ALL_BITS, PROTOCOLS, rule_text
+from istio_init.formats.addresses import PROTOCOLS
+from istio_init.formats.iptables_lexer import WordReader, fits
+from istio_init.formats.iptables_save import ALL_BITS, rule_text
 from istio_init.model.extensions import (
     CT_STATES,
     ConnMark,
@@ -64,7 +65,7 @@ def parse(text: str, family: Family) -> Ruleset:
     """The ruleset that a whole save tells of, tables in a packet's order; SaveError names the line and the word."""
     tables: dict[TableName, Table] = {}
     numbered = enumerate(text.split("\n"), 1)
-    lines = (Line(number, line) for number, line in numbered if line.strip(" \t") and line[0] != "#")
+    lines = (WordReader(number, line) for number, line in numbered if line.strip(" \t") and line[0] != "#")
     for line in lines:
         word = line.word("a table")
         name = next((name for name in BUILTIN_CHAINS if word == f"*{name}" and name not in tables), None)
@@ -75,7 +76,7 @@ def parse(text: str, family: Family) -> Ruleset:
     return Ruleset(family, tuple(tables[name] for name in BUILTIN_CHAINS if name in tables))
 
 
-def _table(opening: Line, name: TableName, lines: Iterator[Line], family: Family) -> Table:
+def _table(opening: WordReader, name: TableName, lines: Iterator[WordReader], family: Family) -> Table:
     """The table whose `*name` was read: its chains, its rules, its COMMIT."""
     chains: dict[str, Chain] = {}
     rules: dict[str, list[Rule]] = {}
@@ -96,7 +97,7 @@ def _table(opening: Line, name: TableName, lines: Iterator[Line], family: Family
     raise opening.error(f"*{name}", "no COMMIT closes this table")
 
 
-def _declared(line: Line, name: str, table: TableName) -> Chain:
+def _declared(line: WordReader, name: str, table: TableName) -> Chain:
     """The chain of a line `:NAME POLICY [packets:bytes]`, empty as yet."""
     if not name or name[0] in "-!" or not fits(name, _CHAIN_NAME):
         raise line.error(name, f"a chain's name has 1 to {_CHAIN_NAME} bytes and begins with neither - nor !")
@@ -110,7 +111,7 @@ def _declared(line: Line, name: str, table: TableName) -> Chain:
     return Chain(name, (), None if policy == "-" else policy)
 
 
-def _chain_of_rule(line: Line, word: str, chains: Collection[str]) -> str:
+def _chain_of_rule(line: WordReader, word: str, chains: Collection[str]) -> str:
     """The chain that a line `[packets:bytes] -A CHAIN ...` adds to; iptables-save -c prints the counters."""
     if word.startswith("["):
         _counters(line, word)
@@ -123,13 +124,13 @@ def _chain_of_rule(line: Line, word: str, chains: Collection[str]) -> str:
     return chain
 
 
-def _counters(line: Line, word: str) -> None:
+def _counters(line: WordReader, word: str) -> None:
     packets, _, count = word[1:-1].partition(":")
     if word != f"[{packets}:{count}]" or not all(part.isascii() and part.isdigit() for part in (packets, count)):
         raise line.error(word, "counters are [packets:bytes]")
 
 
-def _rule(line: Line, family: Family, users: Collection[str]) -> Rule:
+def _rule(line: WordReader, family: Family, users: Collection[str]) -> Rule:
     """What stands behind `-A CHAIN`; `users` are the chains that it may jump to."""
     entry: list[Match] = []
     extensions: list[Match] = []
@@ -158,7 +159,7 @@ def _rule(line: Line, family: Family, users: Collection[str]) -> Rule:
     return Rule((*entry, *extensions), target)
 
 
-def _entry_match(line: Line, option: str, family: Family, *, negated: bool) -> Match:
+def _entry_match(line: WordReader, option: str, family: Family, *, negated: bool) -> Match:
     """A match of the rule itself, without any extension."""
     match option:
         case "-s":
@@ -176,7 +177,7 @@ def _entry_match(line: Line, option: str, family: Family, *, negated: bool) -> M
             raise line.error(option, "unknown option, or one of a match that isn't named before it with -m")
 
 
-def _extension(line: Line, module: str) -> list[Match]:
+def _extension(line: WordReader, module: str) -> list[Match]:
     """All options of one `-m module`."""
     found: dict[str, Match] = {}
     while line.long_option_follows():
@@ -190,7 +191,7 @@ def _extension(line: Line, module: str) -> list[Match]:
     return sorted(found.values(), key=lambda match: isinstance(match, DestinationPorts))
 
 
-def _extension_match(line: Line, module: str, option: str, *, negated: bool) -> Match:
+def _extension_match(line: WordReader, module: str, option: str, *, negated: bool) -> Match:
     match module, option:
         case "tcp" | "udp", "--sport":
             return SourcePorts(line.ports(line.word("a port")), negated)
@@ -221,7 +222,7 @@ def _extension_match(line: Line, module: str, option: str, *, negated: bool) -> 
             raise line.error(option, f"not known of -m {shown(module)}")
 
 
-def _multiport(line: Line, option: str, *, negated: bool) -> Multiport:
+def _multiport(line: WordReader, option: str, *, negated: bool) -> Multiport:
     word = line.word("a list of ports")
     ports = tuple(line.ports(part) for part in word.split(","))
     if sum(1 if part.low == part.high else 2 for part in ports) > _MULTIPORT:
@@ -231,14 +232,14 @@ def _multiport(line: Line, option: str, *, negated: bool) -> Multiport:
     )
 
 
-def _jump(line: Line, users: Collection[str]) -> Jump:
+def _jump(line: WordReader, users: Collection[str]) -> Jump:
     chain = line.word("a chain")
     if chain not in users:
         raise line.error(chain, "no such chain was declared in this table")
     return Jump(chain, goto=True)
 
 
-def _target(line: Line, family: Family, users: Collection[str]) -> Target:
+def _target(line: WordReader, family: Family, users: Collection[str]) -> Target:
     """What stands behind -j. A name without options is a chain if one was declared, else it is an extension."""
     name = line.word("a target")
     match name:

@@ -1,16 +1,14 @@
-"""Rulesets as iptables-save text: what a dry run prints, byte for byte what the kernel's own save would say.
+"""Rulesets as iptables-save text: what a dry run prints, byte for byte what iptables-save prints after a run.
 
 The spellings are those of iptables-legacy-save 1.8.9 (iptables/iptables.c's print_rule4 and the save
-functions of extensions/); integration tests hold them against the program itself. restore.py reads it back.
+functions of extensions/); integration tests compare them with the program's own output. iptables_restore.py reads
+the text back.
 """
 
 from __future__ import annotations
 
-# The C half of the standard library's socket: inet_ntop spells an address as iptables does, with no I/O.
-# `import socket` or `import ipaddress` would cost a start several milliseconds for the same answer.
-from _socket import AF_INET, AF_INET6, inet_ntop
-
 from istio_init.errors import assert_never, shown
+from istio_init.formats.addresses import PROTOCOLS, address_text, network_text, ports_text, range_text
 from istio_init.model.extensions import (
     ConnMark,
     CtState,
@@ -41,53 +39,17 @@ from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.model.rules import Family, Match, Network, PortRange, Rule, Ruleset, Table, Target
+    from istio_init.model.rules import Match, PortRange, Rule, Ruleset, Table, Target
 
 ALL_BITS = 0xFFFFFFFF
-
-# IP protocols that iptables-save prints by name. It asks /etc/protocols, which differs from machine to
-# machine and may be missing; these are the names in Debian's, for the protocols that firewalls speak of.
-PROTOCOLS = {
-    1: "icmp",
-    2: "igmp",
-    4: "ipencap",
-    TCP: "tcp",
-    UDP: "udp",
-    33: "dccp",
-    41: "ipv6",
-    43: "ipv6-route",
-    44: "ipv6-frag",
-    47: "gre",
-    50: "esp",
-    51: "ah",
-    58: "ipv6-icmp",
-    59: "ipv6-nonxt",
-    60: "ipv6-opts",
-    89: "ospf",
-    103: "pim",
-    108: "ipcomp",
-    112: "vrrp",
-    115: "l2tp",
-    132: "sctp",
-    135: "mobility-header",
-    136: "udplite",
-}
 
 # xtables_save_string in libxtables/xtables.c: what a word may consist of to stay bare, and what is escaped
 # between quotes.
 _BARE = frozenset("_-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _ESCAPES = str.maketrans({character: f"\\{character}" for character in "\"\\'"})
 
-# By a match's `negated`: what stands before an option.
+# What precedes an option, by the match's `negated`.
 _NOT = ("", " !")
-
-
-def load(text: str, family: Family) -> Ruleset:
-    """The ruleset that iptables-save text of one family tells of; SaveError names the line and the word it is about."""
-    # Only here, as nobody who waits for a pod reads such text.
-    from istio_init.formats.iptables_restore import parse
-
-    return parse(text, family)
 
 
 def dump(ruleset: Ruleset) -> str:
@@ -107,15 +69,10 @@ def dump_table(table: Table) -> str:
 def rule_text(rule: Rule) -> str:
     """One rule without its `-A CHAIN`; empty where it matches everything and only counts.
 
-    What we don't model is shown in a form that no program loads, so that it can't be taken for the whole
-    rule. SaveError for a port without the protocol that it is a port of.
+    Extensions that this program does not know are printed in a form that no program loads, so that the text is never
+    mistaken for the whole rule. SaveError for a port without a protocol.
     """
     return _rule(rule)[1:]
-
-
-def network_text(network: Network) -> str:
-    """An address and its prefix, as glibc spells it (`::127.0.0.53/128`)."""
-    return f"{_address(network.address)}/{network.prefix}"
 
 
 def _holds_something(table: Table) -> bool:
@@ -141,7 +98,7 @@ def _match(match: Match, rule: Rule, before: Match | None) -> str:  # noqa: C901
         case DestinationPorts():
             # iptables keeps both sides of one packet's ports in one match.
             module = "" if isinstance(before, SourcePorts) else f" -m {_transport(rule)}"
-            return f"{module}{_NOT[match.negated]} --dport {_ports(match.ports)}"
+            return f"{module}{_NOT[match.negated]} --dport {_ports_text(match.ports)}"
         case Destination():
             return _network("-d", match)
         case Source():
@@ -151,12 +108,11 @@ def _match(match: Match, rule: Rule, before: Match | None) -> str:  # noqa: C901
         case OutInterface():
             return _interface("-o", match)
         case Owner():
-            ids = str(match.low) if match.low == match.high else f"{match.low}-{match.high}"
-            return f" -m owner{_NOT[match.negated]} --{match.kind}-owner {ids}"
+            return f" -m owner{_NOT[match.negated]} --{match.kind}-owner {range_text(match.low, match.high)}"
         case SourcePorts():
-            return f" -m {_transport(rule)}{_NOT[match.negated]} --sport {_ports(match.ports)}"
+            return f" -m {_transport(rule)}{_NOT[match.negated]} --sport {_ports_text(match.ports)}"
         case Multiport():
-            return f" -m multiport{_NOT[match.negated]} --{match.side} {','.join(map(_ports, match.ports))}"
+            return f" -m multiport{_NOT[match.negated]} --{match.side} {','.join(map(_ports_text, match.ports))}"
         case Mark():
             return f" -m mark{_NOT[match.negated]} --mark {_mark(match)}"
         case ConnMark():
@@ -178,9 +134,9 @@ def _target(target: Target) -> str:
         case Jump():
             return f" -{'g' if target.goto else 'j'} {target.chain}"
         case Redirect():
-            return f" -j REDIRECT --to-ports {_ports(target.ports, '-')}"
+            return f" -j REDIRECT --to-ports {ports_text(target.ports)}"
         case Tproxy():
-            where = f"--on-port {target.port} --on-ip {_address(target.address)}"
+            where = f"--on-port {target.port} --on-ip {address_text(target.address)}"
             return f" -j TPROXY {where} --tproxy-mark {target.mark:#x}/{target.mask:#x}"
         case SetMark():
             return f" -j MARK --set-xmark {target.value:#x}/{target.mask:#x}"
@@ -208,12 +164,8 @@ def _interface(option: str, match: InInterface | OutInterface) -> str:
     return "" if match.name == "+" else f"{_NOT[match.negated]} {option} {match.name}"
 
 
-def _address(address: bytes) -> str:
-    return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
-
-
-def _ports(ports: PortRange, dash: str = ":") -> str:
-    return str(ports.low) if ports.low == ports.high else f"{ports.low}{dash}{ports.high}"
+def _ports_text(ports: PortRange) -> str:
+    return ports_text(ports, ":")
 
 
 def _mark(match: Mark | ConnMark) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.errors import assert_never
-from istio_init.formats.addresses import address_text, protocol_text
+from istio_init.formats.addresses import ports_text, protocol_text, range_text, short_network_text
 from istio_init.model.extensions import (
     ConnMark,
     CtState,
@@ -34,22 +34,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from istio_init.model.rules import Match, Network, PortRange, Target
+    from istio_init.model.rules import Match, Target
 
 EVERYTHING = "everything"
 PORT_SIDES = {"sports": "source ports", "dports": "ports", "ports": "either port"}
 
 
 def plain(text: str) -> str:
-    """The text with what can't be seen, or would turn its direction around, spelled as Python would."""
+    """The text with invisible and direction-changing characters escaped as Python escapes them."""
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def matches_words(matches: Sequence[Match]) -> str:
-    """What a rule asks of a packet."""
+    """The packets that a rule matches."""
     words = ""
     before: Match | None = None
-    # Interfaces first: they are what a row is recognised by. A port stays behind its protocol.
+    # Interfaces first: readers recognise a row by them. A port follows its protocol.
     for match in sorted(matches, key=lambda match: not isinstance(match, InInterface | OutInterface)):
         phrase = _match(match)
         if not phrase:
@@ -63,9 +63,9 @@ def matches_words(matches: Sequence[Match]) -> str:
 def _match(match: Match) -> str:  # noqa: C901 (one arm a kind)
     match match:
         case Source(network, negated):
-            return f"{_not(negated)}from {_network(network)}"
+            return f"{_not(negated)}from {short_network_text(network)}"
         case Destination(network, negated):
-            return f"{_not(negated)}to {_network(network)}"
+            return f"{_not(negated)}to {short_network_text(network)}"
         case InInterface(name, negated):
             return f"{_not(negated)}in {name}"
         case OutInterface(name, negated):
@@ -73,13 +73,13 @@ def _match(match: Match) -> str:  # noqa: C901 (one arm a kind)
         case Protocol(number, negated):
             return f"{_not(negated)}{protocol_text(number)}" if number else ""
         case SourcePorts(ports, negated):
-            return f"source port {_not(negated)}{_ports(ports)}"
+            return f"source port {_not(negated)}{ports_text(ports)}"
         case DestinationPorts(ports, negated):
-            return f"port {_not(negated)}{_ports(ports)}"
+            return f"port {_not(negated)}{ports_text(ports)}"
         case Multiport(side, ports, negated):
-            return f"{PORT_SIDES[side]} {_not(negated)}{','.join(map(_ports, ports))}"
+            return f"{PORT_SIDES[side]} {_not(negated)}{','.join(map(ports_text, ports))}"
         case Owner(kind, low, high, negated):
-            return f"{kind} {_not(negated)}{low if low == high else f'{low}-{high}'}"
+            return f"{kind} {_not(negated)}{range_text(low, high)}"
         case Mark(value, mask, negated):
             return f"mark {_not(negated)}{_mark(value, mask)}"
         case ConnMark(value, mask, negated):
@@ -106,7 +106,7 @@ def _target(target: Target) -> str:
         case Jump(chain, goto):
             return f"{'goto' if goto else '→'} {chain}"
         case Redirect(ports):
-            return f"REDIRECT {_ports(ports)}"
+            return f"REDIRECT {ports_text(ports)}"
         case Tproxy(port):
             return f"TPROXY {port or 'its own port'}"
         case SetMark(value, mask):
@@ -125,15 +125,6 @@ def _target(target: Target) -> str:
 
 def _not(negated: bool) -> str:  # noqa: FBT001 (a match's field)
     return "not " if negated else ""
-
-
-def _network(network: Network) -> str:
-    address = address_text(network.address)
-    return address if network.prefix == len(network.address) * 8 else f"{address}/{network.prefix}"
-
-
-def _ports(ports: PortRange) -> str:
-    return str(ports.low) if ports.low == ports.high else f"{ports.low}-{ports.high}"
 
 
 def _mark(value: int, mask: int) -> str:

@@ -67,7 +67,7 @@ class Addresses(Record):
 
 
 if TYPE_CHECKING:
-    Ask: TypeAlias = (
+    InetMatch: TypeAlias = (
         InInterface | OutInterface | Addresses | Protocol | Ports | Owner | Mark | ConnMark | CtState | UnknownMatch
     )
 
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
 class InetRule(Record):
     """One rule of an inet table, for packets of `family`, or of both where it is None. Jumps bear iptables' names."""
 
-    matches: tuple[Ask, ...]
+    matches: tuple[InetMatch, ...]
     target: Target
     family: Family | None = None
 
@@ -146,7 +146,7 @@ def interval(network: Network) -> Interval:
     return low, low + (1 << (len(network.address) * 8 - network.prefix)) - 1
 
 
-def asks_family(rule: InetRule) -> bool:
+def needs_family_match(rule: InetRule) -> bool:
     """Whether a rule has to ask for its family."""
     return rule.family is not None and not any(isinstance(match, Addresses) for match in rule.matches)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from istio_init.errors_rare import OptionError
-from istio_init.formats.iptables_save import network_text
+from istio_init.formats.addresses import network_text, ports_text
 from istio_init.model import parsers
 from istio_init.model.network_list import Networks
 from istio_init.model.rules import Network, PortRange
@@ -76,7 +76,7 @@ def text(each: Option, value: object) -> str:
         spelled = network_text(value)
         return spelled.partition("/")[0] if each.parse is parsers.addresses else spelled
     if isinstance(value, PortRange):
-        return str(value.low) if value.low == value.high else f"{value.low}-{value.high}"
+        return ports_text(value)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from istio_init.errors import assert_never
-from istio_init.formats.addresses import address_text, endpoint_text, protocol_text
-from istio_init.formats.iptables_save import network_text
+from istio_init.formats.addresses import (
+    address_text,
+    endpoint_text,
+    network_text,
+    ports_text,
+    protocol_text,
+    range_text,
+)
 from istio_init.model.extensions import (
     ConnMark,
     CtState,
@@ -34,7 +40,7 @@ from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.model.packet import Packet
-    from istio_init.model.rules import Match, PortRange
+    from istio_init.model.rules import Match
     from istio_init.simulate.trace import Step
 
 
@@ -77,13 +83,13 @@ def asked(match: Match) -> tuple[str, str]:  # noqa: C901 (one arm a kind)
         case Protocol(number):
             return "it is", protocol_text(number)
         case SourcePorts(ports):
-            return "its source port is", _ports(ports)
+            return "its source port is", ports_text(ports)
         case DestinationPorts(ports):
-            return "its port is", _ports(ports)
+            return "its port is", ports_text(ports)
         case Multiport(_, ports):
-            return "its port is", " or ".join(map(_ports, ports))
+            return "its port is", " or ".join(map(ports_text, ports))
         case Owner(kind, low, high):
-            return f"its {kind} is", str(low) if low == high else f"{low}-{high}"
+            return f"its {kind} is", range_text(low, high)
         case Mark(value):
             return "its mark is", f"{value:#x}"
         case ConnMark(value):
@@ -144,10 +150,6 @@ def _other(what: str, found: str, wanted: str, *, negated: bool) -> str:
 
 def _port(port: int) -> str:
     return str(port) if port else "none"
-
-
-def _ports(ports: PortRange) -> str:
-    return str(ports.low) if ports.low == ports.high else f"{ports.low}-{ports.high}"
 
 
 def effect(step: Step) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from istio_init.formats.iptables_save import PROTOCOLS
+from istio_init.formats.addresses import PROTOCOLS
 from istio_init.model.extensions import (
     CT_STATES,
     ConnMark,

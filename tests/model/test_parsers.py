@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istio_init.formats.iptables_save import network_text
+from istio_init.formats.addresses import network_text
 from istio_init.model import parsers
 from istio_init.model.rules import Network, PortRange
 

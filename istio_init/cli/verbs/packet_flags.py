@@ -9,7 +9,7 @@ import typer
 from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.subject import POD, UPLINK
 from istio_init.errors_rare import OptionError, UsageError
-from istio_init.formats.iptables_save import PROTOCOLS
+from istio_init.formats.addresses import PROTOCOLS
 from istio_init.model import parsers
 from istio_init.model.extensions import CT_STATES
 from istio_init.model.packet import Packet, connected

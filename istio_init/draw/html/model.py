@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from istio_init.draw.graph import chart
-from istio_init.formats.iptables_save import PROTOCOLS, rule_text
+from istio_init.formats.addresses import PROTOCOLS
+from istio_init.formats.iptables_save import rule_text
 from istio_init.model.rules import FAMILIES, Network, PortRange
 from istio_init.model.unknown import UnknownTarget
 from istio_init.planning.capture import AGENT_DNS_PORT, PASSTHROUGH

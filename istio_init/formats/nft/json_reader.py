@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from istio_init.formats.nft.json_writer import Json
-    from istio_init.model.inet import Ask, Interval
+    from istio_init.model.inet import InetMatch, Interval
     from istio_init.model.rules import Family, TableName, Target
 
 _FAMILIES: dict[str, Family] = {word: family for family, word in FAMILY_WORDS.items()}
@@ -128,7 +128,7 @@ def _without_drops(rules: list[InetRule]) -> Iterator[InetRule]:
 
 
 def _rule(expression: list[Json], named: Mapping[str, list[Json]]) -> InetRule:
-    matches: list[Ask] = []
+    matches: list[InetMatch] = []
     rest: list[Json] = []
     family: Family | None = None
     for statement in expression:
@@ -146,7 +146,7 @@ def _rule(expression: list[Json], named: Mapping[str, list[Json]]) -> InetRule:
     return InetRule(tuple(matches), _target(rest), family)
 
 
-def _ask(facts: Json, named: Mapping[str, list[Json]]) -> tuple[Family | None, Ask | None]:
+def _ask(facts: Json, named: Mapping[str, list[Json]]) -> tuple[Family | None, InetMatch | None]:
     """What one match asks: the family that it names, and the rest."""
     left, right, negated = facts["left"], facts["right"], facts["op"] == "!="
     try:
@@ -177,7 +177,7 @@ def _ask(facts: Json, named: Mapping[str, list[Json]]) -> tuple[Family | None, A
     return None, UnknownMatch("nftables", 0, dumped({"match": facts}).encode())
 
 
-def _meta(key: str, right: Json, *, negated: bool) -> Ask | None:
+def _meta(key: str, right: Json, *, negated: bool) -> InetMatch | None:
     match key:
         case "iifname" | "oifname":
             kind = InInterface if key == "iifname" else OutInterface

@@ -25,10 +25,10 @@ from istio_init.model.inet import (
     NAMES,
     Addresses,
     Ports,
-    asks_family,
     chain_name,
     element_type,
     holds_intervals,
+    needs_family_match,
     prefix_length,
     sets,
 )
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any, TypeAlias
 
-    from istio_init.model.inet import Ask, InetChain, InetRule, InetTable, Interval, Sets
+    from istio_init.model.inet import InetChain, InetMatch, InetRule, InetTable, Interval, Sets
     from istio_init.model.rules import Family, TableName, Target
 
     Json: TypeAlias = Any
@@ -97,7 +97,7 @@ def _chain(table: InetTable, chain: InetChain) -> Json:
 
 def expression(rule: InetRule, named: Sets) -> list[Json]:
     """A rule's statements, given the table's sets."""
-    asked: list[Json] = [_match({"meta": {"key": "nfproto"}}, rule.family)] if asks_family(rule) else []
+    asked: list[Json] = [_match({"meta": {"key": "nfproto"}}, rule.family)] if needs_family_match(rule) else []
     asked += [_asked(match, rule, named) for match in rule.matches]
     return [*asked, {"counter": None}, *statements(rule.target)]
 
@@ -106,7 +106,7 @@ def _match(left: Json, right: Json, *, negated: bool = False, op: str = "==") ->
     return {"match": {"op": "!=" if negated else op, "left": left, "right": right}}
 
 
-def _asked(match: Ask, rule: InetRule, named: Sets) -> Json:
+def _asked(match: InetMatch, rule: InetRule, named: Sets) -> Json:
     match match:
         case InInterface():
             return _match({"meta": {"key": "iifname"}}, _interface(match.name), negated=match.negated)

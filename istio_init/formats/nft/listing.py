@@ -5,10 +5,8 @@ The spellings are those of nft 1.0.6; integration tests hold them against the pr
 
 from __future__ import annotations
 
-# The C half of the standard library's socket: inet_ntop spells an address as nft does, with no I/O.
-from _socket import AF_INET, AF_INET6, inet_ntop
-
 from istio_init.errors import assert_never
+from istio_init.formats.addresses import address_text, ports_text, range_text
 from istio_init.formats.nft.layout import written
 from istio_init.model.extensions import (
     ConnMark,
@@ -25,10 +23,10 @@ from istio_init.model.inet import (
     NAMES,
     Addresses,
     Ports,
-    asks_family,
     chain_name,
     element_type,
     holds_intervals,
+    needs_family_match,
     prefix_length,
     sets,
 )
@@ -39,7 +37,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from istio_init.model.inet import Ask, InetChain, InetRule, InetTable, Interval, Sets
+    from istio_init.model.inet import InetChain, InetMatch, InetRule, InetTable, Interval, Sets
     from istio_init.model.rules import Family, Target
 
 
@@ -100,12 +98,12 @@ def _chain(table: InetTable, chain: InetChain, named: Sets) -> str:
 
 def rule_text(rule: InetRule, named: Sets) -> str:
     """One rule, given the table's sets."""
-    words = [f"meta nfproto {rule.family}"] if asks_family(rule) else []
+    words = [f"meta nfproto {rule.family}"] if needs_family_match(rule) else []
     words += [_match(match, rule, named) for match in rule.matches]
     return " ".join((*words, "counter packets 0 bytes 0", *_target(rule.target)))
 
 
-def _match(match: Ask, rule: InetRule, named: Sets) -> str:
+def _match(match: InetMatch, rule: InetRule, named: Sets) -> str:
     match match:
         case InInterface():
             return f"iifname {_NOT[match.negated]}{_interface(match.name)}"
@@ -119,8 +117,7 @@ def _match(match: Ask, rule: InetRule, named: Sets) -> str:
         case Ports():
             return f"{_protocol(match.protocol)} {match.side} {_NOT[match.negated]}{_set(match, rule, named)}"
         case Owner():
-            ids = str(match.low) if match.low == match.high else f"{match.low}-{match.high}"
-            return f"meta sk{match.kind} {_NOT[match.negated]}{ids}"
+            return f"meta sk{match.kind} {_NOT[match.negated]}{range_text(match.low, match.high)}"
         case Mark():
             return f"meta mark {_bits(match)}"
         case ConnMark():
@@ -140,8 +137,7 @@ def _target(target: Target) -> tuple[str, ...]:
         case Jump():
             return (f"{'goto' if target.goto else 'jump'} {chain_name(target.chain)}",)
         case Redirect():
-            low, high = target.ports.low, target.ports.high
-            return (f"redirect to :{low}" if low == high else f"redirect to :{low}-{high}",)
+            return (f"redirect to :{ports_text(target.ports)}",)
         case Tproxy():
             return (_tproxy(target), f"meta mark set {target.mark:#010x}", "accept")
         case SetMark():
@@ -170,7 +166,7 @@ def _interface(name: str) -> str:
     return f'"{name[:-1]}\\*"' if name.endswith("*") else f'"{name}"'
 
 
-def address_text(interval: Interval, family: Family) -> str:
+def interval_text(interval: Interval, family: Family) -> str:
     """An interval of addresses: as one address, as a network where it is one, else by both ends."""
     low, high = interval
     if low == high:
@@ -182,9 +178,7 @@ def address_text(interval: Interval, family: Family) -> str:
 
 def address(number: int, family: Family) -> str:
     """One address, given as a number."""
-    if family == IPV4:
-        return inet_ntop(AF_INET, number.to_bytes(4, "big"))
-    return inet_ntop(AF_INET6, number.to_bytes(16, "big"))
+    return address_text(number.to_bytes(4 if family == IPV4 else 16, "big"))
 
 
 def _set(match: Ports | Addresses, rule: InetRule, named: Sets) -> str:
@@ -197,9 +191,9 @@ def _set(match: Ports | Addresses, rule: InetRule, named: Sets) -> str:
 
 def _spans(kind: str, intervals: tuple[Interval, ...]) -> list[str]:
     if kind == "inet_service":
-        return [str(low) if low == high else f"{low}-{high}" for low, high in intervals]
+        return [range_text(low, high) for low, high in intervals]
     family: Family = "ipv4" if kind == "ipv4_addr" else "ipv6"
-    return [address_text(each, family) for each in intervals]
+    return [interval_text(each, family) for each in intervals]
 
 
 def _protocol(number: int) -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Literal
 
-    from istio_init.model.inet import Ask, Interval
+    from istio_init.model.inet import InetMatch, Interval
     from istio_init.model.rules import Family, Match
 
 
@@ -79,7 +79,7 @@ class _Group:
         varying = self._varying(rule)
         return not varying or (len(varying) == 1 and _widens(*varying[0][1:]))
 
-    def _varying(self, rule: InetRule) -> list[tuple[int, Ask, Ask]]:
+    def _varying(self, rule: InetRule) -> list[tuple[int, InetMatch, InetMatch]]:
         """Where the rule differs from this group's first, or the others of it do: position, and both's match."""
         pairs = enumerate(zip(self.first.matches, rule.matches, strict=True))
         return [(at, one, other) for at, (one, other) in pairs if at == self.at or one != other]
@@ -138,7 +138,7 @@ class _Group:
 _SIDES = {DestinationPorts: "dport", SourcePorts: "sport", Destination: "daddr", Source: "saddr"}
 
 
-def _question(ask: Ask) -> tuple[object, ...]:
+def _question(ask: InetMatch) -> tuple[object, ...]:
     """What a match asks about, whatever the value."""
     match ask:
         case Ports():
@@ -149,7 +149,7 @@ def _question(ask: Ask) -> tuple[object, ...]:
             return (type(ask),)
 
 
-def _widens(one: Ask, other: Ask) -> bool:
+def _widens(one: InetMatch, other: InetMatch) -> bool:
     """Whether one match can ask for either's values."""
     match one, other:
         case (Ports(), Ports()):
@@ -160,7 +160,7 @@ def _widens(one: Ask, other: Ask) -> bool:
             return False
 
 
-def _numbers(ports: Ask) -> set[int]:
+def _numbers(ports: InetMatch) -> set[int]:
     spans = ports.intervals if isinstance(ports, Ports) else ()
     return {port for low, high in spans for port in range(low, high + 1)}
 
@@ -260,7 +260,7 @@ _IPTABLES_ORDER = (
 _IPTABLES_RANK: dict[type, int] = {kind: rank for rank, kind in enumerate(_IPTABLES_ORDER)}
 
 
-def _asks(rule: Rule, family: Family) -> tuple[Ask, ...]:
+def _asks(rule: Rule, family: Family) -> tuple[InetMatch, ...]:
     protocol = next((match.number for match in rule.matches if isinstance(match, Protocol) and not match.negated), 0)
     asks = [ask for match in rule.matches if (ask := _ask(match, protocol)) is not None]
     if any(isinstance(ask, Ports) for ask in asks):
@@ -272,7 +272,7 @@ def _asks(rule: Rule, family: Family) -> tuple[Ask, ...]:
     return tuple(asks)
 
 
-def _ask(match: Match, protocol: int) -> Ask | None:
+def _ask(match: Match, protocol: int) -> InetMatch | None:
     """A match in nftables' terms; None where it asks nothing."""
     match match:
         case DestinationPorts():
@@ -302,7 +302,7 @@ def _ask(match: Match, protocol: int) -> Ask | None:
             assert_never(match)
 
 
-def _interface(match: InInterface | OutInterface) -> Ask:
+def _interface(match: InInterface | OutInterface) -> InetMatch:
     # For nft an asterisk behind a backslash is no wildcard, and nothing says that the backslash is meant.
     if match.name.endswith(("\\+", "\\*")):
         flag = "-i" if isinstance(match, InInterface) else "-o"
@@ -339,7 +339,7 @@ def unfold(rule: InetRule, family: Family) -> tuple[Rule, ...]:
     return tuple(Rule(matches, rule.target, ours=True) for matches in choices)
 
 
-def _choices(ask: Ask, family: Family) -> tuple[tuple[Match, ...], ...]:
+def _choices(ask: InetMatch, family: Family) -> tuple[tuple[Match, ...], ...]:
     match ask:
         case Ports():
             protocol = Protocol(ask.protocol)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from istio_init.formats.iptables_save import network_text
+from istio_init.formats.addresses import network_text
 from istio_init.inspect.doctor.case import Check
 from istio_init.inspect.doctor.conflicts import leftovers, shadows
 from istio_init.inspect.doctor.support import support_checks

@@ -19,8 +19,9 @@ import select
 import time
 
 from istio_init.errors_rare import ValidationFailed
+from istio_init.formats.addresses import address_text, endpoint_text
 from istio_init.kernel.host.identity import socket_as
-from istio_init.kernel.probe.listeners import LOOPBACK, NUMBERS, Listeners, hang_up, readiness, shown, spelled
+from istio_init.kernel.probe.listeners import LOOPBACK, NUMBERS, Listeners, hang_up, readiness
 from istio_init.model import routing
 from istio_init.model.rules import LOOPBACK_INTERFACE, Network
 from istio_init.record import Record
@@ -190,13 +191,16 @@ def _dial(path: ProbePath, listeners: Listeners, until: float) -> ProbeResult:
         try:
             if _connect(path, client, destination, until):
                 _exchange(path, client, destination, listeners, until)
-                dialled, arrived = shown(destination, path.port), shown(LOOPBACK[path.family], path.listener)
+                dialled, arrived = (
+                    endpoint_text(destination, path.port),
+                    endpoint_text(LOOPBACK[path.family], path.listener),
+                )
                 return path.result(f"{dialled}, dialled as uid {path.uid}, arrived at {arrived}", proved=True)
         except OSError as error:
             raise NotCaptured(f"{_dialled(path, destination)}: {error.strerror}") from error
         finally:
             hang_up(client)
-    spellings = ", ".join(spelled(destination) for destination in path.destinations)
+    spellings = ", ".join(address_text(destination) for destination in path.destinations)
     return path.result(f"no route leads to {spellings}")
 
 
@@ -205,8 +209,8 @@ def _connect(path: ProbePath, client: socket.socket, destination: bytes, until: 
     if path.name == "inbound":
         _require_address(path.family, destination)
         # For ::6 the kernel would choose ::6 itself as the source, which the first rule of ISTIO_OUTPUT lets go.
-        client.bind((spelled(LOOPBACK[path.family]), 0))
-    number = client.connect_ex((spelled(destination), path.port))
+        client.bind((address_text(LOOPBACK[path.family]), 0))
+    number = client.connect_ex((address_text(destination), path.port))
     if path.name == "outbound" and number in NO_ROUTE:
         return False
     if number == errno.EINPROGRESS:
@@ -224,10 +228,10 @@ def _require_address(family: Family, address: bytes) -> None:
     """NotCaptured where this host does not have the address: a connection to it would leave by the default route."""
     there = socket.socket(NUMBERS[family], socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        there.bind((spelled(address), 0))
+        there.bind((address_text(address), 0))
     except OSError as error:
         missing = routing.command(routing.Address(Network(address, 8 * len(address)), LOOPBACK_INTERFACE))
-        raise NotCaptured(f"this host has no address {spelled(address)}: {missing}") from error
+        raise NotCaptured(f"this host has no address {address_text(address)}: {missing}") from error
     finally:
         there.close()
 
@@ -243,7 +247,7 @@ def _exchange(path: ProbePath, client: socket.socket, destination: bytes, listen
         if arrival.port != path.listener:
             raise NotCaptured(f"{_dialled(path, destination)}: it arrived at port {arrival.port}")
         if arrival.original != (destination, path.port):
-            known = shown(*arrival.original) if arrival.original else "unknown to conntrack"
+            known = endpoint_text(*arrival.original) if arrival.original else "unknown to conntrack"
             raise NotCaptured(f"{_dialled(path, destination)}: it arrived, but its original destination is {known}")
         arrival.connection.send(answer)
         if not readiness(client, select.POLLIN, until) or client.recv(len(answer)) != answer:
@@ -254,5 +258,5 @@ def _exchange(path: ProbePath, client: socket.socket, destination: bytes, listen
 
 def _dialled(path: ProbePath, destination: bytes) -> str:
     """What was dialled and expected."""
-    there = shown(LOOPBACK[path.family], path.listener)
-    return f"{shown(destination, path.port)}, dialled as uid {path.uid}, should arrive at {there}"
+    there = endpoint_text(LOOPBACK[path.family], path.listener)
+    return f"{endpoint_text(destination, path.port)}, dialled as uid {path.uid}, should arrive at {there}"

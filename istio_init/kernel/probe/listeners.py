@@ -9,6 +9,7 @@ import select
 import time
 
 from istio_init.errors_rare import ValidationFailed
+from istio_init.formats.addresses import address_text, endpoint_text
 from istio_init.model.rules import IPV4
 from istio_init.record import Record
 
@@ -89,13 +90,13 @@ class Listeners:
 
 
 def _listener(family: Family, port: int) -> socket.socket:
-    where = shown(LOOPBACK[family], port)
+    where = endpoint_text(LOOPBACK[family], port)
     try:
         listener = socket.socket(NUMBERS[family], socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
             # What is left of connections that are over is no reason not to listen.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((spelled(LOOPBACK[family]), port))
+            listener.bind((address_text(LOOPBACK[family]), port))
             listener.listen()
         except BaseException:
             listener.close()
@@ -166,13 +167,3 @@ def readiness(connection: socket.socket, event: int, until: float) -> bool:
 def milliseconds(until: float) -> float:
     """What poll(2) needs to wait for the monotonic time `until`; 0 where it is past."""
     return max(0.0, until - time.monotonic()) * 1000
-
-
-def spelled(address: bytes) -> str:
-    """A packed address as text."""
-    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
-
-
-def shown(address: bytes, port: int) -> str:
-    """An address and port as one would dial them."""
-    return f"{spelled(address)}:{port}" if len(address) == 4 else f"[{spelled(address)}]:{port}"

@@ -17,8 +17,9 @@ from iptc.xtables import XTablesError, xt_align, xt_entry_match, xt_entry_target
 
 from istio_init.errors import KernelError
 from istio_init.errors_rare import SaveError
+from istio_init.formats.addresses import network_text
 from istio_init.formats.iptables_restore import parse as load
-from istio_init.formats.iptables_save import network_text, rule_text
+from istio_init.formats.iptables_save import rule_text
 from istio_init.kernel.xtables.encode_match import HEAD
 from istio_init.kernel.xtables.encode_rule import SIGNATURE, pack
 from istio_init.kernel.xtables.ip_header import HEADER

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 
 import pytest
 
-from istio_init.cni.plugin.decision import Decision, PodDescription, decide, decide_for_pod, pod_from_annotations
+from istio_init.cni.plugin.decision import Decision, decide, decide_for_pod, pod_from_annotations
 from istio_init.cni.plugin.protocol import CONFIGURATION, PluginError, Request
 from istio_init.cni.plugin.sandbox_state import CAPTURED, PASSED
 from istio_init.cni.plugin.settings import Api, Settings
+from istio_init.errors_rare import OptionError
 from istio_init.options.annotations import INJECT, MODE, PROXY_CONFIG, STATUS, TEMPLATES, AnnotationError
+from istio_init.options.cni_pod import PodDescription
 from istio_init.runner.defaults import account
 from tests.kit.options import options
 
@@ -86,7 +88,7 @@ def test_what_the_sidecars_container_says() -> None:
     found = decide_for_pod(FULL.replace(variables=said, proxy_uid=1000, proxy_gid=1001), Settings())
     wanted = f"{EVERYTHING} --redirect-dns --drop-invalid --no-dual-stack -u 1000 -g 1001"
     assert found.options(account) == meant(wanted)
-    with pytest.raises(PluginError, match="INVALID_DROP of the container istio-proxy: 'x': not true or false"):
+    with pytest.raises(OptionError, match="INVALID_DROP of the container istio-proxy: 'x': not true or false"):
         decide_for_pod(FULL.replace(variables={"INVALID_DROP": "x"}), Settings())
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from istio_init.cni.plugin import kubernetes_api, plugin
-from istio_init.cni.plugin.decision import PodDescription
 from istio_init.cni.plugin.protocol import CONFIGURATION, NEWEST, TRY_AGAIN, PluginError
 from istio_init.cni.plugin.settings import Api as Asking
 from istio_init.log import Log
 from istio_init.options.annotations import INJECT, STATUS
+from istio_init.options.cni_pod import PodDescription
 from tests.kit.kubernetes_api import Answer, pod, refusal, serving, write_kubeconfig
 
 ROOT = Path(__file__).parents[2]

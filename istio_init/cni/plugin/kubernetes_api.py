@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from istio_init.cni.plugin.decision import PROXY_CONTAINER, PodDescription
 from istio_init.cni.plugin.protocol import CONFIGURATION, TRY_AGAIN, PluginError
 from istio_init.errors import shown
+from istio_init.options.cni_pod import PROXY_CONTAINER, PodDescription, proxy_role
 
 if TYPE_CHECKING:
     from istio_init.cni.plugin.settings import Api
@@ -78,15 +78,13 @@ def _description(name: str, found: dict[str, Any]) -> PodDescription:
     proxy: dict[str, Any] = next((each for each in containers if each.get("name") == PROXY_CONTAINER), {})
     security = proxy.get("security_context") or {}
     words = [*(proxy.get("command") or []), *(proxy.get("args") or [])]
-    # pilot-agent's subcommand is followed by the proxy's role.
-    role = words[words.index("proxy") + 1] if "proxy" in words[:-1] else ""
     variables = {each["name"]: each.get("value") or "" for each in proxy.get("env") or []}
     return PodDescription(
         metadata.get("annotations") or {},
         metadata.get("labels") or {},
         tuple(str(each.get("name")) for each in containers),
         variables,
-        role if not role.startswith("-") else "",
+        proxy_role(words),
         security.get("run_as_user") or 0,
         security.get("run_as_group") or 0,
         bool(spec.get("host_network")),

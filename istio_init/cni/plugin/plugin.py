@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import NoReturn
 
-    from istio_init.cni.plugin.decision import PodDescription
     from istio_init.cni.plugin.settings import Api, Settings
+    from istio_init.options.cni_pod import PodDescription
 
 ATTACHMENTS = "cni.dev/valid-attachments"
 # What a log calls the decision that there was none: what the pod asks for can't be understood.

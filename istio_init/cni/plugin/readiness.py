@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from istio_init.cni.plugin.decision import Decision, option_texts
+from istio_init.cni.plugin.decision import Decision
 from istio_init.cni.plugin.sandbox_state import CAPTURED
 from istio_init.inspect.doctor.checks import backend, capabilities
 from istio_init.inspect.doctor.collect import examine
 from istio_init.inspect.doctor.support import support_checks
 from istio_init.kernel.host.logfile import make_directory
 from istio_init.kernel.host.netns import OWN
+from istio_init.options.cni_pod import option_texts
 from istio_init.runner import defaults
 from istio_init.simulate.path import proxy
 

@@ -108,7 +108,7 @@ def test_the_same_input_makes_the_same_bytes_and_not_many(programs: Path, tmp_pa
 
 def test_who_is_called_wrongly_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for out, why in ((tmp_path, "there is something in it already"), (Path("--what"), "scripts/bundle-cni OUT")):
+    for out, why in ((tmp_path, "the directory is not empty"), (Path("--what"), "scripts/bundle-cni OUT")):
         done = subprocess.run([ROOT / "scripts/bundle-cni", out], capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert why in done.stderr

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from integration.containers.capture_cost import WAYS, measure, table
 from integration.containers.engine import ROOT
+from integration.cost.capture import WAYS, measure, table
 
 
 def test_each_way_is_measured_and_conntrack_counts_what_rules_look_at() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from integration.cost.packet import COUNTS, NO_RULES, Way, measure, table
 from integration.kit.backends import BACKENDS
-from integration.kit.packet_cost import COUNTS, NO_RULES, Way, measure, table
 from integration.kit.program import ROOT
 
 HEADING = f"| excluded networks | {' | '.join(BACKENDS)} |"

@@ -1,0 +1,54 @@
+"""Every script in scripts/ says what it does, does nothing else while it says so, and refuses what it does not know."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted(path.name for path in (ROOT / "scripts").iterdir() if path.is_file() and os.access(path, os.X_OK))
+
+
+def run(name: str, *arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    interpreter = str(Path(sys.executable).parent)
+    return subprocess.run(
+        [ROOT / "scripts" / name, *arguments],
+        env={"PATH": path or f"{interpreter}:{os.environ['PATH']}", "HOME": "/nonexistent"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_there_are_scripts() -> None:
+    assert {"demo", "image", "release", "sbom", "test"} <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_is_printed_and_nothing_else_is_done(name: str, option: str) -> None:
+    done = run(name, option)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"scripts/{name}" in done.stdout or f"usage: {name}" in done.stdout
+    assert len(done.stdout.splitlines()) >= 3
+
+
+@pytest.mark.parametrize("name", ["demo", "image", "sbom", "release", "bundle-cni", "bench"])
+def test_an_unknown_option_is_refused_in_one_line(name: str) -> None:
+    done = run(name, "--no-such-option")
+    assert done.returncode
+    assert name in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("given", [b"", b"no archive"])
+def test_what_docker_save_did_not_write_is_no_image(given: bytes) -> None:
+    done = subprocess.run([ROOT / "scripts/sbom"], input=given, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"sbom: standard input: ")
+    assert b"Traceback" not in done.stderr

@@ -20,7 +20,7 @@ from integration.traffic.test_simulator import command_lines
 from istio_init.cli.app import main
 from istio_init.cli.verbs import packet_flags
 from istio_init.draw.html.document import document
-from istio_init.draw.html.model import Matter, model
+from istio_init.draw.html.model import PageSubject, model
 from istio_init.model.extensions import Mark
 from istio_init.model.rules import FAMILIES, IPV4, Chain, InInterface, Rule, Ruleset, Table, Verdict, ordered
 from istio_init.model.unknown import Comment, UnknownMatch
@@ -43,7 +43,7 @@ return cases.map((typed) => {
     const told = explain(model, typed, family);
     const lit = waysOf(model.families[ask(model, typed).family ?? family]?.links ?? {}, told);
     const listed = (way) => Object.fromEntries(Object.entries(way).map(([part, keys]) => [part, [...keys]]));
-    return { told, ways: lit.map(listed) };
+    return { told, highlights: lit.map(listed) };
   } catch (error) {
     if (error instanceof Refused) {
       return null;
@@ -78,8 +78,8 @@ def write(page: Path, words: str) -> None:
     assert main(["draw", *shlex.split(words), "--format", "html", "--file", str(page)], QUIET) == 0
 
 
-def matter(about: Subject) -> Matter:
-    return Matter(about.options, about.rulesets, about.facts, about.envoy, about.live)
+def matter(about: Subject) -> PageSubject:
+    return PageSubject(about.options, about.rulesets, about.facts, about.envoy, about.live)
 
 
 # Packets that seldom come about by chance, by their marks.
@@ -107,7 +107,7 @@ def test_it_says_what_explain_says(browser: Browser, page: Path) -> None:
     )
     @example(RARE_SUBJECT, IPV4, [{**RARE_QUESTION, "mark": str(mark)} for mark in (0, *RARE)])
     def agrees(about: Subject, family: Family, some: list[dict[str, Any]]) -> None:
-        values = {**model(matter(about)), **packet_flags.filled_in()}
+        values = {**model(matter(about)), **packet_flags.form_defaults()}
         for typed, told in zip(some, browser.run(ASK, values, family, some), strict=True):
             expected = said(about, typed, family)
             if expected is None or told is None:
@@ -115,7 +115,7 @@ def test_it_says_what_explain_says(browser: Browser, page: Path) -> None:
                 seen["refused"] += 1
                 continue
             assert told["told"] == json.loads(json.dumps(expected.told)), typed
-            for way, lit in zip(expected.ways, told["ways"], strict=True):
+            for way, lit in zip(expected.highlights, told["highlights"], strict=True):
                 here = {part: frozenset(keys) for part, keys in lit.items()}
                 assert here | {"hit": here["hit"] & expected.drawn} == way, typed
             seen.update(leg["end"] for leg in told["told"]["legs"])
@@ -245,7 +245,7 @@ def test_what_others_wrote_is_text(browser: Browser, page: Path) -> None:
     chains = ordered("mangle", {chain.name: chain for chain in named})
     about = planned("-i '*'").replace(rulesets=(Ruleset(IPV4, (Table("mangle", chains),)),), live=True)
     typed = {"way": "inbound", "from": "<img src=x onerror=pwned=1>", "interface": "<b/onclick=x>"}
-    page.write_text(document(matter(about), packet_flags.filled_in(), typed, IPV4))
+    page.write_text(document(matter(about), packet_flags.form_defaults(), typed, IPV4))
     browser.open(page)
     assert "<img" in browser.run("return document.getElementById('wrong').textContent")
     browser.run("document.getElementById('from').value = ''; document.getElementById('interface').value = '<b>&amp;'")

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from istio_init.draw.dot import dot
-from istio_init.draw.graph import chart
-from istio_init.draw.highlight import ways
+from istio_init.draw.graph import build_graph
+from istio_init.draw.highlight import highlights
 from istio_init.model.rules import FAMILIES, Chain, Rule, Ruleset, Table, Verdict
 from istio_init.model.unknown import Comment
 from istio_init.simulate.purposes import purposes
@@ -33,8 +33,8 @@ def test_graphviz_draws_every_case() -> None:
     for name in CASES:
         sidecar = Sidecar(shlex.join(argv(name)))
         for ruleset in sidecar.plan.rulesets:
-            drawing = chart(ruleset, purposes(sidecar.options, ruleset.family), sidecar.envoy)
-            legs = ways(sidecar.journey(sidecar.outbound(SERVER, 443)), drawing) if ruleset.family == "ipv4" else ()
+            drawing = build_graph(ruleset, purposes(sidecar.options, ruleset.family), sidecar.envoy)
+            legs = highlights(sidecar.path(sidecar.outbound(SERVER, 443)), drawing) if ruleset.family == "ipv4" else ()
             texts.append(dot(drawing, legs))
     assert taken("".join(texts)).count("digraph") == len(texts)
 
@@ -42,10 +42,10 @@ def test_graphviz_draws_every_case() -> None:
 @settings(max_examples=5)
 @given(several=st.lists(st.sampled_from(FAMILIES).flatmap(rulesets), min_size=5, max_size=10))
 def test_graphviz_draws_any_rules(several: list[Ruleset]) -> None:
-    taken("".join(dot(chart(ruleset, {}, ENVOY)) for ruleset in several))
+    taken("".join(dot(build_graph(ruleset, {}, ENVOY)) for ruleset in several))
 
 
 def test_graphviz_is_given_no_markup_of_others() -> None:
     rule = Rule((Comment('</TD></TR>"]; evil -> node ["&\x01'),), Verdict("DROP"))
     ruleset = Ruleset("ipv4", (Table("filter", (Chain("INPUT", (rule,), "ACCEPT"),)),))
-    assert "evil ->" not in taken(dot(chart(ruleset, {}, ENVOY))).replace("evil -&gt;", "")
+    assert "evil ->" not in taken(dot(build_graph(ruleset, {}, ENVOY))).replace("evil -&gt;", "")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from istio_init.cli.verbs import packet_flags
 from istio_init.cli.verbs.subject import POD, Subject
-from istio_init.draw.graph import chart
-from istio_init.draw.highlight import ways
+from istio_init.draw.graph import build_graph
+from istio_init.draw.highlight import highlights
 from istio_init.draw.html.document import STATES
 from istio_init.errors_rare import UsageError
 from istio_init.model.extensions import (
@@ -192,12 +192,12 @@ def rulesets(draw: st.DrawFn, family: Family) -> Ruleset:
     return Ruleset(family, tuple(tables))
 
 
-def _spelled(asked: tuple[Match, ...], target: Target, transport: int) -> Rule:
+def _spelled(matches: tuple[Match, ...], target: Target, transport: int) -> Rule:
     """A rule that iptables has a spelling for: ports belong to a protocol that has some."""
     with_ports = (SourcePorts, DestinationPorts, Multiport, Redirect, Tproxy)
-    if any(isinstance(each, with_ports) for each in (*asked, target)):
-        asked = (Protocol(transport), *(match for match in asked if not isinstance(match, Protocol)))
-    return Rule(asked, target)
+    if any(isinstance(each, with_ports) for each in (*matches, target)):
+        matches = (Protocol(transport), *(match for match in matches if not isinstance(match, Protocol)))
+    return Rule(matches, target)
 
 
 def planned(line: str) -> Subject:
@@ -237,33 +237,33 @@ class Said(NamedTuple):
     """The answer of explain, the rows, links and ends that each packet lights up, and the rows that are drawn."""
 
     told: dict[str, Any]
-    ways: list[dict[str, frozenset[str]]]
+    highlights: list[dict[str, frozenset[str]]]
     drawn: set[str]
 
 
 def said(about: Subject, typed: dict[str, Any], family: Family) -> Said | None:
     """What `istio-init explain --output json` says of a packet, and what it lights up; None where it is nonsense."""
-    asked = understood(typed)
-    if asked is None:
+    request = understood(typed)
+    if request is None:
         return None
-    about = packet_flags.settled(about, asked, "")
-    family = asked.family if asked.addressed else family
+    about = packet_flags.with_request(about, request, "")
+    family = request.family if request.addressed else family
     ruleset, known = about.ruleset(family), purposes(about.options, family)
-    journey = follow(ruleset, packet_flags.packet(asked, about, family), about.facts, about.envoy)
-    drawing = chart(ruleset, known, about.envoy)
-    lit = [{part: getattr(way, part) for part in WAY} for way in ways(journey, drawing)]
-    return Said(as_json(journey, known), lit, {row.key for box in drawing.boxes for row in box.rows})
+    path = follow(ruleset, packet_flags.packet(request, about, family), about.facts, about.envoy)
+    drawing = build_graph(ruleset, known, about.envoy)
+    lit = [{part: getattr(way, part) for part in WAY} for way in highlights(path, drawing)]
+    return Said(as_json(path, known), lit, {row.key for box in drawing.boxes for row in box.rows})
 
 
-def understood(typed: dict[str, Any]) -> packet_flags.Question | None:
+def understood(typed: dict[str, Any]) -> packet_flags.PacketRequest | None:
     """What was typed as the verbs parse it; None where it is nonsense."""
     flags = {
         name: typed[name] for name in ("protocol", "interface", "uid", "gid", "mark", "connmark", "state", "reply")
     }
     way = {"outbound": not typed["inbound"], "inbound": typed["inbound"]}
     try:
-        asked = packet_flags.ask(source=typed["from"], destination=typed["to"], **flags, **way)
+        request = packet_flags.parse_request(source=typed["from"], destination=typed["to"], **flags, **way)
         # The family is asked for because that raises where one address is IPv4, the other IPv6.
-        return asked if asked.family in FAMILIES else None  # noqa: TRY300
+        return request if request.family in FAMILIES else None  # noqa: TRY300
     except UsageError:
         return None

@@ -18,7 +18,7 @@ from istio_init.formats.nft.merge import fold
 from istio_init.model.extensions import Tproxy
 from istio_init.model.inet import NAMES, InetRule, InetTable, chain_name
 from istio_init.model.rules import FAMILIES
-from istio_init.simulate.trace import HOOKS, Ended, Step
+from istio_init.simulate.trace import HOOKS, ChainEnd, RuleStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -60,12 +60,12 @@ class Witness(Protocol):
         """Stop listening."""
 
 
-def _places(met: Trace, rules: Ruleset) -> Iterator[tuple[Step | Ended, Place]]:
+def _places(met: Trace, rules: Ruleset) -> Iterator[tuple[RuleStep | ChainEnd, Place]]:
     """The rules that a packet met at a hook, and the ends of chains, in the simulator's numbers."""
     for step in met.steps:
-        if isinstance(step, Step) and step.matched:
+        if isinstance(step, RuleStep) and step.matched:
             yield step, (step.table, step.chain, step.number)
-        elif isinstance(step, Ended):
+        elif isinstance(step, ChainEnd):
             name = met.hook if step.policy else step.chain
             table = rules.table(step.table)
             chain = table.chain(name) if table else None
@@ -187,8 +187,8 @@ class NftWitness:
         self._trace.close()
 
 
-def _is_told(step: Step | Ended) -> bool:
-    return isinstance(step, Step) or bool(step.policy)
+def _is_told(step: RuleStep | ChainEnd) -> bool:
+    return isinstance(step, RuleStep) or bool(step.policy)
 
 
 class NativeWitness(NftWitness):
@@ -229,13 +229,13 @@ class NativeWitness(NftWitness):
             for step, place in found:
                 if place[0] != name or not _is_told(step) or not (now := self._native(step, place, family)):
                     continue
-                visit = (id(step.via), now) if isinstance(step, Step) else (0, now)
-                if isinstance(step, Ended) or visit not in before:
+                visit = (id(step.via), now) if isinstance(step, RuleStep) else (0, now)
+                if isinstance(step, ChainEnd) or visit not in before:
                     yield now
                 before.add(visit)
 
-    def _native(self, step: Step | Ended, place: Place, family: Family) -> Place | None:
-        if isinstance(step, Step):
+    def _native(self, step: RuleStep | ChainEnd, place: Place, family: Family) -> Place | None:
+        if isinstance(step, RuleStep):
             return self._standing[family, place]
         there = (NAMES[place[0]], chain_name(place[1]))  # type: ignore[index] # a table's name
         return (*there, self._listing.lengths["inet", *there] + 1) if ("inet", *there) in self._listing.chains else None

@@ -31,7 +31,7 @@ from integration.kit.witnesses import Counted
 from istio_init.cli.app import main
 from istio_init.model.packet import LOOPBACKS, Packet
 from istio_init.model.rules import IPV4, IPV6, TCP, UDP
-from istio_init.simulate.path import Leg, Turn, proxy, travel
+from istio_init.simulate.path import Leg, RoutingDecision, proxy, travel
 from istio_init.simulate.path import routed as route
 
 if TYPE_CHECKING:
@@ -192,13 +192,13 @@ class Simulation:
             packet = self._leaving(packet)
         leg = travel(self._rules[packet.family], packet, self._facts, self.envoy, "")
         witness = self._arena.witness
-        met, ends = witness.expected(leg.traces, packet.family), list(_ends(leg))
-        found, logged = self._arena.send(packet, flags, met, len(ends))
+        hook_trace, ends = witness.expected(leg.traces, packet.family), list(_ends(leg))
+        found, logged = self._arena.send(packet, flags, hook_trace, len(ends))
         assert (found, [_comparable(each, packet) for each in logged]) == (
-            met,
+            hook_trace,
             [_comparable(each, packet) for each in ends],
         ), told(packet)
-        self._counted.update(witness.counting(met, packet.family))
+        self._counted.update(witness.counting(hook_trace, packet.family))
         self.count += 1
         return leg
 
@@ -214,7 +214,7 @@ def _answer(leg: Leg) -> Packet:
 
 def _ends(leg: Leg) -> Iterator[Logged]:
     for each in leg.passed:
-        if not isinstance(each, Turn) and each.hook in {"INPUT", "POSTROUTING"} and each.outcome == "ACCEPT":
+        if not isinstance(each, RoutingDecision) and each.hook in {"INPUT", "POSTROUTING"} and each.outcome == "ACCEPT":
             packet = each.packet
             interface = packet.in_interface if each.hook == "INPUT" else packet.out_interface
             known = "" if packet.ctstate == "INVALID" else f"{packet.zone}/{packet.connmark}"

@@ -1,4 +1,4 @@
-"""A chart in Graphviz's language: a table for a chain with a row for a rule, edges from the rows."""
+"""A graph in Graphviz's language: a table for a chain with a row for a rule, edges from the rows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from istio_init.draw.graph import Box, Chart
-    from istio_init.draw.highlight import Way
+    from istio_init.draw.graph import Box, Graph
+    from istio_init.draw.highlight import Highlight
 
 COLOURS = ("#1769d2", "#c2570c", "#0b7d6e", "#a8309b")
 TINTS = ("#dce9fa", "#f9e5d8", "#d8efec", "#f4def1")
@@ -21,31 +21,31 @@ ENDS = {"alone": "#23804a", "dropped": "#c02b3a", "queued": "#c02b3a"}
 ENVOY = "#5b3fc4"
 
 
-def dot(chart: Chart, lit: Sequence[Way] = ()) -> str:
+def dot(graph: Graph, lit: Sequence[Highlight] = ()) -> str:
     """The text of a .dot file."""
-    return "\n".join(_lines(chart, lit)) + "\n"
+    return "\n".join(_lines(graph, lit)) + "\n"
 
 
-def _lines(chart: Chart, lit: Sequence[Way]) -> Iterator[str]:
-    keys = [*(box.key for box in chart.boxes), *(end.key for end in chart.ends)]
+def _lines(graph: Graph, lit: Sequence[Highlight]) -> Iterator[str]:
+    keys = [*(box.key for box in graph.boxes), *(end.key for end in graph.ends)]
     names = {key: f"n{at}" for at, key in enumerate(keys)}
-    yield f"digraph {chart.family} {{"
+    yield f"digraph {graph.family} {{"
     yield '  rankdir=LR; fontname="Helvetica"; bgcolor="white"'
     yield '  node [shape=plain fontname="Helvetica" fontsize=11]'
     yield '  edge [color="#8a97a8" arrowsize=0.7]'
-    for at, hook in enumerate(dict.fromkeys(box.hook for box in chart.boxes)):
+    for at, hook in enumerate(dict.fromkeys(box.hook for box in graph.boxes)):
         yield f'  subgraph cluster_{at} {{ label="{hook or "nothing leads here"}" color="#c9d1db" style=rounded'
-        for box in chart.boxes:
+        for box in graph.boxes:
             if box.hook == hook:
                 yield f"    {names[box.key]} [label=<{_table(box, lit)}>]"
         yield "  }"
-    for end in chart.ends:
+    for end in graph.ends:
         met = [COLOURS[at % len(COLOURS)] for at, way in enumerate(lit) if end.key in way.reached]
         colour = met[0] if met else ENDS.get(end.kind, ENVOY)
         label = f"<B>{_text(end.title)}</B><BR/>{_text(end.text)}"
         look = f'shape=box style=rounded color="{colour}" penwidth={3 if met else 1}'
         yield f"  {names[end.key]} [{look} label=<{label}>]"
-    for box in chart.boxes:
+    for box in graph.boxes:
         for row in box.rows:
             if row.to:
                 legs = [COLOURS[at % len(COLOURS)] for at, way in enumerate(lit) if row.key in way.links]
@@ -54,7 +54,7 @@ def _lines(chart: Chart, lit: Sequence[Way]) -> Iterator[str]:
     yield "}"
 
 
-def _table(box: Box, lit: Sequence[Way]) -> str:
+def _table(box: Box, lit: Sequence[Highlight]) -> str:
     name = f'<TR><TD COLSPAN="3" ALIGN="LEFT"><B>{_text(title_of(box))}</B> ({box.table})</TD></TR>'
     rows = ""
     for row in box.rows:

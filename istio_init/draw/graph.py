@@ -32,7 +32,7 @@ ALONE: dict[Hook, str] = {
 }
 
 
-class Row(Record):
+class GraphRow(Record):
     """A rule, `number` from 1, or what a chain does otherwise, number 0 and no rule.
 
     `asks` and `does` are the words; `to` is the key of the box or end that it leads to, empty where the packet goes
@@ -60,7 +60,7 @@ class Box(Record):
     table: TableName
     name: str
     hook: Hook | None
-    rows: tuple[Row, ...]
+    rows: tuple[GraphRow, ...]
 
 
 class End(Record):
@@ -73,7 +73,7 @@ class End(Record):
     text: str
 
 
-class Chart(Record):
+class Graph(Record):
     """All boxes, table by table and callers before those that they call, and the ends that a row leads to."""
 
     family: Family
@@ -86,8 +86,8 @@ class Chart(Record):
         return {row.key: row.to for box in self.boxes for row in box.rows if row.to}
 
 
-def chart(ruleset: Ruleset, known: Mapping[RuleLocation, Purpose], envoy: Proxy) -> Chart:
-    """The chart of one family's rules; `known` are the purposes of the rules, where there are any."""
+def build_graph(ruleset: Ruleset, known: Mapping[RuleLocation, Purpose], envoy: Proxy) -> Graph:
+    """The graph of one family's rules; `known` are the purposes of the rules, where there are any."""
     boxes: list[Box] = []
     ends: dict[str, End] = {}
     for table in ruleset.tables:
@@ -95,7 +95,7 @@ def chart(ruleset: Ruleset, known: Mapping[RuleLocation, Purpose], envoy: Proxy)
     used = {row.to for box in boxes for row in box.rows}
     order = {kind: at for at, kind in enumerate(("inbound", "outbound", "dns", "port", "queued", "dropped", "alone"))}
     kept = sorted((end for end in ends.values() if end.key in used), key=lambda end: order[end.kind])
-    return Chart(ruleset.family, tuple(boxes), tuple(kept))
+    return Graph(ruleset.family, tuple(boxes), tuple(kept))
 
 
 def row_key(table: str, chain: str, number: int) -> str:
@@ -143,16 +143,16 @@ class _Sketch:
                 self._sort(self._chains[name], done)
             self._order.append(chain)
 
-    def _rows(self, chain: Chain) -> Iterator[Row]:
+    def _rows(self, chain: Chain) -> Iterator[GraphRow]:
         for number, rule in enumerate(chain.rules, 1):
             key = row_key(self._table.name, chain.name, number)
             asks, does = matches_words(rule.matches), target_words(rule.target)
             why = purpose(self._known, self._table.name, chain.name, rule)
-            yield Row(key, number, asks, does, self._leads(chain, rule), rule, why)
+            yield GraphRow(key, number, asks, does, self._leads(chain, rule), rule, why)
         if not (chain.rules and _settles(chain.rules[-1])):
             does = f"{chain.policy} (policy)" if chain.policy else "RETURN"
             to = self._alone(self._after(chain, frozenset()))
-            yield Row(row_key(self._table.name, chain.name, 0), 0, "otherwise", does, to)
+            yield GraphRow(row_key(self._table.name, chain.name, 0), 0, "otherwise", does, to)
 
     def _leads(self, chain: Chain, rule: Rule) -> str:
         """The key of what a rule leads to."""

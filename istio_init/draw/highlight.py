@@ -1,22 +1,22 @@
-"""Which rows and links of a chart a journey lights up, connection by connection."""
+"""Which rows and links of a graph a path lights up, connection by connection."""
 
 from __future__ import annotations
 
 from istio_init.draw.graph import row_key
 from istio_init.record import Record
-from istio_init.simulate.trace import Ended, Skipped
+from istio_init.simulate.trace import ChainEnd, SkippedTable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.draw.graph import Chart
-    from istio_init.simulate.path import Journey, Leg
-    from istio_init.simulate.trace import Step
+    from istio_init.draw.graph import Graph
+    from istio_init.simulate.path import Leg, PacketPath
+    from istio_init.simulate.trace import RuleStep
 
 ALONE = "end/alone/"
 
 
-class Way(Record):
-    """What one connection's packet met, as keys of the chart's.
+class Highlight(Record):
+    """What one connection's packet met, as keys of the graph's.
 
     Rows that did not match and rows that did, rows whose link it took, and the hooks, boxes and ends that it came to.
     """
@@ -27,21 +27,21 @@ class Way(Record):
     reached: frozenset[str]
 
 
-def ways(journey: Journey, chart: Chart) -> tuple[Way, ...]:
-    """The way of each of the journey's legs."""
-    return tuple(_way(leg, chart) for leg in journey.legs)
+def highlights(path: PacketPath, graph: Graph) -> tuple[Highlight, ...]:
+    """The way of each of the path's legs."""
+    return tuple(_highlight(leg, graph) for leg in path.legs)
 
 
-def _way(leg: Leg, chart: Chart) -> Way:
-    links = chart.links
+def _highlight(leg: Leg, graph: Graph) -> Highlight:
+    links = graph.links
     tried: set[str] = set()
     hit: set[str] = set()
     taken: dict[str, str] = {}
-    for met in leg.traces:
+    for hook_trace in leg.traces:
         last = ""  # the row that ended the walk through the hook's tables
         table, ended = "", False
-        for step in met.steps:
-            if isinstance(step, Skipped):
+        for step in hook_trace.steps:
+            if isinstance(step, SkippedTable):
                 continue
             if step.table != table:
                 table, ended = step.table, False
@@ -50,7 +50,7 @@ def _way(leg: Leg, chart: Chart) -> Way:
                 tried.add(key)
                 continue
             to = links.get(key, "")
-            if isinstance(step, Ended) and ended:
+            if isinstance(step, ChainEnd) and ended:
                 continue  # the end of a chain that a RETURN led back to
             hit.add(key)
             if to.startswith("end/"):
@@ -61,14 +61,14 @@ def _way(leg: Leg, chart: Chart) -> Way:
         # What one table leaves alone another may still take, and what was taken once is not left alone.
         if last and not (links[last].startswith(ALONE) and any(_takes(to) for to in taken.values())):
             taken[last] = links[last]
-    hooks = {f"hook/{met.hook}" for met in leg.traces}
+    hooks = {f"hook/{hook_trace.hook}" for hook_trace in leg.traces}
     reached = {key.rpartition("/")[0] for key in tried | hit} | set(taken.values()) | hooks
-    drawn = {row.key for box in chart.boxes for row in box.rows}
-    return Way(frozenset(tried - hit), frozenset(hit & drawn), frozenset(taken), frozenset(reached))
+    drawn = {row.key for box in graph.boxes for row in box.rows}
+    return Highlight(frozenset(tried - hit), frozenset(hit & drawn), frozenset(taken), frozenset(reached))
 
 
-def _row(step: Step | Ended) -> tuple[str, bool]:
-    if isinstance(step, Ended):
+def _row(step: RuleStep | ChainEnd) -> tuple[str, bool]:
+    if isinstance(step, ChainEnd):
         return row_key(step.table, step.chain, 0), True
     return row_key(step.table, step.chain, step.number), step.matched is not False
 

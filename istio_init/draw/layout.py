@@ -1,4 +1,4 @@
-"""Where everything of a chart stands: hooks left to right, tables top to bottom, jumps as lines in between. Pure.
+"""Where everything of a graph stands: hooks left to right, tables top to bottom, jumps as lines in between. Pure.
 
 Below a hook's column head each table has a band; within it a chain stands deeper than those that lead to it, one to
 a layer. Lines run down the gutters beside the columns and along the channels above the layers, so that none crosses a
@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.draw.graph import Box, Chart, End, Row
+    from istio_init.draw.graph import Box, End, Graph, GraphRow
     from istio_init.model.rules import Hook
 
 ABOUT: dict[Hook, str] = {
@@ -81,7 +81,7 @@ class Text(Record):
 class PlacedRow(Record):
     """A row and its place; `nine` is where the article's number stands, None where it has none."""
 
-    row: Row
+    row: GraphRow
     rect: Rect
     number: Text
     asks: Text
@@ -105,7 +105,7 @@ class PlacedEnd(Record):
     rect: Rect
 
 
-class Line(Record):
+class Connector(Record):
     """A link's way from a row to its target, corner by corner."""
 
     source: str
@@ -132,14 +132,14 @@ class Band(Record):
 class Picture(Record):
     """All of it, and how large it is."""
 
-    chart: Chart
+    graph: Graph
     width: float
     height: float
     heads: tuple[Head, ...]
     bands: tuple[Band, ...]
     boxes: tuple[PlacedBox, ...]
     ends: tuple[PlacedEnd, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[Connector, ...]
 
 
 def cells(text: str) -> int:
@@ -156,22 +156,22 @@ def cut(text: str, most: int) -> str:
     return f"{text}…"
 
 
-def draw(chart: Chart) -> Picture:
-    """The chart's picture."""
-    return _Layout(chart).picture()
+def draw(graph: Graph) -> Picture:
+    """The graph's picture."""
+    return _Layout(graph).picture()
 
 
 class _Layout:
-    def __init__(self, chart: Chart) -> None:
-        self._chart = chart
-        used = {*(box.hook for box in chart.boxes), *(end.hook for end in chart.ends)}
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        used = {*(box.hook for box in graph.boxes), *(end.hook for end in graph.ends)}
         hooks: list[Hook | None] = [hook for hook in ABOUT if hook in ALWAYS or hook in used]
         self._columns = hooks + ([None] if None in used else [])
         self._widths = [
             max(
                 NARROWEST.get(hook or "", NARROW),
-                *(_box_width(box) for box in chart.boxes if box.hook == hook),
-                *(_end_width(end) for end in chart.ends if end.hook == hook),
+                *(_box_width(box) for box in graph.boxes if box.hook == hook),
+                *(_end_width(end) for end in graph.ends if end.hook == hook),
                 0.0,
                 0.0,
             )
@@ -179,14 +179,14 @@ class _Layout:
         ]
         # Everything has a level: for each table its layers, then those of the ends. What is deeper stands lower.
         self._levels: dict[str, int] = {}
-        self._tables = list(dict.fromkeys(box.table for box in chart.boxes))
+        self._tables = list(dict.fromkeys(box.table for box in graph.boxes))
         self._starts: list[int] = []
-        self._places = {box.key: self._columns.index(box.hook) for box in chart.boxes}
-        self._places |= {end.key: self._columns.index(end.hook) for end in chart.ends}
+        self._places = {box.key: self._columns.index(box.hook) for box in graph.boxes}
+        self._places |= {end.key: self._columns.index(end.hook) for end in graph.ends}
         depth = 0
         for table in self._tables:
             self._starts.append(depth)
-            depth = self._layers([box for box in chart.boxes if box.table == table], depth)
+            depth = self._layers([box for box in graph.boxes if box.table == table], depth)
         self._starts.append(depth)
         self._rows_of_ends = self._end_rows()
         for at, row in enumerate(self._rows_of_ends):
@@ -214,7 +214,7 @@ class _Layout:
         rows: list[list[End]] = []
         for at, hook in enumerate(self._columns):
             row, room = 0, self._widths[at]
-            for end in self._chart.ends:
+            for end in self._graph.ends:
                 if end.hook != hook:
                     continue
                 if _end_width(end) > room:
@@ -230,7 +230,7 @@ class _Layout:
         self._gutters: list[list[str]] = [[] for _ in range(len(self._columns) + 1)]
         self._channels: list[list[str]] = [[] for _ in range(self._depth)]
         self._links: list[tuple[str, str, int]] = []
-        for box in self._chart.boxes:
+        for box in self._graph.boxes:
             column = self._columns.index(box.hook)
             for row in box.rows:
                 if row.to not in self._places:
@@ -263,7 +263,7 @@ class _Layout:
             for level in range(begin, end):
                 y += self._channel(level)
                 self._tops.append(y)
-                here = [box for box in self._chart.boxes if self._levels[box.key] == level]
+                here = [box for box in self._graph.boxes if self._levels[box.key] == level]
                 boxes += [self._box(box, y) for box in here]
                 y = max(placed.rect.bottom for placed in boxes if self._levels[placed.box.key] == level)
             y += PAD
@@ -276,7 +276,7 @@ class _Layout:
             ends += self._ends(row, y)
             y += END
         lines = tuple(self._lines(boxes, ends))
-        return Picture(self._chart, width, y + MARGIN, heads, tuple(bands), tuple(boxes), tuple(ends), lines)
+        return Picture(self._graph, width, y + MARGIN, heads, tuple(bands), tuple(boxes), tuple(ends), lines)
 
     def _gutter(self, at: int) -> float:
         return GUTTER + TRACK * len(self._gutters[at]) + (GUTTER if self._gutters[at] else 0)
@@ -301,7 +301,7 @@ class _Layout:
                 yield PlacedEnd(end, Rect(x, y, _end_width(end), END))
                 x += _end_width(end) + LAYER
 
-    def _lines(self, boxes: list[PlacedBox], ends: list[PlacedEnd]) -> Iterator[Line]:
+    def _lines(self, boxes: list[PlacedBox], ends: list[PlacedEnd]) -> Iterator[Connector]:
         rows = {placed.row.key: placed.rect for each in boxes for placed in each.rows}
         tops = {each.box.key: each.rect for each in boxes} | {each.end.key: each.rect for each in ends}
         for source, target, gutter in self._links:
@@ -317,7 +317,7 @@ class _Layout:
             middle = start.y + ROW / 2
             begin = start.x if left else start.right
             points = ((begin, middle), (lane, middle), (lane, across), (into, across), (into, end.y))
-            yield Line(source, target, points)
+            yield Connector(source, target, points)
 
     def _right(self) -> float:
         return self._xs[-1] + self._widths[-1]
@@ -349,7 +349,7 @@ def _end_width(end: End) -> float:
     return max(8.2 * len(end.title), 7.1 * len(end.text)) + 28
 
 
-def _row(box: Box, row: Row, rect: Rect) -> PlacedRow:
+def _row(box: Box, row: GraphRow, rect: Rect) -> PlacedRow:
     base = rect.y + 15
     asks, does = cut(row.asks, LONGEST), cut(row.does, LONGEST)
     number = Text(rect.x + BARS + NUMBER - 10, base, NUMBER - 8, str(row.number or ""), at_end=True)

@@ -1,4 +1,4 @@
-"""A chart as a Mermaid flowchart: a node for a chain with its rules as lines, links with the rules' numbers."""
+"""A graph as a Mermaid flowchart: a node for a chain with its rules as lines, links with the rules' numbers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from istio_init.draw.graph import Box, Chart, Row
-    from istio_init.draw.highlight import Way
+    from istio_init.draw.graph import Box, Graph, GraphRow
+    from istio_init.draw.highlight import Highlight
 
 CLASSES = {
     "envoy": "stroke:#5b3fc4,stroke-width:2px",
@@ -25,36 +25,36 @@ WIDE = "%%{init: {'flowchart': {'wrappingWidth': 700}}}%%"
 LIT = "stroke:#1769d2,stroke-width:3px"
 
 
-def mermaid(chart: Chart, lit: Sequence[Way] = ()) -> str:
+def mermaid(graph: Graph, lit: Sequence[Highlight] = ()) -> str:
     """The text of a .mmd file."""
-    return "\n".join(_lines(chart, lit)) + "\n"
+    return "\n".join(_lines(graph, lit)) + "\n"
 
 
-def _lines(chart: Chart, lit: Sequence[Way]) -> Iterator[str]:
-    keys = [*(box.key for box in chart.boxes), *(end.key for end in chart.ends)]
+def _lines(graph: Graph, lit: Sequence[Highlight]) -> Iterator[str]:
+    keys = [*(box.key for box in graph.boxes), *(end.key for end in graph.ends)]
     names = {key: f"n{at}" for at, key in enumerate(keys)}
     met = frozenset[str]().union(*(way.reached for way in lit))
     yield WIDE
     yield "flowchart LR"
-    hooks = list(dict.fromkeys(box.hook for box in chart.boxes))
+    hooks = list(dict.fromkeys(box.hook for box in graph.boxes))
     for at, hook in enumerate(hooks):
         yield f'  subgraph h{at}["{hook or "nothing leads here"}"]'
-        for box in chart.boxes:
+        for box in graph.boxes:
             if box.hook == hook:
                 yield f'    {names[box.key]}["{_label(box, lit)}"]'
         yield "  end"
-    for end in chart.ends:
+    for end in graph.ends:
         yield f'  {names[end.key]}(["{_text(end.title)}<br/>{_text(end.text)}"])'
     taken = frozenset[str]().union(*(way.links for way in lit))
     lighted = []
-    for at, (box, to, rows) in enumerate(_links(chart)):
+    for at, (box, to, rows) in enumerate(_links(graph)):
         numbers = ", ".join(str(row.number or "otherwise") for row in rows)
         yield f'  {names[box.key]} -- "{numbers}" --> {names[to]}'
         if any(row.key in taken for row in rows):
             lighted.append(str(at))
     for name, look in CLASSES.items():
         yield f"  classDef {name} {look}"
-    for end in chart.ends:
+    for end in graph.ends:
         yield f"  class {names[end.key]} {KINDS.get(end.kind, 'envoy')}"
     for key, name in names.items():
         if key in met:
@@ -63,14 +63,14 @@ def _lines(chart: Chart, lit: Sequence[Way]) -> Iterator[str]:
         yield f"  linkStyle {','.join(lighted)} {LIT}"
 
 
-def _links(chart: Chart) -> Iterator[tuple[Box, str, list[Row]]]:
+def _links(graph: Graph) -> Iterator[tuple[Box, str, list[GraphRow]]]:
     """All rows of a box that lead to one target, together."""
-    for box in chart.boxes:
+    for box in graph.boxes:
         for to in dict.fromkeys(row.to for row in box.rows if row.to):
             yield box, to, [row for row in box.rows if row.to == to]
 
 
-def _label(box: Box, lit: Sequence[Way]) -> str:
+def _label(box: Box, lit: Sequence[Highlight]) -> str:
     lines = [f"<b>{_text(title_of(box))}</b> ({box.table})"]
     for row in box.rows:
         hit = [str(number) for number, way in enumerate(lit, 1) if row.key in way.hit]

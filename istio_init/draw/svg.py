@@ -12,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from istio_init.draw.highlight import Way
-    from istio_init.draw.layout import Line, Picture, PlacedBox, PlacedEnd, PlacedRow, Rect, Text
+    from istio_init.draw.highlight import Highlight
+    from istio_init.draw.layout import Connector, Picture, PlacedBox, PlacedEnd, PlacedRow, Rect, Text
 
 LEGS = 4  # connections that have a colour of their own
 CAPTION = 20.0
@@ -84,8 +84,8 @@ def style(scope: str = ":root") -> str:
     return f"{scope}{{{light}}}\n@media(prefers-color-scheme:dark){{{scope}{{{dark}}}}}{RULES}{legs}"
 
 
-def svg(picture: Picture, lit: Sequence[Way] = (), captions: Sequence[str] = ()) -> str:
-    """A file of its own; `lit` are the ways to highlight, and each has its caption."""
+def svg(picture: Picture, lit: Sequence[Highlight] = (), captions: Sequence[str] = ()) -> str:
+    """A file of its own; `lit` are the highlights to highlight, and each has its caption."""
     lines = [line for number, text in enumerate(captions, 1) for line in _wrapped(text, number, picture.width)]
     above = CAPTION * len(lines) + (8 if lines else 0)
     height = picture.height + above
@@ -96,7 +96,7 @@ def svg(picture: Picture, lit: Sequence[Way] = (), captions: Sequence[str] = ())
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {picture.width:g} {height:g}" '
         f'width="{picture.width:g}" height="{height:g}" class="chart{" asked" if lit else ""}" role="img">\n'
-        f"<title>The chains of {picture.chart.family}</title>\n<style>{style('svg')}</style>\n"
+        f"<title>The chains of {picture.graph.family}</title>\n<style>{style('svg')}</style>\n"
         f'<rect fill="var(--ground)" width="{picture.width:g}" height="{height:g}"/>\n{told}'
         f'<g transform="translate(0 {above:g})">\n{drawn(picture, lit)}</g>\n</svg>\n'
     )
@@ -113,12 +113,12 @@ def _wrapped(text: str, number: int, width: float) -> Iterator[tuple[int, str]]:
     yield number, line
 
 
-def drawn(picture: Picture, lit: Sequence[Way] = ()) -> str:
+def drawn(picture: Picture, lit: Sequence[Highlight] = ()) -> str:
     """The picture's elements, without a frame: for a file, or for a page. Keys stand in data-key."""
     return "".join(_elements(picture, lit))
 
 
-def _elements(picture: Picture, lit: Sequence[Way]) -> Iterator[str]:
+def _elements(picture: Picture, lit: Sequence[Highlight]) -> Iterator[str]:
     for band in picture.bands:
         name = _label("", band.rect.x + 12, band.rect.y + 18, band.name.upper())
         yield f'<g class="band">{_rect(band.rect, 8)}{name}</g>\n'
@@ -140,11 +140,11 @@ def _elements(picture: Picture, lit: Sequence[Way]) -> Iterator[str]:
 
 
 def _on(keys: Sequence[frozenset[str]], key: str) -> list[int]:
-    """The colours of the ways in which a key is."""
+    """The colours of the highlights in which a key is."""
     return [number % LEGS + 1 for number, each in enumerate(keys) if key in each]
 
 
-def _line(line: Line, lit: Sequence[Way]) -> Iterator[str]:
+def _line(line: Connector, lit: Sequence[Highlight]) -> Iterator[str]:
     legs = _on([way.links for way in lit], line.source)
     (x, y), tip = line.points[-1], " ".join(f"{x:g},{y:g}" for x, y in line.points)
     # Several connections on one line lie beside each other.
@@ -157,7 +157,7 @@ def _line(line: Line, lit: Sequence[Way]) -> Iterator[str]:
         )
 
 
-def _box(placed: PlacedBox, lit: Sequence[Way]) -> Iterator[str]:
+def _box(placed: PlacedBox, lit: Sequence[Highlight]) -> Iterator[str]:
     box = placed.box
     classes = " met" if _on([way.reached for way in lit], box.key) else ""
     title = _text(placed.title, "")
@@ -167,7 +167,7 @@ def _box(placed: PlacedBox, lit: Sequence[Way]) -> Iterator[str]:
     yield "</g>\n"
 
 
-def _row(placed: PlacedRow, lit: Sequence[Way]) -> str:
+def _row(placed: PlacedRow, lit: Sequence[Highlight]) -> str:
     row, rect = placed.row, placed.rect
     hit, tried = _on([way.hit for way in lit], row.key), _on([way.tried for way in lit], row.key)
     classes = "".join([" hit"] * bool(hit) + [" tried"] * bool(tried and not hit) + [f" on-{leg}" for leg in hit[:1]])
@@ -211,7 +211,7 @@ def _nine(text: Text) -> str:
     )
 
 
-def _end(placed: PlacedEnd, lit: Sequence[Way]) -> str:
+def _end(placed: PlacedEnd, lit: Sequence[Highlight]) -> str:
     end, rect = placed.end, placed.rect
     legs = _on([way.reached for way in lit], end.key)
     kind = {"alone": "alone", "dropped": "dropped", "queued": "dropped"}.get(end.kind, "envoy")

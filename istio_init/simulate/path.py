@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from istio_init.model.routing import PolicyRule
     from istio_init.model.rules import Ruleset
     from istio_init.options.table import Options
-    from istio_init.simulate.trace import Outcome, Step, Trace
+    from istio_init.simulate.trace import HookVerdict, RuleStep, Trace
 
     # The proxy's ends; `application` is any other socket of the pod's.
     Listener: TypeAlias = Literal["outbound", "inbound", "tunnel", "dns"]
-    Kind: TypeAlias = Literal[
+    EndKind: TypeAlias = Literal[
         "outbound", "inbound", "tunnel", "dns", "application", "wire", "forwarded", "dropped", "queued", "undecided"
     ]
 
@@ -42,7 +42,7 @@ SENDERS: dict[str, str] = {
     "dns": "the agent, to the DNS server",
 }
 
-UNACCEPTED: dict[Outcome, Kind] = {"DROP": "dropped", "QUEUE": "queued", "UNDECIDED": "undecided"}
+UNACCEPTED: dict[HookVerdict, EndKind] = {"DROP": "dropped", "QUEUE": "queued", "UNDECIDED": "undecided"}
 
 
 class Proxy(Record):
@@ -79,7 +79,7 @@ def proxy(options: Options) -> Proxy:
     return Proxy(*ports, uid, gid)
 
 
-class Turn(Record):
+class RoutingDecision(Record):
     """What routing decided between two hooks: the packet as the next hook sees it.
 
     `by` is the policy rule that decided, None where it was the destination; `changed` whether the packet was on
@@ -97,43 +97,43 @@ class Leg(Record):
 
     sender: str
     packet: Packet
-    passed: tuple[Trace | Turn, ...]
-    end: Kind
+    passed: tuple[Trace | RoutingDecision, ...]
+    end: EndKind
     arrived: Packet
 
     @property
     def traces(self) -> tuple[Trace, ...]:
         """The hooks alone."""
-        return tuple(each for each in self.passed if not isinstance(each, Turn))
+        return tuple(each for each in self.passed if not isinstance(each, RoutingDecision))
 
     @property
     def refused(self) -> str:
         """Why the kernel itself dropped the packet, whatever the rules; empty where it did not."""
         last = self.passed[-1]
-        return last.refused if isinstance(last, Turn) else ""
+        return last.refused if isinstance(last, RoutingDecision) else ""
 
     @property
-    def decisive(self) -> Step | None:
+    def decisive(self) -> RuleStep | None:
         """The rule by which it ended where it did: the last that changed its way, or else the last that spared it."""
         found = [step for each in self.traces if (step := each.decisive)]
         deciding = [step for step in found if step.matched is None or step.after != step.before or step.drops]
         return deciding[-1] if deciding else found[-1] if found else None
 
 
-class Journey(Record):
+class PacketPath(Record):
     """All legs in order; `loop` is the listener that was reached twice, or empty."""
 
     legs: tuple[Leg, ...]
     loop: str = ""
 
     @property
-    def end(self) -> Kind:
+    def end(self) -> EndKind:
         """Where it ended."""
         last: Leg = self.legs[-1]
         return last.end
 
 
-def follow(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy) -> Journey:
+def follow(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy) -> PacketPath:
     """The packet's way, and that of what the proxy sends because of it."""
     sender = APPLICATION if packet.hook == "OUTPUT" else CLIENT
     legs: list[Leg] = []
@@ -141,72 +141,74 @@ def follow(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy) -> Jour
     while following is not None:
         leg = travel(ruleset, following, facts, envoy, sender)
         if leg.end in SENDERS and leg.end in {each.end for each in legs}:
-            return Journey((*legs, leg), leg.end)
+            return PacketPath((*legs, leg), leg.end)
         legs.append(leg)
         following, sender = dialled(leg, facts, envoy), SENDERS.get(leg.end, "")
-    return Journey(tuple(legs))
+    return PacketPath(tuple(legs))
 
 
 def travel(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy, sender: str) -> Leg:
     """One packet's way from the hook that it starts at to where it is delivered, sent or dropped."""
     if packet.hook == "PREROUTING" and (why := martians.at_the_door(packet)):
-        return Leg(sender, packet, (Turn(packet, refused=why),), "dropped", packet)
-    passed: list[Trace | Turn] = []
+        return Leg(sender, packet, (RoutingDecision(packet, refused=why),), "dropped", packet)
+    passed: list[Trace | RoutingDecision] = []
     current = packet
     while True:
-        met = trace(ruleset, current, facts)
-        passed.append(met)
-        if met.outcome != "ACCEPT":
-            return Leg(sender, packet, tuple(passed), UNACCEPTED[met.outcome], met.packet)
-        if met.hook == "INPUT":
-            return Leg(sender, packet, tuple(passed), envoy.listener(met.packet) or "application", met.packet)
-        if met.hook == "POSTROUTING" and met.packet.out_interface != LOOPBACK_INTERFACE:
-            forwarded = any(isinstance(each, Turn) and each.packet.hook == "FORWARD" for each in passed)
-            return Leg(sender, packet, tuple(passed), "forwarded" if forwarded else "wire", met.packet)
-        turn = _turn(met, facts, from_here=packet.hook == "OUTPUT")
-        passed.append(turn)
-        if turn.refused:
-            return Leg(sender, packet, tuple(passed), "dropped", turn.packet)
-        current = turn.packet
+        hook_trace = trace(ruleset, current, facts)
+        passed.append(hook_trace)
+        if hook_trace.outcome != "ACCEPT":
+            return Leg(sender, packet, tuple(passed), UNACCEPTED[hook_trace.outcome], hook_trace.packet)
+        if hook_trace.hook == "INPUT":
+            return Leg(
+                sender, packet, tuple(passed), envoy.listener(hook_trace.packet) or "application", hook_trace.packet
+            )
+        if hook_trace.hook == "POSTROUTING" and hook_trace.packet.out_interface != LOOPBACK_INTERFACE:
+            forwarded = any(isinstance(each, RoutingDecision) and each.packet.hook == "FORWARD" for each in passed)
+            return Leg(sender, packet, tuple(passed), "forwarded" if forwarded else "wire", hook_trace.packet)
+        decision = _decision(hook_trace, facts, from_here=packet.hook == "OUTPUT")
+        passed.append(decision)
+        if decision.refused:
+            return Leg(sender, packet, tuple(passed), "dropped", decision.packet)
+        current = decision.packet
 
 
-def _turn(met: Trace, facts: Facts, *, from_here: bool) -> Turn:
+def _decision(hook_trace: Trace, facts: Facts, *, from_here: bool) -> RoutingDecision:
     """The way from one hook to the next, for a packet that the hook let pass; `from_here` for one that the pod sent."""
-    packet = met.packet
-    if met.hook == "PREROUTING":
+    packet = hook_trace.packet
+    if hook_trace.hook == "PREROUTING":
         # What comes back over lo keeps the route that it was sent by (skb_valid_dst in ip_rcv_finish_core).
-        return Turn(packet.replace(hook="INPUT")) if from_here else _arriving(packet, facts)
-    if met.hook == "OUTPUT":
-        before, sent = met.before, packet.replace(hook="POSTROUTING")
+        return RoutingDecision(packet.replace(hook="INPUT")) if from_here else _arriving(packet, facts)
+    if hook_trace.hook == "OUTPUT":
+        before, sent = hook_trace.before, packet.replace(hook="POSTROUTING")
         same = (packet.destination, packet.mark) == (before.destination, before.mark)
-        return Turn(sent) if same else routed(sent, facts)
-    if met.hook == "FORWARD":
-        return Turn(packet.replace(hook="POSTROUTING", in_interface=""))
+        return RoutingDecision(sent) if same else routed(sent, facts)
+    if hook_trace.hook == "FORWARD":
+        return RoutingDecision(packet.replace(hook="POSTROUTING", in_interface=""))
     # Over lo: the packet keeps its mark and its connection; the socket that sent it is forgotten.
     back = packet.replace(hook="PREROUTING", in_interface=LOOPBACK_INTERFACE, out_interface="", uid=None, gid=None)
-    return Turn(back)
+    return RoutingDecision(back)
 
 
-def _arriving(packet: Packet, facts: Facts) -> Turn:
+def _arriving(packet: Packet, facts: Facts) -> RoutingDecision:
     """What came from outside: for the machine itself by its destination, its mark or a socket, or else forwarded."""
     if why := martians.by_routing(packet, facts):
-        return Turn(packet, refused=why)
+        return RoutingDecision(packet, refused=why)
     if facts.is_local(packet.destination):
-        return Turn(packet.replace(hook="INPUT"))
+        return RoutingDecision(packet.replace(hook="INPUT"))
     rule = facts.policy_route(packet.family, packet.mark)
     if rule or packet.tproxy_port:
-        return Turn(packet.replace(hook="INPUT"), rule)
-    return Turn(packet.replace(hook="FORWARD", out_interface=facts.uplink))
+        return RoutingDecision(packet.replace(hook="INPUT"), rule)
+    return RoutingDecision(packet.replace(hook="FORWARD", out_interface=facts.uplink))
 
 
-def routed(packet: Packet, facts: Facts) -> Turn:
+def routed(packet: Packet, facts: Facts) -> RoutingDecision:
     """A packet of the machine's own with the interface that it leaves by: local destinations, then policy routes."""
     rule = None
     if facts.is_local(packet.destination) or (rule := facts.policy_route(packet.family, packet.mark)):
         interface = LOOPBACK_INTERFACE
     else:
         interface = packet.out_interface if packet.out_interface not in {"", LOOPBACK_INTERFACE} else facts.uplink
-    return Turn(packet.replace(out_interface=interface), rule, packet.out_interface != interface)
+    return RoutingDecision(packet.replace(out_interface=interface), rule, packet.out_interface != interface)
 
 
 def dialled(leg: Leg, facts: Facts, envoy: Proxy) -> Packet | None:

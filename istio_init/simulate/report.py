@@ -1,13 +1,13 @@
-"""A journey told: as text for people, as JSON for programs. The words are reasons.py's, the purposes purposes.py's."""
+"""A path told: as text for people, as JSON for programs. The words are reasons.py's, the purposes purposes.py's."""
 
 from __future__ import annotations
 
 from istio_init.formats.addresses import address_text, endpoint_text, protocol_text
 from istio_init.formats.iptables_save import rule_text
 from istio_init.record import Record
-from istio_init.simulate.path import Turn
+from istio_init.simulate.path import RoutingDecision
 from istio_init.simulate.purposes import purpose
-from istio_init.simulate.trace import Ended, Skipped, Step
+from istio_init.simulate.trace import ChainEnd, RuleStep, SkippedTable
 from istio_init.simulate.wording import effect, packet_text, why_not
 
 TYPE_CHECKING = False
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, TypeAlias
 
     from istio_init.model.packet import Packet
-    from istio_init.simulate.path import Journey, Leg
+    from istio_init.simulate.path import Leg, PacketPath
     from istio_init.simulate.purposes import Purpose, RuleLocation
     from istio_init.simulate.trace import Trace
 
@@ -53,7 +53,7 @@ STOPS = {
 }
 
 
-class Line(Record):
+class TextLine(Record):
     """One line of the telling: how it is to look, how deep it is indented, and the text."""
 
     style: Style
@@ -94,97 +94,99 @@ def because(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> str:
     return f"because {place(told)}: {why.text}"
 
 
-def _telling(step: Step) -> Step:
+def _telling(step: RuleStep) -> RuleStep:
     """The rule that explains a decision: the jump, where it led to one of the chains that do the same to everything."""
     return step.via if step.via is not None and step.chain in TAILS else step
 
 
-def place(step: Step) -> str:
+def place(step: RuleStep) -> str:
     """Where a rule stands, in words."""
     table = "" if step.table == "nat" else f" of {step.table}"
     return f"{step.chain} rule {step.number}{table}"
 
 
-def lines(journey: Journey, known: Mapping[RuleLocation, Purpose]) -> Iterator[Line]:
-    """The whole journey as lines."""
+def lines(path: PacketPath, known: Mapping[RuleLocation, Purpose]) -> Iterator[TextLine]:
+    """The whole path as lines."""
     told: set[RuleLocation] = set()
-    for number, leg in enumerate(journey.legs, 1):
+    for number, leg in enumerate(path.legs, 1):
         if number > 1:
-            yield Line("hook", 0, "")
-        yield Line("title", 0, f"{number}. From {leg.sender}: {packet_text(leg.packet)}")
+            yield TextLine("hook", 0, "")
+        yield TextLine("title", 0, f"{number}. From {leg.sender}: {packet_text(leg.packet)}")
         for each in leg.passed:
-            yield from [_turn_line(each)] if isinstance(each, Turn) else _hook_lines(each, known, told)
+            yield from [_decision_line(each)] if isinstance(each, RoutingDecision) else _hook_lines(each, known, told)
         good = leg.end not in {"dropped", "queued", "undecided"}
-        yield Line("fate" if good else "trouble", 1, f"=> {fate(leg, known)}.")
-    if journey.loop:
-        yield Line("trouble", 0, f"LOOP: this is the second time that it {ENDS[journey.loop]}; it never ends.")
-    if why := stop(journey):
-        yield Line("turn", 0, why)
+        yield TextLine("fate" if good else "trouble", 1, f"=> {fate(leg, known)}.")
+    if path.loop:
+        yield TextLine("trouble", 0, f"LOOP: this is the second time that it {ENDS[path.loop]}; it never ends.")
+    if why := stop(path):
+        yield TextLine("turn", 0, why)
 
 
-def stop(journey: Journey) -> str:
-    """Why a journey ends at the proxy; empty where it ends elsewhere, or never."""
-    return "" if journey.loop else STOPS.get(journey.end, "")
+def stop(path: PacketPath) -> str:
+    """Why a path ends at the proxy; empty where it ends elsewhere, or never."""
+    return "" if path.loop else STOPS.get(path.end, "")
 
 
-def _turn_line(turn: Turn) -> Line:
-    packet = turn.packet
-    if turn.refused:
-        return Line("trouble", 1, "the kernel drops it, whatever the rules")
+def _decision_line(decision: RoutingDecision) -> TextLine:
+    packet = decision.packet
+    if decision.refused:
+        return TextLine("trouble", 1, "the kernel drops it, whatever the rules")
     if packet.hook == "INPUT":
-        how = f"by its mark and table {turn.by.table}" if turn.by else "for the pod itself"
-        return Line("turn", 1, f"routing: delivered here, {how}")
+        how = f"by its mark and table {decision.by.table}" if decision.by else "for the pod itself"
+        return TextLine("turn", 1, f"routing: delivered here, {how}")
     if packet.hook == "FORWARD":
-        return Line("turn", 1, f"routing: not for the pod itself, forwarded by {packet.out_interface}")
+        return TextLine("turn", 1, f"routing: not for the pod itself, forwarded by {packet.out_interface}")
     if packet.hook == "PREROUTING":
-        return Line("turn", 1, "over lo, back into the pod")
-    if not turn.changed:
-        return Line("turn", 1, f"routing: leaves by {packet.out_interface or 'an interface'}")
-    why = f"its mark and table {turn.by.table}" if turn.by else "its new destination"
-    return Line("turn", 1, f"routing: leaves by {packet.out_interface} now, because of {why}")
+        return TextLine("turn", 1, "over lo, back into the pod")
+    if not decision.changed:
+        return TextLine("turn", 1, f"routing: leaves by {packet.out_interface or 'an interface'}")
+    why = f"its mark and table {decision.by.table}" if decision.by else "its new destination"
+    return TextLine("turn", 1, f"routing: leaves by {packet.out_interface} now, because of {why}")
 
 
-def _hook_lines(met: Trace, known: Mapping[RuleLocation, Purpose], told: set[RuleLocation]) -> Iterator[Line]:
-    if not any(not isinstance(step, Ended) for step in met.steps):
-        yield Line("hook", 1, f"{met.hook}: no rules")
+def _hook_lines(
+    hook_trace: Trace, known: Mapping[RuleLocation, Purpose], told: set[RuleLocation]
+) -> Iterator[TextLine]:
+    if not any(not isinstance(step, ChainEnd) for step in hook_trace.steps):
+        yield TextLine("hook", 1, f"{hook_trace.hook}: no rules")
         return
-    yield Line("hook", 1, met.hook)
+    yield TextLine("hook", 1, hook_trace.hook)
     table, misses = "", 0
-    for step in met.steps:
-        if isinstance(step, Ended):
+    for step in hook_trace.steps:
+        if isinstance(step, ChainEnd):
             continue
         if step.table != table:
             table = step.table
-            why = f": not asked, {step.why}" if isinstance(step, Skipped) else ""
-            yield Line("hook", 2, f"{table}{why}")
-        if isinstance(step, Skipped):
+            why = f": not asked, {step.why}" if isinstance(step, SkippedTable) else ""
+            yield TextLine("hook", 2, f"{table}{why}")
+        if isinstance(step, SkippedTable):
             continue
         misses = misses + 1 if step.matched is False else 0
         if misses <= MOST_MISSES or _numbered(step, known):
             yield from _rule_lines(step, known, told)
         elif misses == MOST_MISSES + 1:
-            yield Line("miss", 3 + step.depth, "  ... and others that don't match (--output json has them all)")
+            yield TextLine("miss", 3 + step.depth, "  ... and others that don't match (--output json has them all)")
 
 
-def _numbered(step: Step, known: Mapping[RuleLocation, Purpose]) -> bool:
+def _numbered(step: RuleStep, known: Mapping[RuleLocation, Purpose]) -> bool:
     why = purpose(known, step.table, step.chain, step.rule)
     return why is not None and bool(why.number)
 
 
-def _rule_lines(step: Step, known: Mapping[RuleLocation, Purpose], told: set[RuleLocation]) -> Iterator[Line]:
+def _rule_lines(step: RuleStep, known: Mapping[RuleLocation, Purpose], told: set[RuleLocation]) -> Iterator[TextLine]:
     text = f"{step.number:>3} {rule_text(step.rule)}"
     if step.matched is False and step.failed is not None:
-        yield Line("miss", 3 + step.depth, f"- {step.chain} {text}   ({why_not(step.failed, step.before)})")
+        yield TextLine("miss", 3 + step.depth, f"- {step.chain} {text}   ({why_not(step.failed, step.before)})")
     elif step.matched is None:
         why = why_not(step.failed, step.before) if step.failed else effect(step)
-        yield Line("trouble", 3 + step.depth, f"? {step.chain} {text}   ({why})")
+        yield TextLine("trouble", 3 + step.depth, f"? {step.chain} {text}   ({why})")
     else:
-        yield Line("hit", 3 + step.depth, f"+ {step.chain} {text}   ({effect(step)})")
+        yield TextLine("hit", 3 + step.depth, f"+ {step.chain} {text}   ({effect(step)})")
     why_there = purpose(known, step.table, step.chain, step.rule)
     here = (step.table, step.chain, step.rule)
     if why_there is not None and here not in told and (step.matched or why_there.number):
         told.add(here)
-        yield Line("purpose", 5 + step.depth, purpose_text(why_there))
+        yield TextLine("purpose", 5 + step.depth, purpose_text(why_there))
 
 
 def purpose_text(why: Purpose) -> str:
@@ -196,14 +198,14 @@ def purpose_text(why: Purpose) -> str:
     return f"{why.text} [{'; '.join(facts)}]"
 
 
-def as_json(journey: Journey, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
-    """The whole journey as plain dicts, lists, strings and numbers."""
+def as_json(path: PacketPath, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
+    """The whole path as plain dicts, lists, strings and numbers."""
     return {
-        "legs": [_leg_json(leg, known) for leg in journey.legs],
-        "end": journey.end,
-        "loop": journey.loop or None,
-        "stop": stop(journey) or None,
-        "fate": fate(journey.legs[-1], known),
+        "legs": [_leg_json(leg, known) for leg in path.legs],
+        "end": path.end,
+        "loop": path.loop or None,
+        "stop": stop(path) or None,
+        "fate": fate(path.legs[-1], known),
     }
 
 
@@ -211,7 +213,10 @@ def _leg_json(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]
     return {
         "sender": leg.sender,
         "packet": packet_json(leg.packet),
-        "way": [_turn_json(each) if isinstance(each, Turn) else _hook_json(each, known) for each in leg.passed],
+        "way": [
+            _decision_json(each) if isinstance(each, RoutingDecision) else _hook_json(each, known)
+            for each in leg.passed
+        ],
         "end": leg.end,
         "arrived": packet_json(leg.arrived),
         "fate": fate(leg, known),
@@ -227,25 +232,29 @@ def packet_json(packet: Packet) -> dict[str, Any]:
     return plain
 
 
-def _turn_json(turn: Turn) -> dict[str, Any]:
+def _decision_json(decision: RoutingDecision) -> dict[str, Any]:
     return {
-        "routing": turn.packet.hook,
-        "in_interface": turn.packet.in_interface,
-        "out_interface": turn.packet.out_interface,
-        "changed": turn.changed,
-        "refused": turn.refused or None,
-        "policy_rule": {"mark": turn.by.mark, "table": turn.by.table} if turn.by else None,
+        "routing": decision.packet.hook,
+        "in_interface": decision.packet.in_interface,
+        "out_interface": decision.packet.out_interface,
+        "changed": decision.changed,
+        "refused": decision.refused or None,
+        "policy_rule": {"mark": decision.by.mark, "table": decision.by.table} if decision.by else None,
     }
 
 
-def _hook_json(met: Trace, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
-    return {"hook": met.hook, "outcome": met.outcome, "steps": [_step_json(step, known) for step in met.steps]}
+def _hook_json(hook_trace: Trace, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
+    return {
+        "hook": hook_trace.hook,
+        "outcome": hook_trace.outcome,
+        "steps": [_step_json(step, known) for step in hook_trace.steps],
+    }
 
 
-def _step_json(step: Step | Ended | Skipped, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
-    if isinstance(step, Skipped):
+def _step_json(step: RuleStep | ChainEnd | SkippedTable, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
+    if isinstance(step, SkippedTable):
         return {"table": step.table, "skipped": step.why}
-    if isinstance(step, Ended):
+    if isinstance(step, ChainEnd):
         return {"table": step.table, "chain": step.chain, "back_to": step.to or None, "policy": step.policy or None}
     why = purpose(known, step.table, step.chain, step.rule)
     return {

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from istio_init.model.packet import Facts, Packet, Side
     from istio_init.model.rules import Chain, Hook, Match, Rule, Ruleset, Table, TableName, Target
 
-    Outcome: TypeAlias = Literal["ACCEPT", "DROP", "QUEUE", "UNDECIDED"]
+    HookVerdict: TypeAlias = Literal["ACCEPT", "DROP", "QUEUE", "UNDECIDED"]
 
-# The tables of each hook by priority; behind raw, connection tracking has its turn.
+# The tables of each hook by priority; behind raw, connection tracking sees the packet.
 HOOKS: dict[Hook, tuple[TableName, ...]] = {
     "PREROUTING": ("raw", "mangle", "nat"),
     "INPUT": ("mangle", "filter", "security", "nat"),
@@ -52,8 +52,8 @@ FIRST = frozenset({"NEW", "RELATED"})
 ICMP = frozenset({1, 58})
 
 
-class Step(Record):
-    """One rule that the packet met: `number` from 1; `matched` is None where that can't be told.
+class RuleStep(Record):
+    """One rule that the packet reached: `number` from 1; `matched` is None where this can't be decided.
 
     `failed` is the match that did not hold, or that can't be told. `after` is the packet behind the rule, and
     `via` the jump that led to this chain.
@@ -67,7 +67,7 @@ class Step(Record):
     before: Packet
     after: Packet
     failed: Match | None = None
-    via: Step | None = None
+    via: RuleStep | None = None
 
     @property
     def drops(self) -> bool:
@@ -80,7 +80,7 @@ class Step(Record):
         return 0 if self.via is None else self.via.depth + 1
 
 
-class Ended(Record):
+class ChainEnd(Record):
     """The end of a chain, reached without a verdict: back to the chain `to`, or, where that is empty, the policy."""
 
     table: TableName
@@ -90,7 +90,7 @@ class Ended(Record):
     depth: int = 0
 
 
-class Skipped(Record):
+class SkippedTable(Record):
     """A table that was not asked, and why."""
 
     table: TableName
@@ -98,12 +98,12 @@ class Skipped(Record):
 
 
 class Trace(Record):
-    """A packet's way through one hook: how it came, what it met, how it left, and the verdict."""
+    """A packet's path through one hook: how it came, the rules it reached, how it left, and the verdict."""
 
     before: Packet
-    steps: tuple[Step | Ended | Skipped, ...]
+    steps: tuple[RuleStep | ChainEnd | SkippedTable, ...]
     packet: Packet
-    outcome: Outcome
+    outcome: HookVerdict
 
     @property
     def hook(self) -> Hook:
@@ -112,16 +112,16 @@ class Trace(Record):
         return hook
 
     @property
-    def rules(self) -> tuple[Step, ...]:
+    def rules(self) -> tuple[RuleStep, ...]:
         """The rules alone."""
-        return tuple(step for step in self.steps if isinstance(step, Step))
+        return tuple(step for step in self.steps if isinstance(step, RuleStep))
 
     @property
-    def decisive(self) -> Step | None:
+    def decisive(self) -> RuleStep | None:
         """The rule by which it fared as it did: the last that gave a verdict, or else the last that returned it."""
-        met = [step for step in self.rules if step.matched is not False]
+        reached = [step for step in self.rules if step.matched is not False]
         last = None
-        for step in met:
+        for step in reached:
             target = step.rule.target
             if step.matched is None or isinstance(target, Redirect | Tproxy) or _is(target, "DROP", "QUEUE"):
                 return step
@@ -136,15 +136,15 @@ def _is(target: Target, *names: str) -> bool:
 
 def trace(ruleset: Ruleset, packet: Packet, facts: Facts) -> Trace:
     """The packet's way through all tables of its hook. The ruleset is of the packet's family."""
-    steps: list[Step | Ended | Skipped] = []
+    steps: list[RuleStep | ChainEnd | SkippedTable] = []
     before = packet
-    outcome: Outcome = "ACCEPT"
+    outcome: HookVerdict = "ACCEPT"
     for name in HOOKS[packet.hook]:
         table = ruleset.table(name)
         if table is None:
             continue
         if name == "nat" and (why := _not_translated(packet)):
-            steps.append(Skipped(name, why))
+            steps.append(SkippedTable(name, why))
             packet = _translated(table, packet, facts)
             continue
         packet, outcome = _Walk(table, packet, facts, steps).run()
@@ -193,22 +193,24 @@ def _translated(nat: Table, packet: Packet, facts: Facts) -> Packet:
 class _Walk:
     """The walk through one table."""
 
-    def __init__(self, table: Table, packet: Packet, facts: Facts, steps: list[Step | Ended | Skipped]) -> None:
+    def __init__(
+        self, table: Table, packet: Packet, facts: Facts, steps: list[RuleStep | ChainEnd | SkippedTable]
+    ) -> None:
         self._table, self._packet, self._facts, self._steps = table, packet, facts, steps
         self._base = self._chain(packet.hook)
         # Where to go on behind each jump: the chain, the position, and the jump that led to that chain.
-        self._stack: list[tuple[Chain, int, Step | None]] = []
+        self._stack: list[tuple[Chain, int, RuleStep | None]] = []
 
-    def run(self) -> tuple[Packet, Outcome]:
+    def run(self) -> tuple[Packet, HookVerdict]:
         """The packet behind the table, and the verdict."""
         chain, at = self._base, 0
-        via: Step | None = None
+        via: RuleStep | None = None
         while True:
             if at == len(chain.rules):
                 if not self._stack:
                     return self._policy(chain, via)
                 back, following, before = self._stack.pop()
-                self._steps.append(Ended(self._table.name, chain.name, back.name, depth=via.depth + 1 if via else 0))
+                self._steps.append(ChainEnd(self._table.name, chain.name, back.name, depth=via.depth + 1 if via else 0))
                 chain, at, via = back, following, before
                 continue
             step, answer = self._meet(chain, at, via)
@@ -223,7 +225,7 @@ class _Walk:
                     return self._policy(chain, via)
                 chain, at, via = self._stack.pop()
             elif answer != "CONTINUE":
-                return self._packet, answer  # type: ignore[return-value] # an Outcome, what else
+                return self._packet, answer  # type: ignore[return-value] # the other answers are verdicts
 
     def _chain(self, name: str) -> Chain:
         chain = self._table.chain(name)
@@ -231,13 +233,13 @@ class _Walk:
             raise InitError(f"table {self._table.name}: a rule jumps to chain {shown(name)}, which does not exist")
         return chain
 
-    def _policy(self, chain: Chain, via: Step | None) -> tuple[Packet, Outcome]:
-        policy: Outcome = "DROP" if self._base.policy == "DROP" else "ACCEPT"
+    def _policy(self, chain: Chain, via: RuleStep | None) -> tuple[Packet, HookVerdict]:
+        policy: HookVerdict = "DROP" if self._base.policy == "DROP" else "ACCEPT"
         depth = via.depth + 1 if via else 0
-        self._steps.append(Ended(self._table.name, chain.name, "", policy, depth))
+        self._steps.append(ChainEnd(self._table.name, chain.name, "", policy, depth))
         return self._packet, policy
 
-    def _meet(self, chain: Chain, at: int, via: Step | None) -> tuple[Step, str]:
+    def _meet(self, chain: Chain, at: int, via: RuleStep | None) -> tuple[RuleStep, str]:
         """One rule: the step it makes, and what to do next, an Answer or JUMP or RETURN."""
         rule, before = chain.rules[at], self._packet
         matched, failed = matches(rule.matches, before)
@@ -249,6 +251,6 @@ class _Walk:
             self._packet, answer = act(rule.target, before, self._facts)
             if answer == "UNDECIDED":
                 matched = None
-        step = Step(self._table.name, chain.name, at + 1, rule, matched, before, self._packet, failed, via)
+        step = RuleStep(self._table.name, chain.name, at + 1, rule, matched, before, self._packet, failed, via)
         self._steps.append(step)
         return step, answer

@@ -41,7 +41,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.model.packet import Packet
     from istio_init.model.rules import Match
-    from istio_init.simulate.trace import Step
+    from istio_init.simulate.trace import RuleStep
 
 
 def packet_text(packet: Packet) -> str:
@@ -61,7 +61,7 @@ def packet_text(packet: Packet) -> str:
 
 def why_not(match: Match, packet: Packet) -> str:
     """Why a match did not hold for a packet, or why that can't be told."""
-    what, wanted = asked(match)
+    what, wanted = describe_match(match)
     if not wanted:
         return what
     if isinstance(match, Owner) and _owner(match, packet) is None:
@@ -69,7 +69,7 @@ def why_not(match: Match, packet: Packet) -> str:
     return _other(what, _found(match, packet), wanted, negated=match.negated)  # type: ignore[union-attr] # Comment has none
 
 
-def asked(match: Match) -> tuple[str, str]:  # noqa: C901 (one arm a kind)
+def describe_match(match: Match) -> tuple[str, str]:  # noqa: C901 (one arm a kind)
     """What of a packet a match looks at, in words, and what it wants there: empty where there is nothing to be held."""
     match match:
         case Source(network):
@@ -152,7 +152,7 @@ def _port(port: int) -> str:
     return str(port) if port else "none"
 
 
-def effect(step: Step) -> str:
+def effect(step: RuleStep) -> str:
     """What a rule that matched did to the packet, or why its target's doing can't be told."""
     before, after = step.before, step.after
     match step.rule.target:

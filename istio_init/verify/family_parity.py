@@ -10,7 +10,7 @@ from istio_init.model.packet import contains
 from istio_init.model.parsers import ALL
 from istio_init.planning.capture import PASSTHROUGH, loopback
 from istio_init.verify.header_space import CONNMARK, DESTINATION, MARK, SOURCE, intersection
-from istio_init.verify.report import ALIKE, Fault, told
+from istio_init.verify.report import ALIKE, Fault, describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from istio_init.options.table import Options
     from istio_init.verify.header_space import Cube
-    from istio_init.verify.packet_set import Flow
+    from istio_init.verify.packet_set import PacketSet
     from istio_init.verify.proof import FamilyProof
 
     # By an address' name: the classes that go by it.
@@ -30,14 +30,14 @@ def disagreements(one: FamilyProof, other: FamilyProof, options: Options) -> Ite
     """Packets of the first family whose counterparts fare differently, at most one for each pair of addresses."""
     sources = _pairs(_named(one, options, SOURCE), _named(other, options, SOURCE))
     destinations = _pairs(_named(one, options, DESTINATION), _named(other, options, DESTINATION))
-    for hook, flows in one.found.items():
+    for hook, sets in one.found.items():
         for mine, theirs in sources:
             for my_end, their_end in destinations:
-                here, there = _between(flows, mine, my_end), _between(other.found[hook], theirs, their_end)
+                here, there = _between(sets, mine, my_end), _between(other.found[hook], theirs, their_end)
                 if differing := _differing(here, there):
                     cube, first, second = differing
-                    expected = f"as in {other.family}: {told(second, other.space)}"
-                    yield Fault(ALIKE, one.space.packet(cube, hook), expected, told(first, one.space))
+                    expected = f"as in {other.family}: {describe(second, other.space)}"
+                    yield Fault(ALIKE, one.space.packet(cube, hook), expected, describe(first, one.space))
 
 
 def _pairs(one: Named, other: Named) -> list[tuple[int, int]]:
@@ -62,31 +62,43 @@ def _named(proof: FamilyProof, options: Options, dimension: int) -> Named:
     return {name: found for name, found in classes.items() if found}
 
 
-def _between(flows: list[Flow], source: int, destination: int) -> list[tuple[Cube, Flow]]:
-    """The flows' packets between addresses of these classes, with the addresses' own classes left out."""
+def _between(sets: list[PacketSet], source: int, destination: int) -> list[tuple[Cube, PacketSet]]:
+    """The sets' packets between addresses of these classes, with the addresses' own classes left out."""
     found = []
-    for flow in flows:
-        if flow.cube[SOURCE] & source and flow.cube[DESTINATION] & destination:
-            cube = list(flow.cube)
-            cube[SOURCE], cube[DESTINATION] = flow.cube[SOURCE] & source, flow.cube[DESTINATION] & destination
-            found.append((tuple(cube), flow))
+    for packet_set in sets:
+        if packet_set.cube[SOURCE] & source and packet_set.cube[DESTINATION] & destination:
+            cube = list(packet_set.cube)
+            cube[SOURCE], cube[DESTINATION] = (
+                packet_set.cube[SOURCE] & source,
+                packet_set.cube[DESTINATION] & destination,
+            )
+            found.append((tuple(cube), packet_set))
     return found
 
 
-def _differing(here: list[tuple[Cube, Flow]], there: list[tuple[Cube, Flow]]) -> tuple[Cube, Flow, Flow] | None:
-    by_fate: dict[tuple[object, ...], list[tuple[Cube, Flow]]] = {}
+def _differing(
+    here: list[tuple[Cube, PacketSet]], there: list[tuple[Cube, PacketSet]]
+) -> tuple[Cube, PacketSet, PacketSet] | None:
+    by_fate: dict[tuple[object, ...], list[tuple[Cube, PacketSet]]] = {}
     for counter, other in there:
         by_fate.setdefault(_fate(other), []).append((counter, other))
-    for cube, flow in here:
-        mine = _fate(flow)
+    for cube, packet_set in here:
+        mine = _fate(packet_set)
         for fate, counters in by_fate.items():
             for counter, other in counters if fate != mine else ():
                 # The addresses are counterparts, whatever their classes' numbers.
                 if both := intersection(cube, (cube[SOURCE], cube[DESTINATION], *counter[2:])):
-                    return both, flow, other
+                    return both, packet_set, other
     return None
 
 
-def _fate(flow: Flow) -> tuple[object, ...]:
-    changed = dict(flow.changed)
-    return flow.end, flow.redirect, flow.tproxy, flow.zone, changed.get(MARK), changed.get(CONNMARK)
+def _fate(packet_set: PacketSet) -> tuple[object, ...]:
+    changed = dict(packet_set.changed)
+    return (
+        packet_set.end,
+        packet_set.redirect,
+        packet_set.tproxy,
+        packet_set.zone,
+        changed.get(MARK),
+        changed.get(CONNMARK),
+    )

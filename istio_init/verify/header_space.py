@@ -66,7 +66,7 @@ USUAL_ADDRESSES = (bytes((198, 51, 100, 7)), bytes.fromhex("20010db80001") + byt
 MOST_MARKS = 4096
 
 
-class Points(Record):
+class Boundaries(Record):
     """What a space must tell apart beside what its rules name."""
 
     networks: tuple[Network, ...] = ()
@@ -80,9 +80,9 @@ class Points(Record):
 class Space:
     """The classes of each dimension, and a packet of each."""
 
-    def __init__(self, family: Family, rulesets: Iterable[Ruleset], points: Points) -> None:
+    def __init__(self, family: Family, rulesets: Iterable[Ruleset], boundaries: Boundaries) -> None:
         self.family = family
-        found = _Boundaries(points)
+        found = _BoundaryCollector(boundaries)
         for ruleset in rulesets:
             found.take(ruleset)
         self.networks = tuple(network for network in found.networks if network.family == family)
@@ -164,15 +164,15 @@ def difference(cube: Cube, taken: Cube) -> Iterator[Cube]:
         left[dimension] = mine & others
 
 
-class _Boundaries:
+class _BoundaryCollector:
     """What rules name, by dimension."""
 
-    def __init__(self, points: Points) -> None:
-        self.networks, self.ports = set(points.networks), {*points.ports, PortRange(0, 0)}
-        self.interfaces = {LOOPBACK_INTERFACE, *points.interfaces}
-        self.uids = {(each, each) for each in points.uids}
-        self.gids = {(each, each) for each in points.gids}
-        self.marks: set[tuple[int, int]] = {(mark, ALL_BITS) for mark in (0, *points.marks)}
+    def __init__(self, boundaries: Boundaries) -> None:
+        self.networks, self.ports = set(boundaries.networks), {*boundaries.ports, PortRange(0, 0)}
+        self.interfaces = {LOOPBACK_INTERFACE, *boundaries.interfaces}
+        self.uids = {(each, each) for each in boundaries.uids}
+        self.gids = {(each, each) for each in boundaries.gids}
+        self.marks: set[tuple[int, int]] = {(mark, ALL_BITS) for mark in (0, *boundaries.marks)}
         self.protocols = {1, TCP, UDP, 58}
 
     def take(self, ruleset: Ruleset) -> None:

@@ -1,7 +1,7 @@
 """What the options promise, said once more apart from the rules: which packets are captured, and which are not.
 
-A Clause is a set of packets and what may become of them. Clauses come in lists, of which the first that holds a packet
-speaks for it, as a person would say it: the proxy's own traffic first, then exclusions, then what is captured.
+An Invariant is a set of packets and what may become of them. Invariants come in lists, and the first that contains a
+packet decides, in the order in which a person would say it: the proxy's own traffic, exclusions, what is captured.
 Nothing here knows a rule or a chain.
 """
 
@@ -50,17 +50,17 @@ def zone_name(zone: int | None) -> str:
     return f"conntrack zone {zone}"
 
 
-class Clause(Record):
+class Invariant(Record):
     """Packets, and what may become of them; `known` says why Istio's own rules break it, where they do."""
 
-    claim: str
+    name: str
     cube: Cube
     expected: tuple[object, ...]
     known: str = ""
 
 
-class Claims:
-    """The clauses of some options over a space."""
+class Invariants:
+    """The invariants of some options over a space."""
 
     def __init__(self, options: Options, space: Space) -> None:
         self._options, self._space = options, space
@@ -72,55 +72,57 @@ class Claims:
         self._uids = options.proxy_uid
         self._gids = options.proxy_gid or options.proxy_uid
 
-    def outbound(self) -> Iterator[Clause]:
+    def outbound(self) -> Iterator[Invariant]:
         """New connections that the pod makes, without a mark."""
         cube, options = self._space.cube, self._options
         if looks_at_tcp_alone(options):
             every = self._space.everything[PROTOCOL]
-            yield Clause("only TCP is looked at (1.13)", cube(protocol=every & ~self._tcp), (DIRECT,))
-        yield Clause("an excluded interface is left alone (-c)", cube(out_interface=self._excluded(OUT)), (DIRECT,))
+            yield Invariant("only TCP is looked at (1.13)", cube(protocol=every & ~self._tcp), (DIRECT,))
+        yield Invariant("an excluded interface is left alone (-c)", cube(out_interface=self._excluded(OUT)), (DIRECT,))
         if uses_tproxy(options):
             yield from self._self_calls()
         excluded = self._space.ports(DESTINATION_PORT, options.istio_local_outbound_ports_exclude)
         both = self._tcp | self._udp
-        yield Clause(
+        yield Invariant(
             "an excluded outbound port is left alone (-o)", cube(protocol=both, destination_port=excluded), (DIRECT,)
         )
         source = self._space.inside(SOURCE, [PASSTHROUGH[self._space.family]])
-        yield Clause("Envoy reaches its own app", cube(source=source, out_interface=self._lo), (DIRECT,))
+        yield Invariant("Envoy reaches its own app", cube(source=source, out_interface=self._lo), (DIRECT,))
         yield from self._proxys_own()
         yield from self._apps_own()
         yield from self._groups()
         if captures_dns(options) and (servers := self._servers(DESTINATION)):
             queries = cube(protocol=both, destination_port=self._port(DNS_PORT), destination=servers)
-            yield Clause("DNS queries go to the agent (--redirect-dns)", queries, (DNS,))
+            yield Invariant("DNS queries go to the agent (--redirect-dns)", queries, (DNS,))
         yield from self._captured()
 
-    def _captured(self) -> Iterator[Clause]:
+    def _captured(self) -> Iterator[Invariant]:
         """Rules 8 and 9, in the words of the options."""
         cube, options, space = self._space.cube, self._options, self._space
-        yield Clause("loopback is left alone", cube(destination=self._loopback), (DIRECT,))
+        yield Invariant("loopback is left alone", cube(destination=self._loopback), (DIRECT,))
         excluded = space.inside(DESTINATION, options.istio_service_exclude_cidr)
-        yield Clause("an excluded destination is left alone (-x)", cube(destination=excluded), (DIRECT,))
+        yield Invariant("an excluded destination is left alone (-x)", cube(destination=excluded), (DIRECT,))
         listed = space.ports(DESTINATION_PORT, options.istio_outbound_ports)
-        yield Clause("a listed port goes to Envoy (-q)", cube(protocol=self._tcp, destination_port=listed), (OUTBOUND,))
+        yield Invariant(
+            "a listed port goes to Envoy (-q)", cube(protocol=self._tcp, destination_port=listed), (OUTBOUND,)
+        )
         included = space.everything[DESTINATION]
         if options.istio_service_cidr != parsers.ALL:
             included = space.inside(DESTINATION, options.istio_service_cidr)
-        yield Clause(
+        yield Invariant(
             "outbound TCP goes to Envoy unless it is excluded (-i)", cube(protocol=self._tcp, destination=included),
             (OUTBOUND,),
         )  # fmt: skip
-        yield Clause("nothing else is captured outbound", space.everything, (DIRECT,))
+        yield Invariant("nothing else is captured outbound", space.everything, (DIRECT,))
 
-    def _proxys_own(self) -> Iterator[Clause]:
+    def _proxys_own(self) -> Iterator[Invariant]:
         """The proxy's own traffic: never to its outbound listener; to its inbound one once, from a call to its pod."""
         cube, space = self._space.cube, self._space
         away = space.everything[OUT] & ~self._lo
         mine = ({"uid": space.among(UID, self._uids)}, {"gid": space.among(GID, self._gids)})
         for owner in mine:
-            claim = "the proxy's own traffic to the world is never captured"
-            yield Clause(claim, cube(out_interface=away, **owner), (DIRECT,))
+            name = "the proxy's own traffic to the world is never captured"
+            yield Invariant(name, cube(out_interface=away, **owner), (DIRECT,))
         spared = 0 if self._old else self._port(self._options.inbound_tunnel_port)
         if captures_dns(self._options):
             spared |= self._port(DNS_PORT)
@@ -129,15 +131,15 @@ class Claims:
             out_interface=self._lo, destination=self._elsewhere, protocol=self._tcp, destination_port=ports,
             uid=space.among(UID, self._uids[:1]),
         )  # fmt: skip
-        yield Clause("the proxy's calls to its own pod are inbound", itself, (INBOUND,))
+        yield Invariant("the proxy's calls to its own pod are inbound", itself, (INBOUND,))
         for owner in mine:
             called = cube(out_interface=self._lo, destination=self._elsewhere, protocol=self._tcp, **owner)
-            yield Clause("the proxy's calls to its own pod never come to the outbound listener", called, ONCE)
-            yield Clause(
+            yield Invariant("the proxy's calls to its own pod never come to the outbound listener", called, ONCE)
+            yield Invariant(
                 "the proxy's calls to loopback are left alone", cube(out_interface=self._lo, **owner), (DIRECT,)
             )
 
-    def _self_calls(self) -> Iterator[Clause]:
+    def _self_calls(self) -> Iterator[Invariant]:
         """With TPROXY the proxy's calls to its pod are told by a mark, which no outbound exclusion takes away."""
         space = self._space
         for owner in ({"uid": space.among(UID, self._uids)}, {"gid": space.among(GID, self._gids)}):
@@ -149,98 +151,98 @@ class Claims:
                 destination_port=excluded,
                 **owner,
             )
-            yield Clause("the proxy's calls to its own pod never come to the outbound listener", called, ONCE)
+            yield Invariant("the proxy's calls to its own pod never come to the outbound listener", called, ONCE)
 
-    def _apps_own(self) -> Iterator[Clause]:
+    def _apps_own(self) -> Iterator[Invariant]:
         """The app's calls to its own pod, but where -i names a loopback range."""
         if self._names_loopback():
             return
-        claim, over_lo = "the app's calls to its own pod are left alone", {"out_interface": self._lo}
+        name, over_lo = "the app's calls to its own pod are left alone", {"out_interface": self._lo}
         if captures_dns(self._options):
             rest = self._space.everything[DESTINATION_PORT] & ~self._port(DNS_PORT)
             over_lo |= {"protocol": self._tcp, "destination_port": rest}
-        yield Clause(claim, self._space.cube(**over_lo), (DIRECT,))
+        yield Invariant(name, self._space.cube(**over_lo), (DIRECT,))
 
     def _names_loopback(self) -> bool:
         named = self._options.istio_service_cidr
         return named != parsers.ALL and any(map(parsers.is_loopback, named))
 
-    def _groups(self) -> Iterator[Clause]:
+    def _groups(self) -> Iterator[Invariant]:
         included, space = self._options.istio_outbound_owner_groups, self._space
         if included == parsers.ALL:
             excluded = space.among(GID, self._options.istio_outbound_owner_groups_exclude)
-            yield Clause("an excluded group is left alone", space.cube(gid=excluded), (DIRECT,))
+            yield Invariant("an excluded group is left alone", space.cube(gid=excluded), (DIRECT,))
             return
         others = space.everything[GID] & ~space.among(GID, included)
-        yield Clause("groups that are not listed are left alone", space.cube(gid=others), (DIRECT,))
+        yield Invariant("groups that are not listed are left alone", space.cube(gid=others), (DIRECT,))
 
-    def inbound(self) -> Iterator[Clause]:
+    def inbound(self) -> Iterator[Invariant]:
         """New connections that come to the pod from a wire."""
         cube, options, space = self._space.cube, self._options, self._space
         yield from self._virtual_machines()
-        yield Clause("an excluded interface is left alone (-c)", cube(in_interface=self._excluded(IN)), (DIRECT,))
+        yield Invariant("an excluded interface is left alone (-c)", cube(in_interface=self._excluded(IN)), (DIRECT,))
         every = space.everything[PROTOCOL]
-        yield Clause("only TCP is captured inbound", cube(protocol=every & ~self._tcp), (DIRECT,))
+        yield Invariant("only TCP is captured inbound", cube(protocol=every & ~self._tcp), (DIRECT,))
         if not (uses_tproxy(options) or self._old):
             tunnel = self._port(options.inbound_tunnel_port)
-            yield Clause("the tunnel's port is left alone (-e)", cube(destination_port=tunnel), (DIRECT,))
+            yield Invariant("the tunnel's port is left alone (-e)", cube(destination_port=tunnel), (DIRECT,))
         if options.istio_inbound_ports != parsers.ALL:
             ports = space.ports(DESTINATION_PORT, options.istio_inbound_ports)
-            yield Clause("a listed inbound port goes to Envoy (-b)", cube(destination_port=ports), (INBOUND,))
-            yield Clause("no other inbound port is captured (-b)", space.everything, (DIRECT,))
+            yield Invariant("a listed inbound port goes to Envoy (-b)", cube(destination_port=ports), (INBOUND,))
+            yield Invariant("no other inbound port is captured (-b)", space.everything, (DIRECT,))
             return
         ssh = (PortRange(SSH_PORT, SSH_PORT),) if self._old else ()
         excluded = space.ports(DESTINATION_PORT, (*options.istio_local_exclude_ports, *ssh))
-        yield Clause("an excluded inbound port is left alone (-d)", cube(destination_port=excluded), (DIRECT,))
-        yield Clause("inbound TCP goes to Envoy unless it is excluded (-b)", space.everything, (INBOUND,))
+        yield Invariant("an excluded inbound port is left alone (-d)", cube(destination_port=excluded), (DIRECT,))
+        yield Invariant("inbound TCP goes to Envoy unless it is excluded (-b)", space.everything, (INBOUND,))
 
-    def _virtual_machines(self) -> Iterator[Clause]:
+    def _virtual_machines(self) -> Iterator[Invariant]:
         options, space = self._options, self._space
         theirs = space.where(IN, lambda name: any(is_named(each, name) for each in options.kube_virt_interfaces))
         destinations = space.everything[DESTINATION]
         if options.istio_service_cidr != parsers.ALL:
             destinations = space.inside(DESTINATION, options.istio_service_cidr)
         captured = space.cube(in_interface=theirs, protocol=self._tcp, destination=destinations)
-        yield Clause("a virtual machine's traffic is outbound (-k)", captured, (OUTBOUND,))
+        yield Invariant("a virtual machine's traffic is outbound (-k)", captured, (OUTBOUND,))
         # TPROXY captures in mangle, which knows nothing of virtual machines.
         spared = ONCE if uses_tproxy(options) else (DIRECT,)
-        yield Clause("a virtual machine's traffic is not inbound (-k)", space.cube(in_interface=theirs), spared)
+        yield Invariant("a virtual machine's traffic is not inbound (-k)", space.cube(in_interface=theirs), spared)
 
-    def passthrough(self) -> Iterator[Clause]:
+    def passthrough(self) -> Iterator[Invariant]:
         """Envoy's connections to the app in TPROXY mode: by lo, with the mark, from the client's address."""
-        claim, space = "what Envoy sends to its own app never comes back to it", self._space
+        name, space = "what Envoy sends to its own app never comes back to it", self._space
         if captures_dns(self._options):
             why = "rule 5 has no exception for port 53: with TPROXY and DNS capture the pod can't serve DNS by TCP"
-            yield Clause(claim, space.cube(destination_port=self._port(DNS_PORT)), (DIRECT,), why)
+            yield Invariant(name, space.cube(destination_port=self._port(DNS_PORT)), (DIRECT,), why)
         if self._names_loopback() and 0 not in self._uids:
             why = "rules 3 and 6 are left out where -i names a loopback range, and rule 5 then takes what they spared"
-            yield Clause(claim, space.everything, (DIRECT,), why)
-        yield Clause(claim, space.everything, (DIRECT,))
+            yield Invariant(name, space.everything, (DIRECT,), why)
+        yield Invariant(name, space.everything, (DIRECT,))
 
-    def zones(self) -> Iterator[Clause]:
+    def zones(self) -> Iterator[Invariant]:
         """The conntrack zones of what the pod sends: the agent's own queries are told from the app's."""
-        space, claim = self._space, "each leg of a DNS query has its own conntrack zone"
+        space, name = self._space, "each leg of a DNS query has its own conntrack zone"
         if captures_dns(self._options):
             agent = space.only(SOURCE_PORT, AGENT_DNS_PORT)
             for owner in ({"uid": space.among(UID, self._uids)}, {"gid": space.among(GID, self._gids)}):
-                yield Clause(
-                    claim,
+                yield Invariant(
+                    name,
                     space.cube(protocol=self._udp, destination_port=self._port(DNS_PORT), **owner),
                     (zone_name(1),),
                 )
-                yield Clause(claim, space.cube(protocol=self._udp, source_port=agent, **owner), (zone_name(2),))
+                yield Invariant(name, space.cube(protocol=self._udp, source_port=agent, **owner), (zone_name(2),))
             if servers := self._servers(DESTINATION):
                 query = space.cube(protocol=self._udp, destination_port=self._port(DNS_PORT), destination=servers)
-                yield Clause(claim, query, (zone_name(2),))
-        yield Clause("nothing else has a conntrack zone", space.everything, (zone_name(0),))
+                yield Invariant(name, query, (zone_name(2),))
+        yield Invariant("nothing else has a conntrack zone", space.everything, (zone_name(0),))
 
-    def answer_zones(self) -> Iterator[Clause]:
+    def answer_zones(self) -> Iterator[Invariant]:
         """The conntrack zones of what comes to the pod."""
         space = self._space
         if captures_dns(self._options) and (servers := self._servers(SOURCE)):
             answer = space.cube(protocol=self._udp, source_port=space.only(SOURCE_PORT, DNS_PORT), source=servers)
-            yield Clause("each leg of a DNS query has its own conntrack zone", answer, (zone_name(1),))
-        yield Clause("nothing else has a conntrack zone", space.everything, (zone_name(0),))
+            yield Invariant("each leg of a DNS query has its own conntrack zone", answer, (zone_name(1),))
+        yield Invariant("nothing else has a conntrack zone", space.everything, (zone_name(0),))
 
     def _servers(self, dimension: int) -> int:
         if self._options.capture_all_dns:

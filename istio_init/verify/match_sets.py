@@ -32,7 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.model.rules import Match, Rule
     from istio_init.verify.header_space import Cube, Space
-    from istio_init.verify.packet_set import Flow
+    from istio_init.verify.packet_set import PacketSet
 
 # The field of a packet that each kind of match looks at.
 FIELDS = {
@@ -49,7 +49,7 @@ FIELDS = {
 }
 
 
-class Matching:
+class MatchSets:
     """The cubes of rules in a space, made once for each rule."""
 
     def __init__(self, space: Space) -> None:
@@ -119,21 +119,21 @@ class Matching:
             space.cube(protocol=with_ports, source_port=rest, destination_port=destination),
         ]
 
-    def split(self, flow: Flow, cube: Cube) -> tuple[list[Flow], list[Flow]]:
-        """A flow's packets that are in a cube now, and those that are not."""
-        if flow.changed:
+    def split(self, packet_set: PacketSet, cube: Cube) -> tuple[list[PacketSet], list[PacketSet]]:
+        """A set's packets that are in a cube now, and those that are not."""
+        if packet_set.changed:
             limits = list(cube)
-            for dimension, number in flow.changed:
+            for dimension, number in packet_set.changed:
                 if not cube[dimension] >> number & 1:
-                    return [], [flow]
+                    return [], [packet_set]
                 limits[dimension] = self._space.everything[dimension]
             cube = tuple(limits)
-        inside = intersection(flow.cube, cube)
+        inside = intersection(packet_set.cube, cube)
         if inside is None:
-            return [], [flow]
-        if inside == flow.cube:
-            return [flow], []
-        return [flow.of(inside)], [flow.of(each) for each in difference(flow.cube, cube)]
+            return [], [packet_set]
+        if inside == packet_set.cube:
+            return [packet_set], []
+        return [packet_set.of(inside)], [packet_set.of(each) for each in difference(packet_set.cube, cube)]
 
 
 def _field(match: Match) -> str:

@@ -1,7 +1,7 @@
-"""A flow: packets that fared alike so far. It is split wherever something treats some of them differently.
+"""A packet_set: packets that fared alike so far. It is split wherever something treats some of them differently.
 
-What rules change about its packets is kept beside the cube, as one class for the whole flow: where a change would
-differ within a flow, the flow is split first.
+What rules change about its packets is kept beside the cube, as one class for the whole packet_set: where a change would
+differ within a packet_set, the packet_set is split first.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MERGING = (DESTINATION_PORT, DESTINATION, SOURCE_PORT, SOURCE, GID, UID, IN, OUT
 OTHERS = [itemgetter(*(other for other in range(len(MERGING)) if other != each)) for each in range(len(MERGING))]
 
 
-class Flow(Record):
+class PacketSet(Record):
     """Packets that fared alike so far, as they started; `changed` is (dimension, class) for what is different now.
 
     `kind` is one of the four above. `zone` is as a packet's, `redirect` and `tproxy` the ports that they were sent
@@ -68,23 +68,23 @@ class Flow(Record):
         found: int = self.cube[dimension]
         return found
 
-    def having(self, *changes: tuple[int, int]) -> Flow:
+    def having(self, *changes: tuple[int, int]) -> PacketSet:
         """The same packets with these dimensions changed."""
         dimensions = {dimension for dimension, _ in changes}
         kept = tuple(each for each in self.changed if each[0] not in dimensions)
         changed = tuple(sorted((*kept, *changes)))
-        return Flow(
+        return PacketSet(
             self.cube, self.kind, changed, self.zone, self.tracked, self.redirect, self.tproxy, self.nat, self.end
         )
 
-    def of(self, cube: Cube) -> Flow:
+    def of(self, cube: Cube) -> PacketSet:
         """Other packets that fare the same; replace(cube=...) in a third of the time."""
-        return Flow(
+        return PacketSet(
             cube, self.kind, self.changed, self.zone, self.tracked, self.redirect, self.tproxy, self.nat, self.end
         )
 
-    def part(self, dimension: int, classes: int) -> Iterator[Flow]:
-        """The part of the flow whose packets are in some classes of a dimension now; nothing where there are none."""
+    def part(self, dimension: int, classes: int) -> Iterator[PacketSet]:
+        """The part whose packets are now in some classes of a dimension; nothing where there are none."""
         now = self.now(dimension)
         here = now & classes
         if here == now:
@@ -101,18 +101,27 @@ def bits(classes: int) -> Iterator[int]:
         classes ^= lowest
 
 
-# Fewer flows than this are not worth the look.
+# Fewer sets than this are not worth the look.
 FEW = 8
 
 
-def merged(flows: list[Flow]) -> list[Flow]:
-    """The same packets in fewer flows: those that fare alike and differ in one dimension alone become one."""
-    if len(flows) < FEW:
-        return flows
-    by_state: dict[tuple[object, ...], tuple[Flow, list[Cube]]] = {}
-    for flow in flows:
-        state = (flow.kind, flow.changed, flow.zone, flow.tracked, flow.redirect, flow.tproxy, flow.nat, flow.end)
-        by_state.setdefault(state, (flow, []))[1].append(flow.cube)
+def merged(sets: list[PacketSet]) -> list[PacketSet]:
+    """The same packets in fewer sets: those that fare alike and differ in one dimension alone become one."""
+    if len(sets) < FEW:
+        return sets
+    by_state: dict[tuple[object, ...], tuple[PacketSet, list[Cube]]] = {}
+    for packet_set in sets:
+        state = (
+            packet_set.kind,
+            packet_set.changed,
+            packet_set.zone,
+            packet_set.tracked,
+            packet_set.redirect,
+            packet_set.tproxy,
+            packet_set.nat,
+            packet_set.end,
+        )
+        by_state.setdefault(state, (packet_set, []))[1].append(packet_set.cube)
     return [
         first if len(cubes) == 1 else first.of(cube)
         for first, cubes in by_state.values()

@@ -26,12 +26,12 @@ from istio_init.verify.header_space import (
     difference,
     intersection,
 )
-from istio_init.verify.invariants import DIRECT, DNS, INBOUND, OUTBOUND, Claims, Clause, zone_name
-from istio_init.verify.match_sets import Matching
-from istio_init.verify.packet_set import CONNECTIONLESS, FIRST_ONE, LATER, Flow
-from istio_init.verify.reachability import Flows
-from istio_init.verify.report import ALIKE, Fault, Idle, told
-from istio_init.verify.sources import inbound, outbound, points, usual
+from istio_init.verify.invariants import DIRECT, DNS, INBOUND, OUTBOUND, Invariant, Invariants, zone_name
+from istio_init.verify.match_sets import MatchSets
+from istio_init.verify.packet_set import CONNECTIONLESS, FIRST_ONE, LATER, PacketSet
+from istio_init.verify.reachability import Reachability
+from istio_init.verify.report import ALIKE, DeadRule, Fault, describe
+from istio_init.verify.sources import boundaries, inbound, outbound, usual
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from istio_init.simulate.path import Proxy
     from istio_init.verify.header_space import Cube
 
-    # Flows by the hook that they started at.
-    Found: TypeAlias = dict[Hook, list[Flow]]
+    # Reachability by the hook that they started at.
+    SetsByHook: TypeAlias = dict[Hook, list[PacketSet]]
 
 STARTS: dict[Hook, Callable[[Space, Facts], list[Cube]]] = {"OUTPUT": outbound, "PREROUTING": inbound}
 # As many packets are shown for one claim that is broken.
@@ -57,9 +57,9 @@ class Proof(Record):
     """What was found: faults, idle rules, the claims that were looked at, and how many sets of packets fare apart."""
 
     faults: tuple[Fault, ...]
-    idle: tuple[Idle, ...]
-    claims: tuple[str, ...]
-    flows: int
+    dead_rules: tuple[DeadRule, ...]
+    invariants: tuple[str, ...]
+    packet_classes: int
 
     @property
     def holds(self) -> bool:
@@ -81,42 +81,42 @@ def prove(
         faults += disagreements(proofs[0], proofs[1], options)
     for one in planned or ():
         faults += _unplanned(one, rulesets, options, facts, envoy)
-    claims = dict.fromkeys(claim for each in proofs for claim in each.claims)
+    claims = dict.fromkeys(claim for each in proofs for claim in each.invariants)
     shown: dict[tuple[str, Family], int] = {}
     few = []
     for fault in faults:
-        key = (fault.claim, fault.family)
+        key = (fault.invariant, fault.family)
         shown[key] = shown.get(key, 0) + 1
         few += [fault] if shown[key] <= MOST_SHOWN else []
-    idle = tuple(each for proof in proofs for each in proof.idle())
+    dead_rules = tuple(each for proof in proofs for each in proof.dead_rules())
     names = (*claims, *((ALIKE,) if len(proofs) == len(FAMILIES) else ()), *((AS_PLANNED,) if planned else ()))
-    return Proof(tuple(few), idle, names, sum(proof.flows for proof in proofs))
+    return Proof(tuple(few), dead_rules, names, sum(proof.packet_classes for proof in proofs))
 
 
 def differences_between(
     one: Ruleset, other: Ruleset, options: Options, facts: Facts, envoy: Proxy
 ) -> Iterator[tuple[Packet, str, str]]:
     """Packets that two rulesets of one family treat differently, and what becomes of each by one and by the other."""
-    space = Space(one.family, (one, other), points(options, facts, envoy))
-    first, second = Flows(space, one, facts), Flows(space, other, facts)
+    space = Space(one.family, (one, other), boundaries(options, facts, envoy))
+    first, second = Reachability(space, one, facts), Reachability(space, other, facts)
     for hook, starts in STARTS.items():
-        for flow in first.travel(hook, starts(space, facts)):
-            for counter in second.travel(hook, [flow.cube]):
-                if _outcome(flow, counter.cube) != _outcome(counter, counter.cube):
+        for packet_set in first.travel(hook, starts(space, facts)):
+            for counter in second.travel(hook, [packet_set.cube]):
+                if _outcome(packet_set, counter.cube) != _outcome(counter, counter.cube):
                     packet = space.packet(usual(counter.cube, space, facts), hook)
-                    yield packet, told(flow, space), told(counter, space)
+                    yield packet, describe(packet_set, space), describe(counter, space)
 
 
-def _outcome(flow: Flow, cube: Cube) -> tuple[object, ...]:
-    """What became of a flow's packets that are in a cube; equal for equal fates."""
-    changed = dict(flow.changed)
+def _outcome(packet_set: PacketSet, cube: Cube) -> tuple[object, ...]:
+    """What became of a set's packets that are in a cube; equal for equal fates."""
+    changed = dict(packet_set.changed)
     now = [
         1 << changed[dimension] if dimension in changed else cube[dimension]
         for dimension in (DESTINATION, MARK, CONNMARK, IN, OUT)
     ]
-    if flow.end == "dropped":
+    if packet_set.end == "dropped":
         return ("dropped",)
-    return (flow.end, flow.redirect, flow.tproxy, flow.zone, *now)
+    return (packet_set.end, packet_set.redirect, packet_set.tproxy, packet_set.zone, *now)
 
 
 def _unplanned(
@@ -139,40 +139,48 @@ class FamilyProof:
         self.family, self._ruleset = ruleset.family, ruleset
         self._options, self.facts, self._envoy = options, facts, envoy
         # All families' boundaries count, so that classes (but for addresses) mean the same in both.
-        self.space = Space(ruleset.family, every, points(options, facts, envoy))
-        self._walk = Flows(self.space, ruleset, facts)
-        self.found: Found = {
+        self.space = Space(ruleset.family, every, boundaries(options, facts, envoy))
+        self._walk = Reachability(self.space, ruleset, facts)
+        self.found: SetsByHook = {
             hook: self._walk.travel(hook, starts(self.space, facts)) for hook, starts in STARTS.items()
         }
-        self.flows = sum(len(flows) for flows in self.found.values())
-        self.claims: list[str] = []
+        self.packet_classes = sum(len(sets) for sets in self.found.values())
+        self.invariants: list[str] = []
 
-    def sorts(self, flow: Flow) -> tuple[str, ...]:
-        """What became of a flow, by the names that claims use."""
-        if flow.end in {"dropped", "undecided", "queued"}:
-            return (flow.end,)
+    def sorts(self, packet_set: PacketSet) -> tuple[str, ...]:
+        """What became of a packet set, by the names that claims use."""
+        if packet_set.end in {"dropped", "undecided", "queued"}:
+            return (packet_set.end,)
         envoy = self._envoy
         by_port = ((envoy.outbound_port, OUTBOUND), (envoy.inbound_port, INBOUND), (AGENT_DNS_PORT, DNS))
-        ports = {port for port in (flow.redirect, flow.tproxy) if port}
+        ports = {port for port in (packet_set.redirect, packet_set.tproxy) if port}
         names = tuple(name for port, name in by_port if port in ports)
         return names or (("another port",) if ports else (DIRECT,))
 
     def faults(self) -> Iterator[Fault]:
         """Everything that breaks a claim."""
-        claims = Claims(self._options, self.space)
-        new = [flow for flow in self.found["OUTPUT"] if flow.kind == FIRST_ONE]
+        claims = Invariants(self._options, self.space)
+        new = [packet_set for packet_set in self.found["OUTPUT"] if packet_set.kind == FIRST_ONE]
         # A connection that conntrack calls RELATED follows from another, and is TPROXY's to deliver (docs/prove.md).
         first = self.space.only(STATE, "NEW")
         unmarked = self.space.cube(mark=1 << self.space.mark(0), ctstate=first)
-        yield from self._held("OUTPUT", new, unmarked, claims.outbound(), self.sorts)
-        coming = [flow for flow in self.found["PREROUTING"] if flow.kind == FIRST_ONE]
+        yield from self._check("OUTPUT", new, unmarked, claims.outbound(), self.sorts)
+        coming = [packet_set for packet_set in self.found["PREROUTING"] if packet_set.kind == FIRST_ONE]
         arrivals = self._arrivals()
         arriving = (*arrivals[:-1], first)
-        yield from self._held("PREROUTING", coming, arriving, claims.inbound(), self.sorts)
-        tracked = [flow for flow in self.found["OUTPUT"] if flow.kind != CONNECTIONLESS and flow.end != "dropped"]
-        yield from self._held("OUTPUT", tracked, self.space.everything, claims.zones(), _zone)
-        tracked = [flow for flow in self.found["PREROUTING"] if flow.kind != CONNECTIONLESS and flow.end != "dropped"]
-        yield from self._held("PREROUTING", tracked, self._arrivals(), claims.answer_zones(), _zone)
+        yield from self._check("PREROUTING", coming, arriving, claims.inbound(), self.sorts)
+        tracked = [
+            packet_set
+            for packet_set in self.found["OUTPUT"]
+            if packet_set.kind != CONNECTIONLESS and packet_set.end != "dropped"
+        ]
+        yield from self._check("OUTPUT", tracked, self.space.everything, claims.zones(), _zone)
+        tracked = [
+            packet_set
+            for packet_set in self.found["PREROUTING"]
+            if packet_set.kind != CONNECTIONLESS and packet_set.end != "dropped"
+        ]
+        yield from self._check("PREROUTING", tracked, self._arrivals(), claims.answer_zones(), _zone)
         yield from self._transparent(claims, new)
         yield from self._drops()
 
@@ -184,7 +192,7 @@ class FamilyProof:
             destination=self.space.where(DESTINATION, lambda address: not scope(address)),
         )
 
-    def _transparent(self, claims: Claims, new: list[Flow]) -> Iterator[Fault]:
+    def _transparent(self, claims: Invariants, new: list[PacketSet]) -> Iterator[Fault]:
         """What TPROXY promises beside capture: Envoy reaches the app, and the app's answers reach Envoy."""
         options, space, envoy = self._options, self.space, self._envoy
         if not (uses_tproxy(options) and options.istio_inbound_ports):
@@ -199,16 +207,16 @@ class FamilyProof:
             gid=space.among(GID, (envoy.gid,)),
             destination=there, source=space.everything[SOURCE] & ~space.only(SOURCE, LOOPBACKS[self.family]),
         )  # fmt: skip
-        yield from self._held("OUTPUT", new, dialled, claims.passthrough(), self.sorts)
+        yield from self._check("OUTPUT", new, dialled, claims.passthrough(), self.sorts)
         if not excluded & lo:
-            claim = Clause("Envoy's connections to the app are remembered by their mark", space.everything, (mark,))
-            yield from self._held("OUTPUT", new, dialled, [claim], lambda flow: (flow.now(CONNMARK),))
-        later = [flow for flow in self.found["OUTPUT"] if flow.kind == LATER]
+            claim = Invariant("Envoy's connections to the app are remembered by their mark", space.everything, (mark,))
+            yield from self._check("OUTPUT", new, dialled, [claim], lambda packet_set: (packet_set.now(CONNMARK),))
+        later = [packet_set for packet_set in self.found["OUTPUT"] if packet_set.kind == LATER]
         answers = space.cube(
             protocol=tcp, connmark=mark, mark=1 << space.mark(0), out_interface=space.everything[OUT] & ~lo & ~excluded
         )
-        claim = Clause("the app's answers find the way to Envoy", space.everything, ("delivered",))
-        yield from self._held("OUTPUT", later, answers, [claim], lambda flow: (flow.end,))
+        claim = Invariant("the app's answers find the way to Envoy", space.everything, ("delivered",))
+        yield from self._check("OUTPUT", later, answers, [claim], lambda packet_set: (packet_set.end,))
 
     def _drops(self) -> Iterator[Fault]:
         """Only what --drop-invalid names is dropped, and that is."""
@@ -218,61 +226,70 @@ class FamilyProof:
         spared = space.where(IN, lambda name: any(is_named(each, name) for each in excluded))
         invalid = space.only(STATE, "INVALID")
         limits = self._arrivals()
-        clauses = [Clause(claim, space.cube(ctstate=space.everything[-1] & ~invalid), (False,))]
-        clauses += [Clause(claim, space.cube(in_interface=spared), (False,)), Clause(claim, space.everything, (asked,))]
-        yield from self._held("PREROUTING", self.found["PREROUTING"], limits, clauses, _dropped)
-        tracked = [Clause(claim, space.cube(ctstate=space.everything[-1] & ~invalid), (False,))]
-        tracked += [Clause(claim, space.everything, (False, asked))]
-        yield from self._held("OUTPUT", self.found["OUTPUT"], space.everything, tracked, _dropped)
+        invariants = [Invariant(claim, space.cube(ctstate=space.everything[-1] & ~invalid), (False,))]
+        invariants += [
+            Invariant(claim, space.cube(in_interface=spared), (False,)),
+            Invariant(claim, space.everything, (asked,)),
+        ]
+        yield from self._check("PREROUTING", self.found["PREROUTING"], limits, invariants, _dropped)
+        tracked = [Invariant(claim, space.cube(ctstate=space.everything[-1] & ~invalid), (False,))]
+        tracked += [Invariant(claim, space.everything, (False, asked))]
+        yield from self._check("OUTPUT", self.found["OUTPUT"], space.everything, tracked, _dropped)
 
-    def _held(
-        self, hook: Hook, flows: Iterable[Flow], limits: Cube, clauses: Iterable[Clause],
-        tell: Callable[[Flow], tuple[object, ...]],
+    def _check(
+        self, hook: Hook, sets: Iterable[PacketSet], limits: Cube, invariants: Iterable[Invariant],
+        tell: Callable[[PacketSet], tuple[object, ...]],
     ) -> Iterator[Fault]:  # fmt: skip
-        """What of the flows, within limits, is not as the first clause that speaks for it has it."""
-        made = list(clauses)
-        self.claims += [clause.claim for clause in made if all(clause.cube)]
-        for flow in flows:
-            found = tell(flow)
-            within = intersection(flow.cube, limits)
+        """What of the sets, within limits, is not as the first invariant that speaks for it has it."""
+        made = list(invariants)
+        self.invariants += [invariant.name for invariant in made if all(invariant.cube)]
+        for packet_set in sets:
+            found = tell(packet_set)
+            within = intersection(packet_set.cube, limits)
             left = [within] if within else []
-            for clause in made:
+            for invariant in made:
                 if not left:
                     break
-                fine = any(each in clause.expected for each in found)
-                spoken = [both for cube in left if (both := intersection(cube, clause.cube))]
+                fine = any(each in invariant.expected for each in found)
+                spoken = [both for cube in left if (both := intersection(cube, invariant.cube))]
                 if spoken and not fine:
                     packet = self.space.packet(usual(spoken[0], self.space, self.facts), hook)
-                    yield Fault(clause.claim, packet, _words(clause.expected), told(flow, self.space), clause.known)
+                    yield Fault(
+                        invariant.name,
+                        packet,
+                        _words(invariant.expected),
+                        describe(packet_set, self.space),
+                        invariant.known,
+                    )
                 if spoken:
-                    left = [rest for cube in left for rest in difference(cube, clause.cube)]
+                    left = [rest for cube in left for rest in difference(cube, invariant.cube)]
 
-    def idle(self) -> Iterator[Idle]:
+    def dead_rules(self) -> Iterator[DeadRule]:
         """Rules that no packet meets, and chains that none enters."""
         for table in self._ruleset.tables:
             for chain in table.chains:
                 if (table.name, chain.name) not in self._walk.entered:
                     if chain.policy is None:
-                        yield Idle(self.family, table.name, chain.name, 0, None, "nothing reaches this chain")
+                        yield DeadRule(self.family, table.name, chain.name, 0, None, "nothing reaches this chain")
                     continue
                 for number, rule in enumerate(chain.rules, 1):
                     if (table.name, chain.name, number) not in self._walk.hits:
-                        yield Idle(self.family, table.name, chain.name, number, rule, self._why_idle(rule))
+                        yield DeadRule(self.family, table.name, chain.name, number, rule, self._why_dead(rule))
 
-    def _why_idle(self, rule: Rule) -> str:
-        cubes, _ = Matching(self.space).of(rule)
+    def _why_dead(self, rule: Rule) -> str:
+        cubes, _ = MatchSets(self.space).of(rule)
         starting = (cube for starts in STARTS.values() for cube in starts(self.space, self.facts))
         if any(intersection(start, cube) for start in starting for cube in cubes):
             return "what it matches never gets to it"
         return "the kernel routes no such packet here"
 
 
-def _zone(flow: Flow) -> tuple[object, ...]:
-    return (zone_name(flow.zone),)
+def _zone(packet_set: PacketSet) -> tuple[object, ...]:
+    return (zone_name(packet_set.zone),)
 
 
-def _dropped(flow: Flow) -> tuple[object, ...]:
-    return (flow.end == "dropped",)
+def _dropped(packet_set: PacketSet) -> tuple[object, ...]:
+    return (packet_set.end == "dropped",)
 
 
 def _words(expected: tuple[object, ...]) -> str:

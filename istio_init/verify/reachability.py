@@ -5,9 +5,9 @@ from __future__ import annotations
 from istio_init.model.rules import LOOPBACK_INTERFACE, Jump, Verdict
 from istio_init.simulate.trace import HOOKS, ICMP, NAT_SIDES
 from istio_init.verify.header_space import DESTINATION, GID, IN, MARK, OUT, PROTOCOL, STATE, UID, intersection
-from istio_init.verify.match_sets import Matching
-from istio_init.verify.packet_set import CONNECTIONLESS, FIRST_ONE, ICMP_ERROR, LATER, Flow, merged
-from istio_init.verify.transfer import Rewriting
+from istio_init.verify.match_sets import MatchSets
+from istio_init.verify.packet_set import CONNECTIONLESS, FIRST_ONE, ICMP_ERROR, LATER, PacketSet, merged
+from istio_init.verify.transfer import Transfer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,40 +19,40 @@ if TYPE_CHECKING:
     from istio_init.verify.header_space import Cube, Space
 
     # (table, chain, number from 1)
-    Place: TypeAlias = tuple[str, str, int]
+    RulePosition: TypeAlias = tuple[str, str, int]
 
 ENDS = {"DROP": "dropped", "QUEUE": "queued", "UNDECIDED": "undecided"}
 
 
-class Flows:
-    """Walks flows through a ruleset; keeps in mind which rules met a packet, and which chains were entered."""
+class Reachability:
+    """Walks sets through a ruleset; keeps in mind which rules met a packet, and which chains were entered."""
 
     def __init__(self, space: Space, ruleset: Ruleset, facts: Facts) -> None:
         self._space, self._ruleset, self._facts = space, ruleset, facts
-        self._matching, self._rewriting = Matching(space), Rewriting(space, facts)
+        self._match_sets, self._transfer = MatchSets(space), Transfer(space, facts)
         self._local = space.where(DESTINATION, facts.is_local)
         self._counting = True
-        self.hits: set[Place] = set()
+        self.hits: set[RulePosition] = set()
         self.entered: set[tuple[str, str]] = set()
 
-    def travel(self, hook: Hook, cubes: Iterable[Cube]) -> list[Flow]:
+    def travel(self, hook: Hook, cubes: Iterable[Cube]) -> list[PacketSet]:
         """The ends of all packets in the cubes, which are disjoint, from PREROUTING or OUTPUT on."""
-        flows = [flow for cube in cubes for flow in self._kinds(cube)]
-        ended: list[Flow] = []
+        sets = [packet_set for cube in cubes for packet_set in self._kinds(cube)]
+        ended: list[PacketSet] = []
         if hook == "OUTPUT":
-            flows = self._through("OUTPUT", flows, ended)
-            flows = [routed for flow in flows for routed in self._routed(flow)]
-            flows = self._through("POSTROUTING", flows, ended)
+            sets = self._through("OUTPUT", sets, ended)
+            sets = [routed for packet_set in sets for routed in self._routed(packet_set)]
+            sets = self._through("POSTROUTING", sets, ended)
             lo = self._space.only(OUT, LOOPBACK_INTERFACE)
-            ended += [flow.replace(end="wire") for part in flows for flow in part.part(OUT, ~lo)]
-            flows = [self._back(flow) for part in flows for flow in part.part(OUT, lo)]
-            inside = self._through("PREROUTING", flows, ended)
+            ended += [packet_set.replace(end="wire") for part in sets for packet_set in part.part(OUT, ~lo)]
+            sets = [self._back(packet_set) for part in sets for packet_set in part.part(OUT, lo)]
+            inside = self._through("PREROUTING", sets, ended)
         else:
-            inside = self._arriving(self._through("PREROUTING", flows, ended), ended)
-        ended += [flow.replace(end="delivered") for flow in self._through("INPUT", inside, ended)]
+            inside = self._arriving(self._through("PREROUTING", sets, ended), ended)
+        ended += [packet_set.replace(end="delivered") for packet_set in self._through("INPUT", inside, ended)]
         return merged(ended)
 
-    def _kinds(self, cube: Cube) -> Iterator[Flow]:
+    def _kinds(self, cube: Cube) -> Iterator[PacketSet]:
         """A cube's packets by what connection tracking makes of them."""
         space = self._space
         icmp = space.among(PROTOCOL, ICMP)
@@ -66,18 +66,18 @@ class Flows:
             (ICMP_ERROR, space.cube(ctstate=related, protocol=icmp)),
         ):
             if part := intersection(cube, limits):
-                yield Flow(part, kind)
+                yield PacketSet(part, kind)
 
-    def _routed(self, flow: Flow) -> Iterator[Flow]:
+    def _routed(self, packet_set: PacketSet) -> Iterator[PacketSet]:
         """What passed OUTPUT, with the interface that it leaves by, if it was changed on the way."""
-        changed = dict(flow.changed)
+        changed = dict(packet_set.changed)
         if DESTINATION not in changed and MARK not in changed:
-            yield flow
+            yield packet_set
             return
         lo = self._space.number(OUT, LOOPBACK_INTERFACE)
-        for local in flow.part(DESTINATION, self._local):
+        for local in packet_set.part(DESTINATION, self._local):
             yield local.having((OUT, lo))
-        for remote in flow.part(DESTINATION, ~self._local):
+        for remote in packet_set.part(DESTINATION, ~self._local):
             mark = self._space.values[MARK][changed[MARK]]
             if self._facts.policy_route(self._space.family, mark):
                 yield remote.having((OUT, lo))
@@ -86,82 +86,91 @@ class Flows:
             for stray in remote.part(OUT, 1 << lo):
                 yield stray.having((OUT, self._space.number(OUT, self._facts.uplink)))
 
-    def _back(self, flow: Flow) -> Flow:
+    def _back(self, packet_set: PacketSet) -> PacketSet:
         """What left by lo, as it comes in again; the socket that sent it is forgotten."""
         nobody = self._space.number(UID, None), self._space.number(GID, None)
         lo, none = self._space.number(IN, LOOPBACK_INTERFACE), self._space.number(OUT, "")
-        return flow.having((IN, lo), (OUT, none), (UID, nobody[0]), (GID, nobody[1]))
+        return packet_set.having((IN, lo), (OUT, none), (UID, nobody[0]), (GID, nobody[1]))
 
-    def _arriving(self, flows: list[Flow], ended: list[Flow]) -> list[Flow]:
+    def _arriving(self, sets: list[PacketSet], ended: list[PacketSet]) -> list[PacketSet]:
         """What is for the machine itself of what came from outside; the rest is forwarded, and ended."""
-        inside: list[Flow] = []
-        onward: list[Flow] = []
+        inside: list[PacketSet] = []
+        onward: list[PacketSet] = []
         policy = self._space.where(MARK, lambda mark: bool(self._facts.policy_route(self._space.family, mark)))
-        for flow in flows:
-            if flow.tproxy:
-                inside.append(flow)
+        for packet_set in sets:
+            if packet_set.tproxy:
+                inside.append(packet_set)
                 continue
-            inside += flow.part(DESTINATION, self._local)
-            for remote in flow.part(DESTINATION, ~self._local):
+            inside += packet_set.part(DESTINATION, self._local)
+            for remote in packet_set.part(DESTINATION, ~self._local):
                 inside += remote.part(MARK, policy)
                 onward += remote.part(MARK, ~policy)
         uplink = self._space.number(OUT, self._facts.uplink)
-        passed = self._through("FORWARD", [flow.having((OUT, uplink)) for flow in onward], ended)
+        passed = self._through("FORWARD", [packet_set.having((OUT, uplink)) for packet_set in onward], ended)
         nothing = self._space.number(IN, "")
-        passed = self._through("POSTROUTING", [flow.having((IN, nothing)) for flow in passed], ended)
-        ended += [flow.replace(end="forwarded") for flow in passed]
+        passed = self._through("POSTROUTING", [packet_set.having((IN, nothing)) for packet_set in passed], ended)
+        ended += [packet_set.replace(end="forwarded") for packet_set in passed]
         return inside
 
-    def _through(self, hook: Hook, flows: list[Flow], ended: list[Flow]) -> list[Flow]:
-        """What of the flows passes all tables of a hook; the rest is added to `ended`."""
+    def _through(self, hook: Hook, sets: list[PacketSet], ended: list[PacketSet]) -> list[PacketSet]:
+        """What of the sets passes all tables of a hook; the rest is added to `ended`."""
         for name in HOOKS[hook]:
             table = self._ruleset.table(name)
-            if table is None or not flows:
+            if table is None or not sets:
                 continue
             if name == "nat":
-                asked = [flow for flow in flows if _is_first(flow, hook)]
+                asked = [packet_set for packet_set in sets if _is_first(packet_set, hook)]
                 spared = [
-                    part for flow in flows if not _is_first(flow, hook) for part in self._later(table, flow, hook)
+                    part
+                    for packet_set in sets
+                    if not _is_first(packet_set, hook)
+                    for part in self._later(table, packet_set, hook)
                 ]
-                flows = self._table(table, hook, asked, ended) + spared
+                sets = self._table(table, hook, asked, ended) + spared
             else:
-                flows = self._table(table, hook, flows, ended)
-        return [_leaving(flow, hook) for flow in flows]
+                sets = self._table(table, hook, sets, ended)
+        return [_leaving(packet_set, hook) for packet_set in sets]
 
-    def _later(self, nat: Table, flow: Flow, hook: Hook) -> list[Flow]:
-        """A later packet's flow with the translation that its first packet was given by these same rules."""
-        if flow.kind != LATER or NAT_SIDES[hook] in flow.nat:
-            return [flow]
+    def _later(self, nat: Table, packet_set: PacketSet, hook: Hook) -> list[PacketSet]:
+        """A later packet's set with the translation that its first packet was given by these same rules."""
+        if packet_set.kind != LATER or NAT_SIDES[hook] in packet_set.nat:
+            return [packet_set]
         self._counting = False
-        new = flow.having((STATE, self._space.number(STATE, "NEW")))
-        ended: list[Flow] = []
+        new = packet_set.having((STATE, self._space.number(STATE, "NEW")))
+        ended: list[PacketSet] = []
         found = self._table(nat, hook, [new], ended) + [each.replace(end="") for each in ended]
         self._counting = True
         return [each.replace(changed=tuple(c for c in each.changed if c[0] != STATE)) for each in found]
 
-    def _table(self, table: Table, hook: Hook, flows: list[Flow], ended: list[Flow]) -> list[Flow]:
-        """What of the flows a table accepts."""
+    def _table(self, table: Table, hook: Hook, sets: list[PacketSet], ended: list[PacketSet]) -> list[PacketSet]:
+        """What of the sets a table accepts."""
         base = table.chain(hook)
         if base is None:
-            return flows
-        accepted: list[Flow] = []
-        rest = self._chain(table, base, hook, flows, accepted, ended)
+            return sets
+        accepted: list[PacketSet] = []
+        rest = self._chain(table, base, hook, sets, accepted, ended)
         if base.policy == "DROP":
-            ended += [flow.replace(end="dropped") for flow in rest]
+            ended += [packet_set.replace(end="dropped") for packet_set in rest]
             return merged(accepted)
         return merged(accepted + rest)
 
     def _chain(  # noqa: PLR0913, PLR0917 (what a walk is made of)
-        self, table: Table, chain: Chain, hook: Hook, flows: list[Flow], accepted: list[Flow], ended: list[Flow]
-    ) -> list[Flow]:
+        self,
+        table: Table,
+        chain: Chain,
+        hook: Hook,
+        sets: list[PacketSet],
+        accepted: list[PacketSet],
+        ended: list[PacketSet],
+    ) -> list[PacketSet]:
         """What comes back from a chain; what is accepted or ends there is added to the lists."""
-        if flows and self._counting:
+        if sets and self._counting:
             self.entered.add((table.name, chain.name))
-        returned: list[Flow] = []
+        returned: list[PacketSet] = []
         for number, rule in enumerate(chain.rules, 1):
-            if not flows:
+            if not sets:
                 break
-            hit, flows = self._split(rule, flows, ended)
+            hit, sets = self._split(rule, sets, ended)
             if not hit:
                 continue
             if self._counting:
@@ -170,49 +179,51 @@ class Flows:
             if isinstance(target, Jump):
                 called = table.chain(target.chain)
                 back = self._chain(table, called, hook, hit, accepted, ended) if called else hit
-                (returned if target.goto else flows).extend(back)
+                (returned if target.goto else sets).extend(back)
                 continue
-            for flow in hit:
-                for after, answer in self._rewriting.act(target, flow, hook):
+            for packet_set in hit:
+                for after, answer in self._transfer.act(target, packet_set, hook):
                     if answer == "CONTINUE":
-                        flows.append(after)
+                        sets.append(after)
                     elif answer == "RETURN":
                         returned.append(after)
                     elif answer == "ACCEPT":
                         accepted.append(after)
                     else:
                         ended.append(after.replace(end=ENDS[answer]))
-        return merged(returned + flows)
+        return merged(returned + sets)
 
-    def _split(self, rule: Rule, flows: list[Flow], ended: list[Flow]) -> tuple[list[Flow], list[Flow]]:
-        """What of the flows a rule matches, and what it does not; what can't be told is added to `ended`."""
-        cubes, decided = self._matching.of(rule)
+    def _split(
+        self, rule: Rule, sets: list[PacketSet], ended: list[PacketSet]
+    ) -> tuple[list[PacketSet], list[PacketSet]]:
+        """What of the sets a rule matches, and what it does not; what can't be told is added to `ended`."""
+        cubes, decided = self._match_sets.of(rule)
         if not decided and isinstance(rule.target, Verdict) and not rule.target.name:
-            return [], flows
-        hit: list[Flow] = []
+            return [], sets
+        hit: list[PacketSet] = []
         for cube in cubes:
-            missed: list[Flow] = []
-            for flow in flows:
-                mine, others = self._matching.split(flow, cube)
+            missed: list[PacketSet] = []
+            for packet_set in sets:
+                mine, others = self._match_sets.split(packet_set, cube)
                 hit += mine
                 missed += others
-            flows = missed
+            sets = missed
         if decided:
-            return hit, flows
-        ended += [flow.replace(end="undecided") for flow in hit]
-        return [], flows
+            return hit, sets
+        ended += [packet_set.replace(end="undecided") for packet_set in hit]
+        return [], sets
 
 
-def _is_first(flow: Flow, hook: Hook) -> bool:
-    return flow.kind == FIRST_ONE and NAT_SIDES[hook] not in flow.nat
+def _is_first(packet_set: PacketSet, hook: Hook) -> bool:
+    return packet_set.kind == FIRST_ONE and NAT_SIDES[hook] not in packet_set.nat
 
 
-def _leaving(flow: Flow, hook: Hook) -> Flow:
-    """A flow behind a hook: tracked, and its connection's translation decided on that hook's side."""
+def _leaving(packet_set: PacketSet, hook: Hook) -> PacketSet:
+    """A packet set behind a hook: tracked, and its connection's translation decided on that hook's side."""
     side = NAT_SIDES.get(hook)
-    if side is None or flow.kind == CONNECTIONLESS:
-        return flow
-    nat = flow.nat if side in flow.nat else (*flow.nat, side)
-    zone = flow.zone or 0
-    known = flow.tracked and flow.zone == zone and flow.nat == nat
-    return flow if known else flow.replace(tracked=True, zone=zone, nat=nat)
+    if side is None or packet_set.kind == CONNECTIONLESS:
+        return packet_set
+    nat = packet_set.nat if side in packet_set.nat else (*packet_set.nat, side)
+    zone = packet_set.zone or 0
+    known = packet_set.tracked and packet_set.zone == zone and packet_set.nat == nat
+    return packet_set if known else packet_set.replace(tracked=True, zone=zone, nat=nat)

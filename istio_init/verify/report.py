@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from istio_init.model.packet import Packet
     from istio_init.model.rules import Family, Rule
     from istio_init.verify.header_space import Space
-    from istio_init.verify.packet_set import Flow
+    from istio_init.verify.packet_set import PacketSet
 
 ALIKE = "IPv4 and IPv6 agree"
 
@@ -18,7 +18,7 @@ ALIKE = "IPv4 and IPv6 agree"
 class Fault(Record):
     """A claim that a packet breaks: what should have become of it, and what does. `known`: why Istio's rules do so."""
 
-    claim: str
+    invariant: str
     packet: Packet
     expected: str
     found: str
@@ -31,7 +31,7 @@ class Fault(Record):
         return family
 
 
-class Idle(Record):
+class DeadRule(Record):
     """A rule that decides nothing, or (without a rule) a chain that nothing reaches, and why."""
 
     family: Family
@@ -42,13 +42,13 @@ class Idle(Record):
     why: str
 
 
-def told(flow: Flow, space: Space) -> str:
-    """What became of a flow's packets, in words."""
-    changed = dict(flow.changed)
-    parts = [flow.end]
-    parts += [f"redirected to port {flow.redirect}"] if flow.redirect else []
-    parts += [f"to the transparent socket on port {flow.tproxy}"] if flow.tproxy else []
+def describe(packet_set: PacketSet, space: Space) -> str:
+    """What became of a set's packets, in words."""
+    changed = dict(packet_set.changed)
+    parts = [packet_set.end]
+    parts += [f"redirected to port {packet_set.redirect}"] if packet_set.redirect else []
+    parts += [f"to the transparent socket on port {packet_set.tproxy}"] if packet_set.tproxy else []
     parts += [f"mark {space.values[MARK][changed[MARK]]:#x}"] if MARK in changed else []
     parts += [f"connection mark {space.values[CONNMARK][changed[CONNMARK]]:#x}"] if CONNMARK in changed else []
-    parts += [f"conntrack zone {flow.zone}"] if flow.zone else []
+    parts += [f"conntrack zone {packet_set.zone}"] if packet_set.zone else []
     return ", ".join(parts)

@@ -17,7 +17,7 @@ from istio_init.verify.header_space import (
     SOURCE_PORT,
     STATE,
     UID,
-    Points,
+    Boundaries,
     intersection,
 )
 
@@ -38,7 +38,7 @@ SCOPES = tuple(
 UNSPECIFIED = (Network(bytes(4), 32), Network(bytes(16), 128))
 
 
-def points(options: Options, facts: Facts, envoy: Proxy) -> Points:
+def boundaries(options: Options, facts: Facts, envoy: Proxy) -> Boundaries:
     """What options and routing tell apart, whether or not any rule does."""
     own = tuple(Network(each.network.address, len(each.network.address) * 8) for each in facts.addresses)
     named = [*options.istio_service_exclude_cidr, *(options.dns_servers or ())]
@@ -56,7 +56,7 @@ def points(options: Options, facts: Facts, envoy: Proxy) -> Points:
         ports += options.istio_inbound_ports
     groups = options.istio_outbound_owner_groups
     interfaces = {each.device for each in facts.addresses}
-    return Points(
+    return Boundaries(
         (*own, Network(b"\x7f\0\0\0", 8), *UNSPECIFIED, *SCOPES, *named),
         tuple(ports),
         (facts.uplink, *interfaces, *options.istio_exclude_interfaces, *options.kube_virt_interfaces),

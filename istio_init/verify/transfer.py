@@ -1,4 +1,4 @@
-"""What targets make of flows: each in parts, where a target makes different things of its packets."""
+"""What targets make of sets: each in parts, where a target makes different things of its packets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from istio_init.model.rules import Jump, Redirect, Verdict
 from istio_init.model.unknown import UnknownTarget
 from istio_init.simulate.semantics import DROPPING, HARMLESS
 from istio_init.verify.header_space import CONNMARK, DESTINATION, DESTINATION_PORT, IN, MARK
-from istio_init.verify.packet_set import CONNECTIONLESS, Flow, bits
+from istio_init.verify.packet_set import CONNECTIONLESS, PacketSet, bits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,53 +26,53 @@ if TYPE_CHECKING:
     from istio_init.verify.header_space import Space
 
 
-class Rewriting:
+class Transfer:
     """The targets over a space."""
 
     def __init__(self, space: Space, facts: Facts) -> None:
         self._space, self._facts = space, facts
 
-    def act(self, target: Target, flow: Flow, hook: Hook) -> Iterator[tuple[Flow, str]]:
-        """What a target makes of a flow, in parts where it makes different things of it."""
+    def act(self, target: Target, packet_set: PacketSet, hook: Hook) -> Iterator[tuple[PacketSet, str]]:
+        """What a target makes of a packet set, in parts where it makes different things of it."""
         match target:
             case Verdict(name):
-                yield flow, name or "CONTINUE"
+                yield packet_set, name or "CONTINUE"
             case Redirect():
-                yield from self._redirect(target, flow, hook)
+                yield from self._redirect(target, packet_set, hook)
             case Tproxy(port, _, value, mask):
-                for part, mark in self._marked(flow, value, mask):
+                for part, mark in self._marked(packet_set, value, mask):
                     for number in bits(part.now(DESTINATION_PORT)) if not port else (None,):
                         at = part if number is None else next(part.part(DESTINATION_PORT, 1 << number))
                         socket = port if number is None else self._space.values[DESTINATION_PORT][number]
                         yield at.having((MARK, mark)).replace(tproxy=socket), "ACCEPT"
             case SetMark(value, mask):
-                for part, mark in self._marked(flow, value, mask):
+                for part, mark in self._marked(packet_set, value, mask):
                     yield part.having((MARK, mark)), "CONTINUE"
             case SaveMark() | RestoreMark():
-                yield from ((part, "CONTINUE") for part in self._connection_mark(target, flow))
+                yield from ((part, "CONTINUE") for part in self._connection_mark(target, packet_set))
             case CtZone(zone):
-                chosen = flow.tracked or flow.zone is not None
-                yield flow if chosen else flow.replace(zone=zone), "CONTINUE"
+                chosen = packet_set.tracked or packet_set.zone is not None
+                yield packet_set if chosen else packet_set.replace(zone=zone), "CONTINUE"
             case UnknownTarget(name):
-                yield flow, "CONTINUE" if name in HARMLESS else "DROP" if name in DROPPING else "UNDECIDED"
+                yield packet_set, "CONTINUE" if name in HARMLESS else "DROP" if name in DROPPING else "UNDECIDED"
             case Jump():
                 raise AssertionError(f"{target} is for the walk to follow")
             case _:
                 assert_never(target)
 
-    def _redirect(self, target: Redirect, flow: Flow, hook: Hook) -> Iterator[tuple[Flow, str]]:
+    def _redirect(self, target: Redirect, packet_set: PacketSet, hook: Hook) -> Iterator[tuple[PacketSet, str]]:
         if target.ports.low != target.ports.high:
-            yield flow, "UNDECIDED"
+            yield packet_set, "UNDECIDED"
             return
         port = (DESTINATION_PORT, self._space.number(DESTINATION_PORT, target.ports.low))
-        there = flow.replace(redirect=target.ports.low)
+        there = packet_set.replace(redirect=target.ports.low)
         if hook == "OUTPUT":
             loopback = self._space.number(DESTINATION, LOOPBACKS[self._space.family])
             yield there.having(port, (DESTINATION, loopback)), "ACCEPT"
             return
-        for interface in bits(flow.now(IN)):
+        for interface in bits(packet_set.now(IN)):
             by_address: dict[bytes | None, int] = {}
-            for number in bits(flow.now(DESTINATION)):
+            for number in bits(packet_set.now(DESTINATION)):
                 asked = self._space.values[DESTINATION][number]
                 address = self._facts.primary(self._space.values[IN][interface], asked)
                 by_address[address] = by_address.get(address, 0) | 1 << number
@@ -85,30 +85,30 @@ class Rewriting:
                             new = (DESTINATION, self._space.number(DESTINATION, address))
                             yield piece.having(port, new), "ACCEPT"
 
-    def _marked(self, flow: Flow, value: int, mask: int) -> Iterator[tuple[Flow, int]]:
-        """A flow in parts, each with the class of the mark that it gets."""
+    def _marked(self, packet_set: PacketSet, value: int, mask: int) -> Iterator[tuple[PacketSet, int]]:
+        """A packet_set in parts, each with the class of the mark that it gets."""
         by_mark: dict[int, int] = {}
-        for number in bits(flow.now(MARK)):
+        for number in bits(packet_set.now(MARK)):
             mark = self._space.mark((self._space.values[MARK][number] & ~mask) ^ value)
             by_mark[mark] = by_mark.get(mark, 0) | 1 << number
         for mark, classes in by_mark.items():
-            for part in flow.part(MARK, classes):
+            for part in packet_set.part(MARK, classes):
                 yield part, mark
 
-    def _connection_mark(self, target: SaveMark | RestoreMark, flow: Flow) -> Iterator[Flow]:
-        """A flow in parts, with the connection's mark saved or restored; nothing happens without a connection."""
-        if flow.kind == CONNECTIONLESS:
-            yield flow
+    def _connection_mark(self, target: SaveMark | RestoreMark, packet_set: PacketSet) -> Iterator[PacketSet]:
+        """A packet_set in parts, with the connection's mark saved or restored; nothing happens without a connection."""
+        if packet_set.kind == CONNECTIONLESS:
+            yield packet_set
             return
         marks = self._space.values[MARK]
         saving = isinstance(target, SaveMark)
-        for one in bits(flow.now(MARK)):
-            for other in bits(flow.now(CONNMARK)):
+        for one in bits(packet_set.now(MARK)):
+            for other in bits(packet_set.now(CONNMARK)):
                 mark, connmark = marks[one], marks[other]
                 if saving:
                     new = CONNMARK, self._space.mark((connmark & ~target.ctmask) ^ (mark & target.nfmask))
                 else:
                     new = MARK, self._space.mark((mark & ~target.nfmask) ^ (connmark & target.ctmask))
-                for part in flow.part(MARK, 1 << one):
+                for part in packet_set.part(MARK, 1 << one):
                     for piece in part.part(CONNMARK, 1 << other):
                         yield piece.having(new)

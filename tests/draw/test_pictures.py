@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from istio_init.cli.app import main
-from istio_init.draw.graph import chart
-from istio_init.draw.highlight import ways
+from istio_init.draw.graph import build_graph
+from istio_init.draw.highlight import highlights
 from istio_init.draw.layout import CELL, Rect, cells, draw
 from istio_init.draw.mermaid import mermaid
 from istio_init.draw.svg import svg
@@ -27,7 +27,7 @@ from tests.kit.strategies import rulesets
 from tests.planning.cases import CASES, argv
 
 if TYPE_CHECKING:
-    from istio_init.draw.graph import Chart
+    from istio_init.draw.graph import Graph
     from istio_init.draw.layout import Picture
 
 ENVOY = Sidecar(ARTICLE).envoy
@@ -38,9 +38,9 @@ def pictured(arguments: str, family: str = "ipv4") -> Picture:
     return draw(charted(Sidecar(arguments), family))
 
 
-def charted(sidecar: Sidecar, family: str = "ipv4") -> Chart:
+def charted(sidecar: Sidecar, family: str = "ipv4") -> Graph:
     ruleset = next(ruleset for ruleset in sidecar.plan.rulesets if ruleset.family == family)
-    return chart(ruleset, purposes(sidecar.options, ruleset.family), sidecar.envoy)
+    return build_graph(ruleset, purposes(sidecar.options, ruleset.family), sidecar.envoy)
 
 
 def check_geometry(picture: Picture) -> None:
@@ -83,7 +83,7 @@ def inside(one: Rect, other: Rect) -> bool:
 def test_every_case_has_a_picture_in_which_nothing_overlaps(name: str) -> None:
     sidecar = Sidecar(shlex.join(argv(name)))
     for ruleset in sidecar.plan.rulesets:
-        picture = draw(chart(ruleset, purposes(sidecar.options, ruleset.family), sidecar.envoy))
+        picture = draw(build_graph(ruleset, purposes(sidecar.options, ruleset.family), sidecar.envoy))
         check_geometry(picture)
         assert sum(len(c.rules) for t in ruleset.tables for c in t.chains) == sum(
             1 for box in picture.boxes for row in box.rows if row.row.number
@@ -93,7 +93,7 @@ def test_every_case_has_a_picture_in_which_nothing_overlaps(name: str) -> None:
 @settings(max_examples=40)
 @given(ruleset=any_rulesets)
 def test_any_rules_have_a_picture(ruleset: Ruleset) -> None:
-    picture = draw(chart(ruleset, {}, ENVOY))
+    picture = draw(build_graph(ruleset, {}, ENVOY))
     check_geometry(picture)
     root = ET.fromstring(svg(picture))  # noqa: S314 (made here)
     drawn = {element.get("data-key") for element in root.iter() if element.get("class", "").startswith("row")}
@@ -147,7 +147,7 @@ def test_rules_lead_to_where_packets_go() -> None:
 def test_a_way_is_what_the_packet_met() -> None:
     sidecar = Sidecar(ARTICLE)
     drawing = charted(sidecar)
-    first, second = ways(sidecar.journey(sidecar.outbound(SERVER, 443)), drawing)
+    first, second = highlights(sidecar.path(sidecar.outbound(SERVER, 443)), drawing)
     assert first.hit == {"nat/OUTPUT/1", "nat/ISTIO_OUTPUT/9", "nat/ISTIO_REDIRECT/1"} == first.links
     assert first.tried == {f"nat/ISTIO_OUTPUT/{number}" for number in range(1, 9)}
     assert "end/outbound" in first.reached
@@ -158,7 +158,7 @@ def test_a_way_is_what_the_packet_met() -> None:
 
 def test_a_way_through_several_tables_ends_once() -> None:
     sidecar = Sidecar(f"{ARTICLE} -m TPROXY")
-    first, second = ways(sidecar.journey(sidecar.inbound(9080)), charted(sidecar))
+    first, second = highlights(sidecar.path(sidecar.inbound(9080)), charted(sidecar))
     assert {key for key in first.reached if key.startswith("end/")} == {"end/inbound"}
     assert {key for key in second.reached if key.startswith("end/")} == {"end/alone/PREROUTING", "end/alone/OUTPUT"}
 
@@ -170,7 +170,7 @@ def test_hostile_text_is_text() -> None:
         Rule((InInterface("<img/src=x>"), Comment("漢" * 80)), Verdict("DROP")),
     )
     ruleset = Ruleset("ipv4", (Table("mangle", (Chain("PREROUTING", rules, "ACCEPT"), Chain("<b>", (), None))),))
-    picture = draw(chart(ruleset, {}, ENVOY))
+    picture = draw(build_graph(ruleset, {}, ENVOY))
     check_geometry(picture)
     root = ET.fromstring(svg(picture))  # noqa: S314 (made here)
     assert {element.tag.rpartition("}")[2] for element in root.iter()}.isdisjoint({"script", "img", "b"})
@@ -192,7 +192,7 @@ MERMAID = re.compile(
 def test_mermaid_has_no_other_lines_than_its_grammar(name: str) -> None:
     sidecar = Sidecar(shlex.join(argv(name)))
     drawing = charted(sidecar)
-    lit = ways(sidecar.journey(sidecar.outbound(SERVER, 443)), drawing)
+    lit = highlights(sidecar.path(sidecar.outbound(SERVER, 443)), drawing)
     for line in mermaid(drawing, lit).splitlines():
         assert MERMAID.fullmatch(line), line
 
@@ -200,7 +200,7 @@ def test_mermaid_has_no_other_lines_than_its_grammar(name: str) -> None:
 @settings(max_examples=40)
 @given(ruleset=any_rulesets)
 def test_mermaid_of_any_rules_keeps_to_its_grammar(ruleset: Ruleset) -> None:
-    text = mermaid(chart(ruleset, {}, ENVOY))
+    text = mermaid(build_graph(ruleset, {}, ENVOY))
     assert all(MERMAID.fullmatch(line) for line in text.splitlines())
 
 

@@ -9,7 +9,7 @@ from istio_init import plan
 from istio_init.model.packet import Facts, Packet
 from istio_init.model.routing import Address
 from istio_init.model.rules import LOOPBACK_INTERFACE, TCP, Network, Ruleset
-from istio_init.simulate.path import Journey, Leg, follow, proxy, routed, travel
+from istio_init.simulate.path import Leg, PacketPath, follow, proxy, routed, travel
 from tests.kit.options import options
 
 ARTICLE = "-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -x '' -b '*' -d 15090,15020"
@@ -62,14 +62,14 @@ class Sidecar:
         """The packet's way alone."""
         return travel(self._ruleset(packet), packet, self.facts, self.envoy, "")
 
-    def journey(self, packet: Packet) -> Journey:
+    def path(self, packet: Packet) -> PacketPath:
         """The packet's way, and what follows from it."""
         return follow(self._ruleset(packet), packet, self.facts, self.envoy)
 
     def ends(self, packet: Packet) -> list[str]:
-        """Where each leg of the journey ends, and LOOP where it never does."""
-        journey = self.journey(packet)
-        return [leg.end for leg in journey.legs] + ["LOOP"] * bool(journey.loop)
+        """Where each leg of the path ends, and LOOP where it never does."""
+        path = self.path(packet)
+        return [leg.end for leg in path.legs] + ["LOOP"] * bool(path.loop)
 
     def _ruleset(self, packet: Packet) -> Ruleset:
         return next(ruleset for ruleset in self.plan.rulesets if ruleset.family == packet.family)

@@ -47,7 +47,7 @@ from istio_init.planning.capture import CONCERNS
 from istio_init.simulate.purposes import TELLERS, purposes
 from istio_init.simulate.report import as_json, fate, lines
 from istio_init.simulate.semantics import holds
-from istio_init.simulate.trace import Step
+from istio_init.simulate.trace import RuleStep
 from istio_init.simulate.wording import effect, why_not
 from tests.kit.options import options
 from tests.kit.packets import ARTICLE, CLIENT, POD, SERVER, Sidecar, packed
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 def told(sidecar: Sidecar, packet: Packet) -> str:
     known = purposes(sidecar.options, packet.family)
-    return "\n".join(line.text for line in lines(sidecar.journey(packet), known))
+    return "\n".join(line.text for line in lines(sidecar.path(packet), known))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -120,7 +120,7 @@ def test_a_loop_is_said() -> None:
     sidecar = Sidecar(f"{ARTICLE} -m TPROXY", runs_as=(1337, 1337))
     assert told(sidecar, sidecar.inbound(9080)).splitlines()[-1].startswith("LOOP: this is the second time")
     known = purposes(sidecar.options, "ipv4")
-    assert as_json(sidecar.journey(sidecar.inbound(9080)), known)["loop"] == "inbound"
+    assert as_json(sidecar.path(sidecar.inbound(9080)), known)["loop"] == "inbound"
 
 
 def test_a_martian_is_said() -> None:
@@ -129,7 +129,7 @@ def test_a_martian_is_said() -> None:
     text = told(sidecar, packet).splitlines()
     assert text[-2].strip() == "the kernel drops it, whatever the rules"
     assert text[-1].strip().startswith(f"=> is dropped, because its source, {POD}, is this machine's own (a martian")
-    way = as_json(sidecar.journey(packet), purposes(sidecar.options, "ipv4"))["legs"][0]["way"]
+    way = as_json(sidecar.path(packet), purposes(sidecar.options, "ipv4"))["legs"][0]["way"]
     assert way[-1]["refused"].startswith("its source")
 
 
@@ -137,7 +137,7 @@ def test_long_lists_are_cut_in_text_and_whole_in_json() -> None:
     sidecar = Sidecar(f"{ARTICLE} -o {','.join(map(str, range(1, 101)))}")
     packet = sidecar.outbound(SERVER, 4430)
     assert "... and others that don't match" in told(sidecar, packet)
-    first = as_json(sidecar.journey(packet), purposes(sidecar.options, "ipv4"))["legs"][0]["way"][0]
+    first = as_json(sidecar.path(packet), purposes(sidecar.options, "ipv4"))["legs"][0]["way"][0]
     assert len(first["steps"]) > 200
 
 
@@ -200,16 +200,18 @@ def test_a_comment_needs_no_words_and_no_socket_has_some() -> None:
 )  # fmt: skip
 def test_every_target_says_what_it_did(target: Target, after: dict[str, object], words: str) -> None:
     rule = Rule((), target)
-    assert effect(Step("nat", "OUTPUT", 1, rule, True, PACKET, PACKET.replace(**after))) == words
+    assert effect(RuleStep("nat", "OUTPUT", 1, rule, True, PACKET, PACKET.replace(**after))) == words
 
 
 def test_what_a_target_could_not_do_is_said() -> None:
     unknown = Rule((), UnknownTarget("DNAT", 0, b""))
-    assert effect(Step("nat", "OUTPUT", 1, unknown, None, PACKET, PACKET)).endswith("is not known to this program")
+    assert effect(RuleStep("nat", "OUTPUT", 1, unknown, None, PACKET, PACKET)).endswith("is not known to this program")
     zone = Rule((), CtZone(2))
     chosen, tracked = PACKET.replace(zone=1), PACKET.replace(zone=0, tracked=True)
-    assert effect(Step("raw", "OUTPUT", 1, zone, True, chosen, chosen)) == "its conntrack zone stays 1"
-    assert effect(Step("raw", "OUTPUT", 1, zone, True, tracked, tracked)) == "connection tracking has seen it already"
+    assert effect(RuleStep("raw", "OUTPUT", 1, zone, True, chosen, chosen)) == "its conntrack zone stays 1"
+    assert (
+        effect(RuleStep("raw", "OUTPUT", 1, zone, True, tracked, tracked)) == "connection tracking has seen it already"
+    )
 
 
 @pytest.mark.parametrize(

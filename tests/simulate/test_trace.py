@@ -14,7 +14,7 @@ from istio_init.formats.iptables_restore import parse as load
 from istio_init.model.packet import Facts, Packet, scope
 from istio_init.model.rules import BUILTIN_CHAINS, Chain, Jump, Protocol, Rule, Ruleset, Table, Verdict, ordered
 from istio_init.model.unknown import UnknownMatch, UnknownTarget
-from istio_init.simulate.trace import Skipped, Step, Trace, trace
+from istio_init.simulate.trace import RuleStep, SkippedTable, Trace, trace
 from tests.kit.packets import (
     ADDRESSES,
     APP,
@@ -93,7 +93,7 @@ def test_the_tunnel_port_is_spared_by_redirect_alone() -> None:
 
 def test_tproxy_keeps_the_clients_address_and_remembers_the_mark() -> None:
     sidecar = Sidecar(TPROXY)
-    first, second = sidecar.journey(sidecar.inbound(9080)).legs
+    first, second = sidecar.path(sidecar.inbound(9080)).legs
     assert (first.arrived.tproxy_port, first.arrived.mark) == (15006, 1337)
     assert (first.arrived.destination, first.arrived.destination_port) == (packed(POD), 9080)
     assert (second.packet.source, second.packet.mark) == (packed(CLIENT), 1337)
@@ -140,9 +140,9 @@ def test_the_proxys_group_alone_calls_its_own_pod() -> None:
 @pytest.mark.parametrize("server", ["10.0.0.10", "fd00::10"])
 def test_dns_goes_to_the_agent_and_each_leg_has_its_zone(server: str) -> None:
     sidecar = Sidecar(f"{ARTICLE} {DNS}")
-    journey = sidecar.journey(sidecar.outbound(server, 53, protocol=17))
-    assert [leg.end for leg in journey.legs] == ["dns", "wire"]
-    assert [leg.arrived.zone for leg in journey.legs] == [2, 1]
+    path = sidecar.path(sidecar.outbound(server, 53, protocol=17))
+    assert [leg.end for leg in path.legs] == ["dns", "wire"]
+    assert [leg.arrived.zone for leg in path.legs] == [2, 1]
     answer = sidecar.inbound(50000, to=POD if "." in server else POD6, source=server, protocol=17, source_port=53)
     assert sidecar.leg(answer).arrived.zone == 1
 
@@ -150,9 +150,9 @@ def test_dns_goes_to_the_agent_and_each_leg_has_its_zone(server: str) -> None:
 def test_a_virtual_machines_traffic_is_outbound() -> None:
     sidecar = Sidecar("-i '*' -b '*' -k net1")
     sidecar.facts = sidecar.facts.replace(addresses=(*ADDRESSES, interface_address("10.9.0.1", 24, "net1")))
-    journey = sidecar.journey(sidecar.inbound(443, to=SERVER, source="10.9.0.2", in_interface="net1"))
-    assert [leg.end for leg in journey.legs] == ["outbound", "wire"]
-    assert journey.legs[0].arrived.destination == packed("10.9.0.1")
+    path = sidecar.path(sidecar.inbound(443, to=SERVER, source="10.9.0.2", in_interface="net1"))
+    assert [leg.end for leg in path.legs] == ["outbound", "wire"]
+    assert path.legs[0].arrived.destination == packed("10.9.0.1")
 
 
 def test_what_the_proxy_is_asked_for_by_its_own_port_it_refuses() -> None:
@@ -164,8 +164,8 @@ def test_nat_is_asked_about_the_first_packet_alone() -> None:
     sidecar = Sidecar(ARTICLE)
     leg = sidecar.leg(sidecar.outbound(SERVER, 443, ctstate="ESTABLISHED"))
     assert leg.end == "outbound"  # as its first packet
-    assert not any(isinstance(step, Step) for met in leg.traces for step in met.steps)
-    assert any(isinstance(step, Skipped) and "ESTABLISHED" in step.why for step in leg.traces[0].steps)
+    assert not any(isinstance(step, RuleStep) for hook_trace in leg.traces for step in hook_trace.steps)
+    assert any(isinstance(step, SkippedTable) and "ESTABLISHED" in step.why for step in leg.traces[0].steps)
     assert sidecar.leg(sidecar.outbound(SERVER, 443, ctstate="INVALID")).end == "wire"
     assert sidecar.leg(sidecar.outbound(SERVER, 0, protocol=1, ctstate="RELATED")).end == "wire"
 
@@ -198,9 +198,16 @@ def walked(*rules: str, packet: Packet = PACKET, table: str = "nat") -> Trace:
 
 def test_a_goto_does_not_come_back() -> None:
     chains = (":A - [0:0]", ":B - [0:0]")
-    met = walked(*chains, "-A OUTPUT -j A", "-A OUTPUT -j DROP", "-A A -g B", "-A A -j ACCEPT", "-A B -p udp -j ACCEPT")
-    assert met.outcome == "DROP"
-    assert [(step.chain, step.number) for step in met.rules] == [("OUTPUT", 1), ("A", 1), ("B", 1), ("OUTPUT", 2)]
+    hook_trace = walked(
+        *chains, "-A OUTPUT -j A", "-A OUTPUT -j DROP", "-A A -g B", "-A A -j ACCEPT", "-A B -p udp -j ACCEPT"
+    )
+    assert hook_trace.outcome == "DROP"
+    assert [(step.chain, step.number) for step in hook_trace.rules] == [
+        ("OUTPUT", 1),
+        ("A", 1),
+        ("B", 1),
+        ("OUTPUT", 2),
+    ]
 
 
 def test_a_return_from_a_built_in_chain_is_its_policy() -> None:
@@ -209,20 +216,20 @@ def test_a_return_from_a_built_in_chain_is_its_policy() -> None:
 
 def test_an_accept_ends_the_table_and_a_drop_everything() -> None:
     rules = parsed("*mangle", "-A OUTPUT -j ACCEPT", "-A OUTPUT -j DROP", "*nat", "-A OUTPUT -j DROP")
-    met = trace(rules, PACKET, FACTS)
-    assert met.outcome == "DROP"
-    assert [(step.table, step.number) for step in met.rules] == [("mangle", 1), ("nat", 1)]
+    hook_trace = trace(rules, PACKET, FACTS)
+    assert hook_trace.outcome == "DROP"
+    assert [(step.table, step.number) for step in hook_trace.rules] == [("mangle", 1), ("nat", 1)]
 
 
 def test_the_first_zone_stays() -> None:
-    met = walked("-A OUTPUT -j CT --zone 1", "-A OUTPUT -j CT --zone 2", table="raw")
-    assert met.packet.zone == 1
+    hook_trace = walked("-A OUTPUT -j CT --zone 1", "-A OUTPUT -j CT --zone 2", table="raw")
+    assert hook_trace.packet.zone == 1
     assert walked("-A OUTPUT -j CT --zone 1", packet=PACKET.replace(tracked=True, zone=0), table="raw").packet.zone == 0
 
 
 def test_marks_are_set_under_their_masks() -> None:
-    met = walked("-A OUTPUT -j MARK --set-xmark 0x12/0xff", packet=PACKET.replace(mark=0x3456), table="mangle")
-    assert met.packet.mark == 0x3412
+    hook_trace = walked("-A OUTPUT -j MARK --set-xmark 0x12/0xff", packet=PACKET.replace(mark=0x3456), table="mangle")
+    assert hook_trace.packet.mark == 0x3412
     saved = walked(
         "-A OUTPUT -j CONNMARK --save-mark --nfmask 0xf0 --ctmask 0xff",
         packet=PACKET.replace(mark=0x34, connmark=0xFFF),
@@ -261,10 +268,10 @@ def unknown(match: tuple[Match, ...] = (), target: Target = DROP) -> Trace:
 
 
 def test_what_is_not_known_is_not_guessed() -> None:
-    met = unknown((UnknownMatch("bpf", 1, b""),))
-    assert met.outcome == "UNDECIDED"
-    assert met.decisive
-    assert met.decisive.failed == UnknownMatch("bpf", 1, b"")
+    hook_trace = unknown((UnknownMatch("bpf", 1, b""),))
+    assert hook_trace.outcome == "UNDECIDED"
+    assert hook_trace.decisive
+    assert hook_trace.decisive.failed == UnknownMatch("bpf", 1, b"")
     assert unknown(target=UnknownTarget("DNAT", 2, b"")).outcome == "UNDECIDED"
 
 
@@ -355,6 +362,6 @@ def test_the_source_is_that_of_the_route(to: str, source: str) -> None:
 
 def test_what_envoy_passes_on_to_the_unspecified_address_goes_to_its_own() -> None:
     sidecar = Sidecar(ARTICLE)
-    first, second = sidecar.journey(sidecar.inbound(80, to="0.0.0.0")).legs
+    first, second = sidecar.path(sidecar.inbound(80, to="0.0.0.0")).legs
     assert (first.end, second.end) == ("inbound", "application")
     assert (second.packet.source, second.packet.destination) == (packed("127.0.0.6"), packed("127.0.0.6"))

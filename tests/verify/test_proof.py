@@ -30,14 +30,14 @@ from istio_init.verify.header_space import (
     DESTINATION_PORT,
     DIMENSIONS,
     MARK,
-    Points,
+    Boundaries,
     Space,
     difference,
     intersection,
 )
-from istio_init.verify.packet_set import Flow, bits, merged_cubes
+from istio_init.verify.packet_set import PacketSet, bits, merged_cubes
 from istio_init.verify.proof import AS_PLANNED, STARTS, Proof, differences_between, prove, with_interfaces
-from istio_init.verify.reachability import Flows
+from istio_init.verify.reachability import Reachability
 from tests.kit.mutations import mutations
 from tests.kit.packets import ARTICLE, POD, POD6, Sidecar, packed
 from tests.planning.cases import CASES, argv
@@ -84,7 +84,7 @@ def test_the_promises_hold_for_every_case(name: str) -> None:
     proof = proof_of(name)
     assert [fault for fault in proof.faults if not fault.known] == []
     assert proof.holds
-    assert len(proof.claims) > 10
+    assert len(proof.invariants) > 10
 
 
 def test_the_one_fault_of_istios_own_in_the_cases_is_known() -> None:
@@ -99,25 +99,27 @@ def test_tproxy_with_a_loopback_range_to_capture_is_known_to_loop() -> None:
     pod = Pod("-m TPROXY -b '*' -i 127.0.0.0/8")
     fault = pod.prove().faults[0]
     assert "rules 3 and 6 are left out" in fault.known
-    assert pod.journey(fault.packet).loop == "inbound"
+    assert pod.path(fault.packet).loop == "inbound"
 
 
 def test_tproxy_with_roots_uid_loops_and_nobody_knew() -> None:
     pod = Pod("-m TPROXY -b '*' -u 0")
     proof = pod.prove()
     assert not proof.holds
-    assert pod.journey(proof.faults[0].packet).loop == "inbound"
+    assert pod.path(proof.faults[0].packet).loop == "inbound"
 
 
-def told(space: Space, flow: Flow, packet: Packet) -> tuple[object, ...]:
-    """What the prover says became of a packet of a flow."""
-    changed = dict(flow.changed)
+def told(space: Space, packet_set: PacketSet, packet: Packet) -> tuple[object, ...]:
+    """What the prover says became of a packet of a set."""
+    changed = dict(packet_set.changed)
     values = space.values
     now = [
         values[dimension][changed[dimension]] if dimension in changed else getattr(packet, DIMENSIONS[dimension])
         for dimension in (DESTINATION, DESTINATION_PORT, MARK, CONNMARK)
     ]
-    return (flow.end,) if flow.end == "dropped" else (flow.end, *now, flow.tproxy, flow.zone)
+    return (
+        (packet_set.end,) if packet_set.end == "dropped" else (packet_set.end, *now, packet_set.tproxy, packet_set.zone)
+    )
 
 
 def walked(pod: Pod, ruleset: Ruleset, packet: Packet) -> tuple[object, ...]:
@@ -134,13 +136,13 @@ def walked(pod: Pod, ruleset: Ruleset, packet: Packet) -> tuple[object, ...]:
 def test_every_flow_fares_as_the_simulator_says_of_its_packets(name: str) -> None:
     pod, chance = case(name), random.Random(name)
     for ruleset in pod.plan.rulesets:
-        space = Space(ruleset.family, (ruleset,), sources.points(pod.options, pod.facts, pod.envoy))
-        walk = Flows(space, ruleset, pod.facts)
+        space = Space(ruleset.family, (ruleset,), sources.boundaries(pod.options, pod.facts, pod.envoy))
+        walk = Reachability(space, ruleset, pod.facts)
         for hook, begin in STARTS.items():
-            for flow in walk.travel(hook, begin(space, pod.facts)):
-                cube = tuple(1 << chance.choice(list(bits(classes))) for classes in flow.cube)
+            for packet_set in walk.travel(hook, begin(space, pod.facts)):
+                cube = tuple(1 << chance.choice(list(bits(classes))) for classes in packet_set.cube)
                 packet = space.packet(cube, hook)
-                assert told(space, flow, packet) == walked(pod, ruleset, packet), packet
+                assert told(space, packet_set, packet) == walked(pod, ruleset, packet), packet
 
 
 def size(cubes: Iterable[Cube]) -> int:
@@ -157,11 +159,11 @@ def size(cubes: Iterable[Cube]) -> int:
 def test_no_packet_is_lost_or_counted_twice(name: str) -> None:
     pod = case(name)
     for ruleset in pod.plan.rulesets:
-        space = Space(ruleset.family, (ruleset,), sources.points(pod.options, pod.facts, pod.envoy))
+        space = Space(ruleset.family, (ruleset,), sources.boundaries(pod.options, pod.facts, pod.envoy))
         for hook, begin in STARTS.items():
             cubes = begin(space, pod.facts)
-            flows = Flows(space, ruleset, pod.facts).travel(hook, cubes)
-            assert size(flow.cube for flow in flows) == size(cubes)
+            sets = Reachability(space, ruleset, pod.facts).travel(hook, cubes)
+            assert size(packet_set.cube for packet_set in sets) == size(cubes)
 
 
 def test_cubes_are_sets() -> None:
@@ -175,11 +177,11 @@ def test_cubes_are_sets() -> None:
 
 
 def test_idle_rules_are_reported_and_no_fault() -> None:
-    idle = proof_of("article").idle
-    assert [(each.chain, each.number) for each in idle if each.family == "ipv4"] == [
+    dead_rules = proof_of("article").dead_rules
+    assert [(each.chain, each.number) for each in dead_rules if each.family == "ipv4"] == [
         ("ISTIO_OUTPUT", number) for number in (5, 6, 8)
     ]
-    unreached = [each for each in proof_of("tproxy-without-inbound").idle if each.rule is None]
+    unreached = [each for each in proof_of("tproxy-without-inbound").dead_rules if each.rule is None]
     assert {(each.table, each.chain) for each in unreached} >= {("mangle", "ISTIO_INBOUND")}
 
 
@@ -218,7 +220,7 @@ def test_foreign_rules_are_part_of_the_proof(table: TableName, chain: str, rule:
     pod = Pod(ARTICLE)
     ipv4, ipv6 = pod.plan.rulesets
     proof = pod.prove((planted(ipv4, table, chain, rule), ipv6), pod.plan.rulesets)
-    assert claim in {fault.claim for fault in proof.faults}
+    assert claim in {fault.invariant for fault in proof.faults}
     assert not proof.holds
 
 
@@ -245,7 +247,7 @@ def test_families_that_differ_are_reported() -> None:
     rules = output.rules[:-1]
     chains = tuple(each.replace(rules=rules) if each.name == "ISTIO_OUTPUT" else each for each in nat.chains)
     faults = pod.prove((ipv4, ipv6.replace(tables=(nat.replace(chains=chains),)))).faults
-    alike = [fault for fault in faults if fault.claim == "IPv4 and IPv6 agree"]
+    alike = [fault for fault in faults if fault.invariant == "IPv4 and IPv6 agree"]
     assert alike
     assert alike[0].expected.startswith("as in ipv6: wire")
     assert "15001" in alike[0].found
@@ -265,7 +267,7 @@ def test_planted_faults_are_found_or_change_nothing(arguments: str) -> None:
             packet = differing[0]
             assert walked_apart(pod, planned, mutant, packet), what
             continue
-        space = Space("ipv4", (planned, mutant), sources.points(pod.options, pod.facts, pod.envoy))
+        space = Space("ipv4", (planned, mutant), sources.boundaries(pod.options, pod.facts, pod.envoy))
         for hook, begin in STARTS.items():
             for cube in begin(space, pod.facts):
                 picked = tuple(1 << chance.choice(list(bits(classes))) for classes in cube)
@@ -299,17 +301,17 @@ def test_a_hundred_ports_and_a_hundred_networks_take_no_more_than_some_work() ->
     assert proof.holds
     # The promise is 5 seconds; this is here to notice a change of its order, on whatever machine.
     assert time.process_time() - begin < 20
-    assert proof.flows < 1000
+    assert proof.packet_classes < 1000
 
 
 def test_spaces_tell_apart_what_masks_tell_apart() -> None:
-    space = Space("ipv4", (), Points(marks=(1337,)))
+    space = Space("ipv4", (), Boundaries(marks=(1337,)))
     assert space.mark(1337) != space.mark(0)
     assert space.mark(99) == space.mark(98)
     rules = (Rule((Mark(0x10, 0xF0), Mark(1, 1)), Verdict("DROP")),)
     chains = ordered("nat", {})
     chains = tuple(each.replace(rules=rules) if each.name == "OUTPUT" else each for each in chains)
-    space = Space("ipv4", (Ruleset("ipv4", (Table("nat", chains),)),), Points(marks=(1337,)))
+    space = Space("ipv4", (Ruleset("ipv4", (Table("nat", chains),)),), Boundaries(marks=(1337,)))
     assert len({space.mark(mark) for mark in (0x10, 0x11, 0x21, 0x20)}) == 4
     assert space.mark(0x41) == space.mark(0x21)
 

@@ -11,10 +11,10 @@ from istio_init.cli.verbs import packet_flags
 from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.subject import Container, Netns, Pid, Where, pod_addresses, subject
 from istio_init.draw.dot import dot
-from istio_init.draw.graph import chart
-from istio_init.draw.highlight import ways
+from istio_init.draw.graph import build_graph
+from istio_init.draw.highlight import highlights
 from istio_init.draw.html.document import document
-from istio_init.draw.html.model import Matter
+from istio_init.draw.html.model import PageSubject
 from istio_init.draw.layout import draw as picture
 from istio_init.draw.mermaid import mermaid
 from istio_init.draw.svg import svg
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from istio_init.cli.verbs.subject import Subject
-    from istio_init.draw.graph import Chart
-    from istio_init.draw.highlight import Way
+    from istio_init.draw.graph import Graph
+    from istio_init.draw.highlight import Highlight
     from istio_init.model.rules import Family
 
 FORMS = ("mermaid", "dot", "svg", "html")
@@ -67,49 +67,49 @@ def draw(  # noqa: PLR0913 (a command line's options)
     """Draw the chains; with --outbound or --inbound, a packet and its way through them as well."""
     choice("--format", form, FORMS)
     chosen: Family | None = choice("--family", family, (IPV4, IPV6)) if family else None  # type: ignore[assignment]
-    asked = None
+    request = None
     if inbound or outbound:
-        asked = packet_flags.ask(
+        request = packet_flags.parse_request(
             outbound=outbound, inbound=inbound, source=source, destination=destination, protocol=protocol,
             interface=interface, uid=uid, gid=gid, mark=mark, connmark=connmark, state=state, reply=reply,
         )  # fmt: skip
-        if asked.addressed and chosen not in {None, asked.family}:
-            raise OptionError("--family", family, f"the packet is {asked.family}")
-        chosen = asked.family if asked.addressed else chosen
+        if request.addressed and chosen not in {None, request.family}:
+            raise OptionError("--family", family, f"the packet is {request.family}")
+        chosen = request.family if request.addressed else chosen
     elif source or destination:
         raise UsageError("--from, --to: say which way the packet goes: add --outbound or --inbound")
     if (chosen == IPV6 or form == "html") and options.enable_ipv6 is None and not live:
         options = options.replace(enable_ipv6=True)
     about = subject(options, Where(live, pid, netns, container), pod_addresses(pod_address))
     if form == "html":
-        typed = packet_flags.typed(asked, source, destination, protocol) if asked else {}
+        typed = packet_flags.form_values(request, source, destination, protocol) if request else {}
         _write(_page(packet_flags.run_as(about, runs_as), typed, chosen or IPV4), file)
     else:
-        _write(_drawn(about, chosen or IPV4, asked, runs_as, form), file)
+        _write(_drawn(about, chosen or IPV4, request, runs_as, form), file)
     return 0
 
 
 def _page(about: Subject, typed: Mapping[str, Any], family: Family) -> str:
-    matter = Matter(about.options, about.rulesets, about.facts, about.envoy, about.live)
-    return document(matter, packet_flags.filled_in(), typed, family)
+    matter = PageSubject(about.options, about.rulesets, about.facts, about.envoy, about.live)
+    return document(matter, packet_flags.form_defaults(), typed, family)
 
 
-def _drawn(about: Subject, family: Family, asked: packet_flags.Question | None, runs_as: str, form: str) -> str:
+def _drawn(about: Subject, family: Family, request: packet_flags.PacketRequest | None, runs_as: str, form: str) -> str:
     known = purposes(about.options, family)
-    drawing = chart(about.ruleset(family), known, about.envoy)
-    lit: tuple[Way, ...] = ()
+    drawing = build_graph(about.ruleset(family), known, about.envoy)
+    lit: tuple[Highlight, ...] = ()
     captions: list[str] = []
-    if asked:
-        about = packet_flags.settled(about, asked, runs_as)
-        journey = follow(about.ruleset(family), packet_flags.packet(asked, about, family), about.facts, about.envoy)
-        lit = ways(journey, drawing)
-        captions = [f"{at}. From {leg.sender}: {fate(leg, known)}." for at, leg in enumerate(journey.legs, 1)]
-        captions += ["It reaches the same listener again, and again: a loop."] * bool(journey.loop)
-        captions += [why] if (why := stop(journey)) else []
+    if request:
+        about = packet_flags.with_request(about, request, runs_as)
+        path = follow(about.ruleset(family), packet_flags.packet(request, about, family), about.facts, about.envoy)
+        lit = highlights(path, drawing)
+        captions = [f"{at}. From {leg.sender}: {fate(leg, known)}." for at, leg in enumerate(path.legs, 1)]
+        captions += ["It reaches the same listener again, and again: a loop."] * bool(path.loop)
+        captions += [why] if (why := stop(path)) else []
     return _formed(form, drawing, lit, captions)
 
 
-def _formed(form: str, drawing: Chart, lit: tuple[Way, ...], captions: list[str]) -> str:
+def _formed(form: str, drawing: Graph, lit: tuple[Highlight, ...], captions: list[str]) -> str:
     if form == "mermaid":
         return mermaid(drawing, lit)
     return dot(drawing, lit) if form == "dot" else svg(picture(drawing), lit, captions)

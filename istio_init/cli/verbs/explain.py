@@ -43,19 +43,19 @@ def explain(  # noqa: PLR0913 (a command line's options)
 ) -> int:
     """Tell one packet's way through the rules, and on through the proxy, and where it ends."""
     form = choice("--output", output, ("text", "json"))
-    asked = packet_flags.ask(
+    request = packet_flags.parse_request(
         outbound=outbound, inbound=inbound, source=source, destination=destination, protocol=protocol,
         interface=interface, uid=uid, gid=gid, mark=mark, connmark=connmark, state=state, reply=reply,
     )  # fmt: skip
-    if asked.family == IPV6 and options.enable_ipv6 is None and not live:
+    if request.family == IPV6 and options.enable_ipv6 is None and not live:
         options = options.replace(enable_ipv6=True)
     about = subject(options, Where(live, pid, netns, container), pod_addresses(pod_address))
-    about = packet_flags.settled(about, asked, runs_as)
-    packet = packet_flags.packet(asked, about)
-    journey = follow(about.ruleset(asked.family), packet, about.facts, about.envoy)
-    known = purposes(about.options, asked.family)
+    about = packet_flags.with_request(about, request, runs_as)
+    packet = packet_flags.packet(request, about)
+    path = follow(about.ruleset(request.family), packet, about.facts, about.envoy)
+    known = purposes(about.options, request.family)
     if form == "json":
-        sys.stdout.write(json.dumps(as_json(journey, known), indent=2) + "\n")
+        sys.stdout.write(json.dumps(as_json(path, known), indent=2) + "\n")
     else:
-        show(lines(journey, known))
+        show(lines(path, known))
     return 0

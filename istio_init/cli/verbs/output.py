@@ -10,7 +10,7 @@ from istio_init.errors_rare import OptionError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from istio_init.simulate.report import Line
+    from istio_init.simulate.report import TextLine
 
 STYLES = {
     "title": "bold",
@@ -24,7 +24,7 @@ STYLES = {
 }
 
 
-def show(lines: Iterable[Line]) -> None:
+def show(lines: Iterable[TextLine]) -> None:
     """Print lines, indented by their depth."""
     if not sys.stdout.isatty():
         sys.stdout.write("".join(f"{'  ' * line.depth}{line.text}".rstrip() + "\n" for line in lines))

@@ -57,7 +57,7 @@ class Endpoint(Record):
     port: int | None = None
 
 
-class Question(Record):
+class PacketRequest(Record):
     """The packet that a user asks about, parsed; None where the user left it open."""
 
     inbound: bool
@@ -87,24 +87,24 @@ class Question(Record):
         return families.pop() if families else IPV4
 
 
-def ask(  # noqa: PLR0913 (a command line's options)
+def parse_request(  # noqa: PLR0913 (a command line's options)
     *, outbound: bool, inbound: bool, source: str, destination: str, protocol: str, interface: str, uid: str, gid: str,
     mark: str, connmark: str, state: str, reply: bool,
-) -> Question:  # fmt: skip
+) -> PacketRequest:  # fmt: skip
     """The flags' texts as a question; OptionError where one is wrong, UsageError where they contradict each other."""
     if inbound == outbound:
         raise UsageError("--outbound, --inbound: say which way the packet goes: one of the two")
     start, to = endpoint("--from", source), endpoint("--to", destination)
     if outbound and to.address is not None:
         to = to.replace(address=connected(to.address, start.address))
-    asked = Question(
-        inbound, start, to, protocol_number(protocol), named(interface),
+    request = PacketRequest(
+        inbound, start, to, protocol_number(protocol), interface_name(interface),
         account("--uid", "user", uid), account("--gid", "group", gid or uid), mark_value("--mark", mark),
         mark_value("--connmark", connmark), choice("--state", state.upper(), STATES), reply,
     )  # fmt: skip
-    if asked.reply and asked.ctstate not in {"ESTABLISHED", "RELATED"}:
-        raise OptionError("--reply", asked.ctstate, "only an ESTABLISHED or RELATED packet can be a reply")
-    return asked
+    if request.reply and request.ctstate not in {"ESTABLISHED", "RELATED"}:
+        raise OptionError("--reply", request.ctstate, "only an ESTABLISHED or RELATED packet can be a reply")
+    return request
 
 
 def run_as(about: Subject, runs_as: str) -> Subject:
@@ -116,18 +116,18 @@ def run_as(about: Subject, runs_as: str) -> Subject:
     return about.replace(envoy=about.envoy.replace(uid=uid, gid=gid))
 
 
-def settled(about: Subject, asked: Question, runs_as: str) -> Subject:
+def with_request(about: Subject, request: PacketRequest, runs_as: str) -> Subject:
     """The subject with what the question says about the pod: whose its proxy is, which addresses are its own."""
     about = run_as(about, runs_as)
     facts = about.facts
-    address = asked.destination.address
+    address = request.destination.address
     if about.live or facts.uplink != UPLINK:
         return about
-    here = asked.interface or (UPLINK if asked.inbound else "")
+    here = request.interface or (UPLINK if request.inbound else "")
     further: list[Address] = []
     virtual = any(parsers.interface(name) == here for name in about.options.kube_virt_interfaces)
     # What comes in is for the pod, but from a virtual machine; what leaves by lo is for the pod, too.
-    mine = (asked.inbound and not virtual) or (not asked.inbound and here == LOOPBACK_INTERFACE)
+    mine = (request.inbound and not virtual) or (not request.inbound and here == LOOPBACK_INTERFACE)
     if address is not None and mine and not facts.is_local(address):
         further.append(Address(Network(address, len(address) * 8), here if here != LOOPBACK_INTERFACE else UPLINK))
     if here not in {"", UPLINK, LOOPBACK_INTERFACE}:
@@ -135,49 +135,49 @@ def settled(about: Subject, asked: Question, runs_as: str) -> Subject:
     return about.replace(facts=facts.replace(addresses=(*further, *facts.addresses)))
 
 
-def packet(asked: Question, about: Subject, family: Family | None = None) -> Packet:
+def packet(request: PacketRequest, about: Subject, family: Family | None = None) -> Packet:
     """The packet at the hook where it starts; of `family`, where no address was given."""
-    family, facts = family or asked.family, about.facts
-    ports = (CLIENT_PORT, SERVER_PORT) if asked.protocol in {TCP, UDP} else (0, 0)
-    source_port = ports[0] if asked.source.port is None else asked.source.port
-    destination_port = ports[1] if asked.destination.port is None else asked.destination.port
+    family, facts = family or request.family, about.facts
+    ports = (CLIENT_PORT, SERVER_PORT) if request.protocol in {TCP, UDP} else (0, 0)
+    source_port = ports[0] if request.source.port is None else request.source.port
+    destination_port = ports[1] if request.destination.port is None else request.destination.port
     away = ELSEWHERE[family]
-    if asked.inbound:
-        interface = asked.interface or facts.uplink
+    if request.inbound:
+        interface = request.interface or facts.uplink
         own = facts.primary(interface, away) or facts.primary(facts.uplink, away) or POD[family].address
         return Packet(
-            "PREROUTING", asked.protocol, asked.source.address or away, asked.destination.address or own, source_port,
-            destination_port, in_interface=interface, mark=asked.mark, ctstate=asked.ctstate, connmark=asked.connmark,
-            reply=asked.reply,
+            "PREROUTING", request.protocol, request.source.address or away, request.destination.address or own,
+            source_port, destination_port, in_interface=interface, mark=request.mark, ctstate=request.ctstate,
+            connmark=request.connmark, reply=request.reply,
         )  # fmt: skip
-    destination = asked.destination.address or away
+    destination = request.destination.address or away
     sent = Packet(
-        "OUTPUT", asked.protocol, asked.source.address or facts.source(destination), destination, source_port,
-        destination_port, out_interface=asked.interface, uid=asked.uid, gid=asked.gid, mark=asked.mark,
-        ctstate=asked.ctstate, connmark=asked.connmark, reply=asked.reply,
+        "OUTPUT", request.protocol, request.source.address or facts.source(destination), destination, source_port,
+        destination_port, out_interface=request.interface, uid=request.uid, gid=request.gid, mark=request.mark,
+        ctstate=request.ctstate, connmark=request.connmark, reply=request.reply,
     )  # fmt: skip
-    return sent if asked.interface else routed(sent, facts).packet
+    return sent if request.interface else routed(sent, facts).packet
 
 
-def typed(asked: Question, source: str, destination: str, protocol: str) -> dict[str, Any]:
+def form_values(request: PacketRequest, source: str, destination: str, protocol: str) -> dict[str, Any]:
     """A question as it would be typed into a page's form, ids and marks as numbers; three texts as they were given."""
-    uid, gid = ("-" if number is None else str(number) for number in (asked.uid, asked.gid))
+    uid, gid = ("-" if number is None else str(number) for number in (request.uid, request.gid))
     return {
-        "way": "inbound" if asked.inbound else "outbound",
+        "way": "inbound" if request.inbound else "outbound",
         "from": source,
         "to": destination,
         "protocol": protocol,
-        "interface": asked.interface,
+        "interface": request.interface,
         "uid": "" if uid == str(APPLICATION_ID) else uid,
         "gid": "" if gid == uid else gid,
-        "mark": hex(asked.mark) if asked.mark else "0",
-        "connmark": hex(asked.connmark) if asked.connmark else "0",
-        "state": asked.ctstate,
-        "reply": asked.reply,
+        "mark": hex(request.mark) if request.mark else "0",
+        "connmark": hex(request.connmark) if request.connmark else "0",
+        "state": request.ctstate,
+        "reply": request.reply,
     }
 
 
-def filled_in() -> dict[str, Any]:
+def form_defaults() -> dict[str, Any]:
     """What a page's script takes where a packet says nothing: the same as the functions above."""
     return {
         "application_id": APPLICATION_ID,
@@ -228,7 +228,7 @@ def protocol_number(text: str) -> int:
         raise OptionError("--protocol", text, str(error)) from None
 
 
-def named(interface: str) -> str:
+def interface_name(interface: str) -> str:
     """An interface's name, empty where none is given."""
     try:
         if interface.endswith("+"):

@@ -15,7 +15,7 @@ from istio_init.inspect.state import conformance, findings, forecast, inspect
 from istio_init.log import Log
 from istio_init.model.routing import command
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
-from istio_init.simulate.report import Line
+from istio_init.simulate.report import TextLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,32 +50,32 @@ def plan(
     return 0
 
 
-def lines(looked: Inspection, result: Forecast) -> Iterator[Line]:
+def lines(looked: Inspection, result: Forecast) -> Iterator[TextLine]:
     """The plan for people."""
-    yield Line("title", 0, f"{conformance(looked)} ({looked.backend}: {looked.why})")
+    yield TextLine("title", 0, f"{conformance(looked)} ({looked.backend}: {looked.why})")
     for _, hunk in _hunks(result):
-        yield Line("hook", 0, "")
-        yield Line("hook", 0, hunk.place)
+        yield TextLine("hook", 0, "")
+        yield TextLine("hook", 0, hunk.place)
         for sign, text in folded(hunk.lines):
-            yield Line(STYLES[sign], 1, f"{sign} {text}")
-    yield Line("hook", 0, "")
+            yield TextLine(STYLES[sign], 1, f"{sign} {text}")
+    yield TextLine("hook", 0, "")
     yield from _actions(looked, result)
 
 
-def _actions(looked: Inspection, result: Forecast) -> Iterator[Line]:
+def _actions(looked: Inspection, result: Forecast) -> Iterator[TextLine]:
     """What a run would do, in order."""
     verb = "clean" if looked.options.cleanup_only else "apply"
     if result.action == "nothing":
-        yield Line("fate", 0, f"{verb} would do nothing: {result.why}")
+        yield TextLine("fate", 0, f"{verb} would do nothing: {result.why}")
         return
     if result.action == "refuse":
-        yield Line("trouble", 0, f"{verb} refuses without --reconcile: {result.why}")
-        yield Line("title", 0, f"{verb} --reconcile would, in this order:")
+        yield TextLine("trouble", 0, f"{verb} refuses without --reconcile: {result.why}")
+        yield TextLine("title", 0, f"{verb} --reconcile would, in this order:")
     else:
-        yield Line("title", 0, f"{verb} would ({result.why}), in this order:")
+        yield TextLine("title", 0, f"{verb} would ({result.why}), in this order:")
     steps = [step for target, changes in result.changes for step in _steps(target, changes)]
     for number, step in enumerate(steps, 1):
-        yield Line("turn", 1, f"{number}. {step}")
+        yield TextLine("turn", 1, f"{number}. {step}")
 
 
 def _steps(target: BackendState, changes: Changes) -> Iterator[str]:

@@ -15,7 +15,7 @@ from istio_init.options.table import Options  # noqa: TC001 (Typer reads the ver
 from istio_init.planning import plan
 from istio_init.simulate.path import follow
 from istio_init.simulate.purposes import purpose, purposes
-from istio_init.simulate.report import Line, as_json, lines, purpose_json, purpose_text
+from istio_init.simulate.report import TextLine, as_json, lines, purpose_json, purpose_text
 from istio_init.simulate.wording import packet_text
 from istio_init.verify.proof import prove as prove_rules
 from istio_init.verify.proof import with_interfaces
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.cli.verbs.subject import Subject
-    from istio_init.simulate.path import Journey
+    from istio_init.simulate.path import PacketPath
     from istio_init.verify.proof import Proof
-    from istio_init.verify.report import Fault, Idle
+    from istio_init.verify.report import DeadRule, Fault
 
 
 def prove(  # noqa: PLR0913 (a command line's options)
@@ -58,39 +58,39 @@ def prove(  # noqa: PLR0913 (a command line's options)
     return 0 if proof.holds and not (strict and proof.faults) else 1
 
 
-def _journey(fault: Fault, about: Subject) -> Journey:
+def _path(fault: Fault, about: Subject) -> PacketPath:
     return follow(about.ruleset(fault.family), fault.packet, about.facts, about.envoy)
 
 
-def _lines(proof: Proof, about: Subject) -> Iterator[Line]:
-    broken = {fault.claim for fault in proof.faults if not fault.known}
-    known = {fault.claim for fault in proof.faults if fault.known} - broken
-    for claim in proof.claims:
+def _lines(proof: Proof, about: Subject) -> Iterator[TextLine]:
+    broken = {fault.invariant for fault in proof.faults if not fault.known}
+    known = {fault.invariant for fault in proof.faults if fault.known} - broken
+    for claim in proof.invariants:
         state = "BROKEN" if claim in broken else "known " if claim in known else "holds "
-        yield Line("trouble" if claim in broken else "hit", 0, f"{state} {claim}")
+        yield TextLine("trouble" if claim in broken else "hit", 0, f"{state} {claim}")
     for fault in proof.faults:
-        yield Line("hook", 0, "")
-        yield Line("trouble", 0, f"{'Known of Istio' if fault.known else 'Broken'}: {fault.claim}")
-        yield Line("purpose", 1, f"expected: {fault.expected}; found: {fault.found}")
+        yield TextLine("hook", 0, "")
+        yield TextLine("trouble", 0, f"{'Known of Istio' if fault.known else 'Broken'}: {fault.invariant}")
+        yield TextLine("purpose", 1, f"expected: {fault.expected}; found: {fault.found}")
         if fault.known:
-            yield Line("purpose", 1, fault.known)
-            yield Line("purpose", 1, f"a packet: {packet_text(fault.packet)}")
+            yield TextLine("purpose", 1, fault.known)
+            yield TextLine("purpose", 1, f"a packet: {packet_text(fault.packet)}")
             continue
         yield from (
             line.replace(depth=line.depth + 1)
-            for line in lines(_journey(fault, about), purposes(about.options, fault.family))
+            for line in lines(_path(fault, about), purposes(about.options, fault.family))
         )
-    if proof.idle:
-        yield Line("hook", 0, "")
-        yield Line("title", 0, "Deciding nothing for these options (no fault; some of Istio's own are such):")
-        for idle in proof.idle:
-            yield Line("miss", 1, _idle_text(idle, about))
-    yield Line("hook", 0, "")
-    counted = f"{len(proof.claims)} claims, {proof.flows} sets of packets that fare apart."
-    yield Line("trouble", 0, f"NOT proved: {counted}") if broken else Line("fate", 0, f"Proved: {counted}")
+    if proof.dead_rules:
+        yield TextLine("hook", 0, "")
+        yield TextLine("title", 0, "Deciding nothing for these options (no fault; some of Istio's own are such):")
+        for idle in proof.dead_rules:
+            yield TextLine("miss", 1, _idle_text(idle, about))
+    yield TextLine("hook", 0, "")
+    counted = f"{len(proof.invariants)} claims, {proof.packet_classes} sets of packets that fare apart."
+    yield TextLine("trouble", 0, f"NOT proved: {counted}") if broken else TextLine("fate", 0, f"Proved: {counted}")
 
 
-def _idle_text(idle: Idle, about: Subject) -> str:
+def _idle_text(idle: DeadRule, about: Subject) -> str:
     where = f"{idle.family} {idle.table} {idle.chain}"
     if idle.rule is None:
         return f"{where}: {idle.why}"
@@ -102,26 +102,26 @@ def _idle_text(idle: Idle, about: Subject) -> str:
 def _json(proof: Proof, about: Subject) -> dict[str, Any]:
     return {
         "holds": proof.holds,
-        "claims": list(proof.claims),
-        "flows": proof.flows,
+        "claims": list(proof.invariants),
+        "flows": proof.packet_classes,
         "faults": [_fault_json(fault, about) for fault in proof.faults],
-        "idle": [_idle_json(idle, about) for idle in proof.idle],
+        "idle": [_idle_json(idle, about) for idle in proof.dead_rules],
     }
 
 
 def _fault_json(fault: Fault, about: Subject) -> dict[str, Any]:
     known = purposes(about.options, fault.family)
     return {
-        "claim": fault.claim,
+        "claim": fault.invariant,
         "family": fault.family,
         "expected": fault.expected,
         "found": fault.found,
         "known": fault.known or None,
-        "explain": as_json(_journey(fault, about), known),
+        "explain": as_json(_path(fault, about), known),
     }
 
 
-def _idle_json(idle: Idle, about: Subject) -> dict[str, Any]:
+def _idle_json(idle: DeadRule, about: Subject) -> dict[str, Any]:
     why = purpose(purposes(about.options, idle.family), idle.table, idle.chain, idle.rule) if idle.rule else None
     return {
         "family": idle.family,

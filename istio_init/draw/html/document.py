@@ -15,7 +15,7 @@ from html import escape
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from istio_init.draw.graph import chart
+from istio_init.draw.graph import build_graph
 from istio_init.draw.html.model import model
 from istio_init.draw.layout import draw
 from istio_init.draw.svg import drawn, style
@@ -29,8 +29,8 @@ from istio_init.simulate.purposes import purposes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from istio_init.draw.graph import Box, Chart, Row
-    from istio_init.draw.html.model import Matter
+    from istio_init.draw.graph import Box, Graph, GraphRow
+    from istio_init.draw.html.model import PageSubject
     from istio_init.model.rules import Family
 
 # In the order in which they need each other.
@@ -47,14 +47,14 @@ ABOUT_NINE = (
 )
 
 
-def document(about: Matter, filled_in: Mapping[str, Any], typed: Mapping[str, Any], family: Family) -> str:
+def document(about: PageSubject, filled_in: Mapping[str, Any], typed: Mapping[str, Any], family: Family) -> str:
     """The page's text, with the packet that is `typed` in its form, and `family` shown where it has no address.
 
     `filled_in` is what the scripts take where a packet says nothing (cli/verbs/packet_flags.py).
     """
     sheet = style() + _file("style.css")
     script = '"use strict";\n' + "\n".join(_file(f"{name}.js") for name in SCRIPTS)
-    charts = {each: _chart(about, each) for each in FAMILIES}
+    graphs = {each: _graph(about, each) for each in FAMILIES}
     words = [word for word in arguments(about.options) if not word.startswith("--log_")]
     return Template(_file("page.html")).substitute(
         policy=_policy(sheet, script),
@@ -63,8 +63,8 @@ def document(about: Matter, filled_in: Mapping[str, Any], typed: Mapping[str, An
         command=_text(shlex.join(["istio-iptables", *words])),
         states="".join(f"<option>{state}</option>" for state in STATES),
         families="\n".join(_choice(each) for each in FAMILIES),
-        pictures="\n".join(_picture(charts[each], hidden=each != family) for each in FAMILIES),
-        explanations="\n".join(_explanations(charts[each], hidden=each != family) for each in FAMILIES),
+        pictures="\n".join(_picture(graphs[each], hidden=each != family) for each in FAMILIES),
+        explanations="\n".join(_explanations(graphs[each], hidden=each != family) for each in FAMILIES),
         model=_json({**model(about), **filled_in, "typed": typed, "family": family}),
         script=script,
     )
@@ -93,9 +93,9 @@ def _json(value: object) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _chart(about: Matter, family: Family) -> Chart:
+def _graph(about: PageSubject, family: Family) -> Graph:
     ruleset = next((ruleset for ruleset in about.rulesets if ruleset.family == family), Ruleset(family, ()))
-    return chart(ruleset, purposes(about.options, family), about.envoy)
+    return build_graph(ruleset, purposes(about.options, family), about.envoy)
 
 
 def _text(text: str) -> str:
@@ -107,15 +107,15 @@ def _choice(family: Family) -> str:
     return f'<label><input type="radio" name="family" value="{family}"><span>{title}</span></label>'
 
 
-def _picture(chart: Chart, *, hidden: bool) -> str:
+def _picture(graph: Graph, *, hidden: bool) -> str:
     """One family's picture, in a frame that can be scrolled, also by keys."""
-    family, title = chart.family, TITLES[chart.family]
+    family, title = graph.family, TITLES[graph.family]
     label = f"The chains of {title}, hooks from left to right"
-    if not chart.boxes:
+    if not graph.boxes:
         return (
             f'<div class="frame" data-family="{family}"{_hidden(hidden)}><p>There are no rules for {title}.</p></div>'
         )
-    picture = draw(chart)
+    picture = draw(graph)
     width, height = f"{picture.width:g}", f"{picture.height:g}"
     return (
         f'<div class="frame" data-family="{family}" tabindex="0" role="region" aria-label="{label}"{_hidden(hidden)}>\n'
@@ -124,14 +124,14 @@ def _picture(chart: Chart, *, hidden: bool) -> str:
     )
 
 
-def _explanations(chart: Chart, *, hidden: bool) -> str:
+def _explanations(graph: Graph, *, hidden: bool) -> str:
     """What each rule is for: the nine that the article numbers, then the others, chain by chain."""
-    nine = [(box, row) for box in chart.boxes for row in box.rows if row.nine]
+    nine = [(box, row) for box in graph.boxes for row in box.rows if row.nine]
     nine.sort(key=lambda each: each[1].nine)
-    parts = [f'<div data-family="{chart.family}"{_hidden(hidden)}>\n']
+    parts = [f'<div data-family="{graph.family}"{_hidden(hidden)}>\n']
     if nine:
         parts += [f"<section>\n<h2>{TITLE_OF_NINE}</h2>\n<p>{ABOUT_NINE}</p>\n", _list(nine), "</section>\n"]
-    others = [(box, [row for row in box.rows if row.rule and not row.nine]) for box in chart.boxes]
+    others = [(box, [row for row in box.rows if row.rule and not row.nine]) for box in graph.boxes]
     if any(rows for _, rows in others):
         parts.append("<section>\n<h2>All other rules</h2>\n")
         for box, rows in others:
@@ -142,11 +142,11 @@ def _explanations(chart: Chart, *, hidden: bool) -> str:
     return "".join((*parts, "</div>"))
 
 
-def _list(rows: Sequence[tuple[Box, Row]]) -> str:
+def _list(rows: Sequence[tuple[Box, GraphRow]]) -> str:
     return "".join(('<ul class="rules">\n', *(_explanation(box, row) for box, row in rows), "</ul>\n"))
 
 
-def _explanation(box: Box, row: Row) -> str:
+def _explanation(box: Box, row: GraphRow) -> str:
     """One rule: its purpose, itself as iptables spells it, and where it comes from."""
     why = row.why
     number = f'<b class="nine">{row.nine}</b>' if row.nine else f'<b class="number">{row.number}</b>'

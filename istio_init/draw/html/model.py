@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from istio_init.draw.graph import chart
+from istio_init.draw.graph import build_graph
 from istio_init.formats.addresses import PROTOCOLS
 from istio_init.formats.iptables_save import rule_text
 from istio_init.model.rules import FAMILIES, Network, PortRange
@@ -19,7 +19,7 @@ from istio_init.simulate.path import APPLICATION, CLIENT, EPHEMERAL_PORT, SENDER
 from istio_init.simulate.purposes import purpose, purposes
 from istio_init.simulate.report import ENDS, STOPS, TAILS, purpose_json
 from istio_init.simulate.semantics import answer_of
-from istio_init.simulate.wording import asked
+from istio_init.simulate.wording import describe_match
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,7 @@ FIXED: dict[str, Any] = {
 }
 
 
-class Matter(Record):
+class PageSubject(Record):
     """What a page is about: rules, routing and the proxy; `live` where they are the kernel's."""
 
     options: Options
@@ -55,7 +55,7 @@ class Matter(Record):
     live: bool
 
 
-def model(about: Matter) -> dict[str, Any]:
+def model(about: PageSubject) -> dict[str, Any]:
     """All that the scripts need to follow a packet."""
     return {
         **FIXED,
@@ -67,10 +67,10 @@ def model(about: Matter) -> dict[str, Any]:
     }
 
 
-def _ruleset(ruleset: Ruleset, about: Matter) -> dict[str, Any]:
+def _ruleset(ruleset: Ruleset, about: PageSubject) -> dict[str, Any]:
     known = purposes(about.options, ruleset.family)
     return {
-        "links": chart(ruleset, known, about.envoy).links,
+        "links": build_graph(ruleset, known, about.envoy).links,
         "tables": [
             {"name": table.name, "chains": [_chain(chain, table.name, known) for chain in table.chains]}
             for table in ruleset.tables
@@ -86,7 +86,7 @@ def _chain(chain: Chain, table: str, known: Mapping[RuleLocation, Purpose]) -> d
 def _rule(rule: Rule, why: Purpose | None) -> dict[str, Any]:
     matches = []
     for match in rule.matches:
-        what, wanted = asked(match)
+        what, wanted = describe_match(match)
         matches.append({**plain(match), "what": what, "wanted": wanted})
     target = plain(rule.target)
     if isinstance(rule.target, UnknownTarget):

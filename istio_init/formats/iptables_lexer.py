@@ -1,4 +1,4 @@
-"""The words of a line of iptables-save text, split as iptables-restore splits them, and read as values."""
+"""Splits a line of iptables-save text into words as iptables-restore does, and parses the words."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def fits(text: str, limit: int) -> bool:
-    """Whether the kernel has room for a name: `limit` bytes, none of them NUL."""
+    """Whether a name fits the kernel's field: at most `limit` bytes, none of them NUL."""
     return "\0" not in text and len(text.encode("utf-8", "surrogatepass")) <= limit
 
 
 class WordReader:
-    """The words of one line, taken one after the other, as names, numbers and addresses."""
+    """The words of one line, read one by one as names, numbers and addresses."""
 
     __slots__ = ("_at", "_number", "_words")
 
@@ -37,38 +37,38 @@ class WordReader:
         return SaveError(f"line {self._number}: {shown(word)}: {why}")
 
     def more(self) -> bool:
-        """Whether any word is left."""
+        """Whether a word is left."""
         return self._at < len(self._words)
 
     def end(self) -> None:
-        """Make sure that no word is left."""
+        """Require that no word is left."""
         if self.more():
-            raise self.error(self._words[self._at], "nothing is known that could stand here")
+            raise self.error(self._words[self._at], "unexpected at the end of the line")
 
     def word(self, what: str) -> str:
         """The next word, which is to be `what`."""
         if not self.more():
-            raise self.error(self._words[-1], f"{what} is missing behind this")
+            raise self.error(self._words[-1], f"{what} is missing after this")
         self._at += 1
         return self._words[self._at - 1]
 
-    def expect(self, wanted: str) -> None:
+    def expect(self, expected: str) -> None:
         """Take exactly this word."""
-        if (word := self.word(wanted)) != wanted:
-            raise self.error(word, f"{wanted} belongs here")
+        if (word := self.word(expected)) != expected:
+            raise self.error(word, f"{expected} is required here")
 
     def option(self) -> tuple[bool, str]:
-        """The next option, behind whether a ! stands before it."""
+        """Whether the next option is negated by a !, and the option."""
         word = self.word("an option")
         return (True, self.word("an option")) if word == "!" else (False, word)
 
     def long_option_follows(self) -> bool:
-        """Whether the next option is one of an extension's."""
+        """Whether the next option belongs to an extension."""
         upcoming = [word for word in self._words[self._at : self._at + 2] if word != "!"]
         return bool(upcoming) and upcoming[0].startswith("--")
 
     def name(self, what: str, limit: int) -> str:
-        """The next word, if the kernel has room for it."""
+        """The next word, if it fits the kernel's field of `limit` bytes."""
         word = self.word(what)
         if not fits(word, limit):
             raise self.error(word, f"{what} has at most {limit} bytes, and no NUL")
@@ -89,7 +89,7 @@ class WordReader:
         """The next word as an address of the family, packed."""
         found = self.network(family)
         if found.prefix != len(found.address) * 8:
-            raise self.error(network_text(found), "an address is wanted, not a CIDR")
+            raise self.error(network_text(found), "use an address, not a CIDR")
         return found.address
 
     def number(self, word: str, what: str, highest: int, lowest: int = 0) -> int:
@@ -105,7 +105,7 @@ class WordReader:
         low = self.number(first, "a port", 65535)
         high = self.number(last, "a port", 65535) if between else low
         if low > high:
-            raise self.error(word, "the range is upside down")
+            raise self.error(word, "the range ends before it begins")
         return PortRange(low, high)
 
     def bits(self, word: str) -> int:
@@ -127,7 +127,7 @@ class WordReader:
 
 
 def _words(text: str) -> list[str]:
-    """A line's words, split as iptables-restore does it; IndexError where a quote isn't closed."""
+    """A line's words, split as iptables-restore does it; IndexError if a quote is not closed."""
     words = []
     at = 0
     while at < len(text):
@@ -145,7 +145,7 @@ def _words(text: str) -> list[str]:
 
 
 def _quoted_word(text: str, at: int) -> tuple[str, int]:
-    """The word whose opening quote stands before `at`, and the position behind its closing one."""
+    """The quoted word that begins at `at`, and the position after its closing quote."""
     word = ""
     while text[at] != '"':
         at += text[at] == "\\"

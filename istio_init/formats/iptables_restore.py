@@ -1,7 +1,6 @@
-"""iptables-save text back to a Ruleset. Whatever isn't understood is an error: nothing is skipped or guessed.
+"""Parses iptables-save text into a Ruleset. Unknown syntax is an error: nothing is skipped or guessed.
 
-Known are the matches and targets of netfilter.py and netfilter_rare.py, in the spelling in which iptables-save prints
-them.
+It accepts the matches and targets of model/rules.py and model/extensions.py as iptables-save prints them.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 
     from istio_init.model.rules import Family, Match, TableName, Target
 
-# The kernel's limits in bytes, without the closing NUL: XT_EXTENSION_MAXNAMELEN, IFNAMSIZ, XT_MAX_COMMENT_LEN.
+# The kernel's limits in bytes, without the final NUL: XT_EXTENSION_MAXNAMELEN, IFNAMSIZ, XT_MAX_COMMENT_LEN.
 _CHAIN_NAME = 28
 _INTERFACE_NAME = 15
 _COMMENT = 255
@@ -57,12 +56,15 @@ _COMMENT = 255
 _MULTIPORT = 15
 
 _PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOLS.items()}
-# A rule's own matches, in the order in which they stand before those of extensions.
+# The matches of the entry itself, in order; those of extensions follow.
 _ENTRY = (Source, Destination, InInterface, OutInterface, Protocol)
 
 
 def parse(text: str, family: Family) -> Ruleset:
-    """The ruleset that a whole save tells of, tables in a packet's order; SaveError names the line and the word."""
+    """The ruleset of a whole save, tables in the order in which a packet meets them.
+
+    SaveError names the line and the word.
+    """
     tables: dict[TableName, Table] = {}
     numbered = enumerate(text.split("\n"), 1)
     lines = (WordReader(number, line) for number, line in numbered if line.strip(" \t") and line[0] != "#")
@@ -70,7 +72,7 @@ def parse(text: str, family: Family) -> Ruleset:
         word = line.word("a table")
         name = next((name for name in BUILTIN_CHAINS if word == f"*{name}" and name not in tables), None)
         if name is None:
-            raise line.error(word, f"a table begins here: *{', *'.join(BUILTIN_CHAINS)}, each at most once")
+            raise line.error(word, f"expected a table: *{', *'.join(BUILTIN_CHAINS)}, each at most once")
         line.end()
         tables[name] = _table(line, name, lines, family)
     return Ruleset(family, tuple(tables[name] for name in BUILTIN_CHAINS if name in tables))
@@ -87,9 +89,9 @@ def _table(opening: WordReader, name: TableName, lines: Iterator[WordReader], fa
             full = {chain: empty.replace(rules=tuple(rules[chain])) for chain, empty in chains.items()}
             return Table(name, ordered(name, full))
         if word.startswith(":"):
-            chain = _declared(line, word[1:], name)
+            chain = _chain_declaration(line, word[1:], name)
             if chain.name in chains:
-                raise line.error(word, "the chain was declared before")
+                raise line.error(word, "the chain is declared twice")
             chains[chain.name], rules[chain.name] = chain, []
         else:
             into = _chain_of_rule(line, word, chains)
@@ -97,8 +99,8 @@ def _table(opening: WordReader, name: TableName, lines: Iterator[WordReader], fa
     raise opening.error(f"*{name}", "no COMMIT closes this table")
 
 
-def _declared(line: WordReader, name: str, table: TableName) -> Chain:
-    """The chain of a line `:NAME POLICY [packets:bytes]`, empty as yet."""
+def _chain_declaration(line: WordReader, name: str, table: TableName) -> Chain:
+    """The chain of a line `:NAME POLICY [packets:bytes]`, without rules."""
     if not name or name[0] in "-!" or not fits(name, _CHAIN_NAME):
         raise line.error(name, f"a chain's name has 1 to {_CHAIN_NAME} bytes and begins with neither - nor !")
     policy = line.word("a policy")
@@ -117,10 +119,10 @@ def _chain_of_rule(line: WordReader, word: str, chains: Collection[str]) -> str:
         _counters(line, word)
         word = line.word("-A")
     if word != "-A":
-        raise line.error(word, "a rule (-A), a chain (:) or COMMIT belongs here")
+        raise line.error(word, "a rule (-A), a chain (:) or COMMIT expected")
     chain = line.word("a chain")
     if chain not in chains:
-        raise line.error(chain, "no such chain was declared in this table")
+        raise line.error(chain, "no such chain is declared in this table")
     return chain
 
 
@@ -131,7 +133,7 @@ def _counters(line: WordReader, word: str) -> None:
 
 
 def _rule(line: WordReader, family: Family, users: Collection[str]) -> Rule:
-    """What stands behind `-A CHAIN`; `users` are the chains that it may jump to."""
+    """The rule after `-A CHAIN`; `users` are the user-defined chains that it may jump to."""
     entry: list[Match] = []
     extensions: list[Match] = []
     modules: list[str] = []
@@ -147,13 +149,13 @@ def _rule(line: WordReader, family: Family, users: Collection[str]) -> Rule:
         else:
             match = _entry_match(line, option, family, negated=negated)
             if type(match) in map(type, entry):
-                raise line.error(option, "stands twice in this rule")
+                raise line.error(option, "is given twice in this rule")
             if not rule_text(Rule((match,), Verdict(""))):
-                raise line.error(option, "every packet passes this: leave it out")
+                raise line.error(option, "matches every packet: leave it out")
             entry.append(match)
     entry.sort(key=lambda match: _ENTRY.index(type(match)))
     for module in modules:
-        # The ports' values don't say whose they are: the rule's protocol does.
+        # A port match is for the protocol of its rule.
         if module in ("tcp", "udp") and Protocol(_PROTOCOL_NUMBERS[module]) not in entry:
             raise line.error(module, f"needs -p {module} in the same rule")
     return Rule((*entry, *extensions), target)
@@ -174,7 +176,7 @@ def _entry_match(line: WordReader, option: str, family: Family, *, negated: bool
             word = line.word("a protocol")
             return Protocol(_PROTOCOL_NUMBERS.get(word) or line.number(word, "a protocol", 255, 1), negated)
         case _:
-            raise line.error(option, "unknown option, or one of a match that isn't named before it with -m")
+            raise line.error(option, "unknown option, or an option of a match without its -m")
 
 
 def _extension(line: WordReader, module: str) -> list[Match]:
@@ -183,7 +185,7 @@ def _extension(line: WordReader, module: str) -> list[Match]:
     while line.long_option_follows():
         negated, option = line.option()
         if option in found:
-            raise line.error(option, f"stands twice behind -m {module}")
+            raise line.error(option, f"is given twice for -m {module}")
         found[option] = _extension_match(line, module, option, negated=negated)
     if not found:
         raise line.error(module, "unknown match, or one whose options are missing")
@@ -235,12 +237,12 @@ def _multiport(line: WordReader, option: str, *, negated: bool) -> Multiport:
 def _jump(line: WordReader, users: Collection[str]) -> Jump:
     chain = line.word("a chain")
     if chain not in users:
-        raise line.error(chain, "no such chain was declared in this table")
+        raise line.error(chain, "no such chain is declared in this table")
     return Jump(chain, goto=True)
 
 
 def _target(line: WordReader, family: Family, users: Collection[str]) -> Target:
-    """What stands behind -j. A name without options is a chain if one was declared, else it is an extension."""
+    """The target after -j. A name without options is a chain if one is declared, else an extension."""
     name = line.word("a target")
     match name:
         case "ACCEPT" | "DROP" | "RETURN" | "QUEUE":
@@ -274,4 +276,4 @@ def _target(line: WordReader, family: Family, users: Collection[str]) -> Target:
             line.expect("--zone")
             return CtZone(line.number(line.word("a zone"), "a zone", 65535))
         case _:
-            raise line.error(name, "unknown target, and no such chain was declared in this table")
+            raise line.error(name, "unknown target, and no such chain is declared in this table")

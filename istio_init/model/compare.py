@@ -1,9 +1,9 @@
-"""Wanted against found: which rules are ours, what differs, and the edit that brings one to the other.
+"""Compares desired tables with current ones: which rules are Istio's, what differs, which edit is needed.
 
-In chains of ours (OWN_CHAINS) every rule is ours. In a built-in chain, and in chains of others, a rule is
-ours where it bears our signature (Rule.ours) or jumps to a chain of ours; an equal rule without it is
-somebody else's. Only in a table that Istio's own program or an iptables-restore wrote, which don't sign, do
-rules count that equal wanted ones: see recognised().
+Every rule in one of Istio's chains (OWN_CHAINS) is Istio's. In any other chain a rule is Istio's if it carries this
+program's signature (Rule.ours) or jumps to one of Istio's chains; an equal rule without either belongs to another
+program. Istio's own program and iptables-restore do not sign: in the tables that they wrote, rules equal to desired
+ones count as well, see recognised().
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 
     from istio_init.model.rules import Family, TableName
 
-    # iptables' or nftables'.
     AnyRule = TypeVar("AnyRule")
 
 
 class Edit(Record):
-    """What to do to a chain that others' rules stand in, too; positions count from 0.
+    """The edit of a chain that may hold other programs' rules too; positions count from 0.
 
-    First delete the rules at `delete` (as the chain stands, ascending), then insert `top` before
+    First delete the rules at `delete` (positions in the current chain, ascending), then insert `top` before
     everything and `block` before the rule that is then at `at` (not counting `top`).
     """
 
@@ -36,9 +35,9 @@ class Edit(Record):
 
 
 class Difference(Record):
-    """One thing that is not as it should be: `missing`, `unexpected` or `misplaced`; the rule's number counts from 1.
+    """One difference: a rule is `missing`, `unexpected` or `misplaced`; its number counts from 1.
 
-    `rule` is None where the whole chain (or, with an empty chain name, the whole table) is meant.
+    `rule` is None for a whole chain or, if the chain name is empty, a whole table.
     """
 
     kind: str
@@ -49,10 +48,10 @@ class Difference(Record):
 
 
 def recognised(found: Table, wanted: Table | None) -> Table:
-    """The found table, its rules that equal `wanted` ones marked as ours where whoever wrote them does not sign.
+    """Mark the rules that equal `wanted` ones as Istio's, if the table was written by a program that does not sign.
 
-    That is where chains of ours stand and no rule outside of them is signed. Each wanted rule is found once: a
-    second one like it is somebody else's.
+    Such a table has Istio's chains, and no signed rule outside of them. Each wanted rule marks one rule: a second
+    equal rule belongs to another program.
     """
     outside = [chain for chain in found.chains if chain.name not in OWN_CHAINS]
     signed = any(rule.ours for chain in outside for rule in chain.rules)
@@ -70,7 +69,7 @@ def _recognised(found: Chain, wanted: Chain | None) -> Chain:
 
 
 def own_rules(found: Chain) -> tuple[int, ...]:
-    """The positions (from 0) of the rules in a chain of a recognised() table that are ours, in order."""
+    """The positions (from 0) of Istio's rules in a chain of a recognised() table, ascending."""
     if found.name in OWN_CHAINS:
         return tuple(range(len(found.rules)))
     return tuple([number for number, rule in enumerate(found.rules) if _claimed(rule)])
@@ -81,22 +80,22 @@ def _claimed(rule: Rule) -> bool:
 
 
 def edit(found: Chain, wanted: Chain | None) -> Edit:
-    """How to bring a chain of a recognised() table to the plan, or with None to take ours out of it.
+    """The edit that brings a chain of a recognised() table to the plan, or with None removes Istio's rules from it.
 
-    Others' rules stay. Ours go where our first one stood, else to the end.
+    Other programs' rules are left untouched. Istio's rules go where the first of them was, else to the end.
     """
     delete = own_rules(found)
     rules = wanted.rules if wanted else ()
     inserted = wanted.inserted if wanted else 0
     kept = len(found.rules) - len(delete)
-    # The block keeps its place among others' rules: behind those that stood before our first appended rule,
-    # which are all before it but the `inserted` of ours.
+    # The block keeps its place among other programs' rules: behind those before Istio's first appended rule. That
+    # is every rule before it, except Istio's own `inserted` ones.
     at = delete[inserted] - inserted if len(delete) > inserted else kept
     return Edit(delete, rules[:inserted], rules[inserted:], at)
 
 
 def own_part(found: Table, wanted: Table | None = None) -> Table | None:
-    """What of a found table is ours, as a table of its own; None where nothing is."""
+    """Istio's part of a table, as a table of its own; None if there is none."""
     chains = {}
     for chain in recognised(found, wanted).chains:
         if chain.name in OWN_CHAINS:
@@ -116,7 +115,7 @@ def _leading(positions: tuple[int, ...]) -> int:
 
 
 def differences(wanted: Ruleset, found: Ruleset) -> Iterator[Difference]:
-    """What of ours in `found` is not as in `wanted`; nothing where the plan is in place. Others' rules don't count."""
+    """The differences between Istio's rules in `found` and `wanted`; none if the plan is in place."""
     for table in wanted.tables:
         yield from _table_differences(table, found.table(table.name))
     for table in found.tables:
@@ -127,7 +126,7 @@ def differences(wanted: Ruleset, found: Ruleset) -> Iterator[Difference]:
 
 def _table_differences(wanted: Table, found: Table | None) -> Iterator[Difference]:
     if found is wanted:
-        return  # as whoever read it has looked (kernel.Firewall.read)
+        return  # the reader has compared them already (kernel.Firewall.read)
     own = own_part(found, wanted) if found else None
     if own is None:
         if any(chain.parts for chain in wanted.chains):
@@ -162,7 +161,7 @@ def _chain_differences(table: str, wanted: Chain, found: Chain) -> Iterator[Diff
 
 
 def unpaired(rules: tuple[AnyRule, ...], others: tuple[AnyRule, ...]) -> Iterator[tuple[int, AnyRule]]:
-    """The rules (numbered from 1) that have no equal of their own among the others."""
+    """The rules, numbered from 1, without a counterpart among the others."""
     left: dict[AnyRule, int] = {}
     for rule in others:
         left[rule] = left.get(rule, 0) + 1
@@ -174,9 +173,9 @@ def unpaired(rules: tuple[AnyRule, ...], others: tuple[AnyRule, ...]) -> Iterato
 
 
 class TableChange(Record):
-    """One table to bring to `wanted`, or, where that is None, to take everything of ours out of.
+    """One table to bring to `wanted`, or, if that is None, to remove all of Istio's rules from.
 
-    `known` has further rules that count as ours without a signature (own_rules).
+    `known` has further rules that count as Istio's without a signature (own_rules).
     """
 
     family: Family

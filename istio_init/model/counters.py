@@ -1,4 +1,4 @@
-"""What stands with what it has counted, as values: iptables' tables, inet tables, tracked connections."""
+"""Rules with their packet and byte counters, and tracked connections, as values."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 class Count(Record):
-    """How many packets a rule, or a chain's policy, has met, and their bytes."""
+    """The packets that a rule, or a chain's policy, has matched, and their bytes."""
 
     packets: int
     bytes: int
 
 
 class CountedTable(Record):
-    """A table of iptables', legacy or nft, and by chain what each rule has counted; None for one without a counter.
+    """An iptables table, legacy or nft, with each rule's counter by chain; None for a rule without a counter.
 
-    `policies` has what the policies of built-in chains have counted, where the kernel counts it.
+    `policies` has the counters of built-in chains' policies, as far as the kernel keeps them.
     """
 
     family: Family
@@ -31,21 +31,21 @@ class CountedTable(Record):
 
 
 class CountedInet(Record):
-    """One of our inet tables, each chain as it stands, and what each of its rules has counted."""
+    """One of istio-init's inet tables: each chain as the kernel has it, with the counters of its rules."""
 
     name: TableName
     chains: tuple[tuple[InetChain, tuple[Count | None, ...]], ...]
 
 
 class Usage(Record):
-    """How many connections a namespace tracks, and how many it may."""
+    """The number of connections that a namespace tracks, and its limit."""
 
     entries: int
     limit: int
 
 
 class Connection(Record):
-    """One tracked connection: its protocol's number, which port answers, whether NAT chose that, and its mark."""
+    """One tracked connection: protocol number, the port that replies, whether NAT chose that port, and the mark."""
 
     protocol: int
     port: int

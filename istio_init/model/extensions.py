@@ -1,7 +1,7 @@
-"""Netfilter's rarer nouns: the matches and targets that a plain REDIRECT run has no use for, and does not load.
+"""Matches and targets that a plain REDIRECT plan does not use, so such a run does not load this module.
 
-As in netfilter.py: names and spellings are those of iptables-extensions(8), ports and marks ints in host order,
-addresses packed bytes in network order.
+As in rules.py: names and spellings are those of iptables-extensions(8), ports and marks are ints in host order,
+addresses are packed bytes in network order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from istio_init.model.rules import PortRange
 
-# Matches: what a rule asks of a packet.
+# Matches: which packets a rule applies to.
 
 
 class Multiport(Record):

@@ -1,7 +1,7 @@
-"""From a user's text to values: ports, networks, interfaces, ids. Each function parses or raises ValueError.
+"""Parses a user's text: ports, networks, interfaces, ids. Each function returns a value or raises ValueError.
 
-The error's text says why, for a person; options.py puts the flag and the value before it. Everything is
-checked here, at the door, so that nothing behind it has to.
+The error's text says why; options/table.py puts the flag and the value before it. All checks are here, so that
+other code can rely on the values.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ ALL: Everything = "*"
 HIGHEST_ID = 2**32 - 2
 # IFNAMSIZ in <linux/if.h> less the closing NUL.
 INTERFACE_NAME_BYTES = 15
-# A list that is longer is worth a way of its own.
+# Longer lists have a faster parser.
 MANY = 100
 # Istio's limit on each of the two lists of owner groups.
 MOST_OWNER_GROUPS = 64
-# The mark that rule 25 puts on the proxy's own packets to the pod; an inbound mark can't be the same.
+# The mark of the proxy's own packets to the pod in TPROXY mode; the inbound mark must differ.
 OUTBOUND_MARK = 1338
 
 
-# What Go's strconv.ParseBool takes.
+# What Go's strconv.ParseBool accepts.
 TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
@@ -45,7 +45,7 @@ def items(text: str) -> list[str]:
 
 
 def boolean(text: str) -> bool:
-    """True or false, as Go's strconv.ParseBool takes them."""
+    """True or false, spelled as Go's strconv.ParseBool accepts them."""
     if text in TRUE:
         return True
     if text in FALSE:
@@ -57,7 +57,7 @@ def number(text: str, lowest: int, highest: int, what: str) -> int:
     """A decimal number from `lowest` to `highest`; ASCII digits alone, no leading zero."""
     if not (text.isascii() and text.isdigit()) or (text[0] == "0" and len(text) > 1):
         raise ValueError(f"not {what}: use a number from {lowest} to {highest}")
-    # Python refuses to convert very long strings of digits; so do we, by their length.
+    # Python refuses to convert very long strings of digits, so their length is checked first.
     value = int(text) if len(text) <= 10 else highest + 1
     if not lowest <= value <= highest:
         raise ValueError(f"not {what}: outside of {lowest} to {highest}")
@@ -77,12 +77,12 @@ def port_range(text: str) -> PortRange:
         return PortRange(only, only)
     first, last = port(low), port(high)
     if first > last:
-        raise ValueError(f"the range {low}{dash}{high} is upside down")
+        raise ValueError(f"the range {low}{dash}{high} ends before it begins")
     return PortRange(first, last)
 
 
 def each(parse: Callable[[str], T], entries: list[str]) -> tuple[T, ...]:
-    """The parsed entries of a comma list; where it has more than one, the error names the bad entry."""
+    """The parsed entries of a comma list; if it has several, the error names the bad one."""
     try:
         return tuple(map(parse, entries))
     except ValueError:
@@ -112,11 +112,11 @@ def all_or_ports(text: str) -> tuple[PortRange, ...] | Everything:
 
 def _all(entries: list[str]) -> bool:
     if ALL in entries and len(entries) > 1:
-        raise ValueError("* means all, it can't stand beside other entries")
+        raise ValueError("* means all and can't be combined with other entries")
     return entries == [ALL]
 
 
-# Prefix lengths that were parsed, by their text and the address' bits: long lists have few different ones.
+# Parsed prefix lengths by text and address bits: long lists have few different ones.
 _lengths: dict[tuple[str, int], int] = {}
 
 
@@ -133,7 +133,7 @@ def network(text: str) -> Network:
     length = _lengths.get((prefix, bits))
     if length is None:
         length = _lengths[prefix, bits] = _length(prefix, bits)
-    # Mostly there is nothing to be masked.
+    # Usually no host bit is set.
     return Network(masked(packed, length) if packed[length >> 3 :].strip(b"\0") else packed, length)
 
 
@@ -176,7 +176,7 @@ def _networks(entries: list[str], text: str) -> tuple[Network, ...]:
 def address(text: str) -> Network:
     """One IP address of either family, without a prefix."""
     if "/" in text:
-        raise ValueError("an address is wanted, not a CIDR")
+        raise ValueError("use an address, not a CIDR")
     return network(text)
 
 
@@ -188,10 +188,10 @@ def addresses(text: str) -> tuple[Network, ...]:
 def loopback(text: str) -> Network:
     """An IPv4 CIDR inside of 127.0.0.0/8."""
     if "," in text:
-        raise ValueError("one range is wanted, not a list")
+        raise ValueError("use one range, not a list")
     net = network(text)
     if net.family != IPV4 or not is_loopback(net):
-        raise ValueError("not a loopback range: it must lie in 127.0.0.0/8")
+        raise ValueError("not a loopback range: it must be inside 127.0.0.0/8")
     return net
 
 
@@ -316,7 +316,7 @@ def path(text: str) -> str:
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
-    """A parser that takes these words alone, its `choices`; ValueError for others."""
+    """A parser that accepts only these words, its `choices`; ValueError for others."""
 
     def parse(text: str) -> str:
         if text not in choices:
@@ -339,7 +339,7 @@ LOG_LEVELS = ("none", "fatal", "error", "warn", "info", "debug")
 
 
 def log_level(text: str) -> str:
-    """The level that Istio's `scope:level,...` gives to the default scope; other scopes are accepted and not ours."""
+    """The level that Istio's `scope:level,...` gives to the default scope; other scopes are accepted and ignored."""
     chosen = "info"
     for entry in items(text):
         scope, colon, level = entry.rpartition(":")
@@ -351,5 +351,5 @@ def log_level(text: str) -> str:
 
 
 def anything(text: str) -> str:
-    """Accepted as it is, because Istio's injection passes it."""
+    """Any text: Istio's injection passes the flag, and it has no effect here."""
     return text

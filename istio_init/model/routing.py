@@ -1,4 +1,4 @@
-"""rtnetlink's nouns as values: policy rules, routes and addresses. Nothing here does I/O."""
+"""Policy rules, routes and addresses as values. Nothing here does I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Verb: TypeAlias = Literal["add", "del"]
 
-# How ip(8) is told the family.
+# ip(8)'s flag for each family.
 FLAGS: dict[Family, str] = {"ipv4": "-4", "ipv6": "-6"}
 
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 def command(entry: RoutingEntry, verb: Verb = "add") -> str:
-    """The ip(8) command that adds the entry, or takes it away; it can be run as it is."""
+    """The ip(8) command that adds or deletes the entry, ready to run."""
     match entry:
         case PolicyRule(family, mark, table):
             # Without a mask, 0 would mean any mark.

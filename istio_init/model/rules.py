@@ -1,6 +1,6 @@
-"""Netfilter's nouns as values: rulesets, tables, chains, rules, and the matches and targets of every plan.
+"""Rulesets, tables, chains, rules, and the matches and targets of every plan, as immutable values.
 
-The others that we know, marks, zones and TPROXY, are in netfilter_rare.py: a plain run loads none of them.
+Marks, zones and TPROXY are in extensions.py, which a plain run does not load.
 
 Names and spellings are those of iptables-extensions(8). Ports and marks are ints in host order;
 addresses are packed bytes in network order. Nothing here does I/O.
@@ -74,7 +74,7 @@ class Network(Record):
 
     @property
     def family(self) -> Family:
-        """The address family, told by the address' length."""
+        """The address family, by the length of the address."""
         return IPV4 if len(self.address) == 4 else IPV6
 
 
@@ -85,8 +85,8 @@ class PortRange(Record):
     high: int
 
 
-# Matches: what a rule asks of a packet. Those of the entry itself come first, in the order in which
-# iptables-save prints them; a Rule's matches keep to that order, too, so that equal rules are equal values.
+# Matches: which packets a rule applies to. Those of the entry itself come first, in the order in which
+# iptables-save prints them; a Rule's matches keep that order, so that equal rules are equal values.
 
 
 class Source(Record):
@@ -190,10 +190,10 @@ if TYPE_CHECKING:
 
 
 class Rule(Record):
-    """Matches, all of which must hold, and the target; `ours` says that the kernel's entry bears our signature.
+    """Matches, all of which must hold, and the target; `ours`: the kernel's entry carries this program's signature.
 
-    The signature is how rules of ours are told from equal ones of others in the built-in chains
-    (kernel/xtables/encode_rule.py says where it is kept); it does not make two rules different.
+    The signature distinguishes Istio's rules in built-in chains from equal rules of other programs
+    (kernel/xtables/encode_rule.py stores it); it does not make two rules different.
     """
 
     matches: tuple[Match, ...]
@@ -203,9 +203,9 @@ class Rule(Record):
 
 
 class Run(Record):
-    """Rules that are the same but for one value: `unit`, spelled for the first of the `values`, again for each of them.
+    """Rules that differ in one value: `unit`, given for the first of the `values`, repeated for each of them.
 
-    Values are networks, which stand in the rules' Destination, or ports, in their DestinationPorts.
+    The values are networks (the rules' Destination) or ports (their DestinationPorts).
     """
 
     unit: tuple[Rule, ...]
@@ -227,10 +227,10 @@ class Run(Record):
 
 
 class Chain(Record):
-    """A chain and its rules. A built-in chain has a `policy`; one of a user's has None.
+    """A chain and its rules. A built-in chain has a `policy`; in a user-defined chain it is None.
 
-    `inserted` is how many of its first rules go before rules of others, as iptables' -I puts them; the
-    rest go behind, as -A does. It says how the chain was planned, and does not make two chains different.
+    `inserted` is the number of leading rules that go before other programs' rules, as iptables -I puts them; the
+    rest are appended, as -A does. It is part of the plan only, and does not make two chains different.
     """
 
     name: str
@@ -242,7 +242,7 @@ class Chain(Record):
 
     @classmethod
     def of(cls, name: str, parts: tuple[Rule | Run, ...], policy: str | None = None, inserted: int = 0) -> Chain:
-        """A chain whose runs are spelled out when `rules` is first asked for: applying 10,000 ports need not."""
+        """A chain that expands its runs when `rules` is first read: applying 10,000 ports does not need them."""
         chain, write = cls.__new__(cls), object.__setattr__
         write(chain, "name", name)
         write(chain, "policy", policy)
@@ -252,19 +252,19 @@ class Chain(Record):
 
     @property
     def count(self) -> int:
-        """How many rules there are."""
+        """The number of rules."""
         return sum([len(part) if isinstance(part, Run) else 1 for part in self.parts])
 
     if TYPE_CHECKING:
 
         @property
         def parts(self) -> tuple[Rule | Run, ...]:
-            """The rules in order, runs of them as one."""
+            """The rules in order, a Run counting as one part."""
 
     else:
 
         def __getattr__(self, slot):  # noqa: ANN001, ANN204 (type checkers are not to see it)
-            """What an empty slot holds: the rules of the parts, or the parts, which are the rules."""
+            """Fill an empty slot: `rules` from the parts, or `parts` with the rules themselves."""
             if slot not in {"rules", "parts"}:
                 raise AttributeError(f"{type(self).__name__} has no {slot}")
             rules = [rule for part in self.parts for rule in _spelled(part)] if slot == "rules" else self.rules
@@ -279,7 +279,7 @@ def _spelled(part: Rule | Run) -> Iterator[Rule]:
 
 
 class Table(Record):
-    """A table with its chains: the built-in ones in hook order, then users' by name, as the kernel saves them."""
+    """A table with its chains in iptables-save's order: built-in ones by hook, then user-defined ones by name."""
 
     name: TableName
     chains: tuple[Chain, ...]

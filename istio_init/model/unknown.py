@@ -1,4 +1,4 @@
-"""Netfilter's nouns that no plan of ours has: comments, and matches and targets that we don't know."""
+"""What only other programs' rules have: comments, and matches and targets that this program does not know."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from istio_init.record import Record
 
 
 class Comment(Record):
-    """-m comment: matches always; says why the rule is there."""
+    """-m comment: always matches; a note for people."""
 
     text: str
 
 
 class UnknownMatch(Record):
-    """A match that we don't model: the extension's name, its revision, and its data as the kernel keeps it."""
+    """A match that this program does not know: the extension's name, revision, and data as the kernel keeps it."""
 
     name: str
     revision: int
@@ -20,7 +20,7 @@ class UnknownMatch(Record):
 
 
 class UnknownTarget(Record):
-    """A target that we don't model: the extension's name, its revision, and its data as the kernel keeps it."""
+    """A target that this program does not know: the extension's name, revision, and data as the kernel keeps it."""
 
     name: str
     revision: int

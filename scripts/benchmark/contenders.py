@@ -10,12 +10,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import growth
+from . import growth, peers
 from .installation import ROOT, Unavailable, Variant, environment, install
 from .processes import Command, Contender
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 REDIRECT = "-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -x '' -b '*' -d 15090,15020"
 TPROXY = "-p 15001 -z 15006 -u 1337 -m TPROXY -i '*' -x '' -b '*' -d 15090,15020"
@@ -72,7 +72,12 @@ MODULES = (
 PACKAGES = ("typer", "pyroute2", "iptc")
 
 # Whom the contenders of a table are compared with, beside the bare interpreter: they take part in the same rounds.
-COMPARED = {"others": tuple(RULES), "plugin": ("redirect",), "choices": ("redirect",)}
+COMPARED = {
+    "others": tuple(RULES),
+    "peers": tuple(f"{rules}, same flags" for rules in peers.ISTIO),
+    "plugin": ("redirect",),
+    "choices": ("redirect",),
+}
 # The tables in which all are single processes of Python, whose instructions tell what is too small for a clock.
 COUNTED = ("ways", "plugin", "choices")
 
@@ -80,13 +85,14 @@ COUNTED = ("ways", "plugin", "choices")
 class Field:
     """All contenders by name; each is made, and what it needs installed, when it is asked for."""
 
-    def __init__(self, python: str, directory: Path, installed: Path | None) -> None:
+    def __init__(self, python: str, directory: Path, installed: Path | None, others: Iterable[peers.Peer] = ()) -> None:
         self._python, self._directory = python, directory
         self._bin: Path | Unavailable | None = installed
         # By the table that they stand in, then by name.
         self._groups: dict[str, dict[str, Callable[[str], Contender]]] = {
             "ways": self._ways(),
             "others": self._others(),
+            "peers": self._peers(others),
             "plugin": self._plugins(),
             "lists": self._lists(),
             "choices": {name: partial(self._variant, variant) for name, variant in CHOICES.items()},
@@ -116,6 +122,18 @@ class Field:
                 makers[f"{rules} by Istio's forks"] = partial(self._forks, flags)
             makers[f"{rules} by python-iptables"] = partial(self._engine, flags)
             makers[f"{rules} as nftables"] = partial(self._ours, [*flags, "--native-nftables"], "istio-init")
+        return makers
+
+    def _peers(self, named: Iterable[peers.Peer]) -> dict[str, Callable[[str], Contender]]:
+        """The programs of --peer, and this one with the flags that Istio's takes too, in the same namespaces."""
+        makers: dict[str, Callable[[str], Contender]] = {}
+        for peer in named:
+            for rules in peers.ISTIO:
+                makers[f"{rules} by {peer.name}"] = partial(self._peer, peer, rules)
+                makers[f"{rules} in place by {peer.name}"] = partial(self._peer, peer, rules, again=True)
+        if makers:
+            for rules, flags in peers.ISTIO.items():
+                makers[f"{rules}, same flags"] = partial(self._beside, rules, flags)
         return makers
 
     def _plugins(self) -> dict[str, Callable[[str], Contender]]:
@@ -183,6 +201,21 @@ class Field:
 
     def _ours(self, flags: list[str], what: str, name: str) -> Contender:
         return Contender(name, (Command((self.command, *flags)),), what=what)
+
+    def _peer(self, peer: peers.Peer, rules: str, name: str, *, again: bool = False) -> Contender:
+        flags = peer.rules().get(rules)
+        if flags is None:
+            raise Unavailable(f"{peer.name} has no flags for {MEANING[rules]}")
+        return self._addressed(rules, Command((*peer.command, *flags)), name, again=again)
+
+    def _beside(self, rules: str, flags: list[str], name: str) -> Contender:
+        return self._addressed(rules, Command((self.command, *flags)), name)
+
+    def _addressed(self, rules: str, command: Command, name: str, *, again: bool = False) -> Contender:
+        """A contender whose namespace has addresses before it starts, and, for `again`, its own rules."""
+        ip = program("ip")
+        before = [Command((ip, "address", "add", address, "dev", "lo")) for address in peers.ADDRESSES[rules]]
+        return Contender(name, (command,), (*before, *((command,) if again else ())), MEANING[rules])
 
     def _installed(self, entry: str, arguments: list[str], name: str) -> Contender:
         return Contender(name, (Command((str(self.bin / entry), *arguments)),), what="by pip")

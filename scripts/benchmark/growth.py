@@ -1,4 +1,4 @@
-"""How the time grows with the number of ports or CIDRs that are left alone outbound."""
+"""How the time grows with the number of ports or networks that are excluded outbound."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ def ports(count: int) -> str:
 
 
 def ipv4(count: int) -> str:
-    """Addresses as -x takes them."""
+    """Networks as -x takes them: addresses and four lengths of prefixes by turns, none of them next to another."""
+    return ",".join(f"{1 + n // 125}.{n % 125 * 2}.0.0{('', '/16', '/17', '/20', '/24')[n % 5]}" for n in range(count))
+
+
+def in_a_row(count: int) -> str:
+    """Addresses, one after the other."""
     return ",".join(f"1.1.{number // 250}.{number % 250}" for number in range(count))
 
 
@@ -37,8 +42,8 @@ def apart(count: int) -> str:
 
 
 def ipv6(count: int) -> str:
-    """Networks as -x takes them."""
-    return ",".join(f"f:{number:x}::/32" for number in range(count))
+    """Networks as -x takes them, of five lengths by turns."""
+    return ",".join(f"f:{n:x}::/{(32, 40, 48, 64, 128)[n % 5]}" for n in range(count))
 
 
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[int], str]]] = {
@@ -49,10 +54,11 @@ KINDS: dict[str, tuple[tuple[str, ...], Callable[[int], str]]] = {
 }
 
 
-# Lists that long backends differ by: entries that follow each other are one interval in a set, others are one each.
+# Long lists that backends treat differently: adjacent entries are one interval in a set, others are one each.
 LISTS = {
-    "10,000 addresses in a row": ("-x", ipv4(10_000)),
+    "10,000 addresses in a row": ("-x", in_a_row(10_000)),
     "10,000 addresses apart": ("-x", apart(10_000)),
+    "10,000 mixed prefixes": ("-x", ipv4(10_000)),
     "9,000 networks apart": ("-x", ",".join(f"{1 + n // 125}.{n % 125 * 2}.0.0/16" for n in range(9_000))),
     "10,000 ports in a row": ("-o", ports(10_000)),
     "10,000 ports apart": ("-o", ",".join(str(10_000 + 2 * n) for n in range(10_000))),

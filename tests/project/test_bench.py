@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from istio_init.model import inet
-from scripts.benchmark import chart, figures, growth, installation, report
+from scripts.benchmark import chart, figures, growth, installation, peers, report
+from scripts.benchmark.contenders import Field
 from scripts.benchmark.figures import Ratio
 from scripts.benchmark.growth import Point
+from scripts.benchmark.installation import Unavailable
 from tests.kit.options import options
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -115,3 +118,56 @@ def test_an_installation_without_byte_code_has_none(tmp_path: Path) -> None:
     installation.install(sys.executable, tmp_path, installation.Variant(modules=True, byte_code="", beside=True))
     assert list(tmp_path.rglob("*.py"))
     assert not list(tmp_path.rglob("*.pyc"))
+
+
+def program(directory: Path, text: str) -> Path:
+    """A program that prints a text, whatever it is given."""
+    path = directory / "program"
+    path.write_text(f"#!/bin/sh\ncat <<'EOF'\n{text}\nEOF\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_networks_that_grow_are_of_mixed_lengths() -> None:
+    for family, entries in ((4, growth.ipv4), (6, growth.ipv6)):
+        networks = [ipaddress.ip_network(entry) for entry in entries(10_000).split(",")]
+        assert {network.version for network in networks} == {family}
+        assert len({network.prefixlen for network in networks}) == 5
+        assert len(list(ipaddress.collapse_addresses(networks))) == 10_000  # type: ignore[type-var]
+
+
+def test_a_peer_takes_the_flags_that_its_help_names(tmp_path: Path) -> None:
+    istio = peers.parse(f"istio={program(tmp_path, '  -i, --istio-service-cidr string')} istio-iptables")
+    assert istio.command[1:] == ("istio-iptables",)
+    assert istio.rules() == peers.ISTIO
+    assert peers.parse(f"l={program(tmp_path, '-p, --incoming-proxy-port int')}").rules() == peers.LINKERD
+    with pytest.raises(Unavailable, match="names none of"):
+        peers.parse(f"other={program(tmp_path, 'usage: other')}").rules()
+
+
+@pytest.mark.parametrize("text", ["", "istio", "istio=", "=/bin/true", "istio=/no/such/program"])
+def test_what_is_no_peer_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not NAME=PATH|not an executable program"):
+        peers.parse(text)
+
+
+def test_our_own_program_takes_the_flags_of_istio_that_peers_are_given() -> None:
+    for rules, flags in peers.ISTIO.items():
+        chosen = options(flags, {})
+        assert chosen
+        assert (chosen.istio_inbound_interception_mode == "TPROXY") == (rules == "tproxy")
+
+
+def test_peers_are_timed_beside_this_program_with_the_same_flags(tmp_path: Path) -> None:
+    linkerd = peers.parse(f"linkerd={program(tmp_path, '--incoming-proxy-port')}")
+    assert Field(sys.executable, tmp_path, None).groups()["peers"] == []
+    field = Field(sys.executable, tmp_path, None, [linkerd])
+    names = field.groups()["peers"]
+    assert {"redirect by linkerd", "redirect in place by linkerd", "redirect, same flags"} <= set(names)
+    contender = field.contender("dual-stack in place by linkerd")
+    assert contender.commands == (contender.before[-1],)
+    assert [command.argv[1:] for command in contender.before[:-1]] == [
+        ("address", "add", address, "dev", "lo") for address in peers.ADDRESSES["dual-stack"]
+    ]
+    with pytest.raises(Unavailable, match="linkerd has no flags for TPROXY"):
+        field.contender("tproxy by linkerd")

@@ -13,9 +13,11 @@ The finished chains, for REDIRECT with -i '*' -b '*' (nat table; the order of th
                              8  to loopback, -x ranges ───────────► RETURN
                              9  the rest (-i) ────────────────────► ISTIO_REDIRECT ──► Envoy :15001
 
-With TPROXY inbound is captured in mangle instead (ISTIO_INBOUND ──► ISTIO_DIVERT or ISTIO_TPROXY), by mark
+With TPROXY, inbound traffic is captured in mangle instead (ISTIO_INBOUND ──► ISTIO_DIVERT or ISTIO_TPROXY), by mark
 and policy route. With DNS capture ISTIO_OUTPUT goes through ISTIO_OUTPUT_DNS before rule 8, and raw puts the
-two legs of each query into conntrack zones of their own.
+two legs of each query into separate conntrack zones.
+
+Each concern states beside a rule what it is for and which flags made it; simulate/purposes.py turns that into text.
 
 The rules and their order are Istio's (tools/istio-iptables/pkg/capture, main of August 2026).
 """
@@ -56,9 +58,15 @@ from istio_init.record import Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any, TypeAlias
 
     from istio_init.model.rules import Family, Match, TableName, Target
     from istio_init.options.table import Options
+
+    # Why a rule exists: its purpose (in which {options.FIELD} names an option's value), the flags that made it
+    # (separated by blanks; none where it always exists), and where the article numbers ISTIO_OUTPUT's rules and its
+    # own steps, those. A constant, so that it costs a run nothing: no text is made before somebody asks.
+    Why: TypeAlias = tuple[str, str] | tuple[str, str, str, str]
 
 DNS_PORT = 53
 # Where Istio's agent answers DNS queries.
@@ -69,6 +77,8 @@ IPV6_LOOPBACK = Network(bytes(15) + b"\1", 128)
 # Conntrack zones of the two legs of a DNS query: the proxy's upstream one and the application's.
 PROXY_ZONE, APP_ZONE = 1, 2
 SSH_PORT = 22
+# Flags and steps that several reasons name.
+DNS_FLAGS, INBOUND_STEPS = "--redirect-dns --dns-servers", "1 to 4"
 
 RETURN, ACCEPT, DROP = Verdict("RETURN"), Verdict("ACCEPT"), Verdict("DROP")
 IS_TCP, IS_UDP = Protocol(TCP), Protocol(UDP)
@@ -76,14 +86,16 @@ BY_LO, FROM_LO = OutInterface(LOOPBACK_INTERFACE), InInterface(LOOPBACK_INTERFAC
 
 
 class PlannedRule(Record):
-    """A rule, or a run of them, and where it goes: appended to the chain, or, with `at`, inserted.
+    """A rule, or a run of them, with its reason and its place: appended to the chain, or, with `at`, inserted.
 
-    `at` counts from 1 and from the top, where only rules that were inserted before may stand.
+    `why` is one reason, or, for a run whose unit has several rules, one for each. `at` is a position from 1; only
+    rules that were inserted earlier may precede it.
     """
 
     table: TableName
     chain: str
     part: Rule | Run
+    why: Why | tuple[Why, ...] = ()
     at: int = 0
 
     @property
@@ -91,18 +103,20 @@ class PlannedRule(Record):
         """The rule; of a run, the first."""
         return self.part.unit[0] if isinstance(self.part, Run) else self.part
 
-    def singly(self) -> Iterator[PlannedRule]:
-        """A step for each rule of a run."""
-        if isinstance(self.part, Run):
-            return (self.replace(part=rule) for rule in self.part.rules())
-        return iter((self,))
+    def expanded(self) -> Iterator[PlannedRule]:
+        """One planned rule for each rule of a run, each with its own reason."""
+        if not isinstance(self.part, Run):
+            return iter((self,))
+        whys: Any = self.why if self.why and isinstance(self.why[0], tuple) else (self.why,)
+        rules = enumerate(self.part.rules())
+        return (self.replace(part=rule, why=whys[number % len(whys)]) for number, rule in rules)
 
 
 def capture(options: Options, family: Family) -> Ruleset:
-    """The rules of one address family, as the kernel is to hold them."""
+    """The desired rules of one address family."""
     chains: dict[TableName, dict[str, Chain]] = {}
-    for table, steps in _grouped(options, family).items():
-        chains[table] = {name: _chain(table, name, own) for name, own in steps.items()}
+    for table, planned in _grouped(options, family).items():
+        chains[table] = {name: _chain(table, name, rules) for name, rules in planned.items()}
         for chain in tuple(chains[table].values()):
             for name in jumps(chain):
                 chains[table].setdefault(name, Chain(name, ()))
@@ -111,38 +125,38 @@ def capture(options: Options, family: Family) -> Ruleset:
 
 
 def _grouped(options: Options, family: Family) -> dict[TableName, dict[str, list[PlannedRule]]]:
-    """All steps of all concerns by table and chain, each chain's in the order in which they are taken."""
-    steps: dict[TableName, dict[str, list[PlannedRule]]] = {}
+    """The rules of all concerns by table and chain, in the order in which the concerns yield them."""
+    grouped: dict[TableName, dict[str, list[PlannedRule]]] = {}
     for concern in CONCERNS:
-        for step in concern(options, family):
-            chains = steps.get(step.table) or steps.setdefault(step.table, {})
-            (chains.get(step.chain) or chains.setdefault(step.chain, [])).append(step)
-    return steps
+        for planned in concern(options, family):
+            chains = grouped.get(planned.table) or grouped.setdefault(planned.table, {})
+            (chains.get(planned.chain) or chains.setdefault(planned.chain, [])).append(planned)
+    return grouped
 
 
-def _chain(table: TableName, name: str, steps: list[PlannedRule]) -> Chain:
-    # An insertion counts from the top: what was appended before it makes no difference.
-    parts = [step.part for step in steps if not step.at]
-    inserted = [step for step in steps if step.at]
-    for step in inserted:
-        parts.insert(step.at - 1, step.part)
+def _chain(table: TableName, name: str, rules: list[PlannedRule]) -> Chain:
+    # Positions of insertions count from the top, so rules that were appended earlier make no difference.
+    parts = [rule.part for rule in rules if not rule.at]
+    inserted = [rule for rule in rules if rule.at]
+    for rule in inserted:
+        parts.insert(rule.at - 1, rule.part)
     if name not in BUILTIN_CHAINS[table]:
         return Chain.of(name, tuple(parts))
     return Chain.of(name, tuple(parts), "ACCEPT", len(inserted))
 
 
 def _rule(*matches: Match | None, to: Target) -> Rule:
-    """A rule of ours; None stands for a match that asks nothing."""
+    """An Istio rule; matches that are None are left out."""
     return Rule(tuple(filter(None, matches)), to, True)
 
 
 def _port_run(ports: tuple[PortRange, ...], unit: Callable[[DestinationPorts], tuple[Rule, ...]]) -> tuple[Run, ...]:
-    """For each of the ports the rules that `unit` makes; nothing for none."""
+    """For each port the rules that `unit` makes; empty without ports."""
     return (Run(unit(DestinationPorts(ports[0], False)), ports),) if ports else ()
 
 
 def _network_runs(networks: tuple[Network, ...], to: Target) -> tuple[Rule | Run, ...]:
-    """For each of the networks a rule to this target."""
+    """A rule to this target for each network."""
     prefixes = networks.prefixes if hasattr(networks, "prefixes") else [network.prefix for network in networks]
     if all(prefixes):
         return (Run((_rule(Destination(networks[0], False), to=to),), networks),) if networks else ()
@@ -150,7 +164,7 @@ def _network_runs(networks: tuple[Network, ...], to: Target) -> tuple[Rule | Run
 
 
 def _to(network: Network) -> Destination | None:
-    """-d NETWORK; nothing for a network that holds every address, which is how the kernel keeps it."""
+    """-d NETWORK; None for a network of all addresses: the kernel stores no match for it."""
     return Destination(network, False) if network.prefix else None
 
 
@@ -159,7 +173,7 @@ def _port(port: int, *, negated: bool = False) -> DestinationPorts:
 
 
 def _owners(options: Options) -> tuple[Owner, ...]:
-    """The proxy's identities, each uid in turn, then each gid; without gids, the uids are taken for them, too."""
+    """The identities of the proxy: each uid, then each gid (without --proxy-gid, the uids again)."""
     users = (Owner("uid", uid, uid) for uid in options.proxy_uid)
     return (*users, *(Owner("gid", gid, gid) for gid in options.proxy_gid or options.proxy_uid))
 
@@ -170,12 +184,12 @@ def loopback(options: Options, family: Family) -> Network:
 
 
 def uses_tproxy(options: Options) -> bool:
-    """Whether inbound traffic is captured with TPROXY (if any is, see --istio-inbound-ports)."""
+    """Whether inbound traffic is captured with TPROXY, where --istio-inbound-ports captures any."""
     return options.istio_inbound_interception_mode == "TPROXY"
 
 
 def captures_dns(options: Options) -> bool:
-    """Whether DNS is captured: asked for, and there are servers to tell by or all count."""
+    """Whether DNS is captured: --redirect-dns, and either known servers or --capture-all-dns."""
     return options.redirect_dns and (options.capture_all_dns or bool(options.dns_servers))
 
 
@@ -190,163 +204,211 @@ def _of_family(networks: tuple[Network, ...], family: Family) -> tuple[Network, 
     return tuple([network for network in networks if len(network.address) == size])
 
 
-def _behind(first: Network, networks: tuple[Network, ...]) -> tuple[Network, ...]:
-    """One network, and then the others."""
-    return networks.behind(first) if hasattr(networks, "behind") else (first, *networks)
-
-
-def _old(options: Options) -> bool:
-    """Whether the rules are to be those of Istio 1.13."""
+def _istio_1_13(options: Options) -> bool:
+    """Whether --compat-version selects the rules of Istio 1.13."""
     return options.compat_version == "1.13"
 
 
-def looks_at_tcp_alone(options: Options) -> bool:
-    """Whether nothing but TCP comes to ISTIO_OUTPUT: in 1.13, unless DNS queries are captured, which are UDP, too."""
-    return _old(options) and not captures_dns(options)
+def captures_tcp_only(options: Options) -> bool:
+    """Whether only TCP enters ISTIO_OUTPUT: in 1.13, unless DNS is captured, whose queries are UDP."""
+    return _istio_1_13(options) and not captures_dns(options)
 
 
 def exclude_interfaces(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001 (all concerns have one shape)
-    """Excluded interfaces first of all: nothing that crosses them is ours."""
+    """Excluded interfaces come first: nothing that crosses them is captured."""
     tables: tuple[TableName, ...] = ("nat", "mangle") if uses_tproxy(options) else ("nat",)
     for table in tables:
         for name in options.istio_exclude_interfaces:
-            yield PlannedRule(table, "PREROUTING", _rule(InInterface(name), to=RETURN))
-            yield PlannedRule(table, "OUTPUT", _rule(OutInterface(name), to=RETURN))
+            came = _rule(InInterface(name), to=RETURN)
+            yield PlannedRule(table, "PREROUTING", came, ("traffic from an excluded interface is not captured", "-c"))
+            leaves = _rule(OutInterface(name), to=RETURN)
+            yield PlannedRule(table, "OUTPUT", leaves, ("traffic to an excluded interface is not captured", "-c"))
 
 
 def virtual_machine_interfaces(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001
-    """What comes from a virtual machine is not inbound; outbound() may still capture it in front of this."""
+    """Traffic from a virtual machine is not inbound; outbound() inserts its capture before this rule."""
     for name in options.kube_virt_interfaces:
-        yield PlannedRule("nat", "PREROUTING", _rule(InInterface(name), to=RETURN), at=1)
+        rule = _rule(InInterface(name), to=RETURN)
+        yield PlannedRule("nat", "PREROUTING", rule, ("traffic from a virtual machine is not inbound", "-k"), at=1)
 
 
 def drop_invalid(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001
-    """Out-of-window packets would be answered with a reset by an unknowing stack."""
+    """Drop out-of-window packets: the TCP stack does not know their connection and would answer with a reset."""
     if options.drop_invalid:
         from istio_init.model.extensions import CtState
 
-        yield PlannedRule("mangle", "PREROUTING", _rule(CtState(("INVALID",)), to=Jump("ISTIO_DROP")))
-        yield PlannedRule("mangle", "ISTIO_DROP", _rule(to=DROP))
+        invalid = _rule(CtState(("INVALID",)), to=Jump("ISTIO_DROP"))
+        why: Why = ("packets in conntrack state INVALID would be answered with a reset", "--drop-invalid")
+        yield PlannedRule("mangle", "PREROUTING", invalid, why)
+        yield PlannedRule("mangle", "ISTIO_DROP", _rule(to=DROP), ("invalid packets are dropped", "--drop-invalid"))
 
 
 def redirect_chains(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001
-    """The two ends of the way, and the tunnel port, which Envoy listens on itself."""
-    if not _old(options):
-        yield PlannedRule("nat", "ISTIO_INBOUND", _rule(IS_TCP, _port(options.inbound_tunnel_port), to=RETURN))
-    for chain, port in (("ISTIO_REDIRECT", options.envoy_port), ("ISTIO_IN_REDIRECT", options.inbound_capture_port)):
-        yield PlannedRule("nat", chain, _rule(IS_TCP, to=Redirect(PortRange(port, port))))
+    """The two redirections to Envoy, and the tunnel port, on which Envoy listens itself."""
+    if not _istio_1_13(options):
+        tunnel = _rule(IS_TCP, _port(options.inbound_tunnel_port), to=RETURN)
+        why: Why = ("Envoy listens on the port of HBONE tunnels itself; it is not captured", "-e", "", INBOUND_STEPS)
+        yield PlannedRule("nat", "ISTIO_INBOUND", tunnel, why)
+    why = ("to Envoy's outbound listener, port {options.envoy_port}", "-p", "", "11 to 12")
+    yield PlannedRule("nat", "ISTIO_REDIRECT", _redirect(options.envoy_port), why)
+    why = ("to Envoy's inbound listener, port {options.inbound_capture_port}", "-z", "", INBOUND_STEPS)
+    yield PlannedRule("nat", "ISTIO_IN_REDIRECT", _redirect(options.inbound_capture_port), why)
+
+
+def _redirect(port: int) -> Rule:
+    return _rule(IS_TCP, to=Redirect(PortRange(port, port)))
 
 
 def inbound(options: Options, family: Family) -> Iterator[PlannedRule]:
-    """Inbound capture: all ports but the excluded ones, or the listed ports."""
-    if not options.istio_inbound_ports:
+    """Inbound capture: all ports except the excluded ones, or the listed ports."""
+    ports, table = options.istio_inbound_ports, _inbound_table(options)
+    if not ports:
         return
     if uses_tproxy(options):
         yield from _tproxy_chains(options, family)
-    table = _inbound_table(options)
-    yield PlannedRule(table, "PREROUTING", _rule(IS_TCP, to=Jump("ISTIO_INBOUND")))
-    if options.istio_inbound_ports != parsers.ALL:
-        for captured in _port_run(options.istio_inbound_ports, lambda ports: _inbound_capture(options, ports)):
-            yield PlannedRule(table, "ISTIO_INBOUND", captured)
+    why: Why = ("all inbound TCP traffic enters ISTIO_INBOUND", "-b -m", "", INBOUND_STEPS)
+    yield PlannedRule(table, "PREROUTING", _rule(IS_TCP, to=Jump("ISTIO_INBOUND")), why)
+    whys = _inbound_reasons(options)
+    if ports != parsers.ALL:
+        for run in _port_run(ports, lambda each: _inbound_capture(options, each)):
+            yield PlannedRule(table, "ISTIO_INBOUND", run, whys)
         return
-    ssh = (PortRange(SSH_PORT, SSH_PORT),) if _old(options) else ()
-    excluded = (*ssh, *options.istio_local_exclude_ports)
-    for spared in _port_run(excluded, lambda ports: (_rule(IS_TCP, ports, to=RETURN),)):
-        yield PlannedRule(table, "ISTIO_INBOUND", spared)
-    for rule in _inbound_capture(options, None):
-        yield PlannedRule(table, "ISTIO_INBOUND", rule)
+    if _istio_1_13(options):
+        ssh = _rule(IS_TCP, _port(SSH_PORT), to=RETURN)
+        why = ("Istio 1.13 does not capture ssh", "--compat-version", "", INBOUND_STEPS)
+        yield PlannedRule(table, "ISTIO_INBOUND", ssh, why)
+    why = ("an excluded inbound port is not captured", "-d", "", INBOUND_STEPS)
+    for run in _port_run(options.istio_local_exclude_ports, lambda each: (_rule(IS_TCP, each, to=RETURN),)):
+        yield PlannedRule(table, "ISTIO_INBOUND", run, why)
+    for rule, why in zip(_inbound_capture(options, None), whys, strict=True):
+        yield PlannedRule(table, "ISTIO_INBOUND", rule, why)
 
 
 def _inbound_capture(options: Options, ports: DestinationPorts | None) -> tuple[Rule, ...]:
+    """The rules that capture a port; the reason of each is in _inbound_reasons."""
     if not uses_tproxy(options):
         return (_rule(IS_TCP, ports, to=Jump("ISTIO_IN_REDIRECT")),)
     from istio_init.model.extensions import CtState
 
-    # Packets of a connection that a socket has already: mark and deliver, no second look for a listener.
-    known = CtState(("RELATED", "ESTABLISHED"))
+    # Packets of a connection that has a socket need a mark and no second lookup of a listener.
+    established = CtState(("RELATED", "ESTABLISHED"))
     return (
-        _rule(IS_TCP, ports, known, to=Jump("ISTIO_DIVERT")),
+        _rule(IS_TCP, ports, established, to=Jump("ISTIO_DIVERT")),
         _rule(IS_TCP, ports, to=Jump("ISTIO_TPROXY")),
     )
+
+
+def _inbound_reasons(options: Options) -> tuple[Why, ...]:
+    capture: Why = ("inbound TCP traffic goes to Envoy's inbound listener", "-b", "", INBOUND_STEPS)
+    if not uses_tproxy(options):
+        return (capture,)
+    return ("packets of a connection that already has a socket go to that socket", "-b -m"), capture
 
 
 def _tproxy_chains(options: Options, family: Family) -> Iterator[PlannedRule]:
     from istio_init.model.extensions import SetMark, Tproxy
 
     mark = options.istio_inbound_tproxy_mark
-    nowhere = bytes(4 if family == IPV4 else 16)
-    target = Tproxy(options.inbound_capture_port, nowhere, mark)
+    any_address = bytes(4 if family == IPV4 else 16)
+    target = Tproxy(options.inbound_capture_port, any_address, mark)
     not_loopback = Destination(loopback(options, family), negated=True)
-    yield PlannedRule("mangle", "ISTIO_DIVERT", _rule(to=SetMark(mark)))
-    yield PlannedRule("mangle", "ISTIO_DIVERT", _rule(to=ACCEPT))
-    yield PlannedRule("mangle", "ISTIO_TPROXY", _rule(not_loopback, IS_TCP, to=target))
+    why: Why = ("marked, so that the policy route delivers the packet locally", "-t -m")
+    yield PlannedRule("mangle", "ISTIO_DIVERT", _rule(to=SetMark(mark)), why)
+    why = ("accepted, without a second lookup of a listener", "-m")
+    yield PlannedRule("mangle", "ISTIO_DIVERT", _rule(to=ACCEPT), why)
+    why = (
+        "to Envoy's transparent inbound listener, port {options.inbound_capture_port}, with its destination kept",
+        "-z -t -m",
+        "",
+        INBOUND_STEPS,
+    )
+    yield PlannedRule("mangle", "ISTIO_TPROXY", _rule(not_loopback, IS_TCP, to=target), why)
 
 
 def outbound_entry(options: Options, family: Family) -> Iterator[PlannedRule]:
-    """The way into ISTIO_OUTPUT, excluded ports, and rule 1: Envoy to its own app, or it would meet rule 2 and loop."""
-    yield PlannedRule("nat", "OUTPUT", _rule(IS_TCP if looks_at_tcp_alone(options) else None, to=Jump("ISTIO_OUTPUT")))
+    """The jump to ISTIO_OUTPUT, excluded ports, and rule 1: Envoy to its own app, which would loop by rule 2."""
+    entry = _rule(IS_TCP if captures_tcp_only(options) else None, to=Jump("ISTIO_OUTPUT"))
+    why: Why = ("all outbound traffic enters ISTIO_OUTPUT", "", "", "5 to 6, 9 to 10, 13 to 14")
+    yield PlannedRule("nat", "OUTPUT", entry, why)
     excluded = options.istio_local_outbound_ports_exclude
-    for spared in _port_run(excluded, lambda ports: tuple(_rule(each, ports, to=RETURN) for each in (IS_TCP, IS_UDP))):
-        yield PlannedRule("nat", "ISTIO_OUTPUT", spared)
-    yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(Source(PASSTHROUGH[family]), BY_LO, to=RETURN))
+    why = ("an excluded outbound port is not captured", "-o")
+    for run in _port_run(excluded, lambda ports: tuple(_rule(each, ports, to=RETURN) for each in (IS_TCP, IS_UDP))):
+        yield PlannedRule("nat", "ISTIO_OUTPUT", run, why)
+    why = (
+        "Envoy's connections to the app in its own pod come from this address; captured, they would loop",
+        "",
+        "1",
+        "6 to 7",
+    )
+    yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(Source(PASSTHROUGH[family]), BY_LO, to=RETURN), why)
 
 
 def proxy_identities(options: Options, family: Family) -> Iterator[PlannedRule]:
-    """Rules 2 to 7, for each uid, then for each gid of the proxy."""
+    """Rules 2 to 7: three for each uid, then for each gid of the proxy."""
     names_loopback = options.istio_service_cidr != parsers.ALL and any(
         map(parsers.is_loopback, options.istio_service_cidr)
     )
     dns = captures_dns(options)
     not_loopback = Destination(loopback(options, family), negated=True)
     for owner in _owners(options):
-        # The proxy calling a service that lives in this pod comes back in as inbound traffic.
+        flag, numbers = ("-u", "234") if owner.kind == "uid" else ("-g", "567")
         matches = (not_loopback, BY_LO, *_self_call_ports(options, owner, dns=dns), owner)
-        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(*matches, to=Jump("ISTIO_IN_REDIRECT")))
-        # The app calling itself is nobody's business, but for DNS over TCP and where -i asks for loopback.
+        why: Why = ("the proxy calls a service of its own pod: that is inbound traffic", flag, numbers[0], "16")
+        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(*matches, to=Jump("ISTIO_IN_REDIRECT")), why)
+        # Except for DNS over TCP, and where -i names loopback.
         if not names_loopback:
             not_dns = (IS_TCP, _port(DNS_PORT, negated=True)) if dns else ()
-            yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(BY_LO, *not_dns, owner.replace(negated=True), to=RETURN))
-        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(owner, to=RETURN))
+            to_itself = _rule(BY_LO, *not_dns, owner.replace(negated=True), to=RETURN)
+            why = ("traffic from the app to its own pod is not captured", flag, numbers[1], "6 to 7")
+            yield PlannedRule("nat", "ISTIO_OUTPUT", to_itself, why)
+        why = ("connections of the proxy leave the pod; capturing them would be a loop", flag, numbers[2], "14 to 15")
+        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(owner, to=RETURN), why)
 
 
 def _self_call_ports(options: Options, owner: Owner, *, dns: bool) -> tuple[Match, ...]:
-    """What rules 2 and 5 say of ports: not the tunnel's, and with DNS capture not 53, but that by uid alone."""
-    if _old(options):
+    """The ports of rules 2 and 5: not the tunnel's, and with DNS capture not 53, but that only by uid."""
+    if _istio_1_13(options):
         return (IS_TCP, _port(DNS_PORT, negated=True)) if dns and owner.kind == "uid" else ()
     tunnel = options.inbound_tunnel_port
     if dns and owner.kind == "uid":
         from istio_init.model.extensions import Multiport
 
-        spared = (PortRange(DNS_PORT, DNS_PORT), PortRange(tunnel, tunnel))
-        return IS_TCP, Multiport("dports", spared, negated=True)
+        excluded = (PortRange(DNS_PORT, DNS_PORT), PortRange(tunnel, tunnel))
+        return IS_TCP, Multiport("dports", excluded, negated=True)
     return IS_TCP, _port(tunnel, negated=True)
 
 
 def owner_groups(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001
-    """Applications that are left alone, or that alone are captured, told by their groups."""
+    """Groups whose traffic is not captured, or the only groups whose traffic is."""
     included = options.istio_outbound_owner_groups
     if included == parsers.ALL:
+        why: Why = ("traffic of an excluded group is not captured", "--istio-outbound-owner-groups-exclude")
         for gid in options.istio_outbound_owner_groups_exclude:
-            yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(Owner("gid", gid, gid), to=RETURN))
+            yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(Owner("gid", gid, gid), to=RETURN), why)
         return
     none_of_them = (Owner("gid", gid, gid, negated=True) for gid in included)
-    yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(*none_of_them, to=RETURN))
+    why = ("only traffic of the listed groups is captured", "--istio-outbound-owner-groups")
+    yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(*none_of_them, to=RETURN), why)
 
 
 def dns_capture(options: Options, family: Family) -> Iterator[PlannedRule]:
-    """Queries go to the agent; zones keep conntrack from taking the agent's query for the application's."""
+    """Redirect queries to the agent; zones keep conntrack from taking the agent's query for the application's."""
     if not captures_dns(options):
         return
     servers = _of_family(options.dns_servers or (), family)
-    # None stands for any server.
+    # None is any server.
     destinations = (None,) if options.capture_all_dns else tuple(map(Destination, servers))
-    yield PlannedRule("raw", "OUTPUT", _rule(to=Jump("ISTIO_OUTPUT_DNS")))
+    why: Why = ("outbound packets enter ISTIO_OUTPUT_DNS for conntrack zones", DNS_FLAGS)
+    yield PlannedRule("raw", "OUTPUT", _rule(to=Jump("ISTIO_OUTPUT_DNS")), why)
     if destinations:
-        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(to=Jump("ISTIO_OUTPUT_DNS")))
+        why = ("outbound traffic enters ISTIO_OUTPUT_DNS for DNS capture", DNS_FLAGS)
+        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(to=Jump("ISTIO_OUTPUT_DNS")), why)
     agent = Redirect(PortRange(AGENT_DNS_PORT, AGENT_DNS_PORT))
+    why = ("DNS queries go to the agent, port 15053", DNS_FLAGS)
     for protocol in (IS_TCP, IS_UDP):
         for destination in destinations:
-            yield PlannedRule("nat", "ISTIO_OUTPUT_DNS", _rule(destination, protocol, _port(DNS_PORT), to=agent))
+            query = _rule(destination, protocol, _port(DNS_PORT), to=agent)
+            yield PlannedRule("nat", "ISTIO_OUTPUT_DNS", query, why)
     yield from _dns_zones(options, destinations)
 
 
@@ -355,43 +417,55 @@ def _dns_zones(options: Options, destinations: tuple[Destination | None, ...]) -
 
     answer_by_agent = SourcePorts(PortRange(AGENT_DNS_PORT, AGENT_DNS_PORT))
     answer = SourcePorts(PortRange(DNS_PORT, DNS_PORT))
+    proxy_why: Why = ("the agent's queries have their own conntrack zone, or they would share the app's NAT", DNS_FLAGS)
+    app_why: Why = ("the app's queries have their own conntrack zone, or they would share the agent's NAT", DNS_FLAGS)
     for owner in _owners(options):
-        yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", _rule(IS_UDP, _port(DNS_PORT), owner, to=CtZone(PROXY_ZONE)))
-        yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", _rule(IS_UDP, answer_by_agent, owner, to=CtZone(APP_ZONE)))
+        query = _rule(IS_UDP, _port(DNS_PORT), owner, to=CtZone(PROXY_ZONE))
+        yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", query, proxy_why)
+        answers = _rule(IS_UDP, answer_by_agent, owner, to=CtZone(APP_ZONE))
+        yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", answers, app_why)
     if destinations:
-        yield PlannedRule("raw", "PREROUTING", _rule(to=Jump("ISTIO_INBOUND")))
+        why: Why = ("inbound packets enter ISTIO_INBOUND for conntrack zones", DNS_FLAGS)
+        yield PlannedRule("raw", "PREROUTING", _rule(to=Jump("ISTIO_INBOUND")), why)
     for destination in destinations:
         source = Source(destination.network) if destination else None
-        yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", _rule(destination, IS_UDP, _port(DNS_PORT), to=CtZone(APP_ZONE)))
-        yield PlannedRule("raw", "ISTIO_INBOUND", _rule(source, IS_UDP, answer, to=CtZone(PROXY_ZONE)))
+        query = _rule(destination, IS_UDP, _port(DNS_PORT), to=CtZone(APP_ZONE))
+        yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", query, app_why)
+        yield PlannedRule("raw", "ISTIO_INBOUND", _rule(source, IS_UDP, answer, to=CtZone(PROXY_ZONE)), proxy_why)
 
 
 def outbound(options: Options, family: Family) -> Iterator[PlannedRule]:
-    """Rules 8 and 9: loopback and excluded ranges are left alone; of the rest, what -q and -i say goes to Envoy."""
+    """Rules 8 and 9: loopback and excluded ranges are not captured; of the rest, what -q and -i select is."""
     to_envoy = Jump("ISTIO_REDIRECT")
-    excluded = _of_family(options.istio_service_exclude_cidr, family)
-    for part in (
-        *_network_runs(_behind(loopback(options, family), excluded), RETURN),
-        *_port_run(options.istio_outbound_ports, lambda ports: (_rule(IS_TCP, ports, to=to_envoy),)),
-    ):
-        yield PlannedRule("nat", "ISTIO_OUTPUT", part)
+    why: Why = ("traffic to the loopback address is not captured", "--istio-outbound-ipv4-loopback-cidr", "8", "")
+    yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(_to(loopback(options, family)), to=RETURN), why)
+    why = ("an excluded destination is not captured", "-x")
+    for part in _network_runs(_of_family(options.istio_service_exclude_cidr, family), RETURN):
+        yield PlannedRule("nat", "ISTIO_OUTPUT", part, why)
+    why = ("a port that is captured for every destination", "-q", "", "10 to 11")
+    for run in _port_run(options.istio_outbound_ports, lambda ports: (_rule(IS_TCP, ports, to=to_envoy),)):
+        yield PlannedRule("nat", "ISTIO_OUTPUT", run, why)
     if options.istio_service_cidr == parsers.ALL:
-        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(to=to_envoy))
+        why = ("all other outbound traffic goes to Envoy's outbound listener", "-i", "9", "10 to 11")
+        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(to=to_envoy), why)
         destinations: tuple[Destination | None, ...] = (None,)
     else:
         networks = _of_family(options.istio_service_cidr, family)
+        why = ("a captured destination", "-i", "9", "10 to 11")
         for part in _network_runs(networks, to_envoy):
-            yield PlannedRule("nat", "ISTIO_OUTPUT", part)
+            yield PlannedRule("nat", "ISTIO_OUTPUT", part, why)
         destinations = tuple(map(_to, networks)) if options.kube_virt_interfaces else ()
+    why = ("traffic from a virtual machine is outbound, and goes to Envoy's outbound listener", "-k -i")
     for destination in destinations:
         for name in options.kube_virt_interfaces:
-            yield PlannedRule("nat", "PREROUTING", _rule(destination, InInterface(name), to=to_envoy), at=1)
+            rule = _rule(destination, InInterface(name), to=to_envoy)
+            yield PlannedRule("nat", "PREROUTING", rule, why, at=1)
 
 
 def tproxy_marks(options: Options, family: Family) -> Iterator[PlannedRule]:
-    """Envoy's packets back to the client find their way by mark; the proxy's own calls to the pod are told by 1338.
+    """Envoy's packets back to the client are routed by mark; the mark 1338 is on the proxy's own calls to the pod.
 
-    Stands even where no inbound port is captured, as Istio has it.
+    Istio writes these rules even where no inbound port is captured.
     """
     if not uses_tproxy(options):
         return
@@ -400,21 +474,27 @@ def tproxy_marks(options: Options, family: Family) -> Iterator[PlannedRule]:
     mark = Mark(options.istio_inbound_tproxy_mark)
     outbound_mark = parsers.OUTBOUND_MARK
     not_loopback = Destination(loopback(options, family), negated=True)
-    yield PlannedRule("mangle", "PREROUTING", _rule(IS_TCP, mark, to=SaveMark()))
-    yield PlannedRule("mangle", "OUTPUT", _rule(BY_LO, IS_TCP, mark, to=RETURN))
+    why: Why = ("the mark of Envoy's connection to the app is saved for its replies", "-m -t")
+    yield PlannedRule("mangle", "PREROUTING", _rule(IS_TCP, mark, to=SaveMark()), why)
+    why = ("marked packets from Envoy to the app are left unchanged", "-m -t")
+    yield PlannedRule("mangle", "OUTPUT", _rule(BY_LO, IS_TCP, mark, to=RETURN), why)
+    why = ("the proxy's calls to its own pod are marked, to distinguish them from the app's", "-m -u -g")
     for owner in _owners(options):
-        yield PlannedRule("mangle", "OUTPUT", _rule(not_loopback, BY_LO, IS_TCP, owner, to=SetMark(outbound_mark)))
-    yield PlannedRule("mangle", "OUTPUT", _rule(IS_TCP, ConnMark(mark.value), to=RestoreMark()))
-    first = (
-        _rule(IS_TCP, mark, to=RETURN),
-        _rule(Source(PASSTHROUGH[family]), FROM_LO, IS_TCP, to=RETURN),
-        _rule(FROM_LO, IS_TCP, Mark(outbound_mark, negated=True), to=RETURN),
-    )
-    for at, rule in enumerate(first, 1):
-        yield PlannedRule("mangle", "ISTIO_INBOUND", rule, at=at)
+        marking = _rule(not_loopback, BY_LO, IS_TCP, owner, to=SetMark(outbound_mark))
+        yield PlannedRule("mangle", "OUTPUT", marking, why)
+    why = ("the mark is restored on the app's replies, so that the policy route returns them to Envoy", "-m -t")
+    yield PlannedRule("mangle", "OUTPUT", _rule(IS_TCP, ConnMark(mark.value), to=RestoreMark()), why)
+    why = ("Envoy's marked connection to the app is not captured again", "-m -t")
+    yield PlannedRule("mangle", "ISTIO_INBOUND", _rule(IS_TCP, mark, to=RETURN), why, at=1)
+    why = ("Envoy's connection to the app from its own address is not captured again", "-m")
+    from_envoy = _rule(Source(PASSTHROUGH[family]), FROM_LO, IS_TCP, to=RETURN)
+    yield PlannedRule("mangle", "ISTIO_INBOUND", from_envoy, why, at=2)
+    why = ("the app's calls to its own pod are not captured; the proxy's have a mark", "-m")
+    unmarked = _rule(FROM_LO, IS_TCP, Mark(outbound_mark, negated=True), to=RETURN)
+    yield PlannedRule("mangle", "ISTIO_INBOUND", unmarked, why, at=3)
 
 
-# In the order in which Istio takes them; within a chain the first match decides.
+# In Istio's order; within a chain the first match decides.
 CONCERNS: tuple[Callable[[Options, Family], Iterator[PlannedRule]], ...] = (
     exclude_interfaces,
     virtual_machine_interfaces,

@@ -16,7 +16,7 @@ from istio_init.planning.capture import (
     PASSTHROUGH,
     SSH_PORT,
     captures_dns,
-    looks_at_tcp_alone,
+    captures_tcp_only,
     loopback,
     uses_tproxy,
 )
@@ -75,7 +75,7 @@ class Invariants:
     def outbound(self) -> Iterator[Invariant]:
         """New connections that the pod makes, without a mark."""
         cube, options = self._space.cube, self._options
-        if looks_at_tcp_alone(options):
+        if captures_tcp_only(options):
             every = self._space.everything[PROTOCOL]
             yield Invariant("only TCP is looked at (1.13)", cube(protocol=every & ~self._tcp), (DIRECT,))
         yield Invariant("an excluded interface is left alone (-c)", cube(out_interface=self._excluded(OUT)), (DIRECT,))

@@ -100,7 +100,7 @@ def test_the_nine_rules_come_first_with_purpose_steps_and_origin(capsys: pytest.
     entry = text.partition('<li data-key="nat/ISTIO_OUTPUT/9">')[2].partition("</li>")[0]
     words = " ".join(unescape(re.sub("<[^>]*>", " ", entry)).split())
     assert words == (
-        "9 everything else goes to Envoy's outbound listener -j ISTIO_REDIRECT ISTIO_OUTPUT rule 9 · "
+        "9 all other outbound traffic goes to Envoy's outbound listener -j ISTIO_REDIRECT ISTIO_OUTPUT rule 9 · "
         "the article's steps 10 to 11 · made by -i · set by traffic.sidecar.istio.io/includeOutboundIPRanges"
     )
     assert "There are no rules for IPv6." in text

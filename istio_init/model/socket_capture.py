@@ -19,7 +19,8 @@ class SocketCapture(Record):
     """A pod's options with its addresses. Ports are in host order; ids are as the pod's own user namespace counts them.
 
     `inbound_ports` are left alone where `inbound` is all, and are those that are captured where it is list.
-    `outbound_ports` are captured whatever their destination; `groups` restrict capture to processes of these groups.
+    `outbound_ports` are captured whatever their destination; `groups` restrict
+    capture to processes of these groups; None is no restriction.
     `dns` is which servers' queries go to `dns_port`. `loopback_captured`: the desired networks name a loopback range.
     """
 
@@ -37,7 +38,7 @@ class SocketCapture(Record):
     excluded_networks: tuple[Network, ...] = ()
     outbound_ports: tuple[PortRange, ...] = ()
     excluded_ports: tuple[PortRange, ...] = ()
-    groups: tuple[int, ...] = ()
+    groups: tuple[int, ...] | None = None
     excluded_groups: tuple[int, ...] = ()
     dns: Scope = "none"
     dns_servers: tuple[Network, ...] = ()

@@ -277,6 +277,10 @@ class Options(Record):
         metavar="BACKEND",
         help="Which iptables backend to use: legacy or nft.",
     )
+    capture_backend: str = option(
+        parsers.one_of("iptables", "ebpf"), "iptables", group=RUNNING, metavar="BACKEND",
+        help="How traffic is captured: by netfilter rules, or by eBPF programs at the node's cgroup.",
+    )  # fmt: skip
     native_nftables: bool = option(switch, False, group=RUNNING, help="Write nftables rules instead of iptables'.")
     iptables_engine: str = option(
         parsers.one_of("libiptc", "python-iptables"), "libiptc", group=RUNNING, metavar="ENGINE",

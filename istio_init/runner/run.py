@@ -72,6 +72,11 @@ def perform(options: Options, environ: Mapping[str, str], log: Log, begin: float
 
     Where that is in a network namespace of another user namespace, the process stays there: it is to end soon.
     """
+    if options.capture_backend == "ebpf":
+        from istio_init.runner import socket_capture
+
+        socket_capture.perform(options, environ, log, begin)
+        return
     if options.dry_run:
         from istio_init.runner.dry_run import preview
 

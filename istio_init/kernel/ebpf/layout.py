@@ -57,7 +57,7 @@ def _flags(capture: SocketCapture) -> int:
     flags |= OUT_NOT_NETWORKS if capture.excluded_networks else 0
     flags |= OUT_PORTS if capture.outbound_ports else 0
     flags |= OUT_NOT_PORTS if capture.excluded_ports else 0
-    flags |= GROUPS if capture.groups else 0
+    flags |= 0 if capture.groups is None else GROUPS
     flags |= NOT_GROUPS if capture.excluded_groups else 0
     flags |= MORE_OWN if ipv4[1:] or ipv6[1:] else 0
     flags |= LOOPBACK_CAPTURED if capture.loopback_captured else 0
@@ -82,7 +82,7 @@ def members(capture: SocketCapture) -> Iterator[Member]:
     yield from _numbers(IN_PORT, capture.inbound_ports)
     yield from _numbers(OUT_PORT, capture.outbound_ports)
     yield from _numbers(OUT_NOT_PORT, capture.excluded_ports)
-    for group in (*capture.groups, *capture.excluded_groups):
+    for group in (*(capture.groups or ()), *capture.excluded_groups):
         yield GROUP, 32, group.to_bytes(4, "big").ljust(16, b"\0")
     yield from _networks(OUT_NETWORK, capture.outbound_networks)
     yield from _networks(OUT_NOT_NETWORK, capture.excluded_networks)

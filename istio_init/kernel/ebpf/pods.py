@@ -63,6 +63,12 @@ def cookie_of(netns: str) -> int:
     return cookie
 
 
+def is_captured(installation: Installation, cookie: int) -> bool:
+    """Whether a pod has an entry."""
+    with installation.lock():
+        return installation.installed and bool(read(installation, cookie).value)
+
+
 def add(installation: Installation, netns: str, capture: SocketCapture) -> int:
     """Capture the namespace at a path as `capture` says, in effect on return; returns its cookie.
 
@@ -72,19 +78,19 @@ def add(installation: Installation, netns: str, capture: SocketCapture) -> int:
     cookie = cookie_of(netns)
     with installation.lock():
         installation.install(dns=capture.dns != "none")
-        existed = pins.exists(installation.path("pods", str(cookie)))
+        before = read(installation, cookie)
         try:
-            if not existed:
+            if not before.inbound_attached:
                 _attach_inbound(installation, netns, cookie)
-            _write(installation, cookie, capture)
+            _write(installation, cookie, keys(cookie, capture), pod_value(capture))
             prove(netns, capture)
-        except OSError as error:
-            if not existed:
+        except BaseException as error:
+            if before.value:
+                _write(installation, cookie, tuple(before.members), before.value)
+            else:
                 forget(installation, cookie)
-            raise refusal(error) from error
-        except BaseException:
-            if not existed:
-                forget(installation, cookie)
+            if isinstance(error, OSError):
+                raise refusal(error) from error
             raise
     return cookie
 
@@ -103,14 +109,14 @@ def _attach_inbound(installation: Installation, netns: str, cookie: int) -> None
         os.close(program)
 
 
-def _write(installation: Installation, cookie: int, capture: SocketCapture) -> None:
+def _write(installation: Installation, cookie: int, wanted: tuple[bytes, ...], value: bytes) -> None:
     """Write the members, then the entry, from which on the pod is captured; then remove members of other options."""
     trie = installation.map("members")
     stale = set(_members(installation, cookie))
-    for key in keys(cookie, capture):
+    for key in wanted:
         syscall.update(trie, key, _PRESENT)
         stale.discard(key)
-    syscall.update(installation.map("pods"), pack("<Q", cookie), pod_value(capture))
+    syscall.update(installation.map("pods"), pack("<Q", cookie), value)
     for key in stale:
         syscall.delete(trie, key)
 

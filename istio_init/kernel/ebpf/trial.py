@@ -25,7 +25,7 @@ def prove(netns: str, capture: SocketCapture) -> None:
     this process sends, nothing is dialled.
     """
     target = _target(capture)
-    if target is None or os.getuid() in capture.uids or os.getgid() in capture.gids or capture.groups:
+    if target is None or os.getuid() in capture.uids or os.getgid() in capture.gids or capture.groups is not None:
         return
     address, port = target
     family = socket.AF_INET if len(address) == 4 else socket.AF_INET6

@@ -1,42 +1,61 @@
-"""The open TCP connections of a network namespace, as /proc tells them (net/ipv4/tcp_ipv4.c, tcp4_seq_show)."""
+"""The TCP sockets of a network namespace, as /proc shows them (net/ipv4/tcp_ipv4.c, tcp4_seq_show)."""
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import TYPE_CHECKING
 
 from istio_init.errors import KernelError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # The calling thread's own namespace; the second is not there where the kernel has no IPv6.
 FILES = ("/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6")
-ESTABLISHED = "01"
+ESTABLISHED, LISTEN = "01", "0A"  # <net/tcp_states.h>
 WORD = 8  # hexadecimal digits of an address that are one number of the machine's
 LOOPBACK = bytes(15) + b"\1"
 MAPPED = bytes(10) + b"\xff\xff"
 
 
 def connections() -> int:
-    """How many there are with others: both ends of one within the namespace don't count. KernelError without /proc."""
-    found = 0
+    """How many connections there are with other hosts. KernelError without /proc."""
+    return sum(not is_loopback(remote) for remote in remotes(_lines()))
+
+
+def listening() -> frozenset[int]:
+    """The ports that something in the namespace listens on. KernelError without /proc."""
+    return frozenset(int(local.partition(":")[2], 16) for local, _, state in _sockets(_lines()) if state == LISTEN)
+
+
+def _lines() -> Iterator[str]:
+    """The lines of all sockets of both families."""
     for path in FILES:
-        if os.path.exists(path) or path == FILES[0]:
-            try:
-                with open(path, encoding="ascii") as file:
-                    found += sum(not is_loopback(remote) for remote in remotes(file))
-            except OSError as error:
-                raise KernelError(f"{path}: can't be read: {error.strerror}", error.errno or 0) from error
-    return found
+        try:
+            with open(path, encoding="ascii") as file:
+                next(file, "")
+                yield from file
+        except FileNotFoundError as error:
+            if path == FILES[0]:
+                raise _unreadable(path, error) from error
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: OSError) -> KernelError:
+    return KernelError(f"{path}: can't be read: {error.strerror}", error.errno or 0)
+
+
+def _sockets(lines: Iterator[str]) -> Iterator[tuple[str, str, str]]:
+    """Local address, remote address and state of each socket."""
+    for line in lines:
+        _, local, remote, state, *_ = line.split()
+        yield local, remote, state
 
 
 def remotes(lines: Iterator[str]) -> Iterator[bytes]:
-    """The other end's address of each established connection."""
-    next(lines, "")
-    for line in lines:
-        _, _, remote, state, *_ = line.split()
+    """The remote address of each established connection, by the lines behind the heading."""
+    for _, remote, state in _sockets(lines):
         if state == ESTABLISHED:
             yield _address(remote.partition(":")[0])
 

@@ -1,0 +1,136 @@
+"""One run with --capture-backend ebpf: capture a pod's namespace from the node, or stop capturing it."""
+
+from __future__ import annotations
+
+import posix as os  # the C half of os; the other half costs a start a millisecond
+import time
+
+from istio_init.errors import InitError, KernelError
+from istio_init.kernel.ebpf import pods
+from istio_init.kernel.ebpf.installation import Installation, root_cgroup
+from istio_init.kernel.ebpf.user_ids import translated
+from istio_init.kernel.host.netns import Namespace
+from istio_init.kernel.host.tcp_connections import listening
+from istio_init.kernel.netlink.router import Rtnetlink
+from istio_init.model.compare import own_part
+from istio_init.model.rules import FAMILIES
+from istio_init.planning.plan import build
+from istio_init.planning.socket_capture import FLAG, refuse, socket_capture
+from istio_init.record import Record
+from istio_init.runner import backends
+from istio_init.runner.settle import settle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.log import Log
+    from istio_init.model.routing import RoutingEntry
+    from istio_init.model.rules import Ruleset
+    from istio_init.model.socket_capture import SocketCapture
+    from istio_init.options.table import Options
+
+# With it Envoy's answers leave with its listener's mark, which TPROXY's route needs (net/ipv4/tcp_input.c).
+_MARK_ACCEPTED = "/proc/sys/net/ipv4/tcp_fwmark_accept"
+
+
+class Request(Record):
+    """What a run is to make of one namespace: the options with their defaults resolved, the capture, the routing."""
+
+    options: Options
+    capture: SocketCapture
+    routing: tuple[RoutingEntry, ...]
+
+
+def perform(options: Options, log: Log, begin: float) -> None:
+    """Do what the options ask for in the namespace that they name; InitError where it cannot be done.
+
+    Whatever fails, a namespace that was not captured before is not captured then, and its routing is as it was.
+    """
+    refuse(options)
+    installation = Installation(root_cgroup())
+    try:
+        if not options.skip_rule_apply:
+            done = _remove(options, installation) if options.cleanup_only else _add(options, installation, log)
+            log.info(f"{done} in {(time.monotonic() - begin) * 1000:.1f} ms")
+    finally:
+        installation.close()
+    if options.run_validation and not options.cleanup_only:
+        from istio_init.runner.validation import validate
+
+        with Namespace(options.network_namespace):
+            validate(settle(options, log), log)
+
+
+def request(options: Options, log: Log) -> Request:
+    """What the options mean in the namespace that they name, with its addresses."""
+    with Namespace(options.network_namespace):
+        options = settle(options, log)
+        addresses = tuple(each.network for each in Rtnetlink().addresses())
+    return Request(options, socket_capture(options, addresses), build(options).routing)
+
+
+def _add(options: Options, installation: Installation, log: Log) -> str:
+    wanted = request(options, log)
+    pods.collect(installation)
+    if not pods.is_captured(installation, pods.cookie_of(options.network_namespace)):
+        _refuse_others(wanted)
+    capture = translated(options.network_namespace, wanted.capture)
+    with Namespace(options.network_namespace):
+        added = _route(wanted)
+    try:
+        pods.add(installation, options.network_namespace, capture)
+    except BaseException:
+        with Namespace(options.network_namespace):
+            Rtnetlink().remove(added)
+        raise
+    return f"captured by eBPF ({len(capture.addresses)} addresses)"
+
+
+def _refuse_others(wanted: Request) -> None:
+    """InitError where a namespace that is new has Istio rules, or a proxy that listens already."""
+    with Namespace(wanted.options.network_namespace):
+        found = backends.tables()
+        for backend, firewall in backends.existing(found):
+            for family in FAMILIES:
+                _refuse_rules(backend, firewall.read(family))
+        taken = listening() & {wanted.capture.outbound_port, wanted.capture.inbound_port}
+    if taken:
+        raise InitError(
+            f"{FLAG}: port {min(taken)}: the proxy listens already: connections to listeners from before would lose "
+            "their destination; start the proxy after the pod's network is set up"
+        )
+
+
+def _refuse_rules(backend: str, ruleset: Ruleset) -> None:
+    for table in ruleset.tables:
+        if own_part(table):
+            raise InitError(
+                f"{FLAG}: the {ruleset.family} table {table.name} ({backend}) has Istio rules: the pod would be captured "
+                "twice; remove them first: --cleanup-only --capture-backend iptables"
+            )
+
+
+def _route(wanted: Request) -> tuple[RoutingEntry, ...]:
+    """Add the routing that TPROXY needs, and ::6; returns what was not there before."""
+    router = Rtnetlink()
+    existing = router.read()
+    router.replace(wanted.routing, existing)
+    if wanted.capture.tproxy:
+        _accept_mark()
+    return tuple(entry for entry in wanted.routing if entry not in existing)
+
+
+def _accept_mark() -> None:
+    try:
+        descriptor = os.open(_MARK_ACCEPTED, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, b"1")
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise KernelError(f"{_MARK_ACCEPTED}: {error.strerror}: TPROXY with {FLAG} needs it to be 1") from error
+
+
+def _remove(options: Options, installation: Installation) -> str:
+    cookie = pods.cookie_of(options.network_namespace)
+    known = pods.remove(installation, cookie)
+    return "cleaned up" if known else "not captured by eBPF; nothing to clean up"

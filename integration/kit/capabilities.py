@@ -26,6 +26,15 @@ def without(*names: str) -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
+def only(*numbers: int) -> None:
+    """Keep no capability but these, by their numbers in <linux/capability.h>."""
+    header = ctypes.create_string_buffer(struct.pack("=Ii", VERSION, 0))
+    low = sum(1 << number for number in numbers if number < 32)
+    high = sum(1 << number - 32 for number in numbers if number >= 32)
+    if _libc.capset(header, struct.pack("=6I", low, low, 0, high, high, 0)):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
 def become(user: int, group: int) -> None:
     """Be this user and group, with no other group and no capability."""
     os.setgroups([])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from istio_init.formats.iptables_save import network_text
+from istio_init.formats.addresses import network_text, ports_text
 from istio_init.model.rules import Network, PortRange
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def _plain(value: object) -> Any:  # noqa: ANN401 (JSON)
     if isinstance(value, Network):
         return network_text(value)
     if isinstance(value, PortRange):
-        return value.low if value.low == value.high else f"{value.low}-{value.high}"
+        return value.low if value.low == value.high else ports_text(value)
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
     return value

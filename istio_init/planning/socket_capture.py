@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.model.rules import Network
+    from istio_init.model.socket_capture import Scope
     from istio_init.options.table import Options
 
 FLAG = "--capture-backend ebpf"
@@ -56,11 +57,11 @@ def socket_capture(options: Options, addresses: tuple[Network, ...]) -> SocketCa
     )
 
 
-def _scope(value: object) -> str:
+def _scope(value: object) -> Scope:
     return "all" if value == parsers.ALL else "list" if value else "none"
 
 
-def _dns(options: Options) -> str:
+def _dns(options: Options) -> Scope:
     if not captures_dns(options):
         return "none"
     return "all" if options.capture_all_dns else "list"

@@ -70,9 +70,13 @@ def _firewall(options: Options, backend: str) -> Firewall:
 
 def others(options: Options, chosen: Firewall, found: Tables) -> tuple[tuple[str, Firewall], ...]:
     """The Firewalls of other backends that have tables here, each with its backend's name."""
+    return tuple((name, each) for name, each in existing(options, found) if type(each) is not type(chosen))
+
+
+def existing(options: Options, found: Tables) -> tuple[tuple[str, Firewall], ...]:
+    """The Firewalls of all backends that have tables here, each with its backend's name."""
     exist = {"legacy": bool(found.legacy), "nft": bool(found.nft), "native": found.native}
-    firewalls = ((name, _firewall(options, name)) for name, exists in exist.items() if exists)
-    return tuple((name, each) for name, each in firewalls if type(each) is not type(chosen))
+    return tuple((name, _firewall(options, name)) for name, exists in exist.items() if exists)
 
 
 def require_readable_tables() -> None:

@@ -34,6 +34,11 @@ def preview(options: Options, environ: Mapping[str, str], log: Log) -> None:
         text = dump_nftables(build(options))  # both families are in one table: there is no half of it
     else:
         text = dump(build(options), families)
+    publish(text, environ)
+
+
+def publish(text: str, environ: Mapping[str, str]) -> None:
+    """Print the text, and write it to the file that DRY_RUN_FILE_PATH names."""
     if path := environ.get("DRY_RUN_FILE_PATH", ""):
         _write_file(path, text)
     _print(text)

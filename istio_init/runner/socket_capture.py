@@ -18,10 +18,12 @@ from istio_init.planning.plan import build
 from istio_init.planning.socket_capture import FLAG, refuse, socket_capture
 from istio_init.record import Record
 from istio_init.runner import backends
-from istio_init.runner.settle import settle
+from istio_init.runner.defaults import resolve_defaults
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from istio_init.log import Log
     from istio_init.model.routing import RoutingEntry
     from istio_init.model.rules import Ruleset
@@ -40,12 +42,15 @@ class Request(Record):
     routing: tuple[RoutingEntry, ...]
 
 
-def perform(options: Options, log: Log, begin: float) -> None:
+def perform(options: Options, environ: Mapping[str, str], log: Log, begin: float) -> None:
     """Do what the options ask for in the namespace that they name; InitError where it cannot be done.
 
     Whatever fails, a namespace that was not captured before is not captured then, and its routing is as it was.
     """
     refuse(options)
+    if options.dry_run:
+        _preview(options, environ, log)
+        return
     installation = Installation(root_cgroup())
     try:
         if not options.skip_rule_apply:
@@ -57,15 +62,24 @@ def perform(options: Options, log: Log, begin: float) -> None:
         from istio_init.runner.validation import validate
 
         with Namespace(options.network_namespace):
-            validate(settle(options, log), log)
+            validate(resolve_defaults(options, log), log)
 
 
 def request(options: Options, log: Log) -> Request:
     """What the options mean in the namespace that they name, with its addresses."""
     with Namespace(options.network_namespace):
-        options = settle(options, log)
+        options = resolve_defaults(options, log)
         addresses = tuple(each.network for each in Rtnetlink().addresses())
     return Request(options, socket_capture(options, addresses), build(options).routing)
+
+
+def _preview(options: Options, environ: Mapping[str, str], log: Log) -> None:
+    """Print the capture as JSON; the pod's addresses are part of it where a namespace is named."""
+    from istio_init.formats.socket_capture import dump
+    from istio_init.runner.dry_run import publish
+
+    nothing = options.cleanup_only or options.skip_rule_apply
+    publish("" if nothing else dump(request(options, log).capture), environ)
 
 
 def _add(options: Options, installation: Installation, log: Log) -> str:
@@ -89,7 +103,7 @@ def _refuse_others(wanted: Request) -> None:
     """InitError where a namespace that is new has Istio rules, or a proxy that listens already."""
     with Namespace(wanted.options.network_namespace):
         found = backends.tables()
-        for backend, firewall in backends.existing(found):
+        for backend, firewall in backends.existing(wanted.options, found):
             for family in FAMILIES:
                 _refuse_rules(backend, firewall.read(family))
         taken = listening() & {wanted.capture.outbound_port, wanted.capture.inbound_port}
@@ -104,8 +118,8 @@ def _refuse_rules(backend: str, ruleset: Ruleset) -> None:
     for table in ruleset.tables:
         if own_part(table):
             raise InitError(
-                f"{FLAG}: the {ruleset.family} table {table.name} ({backend}) has Istio rules: the pod would be captured "
-                "twice; remove them first: --cleanup-only --capture-backend iptables"
+                f"{FLAG}: the {ruleset.family} table {table.name} ({backend}) has Istio rules: the pod would be "
+                "captured twice; remove them first: --cleanup-only --capture-backend iptables"
             )
 
 

@@ -79,6 +79,11 @@ class Installation:
         """Whether the maps exist; KernelError where the directory cannot be looked into."""
         return pins.exists(self.home)
 
+    @property
+    def has_dns(self) -> bool:
+        """Whether the programs for UDP are attached."""
+        return any(pins.exists(self.path("links", each)) for each in DNS_HOOKS)
+
     def lock(self) -> pins.Lock:
         """One process at a time on this node, in a `with`; the directory of the pins is what is locked."""
         return pins.Lock(self.directory)

@@ -12,7 +12,7 @@ from _struct import pack, unpack
 
 from istio_init.kernel.ebpf import pins, syscall
 from istio_init.kernel.ebpf.installation import INBOUND, NETNS_SK_LOOKUP, refusal
-from istio_init.kernel.ebpf.layout import POD, first_key, member_key, members, pod_value
+from istio_init.kernel.ebpf.layout import DNS_ALL, DNS_SERVERS, POD, first_key, member_key, members, pod_value
 from istio_init.kernel.ebpf.trial import prove
 from istio_init.kernel.host.netns import Namespace
 from istio_init.record import Record
@@ -153,6 +153,7 @@ def remove(installation: Installation, cookie: int) -> bool:
             return False
         known = read(installation, cookie) != PodState(b"", frozenset(), inbound_attached=False)
         forget(installation, cookie)
+        _detach_dns_if_unused(installation)
     return known
 
 
@@ -163,6 +164,17 @@ def forget(installation: Installation, cookie: int) -> None:
     for key in reversed(_members(installation, cookie)):
         syscall.delete(installation.map("members"), key)
     pins.unlink(installation.path("pods", str(cookie)))
+
+
+def _detach_dns_if_unused(installation: Installation) -> None:
+    """Detach the programs for UDP where no pod has DNS capture: every datagram of the node passes them."""
+    if installation.has_dns and not any(_captures_dns(installation, each) for each in cookies(installation)):
+        installation.detach_dns()
+
+
+def _captures_dns(installation: Installation, cookie: int) -> bool:
+    value = syscall.lookup(installation.map("pods"), pack("<Q", cookie), POD.size)
+    return value is not None and bool(POD.unpack(value)[0] & (DNS_ALL | DNS_SERVERS))
 
 
 def cookies(installation: Installation) -> tuple[int, ...]:
@@ -185,6 +197,8 @@ def collect(installation: Installation) -> tuple[int, ...]:
             if ended:
                 forget(installation, cookie)
                 gone.append(cookie)
+        if gone:
+            _detach_dns_if_unused(installation)
     return tuple(gone)
 
 

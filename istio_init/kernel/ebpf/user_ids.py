@@ -34,9 +34,7 @@ def translated(netns: str, capture: SocketCapture) -> SocketCapture:
     return capture.replace(
         uids=_mapped("--proxy-uid", capture.uids, users),
         gids=_mapped("--proxy-gid", capture.gids, groups),
-        groups=None
-        if capture.groups is None
-        else _mapped("--istio-outbound-owner-groups", capture.groups, groups),
+        groups=None if capture.groups is None else _mapped("--istio-outbound-owner-groups", capture.groups, groups),
         excluded_groups=_mapped("--istio-outbound-owner-groups-exclude", capture.excluded_groups, groups),
     )
 

@@ -1,0 +1,59 @@
+"""A node for capture by eBPF inside this machine: a cgroup that this process moves to, and its own BPF file system.
+
+The programs are attached to that cgroup, so that no other process of the machine runs them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from istio_init.kernel.ebpf.installation import Installation, root_cgroup
+
+
+class EbpfNode:
+    """An installation at a cgroup below the root, from `with` to its end; this process is in the cgroup meanwhile."""
+
+    def __enter__(self) -> Self:
+        root = Path(root_cgroup())
+        self._home = root / _own_cgroup().lstrip("/")
+        self.cgroup = root / f"istio-init-test-{os.getpid()}"
+        self.cgroup.mkdir()
+        self._directory = tempfile.mkdtemp(prefix="istio-init-bpf-")
+        subprocess.run(["mount", "-t", "bpf", "bpf", self._directory], check=True)
+        _move(self.cgroup)
+        self.installation = Installation(str(self.cgroup), f"{self._directory}/istio-init")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with self.installation.lock():
+            self.installation.uninstall()
+        subprocess.run(["umount", self._directory], check=True)
+        shutil.rmtree(self._directory)
+        _move(self._home)
+        self.cgroup.rmdir()
+
+    def again(self) -> Installation:
+        """The same installation as another process opens it."""
+        return Installation(str(self.cgroup), self.installation.directory)
+
+    def pins(self) -> Iterator[str]:
+        """The paths of all pins and directories, from the installation's directory on."""
+        top = Path(self.installation.directory)
+        return (str(path.relative_to(top)) for path in sorted(top.rglob("*")))
+
+
+def _own_cgroup() -> str:
+    """The path of this process' cgroup v2, from the root of the hierarchy."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    return next(line.removeprefix("0::") for line in lines if line.startswith("0::"))
+
+
+def _move(cgroup: Path) -> None:
+    (cgroup / "cgroup.procs").write_text(str(os.getpid()))

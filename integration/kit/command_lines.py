@@ -103,6 +103,7 @@ running: st.SearchStrategy[list[str]] = st.tuples(
     option("--wait", st.sampled_from(["0", "0.001", "86400", "3.25"])),
     option("--force-iptables-binary", st.sampled_from(["legacy", "nft"])),
     option("--iptables-engine", st.just("python-iptables")),
+    option("--capture-backend", st.just("ebpf")),
     option("--log_output_level", st.sampled_from(["none", "debug", "default:warn,ads:debug"])),
     option("--log_target", texts),
     option("--log_caller", texts),

@@ -6,28 +6,52 @@ PyYAML is imported here alone. Where it is missing, as in the image, JSON still 
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from istio_init.errors import InitError
+from istio_init.errors import InitError, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import yaml
 
 MISSING = "YAML needs PyYAML (pip install pyyaml), which is not here: {}"
 
 
+# Bounds that no real manifest meets: nested levels, and values with each alias counted as what it stands for.
+DEEPEST = 200
+MOST_VALUES = 1_000_000
+
+
 def load(text: str) -> list[Any]:
-    """The documents of a text, JSON or YAML, those that hold nothing left out. ValueError where it is neither."""
+    """The documents of a text, JSON or YAML, those that hold nothing left out.
+
+    ValueError where it is neither, gives a key twice, or is nested or repeated by aliases beyond what manifests are.
+    """
     if text.lstrip().startswith(("{", "[")):
         try:
-            return [json.loads(text)]
+            value = json.loads(text, object_pairs_hook=_object)
+        except DuplicateKey:
+            raise
         except ValueError:
             pass  # Perhaps YAML's flow style; if not, YAML's complaint tells the line as well.
         except RecursionError:
             raise ValueError("nested too deeply") from None
+        else:
+            _check_depth(value)
+            return [value]
     yaml = _yaml("give JSON, as of kubectl get pod NAME -o json")
+    with reading(yaml):
+        check(yaml, text)
+        return [document for document in yaml.load_all(text, Loader=loader(yaml)) if document is not None]
+
+
+@contextmanager
+def reading(yaml: Any) -> Iterator[None]:  # noqa: ANN401 (the module)
+    """Turns what PyYAML raises into ValueError, one line that names the line in the text."""
     try:
-        return [document for document in yaml.safe_load_all(text) if document is not None]
+        yield
     except yaml.MarkedYAMLError as error:
         where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ValueError(f"not YAML: {where}{error.problem or error.context}") from None
@@ -35,8 +59,113 @@ def load(text: str) -> list[Any]:
         raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except (DuplicateKey, Excess):
+        raise
     except ValueError as error:  # A date that there is none of, an integer of too many digits.
         raise ValueError(f"not YAML: {error}") from None
+
+
+def loader(yaml: Any) -> Any:  # noqa: ANN401 (the module, and its class)
+    """PyYAML's safe loader: the one in C, some ten times as fast, where its wheel has it."""
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class DuplicateKey(ValueError):
+    """A key that an object gives twice; which one counts depends on the reader."""
+
+
+class Excess(ValueError):
+    """Nested deeper, or larger once its aliases are resolved, than any manifest."""
+
+
+def check(yaml: Any, text: str) -> None:  # noqa: ANN401 (the module)
+    """Hold a YAML text to the bounds before anything is made of it; DuplicateKey or Excess name the line.
+
+    PyYAML's own exceptions pass.
+    """
+    bounds = _Bounds()
+    for event in yaml.parse(text, Loader=loader(yaml)):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            bounds.alias(event.anchor, line)
+        elif isinstance(event, yaml.ScalarEvent):
+            bounds.scalar(event.anchor, event.value, line)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            bounds.begin(event.anchor, isinstance(event, yaml.MappingStartEvent), line)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            bounds.end()
+        elif isinstance(event, yaml.DocumentStartEvent):
+            bounds.sizes.clear()
+
+
+class _Bounds:
+    """How much a text's events come to: nesting, the keys of the open objects, and sizes with aliases resolved."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}
+        self.total = 0
+        # Of each open collection: its anchor, its size, its keys (None for a list), and whether a key comes next.
+        self.open: list[tuple[str | None, int, set[str] | None, bool]] = []
+
+    def scalar(self, anchor: str | None, value: str, line: int) -> None:
+        keys, key_next = self.open[-1][2:] if self.open else (None, False)
+        if keys is not None and key_next:
+            if value in keys:
+                raise DuplicateKey(f"line {line}: the key {shown(value, 60)} is given twice")
+            keys.add(value)
+        if anchor:
+            self.sizes[anchor] = 1
+        self._count(1, line)
+
+    def alias(self, anchor: str, line: int) -> None:
+        if any(anchor == each[0] for each in self.open):
+            raise Excess(f"line {line}: the alias *{anchor[:60]} is inside of what it stands for")
+        self._count(self.sizes.get(anchor, 1), line)
+
+    def begin(self, anchor: str | None, is_object: bool, line: int) -> None:  # noqa: FBT001 (two kinds)
+        if len(self.open) >= DEEPEST:
+            raise Excess(f"line {line}: nested too deeply: more than {DEEPEST} levels")
+        self._count(1, line)
+        self.open.append((anchor, 1, set() if is_object else None, is_object))
+
+    def end(self) -> None:
+        anchor, size, _, _ = self.open.pop()
+        if anchor:
+            self.sizes[anchor] = size
+        if self.open:
+            outer, so_far, keys, key_next = self.open[-1]
+            # The collection itself was counted, as one value, when it began.
+            self.open[-1] = (outer, so_far + size - 1, keys, key_next)
+
+    def _count(self, size: int, line: int) -> None:
+        self.total += size
+        if self.total > MOST_VALUES:
+            raise Excess(f"line {line}: more than {MOST_VALUES} values, aliases resolved: no manifest")
+        if self.open:
+            anchor, so_far, keys, key_next = self.open[-1]
+            self.open[-1] = (anchor, so_far + size, keys, not key_next if keys is not None else False)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DuplicateKey(f"the key {shown(twice, 60)} is given twice")
+    return found
+
+
+def _check_depth(value: object) -> None:
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    if level:
+        raise Excess(f"nested too deeply: more than {DEEPEST} levels")
 
 
 def dump(value: Any, form: str) -> str:  # noqa: ANN401 (whatever JSON can hold)

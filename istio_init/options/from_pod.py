@@ -1,7 +1,7 @@
 """A pod's manifest to the options that its rules are made from: `--from-pod`.
 
-What an injected pod's own init container is called with counts: its arguments, and its environment in the place of
-the caller's. A pod without one is read as Istio's injection and its CNI plugin would: by its annotations and its proxy.
+The options come from whoever makes the rules: the init container that applies them, with its own arguments and
+environment; else the CNI plugin, where the pod was injected for it; else the container that Istio's injector would add.
 """
 
 from __future__ import annotations
@@ -11,25 +11,46 @@ from typing import TYPE_CHECKING
 from istio_init.errors import shown
 from istio_init.errors_rare import OptionError, UsageError
 from istio_init.formats import yaml_json
-from istio_init.options.annotations import INJECT, MODE, NO_CAPTURE, texts
+from istio_init.options.annotations import STATUS
 from istio_init.options.argv import parse
+from istio_init.options.cni_pod import PROXY_CONTAINER, judge
+from istio_init.options.injection import injection
 from istio_init.options.manifest import INIT, VALIDATION
-from istio_init.options.podspec import Container, Pod, containers, only_pod, proxy_metadata, strings
 from istio_init.options.table import OPTIONS, PROXY_UID, PROXY_USER, Options, resolve
+from istio_init.options.workload import only_workload
+from istio_init.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from istio_init.options.podspec import Container
     from istio_init.options.table import Lookup
+    from istio_init.options.workload import Workload
 
 FLAG = "--from-pod"
-PROXY = "istio-proxy"
-PROGRAMS = {"istio-iptables", "istio-clean-iptables", "pilot-agent"}
-# What Istio's CNI plugin reads of the proxy's environment (cni/pkg/plugin/sidecar_redirect.go); the rest is Envoy's.
-PROXY_VARIABLES = ("ISTIO_META_DNS_CAPTURE", "INVALID_DROP", "ISTIO_DUAL_STACK")
-PROXY_MODE = "ISTIO_META_INTERCEPTION_MODE"
+PROGRAMS = {"istio-iptables", "istio-clean-iptables", "istio-init", "pilot-agent"}
+# The verbs of `istio-init` that change rules, and the program that means the same.
+VERBS = {"apply": "istio-iptables", "clean": "istio-clean-iptables"}
+# A container whose script mentions one of these may make rules.
+MENTIONS = ("istio-iptables", "istio-clean-iptables")
 # Whom the names in a pod's arguments mean: its image's users, Istio's as ours, not this machine's.
 IMAGE_ACCOUNTS = {"root": 0, PROXY_USER: PROXY_UID}
+
+
+class Reading(Record):
+    """A pod's manifest, and the options of its rules; `source` names who makes the rules."""
+
+    options: Options
+    workload: Workload
+    source: str
+
+
+class _Request(Record):
+    """Who makes a pod's rules, the options' texts by field, and the variables that count."""
+
+    source: str
+    texts: Mapping[str, str]
+    environ: Mapping[str, str]
 
 
 def from_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> Options:
@@ -37,9 +58,14 @@ def from_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> 
 
     UsageError, one line that names the file, the container or annotation, and the value.
     """
+    return read_pod(text, name, given, lookup).options
+
+
+def read_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> Reading:
+    """The same as `from_pod`, with the workload that the manifest describes."""
     try:
-        pod = only_pod(yaml_json.load(text))
-        where, told, environ = _asked(pod, given)
+        workload = only_workload(yaml_json.load(text))
+        request = _request(workload, given)
     except (UsageError, ValueError) as error:
         raise UsageError(f"{name}: {error}") from None
 
@@ -47,36 +73,72 @@ def from_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> 
         return IMAGE_ACCOUNTS[user] if user in IMAGE_ACCOUNTS else lookup(kind, user)
 
     try:
-        return resolve({**told, **given}, environ, account)
+        options = resolve({**request.texts, **given}, request.environ, account)
     except OptionError as error:
         if error.source in {each.names() for each in OPTIONS if each.field in given}:
             raise
-        raise OptionError(f"{name}: {where}: {error.source}", error.value, error.why) from None
+        raise OptionError(f"{name}: {request.source}: {error.source}", error.value, error.why) from None
+    return Reading(options, workload, request.source)
 
 
-def _asked(pod: Pod, given: Mapping[str, str]) -> tuple[str, dict[str, str], dict[str, str]]:
-    """What tells a pod's options, the options' texts by field, and the variables that count."""
-    found = {each.name: each for each in containers(pod)}
-    for name in (INIT, VALIDATION):
-        if name in found and (argv := _argv(found[name])) is not None:
-            return found[name].title, _parsed(found[name], argv), found[name].environment(_variables(given))
-    if pod.spec.get("hostNetwork") is True:
-        raise ValueError("hostNetwork: the pod has no network of its own, and so no rules of ours")
-    return "annotations", *_annotated(pod, found.get(PROXY))
+def _request(workload: Workload, given: Mapping[str, str]) -> _Request:
+    """What the pod's rules are made from. ValueError where it has none, or they can't be known."""
+    if workload.host_network:
+        raise ValueError("hostNetwork: the pod is in the node's own network: nothing is captured in this pod")
+    if (maker := _rule_maker(workload)) is not None:
+        container, texts = maker
+        return _Request(container.title, texts, container.environment(_variables(given)))
+    if STATUS in workload.annotations or workload.init_container(VALIDATION):
+        why, planned = judge(workload.description(PROXY_CONTAINER), {})
+        if why:
+            raise ValueError(f"no init container makes rules, and the CNI plugin does not capture this pod: {why}")
+        return _Request("annotations", {**planned, "cni_mode": "true"}, {})
+    found = injection(workload)
+    if found.why_not:
+        raise ValueError(found.why_not)
+    counted = _variables({**found.texts, **given})
+    return _Request("annotations", found.texts, {k: v for k, v in found.environ.items() if k in counted})
 
 
-def _argv(container: Container) -> list[str] | None:
+def _rule_maker(workload: Workload) -> tuple[Container, dict[str, str]] | None:
+    """The init container that applies the rules, and its arguments' texts by field; None where no container does."""
+    found = []
+    for container in workload.containers():
+        named = container.name in {INIT, VALIDATION}
+        if not (named or container.init):
+            continue
+        argv = _argv(container, named=named)
+        if argv is None or (argv[:1] == ["--cleanup-only"] and container.name != INIT):
+            continue
+        texts = _parsed(container, argv)
+        # A container alone is what `istio-init manifest` printed: it says everything that there is to say.
+        if workload.piece or texts.get("skip_rule_apply", "false") in {"", "false"}:
+            found.append((container, texts))
+    preferred = {INIT: 0, VALIDATION: 1}
+    return min(found, key=lambda each: preferred.get(each[0].name, 2), default=None)
+
+
+def _argv(container: Container, *, named: bool) -> list[str] | None:
     """A container's arguments behind the program's name; None where it does not call istio-iptables.
 
-    The image's entry point is the program where there is no command; the template of a pod may lay an image alone over
-    what the injection is to put in.
+    ValueError where it may call it in a way that can't be read, such as in a shell script: then its rules are unknown.
+    The template of a pod may lay an image alone over what the injection is to put in.
     """
-    rest, named = container.argv, ""
-    while rest and rest[0].rpartition("/")[2] in PROGRAMS:
-        named = rest.pop(0).rpartition("/")[2]
-    if named == "istio-clean-iptables":
-        return ["--cleanup-only", *rest]
-    return rest if named == "istio-iptables" else None
+    words, program, position = container.words, "", 0
+    while position < len(words) and (called := words[position].rpartition("/")[2]) in PROGRAMS:
+        program, position = called, position + 1
+    if program == "istio-init":
+        program, position = VERBS.get(words[position] if position < len(words) else "", ""), position + 1
+    if program == "istio-clean-iptables":
+        return ["--cleanup-only", *container.argv[position:]]
+    if program == "istio-iptables":
+        return container.argv[position:]
+    if words and (named or any(mention in word for word in words for mention in MENTIONS)):
+        raise ValueError(
+            f"{container.title}: {shown(' '.join(words))}: its rules can't be known: not a plain call of "
+            "istio-iptables; give its options as flags instead of --from-pod"
+        )
+    return None
 
 
 def _parsed(container: Container, argv: list[str]) -> dict[str, str]:
@@ -95,32 +157,3 @@ def _parsed(container: Container, argv: list[str]) -> dict[str, str]:
 def _variables(given: Mapping[str, str]) -> set[str]:
     """The variables that count beside the options that are given."""
     return {variable for each in OPTIONS if each.field not in given for variable in each.variables} | {"ENVOY_USER"}
-
-
-def _annotated(pod: Pod, proxy: Container | None) -> tuple[dict[str, str], dict[str, str]]:
-    """The options' texts that a pod's annotations and its proxy mean, and the variables that count.
-
-    ValueError where the pod is not captured at all.
-    """
-    given = strings(pod.metadata.get("annotations"), "annotation")
-    labels = strings(pod.metadata.get("labels"), "label")
-    config, metadata = proxy_metadata(given)
-    meant = texts(given)
-    environ = metadata | (proxy.environment({*PROXY_VARIABLES, PROXY_MODE}) if proxy else {})
-    mode = given.get(MODE) or config.get("interceptionMode") or environ.get(PROXY_MODE, "")
-    if mode == NO_CAPTURE:
-        raise ValueError(f"interception mode {mode}: nothing is captured in this pod")
-    for kind, found in (("label", labels), ("annotation", given)):
-        if found.get(INJECT) == "false":
-            raise ValueError(f"{kind} {INJECT}: 'false': nothing is captured in this pod")
-    if mode:
-        meant["istio_inbound_interception_mode"] = str(mode)
-    return meant | _owner(proxy), {name: environ[name] for name in PROXY_VARIABLES if name in environ}
-
-
-def _owner(proxy: Container | None) -> dict[str, str]:
-    """Whose the proxy is. With TPROXY it runs as root, and its rules are made for 1337 all the same."""
-    if proxy is None:
-        return {}
-    ids = {"proxy_uid": proxy.user("runAsUser"), "proxy_gid": proxy.user("runAsGroup")}
-    return {field: str(number) for field, number in ids.items() if number}

@@ -1,6 +1,6 @@
-"""Kubernetes' objects as documents hold them: the one pod among them, its containers, their arguments and variables.
+"""Parts of a Kubernetes pod as a document has them: containers, their arguments and variables, maps and lists.
 
-Every function parses or raises ValueError, which names the place in the object and the value; pods.py names the file.
+Every function parses or raises ValueError, which names the place and the value; the caller names the file.
 """
 
 from __future__ import annotations
@@ -13,23 +13,12 @@ from istio_init.formats import yaml_json
 from istio_init.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 PROXY_CONFIG = "proxy.istio.io/config"
-# Where the objects that make pods keep the pod's template.
-TEMPLATES = (("spec", "template"), ("spec", "jobTemplate", "spec", "template"), ("template",))
-CONTAINERS = {"initContainers": "initContainer", "containers": "container"}
 STRING = "a string, put it in quotes"
 # Kubernetes' references to variables (third_party/forked/golang/expansion): $(NAME), and $$ for a dollar.
 REFERENCE = re.compile(r"\$(\$|\(([^)]*)\))")
-
-
-class Pod(Record):
-    """A pod, or a template of one; `title` is what an error calls it."""
-
-    title: str
-    metadata: Mapping[str, Any]
-    spec: Mapping[str, Any]
 
 
 class Container(Record):
@@ -38,16 +27,23 @@ class Container(Record):
     title: str
     name: str
     body: Mapping[str, Any]
+    init: bool = False
 
     @property
-    def argv(self) -> list[str]:
-        """Its command and arguments, references to variables resolved."""
+    def words(self) -> list[str]:
+        """Its command and arguments as they are written."""
         words = [(key, n, word) for key in ("command", "args") for n, word in enumerate(entries(self.body, key))]
         for key, number, word in words:
             if not isinstance(word, str):
                 raise misfit(f"{self.title}: {key}[{number}]", word, STRING)
+        return [word for _, _, word in words]
+
+    @property
+    def argv(self) -> list[str]:
+        """Its command and arguments, references to variables resolved."""
+        words = self.words
         known = self._variables()
-        return [self._known(shown(word), expanded(word, known)) for _, _, word in words]
+        return [self._known(shown(word), expanded(word, known)) for word in words]
 
     def environment(self, names: set[str]) -> dict[str, str]:
         """Those of its variables whose names are asked for; ValueError for one that only the cluster knows."""
@@ -57,12 +53,9 @@ class Container(Record):
                 found[name] = self._known(f"env {name}", value)
         return found
 
-    def user(self, key: str) -> int | None:
-        """An id of its securityContext, such as runAsUser; None where none is told."""
-        number = mapping(self.body.get("securityContext"), f"{self.title}: securityContext").get(key)
-        if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
-            raise misfit(f"{self.title}: securityContext: {key}", number, "a number")
-        return number
+    def account(self, key: str) -> int | None:
+        """An id of its securityContext, such as runAsUser; None where it gives none."""
+        return account(self.body, key, f"{self.title}: ")
 
     def _known(self, place: str, value: str | None) -> str:
         if value is None:
@@ -91,46 +84,13 @@ def expanded(text: str, known: Mapping[str, str | None]) -> str | None:
     return REFERENCE.sub(lambda found: "$" if found[1] == "$" else str(known.get(found[2], found[0])), text)
 
 
-def only_pod(loaded: list[Any]) -> Pod:
-    """The pod in these documents: a Pod, a template of a Deployment or the like, or a piece of a specification."""
-    found = [pod for document in loaded for pod in _pods(document)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise ValueError("no pod in it, and nothing that makes pods")
-    names = ", ".join(pod.title for pod in found[:5]) + (" ..." if len(found) > 5 else "")
-    raise ValueError(f"{len(found)} pods in it ({names}): give one")
-
-
-def _pods(document: Any) -> Iterator[Pod]:  # noqa: ANN401 (whatever YAML can hold)
-    body = mapping(document, "document")
-    if isinstance(body.get("items"), list):
-        for item in body["items"]:
-            yield from _pods(item)
-        return
-    kind, metadata = str(body.get("kind", "")), mapping(body.get("metadata"), "metadata")
-    title = f"{kind or 'pod'} {metadata.get('name') or metadata.get('generateName') or 'without a name'}"
-    if kind in {"", "Pod"} and isinstance(body.get("spec"), dict):
-        yield Pod(title, metadata, body["spec"])
-    elif not kind and any(key in body for key in CONTAINERS):
-        # What `istio-init manifest` prints.
-        yield Pod(title, {}, body)
-    else:
-        for path in TEMPLATES:
-            template: Any = body
-            for key in path:
-                template = template.get(key) if isinstance(template, dict) else None
-            if isinstance(template, dict) and isinstance(template.get("spec"), dict):
-                yield Pod(title, mapping(template.get("metadata"), "metadata"), template["spec"])
-
-
-def containers(pod: Pod) -> Iterator[Container]:
-    """Its init containers, then the others."""
-    for key, kind in CONTAINERS.items():
-        for number, entry in enumerate(entries(pod.spec, key)):
-            body = mapping(entry, f"{key}[{number}]")
-            name = str(body.get("name", ""))
-            yield Container(f"{kind} {name}", name, body)
+def account(body: Mapping[str, Any], key: str, place: str = "") -> int | None:
+    """An id in the securityContext of a pod or container, such as runAsUser; None where it gives none."""
+    place = f"{place}securityContext"
+    number = mapping(body.get("securityContext"), place).get(key)
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
+        raise misfit(f"{place}: {key}", number, "a number")
+    return number
 
 
 def mapping(value: Any, place: str) -> Mapping[str, Any]:  # noqa: ANN401 (whatever YAML can hold)

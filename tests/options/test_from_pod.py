@@ -47,10 +47,17 @@ spec:
   - {name: reviews, image: reviews}
 """
 PLAIN = "kind: Pod\nmetadata: {name: web, annotations: {%s}}\nspec: {containers: [{name: web}%s]}\n"
-# What Istio means where a pod says nothing.
-UNSAID = options(
-    ["-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*", "-d", "15020,15021,15090", "-o", "15020"], {}
-)  # fmt: skip
+
+
+def meant(words: list[str]) -> Options:
+    found = options(words, {})
+    assert found is not None
+    return found
+
+
+# What Istio's injector means where a pod says nothing, and what its CNI plugin does.
+UNSAID = meant(["-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*", "-d", "15090,15021,15020"])
+BY_PLUGIN = meant(["--cni-mode", "-u", "1337", "-i", "*", "-b", "*", "-d", "15020,15021,15090", "-o", "15020"])
 
 
 def nobody(_kind: str, _name: str) -> int | None:
@@ -152,17 +159,153 @@ def test_an_image_alone_is_for_the_injection_to_fill_in(tmp_path: Path) -> None:
     assert read(tmp_path, json.dumps({"kind": "Pod", "spec": spec})) == UNSAID
 
 
-def test_the_proxy_tells_who_it_is_and_what_it_was_configured_with(tmp_path: Path) -> None:
+def test_the_proxys_container_tells_its_user_as_istios_injector_takes_it(tmp_path: Path) -> None:
     proxy = (
         ", {name: istio-proxy, securityContext: {runAsUser: 2000, runAsGroup: 3000}, env: ["
         "{name: INVALID_DROP, value: 'true'}, {name: ISTIO_META_INTERCEPTION_MODE, value: TPROXY}, "
         "{name: WAIT, value: '1'}, {name: CA_ADDR, value: $(HOST_IP):1}, {name: HOST_IP, valueFrom: {x: y}}]}"
     )
-    said = read(tmp_path, PLAIN % ("", proxy))
-    assert (said.proxy_uid, said.proxy_gid, said.drop_invalid, said.wait) == ((2000,), (3000,), True, 30.0)
-    assert said.istio_inbound_interception_mode == "TPROXY"
+    # The injector passes no group, and gives the init container nothing of the proxy's environment.
+    assert read(tmp_path, PLAIN % ("", proxy)) == UNSAID.replace(proxy_uid=(2000,))
     as_root = PLAIN % ("", ", {name: istio-proxy, securityContext: {runAsUser: 0, runAsGroup: 1337}}")
-    assert (read(tmp_path, as_root).proxy_uid, read(tmp_path, as_root).proxy_gid) == ((1337,), (1337,))
+    assert read(tmp_path, as_root) == UNSAID
+
+
+# As Istio's injection leaves a pod where its CNI plugin makes the rules.
+FOR_PLUGIN = """
+kind: Pod
+metadata:
+  name: web-0
+  labels: {%s}
+  annotations:
+    sidecar.istio.io/status: '{"initContainers":["istio-validation"],"containers":["istio-proxy"]}'
+    %s
+spec:
+  initContainers:
+  - name: istio-validation
+    image: i
+    args: [istio-iptables, -p, "15001", -z, "15006", -u, "1337", -m, REDIRECT, -i, "*", -x, "", -b, "*",
+      -d, "15090,15021,15020", --run-validation, --skip-rule-apply]
+  containers: [{name: app, image: app}, {name: istio-proxy, image: p%s}]
+"""
+
+
+def test_a_pod_that_the_cni_plugin_captures_has_the_plugins_options(tmp_path: Path) -> None:
+    assert read(tmp_path, FOR_PLUGIN % ("", "", "")) == BY_PLUGIN
+    proxy = ", securityContext: {runAsUser: 2000, runAsGroup: 3000}, env: [{name: INVALID_DROP, value: 'true'}]"
+    said = read(tmp_path, FOR_PLUGIN % ("", 'traffic.sidecar.istio.io/excludeOutboundPorts: "25"', proxy))
+    ports = (PortRange(25, 25),)
+    by_proxy = {"proxy_uid": (2000,), "proxy_gid": (3000,), "drop_invalid": True}
+    assert said == BY_PLUGIN.replace(**by_proxy, istio_local_outbound_ports_exclude=ports)
+
+
+@pytest.mark.parametrize(
+    ("label", "annotation", "proxy", "why"),
+    [
+        ("sidecar.istio.io/inject: 'false'", "sidecar.istio.io/inject: 'true'", "", "sidecar.istio.io/inject is false"),
+        ("", "inject.istio.io/templates: gateway", "", "inject.istio.io/templates is 'gateway'"),
+        ("", "", ", args: [proxy, router]", "its proxy is no sidecar but a router"),
+        ("", "", ", env: [{name: DISABLE_ENVOY, value: 'true'}]", "DISABLE_ENVOY"),
+        ("", "sidecar.istio.io/interceptionMode: NONE", "", "sidecar.istio.io/interceptionMode is NONE"),
+    ],
+)
+def test_a_pod_that_the_cni_plugin_passes_through_is_refused(
+    tmp_path: Path, label: str, annotation: str, proxy: str, why: str
+) -> None:
+    said = refused(tmp_path, FOR_PLUGIN % (label, annotation, proxy))
+    assert said.startswith("no init container makes rules, and the CNI plugin does not capture this pod: ")
+    assert why in said
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"command": ["/bin/bash", "-c", "exec pilot-agent istio-iptables -p 15001 -u 1337 -i 10.0.0.0/8 -b 9080"]},
+        {"args": ["-p", "15001", "-z", "15006", "-u", "1337"]},
+        {"command": ["/usr/local/bin/pilot-agent"], "args": ["request", "GET", "/"]},
+        {"command": ["istio-init"], "args": ["explain"]},
+        {"command": ["istio-iptables.sh"], "args": ["-p", "15001"]},
+    ],
+)
+@pytest.mark.parametrize("name", ["istio-init", "istio-validation"])
+def test_a_call_that_can_not_be_read_is_refused(tmp_path: Path, name: str, call: dict[str, list[str]]) -> None:
+    said = refused(tmp_path, json.dumps({"kind": "Pod", "spec": {"initContainers": [{"name": name, **call}]}}))
+    assert said.startswith(f"initContainer {name}: '")
+    assert "its rules can't be known: not a plain call of istio-iptables" in said
+
+
+def test_a_container_of_another_name_makes_the_rules_too(tmp_path: Path) -> None:
+    def pod(*calls: list[str]) -> str:
+        listed = [{"name": f"capture-{number}", "command": call} for number, call in enumerate(calls)]
+        return json.dumps({"kind": "Pod", "spec": {"initContainers": listed}})
+
+    for call in (["istio-iptables", "-p", "15009"], ["istio-init", "apply", "-p", "15009"]):
+        assert read(tmp_path, pod(["wait-for", "istio-init", "$(X)"], call)).envoy_port == 15009
+    said = refused(tmp_path, pod(["sh", "-c", "istio-iptables -p 1"]))
+    assert said.startswith("initContainer capture-0: 'sh -c istio-iptables -p 1': its rules can't be known")
+
+
+INJECTOR = [
+    ("metadata: {labels: {sidecar.istio.io/inject: 'false'}, annotations: {sidecar.istio.io/inject: 'true'}}",
+     "label sidecar.istio.io/inject: 'false': nothing is captured in this pod"),
+    ("metadata: {namespace: kube-system}", "namespace kube-system: Istio injects nothing there"),
+    ("metadata: {annotations: {inject.istio.io/templates: gateway}}",
+     "annotation inject.istio.io/templates: 'gateway': no sidecar: nothing is captured in this pod"),
+    ("metadata: {annotations: {inject.istio.io/templates: 'grpc-agent, custom'}}",
+     "annotation inject.istio.io/templates: 'grpc-agent, custom': no sidecar: nothing is captured in this pod"),
+    ("metadata: {annotations: {inject.istio.io/templates: ''}}",
+     "annotation inject.istio.io/templates: '': names no template; use sidecar, or leave the annotation out"),
+    ("metadata: {annotations: {proxy.istio.io/config: 'interceptionMode: NONE'}}",
+     "interception mode NONE: nothing is captured in this pod"),
+    ("metadata: {annotations: {proxy.istio.io/config: 'proxyMetadata: {DISABLE_ENVOY: \"true\"}'}}",
+     "DISABLE_ENVOY is set on istio-proxy: nothing is captured in this pod"),
+    ("spec: {containers: [{name: istio-proxy, args: [proxy, router]}]}",
+     "istio-proxy runs as 'router', not as a sidecar: nothing is captured in this pod"),
+    ("spec: {containers: [{name: istio-proxy, env: [{name: DISABLE_ENVOY, value: 'true'}]}]}",
+     "DISABLE_ENVOY is set on istio-proxy: nothing is captured in this pod"),
+    ("spec: {hostNetwork: true, initContainers: [{name: istio-init, args: [istio-iptables, -p, '1']}]}",
+     "hostNetwork: the pod is in the node's own network: nothing is captured in this pod"),
+    ("metadata: {annotations: {traffic.sidecar.istio.io/includeInboundPorts: 80-90}}",
+     "annotation traffic.sidecar.istio.io/includeInboundPorts: '80-90': '80-90' is not a port: Istio takes no ranges"),
+    ("metadata: {annotations: {traffic.sidecar.istio.io/excludeOutboundIPRanges: 10.1.2.3}}",
+     "annotation traffic.sidecar.istio.io/excludeOutboundIPRanges: '10.1.2.3': not a CIDR: Istio takes no bare IP"),
+    ("metadata: {annotations: {traffic.sidecar.istio.io/excludeInterfaces: '0net'}}",
+     "annotation traffic.sidecar.istio.io/excludeInterfaces: '0net': '0net' is not an interface's name"),
+    ("metadata: {annotations: {status.sidecar.istio.io/port: ''}}",
+     "annotation status.sidecar.istio.io/port: '': '' is not a port: Istio takes no ranges"),
+    ("metadata: {annotations: {sidecar.istio.io/proxyCPU: much}}",
+     "annotation sidecar.istio.io/proxyCPU: 'much': not a quantity such as 100m or 128Mi"),
+    ("metadata: {annotations: {prometheus.istio.io/merge-metrics: 'yes'}}",
+     "annotation prometheus.istio.io/merge-metrics: 'yes': not true or false"),
+    ("metadata: {annotations: {readiness.status.sidecar.istio.io/periodSeconds: '-1'}}",
+     "annotation readiness.status.sidecar.istio.io/periodSeconds: '-1': not a number of 32 bits"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "why"), INJECTOR)
+def test_a_pod_that_istios_injector_leaves_alone_or_refuses(tmp_path: Path, part: str, why: str) -> None:
+    text = "kind: Pod\n" + part + "\n" + ("" if part.startswith("spec") else "spec: {containers: [{name: a}]}\n")
+    assert refused(tmp_path, text) == why
+
+
+@pytest.mark.parametrize(
+    ("annotations", "flags"),
+    [
+        ("sidecar.istio.io/inject: what", ""),
+        ("inject.istio.io/templates: 'sidecar,custom'", ""),
+        ("status.sidecar.istio.io/port: '0'", "-d 15090,15021"),
+        ("status.sidecar.istio.io/port: '15099'", "-d 15090,15021,15099"),
+        ("traffic.sidecar.istio.io/excludeInboundPorts: '15020,22'", "-d 15090,15021,15020,22"),
+        ("traffic.sidecar.istio.io/excludeInboundPorts: ' 22, 23'", "-d 15090,15021,22,23,15020"),
+        ("traffic.sidecar.istio.io/excludeOutboundPorts: '25'", "-o 25"),
+        ("traffic.sidecar.istio.io/includeOutboundPorts: '443'", "-q 443"),
+        ("istio.io/reroute-virtual-interfaces: tap0, traffic.sidecar.istio.io/kubevirtInterfaces: old0", "-k tap0"),
+        ("sidecar.istio.io/agentLogLevel: 'default:debug'", "--log_output_level debug"),
+    ],
+)
+def test_annotations_mean_what_istios_injector_makes_of_them(tmp_path: Path, annotations: str, flags: str) -> None:
+    plain = ["-u", "1337", "-i", "*", "-b", "*", "-d", "15090,15021,15020"]
+    assert read(tmp_path, PLAIN % (annotations, "")) == options([*plain, *flags.split()], {})
 
 
 def test_names_in_arguments_are_those_of_the_image(tmp_path: Path) -> None:
@@ -226,9 +369,9 @@ REFERRED = [{"name": "ISTIO_INBOUND_PORTS", "valueFrom": {"configMapKeyRef": {"n
          "annotation traffic.sidecar.istio.io/includeInboundPorts: '80,http': entry 'http'"),
         (PLAIN % ("traffic.sidecar.istio.io/includeInboundPorts: 80", ""),
          "annotation traffic.sidecar.istio.io/includeInboundPorts: '80': not a string"),
-        (PLAIN % ("proxy.istio.io/config: '{'", ""), "annotation proxy.istio.io/config: '{': not YAML: line 1"),
+        (PLAIN % ("proxy.istio.io/config: '{'", ""), "annotation proxy.istio.io/config: '{': not YAML: line "),
         (PLAIN % ("proxy.istio.io/config: 'interceptionMode: HALF'", ""),
-         "annotations: --istio-inbound-interception-mode (-m): 'HALF': unknown"),
+         "annotation proxy.istio.io/config: 'HALF': interceptionMode: unknown: use REDIRECT"),
         (PLAIN % ("sidecar.istio.io/interceptionMode: NONE", ""), "interception mode NONE: nothing is captured"),
         (PLAIN % ("sidecar.istio.io/inject: 'false'", ""), "annotation sidecar.istio.io/inject: 'false': nothing"),
         (PLAIN % ("", ", {name: istio-proxy, securityContext: {runAsUser: proxy}}"),

@@ -1,0 +1,33 @@
+"""Addresses and networks as Envoy's configuration writes them."""
+
+from __future__ import annotations
+
+from _socket import AF_INET, AF_INET6, inet_pton
+
+from istio_init.model.rules import Network
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.envoy.node import Node
+
+ANY = (bytes(4), bytes(16))
+
+
+def packed(text: str) -> bytes | None:
+    """An IP address in text as bytes; None where it is a name, or anything else."""
+    try:
+        return inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+    except (OSError, ValueError):
+        return None
+
+
+def network(node: Node) -> Network:
+    """A CidrRange. DumpError where it is none. Bits behind the prefix do not count (CidrRange::create)."""
+    address = packed(node.get("address_prefix").text())
+    if address is None:
+        raise node.get("address_prefix").wrong("an IP address")
+    prefix = node.get("prefix_len").number()
+    if not 0 <= prefix <= len(address) * 8:
+        raise node.get("prefix_len").wrong("a prefix' length")
+    host = len(address) * 8 - prefix
+    return Network((int.from_bytes(address) >> host << host).to_bytes(len(address)), prefix)

@@ -1,0 +1,71 @@
+"""Who calls: what a client says first, and the request that it makes, as far as Envoy tells clients apart."""
+
+from __future__ import annotations
+
+from istio_init.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
+    Transport: TypeAlias = Literal["raw_buffer", "tls"]
+    # What is said in clear, or inside of TLS: two versions of HTTP, something else, or nothing before the server does.
+    Application: TypeAlias = Literal["http/1.1", "h2c", "bytes", "silence"]
+
+RAW_BUFFER: Transport = "raw_buffer"
+TLS: Transport = "tls"
+
+
+class Request(Record):
+    """An HTTP request; header names are in lower case, `path` has the query with it."""
+
+    host: str = ""
+    path: str = "/"
+    method: str = "GET"
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def header(self, name: str) -> tuple[str, ...]:
+        """All values of a header, pseudo-headers included; Envoy matches each on its own."""
+        pseudo = {":authority": self.host, "host": self.host, ":path": self.path, ":method": self.method}
+        if (name := name.lower()) in pseudo:
+            return (pseudo[name],)
+        return tuple(value for key, value in self.headers if key == name)
+
+
+class Client(Record):
+    """What a client is to a proxy: how it connects, and what it says (inside of TLS, where it is TLS).
+
+    `alpn` is in the order in which the client offers the protocols; `certificate` whether it shows one.
+    """
+
+    speaks: str
+    transport: Transport
+    application: Application
+    alpn: tuple[str, ...] = ()
+    sni: str = ""
+    certificate: bool = False
+    request: Request = Request()
+
+    @property
+    def is_http(self) -> bool:
+        """Whether it makes HTTP requests."""
+        return self.application in {"http/1.1", "h2c"}
+
+    @property
+    def decrypted(self) -> Client:
+        """The same client behind the end of its TLS."""
+        return self.replace(transport=RAW_BUFFER, alpn=(), sni="", certificate=False)
+
+
+# As a sidecar's outbound side offers them for an HTTP service (Istio's ALPN filter), the wished-for one first.
+ISTIO_ALPN = ("istio-http/1.1", "istio", "http/1.1")
+
+# The clients that are told apart, by the name that --speaks gives them.
+CLIENTS: dict[str, Client] = {
+    "http": Client("http", RAW_BUFFER, "http/1.1"),
+    "h2c": Client("h2c", RAW_BUFFER, "h2c"),
+    "tls": Client("tls", TLS, "http/1.1", ("h2", "http/1.1")),
+    "mtls": Client("mtls", TLS, "http/1.1", ISTIO_ALPN, certificate=True),
+    "tcp": Client("tcp", RAW_BUFFER, "bytes"),
+    "server-first": Client("server-first", RAW_BUFFER, "silence"),
+}

@@ -1,0 +1,510 @@
+"""A connection's way through Envoy: listener, listener filters, filter chain, route or TCP proxy, cluster, endpoint.
+
+Pure: from a configuration dump, how the connection arrived, and who the client is. path.py joins it with the kernel.
+What is not followed is named: where it may change the answer, as a condition; where it decides, as an end.
+"""
+
+from __future__ import annotations
+
+from istio_init.envoy import chains, clusters, hosts, listeners
+from istio_init.envoy.client import RAW_BUFFER, TLS, Client
+from istio_init.envoy.dump import ROUTES
+from istio_init.envoy.node import plain
+from istio_init.formats.addresses import address_text, endpoint_text
+from istio_init.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
+    from istio_init.envoy.chains import Chain
+    from istio_init.envoy.clusters import Cluster, Endpoint
+    from istio_init.envoy.dump import Dump
+    from istio_init.envoy.listeners import Detected, Listener
+    from istio_init.envoy.node import Node
+
+    Part: TypeAlias = Literal["listener", "listener filter", "filter chain", "filter", "route", "cluster", "endpoint"]
+    # dials: on to an endpoint; answers: Envoy itself, by HTTP; closes: without an answer; hangs: nobody says anything;
+    # undecided: what is not followed decides.
+    Ending: TypeAlias = Literal["dials", "answers", "closes", "hangs", "undecided"]
+
+HTTP_MANAGER, TCP_PROXY = "envoy.filters.network.http_connection_manager", "envoy.filters.network.tcp_proxy"
+FILTER_KINDS = {"HttpConnectionManager": HTTP_MANAGER, "TcpProxy": TCP_PROXY}
+# Filters that let everything pass as it is, as far as this walk minds; all others are conditions.
+TRANSPARENT = frozenset({
+    "envoy.filters.network.metadata_exchange", "istio.metadata_exchange", "istio.stats", "envoy.filters.http.router",
+    "envoy.filters.http.cors", "envoy.filters.http.grpc_stats", "envoy.filters.http.grpc_web", "istio.alpn",
+    "istio_authn", "istio.istio_authn", "envoy.filters.http.istio_stats", "envoy.filters.http.peer_metadata",
+    "istio.peer_metadata", "envoy.filters.http.health_check", "envoy.filters.network.set_filter_state",
+    "envoy.filters.http.set_filter_state", "connect_authority", "waypoint_downstream_peer_metadata",
+    "envoy.filters.network.connection_limit",
+})  # fmt: skip
+# Status codes of a redirect by their names in the API, in its order.
+REDIRECTS = {"MOVED_PERMANENTLY": 301, "FOUND": 302, "SEE_OTHER": 303, "TEMPORARY_REDIRECT": 307,
+    "PERMANENT_REDIRECT": 308}  # fmt: skip
+# What an HTTP request meets in a client's place that does not speak HTTP.
+NOT_HTTP = "400 Bad Request: not HTTP in clear where HTTP in clear is expected"
+
+
+class Other(Record):
+    """An entry that was not chosen, and why."""
+
+    name: str
+    why: str
+    path: str = ""
+
+
+class Step(Record):
+    """One decision: in which part of Envoy, what was chosen, in words; where the dump has it; what was not chosen."""
+
+    part: Part
+    text: str
+    path: str = ""
+    others: tuple[Other, ...] = ()
+
+
+class End(Record):
+    """How it ended: in words, and as Envoy's access log has it, by response flag and HTTP status (0 for none)."""
+
+    kind: Ending
+    text: str
+    flag: str = ""
+    status: int = 0
+
+
+class Dial(Record):
+    """A connection that Envoy makes: to where, from which address (None for any), with which mark, as which client."""
+
+    address: bytes
+    port: int
+    source: bytes | None
+    mark: int
+    client: Client
+
+
+class Passage(Record):
+    """A connection's way through Envoy. The names are the access log's; `conditions` are what may change the answer."""
+
+    steps: tuple[Step, ...]
+    end: End
+    listener: str = ""
+    chain: str = ""
+    route: str = ""
+    cluster: str = ""
+    dials: tuple[Dial, ...] = ()
+    conditions: tuple[str, ...] = ()
+
+
+class Arrival(Record):
+    """How a connection reached Envoy: at which socket, from where, and where the client had wanted to go.
+
+    `transparent` is whether TPROXY delivered it, which takes a transparent socket.
+    """
+
+    address: bytes
+    port: int
+    source: bytes
+    source_port: int
+    wanted: bytes
+    wanted_port: int
+    transparent: bool = False
+
+
+class Configuration:
+    """A dump, with what takes an index to find."""
+
+    def __init__(self, dump: Dump) -> None:
+        self.dump = dump
+        self.listeners = listeners.Listeners(dump)
+
+
+def walk(configuration: Configuration, arrival: Arrival, client: Client) -> Passage:
+    """The connection's way through Envoy. DumpError where the dump says something that Envoy would not take."""
+    return _Walk(configuration, arrival, client).passage()
+
+
+class _Ended(Exception):
+    def __init__(self, end: End) -> None:
+        super().__init__(end.text)
+        self.end = end
+
+
+class _Walk:
+    def __init__(self, configuration: Configuration, arrival: Arrival, client: Client) -> None:
+        self._listeners, self._dump = configuration.listeners, configuration.dump
+        self._arrival, self._client = arrival, client
+        self._steps: list[Step] = []
+        self._conditions: list[str] = []
+        self._listener = self._chain = self._route = self._cluster = ""
+        self._dials: tuple[Dial, ...] = ()
+        self._spoofs: Node | None = None
+
+    def passage(self) -> Passage:
+        """The whole way."""
+        try:
+            self._go()
+            end = End("dials", self._dialled())
+        except _Ended as ended:
+            end = ended.end
+        return Passage(
+            tuple(self._steps), end, self._listener, self._chain, self._route, self._cluster, self._dials,
+            tuple(dict.fromkeys(self._conditions)),
+        )  # fmt: skip
+
+    def _dialled(self) -> str:
+        return " or ".join(endpoint_text(each.address, each.port) for each in self._dials)
+
+    def _step(self, part: Part, text: str, path: str = "", others: tuple[Other, ...] = ()) -> None:
+        self._steps.append(Step(part, text, path, others))
+
+    def _go(self) -> None:
+        listener, connection, restored = self._received()
+        selection = chains.select(listener, connection)
+        if selection.unclear:
+            raise _Ended(End("undecided", selection.unclear))
+        others = tuple(Other(_chain_name(chain), plain(why), chain.node.path) for chain, why in selection.others)
+        chain = selection.chain
+        if chain is None:
+            self._step("filter chain", "none", listener.node.path, others)
+            what = f"no filter chain of {plain(listener.name)} is for this client (filter_chain_not_found)"
+            raise _Ended(End("closes", f"the connection is reset: {what}", "NR"))
+        self._chain = chain.name
+        total = len(others) + (chain.number > 0)
+        place = f"chain {chain.number} of {total}" if chain.number else "the default chain, no other fits"
+        self._step("filter chain", f"{place}{_named(chain.name)}{_criteria(chain)}", chain.node.path, others)
+        self._secured(chain)
+        self._filters(chain, connection, restored)
+
+    # Listener and its filters.
+
+    def _received(self) -> tuple[Listener, chains.Connection, bool]:
+        arrival = self._arrival
+        listener = self._listeners.bound(arrival.address, arrival.port)
+        at = endpoint_text(arrival.address, arrival.port)
+        if listener is None:
+            raise _Ended(End("closes", f"nothing of Envoy's listens at {at}: the connection is refused"))
+        self._listener = listener.name
+        if arrival.transparent and not listener.transparent:
+            self._step("listener", f"{plain(listener.name)}, whose socket is not transparent", listener.node.path)
+            why = (
+                f"TPROXY finds no transparent socket at port {arrival.port} and drops the packet: the client times out"
+            )
+            raise _Ended(End("hangs", why))
+        restored = listener.restores
+        address, port = (arrival.wanted, arrival.wanted_port) if restored else (arrival.address, arrival.port)
+        self._step("listener", _listener_text(listener, restored, address, port), listener.node.path)
+        detected = self._detected(listener, port, None)
+        if restored and listener.hands_on:
+            target = self._listeners.of_destination(address, port)
+            if target is not None and target is not listener:
+                self._listener = target.name
+                self._step("listener", self._handed(target, address, port), target.node.path)
+                detected = self._detected(target, port, detected)
+                listener = target
+            elif target is None:
+                self._step(
+                    "listener", f"kept: no listener is for {endpoint_text(address, port)} or any address at {port}"
+                )
+        connection = chains.Connection(
+            arrival.source, arrival.source_port, address, port, detected.transport or RAW_BUFFER, detected.sni,
+            detected.alpn,
+        )  # fmt: skip
+        return listener, connection, restored
+
+    def _handed(self, target: Listener, address: bytes, port: int) -> str:
+        exact = any((socket.address, socket.port) == (address, port) for socket in target.sockets)
+        where = "its address" if exact else f"any address; no listener is {endpoint_text(address, port)}"
+        bound = ", a bound listener: a call to any host's port ends here" if target.bound and not exact else ""
+        return f"handed on to {plain(target.name)} ({where}{bound})"
+
+    def _detected(self, listener: Listener, port: int, before: Detected | None) -> Detected:
+        found = listeners.detect(listener, port, self._client, before)
+        for each, note in found.notes:
+            self._step("listener filter", note, each.node.path)
+            if each.name == listeners.ORIGINAL_SRC:
+                self._spoofs = each.node.get("typed_config")
+        for each in listener.filters():
+            if each.name == listeners.ORIGINAL_SRC and not each.is_off(port):
+                self._spoofs = each.node.get("typed_config")
+                self._step("listener filter", "original_src: Envoy will dial from the client's address", each.node.path)
+        if found.unknown:
+            raise _Ended(End("undecided", f"listener filter {plain(found.unknown)} is not followed"))
+        if found.waits:
+            self._waits(listener, found.waits)
+        return found
+
+    def _waits(self, listener: Listener, inspector: str) -> None:
+        seconds = listener.timeout
+        if not seconds:
+            why = (
+                f"{inspector} waits for the client, the client for the server, for ever (listener_filters_timeout: 0s)"
+            )
+            raise _Ended(End("hangs", why))
+        if not listener.goes_on:
+            raise _Ended(
+                End("closes", f"closed after {seconds:g} s: {inspector} waits for the client, which says nothing")
+            )
+        self._step(
+            "listener filter", f"after {seconds:g} s (listener_filters_timeout) it goes on without", listener.node.path
+        )
+
+    # What the chain does with it.
+
+    def _secured(self, chain: Chain) -> None:
+        """TLS that ends here."""
+        socket = chain.node.get("transport_socket")
+        if not socket or not clusters.is_tls(socket):
+            return
+        client = self._client
+        if client.transport != TLS:
+            self._step("filter chain", "its transport socket is TLS, the client speaks in clear", socket.path)
+            raise _Ended(End("closes", "the TLS handshake fails: the client speaks no TLS"))
+        context = socket.get("typed_config")
+        if context.get("require_client_certificate").flag() and not client.certificate:
+            self._step("filter chain", "its TLS wants a client certificate", socket.path)
+            raise _Ended(End("closes", "the TLS handshake fails: a client certificate is required"))
+        mutual = "mutual TLS" if context.get("require_client_certificate").flag() else "TLS"
+        self._step("filter chain", f"{mutual} ends here", socket.path)
+        self._client = client.decrypted
+
+    def _filters(self, chain: Chain, connection: chains.Connection, restored: bool) -> None:  # noqa: FBT001
+        for node in chain.node.get("filters").each():
+            name = FILTER_KINDS.get(node.get("typed_config").kind, node.get("name").text())
+            if name == TCP_PROXY:
+                self._tcp(node.get("typed_config"), connection, restored)
+                return
+            if name == HTTP_MANAGER:
+                self._http(node.get("typed_config"), connection, restored)
+                return
+            self._condition("network filter", name, node)
+        if self._conditions:
+            raise _Ended(End("undecided", f"the chain ends in what is not followed: {self._conditions[-1]}"))
+        raise _Ended(End("closes", "the filter chain has no filters: the connection is closed"))
+
+    def _condition(self, what: str, name: str, node: Node) -> None:
+        if name in TRANSPARENT:
+            return
+        self._conditions.append(f"{what} {plain(name)} may refuse or change it; it is not followed")
+        self._step("filter", f"{plain(name)}: not followed", node.path)
+
+    def _tcp(self, proxy: Node, connection: chains.Connection, restored: bool) -> None:  # noqa: FBT001
+        if proxy.get("tunneling_config"):
+            raise _Ended(
+                End("undecided", "tcp_proxy tunnels by HTTP CONNECT (tunneling_config), which is not followed")
+            )
+        name = self._picked(proxy, "tcp_proxy")
+        self._step("filter", f"tcp_proxy: cluster {plain(name)}", proxy.path)
+        self._to_cluster(name, connection, restored)
+
+    def _picked(self, node: Node, what: str) -> str:
+        """The one cluster that a TCP proxy or a route names."""
+        if name := node.get("cluster").text():
+            return name
+        if "weighted_clusters" in node.fields():
+            weighted = node.get("weighted_clusters")
+            shares = [
+                (each.get("name").text(), each.get("weight").number()) for each in weighted.get("clusters").each()
+            ]
+            chosen = [name for name, weight in shares if weight]
+            if len(chosen) == 1 and chosen[0]:
+                return chosen[0]
+            told = ", ".join(f"{plain(name)} {weight}" for name, weight in shares[:10])
+            raise _Ended(End("undecided", f"{what} picks a cluster by chance, by weight: {told}"))
+        found = sorted(
+            node.fields().keys() & {"cluster_header", "cluster_specifier_plugin", "inline_cluster_specifier_plugin"}
+        )
+        raise _Ended(
+            End("undecided", f"{what} chooses its cluster by {found[0] if found else 'nothing'}, which is not followed")
+        )
+
+    def _http(self, manager: Node, connection: chains.Connection, restored: bool) -> None:  # noqa: FBT001
+        client = self._client
+        if client.application == "silence":
+            raise _Ended(End("hangs", "HTTP: Envoy waits for a request, and the client for the server to begin"))
+        if client.transport == TLS or not client.is_http:
+            raise _Ended(End("answers", NOT_HTTP, "DPE", 400))
+        for each in manager.get("http_filters").each():
+            if not each.get("disabled").flag():
+                self._condition("HTTP filter", each.get("name").text(), each)
+        table = self._routes(manager)
+        choice = hosts.choose(table, manager, client.request, connection.destination_port)
+        name = plain(table.get("name").text())
+        if choice.unclear:
+            raise _Ended(End("undecided", choice.unclear))
+        if choice.host is None:
+            self._step("route", f"route configuration {name}: no domain is {plain(client.request.host)}", table.path)
+            raise _Ended(End("answers", "404: the Host is in no domain (route_not_found)", "NR", 404))
+        others = tuple(Other(_route_name(each), why, each.node.path) for each, why in choice.others)
+        domain = f"route {name}: domain {plain(choice.host.domain)} (of {plain(choice.host.name)})"
+        if choice.route is None:
+            self._step("route", f"{domain}, none of its routes", choice.host.node.path, others)
+            raise _Ended(End("answers", "404: no route is for this request (route_not_found)", "NR", 404))
+        self._route = choice.route.name
+        matched = _match_text(choice.route.node.get("match"))
+        self._step("route", f"{domain}, {_route_name(choice.route)}: {matched}", choice.route.node.path, others)
+        self._routed(choice.route.node, connection, restored)
+
+    def _routes(self, manager: Node) -> Node:
+        if table := manager.get("route_config"):
+            return table
+        if manager.get("scoped_routes"):
+            raise _Ended(End("undecided", "scoped routes, which are not followed, choose the route configuration"))
+        name = manager.at("rds", "route_config_name").text()
+        if name in self._dump.routes:
+            return self._dump.routes[name]
+        if not self._dump.has(ROUTES):
+            raise _Ended(End("undecided", f"route configuration {plain(name)} is not in the dump, which has no routes"))
+        self._step("route", f"route configuration {plain(name)} was not received", manager.get("rds").path)
+        raise _Ended(
+            End("answers", f"404: route configuration {plain(name)} was not received (route_not_found)", "NR", 404)
+        )
+
+    def _routed(self, route: Node, connection: chains.Connection, restored: bool) -> None:  # noqa: FBT001
+        if direct := route.get("direct_response"):
+            status = direct.get("status").number()
+            raise _Ended(End("answers", f"{status}: Envoy answers itself (direct_response)", "", status))
+        if redirect := route.get("redirect"):
+            status = REDIRECTS.get(redirect.get("response_code").enum(*REDIRECTS), 301)
+            raise _Ended(End("answers", f"{status}: Envoy sends the client elsewhere (redirect)", "", status))
+        action = route.get("route")
+        if not action:
+            raise _Ended(End("undecided", f"{route.path} has an action that is not followed"))
+        if action.get("metadata_match"):
+            raise _Ended(End("undecided", f"{action.path} chooses endpoints by metadata_match, which is not followed"))
+        self._to_cluster(self._picked(action, "the route"), connection, restored)
+
+    # Cluster and endpoint.
+
+    def _to_cluster(self, name: str, connection: chains.Connection, restored: bool) -> None:  # noqa: FBT001
+        self._cluster = name
+        found = clusters.cluster(self._dump, name)
+        http = self._client.is_http and bool(self._steps) and self._steps[-1].part == "route"
+        if found is None:
+            if not clusters.knows_clusters(self._dump):
+                raise _Ended(End("undecided", f"cluster {plain(name)} is not in the dump, which has no clusters"))
+            raise self._failed(http, f"there is no cluster {plain(name)} (cluster_not_found)", "NC")
+        if not found.type:
+            kind = found.node.at("cluster_type", "name").text() or found.node.get("type").enum(*clusters.TYPES)
+            raise _Ended(End("undecided", f"cluster {plain(name)} is of type {plain(kind)}, which is not followed"))
+        if found.restored:
+            self._original(found, connection, restored, http)
+        else:
+            self._balanced(found, connection, http)
+
+    def _failed(self, http: bool, why: str, flag: str) -> _Ended:  # noqa: FBT001
+        if http:
+            return _Ended(End("answers", f"503: {why}", flag, 503))
+        return _Ended(End("closes", f"the connection is closed: {why}", flag))
+
+    def _original(self, of: Cluster, connection: chains.Connection, restored: bool, http: bool) -> None:  # noqa: FBT001
+        config = of.node.get("original_dst_lb_config")
+        if config.get("use_http_header").flag() or config.get("metadata_key"):
+            raise _Ended(
+                End(
+                    "undecided",
+                    f"cluster {plain(of.name)} reads its destination from the request, which is not followed",
+                )
+            )
+        if not restored:
+            self._step("cluster", f"{plain(of.name)}: ORIGINAL_DST", of.node.path)
+            raise self._failed(http, "no original destination: the listener does not restore it (original_dst)", "UH")
+        port = config.get("upstream_port_override").port() or connection.destination_port
+        at = endpoint_text(connection.destination, port)
+        self._step("cluster", f"{plain(of.name)}: ORIGINAL_DST, where the client called, {at}", of.node.path)
+        self._dials = (self._dial(of, connection, connection.destination, port, None),)
+
+    def _balanced(self, of: Cluster, connection: chains.Connection, http: bool) -> None:  # noqa: FBT001
+        found = clusters.endpoints(self._dump, of)
+        if found.unclear:
+            raise _Ended(End("undecided", found.unclear))
+        sick = tuple(
+            Other(each.text, "not healthy", each.node.path) for each in found.every if each not in found.callable
+        )
+        self._step("cluster", f"{plain(of.name)}: {of.type}, {_count(len(found.every))}", of.node.path)
+        if not found.callable:
+            why = "no endpoints" if not found.every else "no healthy endpoint"
+            self._step("endpoint", "none", "", sick)
+            raise self._failed(http, f"cluster {plain(of.name)} has {why} (no_healthy_upstream)", "UH")
+        panic = ", none healthy enough, so all are taken (panic)" if found.panic else ""
+        many = f"one of {len(found.callable)}: " if len(found.callable) > 1 else ""
+        for each in found.callable:
+            self._dials = (*self._dials, self._dial(of, connection, each.address, each.port, each))
+        first = found.callable[0]
+        self._step(
+            "endpoint", f"{many}{', '.join(each.text for each in found.callable[:5])}{panic}", first.node.path, sick
+        )
+
+    def _dial(
+        self, of: Cluster, connection: chains.Connection, address: bytes, port: int, endpoint: Endpoint | None
+    ) -> Dial:
+        source, mark = None, clusters.mark(of)
+        if self._spoofs is not None:
+            source, mark = connection.source, self._spoofs.get("mark").number() or mark
+        elif bound := clusters.bind_address(self._dump, of, len(address)):
+            source = bound[0]
+            if all(step.path != bound[1].path for step in self._steps):
+                self._step("cluster", f"bound to {address_text(source)} (upstream_bind_config)", bound[1].path)
+        return Dial(address, port, source, mark, self._onward(of, endpoint))
+
+    def _onward(self, of: Cluster, endpoint: Endpoint | None) -> Client:
+        """What Envoy is as a client itself."""
+        client, secured = self._client, clusters.security(of, endpoint)
+        if client.is_http and any(step.part == "route" for step in self._steps):
+            client = client.replace(application="h2c" if clusters.speaks_http2(of, client.application) else "http/1.1")
+        if secured.by or secured.tls:
+            by = f" ({plain(secured.by)})" if secured.by else ""
+            text = f"towards it: {'TLS' if secured.tls else 'in clear'}{by}"
+            if all(step.text != text for step in self._steps):
+                self._step("cluster", text, of.node.path)
+        if not secured.tls:
+            return client.replace(speaks=_speaks(client))
+        return client.replace(
+            speaks="mtls" if secured.certificate else "tls", transport=TLS, alpn=secured.alpn, sni=secured.sni,
+            certificate=secured.certificate,
+        )  # fmt: skip
+
+
+def _speaks(client: Client) -> str:
+    if client.transport == TLS:
+        return client.speaks
+    return {"http/1.1": "http", "h2c": "h2c", "bytes": "tcp", "silence": "server-first"}[client.application]
+
+
+def _count(number: int) -> str:
+    return f"{number} endpoint{'s' * (number != 1)}"
+
+
+def _named(name: str) -> str:
+    return f" {plain(name)}" if name else ""
+
+
+def _chain_name(chain: Chain) -> str:
+    return f"chain {chain.number}{_named(chain.name)}"
+
+
+def _route_name(route: hosts.Route) -> str:
+    return f"route {route.number}{_named(route.name)}"
+
+
+def _listener_text(listener: Listener, restored: bool, address: bytes, port: int) -> str:  # noqa: FBT001
+    where = (
+        f", original destination {endpoint_text(address, port)}"
+        if restored
+        else ", the original destination is not restored"
+    )
+    return f"{plain(listener.name)}{where}"
+
+
+def _criteria(chain: Chain) -> str:
+    named = [" or ".join(chains.value_text(value) for value in values[:6]) for values in chain.criteria if values]
+    return f": {', '.join(map(plain, named))}" if named else ""
+
+
+def _match_text(match: Node) -> str:
+    fields = match.fields()
+    kind = next((name for name in hosts.PATHS if name in fields), "")
+    value = fields[kind].get("regex").text() if kind == "safe_regex" else fields[kind].text() if kind else ""
+    parts = [f"{kind} {plain(value)}"]
+    parts += [f"header {plain(each.get('name').text())}" for each in match.get("headers").each()]
+    parts += [f"parameter {plain(each.get('name').text())}" for each in match.get("query_parameters").each()]
+    return ", ".join(parts)

@@ -1,5 +1,6 @@
 """The chains as a page of one file: document.py writes it, from the values of model.py and the scripts beside it.
 
-The scripts are named as the modules whose ways they go: semantics.js, trace.js, journey.js, question.js, explain.js and
-way.js. tests hold that they give the same answers (integration/draw/test_html.py). view.js alone touches the page.
+The page answers for any packet that somebody types, so its scripts repeat simulate/ in JavaScript: semantics.js,
+trace.js, path.js, report.js, and request.js for cli/verbs/packet_flags.py. tests/draw/test_page_scripts.py runs them
+under Node and compares their answers with simulate/'s. view.js, answer.js, lighting.js and elements.js touch the page.
 """

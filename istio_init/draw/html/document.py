@@ -33,11 +33,9 @@ if TYPE_CHECKING:
     from istio_init.draw.html.model import PageSubject
     from istio_init.model.rules import Family
 
-# In the order in which they need each other.
-SCRIPTS = (
-    *("addresses", "packet", "semantics", "trace", "journey", "question", "explain", "highlight"),
-    *("elements", "tell", "light", "view"),
-)
+# In the order in which they need each other. The first ones follow packets, and know nothing of the page.
+WALK = ("addresses", "packet", "semantics", "trace", "path", "request", "report", "highlight")
+SCRIPTS = (*WALK, "elements", "answer", "lighting", "view")
 TITLES: dict[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
 STATES = tuple(state for state in CT_STATES if state not in {"SNAT", "DNAT"})
 TITLE_OF_NINE = "The nine rules"

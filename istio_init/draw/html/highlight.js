@@ -1,12 +1,12 @@
-// Which rows and links of the picture a packet lights up, connection by connection, as way.py has it.
+// Which rows and links of the picture a packet lights up, connection by connection, as draw/highlight.py.
 
 const ALONE = "end/alone/";
 
-function waysOf(links, told) {
-  return told.legs.map((leg) => wayOf(links, leg));
+function highlightsOf(links, described) {
+  return described.legs.map((leg) => highlightOf(links, leg));
 }
 
-function wayOf(links, leg) {
+function highlightOf(links, leg) {
   const tried = new Set();
   const hit = new Set();
   const taken = new Map();

@@ -1,4 +1,4 @@
-// What routing knows about the pod, as packet.py has it.
+// What routing knows about the pod. As model/packet.py.
 
 const LOOPBACK_INTERFACE = "lo";
 const TCP = 6;

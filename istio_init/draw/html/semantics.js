@@ -1,4 +1,4 @@
-// What each match asks of a packet and what each target makes of it, as semantics.py has it.
+// What each match asks of a packet and what each target makes of it. As simulate/semantics.py.
 
 const UNCONNECTED = ["INVALID", "UNTRACKED"];
 
@@ -36,9 +36,9 @@ function holds(match, packet) {
     case "DestinationPorts":
       return hasPorts && within(match.ports, packet.destination_port) !== negated;
     case "Multiport":
-      return hasPorts && among(match.ports, portsAsked(match, packet)) !== negated;
+      return hasPorts && among(match.ports, portsOf(match, packet)) !== negated;
     case "Owner": {
-      const owner = ownerAsked(match, packet);
+      const owner = ownerOf(match, packet);
       return owner === null ? negated : within([match.low, match.high], owner) !== negated;
     }
     case "Mark":
@@ -66,12 +66,12 @@ function inState(states, packet) {
   return states.includes(packet.ctstate) || (packet.redirected && states.includes("DNAT"));
 }
 
-function portsAsked(match, packet) {
+function portsOf(match, packet) {
   const sides = { sports: [packet.source_port], dports: [packet.destination_port] };
   return sides[match.side] ?? [packet.source_port, packet.destination_port];
 }
 
-function ownerAsked(match, packet) {
+function ownerOf(match, packet) {
   return match.kind === "uid" ? packet.uid : packet.gid;
 }
 

@@ -1,4 +1,4 @@
-// One packet's way through one netfilter hook, rule by rule, as trace.py has it.
+// One packet's way through one netfilter hook, rule by rule. As simulate/trace.py.
 
 const HOOKS = {
   PREROUTING: ["raw", "mangle", "nat"],

@@ -72,11 +72,11 @@ function show(model, form) {
     field.removeAttribute("aria-invalid");
     field.removeAttribute("aria-errormessage");
   }
-  let told;
+  let described;
   try {
     const typed = read(form);
-    showFamily(ask(model, typed).family ?? shownFamily());
-    told = explain(model, typed, shownFamily());
+    showFamily(parseRequest(model, typed).family ?? shownFamily());
+    described = explain(model, typed, shownFamily());
   } catch (error) {
     if (!(error instanceof Refused)) {
       throw error;
@@ -86,11 +86,11 @@ function show(model, form) {
   }
   byId("wrong").hidden = true;
   document.body.classList.remove("stale");
-  tell(told);
-  light(waysOf(model.families[shownFamily()]?.links ?? {}, told));
+  showAnswer(described);
+  light(highlightsOf(model.families[shownFamily()]?.links ?? {}, described));
 }
 
-/** Say what is wrong, and where it was typed; what is shown is the answer to another question. */
+/** Say what is wrong, and where it was typed; what is shown is the answer to another request. */
 function refuse(field, message) {
   byId("wrong").textContent = visible(message);
   byId("wrong").hidden = false;

@@ -1,12 +1,12 @@
-// A journey told in the words and the form of `istio-init explain --output json`, as explain.py and reasons.py have it.
+// A path in the words and the form of `istio-init explain --output json`. As simulate/report.py and wording.py.
 
 /** What becomes of the packet that was typed. Refused where it can't be understood. */
 function explain(model, typed, family) {
-  const question = ask(model, typed);
-  const facts = settled(model, question);
-  const { legs, loop } = follow(model, packetOf(model, question, facts, family), facts, model.envoy);
+  const request = parseRequest(model, typed);
+  const facts = withRequest(model, request);
+  const { legs, loop } = follow(model, packetOf(model, request, facts, family), facts, model.envoy);
   return {
-    legs: legs.map((leg) => legTold(model, leg)),
+    legs: legs.map((leg) => legJson(model, leg)),
     end: legs.at(-1).end,
     loop: loop || null,
     stop: loop ? null : model.stops[legs.at(-1).end] ?? null,
@@ -14,18 +14,18 @@ function explain(model, typed, family) {
   };
 }
 
-function legTold(model, leg) {
+function legJson(model, leg) {
   return {
     sender: leg.sender,
-    packet: packetTold(model, leg.packet),
-    way: leg.passed.map((each) => (each.turn ? turnTold(each) : hookTold(model, each))),
+    packet: packetJson(model, leg.packet),
+    way: leg.passed.map((each) => (each.decision ? decisionJson(each) : hookJson(model, each))),
     end: leg.end,
-    arrived: packetTold(model, leg.arrived),
+    arrived: packetJson(model, leg.arrived),
     fate: fate(model, leg),
   };
 }
 
-function packetTold(model, packet) {
+function packetJson(model, packet) {
   const [source, destination] = [addressText(packet.source), addressText(packet.destination)];
   return { ...packet, protocol: protocolText(model, packet.protocol), source, destination };
 }
@@ -34,7 +34,7 @@ function protocolText(model, protocol) {
   return model.protocols[protocol] ?? `${protocol}`;
 }
 
-function turnTold({ packet, by, changed, refused }) {
+function decisionJson({ packet, by, changed, refused }) {
   return {
     routing: packet.hook,
     in_interface: packet.in_interface,
@@ -45,11 +45,11 @@ function turnTold({ packet, by, changed, refused }) {
   };
 }
 
-function hookTold(model, met) {
-  return { hook: met.hook, outcome: met.outcome, steps: met.steps.map((step) => stepTold(model, step)) };
+function hookJson(model, met) {
+  return { hook: met.hook, outcome: met.outcome, steps: met.steps.map((step) => stepJson(model, step)) };
 }
 
-function stepTold(model, step) {
+function stepJson(model, step) {
   const { table, chain, number, rule, matched } = step;
   if (step.skipped) {
     return { table, skipped: step.skipped };
@@ -90,8 +90,8 @@ function because(model, leg) {
     return `because ${placeOf(step)} can't be told: ${why}`;
   }
   // The jump, where it led to one of the chains that do the same to everything.
-  const told = step.via && model.tails.includes(step.chain) ? step.via : step;
-  return `because ${placeOf(told)}: ${told.rule.purpose?.text ?? told.rule.text}`;
+  const shown = step.via && model.tails.includes(step.chain) ? step.via : step;
+  return `because ${placeOf(shown)}: ${shown.rule.purpose?.text ?? shown.rule.text}`;
 }
 
 function placeOf(step) {
@@ -103,10 +103,10 @@ function whyNot(model, match, packet) {
   if (!match.wanted) {
     return match.what;
   }
-  if (match.is === "Owner" && ownerAsked(match, packet) === null) {
+  if (match.is === "Owner" && ownerOf(match, packet) === null) {
     return "no socket sent it";
   }
-  const found = foundBy(model, match, packet);
+  const found = packetValue(model, match, packet);
   if (!match.negated) {
     return `${match.what} ${found}, not ${match.wanted}`;
   }
@@ -114,7 +114,7 @@ function whyNot(model, match, packet) {
 }
 
 /** What a match finds in a packet. */
-function foundBy(model, match, packet) {
+function packetValue(model, match, packet) {
   const port = (asked) => (asked ? `${asked}` : "none");
   switch (match.is) {
     case "Source":
@@ -132,9 +132,9 @@ function foundBy(model, match, packet) {
     case "DestinationPorts":
       return port(packet.destination_port);
     case "Multiport":
-      return portsAsked(match, packet).map(port).join(" and ");
+      return portsOf(match, packet).map(port).join(" and ");
     case "Owner":
-      return `${ownerAsked(match, packet)}`;
+      return `${ownerOf(match, packet)}`;
     case "Mark":
       return markText(packet.mark);
     case "ConnMark":

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from hypothesis import strategies as st
 
 from istio_init.cli.verbs import packet_flags
 from istio_init.cli.verbs.subject import POD, Subject
@@ -55,6 +54,8 @@ from istio_init.simulate.report import as_json
 from tests.kit.packets import Sidecar
 
 if TYPE_CHECKING:
+    from random import Random
+
     from istio_init.model.rules import Family, Match, Target
 
 ADDRESSES = (
@@ -83,43 +84,40 @@ NONSENSE = {
 }
 
 
-def endpoints() -> st.SearchStrategy[str]:
+def endpoint(chance: Random) -> str:
     """A text for --from or --to."""
-    some = st.sampled_from(ADDRESSES) | st.ip_addresses().map(str)
-    ports = st.sampled_from(PORTS)
-    return st.one_of(
-        ports.map(lambda port: f":{port}" if port else ""),
-        st.builds(_with_port, some, ports),
-        st.builds(_with_port, some, ports),
-    )
-
-
-def _with_port(address: str, port: str) -> str:
+    port = chance.choice(PORTS)
+    if not chance.randrange(3):
+        return f":{port}" if port else ""
+    address = chance.choice(ADDRESSES) if chance.randrange(3) else _any_address(chance)
     return (f"[{address}]:{port}" if ":" in address else f"{address}:{port}") if port else address
 
 
-@st.composite
-def questions(draw: st.DrawFn) -> dict[str, Any]:
+def _any_address(chance: Random) -> str:
+    return str(IPv4Address(chance.getrandbits(32)) if chance.randrange(2) else IPv6Address(chance.getrandbits(128)))
+
+
+def question(chance: Random) -> dict[str, Any]:
     """What somebody types into the form; every tenth time one of it is nonsense."""
-    state = draw(st.sampled_from(("NEW", "NEW", "NEW", *STATES)))
-    ids = st.sampled_from(("", "", "0", "5", "888", "1337", "-", "4294967294"))
-    marks = st.sampled_from(("0", "0", "1337", "0x539", "0X53A", "0xffffffff", "4294967295"))
+    state = chance.choice(("NEW", "NEW", "NEW", *STATES))
+    ids = ("", "", "0", "5", "888", "1337", "-", "4294967294")
+    marks = ("0", "0", "1337", "0x539", "0X53A", "0xffffffff", "4294967295")
     typed = {
-        "inbound": draw(st.booleans()),
-        "from": draw(endpoints()),
-        "to": draw(endpoints()),
-        "protocol": draw(st.sampled_from(("tcp", "tcp", "tcp", "TCP", "udp", "icmp", "58", "200"))),
-        "interface": draw(st.sampled_from(("", "", "", "eth0", "lo", "veth1", "net1", "a.b-c_d~e!f#g"))),
-        "uid": draw(ids),
-        "gid": draw(ids),
-        "mark": draw(marks),
-        "connmark": draw(marks),
+        "inbound": bool(chance.randrange(2)),
+        "from": endpoint(chance),
+        "to": endpoint(chance),
+        "protocol": chance.choice(("tcp", "tcp", "tcp", "TCP", "udp", "icmp", "58", "200")),
+        "interface": chance.choice(("", "", "", "eth0", "lo", "veth1", "net1", "a.b-c_d~e!f#g")),
+        "uid": chance.choice(ids),
+        "gid": chance.choice(ids),
+        "mark": chance.choice(marks),
+        "connmark": chance.choice(marks),
         "state": state,
-        "reply": state in {"ESTABLISHED", "RELATED"} and draw(st.booleans()),
+        "reply": state in {"ESTABLISHED", "RELATED"} and bool(chance.randrange(2)),
     }
-    if not draw(st.integers(0, 9)):
-        field = draw(st.sampled_from((*NONSENSE, "reply")))
-        typed[field] = draw(st.sampled_from(NONSENSE[field])) if field in NONSENSE else True
+    if not chance.randrange(10):
+        field = chance.choice((*NONSENSE, "reply"))
+        typed[field] = chance.choice(NONSENSE[field]) if field in NONSENSE else True
     return typed
 
 
@@ -134,7 +132,8 @@ def _matches(family: Family) -> tuple[Match, ...]:
     """Matches of every kind that packets of `questions` may meet or miss."""
     networks = ("10.0.0.0/8", "192.0.2.10", "0.0.0.0/0") if family == "ipv4" else ("2001:db8::/32", "::1", "::/0")
     either = (False, True)
-    names, marks = ("lo", "eth0", "veth+"), ((0x539, 0xFFFFFFFF), (0x80000000, 0xFF000000))
+    names = ("lo", "eth0", "veth+")
+    marks = ((0x539, 0xFFFFFFFF), (0x39, 0xFF), (0xFF000000, 0xFF000000))
     states = (("NEW",), ("INVALID", "ESTABLISHED"), ("DNAT",))
     some: tuple[Match, ...] = tuple(
         match
@@ -167,27 +166,41 @@ def _targets(family: Family, chains: tuple[str, ...]) -> tuple[Target, ...]:
     )
 
 
-@cache
-def _rules(family: Family, chains: tuple[str, ...]) -> st.SearchStrategy[tuple[Rule, ...]]:
+def _rules(chance: Random, family: Family, chains: tuple[str, ...]) -> tuple[Rule, ...]:
     """A chain's rules, which may jump to these."""
-    kinds = st.lists(st.sampled_from(_matches(family)), max_size=2).map(tuple)
-    one = st.builds(_spelled, kinds, st.sampled_from(_targets(family, chains)), st.sampled_from((6, 17)))
-    return st.lists(one, max_size=4).map(tuple)
+    matches, targets = _by_kind(_matches(family)), _by_kind(_targets(family, chains))
+    return tuple(
+        _spelled(
+            tuple(chance.choice(chance.choice(matches)) for _ in range(chance.randrange(3))),
+            chance.choice(chance.choice(targets)),
+            chance.choice((6, 17)),
+        )
+        for _ in range(chance.randrange(5))
+    )
+
+
+def _by_kind(values: tuple[Any, ...]) -> list[list[Any]]:
+    """The values, grouped by their kinds, so that each kind is as likely as any other; verdicts more often."""
+    kinds: dict[type, list[Any]] = {}
+    for value in values:
+        kinds.setdefault(type(value), []).append(value)
+    return [*kinds.values(), *[kinds[Verdict]] * 3] if Verdict in kinds else [*kinds.values()]
 
 
 # Chains of a user's, and to which each of them may jump; the last is one that does the same to everything.
 USERS = {"ISTIO_OUTPUT": ("A",), "A": ("ISTIO_REDIRECT",), "ISTIO_REDIRECT": ()}
 
 
-@st.composite
-def rulesets(draw: st.DrawFn, family: Family) -> Ruleset:
+def ruleset(chance: Random, family: Family) -> Ruleset:
     """Rules of every kind, wherever; also where the kernel would not take them."""
-    policies = st.sampled_from(("ACCEPT", "ACCEPT", "ACCEPT", "DROP"))
     tables = []
     for name, hooks in BUILTIN_CHAINS.items():
-        if draw(st.booleans()):
-            built_in = [Chain(hook, draw(_rules(family, ("ISTIO_OUTPUT", "A"))), draw(policies)) for hook in hooks]
-            users = [Chain(user, draw(_rules(family, others))) for user, others in USERS.items()]
+        if chance.randrange(2):
+            built_in = [
+                Chain(hook, _rules(chance, family, ("ISTIO_OUTPUT", "A")), chance.choice(("ACCEPT", "ACCEPT", "DROP")))
+                for hook in hooks
+            ]
+            users = [Chain(user, _rules(chance, family, others)) for user, others in USERS.items()]
             tables.append(Table(name, (*built_in, *users)))
     return Ruleset(family, tuple(tables))
 
@@ -200,6 +213,7 @@ def _spelled(matches: tuple[Match, ...], target: Target, transport: int) -> Rule
     return Rule(matches, target)
 
 
+@cache
 def planned(line: str) -> Subject:
     """The plan of a command line, and the pod of `explain` where nobody says anything of it."""
     sidecar = Sidecar(line)
@@ -209,26 +223,24 @@ def planned(line: str) -> Subject:
     return Subject(sidecar.options, sidecar.plan.rulesets, facts, sidecar.envoy, live=False)
 
 
-@st.composite
-def found(draw: st.DrawFn) -> Subject:
+def namespace(chance: Random) -> Subject:
     """A namespace in which anybody may have done anything."""
     own = (
         *(("lo", "127.0.0.1"), ("lo", "::1"), ("eth0", "192.0.2.10"), ("eth0", "2001:db8::a"), ("veth1", "10.1.2.3")),
         *(("eth0", "fe80::1"), ("veth1", "feC0::1"), ("eth0", "::1.2.3.4")),
     )
-    chosen = draw(st.lists(st.sampled_from(own), max_size=8, unique=True))
     addresses = tuple(
         Address(network(text).replace(prefix=8) if text == "127.0.0.1" else network(text), device)
-        for device, text in chosen
+        for device, text in chance.sample(own, chance.randrange(len(own) + 1))
     )
     rules = tuple(PolicyRule(family, 0x539, table) for family in FAMILIES for table in (133, 134))
-    routes = draw(st.sampled_from(((), tuple(Route(family, "lo", 134) for family in FAMILIES))))
-    switched = st.sampled_from(((), ("eth0", "veth1")))
-    uplink = draw(st.sampled_from(("eth0", "veth1")))
-    about = planned(draw(st.sampled_from(("-i '*'", "-i '*' -m TPROXY", "-i '*' -u 0 -g 888"))))
+    routes = chance.choice(((), tuple(Route(family, "lo", 134) for family in FAMILIES)))
+    switched = ((), ("eth0", "veth1"))
+    uplink = chance.choice(("eth0", "veth1"))
+    about = planned(chance.choice(("-i '*'", "-i '*' -m TPROXY", "-i '*' -u 0 -g 888")))
     return about.replace(
-        rulesets=tuple(draw(rulesets(family)) for family in FAMILIES),
-        facts=Facts(addresses, rules, routes, uplink, draw(switched), draw(switched)),
+        rulesets=tuple(ruleset(chance, family) for family in FAMILIES),
+        facts=Facts(addresses, rules, routes, uplink, chance.choice(switched), chance.choice(switched)),
         live=True,
     )
 

@@ -7,18 +7,18 @@ const CAPTURERS = {
 };
 const TROUBLE = { dropped: "Dropped", queued: "Handed to another program", undecided: "Can't be told" };
 
-function tell(told) {
-  const capturer = told.legs.map((leg) => CAPTURERS[leg.end]).find(Boolean);
+function showAnswer(described) {
+  const capturer = described.legs.map((leg) => CAPTURERS[leg.end]).find(Boolean);
   const summary = byId("summary");
-  if (told.loop) {
+  if (described.loop) {
     summary.textContent = "A loop: it comes to the same listener again, and never ends";
   } else {
-    summary.textContent = TROUBLE[told.end] ?? (capturer ? `Captured ${capturer}` : "Left alone");
+    summary.textContent = TROUBLE[described.end] ?? (capturer ? `Captured ${capturer}` : "Left alone");
   }
-  summary.className = told.loop || told.end in TROUBLE ? "trouble" : capturer ? "captured" : "alone";
-  byId("legs").replaceChildren(...told.legs.map(legCard));
-  if (told.stop) {
-    byId("legs").lastChild.append(make("p", "fate", told.stop));
+  summary.className = described.loop || described.end in TROUBLE ? "trouble" : capturer ? "captured" : "alone";
+  byId("legs").replaceChildren(...described.legs.map(legCard));
+  if (described.stop) {
+    byId("legs").lastChild.append(make("p", "fate", described.stop));
   }
 }
 
@@ -30,7 +30,7 @@ function legCard(leg, at) {
     make("h3", "", make("b", "count", `${at + 1}`), `From ${leg.sender}`),
     make("p", "packet", facts.join(", ")),
     make("p", "fate", `${leg.fate}.`),
-    make("details", "", make("summary", "", "Rule by rule"), ...leg.way.map(wayLines)),
+    make("details", "", make("summary", "", "Rule by rule"), ...leg.way.map(hookLines)),
   );
 }
 
@@ -53,9 +53,9 @@ function packetFacts(packet) {
 }
 
 /** A hook with the rules that were met there, or what routing decided behind it. */
-function wayLines(each) {
+function hookLines(each) {
   if (!each.hook) {
-    return make("p", "turn", turnText(each));
+    return make("p", "decision", decisionText(each));
   }
   const lines = [];
   let [table, misses] = ["", []];
@@ -101,21 +101,21 @@ function stepLine(step) {
   return make("li", name, mark, rule, make("span", "why", step.why));
 }
 
-function turnText(turn) {
-  if (turn.refused) {
+function decisionText(decision) {
+  if (decision.refused) {
     return "The kernel drops it, whatever the rules";
   }
-  const by = turn.policy_rule ? `its mark and table ${turn.policy_rule.table}` : "";
-  switch (turn.routing) {
+  const by = decision.policy_rule ? `its mark and table ${decision.policy_rule.table}` : "";
+  switch (decision.routing) {
     case "INPUT":
       return `Routing: delivered here, ${by ? `by ${by}` : "for the pod itself"}`;
     case "FORWARD":
-      return `Routing: not for the pod itself, forwarded by ${turn.out_interface}`;
+      return `Routing: not for the pod itself, forwarded by ${decision.out_interface}`;
     case "PREROUTING":
       return "Over lo, back into the pod";
     default:
-      return turn.changed
-        ? `Routing: leaves by ${turn.out_interface} now, because of ${by || "its new destination"}`
-        : `Routing: leaves by ${turn.out_interface || "an interface"}`;
+      return decision.changed
+        ? `Routing: leaves by ${decision.out_interface} now, because of ${by || "its new destination"}`
+        : `Routing: leaves by ${decision.out_interface || "an interface"}`;
   }
 }

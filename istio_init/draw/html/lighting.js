@@ -1,27 +1,27 @@
 // What a packet met, lit up in the picture and in the explanations.
 
 /** Light up what the packet met in the shown picture, and in the explanations. */
-function light(ways) {
+function light(highlights) {
   const shown = all(`[data-family="${shownFamily()}"]`);
   all(".bar, .lit", byId("picture")).forEach((each) => each.remove());
   for (const svg of shown.flatMap((each) => all("svg.chart", each))) {
     svg.classList.add("asked");
     for (const group of all("g.head, g.box, g.end", svg)) {
       const key = group.dataset.key ?? `hook/${group.dataset.hook}`;
-      const legs = legsOf(ways, key, "reached");
+      const legs = legsOf(highlights, key, "reached");
       group.classList.toggle("met", legs.length > 0);
       dye(group, group.matches(".end") ? legs.slice(0, 1) : []);
     }
-    all("g.row", svg).forEach((row) => lightRow(row, ways));
-    lightLines(svg, ways);
+    all("g.row", svg).forEach((row) => lightRow(row, highlights));
+    lightLines(svg, highlights);
     bringIntoView(svg);
   }
   for (const entry of shown.flatMap((each) => all("li[data-key]", each))) {
-    const [hit, tried] = [legsOf(ways, entry.dataset.key, "hit"), legsOf(ways, entry.dataset.key, "tried")];
+    const [hit, tried] = [legsOf(highlights, entry.dataset.key, "hit"), legsOf(highlights, entry.dataset.key, "tried")];
     dye(entry, hit.slice(0, 1));
     entry.classList.toggle("hit", hit.length > 0);
-    const told = (legs, word) => (legs.length ? `${word} ${legs.map((leg) => leg + 1).join(", ")}` : "");
-    const words = [told(hit, "matched"), told(tried, "looked at")];
+    const label = (legs, word) => (legs.length ? `${word} ${legs.map((leg) => leg + 1).join(", ")}` : "");
+    const words = [label(hit, "matched"), label(tried, "looked at")];
     entry.querySelector(".met").textContent = words.filter(Boolean).join(" · ");
   }
 }
@@ -36,8 +36,8 @@ function bringIntoView(svg) {
   }
 }
 
-function legsOf(ways, key, part) {
-  return ways.flatMap((way, leg) => (way[part].has(key) ? [leg] : []));
+function legsOf(highlights, key, part) {
+  return highlights.flatMap((way, leg) => (way[part].has(key) ? [leg] : []));
 }
 
 function dye(element, legs) {
@@ -46,8 +46,8 @@ function dye(element, legs) {
   }
 }
 
-function lightRow(row, ways) {
-  const [hit, tried] = [legsOf(ways, row.dataset.key, "hit"), legsOf(ways, row.dataset.key, "tried")];
+function lightRow(row, highlights) {
+  const [hit, tried] = [legsOf(highlights, row.dataset.key, "hit"), legsOf(highlights, row.dataset.key, "tried")];
   row.classList.toggle("hit", hit.length > 0);
   row.classList.toggle("tried", tried.length > 0 && hit.length === 0);
   dye(row, hit.slice(0, 1));
@@ -64,10 +64,10 @@ function lightRow(row, ways) {
 }
 
 /** Lines that were taken, once for each connection, beside each other, before what they lie under. */
-function lightLines(svg, ways) {
+function lightLines(svg, highlights) {
   const first = svg.querySelector("g.box, g.end");
   for (const line of all(".line:not(.lit), .tip:not(.lit)", svg)) {
-    legsOf(ways, line.dataset.key, "links").forEach((leg, shift) => {
+    legsOf(highlights, line.dataset.key, "links").forEach((leg, shift) => {
       const copy = line.cloneNode();
       copy.classList.add("lit", colour(leg));
       copy.setAttribute("transform", `translate(${3 * shift} ${-3 * shift})`);

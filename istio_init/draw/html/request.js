@@ -1,4 +1,4 @@
-// A packet as it is typed into the form, and what is left open filled in, as cli/verbs/packet_flags.py has it.
+// A packet as it is typed into the form, with defaults for what is left empty. As cli/verbs/packet_flags.py.
 
 /** What is wrong with what was typed, and where. */
 class Refused extends Error {
@@ -8,9 +8,9 @@ class Refused extends Error {
   }
 }
 
-/** The form's texts as a question; Refused where one is wrong, or where they contradict each other. */
-function ask(model, typed) {
-  const question = {
+/** The form's texts as a request; Refused where one is wrong, or where they contradict each other. */
+function parseRequest(model, typed) {
+  const request = {
     inbound: typed.inbound,
     source: endpoint(model, "from", typed.from),
     destination: endpoint(model, "to", typed.to),
@@ -23,18 +23,18 @@ function ask(model, typed) {
     ctstate: typed.state,
     reply: typed.reply,
   };
-  if (question.reply && !["ESTABLISHED", "RELATED"].includes(question.ctstate)) {
-    throw new Refused("reply", question.ctstate, "only an ESTABLISHED or RELATED packet can be a reply");
+  if (request.reply && !["ESTABLISHED", "RELATED"].includes(request.ctstate)) {
+    throw new Refused("reply", request.ctstate, "only an ESTABLISHED or RELATED packet can be a reply");
   }
-  const families = [question.source.address, question.destination.address].filter(Boolean).map(familyOf);
+  const families = [request.source.address, request.destination.address].filter(Boolean).map(familyOf);
   if (new Set(families).size > 1) {
     throw new Refused("to", typed.to, "one address is IPv4, the other IPv6");
   }
-  question.family = families[0] ?? null;
-  if (!question.inbound && question.destination.address) {
-    question.destination.address = connected(question.destination.address, question.source.address);
+  request.family = families[0] ?? null;
+  if (!request.inbound && request.destination.address) {
+    request.destination.address = connected(request.destination.address, request.source.address);
   }
-  return question;
+  return request;
 }
 
 /** ADDRESS, ADDRESS:PORT, :PORT, or [ADDRESS]:PORT for IPv6. */
@@ -81,17 +81,17 @@ function markValue(field, text) {
   return /^0x[0-9a-f]{1,8}$/i.test(text) ? Number(text) : number(field, text, 0, 2 ** 32 - 1, "a mark");
 }
 
-/** The facts with what the question says about the pod: which addresses are its own. */
-function settled(model, question) {
+/** The facts with what the request says about the pod: which addresses are its own. */
+function withRequest(model, request) {
   const facts = model.facts;
   if (model.live || facts.uplink !== model.uplink) {
     return facts;
   }
-  const { address } = question.destination;
-  const here = question.interface || (question.inbound ? model.uplink : "");
+  const { address } = request.destination;
+  const here = request.interface || (request.inbound ? model.uplink : "");
   const further = [];
   // What comes in is for the pod, but from a virtual machine; what leaves by lo is for the pod, too.
-  const mine = question.inbound ? !model.virtual_interfaces.includes(here) : here === LOOPBACK_INTERFACE;
+  const mine = request.inbound ? !model.virtual_interfaces.includes(here) : here === LOOPBACK_INTERFACE;
   if (address && mine && !isLocal(facts, address)) {
     const device = here === LOOPBACK_INTERFACE ? model.uplink : here;
     further.push({ device, network: { address, prefix: address.length * 4 } });
@@ -103,29 +103,29 @@ function settled(model, question) {
 }
 
 /** The packet at the hook where it starts, of `family` where no address was given. */
-function packetOf(model, question, facts, family = "ipv4") {
-  family = question.family ?? family;
-  const ports = [TCP, UDP].includes(question.protocol) ? [model.client_port, model.server_port] : [0, 0];
+function packetOf(model, request, facts, family = "ipv4") {
+  family = request.family ?? family;
+  const ports = [TCP, UDP].includes(request.protocol) ? [model.client_port, model.server_port] : [0, 0];
   const away = model.elsewhere[family];
   const common = {
-    source_port: question.source.port ?? ports[0], destination_port: question.destination.port ?? ports[1],
-    in_interface: "", out_interface: "", uid: null, gid: null, mark: question.mark, ctstate: question.ctstate,
-    connmark: question.connmark, zone: null, tracked: false, translated: [], redirected: false, tproxy_port: 0,
-    reply: question.reply,
+    source_port: request.source.port ?? ports[0], destination_port: request.destination.port ?? ports[1],
+    in_interface: "", out_interface: "", uid: null, gid: null, mark: request.mark, ctstate: request.ctstate,
+    connmark: request.connmark, zone: null, tracked: false, translated: [], redirected: false, tproxy_port: 0,
+    reply: request.reply,
   };
   const packet = (hook, source, destination, more) => ({
-    hook, protocol: question.protocol, source, destination, ...common, ...more,
+    hook, protocol: request.protocol, source, destination, ...common, ...more,
   });
-  if (question.inbound) {
-    const device = question.interface || facts.uplink;
+  if (request.inbound) {
+    const device = request.interface || facts.uplink;
     const own = primary(facts, device, away) ?? primary(facts, facts.uplink, away) ?? model.pod[family].address;
-    return packet("PREROUTING", question.source.address ?? away, question.destination.address ?? own, {
+    return packet("PREROUTING", request.source.address ?? away, request.destination.address ?? own, {
       in_interface: device,
     });
   }
-  const destination = question.destination.address ?? away;
-  const sent = packet("OUTPUT", question.source.address ?? sourceFor(facts, destination), destination, {
-    out_interface: question.interface, uid: question.uid, gid: question.gid,
+  const destination = request.destination.address ?? away;
+  const sent = packet("OUTPUT", request.source.address ?? sourceFor(facts, destination), destination, {
+    out_interface: request.interface, uid: request.uid, gid: request.gid,
   });
-  return question.interface ? sent : routed(sent, facts).packet;
+  return request.interface ? sent : routed(sent, facts).packet;
 }

@@ -1,4 +1,4 @@
-// A packet's whole way: hook after hook, on with what the proxy sends, as journey.py and martians.py have it.
+// A packet's whole path: hook after hook, then what the proxy sends because of it. As simulate/path.py and martians.py.
 
 const UNACCEPTED = { DROP: "dropped", QUEUE: "queued", UNDECIDED: "undecided" };
 
@@ -26,7 +26,7 @@ function travel(model, packet, facts, envoy, sender) {
   const leg = (end, arrived) => ({ sender, packet, passed, end, arrived });
   const refused = packet.hook === "PREROUTING" ? martianAtTheDoor(packet) : "";
   if (refused) {
-    passed.push(turn(packet, null, false, refused));
+    passed.push(decision(packet, null, false, refused));
     return leg("dropped", packet);
   }
   const tables = model.families[familyOf(packet.destination)]?.tables ?? [];
@@ -41,15 +41,15 @@ function travel(model, packet, facts, envoy, sender) {
       return leg(listener(model, envoy, met.packet) ?? "application", met.packet);
     }
     if (met.hook === "POSTROUTING" && met.packet.out_interface !== LOOPBACK_INTERFACE) {
-      const forwarded = passed.some((each) => each.turn && each.packet.hook === "FORWARD");
+      const forwarded = passed.some((each) => each.decision && each.packet.hook === "FORWARD");
       return leg(forwarded ? "forwarded" : "wire", met.packet);
     }
-    const turn = turnBehind(met, facts, packet.hook === "OUTPUT");
-    passed.push(turn);
-    if (turn.refused) {
-      return leg("dropped", turn.packet);
+    const decision = decisionAfter(met, facts, packet.hook === "OUTPUT");
+    passed.push(decision);
+    if (decision.refused) {
+      return leg("dropped", decision.packet);
     }
-    current = turn.packet;
+    current = decision.packet;
   }
 }
 
@@ -67,43 +67,43 @@ function listener(model, envoy, packet) {
 }
 
 /** The way from one hook to the next, for a packet that the hook let pass; `fromHere` for one that the pod sent. */
-function turnBehind(met, facts, fromHere) {
+function decisionAfter(met, facts, fromHere) {
   const { packet, before } = met;
   if (met.hook === "PREROUTING") {
-    return fromHere ? turn({ ...packet, hook: "INPUT" }) : arriving(packet, facts);
+    return fromHere ? decision({ ...packet, hook: "INPUT" }) : arriving(packet, facts);
   }
   if (met.hook === "OUTPUT") {
     const sent = { ...packet, hook: "POSTROUTING" };
     const same = packet.destination === before.destination && packet.mark === before.mark;
-    return same ? turn(sent) : routed(sent, facts);
+    return same ? decision(sent) : routed(sent, facts);
   }
   if (met.hook === "FORWARD") {
-    return turn({ ...packet, hook: "POSTROUTING", in_interface: "" });
+    return decision({ ...packet, hook: "POSTROUTING", in_interface: "" });
   }
   // Over lo: the packet keeps its mark and its connection; the socket that sent it is forgotten.
-  return turn({
+  return decision({
     ...packet, hook: "PREROUTING", in_interface: LOOPBACK_INTERFACE, out_interface: "", uid: null, gid: null,
   });
 }
 
-function turn(packet, by = null, changed = false, refused = "") {
-  return { turn: true, packet, by, changed, refused };
+function decision(packet, by = null, changed = false, refused = "") {
+  return { decision: true, packet, by, changed, refused };
 }
 
 /** What came from outside: for the machine itself by its destination, its mark or a socket, or else forwarded. */
 function arriving(packet, facts) {
   const refused = martianByRouting(packet, facts);
   if (refused) {
-    return turn(packet, null, false, refused);
+    return decision(packet, null, false, refused);
   }
   if (isLocal(facts, packet.destination)) {
-    return turn({ ...packet, hook: "INPUT" });
+    return decision({ ...packet, hook: "INPUT" });
   }
   const rule = policyRoute(facts, familyOf(packet.destination), packet.mark);
   if (rule || packet.tproxy_port) {
-    return turn({ ...packet, hook: "INPUT" }, rule);
+    return decision({ ...packet, hook: "INPUT" }, rule);
   }
-  return turn({ ...packet, hook: "FORWARD", out_interface: facts.uplink });
+  return decision({ ...packet, hook: "FORWARD", out_interface: facts.uplink });
 }
 
 /** A packet of the machine's own with the interface that it leaves by: local destinations, then policy routes. */
@@ -112,7 +112,7 @@ function routed(packet, facts) {
   const rule = local ? null : policyRoute(facts, familyOf(packet.destination), packet.mark);
   const away = ["", LOOPBACK_INTERFACE].includes(packet.out_interface) ? facts.uplink : packet.out_interface;
   const device = local || rule ? LOOPBACK_INTERFACE : away;
-  return turn({ ...packet, out_interface: device }, rule, packet.out_interface !== device);
+  return decision({ ...packet, out_interface: device }, rule, packet.out_interface !== device);
 }
 
 /** The first packet of the connection that the proxy makes because of one that reached it; null where it makes none. */
@@ -139,7 +139,7 @@ function dialled(model, leg, facts, envoy) {
 
 /** The rule by which a leg ended where it did: the last that changed its way, or else the last that spared it. */
 function decisive(leg) {
-  const found = leg.passed.filter((each) => !each.turn).map(decisiveOf).filter(Boolean);
+  const found = leg.passed.filter((each) => !each.decision).map(decisiveOf).filter(Boolean);
   const changes = (step) => JSON.stringify(step.after) !== JSON.stringify(step.before);
   const drops = (step) => step.matched && isVerdict(step.rule.target, "DROP", "QUEUE");
   const deciding = found.filter((step) => step.matched === null || changes(step) || drops(step));
@@ -167,22 +167,22 @@ function martianByRouting(packet, facts) {
   }
   const device = packet.in_interface;
   const first = (address) => parseInt(address.slice(0, 2), 16);
-  const told = (side) => `its ${side}, ${addressText(packet[side])}, is`;
+  const phrase = (side) => `its ${side}, ${addressText(packet[side])}, is`;
   const unset = (side, name) => `(a martian ${side}: net.ipv4.conf.${device}.${name} is 0)`;
   const source = first(packet.source);
   if (source === 0 || (source >= 0xe0 && source < 0xf0) || packet.source === "ffffffff") {
-    return `${told("source")} no host's address (a martian source)`;
+    return `${phrase("source")} no host's address (a martian source)`;
   }
   if (first(packet.destination) === 0) {
-    return `${told("destination")} no host's address (a martian destination)`;
+    return `${phrase("destination")} no host's address (a martian destination)`;
   }
   for (const side of ["source", "destination"]) {
     if (first(packet[side]) === 127 && !facts.route_localnet.includes(device)) {
-      return `${told(side)} a loopback address ${unset(side, "route_localnet")}`;
+      return `${phrase(side)} a loopback address ${unset(side, "route_localnet")}`;
     }
   }
   if (isLocal(facts, packet.source) && !facts.accept_local.includes(device)) {
-    return `${told("source")} this machine's own ${unset("source", "accept_local")}`;
+    return `${phrase("source")} this machine's own ${unset("source", "accept_local")}`;
   }
   return "";
 }

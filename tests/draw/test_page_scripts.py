@@ -1,0 +1,116 @@
+"""The page's scripts against the simulator: thousands of packets, followed by both, have the same answers.
+
+The expected answers are made from simulate/ in each run, so they are never out of date.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from functools import cache
+from random import Random
+from typing import Any, NamedTuple
+
+import pytest
+
+from istio_init.cli.verbs import packet_flags
+from istio_init.draw.html.model import PageSubject, model
+from istio_init.model.rules import FAMILIES
+from tests.kit import page_cases, page_scripts
+from tests.planning.cases import CASES, argv
+
+NAMESPACES, PACKETS = 100, 25
+
+
+class Vectors(NamedTuple):
+    """What the scripts are given, and what the simulator says: None for what is no request."""
+
+    batches: list[dict[str, Any]]
+    expected: list[list[page_cases.Said | None]]
+
+
+@cache
+def vectors() -> Vectors:
+    """Packets through the plans of all cases, and through whatever a namespace may hold; the same ones in each run."""
+    chance, made = Random("istio-init"), Vectors([], [])
+    plans = [page_cases.planned(shlex.join(argv(name))) for name in CASES]
+    for about in (*plans, *(page_cases.namespace(chance) for _ in range(NAMESPACES))):
+        family = chance.choice(FAMILIES)
+        packets = [page_cases.question(chance) for _ in range(PACKETS)]
+        subject = PageSubject(about.options, about.rulesets, about.facts, about.envoy, about.live)
+        values = {**model(subject), **packet_flags.form_defaults()}
+        made.batches.append({"model": values, "family": family, "packets": packets})
+        made.expected.append([page_cases.said(about, typed, family) for typed in packets])
+    return made
+
+
+def differing(changed: dict[str, str] | None = None, at_once: int = 1000) -> tuple[dict[str, Any], Any, Any] | None:
+    """The first packet that scripts and simulator answer differently, and both answers."""
+    made = vectors()
+    for start in range(0, len(made.batches), at_once):
+        batches = made.batches[start : start + at_once]
+        found = page_scripts.answers(batches, changed)
+        for batch, expected, answers in zip(batches, made.expected[start:], found, strict=False):
+            for typed, said, answer in zip(batch["packets"], expected, answers, strict=True):
+                if not agrees(said, answer):
+                    return typed, said, answer
+    return None
+
+
+def agrees(said: page_cases.Said | None, answer: Any) -> bool:  # noqa: ANN401 (JSON)
+    """Whether an answer of the scripts is the simulator's, and lights up the same of what is drawn."""
+    if said is None or answer is None:
+        return said is answer
+    lit = [{part: frozenset(keys) for part, keys in each.items()} for each in answer["highlights"]]
+    drawn = [{**each, "hit": each["hit"] & said.drawn} for each in lit]
+    return bool(answer["described"] == json.loads(json.dumps(said.told)) and drawn == said.highlights)
+
+
+def test_the_scripts_answer_as_the_simulator() -> None:
+    assert differing() is None
+
+
+def test_the_packets_end_in_every_way() -> None:
+    every = [said for expected in vectors().expected for said in expected]
+    ends = Counter(leg["end"] for said in every if said for leg in said.told["legs"])
+    assert {
+        *("outbound", "inbound", "tunnel", "dns", "application", "wire", "forwarded"),
+        *("dropped", "queued", "undecided"),
+    } == ends.keys()
+    assert sum(said is None for said in every) > 100
+    assert len(every) > 3000
+
+
+FAULTS = {
+    "trace.js": (
+        ('OUTPUT: ["raw", "mangle", "nat",', 'OUTPUT: ["raw", "nat", "mangle",'),
+        ("if (!target.goto) {", "if (true) {"),
+        ('answer = isVerdict(rule.target, "") ? "CONTINUE" : "UNDECIDED";', 'answer = "CONTINUE";'),
+        ("if (packet.translated.includes(NAT_SIDES[packet.hook])) {", "if (false) {"),
+        ('base.policy === "DROP"', "false"),
+    ),
+    "semantics.js": (
+        ("and(packet.mark, match.mask)", "packet.mark"),
+        ("owner === null ? negated", "owner === null ? false"),
+        ("return (mark & mask) >>> 0;", "return mark & mask;"),
+        ("packet.redirected && ", ""),
+        ('return [packet, "DROP"];', 'return [packet, "ACCEPT"];'),
+    ),
+    "path.js": (
+        ("uid: null, gid: null,\n  });", "\n  });"),
+        ("if (rule || packet.tproxy_port) {", "if (packet.tproxy_port) {"),
+        ("bound = envoy.mark ? start.source :", "bound ="),
+        ("if (first(packet.destination) === 0) {", "if (false) {"),
+    ),
+    "packet.js": (('(narrow === "" || scope(address) === narrow)', "true"),),
+    "request.js": (('gid: account(model, "gid", typed.gid || typed.uid),', 'gid: account(model, "gid", typed.gid),'),),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("script", "right", "wrong"), [(name, *pair) for name in FAULTS for pair in FAULTS[name]])
+def test_a_fault_in_a_script_is_noticed(script: str, right: str, wrong: str) -> None:
+    name = script.removesuffix(".js")
+    text = page_scripts.source(name)
+    assert text.count(right) == 1, right
+    assert differing({name: text.replace(right, wrong)}, at_once=15) is not None

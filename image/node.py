@@ -34,6 +34,10 @@ def share(root: Path) -> None:
 def main(program: Path, dependencies: Path, root: Path) -> None:
     """Complete the root file system."""
     assemble.write_dependencies(dependencies, root)
+    # What the plugin's bundle has of it, for `cni repair`.
+    for module in sorted(plugin.YAML.glob("*.py")):
+        if module.name != "cyaml.py":
+            assemble.write_module(module, root / assemble.HOME / "yaml" / module.name, module)
     # In pure Python, so that no shared library comes along with any of it.
     assemble.write_library(assemble.standard_library([dependencies]), root)
     plugin.main(program, root / BUNDLE)

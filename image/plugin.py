@@ -7,7 +7,7 @@ An interpreter that needs nothing of a host but its kernel, in a directory that 
     python3._pth        has it look for modules in python, and neither at the environment nor elsewhere
     launcher.py         what stands in the plugin behind that first line (istio_init/cni/node/program.py)
     istio_init.bundle   the plugin
-    python, lib         what it imports, and the shared libraries of all of it
+    python, lib         the standard library and PyYAML as far as it imports them, and all shared libraries
     origins             the packages that the files come from, and their licences
 
 The interpreter and the libraries are the distribution's (assemble.py). The same input makes the same bytes.
@@ -18,10 +18,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parent))
 import assemble
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ENTRY = "istio_init.cni.plugin.plugin"
 # Typer's, and what needs further packages; then what the standard library imports in branches that nothing here takes.
@@ -30,23 +36,42 @@ LEFT_OUT = (
     *("istio_init.cli.typer_options", "istio_init.kernel.xtables.python_iptables_child", "iptc", "kubernetes", "typer"),
     *("argparse", "email", "importlib.metadata", "importlib.resources", "inspect", "statistics"),
     *("tarfile", "zipfile"),
+    # PyYAML's part in C, which it does without.
+    "_yaml",
+    "yaml._yaml",
+    "yaml.cyaml",
 )
+# The distribution's PyYAML, which reads the annotation proxy.istio.io/config.
+YAML = Path("/usr/lib/python3/dist-packages/yaml")
 # What a call imports, in the groups that it is read in: always, for a plan, to carry it out.
 STARTS = ((ENTRY,), *assemble.STARTS[1:2], *assemble.STARTS[3:])
 
 
 def write_modules(program: Path, target: Path) -> list[Path]:
-    """The plugin in one file, and the standard library's modules that it imports; returns the library's files."""
-    found = assemble.imported([program], [ENTRY], LEFT_OUT)
+    """The plugin in one file, and the modules of other packages that it imports; returns the files of those."""
+    with only_yaml() as packages:
+        found = assemble.imported([program, packages], [ENTRY], LEFT_OUT)
+        yaml = sorted({YAML / file.name for file in found.values() if file.is_relative_to(packages)})
     own = sorted(file.relative_to(program) for file in found.values() if file.is_relative_to(program))
     library = sorted({file for file in found.values() if assemble.is_library(file)})
     inside = {file: Path("python", assemble.below_library(file)) for file in library}
+    inside |= {file: Path("python/yaml", file.name) for file in yaml}
     for file, place in inside.items():
         assemble.write_module(file, target / place, file)
     groups, extensions = assemble.grouped(program, own, STARTS)
     places = {name: str(inside[Path(path)]) for name, path in extensions.items()}
     assemble.write_groups(target / "istio_init.bundle", groups, places)
-    return library
+    return [*library, *yaml]
+
+
+@contextmanager
+def only_yaml() -> Iterator[Path]:
+    """A directory with PyYAML and nothing else of the distribution's packages."""
+    if not (YAML / "__init__.py").is_file():
+        raise SystemExit(f"{YAML}: there is no PyYAML: on Debian or Ubuntu, apt-get install python3-yaml")
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "yaml").symlink_to(YAML)
+        yield Path(directory)
 
 
 def write_interpreter(python: Path, target: Path) -> None:

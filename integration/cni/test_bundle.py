@@ -14,6 +14,7 @@ from integration.kit.cni import INJECTED, PREVIOUS
 from integration.kit.namespace import Namespace
 from integration.kit.program import ROOT
 from istio_init.cni.node.conflist import PLUGIN
+from istio_init.options.annotations import PROXY_CONFIG
 
 EPOCH = "1700000000"
 MEGABYTE = 1_000_000
@@ -67,6 +68,16 @@ def test_a_sandboxs_life_on_a_host_that_has_nothing(namespace: Namespace, host: 
     assert "istio-init[kubernetes]" in host.call("ADD", namespace.path, kubernetes={"kubeconfig": "/k"}).error["msg"]
 
 
+def test_a_proxy_configuration_is_read_as_yaml_there(namespace: Namespace, host: BarePlugin) -> None:
+    config = "proxyMetadata:\n  # INVALID_DROP: 'true'\n  ISTIO_META_DNS_CAPTURE: >-\n    true\n"
+    host.done("ADD", namespace.path, {**INJECTED, PROXY_CONFIG: config}, prevResult=PREVIOUS)
+    state = host.state()
+    assert state
+    assert state.options
+    assert (state.options.redirect_dns, state.options.drop_invalid) == (True, False)
+    assert program.standing(namespace) == host.promised()
+
+
 def test_every_module_of_the_bundle_loads_there(host: BarePlugin) -> None:
     (bundle,) = (path for path in (host.root / PROGRAMS[1:]).iterdir() if path.is_dir())
     inside = f"{PROGRAMS}/{bundle.name}"
@@ -101,7 +112,7 @@ def test_the_same_input_makes_the_same_bytes_and_not_many(programs: Path, tmp_pa
     assert {name for name in runnable if ".so" not in name} == {PLUGIN, "python3"}
     assert not [path for path in first if path.endswith(".py") and not path.endswith("launcher.py")]
     packages = {Path(path).name for path in first if "dpkg/status.d/" in path}
-    assert {"libc6", "libip4tc2", "libip6tc2", "libnftables1"} <= packages
+    assert {"libc6", "libip4tc2", "libip6tc2", "libnftables1", "python3-yaml"} <= packages
     copyrights = {Path(path).parent.name for path in first if path.endswith("/copyright")}
     assert copyrights == packages
 

@@ -137,7 +137,7 @@ def test_the_nodes_own_network_is_never_touched(plugin: Plugin) -> None:
     for command in ("ADD", "DEL"):
         plugin.done(command, "/proc/self/ns/net", INJECTED)
     found = plugin.call("ADD", "/proc/self/ns/net", istio={})
-    assert found.log[-1]["why"] == "the sandbox is in the node's own network"
+    assert found.log[-1]["why"] == "the sandbox uses the node's network"
 
 
 def test_a_container_on_two_networks_is_captured_until_it_leaves_the_last(namespace: Namespace, tmp_path: Path) -> None:

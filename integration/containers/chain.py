@@ -26,7 +26,6 @@ from istio_init.cni.plugin import sandbox_state
 from istio_init.cni.plugin.settings import CAPABILITY
 from istio_init.inspect.state import findings, inspect
 from istio_init.log import Log
-from tests.kit.options import options
 
 FIRST = "localhost/istio-init-first:test"
 SOURCE = Path(__file__).with_name("first.c")
@@ -191,7 +190,6 @@ class Attachment(NamedTuple):
 
 
 def differences(state: sandbox_state.SandboxState) -> tuple[str, ...]:
-    """How the rules that stand differ from those that a state tells of."""
-    chosen = options(state.flags, {})
-    assert chosen
-    return findings(inspect(chosen.replace(network_namespace=state.netns), Log("none")))
+    """How the rules in a sandbox differ from those of its state's options."""
+    assert state.options
+    return findings(inspect(state.options.replace(network_namespace=state.netns), Log("none")))

@@ -26,6 +26,7 @@ from integration.kit.endpoints import awaited
 from integration.kit.namespace import Namespace
 from istio_init.cni.node.conflist import PLUGIN
 from istio_init.cni.plugin.protocol import DRIFTED
+from istio_init.model.rules import PortRange
 from istio_init.options.annotations import MODE, PROXY_CONFIG
 
 PORTS = "traffic.sidecar.istio.io/includeInboundPorts"
@@ -93,7 +94,8 @@ def test_a_pod_is_captured_before_its_first_process(containerd: Containerd, node
         assert (state.pod, state.namespace, state.uid, state.attachments) == (
             "captured", "default", "captured", (("pods", "eth0"),),
         )  # fmt: skip
-        assert "--dual-stack=true" in state.flags
+        assert state.options
+        assert state.options.dual_stack
         assert differences(state) == ()
     assert len(node.upstream.peers) == asked
     assert not Path(state.netns).exists()
@@ -139,7 +141,8 @@ def test_many_sandboxes_at_once(containerd: Containerd, node: ChainNode) -> None
                 assert state.pod == f"many-{number}"
                 assert first(pod) == ("captured" if asked_for(number) else "upstream"), state
                 if state.captured:
-                    assert {f"--istio-inbound-ports={9000 + number}"} <= set(state.flags)
+                    assert state.options
+                    assert state.options.istio_inbound_ports == (PortRange(9000 + number, 9000 + number),)
                     assert differences(state) == ()
         finally:
             list(pool.map(CriPod.discard, [each.result() for each in begun if not each.exception()]))

@@ -16,6 +16,7 @@ from integration.kit.program import ROOT
 from istio_init.cni.plugin import sandbox_state
 from istio_init.cni.plugin.settings import CAPABILITY
 from istio_init.options.annotations import STATUS
+from istio_init.options.arguments import arguments
 
 COMMAND = [sys.executable, "-m", "istio_init.cni"]
 # What Istio's injection leaves on a pod with a sidecar where a CNI plugin makes the rules.
@@ -103,11 +104,12 @@ class Plugin:
         return sandbox_state.read(container, str(self.run_dir))
 
     def promised(self, container: str = "a1") -> object:
-        """What stands where istio-iptables was given the command line that a sandbox's state tells."""
+        """The rules that istio-iptables makes from the options in a sandbox's state."""
         state = self.state(container)
         assert state
+        assert state.options
         with Namespace() as other:
-            program.succeed(other, *state.flags)
+            program.succeed(other, *arguments(state.options))
             return program.standing(other)
 
 

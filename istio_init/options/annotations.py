@@ -1,21 +1,22 @@
-"""The pod annotations that shape a capture, and which option each of them sets: one table for all who read them.
+"""The pod annotations that configure traffic capture, and the option that each of them sets.
 
-The CNI plugin, `istio-init manifest`, explain and the docs are made from `ANNOTATIONS`. Names and meanings are
-Istio's (https://istio.io/latest/docs/reference/config/annotations/), what is meant where a pod has none is what
-Istio's CNI plugin takes (cni/pkg/plugin/sidecar_redirect.go).
+`ANNOTATIONS` is the only table of them: the CNI plugin, `--from-pod`, `istio-init manifest`, explain and the
+documentation use it. Names and meanings are Istio's
+(https://istio.io/latest/docs/reference/config/annotations/); the values of a pod without annotations are those of
+Istio's CNI plugin (cni/pkg/plugin/sidecar_redirect.go).
 """
 
 from __future__ import annotations
 
 from istio_init.errors import shown
 from istio_init.errors_rare import UsageError
-from istio_init.model import parsers
 from istio_init.options.table import OPTIONS
 from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from istio_init.options.table import Option
 
@@ -25,19 +26,20 @@ TEMPLATES = "inject.istio.io/templates"
 MODE = "sidecar.istio.io/interceptionMode"
 STATUS_PORT = "status.sidecar.istio.io/port"
 PROXY_CONFIG = "proxy.istio.io/config"
+TRAFFIC = "traffic.sidecar.istio.io/"
 
-# The interception mode of a pod whose sidecar takes no traffic.
+# The interception mode of a pod whose traffic is not captured.
 NO_CAPTURE = "NONE"
 
-# What the sidecar itself serves to kubelet and Prometheus: health and merged metrics, readiness, Envoy's metrics.
+# The ports of the sidecar itself, for kubelet and Prometheus: merged metrics, readiness, Envoy's metrics.
 SIDECAR_PORTS = "15020,15021,15090"
 
-# All annotations of an object together may have this many bytes (TotalAnnotationSizeLimitB of Kubernetes' validation).
+# Kubernetes limits all annotations of an object together to this many bytes (TotalAnnotationSizeLimitB).
 LONGEST = 256 * 1024
 
 
 class AnnotationError(UsageError):
-    """An annotation's value is wrong: which one, which value, why."""
+    """An annotation has a wrong value: its name, the value, the reason."""
 
     def __init__(self, name: str, value: str, why: str) -> None:
         super().__init__(f"annotation {name}: {shown(value)}: {why}")
@@ -45,10 +47,10 @@ class AnnotationError(UsageError):
 
 
 class Annotation(Record):
-    """One annotation. `field` is the option that it sets, empty where it only says whether a pod is captured at all.
+    """One annotation. `field` is the option that it sets, empty if it only decides whether the pod is captured.
 
-    `unset` is the option's text for a pod without the annotation, `also` what is added to the text of each pod.
-    `key` is what it is of the annotation's content that counts, where it is not the whole.
+    `unset` is the option's text for a pod without the annotation, `also` a list that is always added to the value.
+    `path` leads to the key that is read, in an annotation that holds YAML.
     """
 
     name: str
@@ -56,12 +58,12 @@ class Annotation(Record):
     field: str = ""
     unset: str = ""
     also: str = ""
-    key: str = ""
+    path: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
-        """The annotation as a reader is told it: its name, and the part that counts."""
-        return f"{self.name}: {self.key}" if self.key else self.name
+        """The annotation's name, and the key in it that is read."""
+        return f"{self.name}: {'.'.join(self.path)}" if self.path else self.name
 
     @property
     def option(self) -> Option | None:
@@ -70,157 +72,195 @@ class Annotation(Record):
 
     @property
     def flag(self) -> str:
-        """The option's flag as people write it, the short one where there is one: -b, --redirect-dns."""
+        """The option's flag, the short one if there is one: -b, --redirect-dns."""
         option = self.option
         if option is None:
             return ""
         return f"-{option.short}" if option.short else f"--{option.flag}"
 
-    def parse(self, text: str) -> object:
-        """The value as the option has it; AnnotationError where the text is not one."""
+    def parse(self, text: str) -> Any:  # noqa: ANN401 (each option has its own type)
+        """The option's value for the annotation's text; for YAML, for the text of the key. Raises AnnotationError."""
         if len(text) > LONGEST:
             raise AnnotationError(self.name, text, f"longer than Kubernetes allows, {LONGEST} bytes")
         try:
             return self._parse(text)
         except ValueError as error:
-            raise AnnotationError(self.name, text, str(error)) from None
+            raise AnnotationError(self.title, text, str(error)) from None
 
     def _parse(self, text: str) -> object:
-        if self.name == MODE and text == NO_CAPTURE:
-            return text
-        if self.name == STATUS_PORT and text == "0":
-            return ()  # the agent serves no status
         option = self.option
         if option is None:
             return text
-        if self.key:
-            return _metadata(self, text)
+        if option.field == MODE_FIELD and text == NO_CAPTURE:
+            return text
+        if self.name == STATUS_PORT and text == "0":
+            return ()  # the agent serves no status
         if text.startswith("-"):
             raise ValueError("looks like a flag, not a value")
         return option.parse(text)
 
 
 _OPTIONS = {each.field: each for each in OPTIONS}
+MODE_FIELD, _EXCLUDED_PORTS = "istio_inbound_interception_mode", "istio_local_exclude_ports"
 
-# Of two that set one option the first one counts, but for the lists of inbound ports to leave alone, which add up.
+# If two set the same option the first one wins, except for the lists of excluded inbound ports, which are joined.
 ANNOTATIONS: tuple[Annotation, ...] = (
+    Annotation(MODE, "REDIRECT, TPROXY, or NONE to capture nothing.", MODE_FIELD, "REDIRECT"),
+    Annotation(f"{TRAFFIC}includeInboundPorts", "Inbound ports to capture, or * for all.", "istio_inbound_ports", "*"),
     Annotation(
-        MODE, "REDIRECT, TPROXY, or NONE: nothing is captured.", "istio_inbound_interception_mode", "REDIRECT"
+        f"{TRAFFIC}excludeInboundPorts", "Inbound ports to exclude, in addition to the sidecar's own.",
+        _EXCLUDED_PORTS, "", SIDECAR_PORTS,
     ),
     Annotation(
-        "traffic.sidecar.istio.io/includeInboundPorts", "Inbound ports to capture, or * for all.",
-        "istio_inbound_ports", "*",
+        f"{TRAFFIC}includeOutboundIPRanges", "Destinations to capture, or * for all.", "istio_service_cidr", "*"
+    ),
+    Annotation(f"{TRAFFIC}excludeOutboundIPRanges", "Destinations to exclude.", "istio_service_exclude_cidr"),
+    Annotation(
+        f"{TRAFFIC}includeOutboundPorts", "Outbound ports to capture for every destination.", "istio_outbound_ports"
     ),
     Annotation(
-        "traffic.sidecar.istio.io/excludeInboundPorts", "Inbound ports to leave alone, beside the sidecar's own.",
-        "istio_local_exclude_ports", "", SIDECAR_PORTS,
+        f"{TRAFFIC}excludeOutboundPorts", "Outbound ports to exclude.", "istio_local_outbound_ports_exclude", "15020"
     ),
     Annotation(
-        "traffic.sidecar.istio.io/includeOutboundIPRanges", "Destinations to capture, or * for all.",
-        "istio_service_cidr", "*",
+        f"{TRAFFIC}excludeInterfaces", "Interfaces to exclude, inbound and outbound.", "istio_exclude_interfaces"
     ),
     Annotation(
-        "traffic.sidecar.istio.io/excludeOutboundIPRanges", "Destinations to leave alone.", "istio_service_exclude_cidr"
-    ),
-    Annotation(
-        "traffic.sidecar.istio.io/includeOutboundPorts", "Outbound ports to capture, wherever they lead.",
-        "istio_outbound_ports",
-    ),
-    Annotation(
-        "traffic.sidecar.istio.io/excludeOutboundPorts", "Outbound ports to leave alone.",
-        "istio_local_outbound_ports_exclude", "15020",
-    ),
-    Annotation(
-        "traffic.sidecar.istio.io/excludeInterfaces", "Interfaces to leave alone, in and out.",
-        "istio_exclude_interfaces",
-    ),
-    Annotation(
-        "istio.io/reroute-virtual-interfaces", "Interfaces of virtual machines, whose traffic counts as outbound.",
+        "istio.io/reroute-virtual-interfaces", "Interfaces of virtual machines, whose traffic is treated as outbound.",
         "kube_virt_interfaces",
     ),
     Annotation(
-        "traffic.sidecar.istio.io/kubevirtInterfaces", "The older name of the one above, which counts if both are set.",
+        f"{TRAFFIC}kubevirtInterfaces", "Older name of istio.io/reroute-virtual-interfaces; ignored if both are set.",
         "kube_virt_interfaces",
     ),
+    Annotation(STATUS_PORT, "The agent's status port, excluded inbound as well; 0 for none.", _EXCLUDED_PORTS),
     Annotation(
-        STATUS_PORT, "The agent's status port, left alone inbound, too; 0 for none.", "istio_local_exclude_ports"
+        PROXY_CONFIG, "As sidecar.istio.io/interceptionMode; ignored if both are set.", MODE_FIELD,
+        path=("interceptionMode",),
     ),
     Annotation(
-        PROXY_CONFIG, "IPv6 where any address of the pod is IPv6.", "dual_stack", key="proxyMetadata ISTIO_DUAL_STACK",
+        PROXY_CONFIG, "IPv6 rules if any address of the pod is IPv6.", "dual_stack",
+        path=("proxyMetadata", "ISTIO_DUAL_STACK"),
     ),
     Annotation(
-        PROXY_CONFIG, "DNS capture.", "redirect_dns", key="proxyMetadata ISTIO_META_DNS_CAPTURE"
+        PROXY_CONFIG, "DNS capture.", "redirect_dns", path=("proxyMetadata", "ISTIO_META_DNS_CAPTURE")
     ),
     Annotation(
-        PROXY_CONFIG, "Drop inbound packets that conntrack calls INVALID.", "drop_invalid",
-        key="proxyMetadata INVALID_DROP",
+        PROXY_CONFIG, "Drop inbound packets in conntrack state INVALID.", "drop_invalid",
+        path=("proxyMetadata", "INVALID_DROP"),
     ),
-    Annotation(INJECT, "false: the pod is not captured. Any other value says nothing, as in Istio's plugin."),
-    Annotation(STATUS, "What the injection left behind; a pod without it has no sidecar."),
-    Annotation(TEMPLATES, "The injection's templates; a gateway's pod is not captured."),
+    Annotation(INJECT, "false: the pod is not captured. Any other value is ignored, as by Istio's plugin."),
+    Annotation(STATUS, "Written by the injection; a pod without it has no sidecar."),
+    Annotation(TEMPLATES, "The injection's templates; gateway pods are not captured."),
 )  # fmt: skip
 
+NAMES = frozenset({each.name for each in ANNOTATIONS})
 
-def named(name: str) -> Annotation | None:
-    """The annotation of this name, or None for one that is none of ours."""
+
+def find(name: str) -> Annotation | None:
+    """The annotation of this name; None for one that istio-init does not read."""
     return next((each for each in ANNOTATIONS if each.name == name), None)
 
 
 def of_flag(flag: str) -> Annotation | None:
-    """The annotation by which a pod sets a flag, given in its short form if it has one; None if none does."""
+    """The annotation that sets a flag, given in its short form if it has one; None if there is none."""
     return next((each for each in ANNOTATIONS if each.field and each.flag == flag), None)
 
 
-def texts(given: Mapping[str, str], defaults: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The option texts that a pod's annotations mean, by field, with what is meant where it has none.
+def parse_annotations(annotations: Mapping[str, str]) -> dict[str, Any]:
+    """The option values that a pod's annotations set, by field; raises AnnotationError for a wrong value.
 
-    `defaults` (by field, too) come before what Istio's plugin takes. AnnotationError where a value is wrong,
-    whichever; the text of an annotation that is none of ours does not matter. A mode of NONE is the caller's to look
-    at: it sets no option.
+    Other annotations are ignored. The interception mode may be NO_CAPTURE, which no option takes: the caller decides
+    what to do with such a pod.
     """
-    found: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    config: Mapping[str, Any] | None = None
     for each in ANNOTATIONS:
-        if each.name in given and each.field:
-            each.parse(given[each.name])
-            _set(found, each, given[each.name])
-    for field, text in (defaults or {}).items():
-        found.setdefault(field, text)
-    for each in ANNOTATIONS:
-        if each.unset and each.field not in found:
-            found[each.field] = each.unset
-        if each.also:
-            found[each.field] = ",".join(_merged(found.get(each.field, ""), each.also))
-    return found
-
-
-def _set(found: dict[str, str], each: Annotation, text: str) -> None:
-    if each.key:
-        value = _metadata(each, text)
-        if value:
-            found[each.field] = value
-    elif each.field == "istio_local_exclude_ports":
-        found[each.field] = ",".join(_merged(found.get(each.field, ""), "" if text == "0" else text))
-    elif each.name != MODE or text != NO_CAPTURE:
-        found.setdefault(each.field, text)
-
-
-def _metadata(each: Annotation, text: str) -> str:
-    """The value that a proxy configuration (YAML, or JSON) gives to a variable of proxyMetadata; empty where none.
-
-    It is looked for by its name: these names mean nothing else, and reading YAML takes longer than a whole ADD.
-    """
-    variable, found = each.key.rpartition(" ")[2], ""
-    for line in text.splitlines():
-        before, name, rest = line.partition(variable)
-        if not name or before.lstrip().startswith("#"):
+        text = annotations.get(each.name)
+        if text is None or not each.field:
             continue
-        value = rest.lstrip("\"' ").removeprefix(":").lstrip("\"' ").split("#", 1)[0]
-        found = value.split(",")[0].split("}")[0].strip("\"' ")
-        if found not in parsers.TRUE | parsers.FALSE:
-            raise AnnotationError(each.name, line.strip(), f'can\'t be read: write {variable}: "true" or "false"')
-    return found
+        if each.path:
+            config = proxy_config(text) if config is None else config
+            text = _member(config, each)
+        if text is not None:
+            _set(values, each, each.parse(text))
+    return values
 
 
-def _merged(*lists: str) -> list[str]:
-    """The entries of all comma lists, each once, in order."""
-    return list(dict.fromkeys(item for text in lists for item in parsers.items(text)))
+def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of options, by field, with those that Istio's CNI plugin takes for what is not set."""
+    merged = dict(values)
+    for each in ANNOTATIONS:
+        if each.unset and each.field not in merged:
+            merged[each.field] = each.parse(each.unset)
+        if each.also:
+            merged[each.field] = _joined(merged.get(each.field, ()), each.parse(each.also))
+    return merged
+
+
+def proxy_config(text: str) -> Mapping[str, Any]:
+    """The mapping in proxy.istio.io/config (a ProxyConfig as YAML or JSON); raises AnnotationError if it is none."""
+    if len(text) > LONGEST:
+        raise AnnotationError(PROXY_CONFIG, text, f"longer than Kubernetes allows, {LONGEST} bytes")
+    # PyYAML takes longer to import than a whole ADD takes, and few pods have this annotation.
+    from istio_init.formats import yaml_json
+
+    try:
+        documents = yaml_json.load(text)
+    except ValueError as error:
+        raise AnnotationError(PROXY_CONFIG, text, str(error)) from None
+    config = documents[0] if documents else {}
+    if not isinstance(config, dict):
+        raise AnnotationError(PROXY_CONFIG, text, "not a mapping of keys to values")
+    return config
+
+
+def proxy_metadata(config: Mapping[str, Any]) -> dict[str, str]:
+    """The variables in a ProxyConfig's proxyMetadata, which become environment variables of Istio's containers."""
+    variables = _variables(config)
+    return {str(name): _scalar(f"{PROXY_CONFIG}: proxyMetadata.{name}", variables[name]) for name in variables}
+
+
+def _variables(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    value = _key(config, "proxyMetadata")
+    if value is not None and not isinstance(value, dict):
+        raise AnnotationError(
+            f"{PROXY_CONFIG}: proxyMetadata",
+            "a list" if isinstance(value, list) else str(value),
+            "not a mapping of keys to values",
+        )
+    return value or {}
+
+
+def _member(config: Mapping[str, Any], each: Annotation) -> str | None:
+    """The text at an annotation's path; None if there is nothing, or an empty text."""
+    first, *rest = each.path
+    value = _variables(config).get(rest[0]) if rest else _key(config, first)
+    return None if value is None else _scalar(each.title, value) or None
+
+
+def _key(config: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 (YAML)
+    """A key's value. As protobuf's JSON mapping, this takes lowerCamelCase and the proto's own snake_case."""
+    snake = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
+    return config.get(name, config.get(snake))
+
+
+def _scalar(place: str, value: object) -> str:
+    """A YAML scalar as text: true and 1 mean the same as "true" and "1"."""
+    if isinstance(value, dict | list):
+        # Not its text: with YAML's aliases that can be longer than any memory.
+        raise AnnotationError(place, "a list" if isinstance(value, list) else "a mapping", "not a text")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
+def _set(values: dict[str, Any], each: Annotation, value: Any) -> None:  # noqa: ANN401 (an option's)
+    if each.field == _EXCLUDED_PORTS:
+        values[each.field] = _joined(values.get(each.field, ()), value)
+    else:
+        values.setdefault(each.field, value)
+
+
+def _joined(*lists: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The entries of all lists in order, each once."""
+    return tuple(dict.fromkeys(entry for entries in lists for entry in entries))

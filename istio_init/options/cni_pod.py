@@ -1,7 +1,7 @@
 """A pod as the CNI plugin sees it: captured or passed through, why, and with which options.
 
-The order of the questions is that of Istio's CNI plugin (cni/pkg/plugin/plugin.go, doAddRun). The plugin and
-`--from-pod` share it; it is on the hot path, so it imports next to nothing.
+The order of the checks is that of Istio's CNI plugin (cni/pkg/plugin/plugin.go, doAddRun). The plugin and `--from-pod`
+share this module; it is on the hot path, so it imports next to nothing.
 """
 
 from __future__ import annotations
@@ -9,20 +9,30 @@ from __future__ import annotations
 from istio_init.errors import shown
 from istio_init.errors_rare import OptionError
 from istio_init.model import parsers
-from istio_init.options.annotations import INJECT, MODE, NO_CAPTURE, STATUS, TEMPLATES, named
-from istio_init.options.annotations import texts as annotation_texts
+from istio_init.options.annotations import (
+    INJECT,
+    MODE,
+    MODE_FIELD,
+    NO_CAPTURE,
+    PROXY_CONFIG,
+    STATUS,
+    TEMPLATES,
+    parse_annotations,
+    with_defaults,
+)
 from istio_init.options.table import PROXY_UID
 from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 INIT_CONTAINER, PROXY_CONTAINER = "istio-init", "istio-proxy"
 # The role of a sidecar's proxy, as opposed to a gateway's.
 SIDECAR = "sidecar"
 
-# What the variables of the sidecar's container say, by the option's field, as Istio's plugin reads them.
+# The variables of the sidecar's container that Istio's plugin reads, by the field of the option that they set.
 VARIABLES = {
     "redirect_dns": "ISTIO_META_DNS_CAPTURE",
     "dual_stack": "ISTIO_DUAL_STACK",
@@ -31,7 +41,7 @@ VARIABLES = {
 
 
 class PodDescription(Record):
-    """What is known of a pod. `containers` (init containers included) is None where their names are unknown."""
+    """What is known about a pod. `containers` (with init containers) is None if their names are not known."""
 
     annotations: Mapping[str, str]
     labels: Mapping[str, str] = {}
@@ -49,24 +59,31 @@ def proxy_role(words: list[str]) -> str:
     return "" if role.startswith("-") else role
 
 
-def judge(pod: PodDescription, defaults: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """Why a pod is not captured (empty where it is), and the texts of its options by field.
+def judge(pod: PodDescription, defaults: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Why a pod is not captured (empty if it is), and the values of its options by field.
 
-    AnnotationError or OptionError where a value can't be understood, even that of a pod in mode NONE.
+    `defaults` are the values of options that the pod does not set. Raises AnnotationError or OptionError for a wrong
+    value, even in a pod whose mode is NONE.
     """
     if why := _reason_not_to_capture(pod):
         return why, {}
-    given = {name: text for name, text in pod.annotations.items() if named(name)}
-    texts = option_texts(given, defaults, pod)
-    if pod.annotations.get(MODE) == NO_CAPTURE:
-        return f"{MODE} is {NO_CAPTURE}", {}
-    return "", texts
+    values = parse_annotations(pod.annotations)
+    from_proxy = _proxy_values(pod)
+    if values.get(MODE_FIELD) == NO_CAPTURE:
+        return f"{MODE if MODE in pod.annotations else f'interceptionMode in {PROXY_CONFIG}'} is {NO_CAPTURE}", {}
+    return "", option_values({**defaults, **values, **from_proxy})
+
+
+def option_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of options, by field, with those that Istio's CNI plugin takes for what is not set."""
+    # The uid is always set: a user istio-proxy on the node must not matter.
+    return {"proxy_uid": (PROXY_UID,), **with_defaults(values)}
 
 
 def _reason_not_to_capture(pod: PodDescription) -> str:
-    """Why a pod is not to be captured, empty where it is."""
+    """Why a pod is not captured; empty if it is."""
     if pod.host_network:
-        return "it is in the node's own network"
+        return "it uses the node's network"
     if pod.containers is not None and INIT_CONTAINER in pod.containers:
         return f"its init container {INIT_CONTAINER} makes the rules"
     if pod.variables.get("DISABLE_ENVOY", "") in parsers.TRUE:
@@ -74,34 +91,28 @@ def _reason_not_to_capture(pod: PodDescription) -> str:
     if pod.containers is not None and PROXY_CONTAINER not in pod.containers:
         return f"it has no container {PROXY_CONTAINER}"
     if pod.role and pod.role != SIDECAR:
-        return f"its proxy is no sidecar but a {pod.role}"
+        return f"its proxy is a {pod.role}, not a sidecar"
     if (inject := pod.labels.get(INJECT, pod.annotations.get(INJECT, ""))) in parsers.FALSE:
         return f"{INJECT} is {inject}"
     if STATUS not in pod.annotations:
         return f"it has no sidecar: no annotation {STATUS}"
     if (template := pod.annotations.get(TEMPLATES, "")) and SIDECAR not in parsers.items(template):
-        return f"its injection is no sidecar's: {TEMPLATES} is {shown(template, 40)}"
+        return f"it was not injected with the sidecar template: {TEMPLATES} is {shown(template, 40)}"
     return ""
 
 
-def option_texts(
-    given: Mapping[str, str], defaults: Mapping[str, str], pod: PodDescription | None = None
-) -> dict[str, str]:
-    """The texts of all options that are not left at the command line's default."""
-    texts = annotation_texts(given, defaults)
-    if pod is not None:
-        texts.update({field: _variable(pod, name) for field, name in VARIABLES.items() if name in pod.variables})
-        if pod.proxy_uid:
-            texts["proxy_uid"] = str(pod.proxy_uid)
-        if pod.proxy_gid:
-            texts["proxy_gid"] = str(pod.proxy_gid)
-    # Said, so that a user istio-proxy of the node's does not count.
-    texts.setdefault("proxy_uid", str(PROXY_UID))
-    return texts
+def _proxy_values(pod: PodDescription) -> dict[str, Any]:
+    """The option values that the sidecar's container sets by its variables and its user."""
+    values: dict[str, Any] = {field: _boolean(pod, name) for field, name in VARIABLES.items() if name in pod.variables}
+    if pod.proxy_uid:
+        values["proxy_uid"] = (pod.proxy_uid,)
+    if pod.proxy_gid:
+        values["proxy_gid"] = (pod.proxy_gid,)
+    return values
 
 
-def _variable(pod: PodDescription, name: str) -> str:
-    text = pod.variables[name]
-    if text not in parsers.TRUE | parsers.FALSE:
-        raise OptionError(f"{name} of the container {PROXY_CONTAINER}", text, "not true or false")
-    return text
+def _boolean(pod: PodDescription, name: str) -> bool:
+    try:
+        return parsers.boolean(pod.variables[name])
+    except ValueError as error:
+        raise OptionError(f"{name} of the container {PROXY_CONTAINER}", pod.variables[name], str(error)) from None

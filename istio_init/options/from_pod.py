@@ -6,7 +6,7 @@ environment; else the CNI plugin, where the pod was injected for it; else the co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from istio_init.errors import shown
 from istio_init.errors_rare import OptionError, UsageError
@@ -46,11 +46,12 @@ class Reading(Record):
 
 
 class _Request(Record):
-    """Who makes a pod's rules, the options' texts by field, and the variables that count."""
+    """Who makes a pod's rules, the options' texts or parsed values by field, and the variables that count."""
 
     source: str
     texts: Mapping[str, str]
     environ: Mapping[str, str]
+    values: Mapping[str, Any] = {}
 
 
 def from_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> Options:
@@ -73,7 +74,7 @@ def read_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> 
         return IMAGE_ACCOUNTS[user] if user in IMAGE_ACCOUNTS else lookup(kind, user)
 
     try:
-        options = resolve({**request.texts, **given}, request.environ, account)
+        options = resolve({**request.texts, **given}, request.environ, account, request.values)
     except OptionError as error:
         if error.source in {each.names() for each in OPTIONS if each.field in given}:
             raise
@@ -89,10 +90,10 @@ def _request(workload: Workload, given: Mapping[str, str]) -> _Request:
         container, texts = maker
         return _Request(container.title, texts, container.environment(_variables(given)))
     if STATUS in workload.annotations or workload.init_container(VALIDATION):
-        why, planned = judge(workload.description(PROXY_CONTAINER), {})
+        why, values = judge(workload.description(PROXY_CONTAINER), {})
         if why:
             raise ValueError(f"no init container makes rules, and the CNI plugin does not capture this pod: {why}")
-        return _Request("annotations", {**planned, "cni_mode": "true"}, {})
+        return _Request("annotations", {}, {}, {**values, "cni_mode": True})
     found = injection(workload)
     if found.why_not:
         raise ValueError(found.why_not)

@@ -15,13 +15,15 @@ from istio_init.options.annotations import (
     INJECT,
     MODE,
     NO_CAPTURE,
+    PROXY_CONFIG,
     STATUS_PORT,
     TEMPLATES,
     AnnotationError,
-    named,
+    find,
+    proxy_config,
+    proxy_metadata,
 )
 from istio_init.options.cni_pod import PROXY_CONTAINER, SIDECAR
-from istio_init.options.podspec import PROXY_CONFIG, proxy_metadata
 from istio_init.options.table import PROXY_UID
 from istio_init.options.workload import role
 from istio_init.record import Record
@@ -162,19 +164,19 @@ def _native(workload: Workload, proxy_name: str, *, native: bool) -> bool:
 def _checked(annotations: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
     """The proxy configuration's interception mode, and its proxyMetadata; AnnotationError for a wrong value."""
     for name, value in annotations.items():
-        known = named(name)
-        if known is not None and not known.key:
+        known = find(name)
+        if known is not None and not known.path:
             known.parse(value)
         if name in VALIDATORS:
             try:
                 VALIDATORS[name](value)
             except ValueError as error:
                 raise AnnotationError(name, value, str(error)) from None
-    config, metadata = proxy_metadata(annotations)
+    config = proxy_config(annotations[PROXY_CONFIG]) if PROXY_CONFIG in annotations else {}
     mode = str(config.get("interceptionMode") or "")
     if mode and mode not in MODES:
         raise AnnotationError(PROXY_CONFIG, mode, f"interceptionMode: unknown: use {', '.join(MODES)}")
-    return mode, metadata
+    return mode, proxy_metadata(config)
 
 
 def _port(text: str) -> None:

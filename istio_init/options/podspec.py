@@ -9,13 +9,11 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from istio_init.errors import shown
-from istio_init.formats import yaml_json
 from istio_init.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PROXY_CONFIG = "proxy.istio.io/config"
 STRING = "a string, put it in quotes"
 # Kubernetes' references to variables (third_party/forked/golang/expansion): $(NAME), and $$ for a dollar.
 REFERENCE = re.compile(r"\$(\$|\(([^)]*)\))")
@@ -124,15 +122,3 @@ def strings(value: Any, what: str) -> dict[str, str]:  # noqa: ANN401 (whatever 
 def misfit(place: str, value: object, wanted: str) -> ValueError:
     """The error for a value of another type than the API's."""
     return ValueError(f"{place}: {shown(str(value))}: not {wanted}")
-
-
-def proxy_metadata(annotations: Mapping[str, str]) -> tuple[Mapping[str, Any], dict[str, str]]:
-    """What proxy.istio.io/config says, and its proxyMetadata, which becomes the environment of Istio's containers."""
-    text = annotations.get(PROXY_CONFIG, "")
-    place = f"annotation {PROXY_CONFIG}"
-    try:
-        loaded = yaml_json.load(text) or [None]
-    except ValueError as error:
-        raise ValueError(f"{place}: {shown(text)}: {error}") from None
-    config = mapping(loaded[0], place)
-    return config, strings(config.get("proxyMetadata"), f"{place}: proxyMetadata")

@@ -318,17 +318,21 @@ for _field, _option in Options.specifiers.items():
     _option.bind(_field)
 
 
-def resolve(given: Mapping[str, str], environ: Mapping[str, str], lookup: Lookup) -> Options:
-    """The Options that a command line and an environment ask for.
+def resolve(
+    given: Mapping[str, str], environ: Mapping[str, str], lookup: Lookup, values: Mapping[str, Any] | None = None
+) -> Options:
+    """The Options that a command line and an environment mean.
 
-    `given` has the text of each option that the command line names, by field. Precedence: command line, then
-    the option's variables in order, then its default; an empty variable counts as unset. OptionError names the
-    flag or variable and the value that is wrong.
+    `given` has the text of each option on the command line, by field; `values` has parsed values from elsewhere, such
+    as a pod's annotations. Precedence: command line, `values`, the option's variables in order, its default; an empty
+    variable counts as unset. Raises OptionError, which names the flag or variable and the wrong value.
     """
-    parsed: dict[str, Any] = {}
+    parsed: dict[str, Any] = dict(values) if values else {}
     for each in OPTIONS:
         if each.field in given:
             parsed[each.field] = _parse(each, each.names(), given[each.field], lookup)
+            continue
+        if each.field in parsed:
             continue
         for variable in each.variables:
             if text := environ.get(variable, ""):
@@ -338,6 +342,13 @@ def resolve(given: Mapping[str, str], environ: Mapping[str, str], lookup: Lookup
         uid = lookup("user", environ.get("ENVOY_USER") or PROXY_USER)
         parsed["proxy_uid"] = (PROXY_UID if uid is None else uid,)
     return Options(**parsed)
+
+
+def parse_texts(texts: Mapping[str, str], lookup: Lookup) -> dict[str, Any]:
+    """The values of option texts, by field; raises OptionError, which names the flag and the wrong value."""
+    return {
+        each.field: _parse(each, each.names(), texts[each.field], lookup) for each in OPTIONS if each.field in texts
+    }
 
 
 def _parse(each: Option, source: str, text: str, lookup: Lookup) -> object:

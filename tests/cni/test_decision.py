@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from istio_init.cni.plugin.decision import Decision, decide, decide_for_pod, pod_from_annotations
 from istio_init.cni.plugin.protocol import CONFIGURATION, PluginError, Request
@@ -35,16 +38,16 @@ def meant(text: str) -> object:
 @pytest.mark.parametrize(
     ("pod", "why"),
     [
-        (FULL.replace(host_network=True), "the node's own network"),
+        (FULL.replace(host_network=True), "the node's network"),
         (FULL.replace(containers=("istio-init", "istio-proxy")), "init container istio-init"),
         (FULL.replace(variables={"DISABLE_ENVOY": "true"}), "DISABLE_ENVOY"),
         (FULL.replace(containers=("app",)), "no container istio-proxy"),
-        (FULL.replace(role="router"), "a router"),
+        (FULL.replace(role="router"), "its proxy is a router"),
         (FULL.replace(annotations={**INJECTED, INJECT: "false"}), f"{INJECT} is false"),
         (FULL.replace(labels={INJECT: "false"}), f"{INJECT} is false"),
         (FULL.replace(labels={INJECT: "false"}, annotations={**INJECTED, INJECT: "true"}), f"{INJECT} is false"),
         (FULL.replace(annotations={}), f"no annotation {STATUS}"),
-        (FULL.replace(annotations={**INJECTED, TEMPLATES: "gateway"}), "no sidecar's"),
+        (FULL.replace(annotations={**INJECTED, TEMPLATES: "gateway"}), "not injected with the sidecar template"),
         (FULL.replace(annotations={**INJECTED, MODE: "NONE"}), f"{MODE} is NONE"),
         (pod_from_annotations({}), f"no annotation {STATUS}"),
         (
@@ -55,10 +58,10 @@ def meant(text: str) -> object:
     ],
 )
 def test_pods_that_are_passed_through_and_why(pod: PodDescription, why: str) -> None:
-    found = decide_for_pod(pod, Settings())
+    found = decide_for_pod(pod, Settings(), account)
     assert found.decision == PASSED
     assert why in found.why
-    assert found.flags() == ("--cni-mode",)
+    assert found.options is None
 
 
 @pytest.mark.parametrize(
@@ -78,18 +81,18 @@ def test_pods_that_are_passed_through_and_why(pod: PodDescription, why: str) -> 
     ],
 )
 def test_pods_that_are_captured(pod: PodDescription) -> None:
-    found = decide_for_pod(pod, Settings())
+    found = decide_for_pod(pod, Settings(), account)
     assert found.decision == CAPTURED
-    assert found.options(account) == meant(EVERYTHING)
+    assert found.options == meant(EVERYTHING)
 
 
 def test_what_the_sidecars_container_says() -> None:
     said = {"ISTIO_META_DNS_CAPTURE": "true", "INVALID_DROP": "1", "ISTIO_DUAL_STACK": "false", "OTHER": "x"}
-    found = decide_for_pod(FULL.replace(variables=said, proxy_uid=1000, proxy_gid=1001), Settings())
+    found = decide_for_pod(FULL.replace(variables=said, proxy_uid=1000, proxy_gid=1001), Settings(), account)
     wanted = f"{EVERYTHING} --redirect-dns --drop-invalid --no-dual-stack -u 1000 -g 1001"
-    assert found.options(account) == meant(wanted)
+    assert found.options == meant(wanted)
     with pytest.raises(OptionError, match="INVALID_DROP of the container istio-proxy: 'x': not true or false"):
-        decide_for_pod(FULL.replace(variables={"INVALID_DROP": "x"}), Settings())
+        decide_for_pod(FULL.replace(variables={"INVALID_DROP": "x"}), Settings(), account)
 
 
 @pytest.mark.parametrize(
@@ -99,37 +102,88 @@ def test_what_the_sidecars_container_says() -> None:
         "proxyMetadata: {A: b, ISTIO_META_DNS_CAPTURE: 'true'}",
         '{"proxyMetadata": {"ISTIO_META_DNS_CAPTURE": "true", "B": "c"}}',
         "proxyMetadata:\n  ISTIO_META_DNS_CAPTURE: true # on\n",
+        'proxy_metadata:\n  ISTIO_META_DNS_CAPTURE: "1"\n',
+        'proxyMetadata:\n  ISTIO_META_DNS_CAPTURE: "true"\n  OTHER: "true" # with ISTIO_META_DNS_CAPTURE only\n',
+        "proxyMetadata:\n  ISTIO_META_DNS_CAPTURE_ALL: 'no'\n  ISTIO_META_DNS_CAPTURE: >-\n    true\n",
+        "proxyMetadata: {SINCE: 2020-01-01, ISTIO_META_DNS_CAPTURE: 'true'}\nruntimeValues: {INVALID_DROP: 'true'}\n",
     ],
 )
 def test_what_the_pods_proxy_configuration_says(text: str) -> None:
-    found = decide_for_pod(pod_from_annotations({**INJECTED, PROXY_CONFIG: text}), Settings())
-    assert found.options(account) == meant(f"{EVERYTHING} --redirect-dns")
+    found = decide_for_pod(pod_from_annotations({**INJECTED, PROXY_CONFIG: text}), Settings(), account)
+    assert found.options == meant(f"{EVERYTHING} --redirect-dns")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "# proxyMetadata: {INVALID_DROP: 'true'}", "proxyMetadata:", "proxyMetadata: {}", "concurrency: 2",
+        "proxyMetadata: {MY_INVALID_DROP: 'true', INVALID_DROP_2: 'true', NOTE: 'INVALID_DROP: \"true\"'}",
+        "other: {proxyMetadata: {INVALID_DROP: 'true'}}", "INVALID_DROP: 'true'",
+    ],
+)  # fmt: skip
+def test_only_the_key_itself_counts_in_a_proxy_configuration(text: str) -> None:
+    found = decide_for_pod(pod_from_annotations({**INJECTED, PROXY_CONFIG: text}), Settings(), account)
+    assert found.options == meant(EVERYTHING)
+
+
+@given(st.dictionaries(st.text(), st.text() | st.booleans() | st.integers() | st.dates() | st.lists(st.text())))
+def test_any_yaml_around_the_key_leaves_its_meaning(others: dict[str, object]) -> None:
+    config = {**others, "proxyMetadata": {"INVALID_DROP": "true"}, "proxy_metadata": None, "interceptionMode": "TPROXY"}
+    found = decide_for_pod(
+        pod_from_annotations({**INJECTED, PROXY_CONFIG: yaml.safe_dump(config)}), Settings(), account
+    )
+    assert found.options == meant(f"{EVERYTHING} --drop-invalid -m TPROXY")
+
+
+def test_the_mode_in_a_proxy_configuration_counts_where_no_annotation_sets_it() -> None:
+    config = {**INJECTED, PROXY_CONFIG: "interceptionMode: NONE"}
+    assert decide_for_pod(pod_from_annotations(config), Settings(), account).decision == PASSED
+    found = decide_for_pod(pod_from_annotations({**config, MODE: "TPROXY"}), Settings(), account)
+    assert found.options == meant(f"{EVERYTHING} -m TPROXY")
+
+
+# A few hundred bytes of aliases that would be gigabytes of text.
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "proxyMetadata: []", "proxyMetadata: 5", "[]", "5", "{", "proxyMetadata: {INVALID_DROP: [1]}",
+        "proxyMetadata: {INVALID_DROP: 'yes'}", "interceptionMode: HALF", "interceptionMode: {}", "[" * 50_000,
+        f"{BOMB}proxyMetadata: {{INVALID_DROP: *a11}}", f"{BOMB}proxyMetadata: *a11", "a: *b", "\0",
+    ],
+)  # fmt: skip
+def test_what_is_no_proxy_configuration_is_one_short_line(text: str) -> None:
+    with pytest.raises(AnnotationError) as raised:
+        decide_for_pod(pod_from_annotations({**INJECTED, PROXY_CONFIG: text}), Settings(), account)
+    message = str(raised.value)
+    assert message.startswith(f"annotation {PROXY_CONFIG}")
+    assert message.isprintable()
+    assert len(message) < 400
 
 
 def test_a_proxy_configuration_that_can_not_be_read_is_said() -> None:
     with pytest.raises(AnnotationError, match=PROXY_CONFIG):
-        decide_for_pod(pod_from_annotations({**INJECTED, PROXY_CONFIG: "ISTIO_META_DNS_CAPTURE: *anchor"}), Settings())
+        decide_for_pod(
+            pod_from_annotations({**INJECTED, PROXY_CONFIG: "ISTIO_META_DNS_CAPTURE: *anchor"}), Settings(), account
+        )
 
 
 def test_defaults_count_where_a_pod_says_nothing() -> None:
     chosen = Settings(defaults={"istio_service_cidr": "10.0.0.0/8", "native_nftables": "true", "proxy_uid": "5"})
-    found = decide_for_pod(FULL, chosen).options(account)
+    found = decide_for_pod(FULL, chosen, account).options
     assert found == meant(EVERYTHING.replace("-i *", "-i 10.0.0.0/8").replace("1337", "5") + " --native-nftables")
     asked = {**INJECTED, "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.9.0.0/16"}
-    again = decide_for_pod(FULL.replace(annotations=asked), chosen).options(account)
+    again = decide_for_pod(FULL.replace(annotations=asked), chosen, account).options
     assert again == found.replace(istio_service_cidr=options(["-i", "10.9.0.0/16"], {}).istio_service_cidr)  # type: ignore[union-attr]
-
-
-def test_the_mark_flags_mean_the_same_options() -> None:
-    found = decide_for_pod(FULL.replace(variables={"INVALID_DROP": "1"}), Settings(defaults={"envoy_port": "15011"}))
-    assert options(found.flags(), {}) == found.options(account)
 
 
 # -- The sources, in their order.
 
 
 def decided(chosen: Settings, args: Mapping[str, str] = REQUEST.args) -> Decision:
-    return decide(REQUEST.replace(args=args), chosen, nobody)
+    return decide(REQUEST.replace(args=args), chosen, nobody, account)
 
 
 def test_annotations_come_first() -> None:
@@ -140,8 +194,8 @@ def test_annotations_come_first() -> None:
 
 def test_then_the_block() -> None:
     found = decided(Settings(None, {"istio_service_cidr": "10.0.0.0/8"}, api=Api("/kubeconfig")))
-    assert found.options(account) == meant(EVERYTHING.replace("-i *", "-i 10.0.0.0/8"))
-    assert decided(Settings(block={}), {}).options(account) == meant(EVERYTHING)
+    assert found.options == meant(EVERYTHING.replace("-i *", "-i 10.0.0.0/8"))
+    assert decided(Settings(block={}), {}).options == meant(EVERYTHING)
 
 
 def test_then_the_api() -> None:
@@ -151,12 +205,12 @@ def test_then_the_api() -> None:
         asked.append((api.kubeconfig, namespace, name))
         return FULL
 
-    assert decide(REQUEST, Settings(api=Api("/kubeconfig")), ask).decision == CAPTURED
+    assert decide(REQUEST, Settings(api=Api("/kubeconfig")), ask, account).decision == CAPTURED
     assert asked == [("/kubeconfig", "default", "web-0")]
 
 
 def test_nothing_to_go_by_is_an_error() -> None:
-    with pytest.raises(PluginError, match="nothing tells what the pod default/web-0 asks for") as raised:
+    with pytest.raises(PluginError, match="pod default/web-0: its annotations are not available") as raised:
         decided(Settings())
     assert raised.value.code == CONFIGURATION
 

@@ -186,7 +186,7 @@ def test_the_pod_that_repairs_a_node() -> None:
     paths = {each["name"]: each["hostPath"]["path"] for each in pod["spec"]["volumes"]}
     assert {each["name"]: each["mountPath"] for each in container["volumeMounts"]} == paths
     assert paths["runtime"] in SOCKETS
-    assert sandbox_state.DIRECTORY.startswith(f"{paths['marks']}/")
+    assert sandbox_state.DIRECTORY.startswith(f"{paths['records']}/")
     assert LOG_FILE.startswith(f"{paths['log']}/")
     assert container["image"] in (ROOT / "deploy/istio-init-cni.yaml").read_text()
     rights = container["securityContext"]

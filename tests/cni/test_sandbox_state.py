@@ -1,4 +1,4 @@
-"""Marks: what is written is read back, and nothing else is ever read or written."""
+"""Sandbox states: what is written is read back, and nothing else is ever read or written."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from integration.kit.command_lines import command_lines
 from istio_init.cni.plugin import sandbox_state
 from istio_init.cni.plugin.sandbox_state import CAPTURED, LONGEST_IDENTITY, PASSED, SandboxState, SandboxStateError
+from tests.kit.options import options
 
 IDENTITY = "0f" * 32
 TEXT = st.text()
+OPTIONS = command_lines.map(lambda words: options(words, {}))
 STATES = st.builds(
     SandboxState,
     st.from_regex(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{LONGEST_IDENTITY - 1}}}", fullmatch=True),
     st.sampled_from([CAPTURED, PASSED]),
-    TEXT, TEXT, TEXT, TEXT, TEXT, st.integers(0, 2**64), st.lists(TEXT).map(tuple),
+    TEXT, TEXT, TEXT, TEXT, TEXT, st.integers(0, 2**64), st.none() | OPTIONS,
     st.lists(st.tuples(TEXT, TEXT)).map(tuple), TEXT,
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("marks") / "made" / "here")
+    return str(tmp_path_factory.mktemp("states") / "made" / "here")
 
 
 @given(state=STATES)
@@ -38,7 +41,7 @@ def test_what_is_written_is_read_back(directory: str, state: SandboxState) -> No
     assert os.listdir(directory) == []
 
 
-def test_only_root_may_read_marks(directory: str) -> None:
+def test_only_root_may_read_states(directory: str) -> None:
     sandbox_state.write(SandboxState(IDENTITY, CAPTURED, "because"), directory)
     assert Path(directory).stat().st_mode & 0o777 == 0o700
     assert Path(directory, f"{IDENTITY}.json").stat().st_mode & 0o777 == 0o600
@@ -54,7 +57,7 @@ def test_a_name_that_is_no_identity_is_refused(directory: str, name: str) -> Non
         sandbox_state.write(SandboxState(name, CAPTURED, ""), directory)
 
 
-def test_without_a_directory_there_are_no_marks(tmp_path: Path) -> None:
+def test_without_a_directory_there_are_no_states(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "none")
     assert sandbox_state.containers(nowhere) == ()
     assert sandbox_state.read(IDENTITY, nowhere) is None
@@ -64,8 +67,9 @@ def test_without_a_directory_there_are_no_marks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", "[]", "null", "{}", '{"decision": 1, "why": ""}', '{"decision": "", "why": "", "flags": "-i"}',
-        '{"decision": "", "why": "", "attachments": [1]}', '{"decision": "", "why": "", "flags": [1]}', "\xff",
+        "", "{", "[]", "null", "{}", '{"decision": 1, "why": ""}', '{"decision": "", "why": "", "options": "-i"}',
+        '{"decision": "", "why": "", "attachments": [1]}', "\xff",
+        '{"decision": "", "why": "", "options": {"envoy_port": "1"}}',
     ],
 )  # fmt: skip
 def test_what_is_no_state_is_said_with_its_path(tmp_path: Path, text: str) -> None:
@@ -82,7 +86,7 @@ def test_a_mark_of_a_later_release_is_still_a_mark(tmp_path: Path) -> None:
     assert sandbox_state.read(IDENTITY, str(tmp_path)) == SandboxState(IDENTITY, CAPTURED, "because")
 
 
-def test_other_files_are_no_marks(tmp_path: Path) -> None:
+def test_other_files_are_no_states(tmp_path: Path) -> None:
     for name in (".a.123", "b", "c.json", "..json", "d.json.lock", "ä.json"):
         Path(tmp_path, name).touch()
     assert sandbox_state.containers(str(tmp_path)) == ("c",)

@@ -14,24 +14,33 @@ from istio_init.options.annotations import (
     ANNOTATIONS,
     LONGEST,
     MODE,
+    MODE_FIELD,
     NO_CAPTURE,
     STATUS_PORT,
     AnnotationError,
-    named,
+    find,
     of_flag,
-    texts,
+    parse_annotations,
+    with_defaults,
 )
-from istio_init.options.table import OPTIONS, resolve
+from istio_init.options.table import OPTIONS, Options, resolve
 from istio_init.runner.defaults import account
 from tests.kit.options import options
 
 PREFIX = "traffic.sidecar.istio.io/"
-SETTING = [each for each in ANNOTATIONS if each.field and not each.key]
+
+
+def resolved(pod: dict[str, str]) -> Options:
+    """The options of a pod with these annotations."""
+    return resolve({}, {}, account, with_defaults(parse_annotations(pod)))
+
+
+SETTING = [each for each in ANNOTATIONS if each.field and not each.path]
 
 
 def test_a_pod_without_annotations_is_what_istios_plugin_takes_it_for() -> None:
     same = options(["-i", "*", "-b", "*", "-d", "15020,15021,15090", "-o", "15020", "-m", "REDIRECT"], {})
-    assert resolve(texts({}), {}, account) == same
+    assert resolved({}) == same
 
 
 def test_each_annotation_is_its_flag() -> None:
@@ -51,7 +60,7 @@ def test_each_annotation_is_its_flag() -> None:
     }
     flags = "-m TPROXY -b 8080,9000-9010 -d 22,15021,15020,15090,15099 -i 10.0.0.0/8,fd00::/8 -x 10.1.0.0/16 -q 443"
     flags += " -o 25 -c net1 -k tap0,tap1"
-    found, same = resolve(texts(pod), {}, account), options(flags.split(), {})
+    found, same = resolved(pod), options(flags.split(), {})
     assert same is not None
     ports = set(found.istio_local_exclude_ports)
     assert ports == set(same.istio_local_exclude_ports)
@@ -59,17 +68,21 @@ def test_each_annotation_is_its_flag() -> None:
 
 
 def test_the_older_name_counts_where_the_newer_is_not_set() -> None:
-    assert texts({f"{PREFIX}kubevirtInterfaces": "tap0"})["kube_virt_interfaces"] == "tap0"
+    assert parse_annotations({f"{PREFIX}kubevirtInterfaces": "tap0"}) == {"kube_virt_interfaces": ("tap0",)}
 
 
 @pytest.mark.parametrize("given", ["", "1"])
 def test_the_sidecars_own_ports_are_always_left_alone(given: str) -> None:
-    found = texts({f"{PREFIX}excludeInboundPorts": given})["istio_local_exclude_ports"].split(",")
-    assert {"15020", "15021", "15090"} <= set(found)
+    found = resolved({f"{PREFIX}excludeInboundPorts": given}).istio_local_exclude_ports
+    assert {15020, 15021, 15090} <= {each.low for each in found}
 
 
 def test_no_status_port_and_no_capture_are_no_mistakes() -> None:
-    assert texts({STATUS_PORT: "0", MODE: NO_CAPTURE}) == texts({})
+    assert parse_annotations({STATUS_PORT: "0", MODE: NO_CAPTURE}) == {
+        "istio_local_exclude_ports": (),
+        MODE_FIELD: NO_CAPTURE,
+    }
+    assert resolved({STATUS_PORT: "0"}) == resolved({})
 
 
 @pytest.mark.parametrize("each", SETTING, ids=lambda each: each.name)
@@ -80,7 +93,7 @@ def test_an_error_names_the_annotation_in_one_short_line(each: object, bad: str)
     assert each in SETTING
     name = getattr(each, "name", "")
     with pytest.raises(AnnotationError) as raised:
-        texts({name: bad})
+        parse_annotations({name: bad})
     said = str(raised.value)
     assert said.startswith(f"annotation {name}: ")
     assert said.isprintable()
@@ -90,7 +103,7 @@ def test_an_error_names_the_annotation_in_one_short_line(each: object, bad: str)
 @given(st.dictionaries(st.sampled_from([each.name for each in ANNOTATIONS]), st.text()))
 def test_any_text_gives_options_or_one_error(pod: dict[str, str]) -> None:
     with contextlib.suppress(AnnotationError):
-        resolve(texts(pod), {}, account)
+        resolved(pod)
 
 
 def test_what_an_option_refuses_its_annotation_refuses() -> None:
@@ -114,10 +127,10 @@ def test_every_field_is_an_options_and_names_find_their_annotation() -> None:
     fields = {each.field for each in OPTIONS}
     for each in ANNOTATIONS:
         assert not each.field or each.field in fields
-        found = named(each.name)
+        found = find(each.name)
         assert found
         assert found.name == each.name
-    assert named("example.com/none") is None
+    assert find("example.com/none") is None
     first = of_flag("-k")
     assert first
     assert first.name == "istio.io/reroute-virtual-interfaces"
@@ -127,4 +140,4 @@ def test_every_field_is_an_options_and_names_find_their_annotation() -> None:
 def test_a_value_may_be_as_long_as_kubernetes_lets_it() -> None:
     name = f"{PREFIX}includeInboundPorts"
     longest = ("8080," * LONGEST)[: LONGEST - 1]
-    assert texts({name: longest.rstrip(",")})
+    assert parse_annotations({name: longest.rstrip(",")})

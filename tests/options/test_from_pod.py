@@ -204,7 +204,7 @@ def test_a_pod_that_the_cni_plugin_captures_has_the_plugins_options(tmp_path: Pa
     [
         ("sidecar.istio.io/inject: 'false'", "sidecar.istio.io/inject: 'true'", "", "sidecar.istio.io/inject is false"),
         ("", "inject.istio.io/templates: gateway", "", "inject.istio.io/templates is 'gateway'"),
-        ("", "", ", args: [proxy, router]", "its proxy is no sidecar but a router"),
+        ("", "", ", args: [proxy, router]", "its proxy is a router, not a sidecar"),
         ("", "", ", env: [{name: DISABLE_ENVOY, value: 'true'}]", "DISABLE_ENVOY"),
         ("", "sidecar.istio.io/interceptionMode: NONE", "", "sidecar.istio.io/interceptionMode is NONE"),
     ],

@@ -7,8 +7,8 @@ import re
 
 from istio_init import __version__
 from istio_init.cli.app import app
-from istio_init.cli.options_page import page
 from istio_init.options.table import OPTIONS
+from scripts.generate.options_page import page
 
 SHOWN = re.compile(r"^\$ istio-init (\w+)", re.MULTILINE)
 ROOT = pathlib.Path(__file__).parents[2]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from istio_init.cli.options_page import filled
 from istio_init.cni.node import conflist
 from istio_init.cni.plugin import plugin, protocol
 from istio_init.cni.plugin.settings import settings
+from scripts.generate.options_page import filled
 from tests.cni.test_deploy import SCHEMA, values_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cni.md").read_text()

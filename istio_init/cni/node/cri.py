@@ -39,7 +39,7 @@ NODE, READY = 2, 0
 class Sandbox(Record):
     """A pod's sandbox. `netns` is the path of its network namespace, and `pid` a process in it.
 
-    They are empty and 0 where the runtime does not tell. `host` is a pod in the node's own network.
+    They are empty and 0 where the runtime does not tell. `host` is a pod that uses the node's network.
     """
 
     identity: str

@@ -18,6 +18,7 @@ from istio_init.cni.plugin.settings import CAPABILITY, settings
 from istio_init.errors import InitError, KernelError
 from istio_init.inspect.state import conformance, findings, inspect
 from istio_init.kernel.host.tcp_connections import connections
+from istio_init.options.json_data import to_data
 from istio_init.record import Record
 from istio_init.runner import access
 
@@ -78,7 +79,7 @@ def examine(sandbox: Sandbox, network: PodNetwork, *, fix: bool) -> Finding:
     Whoever has entered a pod's user namespace can't come back from it, so this is for a child (`repair`).
     """
     if sandbox.host:
-        return Finding(sandbox, HOST, "it is in the node's own network")
+        return Finding(sandbox, HOST, "it uses the node's network")
     if not sandbox.ready:
         return Finding(sandbox, GONE, "its sandbox has ended")
     try:
@@ -92,9 +93,9 @@ def examine(sandbox: Sandbox, network: PodNetwork, *, fix: bool) -> Finding:
 def _inspect_pod(sandbox: Sandbox, call: plugin.Call) -> Finding:
     """A pod as it stands; nothing is changed."""
     decision = call.decide()
-    if decision.decision == PASSED:
+    if decision.options is None:
         return Finding(sandbox, PASSED, decision.why)
-    options = plugin.wanted(call, decision)
+    options = plugin.in_namespace(decision.options, call.request.netns)
     inspection = inspect(options, call.log)
     found = Finding(sandbox, STATES[conformance(inspection)], "", findings(inspection))
     found = found.replace(why=_why(found.state, decision, call))
@@ -113,7 +114,7 @@ def _why(state: str, decision: Decision, call: plugin.Call) -> str:
         return "no record of the plugin: the pod started before the plugin was ready"
     if not record.captured:
         return f"the plugin passed it through: {record.why}"
-    if record.flags != decision.flags():
+    if not record.options or to_data(record.options) != to_data(decision.options or record.options):
         return "the plugin was set up otherwise when it started"
     return f"the plugin captured it at {record.time}, and its rules have been changed since"
 

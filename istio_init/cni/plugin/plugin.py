@@ -24,7 +24,7 @@ from istio_init.cni.plugin.protocol import (
     PluginError,
     Request,
 )
-from istio_init.cni.plugin.sandbox_state import CAPTURED, PASSED, SandboxState
+from istio_init.cni.plugin.sandbox_state import PASSED, SandboxState
 from istio_init.cni.plugin.settings import settings
 from istio_init.errors import InitError
 from istio_init.log import now
@@ -62,17 +62,17 @@ class Call:
     def decide(self) -> Decision:
         """What is to be done for the pod; from here on the log says so in each line."""
         if access.is_own_namespace(self.request.netns):
-            found = Decision(PASSED, "the sandbox is in the node's own network")
+            found = Decision(PASSED, "the sandbox uses the node's network")
         else:
             try:
-                found = decide(self.request, self.settings, self._ask)
+                found = decide(self.request, self.settings, self._fetch, defaults.account)
             except InitError as error:
                 self.log.know(decision=REFUSED, why=str(error))
                 raise
         self.log.know(decision=found.decision, why=found.why)
         return found
 
-    def _ask(self, api: Api, namespace: str, name: str) -> PodDescription:
+    def _fetch(self, api: Api, namespace: str, name: str) -> PodDescription:
         from istio_init.cni.plugin.kubernetes_api import pod
 
         return pod(api, namespace, name, self.log)
@@ -89,19 +89,18 @@ def add(call: Call) -> str:
     """Program the sandbox's namespace as its pod asks for; returns prevResult as it came."""
     begin, request = time.monotonic(), call.request
     found = call.decide()
-    options = wanted(call, found).replace(reconcile=True)
-    # Before the rules: what a DEL has to clean up is known even if this is the last that is done.
+    # Before the rules, so that DEL knows what to clean up even if this process is killed.
     sandbox_state.write(_new_state(call, found), call.settings.run_dir)
-    if found.decision == CAPTURED:
-        _perform(options, call, begin)
+    if found.options is not None:
+        _perform(in_namespace(found.options, request.netns).replace(reconcile=True), call, begin)
     else:
         call.log.info("passed through, untouched")
     return request.previous or encode({"cniVersion": request.version, "dns": {}})
 
 
-def wanted(call: Call, found: Decision) -> Options:
-    """The options that a decision means in the sandbox's namespace."""
-    return _aimed(found.options(defaults.account), call.request.netns)
+def in_namespace(options: Options, netns: str) -> Options:
+    """The options of a sandbox with the path of its network namespace."""
+    return options.replace(network_namespace=netns)
 
 
 def _new_state(call: Call, found: Decision) -> SandboxState:
@@ -112,14 +111,10 @@ def _new_state(call: Call, found: Decision) -> SandboxState:
         request.container, found.decision, found.why,
         request.args.get(POD, ""), request.args.get(NAMESPACE, ""), request.args.get(UID, ""),
         request.netns, access.namespace_number(request.netns),
-        found.flags() if found.decision == CAPTURED else (),
+        found.options,
         attachments if attachment in attachments else (*attachments, attachment),
         now(),
     )  # fmt: skip
-
-
-def _aimed(options: Options, netns: str) -> Options:
-    return options.replace(network_namespace=netns, cni_mode=True)
 
 
 def _perform(options: Options, call: Call, begin: float) -> None:
@@ -155,37 +150,31 @@ def _clean(call: Call, state: SandboxState | None, netns: str) -> None:
         call.log.info("the sandbox's namespace is gone")
         return
     try:
-        _perform(
-            _aimed(_recorded_options(state) or Options(), netns).replace(cleanup_only=True), call, time.monotonic()
-        )
+        _perform(_cleanup(state, netns), call, time.monotonic())
     except InitError as error:
         # An error would keep the runtime from removing the pod, and the rules go with the namespace.
         call.log.warn(f"not cleaned up: {protocol.said(error)}")
 
 
-def _recorded_options(state: SandboxState | None) -> Options | None:
-    """The options that a state tells; None where it tells none."""
-    if state is None or not state.captured:
-        return None
-    from istio_init.options import argv
-
-    return argv.options(state.flags, {}, defaults.account)
+def _cleanup(state: SandboxState | None, netns: str) -> Options:
+    """The options of a run that removes the rules that a state tells of."""
+    made = state.options if state and state.options else Options(cni_mode=True)
+    return in_namespace(made, netns).replace(cleanup_only=True)
 
 
 def check(call: Call) -> str:
-    """Compare what stands with what ADD was to make; PluginError where it differs."""
+    """Compare the rules in the namespace with those that ADD was to make; PluginError where they differ."""
     request, state = call.request, call.state()
-    options = _recorded_options(state)
+    if state is not None and not state.captured:
+        return ""
+    options = state.options if state else None
     if options is None:
-        if state is not None and not state.captured:
+        options = call.decide().options
+        if options is None:
             return ""
-        found = call.decide()
-        if found.decision == PASSED:
-            return ""
-        options = found.options(defaults.account)
     from istio_init.inspect.state import findings, inspect
 
-    differing = findings(inspect(_aimed(options, request.netns), call.log))
+    differing = findings(inspect(in_namespace(options, request.netns), call.log))
     if differing:
         more = f"; and {len(differing) - 1} more" if len(differing) > 1 else ""
         raise PluginError(

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from istio_init.cni.plugin.decision import Decision
-from istio_init.cni.plugin.sandbox_state import CAPTURED
+from istio_init.cni.plugin.decision import network_options
 from istio_init.inspect.doctor.checks import backend, capabilities
 from istio_init.inspect.doctor.collect import examine
 from istio_init.inspect.doctor.support import support_checks
 from istio_init.kernel.host.logfile import make_directory
 from istio_init.kernel.host.netns import OWN
-from istio_init.options.cni_pod import option_texts
 from istio_init.runner import defaults
 from istio_init.simulate.path import proxy
 
@@ -28,8 +26,7 @@ def troubles(settings: Settings) -> tuple[str, ...]:
 
     OptionError where the configuration's options are wrong, KernelError where not even the kernel's facts can be had.
     """
-    wanted = {**settings.defaults, **(settings.block or {})}
-    options = Decision(CAPTURED, "", option_texts({}, wanted)).options(defaults.account)
+    options = network_options(settings, defaults.account)
     case = examine(options.replace(network_namespace=OWN), (proxy(options).uid, proxy(options).gid))
     failed = [check for look in LOOKS for check in look(case) if check.status == "fail"]
     found = [f"{check.name}: {check.finding}{f'; {check.remedy}' if check.remedy else ''}" for check in failed]

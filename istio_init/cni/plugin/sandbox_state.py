@@ -11,11 +11,14 @@ import posix as os  # the C half of os; the other half costs a start a milliseco
 from istio_init.cni.plugin.fast_json import decode, encode
 from istio_init.errors import InitError, shown
 from istio_init.kernel.host.logfile import make_directory
+from istio_init.options.json_data import from_data, to_data
 from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from istio_init.options.table import Options
 
 DIRECTORY = "/run/istio-init/cni"
 SUFFIX = ".json"
@@ -23,22 +26,22 @@ SUFFIX = ".json"
 CAPTURED = "captured"
 PASSED = "passed through"
 
-# Longer identities than any runtime's (64), and short enough for a file's name.
+# Longer than any runtime's identities (64), and short enough for a file name.
 LONGEST_IDENTITY = 200
-# Nobody writes a longer one.
-LONGEST = 1 << 20
+# Bytes. All annotations of a pod have at most 256 KiB, and as data they grow less than eightfold.
+LONGEST = 2 << 20
 
 
 class SandboxStateError(InitError):
-    """A state can't be read or written: which file, why."""
+    """A sandbox's state can't be read or written: the file and the reason."""
 
 
 class SandboxState(Record):
     """What was decided for one sandbox, and what was done.
 
-    `flags` are the command line of istio-iptables (without the namespace) that makes the rules, empty where the pod
-    was passed through; `inode` is that of the network namespace, by which it is known under whatever path.
-    `attachments` are the CNI networks that called, each with the interface's name.
+    `options` are those that the rules were made from (without the namespace), None if the pod was passed through;
+    `inode` identifies the network namespace under any path. `attachments` are the CNI networks that called the
+    plugin, each with the interface's name.
     """
 
     container: str
@@ -49,13 +52,13 @@ class SandboxState(Record):
     uid: str = ""
     netns: str = ""
     inode: int = 0
-    flags: tuple[str, ...] = ()
+    options: Options | None = None
     attachments: tuple[tuple[str, str], ...] = ()
     time: str = ""
 
     @property
     def captured(self) -> bool:
-        """Whether the sandbox is to have rules of ours."""
+        """Whether the sandbox has Istio rules made by the plugin."""
         return self.decision == CAPTURED
 
 
@@ -73,7 +76,7 @@ def write(state: SandboxState, directory: str = DIRECTORY) -> None:
     """Replace a sandbox's state atomically; raises SandboxStateError where that fails."""
     path = _path(state.container, directory)
     new = f"{directory}/.{state.container}.{os.getpid()}"
-    text = encode({field: getattr(state, field) for field in state.__match_args__})
+    text = encode(_to_members(state))
     try:
         make_directory(directory)
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -139,17 +142,22 @@ def _parsed(data: bytes, container: str, path: str) -> SandboxState:
         raise SandboxStateError(f"{path}: not a sandbox's state: {error}; remove it if its sandbox is gone") from error
 
 
+def _to_members(state: SandboxState) -> dict[str, Any]:
+    members: dict[str, Any] = {field: getattr(state, field) for field in state.__match_args__}
+    members["options"] = None if state.options is None else to_data(state.options)
+    return members
+
+
 def _from_members(value: dict[str, Any]) -> SandboxState:
+    """The state in a JSON object; keys of other releases are ignored."""
     known = {field: value[field] for field in SandboxState.__match_args__ if field in value}
     for field, content in known.items():
-        wanted = {"inode": int, "flags": list, "attachments": list}.get(field, str)
-        if not isinstance(content, wanted):
-            raise TypeError(f"{field} is no {wanted.__name__}")
-    flags, attachments = known.get("flags", []), known.get("attachments", [])
-    if not all(isinstance(flag, str) for flag in flags):
-        raise TypeError("flags are no texts")
-    known["flags"] = tuple(flags)
-    known["attachments"] = tuple((str(network), str(name)) for network, name in attachments)
+        kind = {"inode": int, "options": dict | None, "attachments": list}.get(field, str)
+        if not isinstance(content, kind):
+            raise TypeError(f"{field}: {shown(str(content))}: a value of the wrong type")
+    options = known.get("options")
+    known["options"] = None if options is None else from_data(options)
+    known["attachments"] = tuple((str(network), str(name)) for network, name in known.get("attachments", []))
     return SandboxState(**known)
 
 

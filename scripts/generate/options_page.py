@@ -1,7 +1,7 @@
 """What the documentation has from the program's own tables.
 
-`python -m istio_init.cli.options_page > docs/options.md` writes the page, and
-`python -m istio_init.cli.options_page docs/cni.md` the table of annotations in that page.
+`python -m scripts.generate.options_page > docs/options.md` writes the page, and
+`python -m scripts.generate.options_page docs/cni.md` updates the table of annotations in that page.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from istio_init.options.table import GROUPS, OPTIONS, Option
 
 HEAD = """# Options
 
-Made from the table in `istio_init/options/table.py` by `python -m istio_init.cli.options_page`; don't edit it by hand.
+Generated from `istio_init/options/table.py` by `python -m scripts.generate.options_page`; don't edit it by hand.
 
 What counts is, in this order: the command line, the environment variables in the order listed, the default.
 An empty variable counts as unset; a variable's value is checked as an argument is. A switch is given as
@@ -53,7 +53,7 @@ def annotation_table() -> str:
 
 
 def _annotation(each: Annotation) -> str:
-    name = f"`{each.name}`" + (f", {each.key.replace(' ', ' `')}`" if each.key else "")
+    name = f"`{each.name}`" + (f", `{'.'.join(each.path)}`" if each.path else "")
     unset = f"`{each.unset}`" if each.unset else ""
     also = f"always also `{each.also}`" if each.also else ""
     flag = f"`{each.flag}`" if each.flag else ""

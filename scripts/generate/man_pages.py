@@ -1,4 +1,4 @@
-"""The manual pages, in mdoc(7): `python -m istio_init.cli.man_pages docs/man` writes them anew.
+"""The manual pages, in mdoc(7): `python -m scripts.generate.man_pages docs/man` writes them anew.
 
 Options, verbs, variables and annotations are those of the tables that the programs are made from; only what a page
 tells around them stands here. The wheel installs them below share/man.

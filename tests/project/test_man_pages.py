@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from istio_init.cli.app import app
-from istio_init.cli.man_pages import KEYS, PAGES, page
 from istio_init.cni.plugin import settings
 from istio_init.options.table import OPTIONS
+from scripts.generate.man_pages import KEYS, PAGES, page
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("name", PAGES)
 def test_the_pages_are_made_from_the_tables(name: str) -> None:
     kept = (ROOT / "docs/man" / name).read_text()
-    assert kept == page(name), "python -m istio_init.cli.man_pages docs/man writes them anew"
+    assert kept == page(name), "python -m scripts.generate.man_pages docs/man writes them anew"
 
 
 def test_there_are_no_others() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 
 from integration.kit.program import ROOT
-from istio_init.cli.man_pages import PAGES
+from scripts.generate.man_pages import PAGES
 
-# It looks for the pages that are referred to among those that are installed; tests/cli/test_man_pages.py knows ours.
+# mandoc looks for the pages that are referred to among the installed ones; tests/project/test_man_pages.py checks ours.
 ELSEWHERE = "referenced manual not found: Xr "
 
 

@@ -1,0 +1,1 @@
+"""What is generated from the program's own tables: manual pages and parts of the documentation."""

@@ -171,12 +171,11 @@ def _keeps(values: Values, wished: Any) -> bool:  # noqa: ANN401
 
 
 def _reason(told: str, values: Values, wished: Any) -> str:  # noqa: ANN401
-    names = " or ".join(value_text(value) for value in values[:4]) + (" ..." if len(values) > 4 else "")
     if not values:
-        return f"names none; {told}, for which there are chains"
-    if wished is not None:
-        return f"for {names}; {told}, for which {value_text(wished)} is closer"
-    return f"for {names}; {told}"
+        return f"names none, and others do; {told}"
+    names = " or ".join(value_text(value) for value in values[:4]) + (" ..." if len(values) > 4 else "")
+    closer = f", and {value_text(wished)} is closer" if hasattr(wished, "prefix") else ""
+    return f"for {names}; {told}{closer}"
 
 
 def value_text(value: object) -> str:

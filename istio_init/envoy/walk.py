@@ -39,6 +39,8 @@ TRANSPARENT = frozenset({
     "envoy.filters.http.set_filter_state", "connect_authority", "waypoint_downstream_peer_metadata",
     "envoy.filters.network.connection_limit",
 })  # fmt: skip
+# What a chain names of each criterion, in the sieve's order.
+LABELS = ("port ", "to ", "SNI ", "", "", "directly from ", "source ", "from ", "source port ")
 # Status codes of a redirect by their names in the API, in its order.
 REDIRECTS = {"MOVED_PERMANENTLY": 301, "FOUND": 302, "SEE_OTHER": 303, "TEMPORARY_REDIRECT": 307,
     "PERMANENT_REDIRECT": 308}  # fmt: skip
@@ -496,7 +498,11 @@ def _listener_text(listener: Listener, restored: bool, address: bytes, port: int
 
 
 def _criteria(chain: Chain) -> str:
-    named = [" or ".join(chains.value_text(value) for value in values[:6]) for values in chain.criteria if values]
+    named = [
+        f"{label}{' or '.join(chains.value_text(value) for value in values[:6])}"
+        for label, values in zip(LABELS, chain.criteria, strict=True)
+        if values
+    ]
     return f": {', '.join(map(plain, named))}" if named else ""
 
 

@@ -109,17 +109,24 @@ def lines(path: PacketPath, known: Mapping[RuleLocation, Purpose]) -> Iterator[T
     """The whole path as lines."""
     told: set[RuleLocation] = set()
     for number, leg in enumerate(path.legs, 1):
-        if number > 1:
-            yield TextLine("hook", 0, "")
-        yield TextLine("title", 0, f"{number}. From {leg.sender}: {packet_text(leg.packet)}")
-        for each in leg.passed:
-            yield from [_decision_line(each)] if isinstance(each, RoutingDecision) else _hook_lines(each, known, told)
-        good = leg.end not in {"dropped", "queued", "undecided"}
-        yield TextLine("fate" if good else "trouble", 1, f"=> {fate(leg, known)}.")
+        yield from leg_lines(number, leg, known, told)
     if path.loop:
         yield TextLine("trouble", 0, f"LOOP: this is the second time that it {ENDS[path.loop]}; it never ends.")
     if why := stop(path):
         yield TextLine("turn", 0, why)
+
+
+def leg_lines(
+    number: int, leg: Leg, known: Mapping[RuleLocation, Purpose], told: set[RuleLocation]
+) -> Iterator[TextLine]:
+    """One leg as lines; `told` are the rules whose purpose was given before."""
+    if number > 1:
+        yield TextLine("hook", 0, "")
+    yield TextLine("title", 0, f"{number}. From {leg.sender}: {packet_text(leg.packet)}")
+    for each in leg.passed:
+        yield from [_decision_line(each)] if isinstance(each, RoutingDecision) else _hook_lines(each, known, told)
+    good = leg.end not in {"dropped", "queued", "undecided"}
+    yield TextLine("fate" if good else "trouble", 1, f"=> {fate(leg, known)}.")
 
 
 def stop(path: PacketPath) -> str:
@@ -201,7 +208,7 @@ def purpose_text(why: Purpose) -> str:
 def as_json(path: PacketPath, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
     """The whole path as plain dicts, lists, strings and numbers."""
     return {
-        "legs": [_leg_json(leg, known) for leg in path.legs],
+        "legs": [leg_json(leg, known) for leg in path.legs],
         "end": path.end,
         "loop": path.loop or None,
         "stop": stop(path) or None,
@@ -209,7 +216,8 @@ def as_json(path: PacketPath, known: Mapping[RuleLocation, Purpose]) -> dict[str
     }
 
 
-def _leg_json(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
+def leg_json(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
+    """One leg as a plain dict."""
     return {
         "sender": leg.sender,
         "packet": packet_json(leg.packet),

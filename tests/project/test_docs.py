@@ -1,17 +1,25 @@
-"""What the documentation says of the program is what the program says of itself."""
+"""What the documentation says of the program is what the program says of itself.
+
+`python -m tests.project.test_docs` puts the commands' present output into the pages of TRANSCRIPTS.
+"""
 
 from __future__ import annotations
 
 import pathlib
 import re
 
+import pytest
+
 from istio_init import __version__
 from istio_init.cli.app import app
 from istio_init.options.table import OPTIONS
 from scripts.generate.options_page import page
+from tests.kit.transcripts import BLOCK, transcribed
 
 SHOWN = re.compile(r"^\$ istio-init (\w+)", re.MULTILINE)
 ROOT = pathlib.Path(__file__).parents[2]
+# Pages whose commands need neither root nor a namespace.
+TRANSCRIPTS = ("explain.md", "prove.md")
 
 
 def test_the_options_page_is_made_from_the_table() -> None:
@@ -38,3 +46,16 @@ def test_the_readme_speaks_of_no_flag_that_there_is_not() -> None:
     words = (ROOT / "README.md").read_text().replace("`", " ").split()
     flags = {word.split("=")[0].rstrip(".,:;)") for word in words if word.startswith("--istio")}
     assert flags <= known
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+def test_the_page_shows_what_its_commands_print(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text()
+    assert BLOCK.findall(page)
+    assert transcribed(page) == page, "python -m tests.project.test_docs writes it anew"
+
+
+if __name__ == "__main__":
+    for each in TRANSCRIPTS:
+        path = ROOT / "docs" / each
+        path.write_text(transcribed(path.read_text()))

@@ -1,6 +1,7 @@
-"""README.zh-CN.md tells in Chinese what README.md tells: the same parts, code, links and figures, and no older.
+"""README.md is short and true, and README.zh-CN.md says the same in Chinese: sections, code, links and figures.
 
-Whoever changes README.md brings the translation up to date and records it: `python -m tests.project.test_readme`.
+After a change of README.md, update the translation, then `python -m tests.project.test_readme` puts the commands'
+present output into both and records that they match. What needs root is in integration/project/test_readme.py.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from tests.kit.transcripts import BLOCK as TRANSCRIPT
+from tests.kit.transcripts import transcribed
+
 ROOT = Path(__file__).parents[2]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 RECORD = re.compile(r"(?<=<!-- README\.md sha256: )[0-9a-f]{64}")
 EACH_OTHER = {ENGLISH.name, CHINESE.name}
 TELL = (
-    "README.md was changed after README.zh-CN.md: update the translation, then `python -m tests.project.test_readme` "
-    "records that it is"
+    "README.md has changed since README.zh-CN.md was brought up to date: update the translation, then run "
+    "`python -m tests.project.test_readme`"
 )
+# Lines: a stranger reads it in one go.
+LONGEST = 149
 
 
 def digest() -> str:
@@ -28,6 +34,21 @@ def digest() -> str:
 def prose(page: Path) -> str:
     """The text without its blocks of code."""
     return BLOCK.sub("", page.read_text())
+
+
+def test_it_is_short() -> None:
+    assert len(ENGLISH.read_text().splitlines()) <= LONGEST
+
+
+def test_it_shows_what_the_commands_print() -> None:
+    page = ENGLISH.read_text()
+    assert len(TRANSCRIPT.findall(page)) >= 4
+    assert transcribed(page) == page, "python -m tests.project.test_readme writes it anew"
+
+
+def test_links_lead_to_files_that_are_there() -> None:
+    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)]*)\)", ENGLISH.read_text())}
+    assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
 
 
 def test_the_translation_is_of_this_readme() -> None:
@@ -65,4 +86,6 @@ def test_tables_have_the_same_figures() -> None:
 
 
 if __name__ == "__main__":
+    for readme in (ENGLISH, CHINESE):
+        readme.write_text(transcribed(readme.read_text()))
     CHINESE.write_text(RECORD.sub(digest(), CHINESE.read_text()))

@@ -1,12 +1,13 @@
-"""The program's modules in one file, and the importer that takes them from there.
+"""The program's modules in one file, and the importer that loads them from it.
 
-Looking for thirty modules, opening and reading them one by one, and having each of them imported, takes a start as
-long as executing them does (docs/speed.md). So what a start needs is read and run in a few groups: the first at
-once, another when the first of its modules is asked for.
+Finding, opening and reading thirty modules one by one takes as long as executing them (docs/speed.md). So the modules
+that a start needs are read and executed in a few groups: the first one at once, each other one when the first of its
+modules is imported.
 
-The file begins with this importer's code, in a block of its own, which a launcher runs. Then come the size of the
-head, and the head: the first group, the index and the paths of modules in C; then the other groups, and each module
-that is in none, read when it is asked for. All of it is as `marshal` has it.
+The file begins with the code of this importer, in a block of its own that a launcher executes. The head follows: the
+first group, the index, and the paths of modules in C. Then come the other groups; each module that no start needs is a
+group of its own. All of it is in the format of `marshal`, which can crash the interpreter where the data are damaged
+or another version of Python wrote them, so every part has a digest that is checked first.
 """
 
 from __future__ import annotations
@@ -20,50 +21,45 @@ from _frozen_importlib import BuiltinImporter, ModuleSpec
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
-    from typing import TypeAlias
+    from typing import Any, TypeAlias
 
     # By name, whether the module is a package, and its code; None for one in C.
     Group: TypeAlias = dict[str, tuple[bool, CodeType | None]]
-    # Offset from the end of the head, and bytes.
+    # Offset from the end of the head, and number of bytes.
     Extent: TypeAlias = tuple[int, int]
 
-IMPORTER_BYTES = 8192  # of the block that the importer is in; marshal does not mind what is behind it
+IMPORTER_BYTES = 12288  # the size of the importer's block, digest included; marshal ignores the padding
 SIZE_BYTES = 8  # of the head's size, little endian
+DIGEST_BYTES = 8
 
-
-class Module(type(sys)):  # type: ignore[misc]
-    """A module that is looked up as other objects are.
-
-    `from module import name` asks each module for a `__path__`, to see whether it is a package; of an ordinary one that
-    has none it makes two errors that nobody sees, and with two hundred such lines that shows. Packages are ordinary
-    modules: they may have a `__getattr__` of their own, of which other objects know nothing.
-    """
-
-    __getattribute__ = object.__getattribute__
+# The digest is keyed with Python's minor version, on which byte code depends: it also fails for another interpreter.
+KEY = sys.hexversion >> 16
 
 
 class Bundle:
-    """A finder and loader of the modules in one file; other modules are found as ever."""
+    """A finder and loader of the modules in one file; it leaves other modules to the other finders."""
 
-    def __init__(self, file: int, begin: int, places: dict[str, Extent], extensions: dict[str, str]) -> None:
-        """An open file whose head ends at `begin`; for each module the place of the group that it is in.
+    def __init__(self, file: int, begin: int, extents: dict[str, Extent], extensions: dict[str, str]) -> None:
+        """An open file whose head ends at `begin`; for each module the extent of its group.
 
-        `extensions` are the paths of modules in C that a start needs.
+        `extensions` are the paths of the modules in C that a start needs.
         """
-        self._file, self._begin, self._places, self._extensions = file, begin, places, extensions
-        # What has been read; without its code once it runs.
+        self._file, self._begin, self._extents, self._extensions = file, begin, extents, extensions
+        # The groups that have been read; a module that has been executed is without its code.
         self._ready: Group = {}
 
     def run(self, group: Group) -> None:
-        """Import all of a group, in its order, without what an import has to look at for each."""
+        """Import the modules of a group in their order, without the searches that an import makes for each."""
         self._ready.update(group)
         for name, (is_package, code) in group.items():
             if name in sys.modules:
                 continue
             if code is None:
-                in_c(self._extension(name) if name in self._extensions else ModuleSpec(name, BuiltinImporter))  # type: ignore[arg-type]
+                load_extension(
+                    self._extension(name) if name in self._extensions else ModuleSpec(name, BuiltinImporter)  # type: ignore[arg-type]
+                )
                 continue
-            module = type(sys)(name) if is_package else Module(name)
+            module = type(sys)(name)
             parent, _, child = name.rpartition(".")
             if parent and parent not in sys.modules:
                 __import__(parent)
@@ -91,27 +87,25 @@ class Bundle:
         if name in self._extensions:
             return self._extension(name)
         if name not in self._ready:
-            if name not in self._places:
+            if name not in self._extents:
                 return None
-            offset, size = self._places[name]
-            group: Group = marshal.loads(posix.pread(self._file, size, self._begin + offset))  # noqa: S302 (the image's own file)
+            offset, size = self._extents[name]
+            group: Group = unpacked(posix.pread(self._file, size, self._begin + offset))
             self.run(group)
         return self._spec(name, is_package=self._ready[name][0])
 
     def _spec(self, name: str, *, is_package: bool) -> ModuleSpec:
         spec = ModuleSpec(name, self)  # type: ignore[arg-type]
-        # Each later import asks for this, and makes an error that nobody sees where it is missing.
-        spec._initializing = False  # type: ignore[attr-defined]
         if is_package:
             spec.submodule_search_locations = []
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """The module that has been run with its group; None, for a new one, where this is asked for meanwhile."""
+        """The module that was executed with its group; None, for a new one, where its group is being executed."""
         return sys.modules.get(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module's code, if that has not been done (importlib.abc.Loader)."""
+        """Execute the module's code, once (importlib.abc.Loader)."""
         is_package, code = self._ready[module.__name__]
         if code is None:
             return
@@ -123,8 +117,8 @@ class Bundle:
             raise
 
 
-def in_c(spec: ModuleSpec) -> ModuleType:
-    """Import a module in C: of these, too, an import takes a thousand steps of Python."""
+def load_extension(spec: ModuleSpec) -> ModuleType:
+    """Import a module in C; Python's own import executes a thousand steps for it."""
     if spec.origin:
         module = _imp.create_dynamic(spec)
         _imp.exec_dynamic(module)
@@ -132,36 +126,50 @@ def in_c(spec: ModuleSpec) -> ModuleType:
         module = _imp.create_builtin(spec)
         _imp.exec_builtin(module)
     module.__spec__, module.__loader__ = spec, spec.loader
-    spec._initializing = False  # type: ignore[attr-defined] # as in Bundle._spec
     sys.modules[spec.name] = module
     return module
 
 
-def install(file: int, base: str = "") -> None:
-    """Have what is in an open file, read up to its head, imported from there, and its first group at once.
+def packed(data: object) -> bytes:
+    """A part of the file: the digest, then the data in the format of marshal."""
+    content = marshal.dumps(data)
+    return _imp.source_hash(KEY, content) + content
 
-    The paths of modules in C begin behind `base`.
+
+def unpacked(part: bytes) -> Any:  # noqa: ANN401 (whatever was packed)
+    """The data of a part. SystemExit, with a line for the user, where the part is not as it was written."""
+    content = part[DIGEST_BYTES:]
+    if _imp.source_hash(KEY, content) != part[:DIGEST_BYTES]:
+        sys.exit("istio_init.bundle: damaged, or built for another version of Python: install istio-init again")
+    return marshal.loads(content)  # noqa: S302 (as it was written)
+
+
+def install(file: int, base: str = "") -> None:
+    """Import from an open file, which has been read up to its head, and import its first group at once.
+
+    The paths of modules in C are relative to `base`.
     """
-    # The process is over before a collection would pay; one of the oldest generation takes a millisecond.
-    (sys.modules.get("gc") or in_c(ModuleSpec("gc", BuiltinImporter))).disable()  # type: ignore[arg-type]
+    # The process ends before a collection would pay; one of the oldest generation takes a millisecond.
+    (sys.modules.get("gc") or load_extension(ModuleSpec("gc", BuiltinImporter))).disable()  # type: ignore[arg-type]
     size = int.from_bytes(posix.read(file, SIZE_BYTES), "little")
-    first, places, extensions = marshal.loads(posix.read(file, size))  # noqa: S302 (the image's own file)
+    # A damaged size is no reason to allocate more memory than the file has bytes.
+    first, extents, extensions = unpacked(posix.read(file, min(size, posix.fstat(file).st_size)))
     paths = {name: base + path for name, path in extensions.items()}
-    bundle = Bundle(file, IMPORTER_BYTES + SIZE_BYTES + size, places, paths)
+    bundle = Bundle(file, IMPORTER_BYTES + SIZE_BYTES + size, extents, paths)
     sys.meta_path.insert(0, bundle)  # type: ignore[arg-type]
     bundle.run(first)
 
 
 def dump(importer: CodeType, groups: list[Group], extensions: dict[str, str]) -> bytes:
-    """The file for these groups, the first of them to be run at once; `importer` is this module."""
-    places, content = {}, b""
+    """The file for these groups, of which the first is executed at once; `importer` is the code of this module."""
+    extents, content = {}, b""
     for group in groups[1:]:
-        packed = marshal.dumps(group)
-        # Of a group's modules in C others may be without the rest of it.
-        places.update({name: (len(content), len(packed)) for name, (_, code) in group.items() if code})
-        content += packed
-    head = marshal.dumps((groups[0], places, extensions))
-    begin = marshal.dumps(importer).ljust(IMPORTER_BYTES, b"\0")
-    if len(begin) > IMPORTER_BYTES:
-        raise ValueError(f"the importer has {len(begin)} bytes: launchers read {IMPORTER_BYTES}")
-    return begin + len(head).to_bytes(SIZE_BYTES, "little") + head + content
+        part = packed(group)
+        # Another group may need one of the modules in C without the rest of this one.
+        extents.update({name: (len(content), len(part)) for name, (_, code) in group.items() if code})
+        content += part
+    head = packed((groups[0], extents, extensions))
+    begin = marshal.dumps(importer).ljust(IMPORTER_BYTES - DIGEST_BYTES, b"\0")
+    if len(begin) > IMPORTER_BYTES - DIGEST_BYTES:
+        raise ValueError(f"the importer has {len(begin)} bytes: its block has room for {IMPORTER_BYTES - DIGEST_BYTES}")
+    return _imp.source_hash(KEY, begin) + begin + len(head).to_bytes(SIZE_BYTES, "little") + head + content

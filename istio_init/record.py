@@ -9,7 +9,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Any, ClassVar, Self, TypeAlias, dataclass_transform
 
     _Setter: TypeAlias = Callable[[object, object], None]
@@ -130,16 +130,6 @@ class Record(metaclass=RecordType):
             """One argument for each field, in order or by name; TypeError as a function would raise."""
             for write, value in zip(self._setters, self._complete(values, named), strict=True):
                 write(self, value)
-
-    @classmethod
-    def many(cls, *columns: Sequence[Any]) -> tuple[Self, ...]:
-        """A record for each line of a table that is given by columns, one a field, without a loop of Python's."""
-        from itertools import repeat
-
-        made = tuple(map(cls.__new__, repeat(cls, len(columns[0]))))
-        for field, values in zip(cls._fields, columns, strict=True):
-            any(map(getattr(cls, field).__set__, made, values))  # runs through all of them: what writes gives None
-        return made
 
     @classmethod
     def _complete(cls, values: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:

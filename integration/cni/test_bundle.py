@@ -24,7 +24,7 @@ HOSTILE = ("PYTHONPATH=/nowhere", "PYTHONHOME=/nowhere", "PYTHONSTARTUP=/x", "LD
 LOADING = """
 import sys
 exec(open(sys.argv[1]).read().partition("from istio_init.cni.plugin.plugin")[0])
-first, others = list(sys.modules), list(sys.meta_path[0]._places)
+first, others = list(sys.modules), list(sys.meta_path[0]._extents)
 for name in others: __import__(name)
 print(len(first), len(others))
 """

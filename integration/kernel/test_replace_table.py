@@ -332,7 +332,7 @@ def test_rules_of_ours_that_a_restore_wrote_are_replaced(
 # Others who write at the same time
 
 
-@pytest.mark.parametrize("moment", ["fill", REPLACE, ADD_COUNTERS])
+@pytest.mark.parametrize("moment", ["layout", REPLACE, ADD_COUNTERS])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_rule_that_somebody_adds_meanwhile_is_kept(
     namespace: Namespace, family: Family, moment: str | int, monkeypatch: pytest.MonkeyPatch
@@ -349,8 +349,8 @@ def test_a_rule_that_somebody_adds_meanwhile_is_kept(
         give(socket, option, content)
 
     monkeypatch.setattr(TableSocket, "give", disturbed)
-    if moment == "fill":
-        monkeypatch.setattr(PackedRun, "fill", preceded(PackedRun.fill, waiting.pop()))
+    if moment == "layout":
+        monkeypatch.setattr(PackedRun, "blocks", preceded(PackedRun.blocks, waiting.pop()))
     namespace.inside(lambda: Libiptc().replace(family, nat(family)))
     assert waiting == []
     lines = saved(namespace, family, "nat")
@@ -363,7 +363,7 @@ def test_a_policy_that_somebody_changes_meanwhile_is_kept(
 ) -> None:
     """The kernel would not notice: the number of entries stays as it was."""
     change = ["iptables-legacy", "-t", "mangle", "-P", "INPUT", "DROP"]
-    monkeypatch.setattr(PackedRun, "fill", preceded(PackedRun.fill, lambda: namespace.run(*change)))
+    monkeypatch.setattr(PackedRun, "blocks", preceded(PackedRun.blocks, lambda: namespace.run(*change)))
     namespace.inside(lambda: Libiptc().replace(IPV4, mangle(IPV4)))
     assert ":INPUT DROP [0:0]" in saved(namespace, IPV4, "mangle")
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -48,26 +45,6 @@ def test_imports_nothing_that_is_not_listed(installed: Installed, scenario: str)
 def test_the_image_runs_the_modules_that_are_listed(installed: Installed, scenario: str) -> None:
     listed = {module for module in hot_path.recorded_modules()[scenario] if module.startswith("istio_init")}
     assert installed.run_modules(scenario) == listed
-
-
-# What runs in the place of the program: names modules of a start, and those of them that don't say so.
-_INITIALISED = """
-import istio_init.runner.transaction, istio_init.kernel.xtables.firewall
-ours = [name for name in sys.modules if name.startswith("istio_init") or name in ("_ctypes", "_socket", "_struct")]
-print(*ours)
-print(*[name for name in ours if getattr(sys.modules[name].__spec__, "_initializing", None) is not False])
-"""
-
-
-def test_a_module_says_that_it_is_initialised(installed: Installed) -> None:
-    """Where it does not, each later import of it makes an error that nobody sees."""
-    launcher = Path(installed.command).read_text().partition("from istio_init.cli.image_entry")[0]
-    command = [sys.executable, "-ISXutf8", "-c", launcher + _INITIALISED]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n")
-    assert {"istio_init.model.rules", "istio_init.kernel.xtables.firewall", "_ctypes", "_struct"} <= set(
-        said[0].split()
-    )
-    assert said[1] == ""
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

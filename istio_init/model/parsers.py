@@ -25,8 +25,6 @@ ALL: Everything = "*"
 HIGHEST_ID = 2**32 - 2
 # IFNAMSIZ in <linux/if.h> less the closing NUL.
 INTERFACE_NAME_BYTES = 15
-# Longer lists have a faster parser.
-MANY = 100
 # Istio's limit on each of the two lists of owner groups.
 MOST_OWNER_GROUPS = 64
 # The mark of the proxy's own packets to the pod in TPROXY mode; the inbound mark must differ.
@@ -153,24 +151,13 @@ def networks(text: str) -> tuple[Network, ...]:
     entries = items(text)
     if ALL in entries:
         raise ValueError("* is not allowed here; to capture nothing outbound leave --istio-service-cidr empty")
-    return _networks(entries, text)
+    return each(network, entries)
 
 
 def all_or_networks(text: str) -> tuple[Network, ...] | Everything:
     """A comma list of CIDRs and addresses, or * alone for all of them."""
     entries = items(text)
-    return ALL if _all(entries) else _networks(entries, text)
-
-
-def _networks(entries: list[str], text: str) -> tuple[Network, ...]:
-    if len(entries) > MANY:
-        from istio_init.model.network_list import cidrs, hosts
-
-        try:
-            return cidrs(entries, _length) if "/" in text else hosts(entries)
-        except (OSError, ValueError):
-            pass  # one by one, the one that is wrong is found
-    return each(network, entries)
+    return ALL if _all(entries) else each(network, entries)
 
 
 def address(text: str) -> Network:

@@ -11,7 +11,6 @@ from decimal import Decimal
 from istio_init.errors_rare import OptionError
 from istio_init.formats.addresses import network_text, ports_text
 from istio_init.model import parsers
-from istio_init.model.network_list import Networks
 from istio_init.model.rules import Network, PortRange
 from istio_init.options.table import OPTIONS
 
@@ -70,7 +69,7 @@ def checked(options: Options) -> Options:
 
 def text(each: Option, value: object) -> str:
     """The text that the option's parser makes this value from; empty for what is unset."""
-    if isinstance(value, tuple | Networks):
+    if isinstance(value, tuple):
         return ",".join(text(each, entry) for entry in value)
     if isinstance(value, Network):
         spelled = network_text(value)

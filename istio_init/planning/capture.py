@@ -157,8 +157,7 @@ def _port_run(ports: tuple[PortRange, ...], unit: Callable[[DestinationPorts], t
 
 def _network_runs(networks: tuple[Network, ...], to: Target) -> tuple[Rule | Run, ...]:
     """A rule to this target for each network."""
-    prefixes = networks.prefixes if hasattr(networks, "prefixes") else [network.prefix for network in networks]
-    if all(prefixes):
+    if all(network.prefix for network in networks):
         return (Run((_rule(Destination(networks[0], False), to=to),), networks),) if networks else ()
     return tuple(_rule(_to(network), to=to) for network in networks)
 
@@ -199,8 +198,6 @@ def _inbound_table(options: Options) -> TableName:
 
 def _of_family(networks: tuple[Network, ...], family: Family) -> tuple[Network, ...]:
     size = len(PASSTHROUGH[family].address)
-    if hasattr(networks, "width"):  # a long list's, which are all of one family
-        return networks if networks.width == size else ()
     return tuple([network for network in networks if len(network.address) == size])
 
 

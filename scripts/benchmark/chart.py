@@ -62,7 +62,7 @@ def draw(points: Sequence[Point], bare: float) -> str:
     width, height = across * COLUMNS, down * math.ceil(len(kinds) / COLUMNS) + LEGEND
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img">',
-        "<title>Time by number of excluded ports or CIDRs</title>",
+        "<title>Time by number of excluded ports or networks</title>",
         f"<style>{STYLE}</style>",
         _legend(),
     ]

@@ -18,8 +18,8 @@ sys.path.insert(0, sys.argv[1])
 import assemble
 assemble.write_bundle(*map(pathlib.Path, sys.argv[2:]))
 """
-# The lines of the launcher that read the bundle.
-BUNDLED = ("file =", "exec(", "install(")
+# The first line of those in the launcher that read the bundle, and how the last one begins.
+BUNDLED = ("try:", "install(")
 # What the importer does beside importing.
 UNCOLLECTED = "import gc\ngc.disable()"
 
@@ -33,14 +33,13 @@ class Variant:
     """A way to install that is not the image's: by default it is.
 
     The interpreter's flags; modules in files of their own with this kind of byte code ("" for none), in place of
-    their sources or `beside` them; lines of the launcher to leave out, and some to put first.
+    their sources or `beside` them; lines to put first in the launcher.
     """
 
     flags: str = " -ISXutf8"
     modules: bool = False
     byte_code: str = "unchecked-hash"
     beside: bool = False
-    without: tuple[str, ...] = ()
     first: str = ""
 
 
@@ -52,16 +51,15 @@ def install(python: str, directory: Path, variant: Variant) -> str:
     subprocess.run(
         [python, "-IB", "-X", "no_debug_ranges", "-c", BUNDLING, str(IMAGE), str(program), str(directory)], check=True
     )
-    home, without = f"{directory}{HOME}", variant.without
-    if variant.modules:
-        home, without = str(program), (*without, *BUNDLED)
-        compile_modules(python, package, variant)
+    home = str(program) if variant.modules else f"{directory}{HOME}"
     lines = (IMAGE / "launcher.py").read_text().replace(HOME, home).splitlines()
-    for unwanted in without:
-        lines.remove(next(line for line in lines if line.startswith(unwanted)))
+    if variant.modules:
+        compile_modules(python, package, variant)
+        first, last = (next(at for at, line in enumerate(lines) if line.startswith(begin)) for begin in BUNDLED)
+        del lines[first : last + 1]
     command = directory / "istio-iptables"
-    first = [f"#!{python}{variant.flags}", variant.first, *([UNCOLLECTED] if variant.modules else [])]
-    command.write_text("\n".join([*first, *lines]))
+    head = [f"#!{python}{variant.flags}", variant.first, *([UNCOLLECTED] if variant.modules else [])]
+    command.write_text("\n".join([*head, *lines]))
     command.chmod(0o755)
     return str(command)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from istio_init.kernel.xtables.decode_table import stands, unpack_table
+from istio_init.kernel.xtables.decode_table import is_exactly, unpack_table
 from istio_init.kernel.xtables.encode_rule import HOOKS, INFO
 from istio_init.kernel.xtables.pack_chain import pack_chain
 from istio_init.model.rules import (
@@ -67,7 +67,7 @@ def with_rules(table: Table, name: str, rules: tuple[Rule, ...]) -> Table:
 def test_what_is_wanted_stands_whatever_it_has_counted(drawn: tuple[Family, Table]) -> None:
     family, table = drawn
     wanted = signed(table)
-    assert stands(wanted, family, Blob(wanted, family).answers, expecting(wanted, family))
+    assert is_exactly(wanted, family, Blob(wanted, family).answers, expecting(wanted, family))
 
 
 CHANGES = ("policy", "signature", "less", "more", "another", "moved", "chain more", "chain less", "chain renamed")
@@ -116,7 +116,7 @@ def test_nothing_else_passes_for_it(drawn: tuple[Family, Table], data: st.DataOb
     wanted = signed(table)
     other = data.draw(changed(wanted))
     answers = Blob(other, family).answers
-    assert stands(wanted, family, answers, expecting(wanted, family)) == (content(other) == content(wanted))
+    assert is_exactly(wanted, family, answers, expecting(wanted, family)) == (content(other) == content(wanted))
     assert content(unpack_table(wanted.name, family, answers, expecting(wanted, family))) == content(other)
 
 
@@ -152,14 +152,14 @@ def test_a_rule_that_differs_in_one_thing_is_another(family: Family, rule: Rule,
     for one, two in ((rule, other), (other, rule)):
         wanted = signed(output(one))
         expected = expecting(wanted, family)
-        assert stands(wanted, family, Blob(wanted, family).answers, expected)
-        assert not stands(wanted, family, Blob(signed(output(two)), family).answers, expected)
+        assert is_exactly(wanted, family, Blob(wanted, family).answers, expected)
+        assert not is_exactly(wanted, family, Blob(signed(output(two)), family).answers, expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_chain_of_another_name_is_another(family: Family) -> None:
     wanted = output()
-    assert not stands(wanted, family, Blob(output(name="ISTIO_OUTPUU"), family).answers, expecting(wanted, family))
+    assert not is_exactly(wanted, family, Blob(output(name="ISTIO_OUTPUU"), family).answers, expecting(wanted, family))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -169,21 +169,21 @@ def test_a_built_in_chain_that_begins_or_ends_elsewhere_is_another(family: Famil
     wanted = Table("mangle", ordered("mangle", {}))
     info, entries = Blob(wanted, family).answers
     name, valid, *numbers = INFO.unpack(info)
-    assert stands(wanted, family, (info, entries), expecting(wanted, family))
+    assert is_exactly(wanted, family, (info, entries), expecting(wanted, family))
     numbers[number] += 8
-    assert not stands(wanted, family, (INFO.pack(name, valid, *numbers), entries), expecting(wanted, family))
+    assert not is_exactly(wanted, family, (INFO.pack(name, valid, *numbers), entries), expecting(wanted, family))
 
 
 def test_a_table_of_which_not_all_is_expected_is_read() -> None:
     wanted = Table("raw", ordered("raw", {}))
     expected = expecting(wanted, "ipv4")
-    assert stands(wanted, "ipv4", Blob(wanted, "ipv4").answers, expected)
-    assert not stands(wanted, "ipv4", Blob(wanted, "ipv4").answers, {"OUTPUT": expected["OUTPUT"]})
+    assert is_exactly(wanted, "ipv4", Blob(wanted, "ipv4").answers, expected)
+    assert not is_exactly(wanted, "ipv4", Blob(wanted, "ipv4").answers, {"OUTPUT": expected["OUTPUT"]})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("count", [3, 600])
-def test_a_long_run_stands_as_one(family: Family, count: int) -> None:
+def test_a_long_run_matches_as_one(family: Family, count: int) -> None:
     def run(*values: int) -> Chain:
         ports = tuple(PortRange(value, value) for value in values)
         unit = Rule((Protocol(6), DestinationPorts(ports[0])), Verdict("RETURN"), ours=True)
@@ -191,7 +191,7 @@ def test_a_long_run_stands_as_one(family: Family, count: int) -> None:
 
     wanted = Table("nat", ordered("nat", {"ISTIO_OUTPUT": run(*range(count))}))
     expected = expecting(wanted, family)
-    assert stands(wanted, family, Blob(wanted, family).answers, expected)
+    assert is_exactly(wanted, family, Blob(wanted, family).answers, expected)
     for values in (range(1, count + 1), range(count - 1), range(count + 1), (*range(count - 1), 9999)):
         other = Table("nat", ordered("nat", {"ISTIO_OUTPUT": run(*values)}))
-        assert not stands(wanted, family, Blob(other, family).answers, expected)
+        assert not is_exactly(wanted, family, Blob(other, family).answers, expected)

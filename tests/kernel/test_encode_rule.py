@@ -14,7 +14,7 @@ from istio_init.kernel.xtables.decode_rule import EntryReader
 from istio_init.kernel.xtables.decode_table import unpack_table
 from istio_init.kernel.xtables.encode_rule import SIGNATURE, pack
 from istio_init.kernel.xtables.ip_header import HEADER, LAYOUTS
-from istio_init.kernel.xtables.pack_chain import pack_chain, spelled
+from istio_init.kernel.xtables.pack_chain import entries_of, pack_chain
 from istio_init.kernel.xtables.packed_run import PackedRun
 from istio_init.kernel.xtables.required_modules import extensions
 from istio_init.model.extensions import (
@@ -176,7 +176,7 @@ def runs(draw: st.DrawFn, family: Family) -> Run:
 def test_a_run_is_packed_as_each_of_its_rules_alone(drawn: tuple[Family, Run]) -> None:
     family, run = drawn
     packed = pack_chain(Chain.of("ISTIO_OUTPUT", (run,)), family)
-    assert list(spelled(packed)) == [pack(rule, family) for rule in run.rules()]
+    assert list(entries_of(packed)) == [pack(rule, family) for rule in run.rules()]
     assert len(list(run.rules())) == len(run)
 
 
@@ -213,13 +213,13 @@ def test_another_value_is_seen_wherever_in_a_long_run_it_stands(family: Family, 
     entry = len(run.unit) // 2
     for rule in (0, 1):
         start = (2 * at + rule) * entry
-        standing = run.filled()
+        standing = bytearray(b"".join(run.entries()))
         standing[start + layout.counters_at : start + layout.size] = b"\1" * (layout.size - layout.counters_at)
-        assert run.stands(memoryview(standing))
+        assert run.matches(standing, 0)
         # A byte of the address, of its mask, and of the target.
         for place in (size, 3 * size, entry - 1):
             standing[start + place] ^= 1
-            assert not run.stands(memoryview(standing))
+            assert not run.matches(standing, 0)
             standing[start + place] ^= 1
 
 

@@ -139,46 +139,6 @@ def test_networks_are_what_ipaddress_makes_of_them(
     assert ipaddress.ip_network(network_text(parsed)) == expected
 
 
-entries = st.one_of(
-    st.sampled_from(["", "10.1.2.3", "10.1.2.3/8", "10.0.0.0/", "/8", "fd00::/08", "fd00::1/129", "1.2.3.4/33", "x"]),
-    # Where slashes are counted in all of a list, one too many here and one too few there would be as many as there are.
-    st.sampled_from(["1.2.3.4/8/5.6.7.8", "8", "fd00::/16/fd01::", "16", "10.0.0.0/8/8", "/", "10.0.0.1//8"]),
-    st.builds("{}/{}".format, st.ip_addresses(v=4), st.integers(0, 32)),
-    st.builds("{}/{}".format, st.ip_addresses(v=6), st.integers(0, 128)),
-    st.ip_addresses().map(str),
-)
-
-
-@given(st.lists(entries, min_size=1, max_size=6), st.sampled_from(["4", "6", ""]))
-def test_a_long_list_is_parsed_as_its_entries_are(few: list[str], family: str) -> None:
-    if family:
-        few = [entry for entry in few if (":" in entry) == (family == "6")]
-    assert_parsed_as_its_entries(few * (parsers.MANY + 1))
-
-
-@given(
-    st.lists(entries, min_size=1, max_size=3), st.sampled_from(["10.0.0.0/8", "10.1.0.0/8", "fd00::/16", "10.1.2.3"])
-)
-def test_few_odd_entries_among_many_alike_are_parsed_as_they_are(few: list[str], alike: str) -> None:
-    for place in (0, parsers.MANY, parsers.MANY // 2):
-        many = [alike] * parsers.MANY
-        many[place:place] = few
-        assert_parsed_as_its_entries(many)
-
-
-def assert_parsed_as_its_entries(many: list[str]) -> None:
-    text = ",".join(many)
-    try:
-        expected: object = parsers.each(parsers.network, parsers.items(text))
-    except ValueError as error:
-        expected = str(error)
-    try:
-        parsed: object = parsers.networks(text)
-    except ValueError as error:
-        parsed = str(error)
-    assert parsed == expected
-
-
 @given(st.lists(st.integers(1, 65535)))
 def test_port_lists_round_trip(numbers: list[int]) -> None:
     assert parsers.ports(",".join(map(str, numbers))) == tuple(PortRange(number, number) for number in numbers)

@@ -50,13 +50,6 @@ def test_fields_come_in_order_and_by_name() -> None:
     assert Point(y=2, x=1) == Point(1, 2) == Point(1, y=2)
 
 
-def test_many_are_made_of_columns() -> None:
-    assert Point.many([1, 2], [3, 4]) == (Point(1, 3), Point(2, 4))
-    assert Place.many([], [], [], []) == ()
-    with pytest.raises(ValueError, match="zip"):
-        Point.many([1])
-
-
 def test_defaults_fill_what_is_missing() -> None:
     assert Point(1) == Point(1, 5)
     assert Place(1) == Place(1, 5, "here", "")

@@ -20,10 +20,9 @@ from _ctypes import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
-__all__ = ["Pointer", "addresses", "addressof", "byref", "function", "get_errno", "keep_freed_memory", "library"]
+__all__ = ["Pointer", "addressof", "byref", "function", "get_errno", "keep_freed_memory", "library"]
 
 # dlopen(3): resolve all symbols at once. The C library itself is among what the process has loaded.
 RTLD_NOW = 2
@@ -59,14 +58,6 @@ def function(library: int, name: str, result: Any = int) -> Any:  # noqa: ANN401
     if result is not int:  # which is what functions give where nothing else is said
         found.restype = result
     return found
-
-
-def addresses(buffer: bytearray, sizes: tuple[int, ...]) -> tuple[Iterator[int], object]:
-    """The addresses of a buffer's parts, whose sizes follow each other over and over; and what keeps it in place."""
-    from itertools import accumulate
-
-    held = Pointer.from_buffer(buffer)
-    return accumulate((addressof(held), *(sizes * (len(buffer) // sum(sizes)))[:-1])), held
 
 
 def keep_freed_memory() -> None:

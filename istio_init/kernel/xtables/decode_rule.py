@@ -60,7 +60,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.kernel.xtables.ip_header import Fields, HeaderMatch, Layout
+    from istio_init.kernel.xtables.ip_header import EntryLayout, Fields, HeaderMatch
     from istio_init.model.rules import Family, Match, Target
 
 
@@ -119,7 +119,7 @@ def _body(elements: bytes, header: tuple[Match, ...]) -> Iterator[Match]:
         elements = elements[size:]
 
 
-def _unpack_header(data: bytes, layout: Layout) -> tuple[Match, ...]:
+def _unpack_header(data: bytes, layout: EntryLayout) -> tuple[Match, ...]:
     """What a header asks, goto aside; one UnknownMatch with the whole of it where our matches can't say all of it.
 
     `data` is the header up to nfcache.
@@ -141,7 +141,7 @@ def _whole(data: bytes) -> tuple[Match]:
     return (UnknownMatch(HEADER, 0, data),)
 
 
-def _matches(fields: Fields, layout: Layout) -> Iterator[HeaderMatch]:
+def _matches(fields: Fields, layout: EntryLayout) -> Iterator[HeaderMatch]:
     """What a header's fields seem to ask, in the order of iptables-save."""
     inverted = fields[INVERTED]
     if fields[SOURCE_MASK] != layout.any_address or inverted & NOT_SOURCE:

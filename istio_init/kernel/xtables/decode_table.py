@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _NAME_AT = 2  # in a match or target
 
 
-def stands(wanted: Table, family: Family, answers: tuple[bytes, bytes | bytearray], expected: Expected) -> bool:
+def is_exactly(wanted: Table, family: Family, answers: tuple[bytes, bytes | bytearray], expected: Expected) -> bool:
     """Whether the table of these answers is just this one, counters aside, with nothing of others in it.
 
     `answers` and `expected` are those of unpack_table.
@@ -97,7 +97,7 @@ class _Blob:
     def _behind(self, start: int, packed: list[bytes | PackedRun]) -> int | None:
         """Where these entries end that begin at an offset; None where others are there."""
         for part in packed:
-            if not (self._is(start, part) if isinstance(part, bytes) else self._run_stands(start, part)):
+            if not (self._is(start, part) if isinstance(part, bytes) else self._run_matches(start, part)):
                 return None
             start += len(part)
         return start
@@ -166,7 +166,7 @@ class _Blob:
         target, end = OFFSETS.unpack_from(self._entries, start + self._layout.counters_at - OFFSETS.size)
         return target, end
 
-    def _run_stands(self, start: int, run: PackedRun) -> bool:
+    def _run_matches(self, start: int, run: PackedRun) -> bool:
         """Whether the entries from an offset on are a run's: the first unit is, and the others are spelled like it."""
         if len(self._entries) < start + len(run):
             return False
@@ -175,7 +175,7 @@ class _Blob:
             if not self._is(start + at, run.unit[at : at + size]):
                 return False
             at += size
-        return run.stands(memoryview(self._entries)[start : start + len(run)])
+        return run.matches(self._entries, start)
 
     def _is(self, start: int, packed: bytes) -> bool:
         """Whether the entry at an offset is, as `pack` makes it, this one; see _normal, which takes longer."""

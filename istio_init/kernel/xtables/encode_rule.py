@@ -22,7 +22,7 @@ from istio_init.model.rules import DestinationPorts, Jump, Protocol, Rule, Sourc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.kernel.xtables.ip_header import Layout
+    from istio_init.kernel.xtables.ip_header import EntryLayout
     from istio_init.model.rules import Family
 
 # In the entry's nfcache, in this order in memory.
@@ -53,7 +53,7 @@ def pack(rule: Rule, family: Family) -> bytes:
         raise KernelError(f"{rule!r}: no rule of the kernel for {family} can hold this: {error}") from error
 
 
-def _pack(rule: Rule, layout: Layout) -> bytes:
+def _pack(rule: Rule, layout: EntryLayout) -> bytes:
     fields = list(layout.blank)
     whole_header = body = b""
     transport = 0

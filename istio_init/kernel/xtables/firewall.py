@@ -11,9 +11,9 @@ from __future__ import annotations
 import errno
 
 from istio_init.errors import KernelError
-from istio_init.kernel.xtables.decode_table import stands, unpack_table
+from istio_init.kernel.xtables.decode_table import is_exactly, unpack_table
 from istio_init.kernel.xtables.libiptc import Handle, functions
-from istio_init.kernel.xtables.pack_chain import pack_chain, spelled
+from istio_init.kernel.xtables.pack_chain import entries_of, pack_chain
 from istio_init.kernel.xtables.sockopt import TableSocket, existing_tables, is_empty
 from istio_init.model.compare import edit, recognised
 from istio_init.model.rules import BUILTIN_CHAINS, OWN_CHAINS, Ruleset, Run, Table, ordered
@@ -72,7 +72,7 @@ class Libiptc:
         chains = table.chains if table else ()
         expected = {chain.name: (chain, self._entries(family, name, chain)) for chain in chains if _all_ours(chain)}
         answers = socket.table(name)
-        if table and stands(table, family, answers, expected):
+        if table and is_exactly(table, family, answers, expected):
             return table
         return unpack_table(name, family, answers, expected)
 
@@ -177,7 +177,7 @@ class Libiptc:
             entries = self._entries(family, wanted.name, chain)
             if change := edits.get(chain.name):
                 top = len(change.top)
-                for number, entry in enumerate(spelled(entries)):
+                for number, entry in enumerate(entries_of(entries)):
                     handle.insert(chain.name, number if number < top else number + change.at, entry)
             else:
                 handle.append(chain.name, entries)

@@ -36,7 +36,7 @@ NOT_IN, NOT_OUT, NOT_SOURCE, NOT_DESTINATION, NOT_PROTOCOL = 0x01, 0x02, 0x08, 0
 NO_INTERFACE = bytes(16)
 
 
-class Layout(Record):
+class EntryLayout(Record):
     """What differs between the families; sizes in bytes."""
 
     family: Family
@@ -51,32 +51,32 @@ class Layout(Record):
     blank: tuple[Any, ...]  # the fields of a header that asks nothing
 
 
-def _layout(family: Family, fields: str, size: int, protocol_flag: int, goto_flag: int) -> Layout:
+def _layout(family: Family, fields: str, size: int, protocol_flag: int, goto_flag: int) -> EntryLayout:
     address, numbers, flags_at = (bytes(4), 3, 82) if family == IPV4 else (bytes(16), 4, 131)
     struct = Struct(fields)
     counters_at = struct.size + 8
     uncounted = bytes(size - counters_at)
     blank = (*[address] * 4, *[NO_INTERFACE] * 4, *[0] * numbers)
-    return Layout(family, struct, size, address, protocol_flag, goto_flag, flags_at, counters_at, uncounted, blank)
+    return EntryLayout(family, struct, size, address, protocol_flag, goto_flag, flags_at, counters_at, uncounted, blank)
 
 
-LAYOUTS: dict[Family, Layout] = {
+LAYOUTS: dict[Family, EntryLayout] = {
     IPV4: _layout(IPV4, "=4s4s4s4s16s16s16s16sHBB", 112, 0, 0x02),
     IPV6: _layout(IPV6, "=16s16s16s16s16s16s16s16sHBBB3x", 168, 0x01, 0x04),
 }
 
 
-def put(match: HeaderMatch, fields: Fields, layout: Layout) -> None:
+def put(match: HeaderMatch, fields: Fields, layout: EntryLayout) -> None:
     """Write one match into a header's fields. ValueError where its place is taken or the value doesn't fit."""
     PUTS[type(match)](match, fields, layout)
 
 
-def put_goto(fields: Fields, layout: Layout) -> None:
+def put_goto(fields: Fields, layout: EntryLayout) -> None:
     """Make the rule's jump a goto."""
     fields[FLAGS] |= layout.goto_flag
 
 
-def _put_protocol(match: Protocol, fields: Fields, layout: Layout) -> None:
+def _put_protocol(match: Protocol, fields: Fields, layout: EntryLayout) -> None:
     if fields[PROTOCOL]:
         raise ValueError("two protocols")
     fields[PROTOCOL] = match.number
@@ -84,17 +84,17 @@ def _put_protocol(match: Protocol, fields: Fields, layout: Layout) -> None:
     fields[INVERTED] |= NOT_PROTOCOL * match.negated
 
 
-def _put_source(match: Source, fields: Fields, layout: Layout) -> None:
+def _put_source(match: Source, fields: Fields, layout: EntryLayout) -> None:
     _put_network(match.network, fields, SOURCE, layout)
     fields[INVERTED] |= NOT_SOURCE * match.negated
 
 
-def _put_destination(match: Destination, fields: Fields, layout: Layout) -> None:
+def _put_destination(match: Destination, fields: Fields, layout: EntryLayout) -> None:
     _put_network(match.network, fields, DESTINATION, layout)
     fields[INVERTED] |= NOT_DESTINATION * match.negated
 
 
-def _put_network(network: Network, fields: Fields, place: int, layout: Layout) -> None:
+def _put_network(network: Network, fields: Fields, place: int, layout: EntryLayout) -> None:
     size = len(layout.any_address)
     if len(network.address) != size or not 0 <= network.prefix <= size * 8:
         raise ValueError(f"{network!r} is not a network of {layout.family}")
@@ -102,16 +102,21 @@ def _put_network(network: Network, fields: Fields, place: int, layout: Layout) -
     if fields[mask_place] is not layout.any_address:
         raise ValueError("two networks of one side")
     fields[place] = network.address
+    fields[mask_place] = netmask(network.prefix, size)
+
+
+def netmask(prefix: int, size: int) -> bytes:
+    """The mask of a prefix length for an address of so many bytes."""
     bits = size * 8
-    fields[mask_place] = ((1 << bits) - (1 << (bits - network.prefix))).to_bytes(size, "big")
+    return ((1 << bits) - (1 << (bits - prefix))).to_bytes(size)
 
 
-def _put_in(match: InInterface, fields: Fields, layout: Layout) -> None:  # noqa: ARG001 (they all have one shape)
+def _put_in(match: InInterface, fields: Fields, layout: EntryLayout) -> None:  # noqa: ARG001 (they all have one shape)
     _put_interface(match.name, fields, IN)
     fields[INVERTED] |= NOT_IN * match.negated
 
 
-def _put_out(match: OutInterface, fields: Fields, layout: Layout) -> None:  # noqa: ARG001
+def _put_out(match: OutInterface, fields: Fields, layout: EntryLayout) -> None:  # noqa: ARG001
     _put_interface(match.name, fields, OUT)
     fields[INVERTED] |= NOT_OUT * match.negated
 
@@ -138,7 +143,7 @@ def _interface(name: str) -> tuple[bytes, bytes]:
 
 
 # What writes a match, by its kind.
-PUTS: dict[type, Callable[[Any, Fields, Layout], None]] = {
+PUTS: dict[type, Callable[[Any, Fields, EntryLayout], None]] = {
     Protocol: _put_protocol,
     Destination: _put_destination,
     Source: _put_source,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from istio_init.errors import KernelError
 from istio_init.kernel.host import libc
-from istio_init.kernel.host.libc import Pointer, addresses, function, get_errno
+from istio_init.kernel.host.libc import Pointer, function, get_errno
 from istio_init.kernel.xtables.sockopt import OPENING
 from istio_init.model.rules import IPV4
 
@@ -89,15 +89,9 @@ class Handle:
         """Put entries (of runs.pack_chain) at the end of a chain; all that they jump to must be there."""
         append, name = self._call["append_entry"], chain.encode(errors="surrogateescape")
         for part in parts:
-            done = append(name, part, self._handle) if isinstance(part, bytes) else self._append_run(name, part)
-            if not done:
-                raise OSError(get_errno(), f"append a rule to {chain}")
-
-    def _append_run(self, chain: bytes, run: PackedRun) -> bool:
-        from itertools import repeat
-
-        entries, _held = addresses(run.filled(), run.sizes)
-        return all(map(self._call["append_entry"], repeat(chain), map(Pointer, entries), repeat(self._handle)))
+            for entry in (part,) if isinstance(part, bytes) else part.entries():
+                if not append(name, entry, self._handle):
+                    raise OSError(get_errno(), f"append a rule to {chain}")
 
     def _edit(self, function: str, chain: str, *arguments: object) -> None:
         if not self._call[function](chain.encode(errors="surrogateescape"), *arguments, self._handle):

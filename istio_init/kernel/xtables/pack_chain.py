@@ -40,14 +40,10 @@ def _packed(run: Run, family: Family) -> list[bytes | PackedRun]:
     return [pack(rule, family) for rule in run.rules()]
 
 
-def spelled(packed: Iterable[bytes | PackedRun]) -> Iterator[bytes]:
+def entries_of(packed: Iterable[bytes | PackedRun]) -> Iterator[bytes]:
     """The entries one by one."""
     for part in packed:
         if isinstance(part, bytes):
             yield part
-            continue
-        entries, start = bytes(part.filled()), 0
-        while start < len(entries):
-            for size in part.sizes:
-                yield entries[start : start + size]
-                start += size
+        else:
+            yield from part.entries()

@@ -1,42 +1,38 @@
-"""Many alike rules at once: the entries of a Run, made and compared as one stretch of bytes.
+"""The entries of a Run: one unit of bytes, repeated, with each value's bytes written over it.
 
-The entries of a run differ in some columns alone, those of a network's address and mask or of the ports. So they are
-one unit over and over, with the columns' bytes put in by strides; and whether they stand in a table is one comparison.
+The rules of a run differ in their destination or in their destination ports only, which are at the same place in each
+entry. Packing 10,000 of them rule by rule would take ten times as long as everything else that a run does.
 """
 
 from __future__ import annotations
 
-from _struct import Struct  # struct.py only hands it on
+from _struct import Struct  # struct.py only re-exports it
 
 from istio_init.kernel.xtables.encode_ports import PORTS_AT
 from istio_init.kernel.xtables.encode_rule import pack
-from istio_init.kernel.xtables.ip_header import LAYOUTS
+from istio_init.kernel.xtables.ip_header import LAYOUTS, netmask
 from istio_init.model.rules import Network, Run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any, Literal, TypeAlias
+    from typing import Any, TypeAlias
 
-    from istio_init.kernel.xtables.ip_header import Layout
+    from istio_init.kernel.xtables.ip_header import EntryLayout
     from istio_init.model.rules import Family, PortRange
 
-    # Where in each entry its bytes are, how many, and all entries' one behind the other.
+    # Offset in an entry, number of bytes there, and these bytes of all values.
     Column: TypeAlias = tuple[int, int, bytes]
-    # What is repeated in a buffer: where it begins, and after how many bytes the next one does.
-    Strided: TypeAlias = tuple[bytes | bytearray | memoryview, int, int]
 
-# How many units are compared at once: as many as stay in the processor's cache, in memory that is used again.
+# Units that are made at once: their entries stay in the processor's cache, in memory that is used again for the next.
+# The kernel hands out new memory page by page, which would take longer than all the rest.
 _BLOCK = 500
-
-# Sizes that memory can be copied in, and memoryview's names for them.
-_ITEMS: tuple[tuple[int, Literal["Q", "I", "H", "B"]], ...] = ((8, "Q"), (4, "I"), (2, "H"), (1, "B"))
 
 
 class PackedRun:
-    """The entries of a Run, each as `pack` makes it; KernelError as `pack`, ValueError where they differ in more.
+    """The entries of a Run, each as `pack` makes it. KernelError as `pack`; ValueError where the values do not fit.
 
-    `unit` is the first value's entries, `sizes` has the bytes of each of them, `count` says how many values there are.
+    `unit` has the entries of the first value, `sizes` the bytes of each of them, `count` is the number of values.
     """
 
     def __init__(self, run: Run, family: Family) -> None:
@@ -47,93 +43,82 @@ class PackedRun:
         self.count = len(run.values)
         self._columns = tuple(_columns(run.values, self._layout))
         last = b"".join([pack(rule, family) for rule in Run(run.unit, run.values[-1:]).rules()])
-        ends = [(place, width, content[-width:]) for place, width, content in self._columns]
-        if self._filled(self.unit, 1, ends) != last:
-            raise ValueError("a run whose value is not where it is expected in an entry")
+        ends = [(at, width, values[-width:]) for at, width, values in self._columns]
+        if self._repeated(self.unit, 1, ends) != last:
+            raise ValueError("a value is not at the expected place of an entry")
 
     def __len__(self) -> int:
         return len(self.unit) * self.count
 
-    def _starts(self) -> Iterator[int]:
-        """Where the unit's entries begin."""
-        start = 0
-        for size in self.sizes:
-            yield start
-            start += size
+    def entries(self) -> Iterator[bytes]:
+        """All entries, one by one."""
+        for block in self.blocks(self.unit):
+            start = 0
+            for size in self.sizes * (len(block) // len(self.unit)):
+                yield bytes(block[start : start + size])
+                start += size
 
-    def filled(self) -> bytearray:
-        """All entries."""
-        return self._filled(self.unit, self.count, self._columns)
-
-    def _filled(self, unit: bytes | memoryview, count: int, columns: Iterable[Column]) -> bytearray:
-        entries = bytearray(unit) * count
-        self._differ(entries, len(unit), columns)
-        return entries
-
-    def fill(self, place: memoryview, unit: bytes) -> None:
-        """All entries put where they are wanted, in as many bytes, made of a unit that is spelled in another way.
-
-        No memory is touched but that.
-        """
-        done = len(unit)
-        place[:done] = unit
-        while done < len(place):
-            more = min(done, len(place) - done)
-            place[done : done + more] = place[:more]
-            done += more
-        self._differ(place, len(unit), self._columns)
-
-    def _differ(self, entries: bytearray | memoryview, step: int, columns: Iterable[Column]) -> None:
-        for start in self._starts():
-            for place, width, content in columns:
-                _copy(width, (content, 0, width), (entries, start + place, step))
-
-    def stands(self, standing: memoryview) -> bool:
-        """Whether entries that stand are all spelled as the first unit of them is, counters and `comefrom` aside."""
-        step, width = len(self.unit), len(self._layout.uncounted)
-        unit = standing[:step]
+    def blocks(self, unit: bytes | bytearray) -> Iterator[bytearray]:
+        """All entries in pieces, made of a `unit` whose verdicts and jumps may be as the kernel has them."""
         for first in range(0, self.count, _BLOCK):
             last = min(first + _BLOCK, self.count)
-            part = standing[first * step : last * step]
-            columns = [(at, size, content[first * size : last * size]) for at, size, content in self._columns]
-            entries = self._filled(unit, last - first, columns)
-            for start in self._starts():
-                place = start + self._layout.counters_at
-                _copy(width, (part, place, step), (entries, place, step))
-            if entries != part:
+            columns = ((at, width, values[first * width : last * width]) for at, width, values in self._columns)
+            yield self._repeated(unit, last - first, columns)
+
+    def matches(self, existing: bytes | bytearray, start: int) -> bool:
+        """Whether the kernel's entries from an offset on are those of this run, given that the first unit is.
+
+        Counters do not count. Every unit must have the verdict, or the offset of a jump, that the first unit has.
+        """
+        width = len(self._layout.uncounted)
+        unit = bytearray(existing[start : start + len(self.unit)])
+        self._clear_counters(unit, width)
+        for block in self.blocks(unit):
+            part = bytearray(existing[start : start + len(block)])
+            self._clear_counters(part, width)
+            if part != block:
                 return False
+            start += len(block)
         return True
 
+    def _clear_counters(self, entries: bytearray, width: int) -> None:
+        zeros = bytes(width * (len(entries) // len(self.unit)))
+        _overwrite(entries, len(self.unit), self.sizes, (self._layout.counters_at, width, zeros))
 
-def _copy(width: int, source: Strided, target: Strided) -> None:
-    """Copy `width` bytes, as often as there are such in the source."""
-    (content, first, every), (entries, at, step) = source, target
-    # Each stretch of 1, 2, 4 or 8 bytes is one pass over all entries: the fewer, the better.
-    numbers = width, first, every, at, step
-    item, code = next(each for each in _ITEMS if not any(number % each[0] for number in numbers))
-    out_of, into = memoryview(content).cast(code), memoryview(entries).cast(code)
-    for number in range(width // item):
-        into[at // item + number :: step // item] = out_of[first // item + number :: every // item]
+    def _repeated(self, unit: bytes | bytearray, count: int, columns: Iterable[Column]) -> bytearray:
+        content = bytearray(unit) * count
+        for column in columns:
+            _overwrite(content, len(unit), self.sizes, column)
+        return content
 
 
-def _columns(values: tuple[Network, ...] | tuple[PortRange, ...], layout: Layout) -> Iterator[Column]:
-    """What differs between the entries of these values."""
-    # They are all of one kind; asking 10,000 for theirs would show.
+def _overwrite(entries: bytearray, step: int, sizes: tuple[int, ...], column: Column) -> None:
+    """Write a column's bytes into the entries, which are units of `step` bytes with entries of these `sizes`.
+
+    Done in words of four bytes, which is what all offsets and lengths are multiples of.
+    """
+    at, width, values = column
+    source, target = memoryview(values).cast("I"), memoryview(entries).cast("I")
+    for size in sizes:
+        for number in range(width // 4):
+            target[at // 4 + number :: step // 4] = source[number :: width // 4]
+        at += size
+
+
+def _columns(values: tuple[Network, ...] | tuple[PortRange, ...], layout: EntryLayout) -> Iterator[Column]:
+    """The bytes in which the entries of these values differ."""
+    # All values are of one kind; to check each of 10,000 would be noticeable.
     each: Any = values
     if not isinstance(values[0], Network):
         ports = [number for value in each for number in (value.low, value.high)]
         yield layout.size + PORTS_AT, 4, Struct(f"={len(ports)}H").pack(*ports)
         return
     width = len(layout.any_address)
-    if hasattr(each, "addresses"):  # a long list's, in columns
-        addresses, prefixes = each.addresses, each.prefixes
-    else:
-        addresses, prefixes = b"".join([network.address for network in each]), [network.prefix for network in each]
+    addresses = b"".join([network.address for network in each])
     if len(addresses) != width * len(values):
         raise ValueError(f"networks that are not all of {layout.family}")
-    # Source, destination, their masks.
+    prefixes = [network.prefix for network in each]
+    masks = {prefix: netmask(prefix, width) for prefix in set(prefixes)}
+    # An entry begins with source, destination, and the masks of both.
     yield width, width, addresses
-    if len(set(prefixes)) > 1:
-        bits = width * 8
-        masks = {prefix: ((1 << bits) - (1 << (bits - prefix))).to_bytes(width, "big") for prefix in set(prefixes)}
-        yield 3 * width, width, b"".join(map(masks.__getitem__, prefixes))
+    yield 3 * width, width, b"".join(map(masks.__getitem__, prefixes))

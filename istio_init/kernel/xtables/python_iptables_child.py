@@ -11,7 +11,7 @@ import iptc
 
 from istio_init.kernel.xtables.firewall import Libiptc
 from istio_init.kernel.xtables.libiptc import COMMITTING, Handle
-from istio_init.kernel.xtables.pack_chain import spelled
+from istio_init.kernel.xtables.pack_chain import entries_of
 from istio_init.kernel.xtables.python_iptables_rules import TableReader, build
 from istio_init.kernel.xtables.sockopt import OPENING
 from istio_init.model.rules import IPV4, Chain, Table, ordered
@@ -70,7 +70,7 @@ class TableHandle(Handle):
 
     def append(self, chain: str, parts: Iterable[bytes | PackedRun]) -> None:
         """Put entries at the end of a chain."""
-        for entry in spelled(parts):
+        for entry in entries_of(parts):
             self._edit("append_entry", chain, entry)
 
     def _edit(self, function: str, chain: str, *arguments: Any) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import TypeAlias
 
-    from istio_init.kernel.xtables.ip_header import Layout as EntryLayout
+    from istio_init.kernel.xtables.ip_header import EntryLayout
     from istio_init.kernel.xtables.packed_run import PackedRun
     from istio_init.kernel.xtables.sockopt import TableSocket
     from istio_init.model.rules import Family, Table
@@ -99,30 +99,26 @@ class _Layout:
 
     def content(self, behind: int) -> bytearray:
         """All entries, behind so many bytes that are zero."""
-        content = bytearray(behind + self.size)
-        place = memoryview(content)[behind:]
-        for part, run in self._parts():
-            if run:
-                run.fill(place[: len(run)], part)
-            else:
-                place[: len(part)] = part
-            place = place[len(run or part) :]
+        content, at = bytearray(behind + self.size), behind
+        for part in self._parts():
+            content[at : at + len(part)] = part
+            at += len(part)
         return content
 
-    def _parts(self) -> Iterator[tuple[bytes, PackedRun | None]]:
-        """The entries one by one, of runs their units."""
+    def _parts(self) -> Iterator[bytes | bytearray]:
+        """The entries one by one, those of runs in blocks."""
         for name, policy in self._chains:
             if policy is None:
-                yield self._plain(extension("ERROR", 0, name.encode().ljust(ERROR_SIZE - HEAD.size, b"\0"))), None
+                yield self._plain(extension("ERROR", 0, name.encode().ljust(ERROR_SIZE - HEAD.size, b"\0")))
             at = self.starts[name]
             for part in self._packed.get(name, ()):
                 at += len(part)
                 if isinstance(part, bytes):
-                    yield self._resolved(part, at), None
+                    yield self._resolved(part, at)
                 else:
-                    yield self._unit(part), part
-            yield self._plain(_standard(_CODES[(policy or "RETURN").encode()])), None
-        yield self._plain(extension("ERROR", 0, ERROR.ljust(ERROR_SIZE - HEAD.size, b"\0"))), None
+                    yield from part.blocks(self._unit(part))
+            yield self._plain(_standard(_CODES[(policy or "RETURN").encode()]))
+        yield self._plain(extension("ERROR", 0, ERROR.ljust(ERROR_SIZE - HEAD.size, b"\0")))
 
     def _plain(self, target: bytes) -> bytes:
         """An entry that every packet matches."""

@@ -14,12 +14,14 @@ import select
 import socket
 import struct
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from integration.kit.capabilities import become
 from integration.kit.endpoints import FAMILY_NUMBERS, PATIENCE, Address, User
 from integration.kit.namespace import Namespace
-from istio_init.model.rules import Family
+
+if TYPE_CHECKING:
+    from istio_init.model.rules import Family
 
 _SIZE = struct.Struct("=I")
 

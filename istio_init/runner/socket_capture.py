@@ -6,6 +6,7 @@ import posix as os  # the C half of os; the other half costs a start a milliseco
 import time
 
 from istio_init.errors import InitError, KernelError
+from istio_init.formats.addresses import network_text
 from istio_init.kernel.ebpf import pods
 from istio_init.kernel.ebpf.installation import Installation, root_cgroup
 from istio_init.kernel.ebpf.user_ids import translated
@@ -54,7 +55,7 @@ def perform(options: Options, environ: Mapping[str, str], log: Log, begin: float
     installation = Installation(root_cgroup())
     try:
         if not options.skip_rule_apply:
-            done = _remove(options, installation) if options.cleanup_only else _add(options, installation, log)
+            done = _cleaned(options, installation) if options.cleanup_only else _captured(options, installation, log)
             log.info(f"{done} in {(time.monotonic() - begin) * 1000:.1f} ms")
     finally:
         installation.close()
@@ -82,7 +83,17 @@ def _preview(options: Options, environ: Mapping[str, str], log: Log) -> None:
     publish("" if nothing else dump(request(options, log).capture), environ)
 
 
-def _add(options: Options, installation: Installation, log: Log) -> str:
+def _captured(options: Options, installation: Installation, log: Log) -> str:
+    capture = add(options, installation, log)
+    return f"captured by eBPF (addresses: {', '.join(map(network_text, capture.addresses))})"
+
+
+def _cleaned(options: Options, installation: Installation) -> str:
+    return "cleaned up" if remove(options, installation) else "not captured by eBPF; nothing to clean up"
+
+
+def add(options: Options, installation: Installation, log: Log) -> SocketCapture:
+    """Capture the namespace that the options name; returns what is captured. InitError leaves all as it was."""
     wanted = request(options, log)
     pods.collect(installation)
     if not pods.is_captured(installation, pods.cookie_of(options.network_namespace)):
@@ -96,7 +107,7 @@ def _add(options: Options, installation: Installation, log: Log) -> str:
         with Namespace(options.network_namespace):
             Rtnetlink().remove(added)
         raise
-    return f"captured by eBPF ({len(capture.addresses)} addresses)"
+    return wanted.capture
 
 
 def _refuse_others(wanted: Request) -> None:
@@ -144,7 +155,27 @@ def _accept_mark() -> None:
         raise KernelError(f"{_MARK_ACCEPTED}: {error.strerror}: TPROXY with {FLAG} needs it to be 1") from error
 
 
-def _remove(options: Options, installation: Installation) -> str:
+def remove(options: Options, installation: Installation) -> bool:
+    """Stop capturing the namespace that the options name; returns whether it was captured.
+
+    TPROXY's routing goes with it; ::6 on lo stays, as open connections of the proxy may have it.
+    """
+    known = pods.remove(installation, pods.cookie_of(options.network_namespace))
+    if known:
+        with Namespace(options.network_namespace):
+            plan = build(options.replace(enable_ipv6=True))
+            Rtnetlink().remove((*plan.routes, *plan.policy_rules, *plan.spare))
+    return known
+
+
+def differences(options: Options, installation: Installation, log: Log) -> tuple[str, ...]:
+    """How the capture of a namespace differs from what the options ask for; empty where it does not."""
+    refuse(options)
+    capture = translated(options.network_namespace, request(options, log).capture)
     cookie = pods.cookie_of(options.network_namespace)
-    known = pods.remove(installation, cookie)
-    return "cleaned up" if known else "not captured by eBPF; nothing to clean up"
+    with installation.lock():
+        if not installation.installed:
+            return ("capture by eBPF is not installed on this node",)
+        missing = installation.missing_links(dns=capture.dns != "none")
+        found = pods.describe(capture, cookie, pods.read(installation, cookie))
+    return (*(f"the program {each} is not attached at the node's cgroup" for each in missing), *found)

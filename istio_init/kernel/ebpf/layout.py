@@ -30,6 +30,7 @@ NOTE_BYTES = 24  # struct note
 IN_ALL, IN_LIST, OUT_ALL, OUT_NETWORKS, OUT_NOT_NETWORKS, OUT_PORTS, OUT_NOT_PORTS = (1 << bit for bit in range(7))
 GROUPS, NOT_GROUPS, DNS_ALL, DNS_SERVERS, MORE_OWN, LOOPBACK_CAPTURED, TPROXY, IPV6 = (1 << bit for bit in range(7, 15))
 # enum kind; 0 is the pod's first member, from which the others are found
+_IPV6 = 16  # of a network's kind: ::/0 has no IPv4 address in it, though these are kept as IPv6
 FIRST, IN_PORT, OUT_NETWORK, OUT_NOT_NETWORK, OUT_PORT, OUT_NOT_PORT, GROUP, DNS_SERVER, OWN = range(9)
 
 _INBOUND = {"all": IN_ALL, "list": IN_LIST, "none": 0}
@@ -95,7 +96,7 @@ def _networks(kind: int, networks: tuple[Network, ...]) -> Iterator[Member]:
         if len(network.address) == 4:
             yield kind, network.prefix + 96, bytes(10) + b"\xff\xff" + network.address
         else:
-            yield kind, network.prefix, network.address
+            yield kind + _IPV6, network.prefix, network.address
 
 
 def _numbers(kind: int, ranges: tuple[PortRange, ...]) -> Iterator[Member]:

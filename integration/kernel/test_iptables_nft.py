@@ -18,7 +18,7 @@ from istio_init.kernel.netlink.channel import attributes
 from istio_init.kernel.netlink.nfnetlink import FAMILIES as NUMBERS
 from istio_init.kernel.netlink.nfnetlink import HEAD, NfnetlinkChannel
 from istio_init.kernel.nft.compat import IptablesNft
-from istio_init.kernel.nft.registers import COMPAT, EXPRESSIONS
+from istio_init.kernel.nft.expressions import COMPAT, EXPRESSIONS
 from istio_init.model.compare import TableChange
 from istio_init.model.rules import FAMILIES, IPV4, IPV6, Chain, Jump, Rule, Ruleset, Table, ordered
 from istio_init.model.unknown import UnknownTarget

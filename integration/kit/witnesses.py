@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from integration.kit.rule_counters import RuleCounters
 from integration.kit.rule_traces import SYSCTLS, LegacyTrace, NftTrace
-from istio_init.formats.nft.layout import layout, written
+from istio_init.formats.nft.layout import layout, stored
 from istio_init.formats.nft.merge import fold
 from istio_init.model.extensions import Tproxy
 from istio_init.model.inet import NAMES, InetRule, InetTable, chain_name
@@ -197,7 +197,7 @@ class NativeWitness(NftWitness):
     def look_again(self, rules: Mapping[Family, Ruleset]) -> None:
         """See Witness."""
         super().look_again(rules)
-        laid_out = {name: written(layout(rules.values(), name)) for name in NAMES}
+        laid_out = {name: stored(layout(rules.values(), name)) for name in NAMES}
         self._tables = {name: table for name, table in laid_out.items() if table.chains}
         self._standing: dict[tuple[Family, Place], Place] = {}
         for table in self._tables.values():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from istio_init.formats.iptables_list import columns, inet_columns
 from istio_init.formats.iptables_save import rule_text
-from istio_init.formats.nft.layout import DROP, RETURN, alone, layout, written
+from istio_init.formats.nft.layout import DROP, RETURN, layout, only_family, stored
 from istio_init.formats.nft.listing import rule_text as inet_text
 from istio_init.formats.nft.merge import fold
 from istio_init.model.compare import own_rules, recognised, unpaired
@@ -115,7 +115,7 @@ def inet_rows(
     counted: CountedInet, planned: tuple[Ruleset, ...], known: Mapping[Family, Mapping[RuleLocation, Purpose]]
 ) -> TableRows:
     """One of our native tables; `planned` is the plan, `known` its rules' purposes by family."""
-    wanted = written(layout(planned, counted.name))
+    wanted = stored(layout(planned, counted.name))
     found = InetTable(counted.name, tuple(chain for chain, _ in counted.chains))
     family, standing = _to_compare(found, planned)
     plans = {chain.name: tuple(_of_family(chain, family).values()) for chain in wanted.chains}
@@ -148,7 +148,7 @@ def _to_compare(found: InetTable, planned: tuple[Ruleset, ...]) -> tuple[Family 
     It is None, and they are all, where the table has no more families than the plan. A plan of one family leaves the
     other one's rules alone, and those of both are then compared as that one meets them.
     """
-    guarded, families = alone(found), {ruleset.family for ruleset in planned}
+    guarded, families = only_family(found), {ruleset.family for ruleset in planned}
     family = next(iter(families)) if len(families) == 1 and families != {guarded} else None
     theirs = family is not None and guarded is not None
     return family, {chain.name: {} if theirs else _of_family(chain, family) for chain in found.chains}

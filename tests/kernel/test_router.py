@@ -208,8 +208,8 @@ def test_a_refusal_in_the_kernels_own_words(kernel: Kernel, flags: int, data: by
     ("words", "told"), [("", "No such file or directory"), ("Said by the kernel", "Said by the kernel")]
 )
 def test_a_refused_batch_is_told_in_words(words: str, told: str) -> None:
-    refused = BatchRefused(errno.ENOENT, words, 3)
-    assert (refused.errno, refused.strerror, refused.at) == (errno.ENOENT, told, 3)
+    refused = BatchRefused(errno.ENOENT, (words, 36), 3)
+    assert (refused.errno, refused.strerror, refused.at, refused.offset) == (errno.ENOENT, told, 3, 20)
 
 
 def test_an_answer_to_something_else_is_no_answer(kernel: Kernel) -> None:

@@ -61,7 +61,7 @@ def _names_family(rule: InetRule) -> bool:
     return isinstance(rule.target, Tproxy) or any(isinstance(match, Addresses) for match in rule.matches)
 
 
-def written(table: InetTable) -> InetTable:
+def stored(table: InetTable) -> InetTable:
     """The table as it stands in the kernel: each tproxy followed by its drop, and one family's table guarded."""
     families = {rule.family for chain in table.chains for rule in chain.rules}
     hooked = any(chain.name in BASE_CHAINS[table.name] for chain in table.chains)
@@ -79,7 +79,7 @@ def written(table: InetTable) -> InetTable:
     return table.replace(chains=tuple(chains))
 
 
-def alone(table: InetTable) -> Family | None:
+def only_family(table: InetTable) -> Family | None:
     """The one family that a table which stands in the kernel is for, as its guards tell; None where it is for both."""
     guards = {
         chain.rules[0].family

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from istio_init.errors import assert_never
 from istio_init.formats.addresses import address_text, ports_text, range_text
-from istio_init.formats.nft.layout import written
+from istio_init.formats.nft.layout import stored
 from istio_init.model.extensions import (
     ConnMark,
     CtState,
@@ -69,7 +69,7 @@ def listing(tables: Iterable[InetTable]) -> str:
 
 
 def _table(table: InetTable) -> str:
-    table = written(table)
+    table = stored(table)
     named = sets(table)
     parts = [_named_set(kind, intervals, name) for (kind, intervals), name in named.items()]
     parts += [_chain(table, chain, named) for chain in table.chains]
@@ -207,5 +207,5 @@ def _bits(match: Mark | ConnMark) -> str:
 
 
 def _unknown(extension: UnknownMatch | UnknownTarget) -> str:
-    """What we don't model, in a form that no program loads, so that it can't be taken for a whole rule."""
-    return f"[{extension.name}: {extension.data.decode(errors='replace')}]"
+    """Unknown expressions, in a form that no program loads, so that the text is never mistaken for the whole rule."""
+    return f"[{extension.name}: {len(extension.data)} bytes]"

@@ -59,18 +59,24 @@ class BatchChannel(NfnetlinkChannel):
                 message = data[offset + HEADER.size : offset + length]
                 if kind == NLMSG_ERROR and first <= sequence <= last:
                     if number := -NUMBER.unpack_from(message)[0]:
-                        raise BatchRefused(number, channel._words(flags, message), sequence - first - 1)  # noqa: SLF001 (its own base class')
+                        extended = channel.extended(flags, message)
+                        raise BatchRefused(number, extended, sequence - first - 1)
                     if sequence == last:
                         return
                 offset += (length + 3) & ~3
 
 
 class BatchRefused(OSError):
-    """The kernel's no to a batch; `at` is the number of the message that it is about, -1 for the batch itself."""
+    """The kernel refused a batch; `at` is the number of the message that it refused, -1 for the batch itself.
 
-    def __init__(self, number: int, words: str, at: int) -> None:
+    `offset` is where in the message's body the attribute is that the kernel rejected, -1 if it did not say.
+    """
+
+    def __init__(self, number: int, extended: tuple[str, int], at: int) -> None:
+        words, offset = extended
         super().__init__(number, words or os.strerror(number))
         self.at = at
+        self.offset = offset - HEADER.size if offset else -1
 
 
 def _message(kind: int, flags: int, sequence: int, data: bytes) -> bytes:

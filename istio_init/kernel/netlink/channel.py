@@ -9,6 +9,7 @@ import _socket as socket  # socket.py imports enum and selectors; the type in C 
 import _struct as struct  # struct.py only hands it on
 import errno
 import posix as os  # the C half of os; the other half costs a start a millisecond
+import sys
 
 from istio_init import errors
 
@@ -21,7 +22,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
-NLMSGERR_ATTR_MSG = 1
+NLMSGERR_ATTR_MSG, NLMSGERR_ATTR_OFFS = 1, 2
 NLA_TYPE_MASK = 0x3FFF
 
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
@@ -83,7 +84,7 @@ class RtnetlinkChannel:
         for answer, answer_flags, data in self._messages():
             if answer == NLMSG_ERROR:
                 if number := -NUMBER.unpack_from(data)[0]:
-                    raise OSError(number, _words(answer_flags, data) or os.strerror(number))
+                    raise OSError(number, extended(answer_flags, data)[0] or os.strerror(number))
                 return
 
     def dump(self, what: str, kind: int, body: bytes) -> list[bytes]:
@@ -150,11 +151,15 @@ def no_socket(number: int, lacking: str) -> str:
     return denial.explain_socket(number, lacking)
 
 
-def _words(flags: int, data: bytes) -> str:
-    """The kernel's own words in an NLMSG_ERROR; empty where it had none."""
+def extended(flags: int, data: bytes) -> tuple[str, int]:
+    """The kernel's words in an NLMSG_ERROR, and the offset in the request of the attribute that it rejected.
+
+    Empty and 0 for what the kernel did not say.
+    """
     if not flags & NLM_F_ACK_TLVS:
-        return ""
+        return "", 0
     # The errno, then the request: all of it, or where the answer is capped its header alone.
     request = HEADER.size if flags & NLM_F_CAPPED else HEADER.unpack_from(data, NUMBER.size)[0]
     said = attributes(data[NUMBER.size + request :])
-    return said.get(NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode("utf-8", "replace").rstrip(".")
+    words = said.get(NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode("utf-8", "replace").rstrip(".")
+    return words, int.from_bytes(said.get(NLMSGERR_ATTR_OFFS, b""), sys.byteorder)

@@ -18,15 +18,20 @@ from istio_init.model.rules import IPV4, IPV6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Self
+    from collections.abc import Callable
+    from typing import Self, TypeVar
 
     from istio_init.model.rules import Family
+
+    T = TypeVar("T")
 
 NETLINK_NETFILTER = 12
 SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
 NEWTABLE, GETTABLE, DELTABLE, NEWCHAIN, GETCHAIN, DELCHAIN, NEWRULE, GETRULE, DELRULE, GETGEN = (*range(9), 16)
+NEWSET, GETSET, NEWSETELEM, GETSETELEM = 9, 10, 12, 13
+NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
 NFT_NAME = 1  # NFTA_TABLE_NAME; of a chain or a rule, its table's
-CHAIN_NAME, RULE_CHAIN = 3, 2
+CHAIN_NAME, RULE_CHAIN, SET_NAME = 3, 2, 2
 GEN_ID = 1
 # <linux/netlink.h>: refusals of a batch for which the socket has no room are lost, the first of them stay.
 NETLINK_NO_ENOBUFS = 5
@@ -103,10 +108,34 @@ class NfnetlinkChannel(channel.RtnetlinkChannel):
                 raise
             raise errors.KernelError(f"{error}: {_remedy(error.errno)}", error.errno) from error
 
+    def consistent(self, read: Callable[[], T], generation: int | None = None) -> tuple[int, T]:
+        """What `read` returns, and the generation of the rules that it belongs to.
+
+        Reading takes several dumps: if anyone writes meanwhile, everything is read again. `generation` is the current
+        one, if the caller knows it. KernelError if the rules never stay the same for long enough.
+        """
+        generation = self.generation() if generation is None else generation
+        for _ in range(channel.DUMP_ATTEMPTS):
+            failure, value = None, None
+            try:
+                value = read()
+            except errors.KernelError as error:
+                failure = error  # perhaps only because what was to be read next is gone
+            before, generation = generation, self.generation()
+            if generation == before:
+                if failure is not None:
+                    raise failure
+                return generation, value  # type: ignore[return-value]  # no failure, so it was read
+        text = f"nftables: the rules changed during each of {channel.DUMP_ATTEMPTS} attempts to read them; try again"
+        raise errors.KernelError(text, errno.EINTR)
+
+    def table_bodies(self) -> list[bytes]:
+        """Every table, as the body of NFT_MSG_NEWTABLE. KernelError as `generation`."""
+        return self.dump("nftables tables", SUBSYSTEM | GETTABLE, body(0))
+
     def tables(self) -> tuple[tuple[int, str], ...]:
         """Family (NFPROTO_*) and name of every table. KernelError as `generation`."""
-        dump = self.dump("nftables tables", SUBSYSTEM | GETTABLE, body(0))
-        return tuple((data[0], name(attributes(data[HEAD.size :])[NFT_NAME])) for data in dump)
+        return tuple([(data[0], name(attributes(data[HEAD.size :])[NFT_NAME])) for data in self.table_bodies()])
 
     def chains(self, family: int) -> list[bytes]:
         """Every chain of a family, as the body of NFT_MSG_NEWCHAIN."""
@@ -115,6 +144,15 @@ class NfnetlinkChannel(channel.RtnetlinkChannel):
     def rules(self, family: int, table: str) -> list[bytes]:
         """Every rule of a table in their order, as the body of NFT_MSG_NEWRULE."""
         return self.dump(f"rules of {table}", SUBSYSTEM | GETRULE, body(family, text(NFT_NAME, table)))
+
+    def sets(self, family: int, table: str) -> list[bytes]:
+        """Every set and map of a table, as the body of NFT_MSG_NEWSET."""
+        return self.dump(f"sets of {table}", SUBSYSTEM | GETSET, body(family, text(NFT_NAME, table)))
+
+    def elements(self, family: int, table: str, name: str) -> list[bytes]:
+        """The elements of a set, as bodies of NFT_MSG_NEWSETELEM."""
+        which = body(family, text(NFT_NAME, table), text(SET_NAME, name))
+        return self.dump(f"elements of {table} {name}", SUBSYSTEM | GETSETELEM, which)
 
 
 def _remedy(number: int) -> str:

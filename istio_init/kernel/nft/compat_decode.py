@@ -6,7 +6,7 @@ from _struct import Struct  # the C half of struct
 
 from istio_init.kernel.netlink.channel import attribute, attributes
 from istio_init.kernel.netlink.nfnetlink import name as text_of
-from istio_init.kernel.nft.registers import (
+from istio_init.kernel.nft.expressions import (
     DESTINATION_AT,
     ELEMENT,
     EQUAL,

@@ -1,88 +1,114 @@
-"""The Firewall on native nftables, through libnftables: all tables and both families in one transaction.
+"""The Firewall on native nftables, through netlink: all tables and both families in one batch.
 
-What is written is JSON (nft_json.py); no nft binary is run. The tables istio-proxy-raw, -mangle and -nat of the
-family inet are ours alone: writing one replaces all that stands in it.
+The tables istio-proxy-raw, -mangle and -nat of the family inet belong to this program alone: writing one replaces
+everything in it. The kernel accepts a batch only if nobody has written since the tables were read; if somebody has,
+they are read again. No library and no program is needed.
 """
 
 from __future__ import annotations
 
-from _ctypes import _SimpleCData
+import errno
 
 from istio_init.errors import KernelError
-from istio_init.formats.nft import json_reader, json_writer, layout, merge
-from istio_init.kernel.host import libc
-from istio_init.kernel.host.libc import Pointer, function
-from istio_init.kernel.netlink.nfnetlink import NFPROTO_INET, NfnetlinkChannel
+from istio_init.formats.nft import layout, merge
+from istio_init.kernel.netlink.batch import BatchChannel
+from istio_init.kernel.netlink.channel import attributes
+from istio_init.kernel.netlink.nfnetlink import HEAD, NFPROTO_INET, NFT_NAME, NfnetlinkChannel, name
+from istio_init.kernel.nft.native_decode import StoredTable, TableDump, meaning, read_table, set_name
+from istio_init.kernel.nft.native_encode import Batch
 from istio_init.model import inet
-from istio_init.model.rules import FAMILIES, Ruleset, Table
+from istio_init.model.rules import FAMILIES, Ruleset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, Self
+    from typing import TypeAlias
 
     from istio_init.model.compare import TableChange
-    from istio_init.model.rules import Family, Rule, Run, TableName
+    from istio_init.model.rules import Family, Rule, Run, Table, TableName
 
-SONAME = "libnftables.so.1"
-NFT_CTX_OUTPUT_JSON = 1 << 4  # <nftables/libnftables.h>
+    # A table of one family and what to make of it; None removes it.
+    Desired: TypeAlias = tuple[Family, TableName, Table | None]
 
-
-class String(_SimpleCData):  # type: ignore[type-arg]
-    """A const char *, as bytes or None."""
-
-    _type_ = "z"
+# How often a batch is made anew because another program wrote meanwhile.
+_ATTEMPTS = 50
 
 
 class Nftables:
     """The tables istio-proxy-* of the calling thread's network namespace; see kernel.Firewall."""
 
     def __init__(self) -> None:
-        # What stood at a generation of the rules, which changes whenever anyone writes.
-        self._seen: tuple[int, tuple[inet.InetTable, ...]] | None = None
-        # What chains' rules become, with the rules that it was made from.
+        # The tables at a generation of the rules, which changes whenever anyone writes.
+        self._cached: tuple[int, tuple[inet.InetTable, ...]] | None = None
+        # Chains' rules as nftables has them, with the rules that they were made from.
         self._folded: dict[tuple[int, Family], tuple[Sequence[Rule | Run], merge.Folded]] = {}
 
     def read(self, family: Family, expecting: Ruleset | None = None) -> Ruleset:
-        """See kernel.Firewall. A set that is just what rules of `expecting` become reads as those rules."""
-        return layout.ruleset(self._tables(), family, expecting, self._fold)
-
-    def standing(self) -> tuple[inet.InetTable, ...]:
-        """What stands of our tables, as inet tables."""
-        return self._tables()
+        """See kernel.Firewall. A set that is what rules of `expecting` become reads as those rules."""
+        with NfnetlinkChannel() as channel:
+            _, tables = self._tables(channel)
+        return layout.ruleset(tables, family, expecting, self._fold)
 
     def replace(self, family: Family, wanted: Table) -> None:
         """See kernel.Firewall."""
         self._write(((family, wanted.name, wanted),))
 
     def remove(self, family: Family, name: TableName, wanted: Table | None = None) -> None:  # noqa: ARG002 (as it says)
-        """See kernel.Firewall. All that stands in these tables is ours, whatever `wanted` says."""
+        """See kernel.Firewall. Everything in these tables is Istio's, whatever `wanted` says."""
         self._write(((family, name, None),))
 
     def write(self, changes: tuple[TableChange, ...]) -> None:
         """See kernel.Transactional."""
         self._write([(change.family, change.name, change.wanted) for change in changes])
 
-    def _write(self, changes: Sequence[tuple[Family, TableName, Table | None]]) -> None:
-        """All changes in one transaction; each table that they are about is replaced whole."""
-        standing = self._tables()
-        names = tuple(dict.fromkeys(name for _, name, _ in changes))
-        rulesets = tuple(_changed(layout.ruleset(standing, family), changes) for family in FAMILIES)
-        laid_out = tuple(layout.layout(rulesets, name, self._fold) for name in names)
-        wanted = tuple(table for table in laid_out if table.chains)
-        if wanted or any(table.name in names for table in standing):
-            what = f"write the tables {', '.join(inet.NAMES[name] for name in names)}"
-            with Library() as library:
-                library.run(json_writer.replacement(names, wanted), what, wanted)
+    def _write(self, desired: Sequence[Desired]) -> None:
+        """Make all changes in one batch; each table that they are about is replaced as a whole."""
+        names = tuple(dict.fromkeys(table for _, table, _ in desired))
+        for _ in range(_ATTEMPTS):
+            with BatchChannel() as channel:
+                generation, existing = self._tables(channel)
+                batch = self._batch(names, desired, existing)
+                if not batch.messages:
+                    return
+                try:
+                    channel.commit(batch.messages, generation)
+                except OSError as refused:
+                    if refused.errno != errno.ERESTART:
+                        from istio_init.kernel.nft.native_refusal import explain
 
-    def _tables(self) -> tuple[inet.InetTable, ...]:
-        """What stands of our tables."""
-        with NfnetlinkChannel() as channel:
-            generation = channel.generation()
-            if self._seen is None or self._seen[0] != generation:
-                names = {name for family, name in channel.tables() if family == NFPROTO_INET}
-                self._seen = generation, _listed(tuple(name for name, theirs in inet.NAMES.items() if theirs in names))
-        return self._seen[1]
+                        raise explain(refused, names, batch) from refused
+                else:
+                    return
+        raise KernelError(
+            f"nftables: other programs wrote {_ATTEMPTS} times while {', '.join(inet.NAMES[each] for each in names)} "
+            "were being written; nothing was written; stop them, and run again"
+        )
+
+    def _batch(
+        self, names: tuple[TableName, ...], desired: Sequence[Desired], existing: tuple[inet.InetTable, ...]
+    ) -> Batch:
+        batch = Batch()
+        for table in names:
+            if any(each.name == table for each in existing):
+                batch.delete(table)
+        for table in names:
+            changed = {family: wanted for family, each, wanted in desired if each == table}
+            kept = [family for family in FAMILIES if family not in changed]
+            rulesets = [Ruleset(family, (wanted,)) for family, wanted in changed.items() if wanted is not None]
+            rulesets += [layout.ruleset([each for each in existing if each.name == table], family) for family in kept]
+            rulesets.sort(key=lambda ruleset: FAMILIES.index(ruleset.family))
+            planned = layout.layout(rulesets, table, self._fold)
+            if planned.chains:
+                batch.create(planned)
+        return batch
+
+    def _tables(self, channel: NfnetlinkChannel) -> tuple[int, tuple[inet.InetTable, ...]]:
+        """The generation of the rules, and Istio's tables in it in the plan's terms."""
+        generation = channel.generation()
+        if self._cached is None or self._cached[0] != generation:
+            generation, tables = stored_tables(channel, generation)
+            self._cached = generation, tuple(meaning(each.table) for each in tables)
+        return self._cached
 
     def _fold(self, parts: Sequence[Rule | Run], family: Family) -> merge.Folded:
         key = id(parts), family
@@ -91,64 +117,33 @@ class Nftables:
         return self._folded[key][1]
 
 
-def _changed(found: Ruleset, changes: Sequence[tuple[Family, TableName, Table | None]]) -> Ruleset:
-    """One family's ruleset after the changes."""
-    tables = {table.name: table for table in found.tables}
-    for family, name, wanted in changes:
-        if family == found.family:
-            tables.pop(name, None)
-            if wanted is not None:
-                tables[name] = wanted
-    return found.replace(tables=tuple(tables.values()))
+def stored_tables(channel: NfnetlinkChannel, generation: int | None = None) -> tuple[int, tuple[StoredTable, ...]]:
+    """The generation of the rules, which the caller may know, and Istio's tables in it as the kernel holds them."""
+    return channel.consistent(lambda: tuple(_stored_tables(channel)), generation)
 
 
-def _listed(names: tuple[TableName, ...]) -> tuple[inet.InetTable, ...]:
-    if not names:
-        return ()
-    with Library() as library:
-        # One command each: of several tables listed in one go, libnftables 1.0.6 finds but the last.
-        return tuple(
-            json_reader.table(name, library.run(json_writer.list_table(name), f"read the table {inet.NAMES[name]}"))
-            for name in names
-        )
+def _stored_tables(channel: NfnetlinkChannel) -> list[StoredTable]:
+    bodies = {own: data for data in channel.table_bodies() if (own := _own_name(data))}
+    chains: dict[str, list[bytes]] = {}
+    for data in channel.chains(NFPROTO_INET) if bodies else ():
+        chains.setdefault(name_of_table(data), []).append(data)
+    tables = []
+    for table, own in inet.NAMES.items():
+        if own in bodies:
+            sets = tuple(channel.sets(NFPROTO_INET, own))
+            elements = {each: tuple(channel.elements(NFPROTO_INET, own, each)) for each in map(set_name, sets)}
+            rules = tuple(channel.rules(NFPROTO_INET, own))
+            dump = TableDump(bodies[own], tuple(chains.get(own, ())), rules, sets, elements)
+            tables.append(read_table(table, dump))
+    return tables
 
 
-class Library:
-    """libnftables with a context of its own, whose socket is the calling thread's network namespace's."""
+def name_of_table(data: bytes) -> str:
+    """The table that a message about a table, or something in it, names."""
+    return name(attributes(data[HEAD.size :]).get(NFT_NAME, b""))
 
-    def __enter__(self) -> Self:
-        """KernelError where the library is not installed."""
-        try:
-            library = libc.library(SONAME)
-        except OSError as error:
-            raise KernelError(
-                f"{SONAME} can't be opened ({error}): install it (Debian and Ubuntu: libnftables1; Fedora: "
-                f"nftables; Alpine: nftables), or leave --native-nftables out"
-            ) from error
-        names = ("ctx_free", "ctx_output_set_flags", "ctx_buffer_output", "ctx_buffer_error", "run_cmd_from_buffer")
-        self._functions: dict[str, Any] = {name: function(library, f"nft_{name}") for name in names}
-        for name in ("ctx_get_output_buffer", "ctx_get_error_buffer"):
-            self._functions[name] = function(library, f"nft_{name}", String)
-        self._context = Pointer(function(library, "nft_ctx_new", Pointer)(0))
-        self._call("ctx_output_set_flags", NFT_CTX_OUTPUT_JSON)
-        self._call("ctx_buffer_output")
-        self._call("ctx_buffer_error")
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._call("ctx_free")
-
-    def _call(self, function: str, *arguments: object) -> Any:  # noqa: ANN401 (each function has its own)
-        return self._functions[function](self._context, *arguments)
-
-    def run(self, commands: str, what: str, tables: tuple[inet.InetTable, ...] = ()) -> str:
-        """What the library prints for JSON commands. KernelError where they are refused.
-
-        It says `what`, and of `tables`, which are to be written, what the kernel may lack for them.
-        """
-        if self._call("run_cmd_from_buffer", commands.encode()):
-            from istio_init.kernel.nft.native_refusal import explain
-
-            raise explain(what, self._call("ctx_get_error_buffer").decode(errors="replace"), tables)
-        printed: bytes = self._call("ctx_get_output_buffer")
-        return printed.decode(errors="replace")
+def _own_name(data: bytes) -> str:
+    """The name of a table, if it is one of Istio's."""
+    found = name_of_table(data) if data[0] == NFPROTO_INET else ""
+    return found if found in inet.NAMES.values() else ""

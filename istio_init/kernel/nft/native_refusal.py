@@ -1,6 +1,6 @@
-"""What a refusal through libnftables means, in words: what the kernel said, what it may lack, what to do.
+"""Explains a batch of native tables that the kernel refused: which rule, set or chain, why, and what to do.
 
-Imported where something has failed, and only then.
+Imported only after a failure.
 """
 
 from __future__ import annotations
@@ -8,65 +8,107 @@ from __future__ import annotations
 import errno
 import posix  # the C half of os
 
-from istio_init.errors import KernelError
+from istio_init.errors import KernelError, shown
+from istio_init.formats.nft.listing import rule_text
 from istio_init.kernel.host import denial
-from istio_init.model.extensions import ConnMark, CtState, CtZone, RestoreMark, SaveMark, Tproxy
-from istio_init.model.rules import Redirect
+from istio_init.kernel.netlink.channel import ATTRIBUTE, attributes
+from istio_init.kernel.netlink.nfnetlink import HEAD, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM, name
+from istio_init.kernel.nft.expressions import EXPRESSION_NAME, EXPRESSIONS
+from istio_init.model.inet import NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from istio_init.model.inet import InetTable
+    from istio_init.kernel.nft.native_encode import Batch, Message, Subject
+    from istio_init.model.rules import TableName
 
-# libnftables has no errno of its own, only the kernel's words for one. By errno, what to do.
+# The kernel's answers to something that it does not have.
+_LACKING = {errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT}
 _REMEDIES = {
-    errno.EPROTONOSUPPORT: "the kernel has no nftables: load the module nf_tables, or leave --native-nftables out",
     errno.ENOBUFS: "the socket has no room for a transaction of this size: raise net.core.wmem_max",
     errno.EMSGSIZE: "the socket has no room for a transaction of this size: raise net.core.wmem_max",
     errno.ENOMEM: "the kernel has no memory for the rules: raise the limit of the cgroup, or use fewer rules",
 }
+# The modules of expressions that nf_tables itself does not have, by the kernel's configuration.
 _MODULES = {
-    Redirect: "nft_redir",
-    Tproxy: "nft_tproxy",
-    **dict.fromkeys((ConnMark, CtState, CtZone, SaveMark, RestoreMark), "nft_ct"),
+    "ct": "nft_ct",
+    "redir": "nft_redir",
+    "tproxy": "nft_tproxy",
+    "counter": "nf_tables",
+    "lookup": "nf_tables",
 }
+_KINDS = {NEWCHAIN: "chain", NEWSET: "set", NEWSETELEM: "set"}
 
 
-def explain(what: str, said: str, tables: Iterable[InetTable] = ()) -> KernelError:
-    """An error out of libnftables' message: `file:line: Error: Could not process rule: `, and strerror(3)'s words.
+def explain(refused: OSError, names: Iterable[TableName], batch: Batch) -> KernelError:
+    """The error to raise for a batch that was to write the tables `names`."""
+    at, offset = getattr(refused, "at", -1), getattr(refused, "offset", -1)
+    number = refused.errno or 0
+    code = errno.errorcode.get(number, str(number))
+    if 0 <= at < len(batch.messages):
+        message = batch.messages[at]
+        what = describe(batch.subjects[at], message[0])
+        element = _expression_at(message, offset)
+    else:
+        message, what, element = None, f"tables {', '.join(NAMES[each] for each in names)}", ""
+    said = f"{element}: {refused.strerror}" if element else refused.strerror
+    return KernelError(f"nftables: can't write {what}: {said} ({code}): {_remedy(number, message, element)}", number)
 
-    `what` was to be done, with `tables`.
-    """
-    line = said.partition("\n")[0]
-    words = line.partition("Error: ")[2] or line or "no reason was given"
-    for number in (errno.EPERM, errno.ENOENT, errno.EOPNOTSUPP, *_REMEDIES):
-        if posix.strerror(number) in words:
-            code = f"{posix.strerror(number)} ({errno.errorcode[number]})"
-            return KernelError(f"nftables: can't {what}: {code}: {_remedy(number, tables)}", number)
-    return KernelError(f"nftables: can't {what}: {words}; `nft --check` says the same of a rule that it can't take")
+
+def describe(subject: Subject, kind: int = NEWRULE) -> str:
+    """What a message is about, in words."""
+    place = f"inet {subject.table}"
+    if subject.rule is not None:
+        return f"{place} {subject.name} rule {subject.number} {shown(rule_text(subject.rule, {}), 200)}"
+    return f"{place} {_KINDS.get(kind, '')} {subject.name}" if subject.name else f"table {place}"
 
 
-def _remedy(number: int, tables: Iterable[InetTable]) -> str:
+def _remedy(number: int, message: Message | None, element: str) -> str:
     if number == errno.EPERM:
         return denial.explain_permission("NET_ADMIN")
     if number in _REMEDIES:
         return _REMEDIES[number]
-    lacking = [each for each in dict.fromkeys(_modules(tables)) if not _loaded(each)]
-    return f"the kernel lacks an nftables extension: load {', '.join(lacking or ['nf_tables'])}"
+    if number not in _LACKING:
+        return "nothing was written; the kernel's log (dmesg) may say more"
+    if message is None or message[0] not in {NEWCHAIN, NEWRULE}:
+        return "the kernel has no nftables for this: load the module nf_tables, or leave --native-nftables out"
+    if message[0] == NEWCHAIN:
+        modules = ["nft_chain_nat"] if b"nat\0" in message[2] else ["nf_tables"]
+    else:
+        used = [element] if element else list(_names(message))
+        modules = [_MODULES[each] for each in dict.fromkeys(used) if each in _MODULES]
+    lacking = [each for each in dict.fromkeys(modules) if not _is_loaded(each)]
+    return f"the kernel lacks an nftables extension: load {', '.join(lacking or modules or ['nf_tables'])}"
 
 
-def _modules(tables: Iterable[InetTable]) -> Iterator[str]:
-    """The modules beside nf_tables that have what the tables are made of."""
-    for table in tables:
-        if table.name == "nat":
-            yield "nft_chain_nat"
-        for chain in table.chains:
-            for rule in chain.rules:
-                yield from (_MODULES[type(each)] for each in (*rule.matches, rule.target) if type(each) in _MODULES)
+def _elements(message: Message) -> Iterator[tuple[int, int, str]]:
+    """The expressions of a rule's message: where each begins and ends in the message's body, and its name."""
+    if message[0] != NEWRULE:
+        return
+    data, at = message[2], HEAD.size
+    while at + ATTRIBUTE.size <= len(data):
+        length, kind = ATTRIBUTE.unpack_from(data, at)
+        if kind & 0x3FFF == EXPRESSIONS:
+            break
+        at += (length + 3) & ~3
+    end, at = at + length, at + ATTRIBUTE.size
+    while at + ATTRIBUTE.size <= end:
+        length = ATTRIBUTE.unpack_from(data, at)[0]
+        yield at, at + length, name(attributes(data[at + ATTRIBUTE.size : at + length])[EXPRESSION_NAME])
+        at += (length + 3) & ~3
 
 
-def _loaded(module: str) -> bool:
+def _names(message: Message) -> Iterator[str]:
+    return (each for _, _, each in _elements(message))
+
+
+def _expression_at(message: Message, offset: int) -> str:
+    """The name of the expression that an offset in a message's body is in; empty if there is none."""
+    return next((each for begin, end, each in _elements(message) if begin <= offset < end), "")
+
+
+def _is_loaded(module: str) -> bool:
     try:
         posix.stat(f"/sys/module/{module}")
     except OSError:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from istio_init.formats.nft import json_reader, json_writer
 from istio_init.kernel.netlink import nfnetlink
 from istio_init.kernel.netlink.channel import attributes
 from istio_init.kernel.nft import compat, compat_decode
-from istio_init.kernel.nft.native import Library
+from istio_init.kernel.nft.native import stored_tables
 from istio_init.kernel.xtables.decode_table import unpack_table
 from istio_init.kernel.xtables.encode_rule import INFO
 from istio_init.kernel.xtables.ip_header import LAYOUTS
@@ -20,13 +19,13 @@ from istio_init.kernel.xtables.refusal import explain
 from istio_init.kernel.xtables.required_modules import entry_size
 from istio_init.kernel.xtables.sockopt import TableSocket, existing_tables
 from istio_init.model.counters import Count, CountedInet, CountedTable
-from istio_init.model.inet import NAMES
 from istio_init.model.rules import BUILTIN_CHAINS, FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.kernel.nft.compat import Found
+    from istio_init.kernel.nft.native_decode import StoredTable
     from istio_init.model.rules import Family, TableName
 
 # By the numbers of <linux/netfilter.h>, NF_INET_*.
@@ -47,16 +46,13 @@ def tables(backend: str) -> tuple[CountedTable, ...]:
 def inet_tables() -> tuple[CountedInet, ...]:
     """Our native tables, those that stand. KernelError where they can't be read."""
     with nfnetlink.NfnetlinkChannel() as channel:
-        there = {name for family, name in channel.tables() if family == nfnetlink.NFPROTO_INET}
-    names = [name for name, theirs in NAMES.items() if theirs in there]
-    return tuple(map(_inet, names))
+        _, stored = stored_tables(channel)
+    return tuple(map(_inet, stored))
 
 
-def _inet(name: TableName) -> CountedInet:
-    with Library() as library:
-        text = library.run(json_writer.list_table(name), f"read the table {NAMES[name]}")
-    chains = json_reader.counted(name, text)
-    return CountedInet(name, tuple((chain, tuple(map(_count, counts))) for chain, counts in chains))
+def _inet(stored: StoredTable) -> CountedInet:
+    chains = ((chain, tuple(map(_count, stored.counts[chain.name]))) for chain in stored.table.chains)
+    return CountedInet(stored.table.name, tuple(chains))
 
 
 def _legacy(family: Family) -> Iterator[CountedTable]:

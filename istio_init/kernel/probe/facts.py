@@ -27,8 +27,8 @@ from istio_init.kernel.netlink.nfnetlink import (
 )
 from istio_init.kernel.netlink.router import Rtnetlink
 from istio_init.kernel.nft.compat import IptablesNft
+from istio_init.kernel.nft.expressions import EXPRESSIONS
 from istio_init.kernel.nft.native import Nftables
-from istio_init.kernel.nft.registers import EXPRESSIONS
 from istio_init.kernel.probe import detection
 from istio_init.kernel.probe.rehearsal import loopback_up, rehearse
 from istio_init.kernel.xtables.firewall import Libiptc

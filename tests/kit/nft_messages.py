@@ -1,0 +1,56 @@
+"""What the kernel would dump after a batch of native tables: for tests without a kernel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from istio_init.kernel.netlink.channel import attributes
+from istio_init.kernel.netlink.nfnetlink import (
+    HEAD,
+    NEWCHAIN,
+    NEWRULE,
+    NEWSET,
+    NEWSETELEM,
+    NEWTABLE,
+    SET_NAME,
+    text,
+    word,
+)
+from istio_init.kernel.nft.native_decode import TableDump, meaning, read_table, set_name
+from istio_init.kernel.nft.native_encode import ELEMENTS_SET_ID, SET_ID, Batch
+
+if TYPE_CHECKING:
+    from istio_init.model.inet import InetTable
+
+ANONYMOUS = "__set%d"
+
+
+def dumped(table: InetTable) -> TableDump:
+    """The table as its messages have it; the sets without a name are numbered as the kernel numbers them."""
+    batch = Batch()
+    batch.create(table)
+    bodies: dict[int, list[bytes]] = {kind: [] for kind in (NEWTABLE, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM)}
+    for kind, _, data in batch.messages:
+        bodies[kind].append(_rule(data) if kind == NEWRULE else _set(data, {NEWSET: SET_ID}.get(kind, ELEMENTS_SET_ID)))
+    elements: dict[str, tuple[bytes, ...]] = {set_name(data): () for data in bodies[NEWSET]}
+    for data in bodies[NEWSETELEM]:
+        elements[set_name(data)] += (data,)
+    chains, rules, sets = (tuple(bodies[kind]) for kind in (NEWCHAIN, NEWRULE, NEWSET))
+    return TableDump(bodies[NEWTABLE][0], chains, rules, sets, elements)
+
+
+def _set(data: bytes, number: int) -> bytes:
+    own = int.from_bytes(attributes(data[HEAD.size :]).get(number, b""), "big")
+    return data.replace(text(SET_NAME, ANONYMOUS), text(SET_NAME, f"__set{own}"))
+
+
+def _rule(data: bytes) -> bytes:
+    for own in range(1, 100):
+        number = word(4, own)
+        data = data.replace(text(1, ANONYMOUS) + number, text(1, f"__set{own}") + number)
+    return data
+
+
+def read_back(table: InetTable) -> InetTable:
+    """The table in the plan's terms once it was written and read."""
+    return meaning(read_table(table.name, dumped(table)).table)

@@ -33,6 +33,8 @@ def share(root: Path) -> None:
 
 def main(program: Path, dependencies: Path, root: Path) -> None:
     """Complete the root file system."""
+    # protobuf's is a namespace package, which modulefinder does not know.
+    (dependencies / "google" / "__init__.py").touch()
     assemble.write_dependencies(dependencies, root)
     # What the plugin's bundle has of it, for `cni repair`.
     for module in sorted(plugin.YAML.glob("*.py")):

@@ -106,7 +106,7 @@ def test_what_is_no_answer_is_said() -> None:
             """Neither list nor status."""
             return b"\x0a\xff"
 
-    with pytest.raises(GrpcError, match=r"^the runtime's ListPodSandbox: its answer can't be understood: it ends in"):
+    with pytest.raises(GrpcError, match=r"^the runtime's ListPodSandbox: its answer can't be decoded: "):
         list(sandboxes(cast("GrpcChannel", Nonsense())))
 
 

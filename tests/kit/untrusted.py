@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from istio_init import plan
 from istio_init.cni.node import cri
-from istio_init.cni.node.protobuf import Message
+from istio_init.cni.node.cri_pb2 import PodSandboxStatusResponse
 from istio_init.cni.plugin import protocol
 from istio_init.cni.plugin.settings import settings
 from istio_init.errors import InitError
@@ -18,6 +18,7 @@ from istio_init.errors_rare import SaveError
 from istio_init.formats import yaml_json
 from istio_init.formats.iptables_restore import parse as load
 from istio_init.formats.iptables_save import dump as dump_ruleset
+from istio_init.kernel.host.grpc import GrpcError
 from istio_init.model.rules import FAMILIES, IPV4, IPV6
 from istio_init.options.table import OPTIONS
 from istio_init.planning.preview import dump, dump_nftables
@@ -91,11 +92,12 @@ def document(data: bytes) -> None:
 
 
 def runtime(data: bytes) -> None:
-    """What a container runtime answers that is asked for a sandbox's status."""
+    """A container runtime's answer to the request for a sandbox's status."""
     try:
-        found = cri.status(cri.Sandbox("a1"), Message(data))
-    except ValueError:
-        return  # whoever has asked says of what
+        found = cri.status(cri.Sandbox("a1"), cri.parsed(PodSandboxStatusResponse, cri.STATUS, data))
+    except GrpcError as error:
+        shown_well(error)
+        return
     assert isinstance(found.netns, str)
     assert found.pid >= 0
 

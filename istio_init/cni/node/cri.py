@@ -1,27 +1,30 @@
-"""The pods of a node, as its container runtime tells them through the CRI.
+"""The pods of a node, as its container runtime lists them through the CRI (cri.proto has the messages).
 
-The messages: https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto. Where a sandbox's network
-namespace is, the CRI itself does not say; runtimes tell it beside, in the JSON of a verbose status.
+The CRI does not say where a sandbox's network namespace is; runtimes add it to a verbose status, as JSON.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from istio_init.cni.node import protobuf
-from istio_init.cni.node.protobuf import Message
 from istio_init.errors import InitError, shown
 from istio_init.kernel.host.grpc import NOT_FOUND, GrpcError
 from istio_init.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from types import ModuleType
 
+    from google.protobuf.message import Message
+
+    from istio_init.cni.node.cri_pb2 import PodSandbox, PodSandboxStatusResponse
     from istio_init.kernel.host.grpc import GrpcChannel
 
-# crictl's variable, and where runtimes listen if nobody has told them otherwise.
+Answer = TypeVar("Answer", bound="Message")
+
+# crictl's variable, and the sockets on which runtimes listen by default.
 VARIABLE = "CONTAINER_RUNTIME_ENDPOINT"
 SOCKETS = (
     "/run/containerd/containerd.sock",
@@ -32,14 +35,12 @@ SOCKETS = (
     "/run/cri-dockerd.sock",
 )
 LIST, STATUS = "/runtime.v1.RuntimeService/ListPodSandbox", "/runtime.v1.RuntimeService/PodSandboxStatus"
-# enum NamespaceMode and enum PodSandboxState.
-NODE, READY = 2, 0
 
 
 class Sandbox(Record):
     """A pod's sandbox. `netns` is the path of its network namespace, and `pid` a process in it.
 
-    They are empty and 0 where the runtime does not tell. `host` is a pod that uses the node's network.
+    They are empty and 0 if the runtime does not name them. `host` is true for a pod that uses the node's network.
     """
 
     identity: str
@@ -54,9 +55,9 @@ class Sandbox(Record):
 
 
 def endpoint(given: str, environ: Mapping[str, str], root: str = "") -> str:
-    """The path of the runtime's socket: the one that is given, or the variable's, or one that is there.
+    """The path of the runtime's socket: the one that is given, or the variable's, or a usual one that exists.
 
-    InitError where there is none, or where the runtime is not on this machine.
+    Raises InitError if there is none, or if it is not a socket on this machine.
     """
     named = given or environ.get(VARIABLE, "")
     if named:
@@ -66,57 +67,54 @@ def endpoint(given: str, environ: Mapping[str, str], root: str = "") -> str:
         return path
     found = next((path for path in SOCKETS if os.path.exists(f"{root}{path}")), None)
     if found is None:
-        raise InitError("no container runtime's socket is where it usually is: name it with --cri-socket")
+        raise InitError("no container runtime's socket found in the usual places: name it with --cri-socket")
     return f"{root}{found}"
 
 
 def sandboxes(channel: GrpcChannel) -> Iterator[Sandbox]:
-    """All sandboxes, of pods that have ended as well, by namespace and name; GrpcError where the runtime fails."""
-    answer = _message(channel, LIST, b"")
-    try:
-        listed = [_listed(item) for item in answer.messages(1)]
-    except ValueError as error:
-        raise _unclear(LIST, error) from error
+    """All sandboxes, those of ended pods included, by namespace and name; raises GrpcError if the runtime fails."""
+    messages = _messages()
+    request = messages.ListPodSandboxRequest()
+    answer = _call(channel, LIST, request, messages.ListPodSandboxResponse)
+    listed = [_listed(item) for item in answer.items]
     for sandbox in sorted(listed, key=lambda each: (each.namespace, each.name, each.identity)):
-        # What is not ready has no network any more, and may be hundreds.
-        yield _told(channel, sandbox) if sandbox.ready else sandbox
+        # Sandboxes that are not ready have no network any more, and there may be hundreds.
+        yield _with_status(channel, sandbox) if sandbox.ready else sandbox
 
 
-def _listed(item: Message) -> Sandbox:
-    """A PodSandbox."""
-    about = item.message(2)
+def _listed(item: PodSandbox) -> Sandbox:
     return Sandbox(
-        item.text(1), about.text(1), about.text(3), about.text(2),
-        ready=item.number(3) == READY, annotations=item.pairs(6),
+        item.id, item.metadata.name, item.metadata.namespace, item.metadata.uid,
+        ready=item.state == _messages().SANDBOX_READY, annotations=dict(item.annotations),
     )  # fmt: skip
 
 
-def _told(channel: GrpcChannel, sandbox: Sandbox) -> Sandbox:
-    """What the runtime tells of a sandbox besides; one that has been removed meanwhile is not ready."""
+def _with_status(channel: GrpcChannel, sandbox: Sandbox) -> Sandbox:
+    """A sandbox with its status; one that has been removed since it was listed is not ready."""
+    messages = _messages()
+    request = messages.PodSandboxStatusRequest(pod_sandbox_id=sandbox.identity, verbose=True)
     try:
-        answer = _message(channel, STATUS, protobuf.text(1, sandbox.identity) + protobuf.truth(2, value=True))
+        answer = _call(channel, STATUS, request, messages.PodSandboxStatusResponse)
     except GrpcError as error:
         if error.status == NOT_FOUND:
             return sandbox.replace(ready=False)
         raise
-    try:
-        return status(sandbox, answer)
-    except ValueError as error:
-        raise _unclear(STATUS, error) from error
+    return status(sandbox, answer)
 
 
-def status(sandbox: Sandbox, answer: Message) -> Sandbox:
-    """A sandbox with what a PodSandboxStatusResponse says; ValueError for what is no such message."""
-    told = answer.message(1)
-    options = told.message(6).message(1).message(2)
-    netns, pid = place(answer.pairs(2).get("info", ""))
+def status(sandbox: Sandbox, answer: PodSandboxStatusResponse) -> Sandbox:
+    """A sandbox with what the runtime's answer says about it."""
+    messages, found = _messages(), answer.status
+    netns, pid = place(answer.info.get("info", ""))
     return sandbox.replace(
-        ready=told.number(3) == READY, host=options.number(1) == NODE, annotations=told.pairs(8), netns=netns, pid=pid
-    )
+        ready=found.state == messages.SANDBOX_READY,
+        host=found.linux.namespaces.options.network == messages.NODE,
+        annotations=dict(found.annotations), netns=netns, pid=pid,
+    )  # fmt: skip
 
 
 def place(info: str) -> tuple[str, int]:
-    """The network namespace's path and a process' id in what containerd and CRI-O tell beside a status.
+    """The network namespace's path and a process's id in the JSON that containerd and CRI-O add to a status.
 
     Both have the sandbox's runtime specification (OCI) there.
     """
@@ -138,12 +136,29 @@ def _inside(document: Any, *names: str) -> Any:  # noqa: ANN401 (JSON)
     return document
 
 
-def _message(channel: GrpcChannel, method: str, request: bytes) -> Message:
+def parsed(kind: type[Answer], method: str, data: bytes) -> Answer:
+    """The message in a runtime's answer; raises GrpcError if it is no such message."""
+    from google.protobuf.message import DecodeError
+
     try:
-        return Message(channel.call(method, request))
-    except ValueError as error:
-        raise _unclear(method, error) from error
+        message: Answer = kind.FromString(data)
+    except DecodeError as error:
+        why = shown(str(error))[1:-1]
+        raise GrpcError(f"the runtime's {method.rpartition('/')[2]}: its answer can't be decoded: {why}") from error
+    return message
 
 
-def _unclear(method: str, error: ValueError) -> GrpcError:
-    return GrpcError(f"the runtime's {method.rpartition('/')[2]}: its answer can't be understood: {error}")
+def _call(channel: GrpcChannel, method: str, request: Message, kind: type[Answer]) -> Answer:
+    return parsed(kind, method, channel.call(method, request.SerializeToString()))
+
+
+def _messages() -> ModuleType:
+    """The generated messages: imported where a runtime is asked, since no other command needs protobuf."""
+    try:
+        from istio_init.cni.node import cri_pb2
+    except Exception as error:
+        # Not ImportError alone: protobuf has an error of its own for a release that is too old.
+        raise InitError(
+            f"asking the runtime needs protobuf 6.31 or newer: pip install istio-init[cri] ({error})"
+        ) from error
+    return cri_pb2

@@ -9,10 +9,10 @@ from istio_init.formats.iptables_save import rule_text
 from istio_init.formats.nft.layout import DROP, RETURN, layout, only_family, stored
 from istio_init.formats.nft.listing import rule_text as inet_text
 from istio_init.formats.nft.merge import fold
-from istio_init.model.compare import own_rules, recognised, unpaired
+from istio_init.model.compare import equivalent, own_rules, recognised, unpaired
 from istio_init.model.extensions import Tproxy
-from istio_init.model.inet import BASE_CHAINS, NAMES, InetTable, chain_name, sets
-from istio_init.model.rules import FAMILIES
+from istio_init.model.inet import BASE_CHAINS, NAMES, InetRule, InetTable, chain_name, sets
+from istio_init.model.rules import FAMILIES, Rule
 from istio_init.record import Record
 from istio_init.simulate.purposes import Purpose, purpose
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from istio_init.formats.iptables_list import Columns
     from istio_init.model.counters import Count, CountedInet, CountedTable
-    from istio_init.model.inet import InetChain, InetRule, Sets
+    from istio_init.model.inet import InetChain, Sets
     from istio_init.model.rules import Chain, Family, Ruleset, Table
     from istio_init.simulate.purposes import RuleLocation
 
-AnyRule = TypeVar("AnyRule")
+AnyRule = TypeVar("AnyRule", Rule, InetRule)
 
 # A rule of ours that the plan has, one that it has not, one that it has elsewhere in the chain, one of a family that
 # it leaves alone; somebody else's.
@@ -100,11 +100,12 @@ def _states(
     """How each rule of ours in a chain compares with the plan's."""
     strays = {number for number, _ in unpaired(found, wanted)}
     lacks = any(True for _ in unpaired(wanted, found))
+    same = not (strays or lacks) and equivalent(found, wanted)
     states: list[RuleState] = []
     for number, rule in enumerate(found, 1):
         if number in strays:
             states.append(stray)
-        elif strays or lacks or rule == wanted[number - 1]:
+        elif strays or lacks or same or rule == wanted[number - 1]:
             states.append("in place")
         else:
             states.append("misplaced")

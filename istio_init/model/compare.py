@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TypeVar
 
-    from istio_init.model.rules import Family, TableName
+    from istio_init.model.inet import InetRule
+    from istio_init.model.rules import Family, TableName, Target
 
     AnyRule = TypeVar("AnyRule")
+    EitherRule = TypeVar("EitherRule", Rule, InetRule)
 
 
 class Edit(Record):
@@ -154,10 +156,29 @@ def _chain_differences(table: str, wanted: Chain, found: Chain) -> Iterator[Diff
     unexpected = list(unpaired(found.rules, wanted.rules))
     yield from (Difference("missing", table, wanted.name, number, rule) for number, rule in missing)
     yield from (Difference("unexpected", table, wanted.name, number, rule) for number, rule in unexpected)
-    if not missing and not unexpected:
+    if not missing and not unexpected and not equivalent(wanted.rules, found.rules):
         pairs = enumerate(zip(wanted.rules, found.rules, strict=True), 1)
         number, rule = next((number, want) for number, (want, have) in pairs if want != have)
         yield Difference("misplaced", table, wanted.name, number, rule)
+
+
+def equivalent(rules: tuple[EitherRule, ...], others: tuple[EitherRule, ...]) -> bool:
+    """Whether two chains differ at most in the order of adjacent rules with the same target.
+
+    Whichever of them a packet meets first, the same happens to it: the order of ports in a list is no drift.
+    """
+    return _runs(rules) == _runs(others)
+
+
+def _runs(rules: tuple[EitherRule, ...]) -> list[tuple[Target, dict[EitherRule, int]]]:
+    """The rules in runs of the same target: that target, and how often each rule is there."""
+    runs: list[tuple[Target, dict[EitherRule, int]]] = []
+    for rule in rules:
+        if not runs or runs[-1][0] != rule.target:
+            runs.append((rule.target, {}))
+        run = runs[-1][1]
+        run[rule] = run.get(rule, 0) + 1
+    return runs
 
 
 def unpaired(rules: tuple[AnyRule, ...], others: tuple[AnyRule, ...]) -> Iterator[tuple[int, AnyRule]]:

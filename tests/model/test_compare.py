@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from random import Random
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -13,8 +16,10 @@ from istio_init.model.rules import (
     OWN_CHAINS,
     TCP,
     Chain,
+    DestinationPorts,
     Jump,
     Owner,
+    PortRange,
     Protocol,
     Rule,
     Ruleset,
@@ -232,3 +237,27 @@ def test_a_policy_is_not_ours() -> None:
     wanted = nat(OUTPUT=(TO_OURS,))
     closed = Table("nat", tuple(c.replace(policy="DROP") if c.policy else c for c in wanted.chains))
     assert found_differences(wanted, closed) == []
+
+
+DOWN = st.sampled_from(
+    [Rule((Protocol(TCP), DestinationPorts(PortRange(port, port))), Verdict("RETURN")) for port in (80, 443, 15020)]
+    + [Rule((Protocol(TCP), DestinationPorts(PortRange(22, 22))), Jump("ISTIO_DROP")), DROP]
+)
+
+
+@given(st.lists(DOWN, max_size=6), st.randoms())
+def test_the_order_of_adjacent_rules_with_one_target_is_no_difference(rules: list[Rule], chance: Random) -> None:
+    shuffled: list[Rule] = []
+    for _, run in groupby(rules, key=lambda rule: rule.target):
+        same = list(run)
+        chance.shuffle(same)
+        shuffled += same
+    wanted, found = nat(ISTIO_INBOUND=tuple(rules)), nat(ISTIO_INBOUND=tuple(shuffled))
+    assert found_differences(wanted, found) == []
+
+
+@given(st.permutations([RETURN, DROP, ACCEPT]))
+def test_the_order_of_rules_with_different_targets_is_a_difference(rules: list[Rule]) -> None:
+    assume(rules != [RETURN, DROP, ACCEPT])
+    found = found_differences(nat(ISTIO_INBOUND=(RETURN, DROP, ACCEPT)), nat(ISTIO_INBOUND=tuple(rules)))
+    assert [each.kind for each in found] == ["misplaced"]

@@ -11,16 +11,19 @@ from istio_init.errors_rare import OptionError
 LONGEST = 8 << 20
 
 
-def read(flag: str, path: str) -> str:
-    """The file's text, standard input's for `-`. OptionError, naming the flag, where there is none to be had."""
+def read(flag: str, path: str, longest: int = LONGEST, what: str = "manifest of a pod") -> str:
+    """The file's text, standard input's for `-`. OptionError, naming the flag, where there is none to be had.
+
+    `longest` is in bytes, `what` the kind of file that is never longer.
+    """
     try:
         if path == "-":
-            data = sys.stdin.buffer.read(LONGEST + 1) if sys.stdin else b""
+            data = sys.stdin.buffer.read(longest + 1) if sys.stdin else b""
         else:
             with open(path, "rb") as file:
-                data = file.read(LONGEST + 1)
-        if len(data) > LONGEST:
-            raise OptionError(flag, path, f"longer than {LONGEST >> 20} MiB: no manifest of a pod")
+                data = file.read(longest + 1)
+        if len(data) > longest:
+            raise OptionError(flag, path, f"longer than {longest >> 20} MiB: no {what}")
         return data.decode("utf-8-sig")
     except OSError as error:
         raise OptionError(flag, path, os.strerror(error.errno or 0)) from None

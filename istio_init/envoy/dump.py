@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 
+from istio_init.envoy.addresses import packed
 from istio_init.envoy.node import DumpError, Node, clipped
+from istio_init.formats.addresses import endpoint_text
 from istio_init.record import Record
 
 TYPE_CHECKING = False
@@ -162,3 +164,30 @@ def _inner_name(entry: Node) -> str:
         if name := entry.get(part).get(key).text():
             return name
     return ""
+
+
+def with_health(dump: Dump, text: str) -> Dump:
+    """The dump with what /clusters?format=json says of endpoints that Envoy itself has found to be unhealthy."""
+    try:
+        root = Node(json.loads(text), "clusters")
+    except (ValueError, RecursionError):
+        raise DumpError("the answer to /clusters?format=json is not JSON") from None
+    return dump.replace(
+        ejected={each.get("name").text(): _unhealthy(each) for each in root.get("cluster_statuses").each()}
+    )
+
+
+# What makes an endpoint unhealthy, beside what the control plane says.
+FAILURES = ("failed_active_health_check", "failed_outlier_check")
+
+
+def _unhealthy(cluster: Node) -> frozenset[str]:
+    found = set()
+    for each in cluster.get("host_statuses").each():
+        health = each.get("health_status")
+        if any(health.get(name).flag() for name in FAILURES):
+            socket = each.at("address", "socket_address")
+            address = packed(socket.get("address").text())
+            if address is not None:
+                found.add(endpoint_text(address, socket.get("port_value").port()))
+    return frozenset(found)

@@ -6,7 +6,7 @@ source/common/http/header_utility.cc.
 
 from __future__ import annotations
 
-from istio_init.envoy.node import DumpError, plain
+from istio_init.envoy.node import plain
 from istio_init.envoy.paths import bare, normalized
 from istio_init.envoy.strings import Unclear, string_matches
 from istio_init.record import Record
@@ -237,10 +237,6 @@ def parameters(path: str) -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def ip_domains(configuration: Node) -> Iterator[str]:
-    """The domains that are plain names or addresses, without wildcards."""
-    for node in configuration.get("virtual_hosts").each():
-        try:
-            yield from (each for each in node.get("domains").texts() if "*" not in each)
-        except DumpError:
-            continue
+def plain_domains(host: Node) -> tuple[str, ...]:
+    """The domains of a virtual host that are names or addresses, without wildcards."""
+    return tuple(each for each in host.get("domains").texts() if "*" not in each)

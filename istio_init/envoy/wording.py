@@ -32,13 +32,14 @@ FLAGS = {
 def lines(answers: tuple[Answer, ...], known: Mapping[RuleLocation, Purpose]) -> Iterator[TextLine]:
     """All answers as lines; what an earlier answer has said already is not said again."""
     shown: list[Leg | Passage] = []
+    told: set[RuleLocation] = set()
     for number, answer in enumerate(answers):
         if number:
             yield TextLine("hook", 0, "")
         if len(answers) > 1:
             yield TextLine("title", 0, f"A client that speaks {spoken(answer)}:")
         for path in answer.paths:
-            yield from _path_lines(path, known, shown)
+            yield from _path_lines(path, known, shown, told)
 
 
 def spoken(answer: Answer) -> str:
@@ -47,8 +48,9 @@ def spoken(answer: Answer) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _path_lines(path: Path, known: Mapping[RuleLocation, Purpose], shown: list[Leg | Passage]) -> Iterator[TextLine]:
-    told: set[RuleLocation] = set()
+def _path_lines(
+    path: Path, known: Mapping[RuleLocation, Purpose], shown: list[Leg | Passage], told: set[RuleLocation]
+) -> Iterator[TextLine]:
     for number, stage in enumerate(path.stages, 1):
         if isinstance(stage, Leg) and stage in shown:
             yield TextLine("hook", 0, "")

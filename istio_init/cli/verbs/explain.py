@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
-from istio_init.cli.verbs import packet_flags
+from istio_init.cli.verbs import envoy_flags, packet_flags
 from istio_init.cli.verbs.output import choice, show
 from istio_init.cli.verbs.subject import LiveContainer, LiveNetns, LivePid, Where, pod_addresses, subject
+from istio_init.envoy import wording
+from istio_init.envoy.path import Pod, answers
+from istio_init.formats.addresses import endpoint_text
 from istio_init.model.rules import IPV6
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
 from istio_init.simulate.path import follow
@@ -35,6 +38,14 @@ def explain(  # noqa: PLR0913 (a command line's options)
     reply: packet_flags.Reply = False,
     pod_address: packet_flags.PodAddress = "",
     runs_as: packet_flags.RunsAs = "",
+    envoy: envoy_flags.Source = "",
+    url: envoy_flags.Url = "",
+    host: envoy_flags.Host = "",
+    path: envoy_flags.PathName = "",
+    method: envoy_flags.Method = "",
+    header: envoy_flags.Header = None,
+    speaks: envoy_flags.Speaks = "",
+    sni: envoy_flags.Sni = "",
     live: Annotated[bool, typer.Option("--live", help="Ask about what the kernel holds, not the plan.")] = False,
     pid: LivePid = None,
     netns: LiveNetns = None,
@@ -43,19 +54,36 @@ def explain(  # noqa: PLR0913 (a command line's options)
 ) -> int:
     """Tell one packet's way through the rules, and on through the proxy, and where it ends."""
     form = choice("--output", output, ("text", "json"))
+    where = Where(live, pid, netns, container)
+    asked = envoy_flags.Asked(url, host, path, method, tuple(header or ()), speaks, sni)
+    proxy = envoy_flags.configuration(envoy, options, where) if envoy else None
+    if proxy is None:
+        envoy_flags.require_proxy(asked)
+    parsed = envoy_flags.parse_url(url) if url else None
+    if parsed and not inbound:
+        outbound = True
+    if parsed and proxy and not destination:
+        destination = envoy_flags.destination(proxy, parsed, inbound=inbound)
     request = packet_flags.parse_request(
         outbound=outbound, inbound=inbound, source=source, destination=destination, protocol=protocol,
         interface=interface, uid=uid, gid=gid, mark=mark, connmark=connmark, state=state, reply=reply,
     )  # fmt: skip
     if request.family == IPV6 and options.enable_ipv6 is None and not live:
         options = options.replace(enable_ipv6=True)
-    about = subject(options, Where(live, pid, netns, container), pod_addresses(pod_address))
+    about = subject(options, where, pod_addresses(pod_address))
     about = packet_flags.with_request(about, request, runs_as)
     packet = packet_flags.packet(request, about)
-    path = follow(about.ruleset(request.family), packet, about.facts, about.envoy)
     known = purposes(about.options, request.family)
-    if form == "json":
-        sys.stdout.write(json.dumps(as_json(path, known), indent=2) + "\n")
+    if proxy:
+        through = Pod(about.ruleset(request.family), about.facts, about.envoy, proxy)
+        called = endpoint_text(packet.destination, packet.destination_port)
+        found = answers(through, packet, envoy_flags.clients(asked, parsed, called, inbound=inbound))
+        text, values = wording.lines(found, known), wording.as_json(found, known)
     else:
-        show(lines(path, known))
+        followed = follow(about.ruleset(request.family), packet, about.facts, about.envoy)
+        text, values = lines(followed, known), as_json(followed, known)
+    if form == "json":
+        sys.stdout.write(json.dumps(values, indent=2) + "\n")
+    else:
+        show(text)
     return 0

@@ -1,0 +1,172 @@
+"""The proxy that a verb asks about: where its configuration comes from, and who calls it with which request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from istio_init.cli import input_file
+from istio_init.cli.verbs.output import choice
+from istio_init.cli.verbs.subject import Where, placed
+from istio_init.envoy.addresses import packed
+from istio_init.envoy.client import CLIENTS, Request
+from istio_init.envoy.dump import load, with_health
+from istio_init.envoy.names import address_of
+from istio_init.envoy.node import DumpError
+from istio_init.envoy.walk import Configuration
+from istio_init.errors import KernelError, shown
+from istio_init.errors_rare import OptionError, UsageError
+from istio_init.formats.addresses import endpoint_text
+from istio_init.kernel.host import envoy_admin
+from istio_init.record import Record
+from istio_init.runner import access
+
+if TYPE_CHECKING:
+    from istio_init.envoy.client import Client
+    from istio_init.options.table import Options
+
+FLAG = "--envoy"
+DUMP_PATH, HEALTH_PATH = "/config_dump?include_eds", "/clusters?format=json"
+
+# The flags, as Typer wants them.
+Source = Annotated[
+    str,
+    typer.Option(
+        FLAG,
+        metavar="FILE|-|http://HOST:PORT|unix:PATH",
+        help="Envoy's configuration: the answer to /config_dump?include_eds in a file, or the admin interface to ask "
+        "(with --live in the pod's namespace).",
+    ),
+]
+Url = Annotated[str, typer.Option(metavar="URL", help="With --envoy: the request; its address is taken from the dump.")]
+Host = Annotated[str, typer.Option(metavar="NAME", help="With --envoy: the request's Host. Unset: the address.")]
+PathName = Annotated[str, typer.Option("--path", metavar="PATH", help="With --envoy: the request's path.")]
+Method = Annotated[str, typer.Option(metavar="NAME", help="With --envoy: the request's method.")]
+Header = Annotated[
+    list[str] | None, typer.Option(metavar="NAME:VALUE", help="With --envoy: a header of the request; may be repeated.")
+]
+Speaks = Annotated[
+    str, typer.Option(metavar="|".join(CLIENTS), help="With --envoy: what the client speaks. Unset: each kind.")
+]
+Sni = Annotated[str, typer.Option(metavar="NAME", help="With --envoy: the name that a client of TLS asks for.")]
+
+
+class Asked(Record):
+    """What the flags say of a request and its client; empty where they say nothing."""
+
+    url: str = ""
+    host: str = ""
+    path: str = ""
+    method: str = ""
+    headers: tuple[str, ...] = ()
+    speaks: str = ""
+    sni: str = ""
+
+
+class ParsedUrl(Record):
+    """A URL taken apart."""
+
+    tls: bool
+    host: str
+    port: int
+    path: str
+
+
+def configuration(source: str, options: Options, where: Where) -> Configuration:
+    """Envoy's configuration. OptionError or KernelError, in one line, where there is none to be had."""
+    try:
+        if not envoy_admin.is_address(source):
+            text = input_file.read(FLAG, source, envoy_admin.LONGEST, "dump of Envoy's configuration that is read")
+            return Configuration(load(text))
+        if where.live and source.startswith(envoy_admin.HTTP):
+            with access.namespace(placed(options, where)):
+                return fetched(source)
+        return fetched(source)
+    except DumpError as error:
+        raise OptionError(FLAG, source, str(error)) from None
+    except KernelError as error:
+        raise KernelError(f"{FLAG}: {error}", error.errno) from None
+
+
+def fetched(source: str) -> Configuration:
+    """What the admin interface at an address says, in the calling thread's network namespace."""
+    dump = load(_text(source, envoy_admin.get(source, DUMP_PATH)))
+    return Configuration(with_health(dump, _text(source, envoy_admin.get(source, HEALTH_PATH))))
+
+
+def _text(source: str, data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise KernelError(f"{shown(source)}: no text in UTF-8; is it Envoy's admin port?") from None
+
+
+def require_proxy(asked: Asked) -> None:
+    """UsageError where flags ask about a request; for where no proxy is given."""
+    given = [
+        f"--{field.removesuffix('s') if field == 'headers' else field}"
+        for field in Asked._fields
+        if getattr(asked, field)
+    ]
+    if given:
+        raise UsageError(f"{', '.join(given)}: a request is the proxy's to route; add --envoy")
+
+
+def parse_url(text: str) -> ParsedUrl:
+    """A URL taken apart; OptionError for one that is none of HTTP's."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise OptionError("--url", text, str(error)) from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise OptionError("--url", text, "not a URL such as http://ratings:9080/v2")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    tls = parts.scheme == "https"
+    return ParsedUrl(tls, parts.netloc.rpartition("@")[2], port if port is not None else 443 if tls else 80, path)
+
+
+def destination(about: Configuration, url: ParsedUrl, *, inbound: bool) -> str:
+    """Where a URL leads, as --to has it; inbound it is the pod, whatever the name."""
+    if inbound:
+        return f":{url.port}"
+    name = urlsplit(f"//{url.host}").hostname or ""
+    address = address_of(about, name, url.port)
+    if address is None:
+        why = f"no virtual host or listener of the dump says the address of {shown(name)}; say it with --to"
+        raise OptionError("--url", url.host, why)
+    return endpoint_text(address, url.port)
+
+
+def clients(asked: Asked, url: ParsedUrl | None, default_host: str, *, inbound: bool) -> tuple[Client, ...]:
+    """The clients that the flags mean, with their request."""
+    if asked.speaks:
+        names: tuple[str, ...] = (choice("--speaks", asked.speaks, tuple(CLIENTS)),)
+    elif url is None:
+        names = tuple(CLIENTS)
+    elif url.tls:
+        names = ("tls",)
+    else:
+        # From outside of the pod comes what other sidecars have made of it, too.
+        names = ("http", "mtls") if inbound else ("http",)
+    path = asked.path or (url.path if url else "/")
+    if not path.startswith(("/", "*")):
+        raise OptionError("--path", path, "a path begins with /")
+    host = asked.host or (url.host if url else default_host)
+    request = Request(host, path, asked.method or "GET", tuple(map(_header, asked.headers)))
+    name = urlsplit(f"//{host}").hostname or ""
+    sni = asked.sni or ("" if packed(name) else name)
+    return tuple(_with(CLIENTS[name], request, sni) for name in names)
+
+
+def _with(client: Client, request: Request, sni: str) -> Client:
+    return client.replace(request=request, sni=sni if client.transport == "tls" else "")
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise OptionError("--header", text, "not NAME:VALUE")
+    return name.strip().lower(), value.strip()

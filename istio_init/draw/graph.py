@@ -64,7 +64,7 @@ class Box(Record):
 
 
 class End(Record):
-    """Where a packet fares no further in these rules: under which hook it is drawn, and its words."""
+    """Where a packet leaves these rules: the hook that it is drawn under, its title and its text."""
 
     key: str
     kind: str

@@ -1,6 +1,6 @@
-"""Where everything of a graph stands: hooks left to right, tables top to bottom, jumps as lines in between. Pure.
+"""The place of everything in a graph: hooks left to right, tables top to bottom, jumps as lines in between. Pure.
 
-Below a hook's column head each table has a band; within it a chain stands deeper than those that lead to it, one to
+Below a hook's column head each table has a band; within it a chain is drawn below those that lead to it, one to
 a layer. Lines run down the gutters beside the columns and along the channels above the layers, so that none crosses a
 box; all lines to one target share their track. Lengths are in pixels, y grows downwards.
 """
@@ -79,7 +79,7 @@ class Text(Record):
 
 
 class PlacedRow(Record):
-    """A row and its place; `nine` is where the article's number stands, None where it has none."""
+    """A row and its place; `nine` is the place of the article's number, None where it has none."""
 
     row: GraphRow
     rect: Rect
@@ -177,7 +177,7 @@ class _Layout:
             )
             for hook in self._columns
         ]
-        # Everything has a level: for each table its layers, then those of the ends. What is deeper stands lower.
+        # Everything has a level: for each table its layers, then those of the ends. What is deeper is drawn lower.
         self._levels: dict[str, int] = {}
         self._tables = list(dict.fromkeys(box.table for box in graph.boxes))
         self._starts: list[int] = []

@@ -89,7 +89,7 @@ def svg(picture: Picture, lit: Sequence[Highlight] = (), captions: Sequence[str]
     lines = [line for number, text in enumerate(captions, 1) for line in _wrapped(text, number, picture.width)]
     above = CAPTION * len(lines) + (8 if lines else 0)
     height = picture.height + above
-    told = "".join(
+    texts = "".join(
         f'<text class="caption on-{(number - 1) % LEGS + 1}" x="16" y="{CAPTION * at + 22:g}">{_xml(text)}</text>\n'
         for at, (number, text) in enumerate(lines)
     )
@@ -97,7 +97,7 @@ def svg(picture: Picture, lit: Sequence[Highlight] = (), captions: Sequence[str]
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {picture.width:g} {height:g}" '
         f'width="{picture.width:g}" height="{height:g}" class="chart{" asked" if lit else ""}" role="img">\n'
         f"<title>The chains of {picture.graph.family}</title>\n<style>{style('svg')}</style>\n"
-        f'<rect fill="var(--ground)" width="{picture.width:g}" height="{height:g}"/>\n{told}'
+        f'<rect fill="var(--ground)" width="{picture.width:g}" height="{height:g}"/>\n{texts}'
         f'<g transform="translate(0 {above:g})">\n{drawn(picture, lit)}</g>\n</svg>\n'
     )
 
@@ -114,7 +114,7 @@ def _wrapped(text: str, number: int, width: float) -> Iterator[tuple[int, str]]:
 
 
 def drawn(picture: Picture, lit: Sequence[Highlight] = ()) -> str:
-    """The picture's elements, without a frame: for a file, or for a page. Keys stand in data-key."""
+    """The picture's elements, without a frame: for a file, or for a page. Keys are in data-key."""
     return "".join(_elements(picture, lit))
 
 

@@ -54,7 +54,7 @@ def _path_lines(
     for number, stage in enumerate(path.stages, 1):
         if isinstance(stage, Leg) and stage in shown:
             yield TextLine("hook", 0, "")
-            yield TextLine("turn", 0, f"{number}. As above: {fate(stage, known)}.")
+            yield TextLine("routing", 0, f"{number}. As above: {fate(stage, known)}.")
             continue
         shown.append(stage)
         if isinstance(stage, Leg):

@@ -1,4 +1,4 @@
-"""A packet's whole way: hook after hook, on with what the proxy sends, until it reaches the app, the wire or a loop.
+"""A packet's whole path: hook after hook, then what the proxy sends because of it, to the app, the wire or a loop.
 
 What Envoy does with a captured connection is Istio's configuration of it: the outbound listener dials the original
 destination, the inbound listener dials the app at the original destination from 127.0.0.6 (::6) or, with TPROXY,
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
         "outbound", "inbound", "tunnel", "dns", "application", "wire", "forwarded", "dropped", "queued", "undecided"
     ]
 
-# From the proxy's ports Envoy dials on; the proxy chooses one of its own, this one stands for it.
+# The source port of the proxy's own connections, in place of the ephemeral port that the kernel would choose.
 EPHEMERAL_PORT = 50000
 
 APPLICATION = "the application"
 CLIENT = "a client"
-# Who makes the connection that follows from one that reached a listener of the proxy's.
+# Who makes the connection that follows after one reached a listener of the proxy.
 SENDERS: dict[str, str] = {
     "outbound": "Envoy, to where the application wanted to go",
     "inbound": "Envoy, to the application",
@@ -80,10 +80,10 @@ def proxy(options: Options) -> Proxy:
 
 
 class RoutingDecision(Record):
-    """What routing decided between two hooks: the packet as the next hook sees it.
+    """A routing decision between two hooks: the packet as the next hook sees it.
 
-    `by` is the policy rule that decided, None where it was the destination; `changed` whether the packet was on
-    another way before; `refused` why the kernel dropped it here, or empty.
+    `by` is the policy rule that decided, None where it was the destination; `changed` whether the packet leaves by
+    another interface than before; `refused` why the kernel dropped it here, or empty.
     """
 
     packet: Packet
@@ -114,7 +114,7 @@ class Leg(Record):
 
     @property
     def decisive(self) -> RuleStep | None:
-        """The rule by which it ended where it did: the last that changed its way, or else the last that spared it."""
+        """The rule that decided where it ended: the last that changed the packet, or else the last that let it pass."""
         found = [step for each in self.traces if (step := each.decisive)]
         deciding = [step for step in found if step.matched is None or step.after != step.before or step.drops]
         return deciding[-1] if deciding else found[-1] if found else None
@@ -134,7 +134,7 @@ class PacketPath(Record):
 
 
 def follow(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy) -> PacketPath:
-    """The packet's way, and that of what the proxy sends because of it."""
+    """The packet's path, and that of what the proxy sends because of it."""
     sender = APPLICATION if packet.hook == "OUTPUT" else CLIENT
     legs: list[Leg] = []
     following: Packet | None = packet
@@ -148,7 +148,7 @@ def follow(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy) -> Pack
 
 
 def travel(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy, sender: str) -> Leg:
-    """One packet's way from the hook that it starts at to where it is delivered, sent or dropped."""
+    """One packet's path from the hook that it starts at to where it is delivered, sent or dropped."""
     if packet.hook == "PREROUTING" and (why := martians.at_the_door(packet)):
         return Leg(sender, packet, (RoutingDecision(packet, refused=why),), "dropped", packet)
     passed: list[Trace | RoutingDecision] = []
@@ -173,7 +173,7 @@ def travel(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy, sender:
 
 
 def _decision(hook_trace: Trace, facts: Facts, *, from_here: bool) -> RoutingDecision:
-    """The way from one hook to the next, for a packet that the hook let pass; `from_here` for one that the pod sent."""
+    """The routing decision behind a hook that let a packet pass; `from_here` for one that the pod sent."""
     packet = hook_trace.packet
     if hook_trace.hook == "PREROUTING":
         # What comes back over lo keeps the route that it was sent by (skb_valid_dst in ip_rcv_finish_core).
@@ -190,7 +190,7 @@ def _decision(hook_trace: Trace, facts: Facts, *, from_here: bool) -> RoutingDec
 
 
 def _arriving(packet: Packet, facts: Facts) -> RoutingDecision:
-    """What came from outside: for the machine itself by its destination, its mark or a socket, or else forwarded."""
+    """A packet from outside: delivered here by its destination, its mark or a socket, or else forwarded."""
     if why := martians.by_routing(packet, facts):
         return RoutingDecision(packet, refused=why)
     if facts.is_local(packet.destination):
@@ -202,7 +202,7 @@ def _arriving(packet: Packet, facts: Facts) -> RoutingDecision:
 
 
 def routed(packet: Packet, facts: Facts) -> RoutingDecision:
-    """A packet of the machine's own with the interface that it leaves by: local destinations, then policy routes."""
+    """A packet sent here with the interface that it leaves by: local destinations first, then policy routes."""
     rule = None
     if facts.is_local(packet.destination) or (rule := facts.policy_route(packet.family, packet.mark)):
         interface = LOOPBACK_INTERFACE
@@ -214,7 +214,7 @@ def routed(packet: Packet, facts: Facts) -> RoutingDecision:
 def dialled(leg: Leg, facts: Facts, envoy: Proxy) -> Packet | None:
     """The first packet of the connection that the proxy makes because of one that reached it; None where it makes none.
 
-    A listener that was asked for by its own port refuses: Istio's configuration says so, or it would dial itself.
+    Envoy closes a connection that is addressed to a listener's own port, as Istio configures it: it would dial itself.
     """
     start = leg.packet
     if leg.end not in SENDERS or start.destination_port == (leg.arrived.tproxy_port or leg.arrived.destination_port):

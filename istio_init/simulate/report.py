@@ -1,4 +1,4 @@
-"""A path told: as text for people, as JSON for programs. The words are reasons.py's, the purposes purposes.py's."""
+"""A packet's path as text for people and as JSON for programs. wording.py describes steps, purposes.py rules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from istio_init.simulate.purposes import Purpose, RuleLocation
     from istio_init.simulate.trace import Trace
 
-    Style: TypeAlias = Literal["title", "hook", "hit", "miss", "purpose", "turn", "fate", "trouble"]
+    Style: TypeAlias = Literal["title", "hook", "hit", "miss", "purpose", "routing", "fate", "trouble"]
 
 # Runs of rules that did not match are shown by this many at the beginning; JSON has them all.
 MOST_MISSES = 6
@@ -33,28 +33,30 @@ ENDS = {
     "inbound": "goes to Envoy's inbound listener",
     "tunnel": "goes to Envoy's tunnel listener (HBONE)",
     "dns": "goes to the agent's DNS resolver",
-    "application": "reaches the pod itself, no proxy in between,",
+    "application": "reaches the pod directly, without the proxy,",
     "wire": "leaves the pod by",
     "forwarded": "is forwarded, out by",
     "dropped": "is dropped",
-    "queued": "is handed to a program (NFQUEUE), which decides",
-    "undecided": "can't be followed further",
+    "queued": "is passed to a program (NFQUEUE), which decides",
+    "undecided": "cannot be followed further",
 }
 
-# Why nothing is told of what follows, where the last connection reached the proxy; a loop has its own words.
+TROUBLE = frozenset({"dropped", "queued", "undecided"})
+
+# Why the trace ends where the last connection reached the proxy; a loop has its own words.
 OWN_PORT = (
-    "Nothing follows: Envoy closes a connection to its own port, as Istio configures it, or it would dial itself."
+    "The trace ends here: as Istio configures it, Envoy closes a connection to its own port, or it would dial itself."
 )
 STOPS = {
     "outbound": OWN_PORT,
     "inbound": OWN_PORT,
-    "tunnel": "What follows is not known: the request inside the tunnel says where it goes.",
-    "dns": "What follows is not known: asked by its own port, the agent answers, or asks a server that it chooses.",
+    "tunnel": "The trace ends here: the request inside the tunnel decides where it goes.",
+    "dns": "The trace ends here: at its own port the agent answers, or asks a server that it chooses.",
 }
 
 
 class TextLine(Record):
-    """One line of the telling: how it is to look, how deep it is indented, and the text."""
+    """One line of the report: its style, its indentation (in steps of two spaces) and its text."""
 
     style: Style
     depth: int
@@ -63,6 +65,11 @@ class TextLine(Record):
 
 def fate(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> str:
     """Where a leg ended and why, in one sentence."""
+    return f"{_destination(leg)}, {because(leg, known)}"
+
+
+def _destination(leg: Leg) -> str:
+    """Where a leg ended."""
     arrived, words = leg.arrived, ENDS[leg.end]
     if leg.end in {"outbound", "inbound", "tunnel", "dns"}:
         port = arrived.tproxy_port or arrived.destination_port
@@ -73,7 +80,7 @@ def fate(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> str:
     elif leg.end in {"wire", "forwarded"}:
         destination = endpoint_text(arrived.destination, arrived.destination_port)
         words = f"{words} {arrived.out_interface} to {destination}"
-    return f"{words}, {because(leg, known)}"
+    return words
 
 
 def because(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> str:
@@ -84,49 +91,83 @@ def because(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> str:
     if step is None:
         return "because no rule says otherwise"
     if step.matched is None and step.failed is not None:
-        return f"because {place(step)} can't be told: {why_not(step.failed, step.before)}"
+        return f"because {place(step)} cannot be decided: {why_not(step.failed, step.before)}"
     if step.matched is None:
-        return f"because {place(step)} can't be told: {effect(step)}"
-    told = _telling(step)
-    why = purpose(known, told.table, told.chain, told.rule)
-    if why is None:
-        return f"because {place(told)}: {rule_text(told.rule)}"
-    return f"because {place(told)}: {why.text}"
+        return f"because {place(step)} cannot be decided: {effect(step)}"
+    explaining = _explaining(step)
+    why = purpose(known, explaining.table, explaining.chain, explaining.rule)
+    return f"because {place(explaining)}: {why.text if why else rule_text(explaining.rule)}"
 
 
-def _telling(step: RuleStep) -> RuleStep:
+def _explaining(step: RuleStep) -> RuleStep:
     """The rule that explains a decision: the jump, where it led to one of the chains that do the same to everything."""
     return step.via if step.via is not None and step.chain in TAILS else step
 
 
 def place(step: RuleStep) -> str:
-    """Where a rule stands, in words."""
+    """A rule's chain, number and (but for nat) table."""
     table = "" if step.table == "nat" else f" of {step.table}"
     return f"{step.chain} rule {step.number}{table}"
 
 
-def lines(path: PacketPath, known: Mapping[RuleLocation, Purpose]) -> Iterator[TextLine]:
-    """The whole path as lines."""
-    told: set[RuleLocation] = set()
-    for number, leg in enumerate(path.legs, 1):
-        yield from leg_lines(number, leg, known, told)
+def verdict(path: PacketPath) -> str:
+    """What becomes of the packet, in one word or two: the first thing to know."""
+    first = path.legs[0]
     if path.loop:
-        yield TextLine("trouble", 0, f"LOOP: this is the second time that it {ENDS[path.loop]}; it never ends.")
+        return "loop"
+    if first.end in {"dropped", "queued", "undecided"}:
+        return first.end
+    if first.end in {"application", "wire", "forwarded"}:
+        return "not captured"
+    return "captured" if first.arrived.redirected or first.arrived.tproxy_port else "addressed to the proxy"
+
+
+def verdict_line(path: PacketPath, known: Mapping[RuleLocation, Purpose]) -> TextLine:
+    """The verdict with its reason, and where it all ends."""
+    word, legs = verdict(path), path.legs
+    text = f"Verdict: {word}"
+    text += f", {because(legs[0], known)}" if word in TROUBLE else f": {fate(legs[0], known)}"
+    if path.loop:
+        text += f"; what Envoy then sends {ENDS[path.loop]} again, without end"
+    elif len(legs) > 1:
+        text += f"; what the proxy then sends {_destination(legs[-1])}"
+    good = word != "loop" and not {leg.end for leg in legs} & TROUBLE
+    return TextLine("fate" if good else "trouble", 0, f"{text}.")
+
+
+def lines(path: PacketPath, known: Mapping[RuleLocation, Purpose], *, steps: bool = False) -> Iterator[TextLine]:
+    """The whole path, the verdict first and last; with `steps`, the article's numbers as well."""
+    yield verdict_line(path, known)
+    yield TextLine("hook", 0, "")
+    yield from path_lines(path, known, steps=steps)
+    yield TextLine("hook", 0, "")
+    yield verdict_line(path, known)
+
+
+def path_lines(path: PacketPath, known: Mapping[RuleLocation, Purpose], *, steps: bool = False) -> Iterator[TextLine]:
+    """The path, connection by connection."""
+    explained: set[RuleLocation] = set()
+    for number, leg in enumerate(path.legs, 1):
+        yield from leg_lines(number, leg, known, explained, steps=steps)
+    if path.loop:
+        yield TextLine("trouble", 0, f"LOOP: the packet {ENDS[path.loop]} for the second time, and so on without end.")
     if why := stop(path):
-        yield TextLine("turn", 0, why)
+        yield TextLine("routing", 0, why)
 
 
 def leg_lines(
-    number: int, leg: Leg, known: Mapping[RuleLocation, Purpose], told: set[RuleLocation]
+    number: int, leg: Leg, known: Mapping[RuleLocation, Purpose], explained: set[RuleLocation], *, steps: bool = False
 ) -> Iterator[TextLine]:
-    """One leg as lines; `told` are the rules whose purpose was given before."""
+    """One leg as lines; `explained` are the rules whose purpose was given before."""
     if number > 1:
         yield TextLine("hook", 0, "")
     yield TextLine("title", 0, f"{number}. From {leg.sender}: {packet_text(leg.packet)}")
     for each in leg.passed:
-        yield from [_decision_line(each)] if isinstance(each, RoutingDecision) else _hook_lines(each, known, told)
-    good = leg.end not in {"dropped", "queued", "undecided"}
-    yield TextLine("fate" if good else "trouble", 1, f"=> {fate(leg, known)}.")
+        if isinstance(each, RoutingDecision):
+            yield _decision_line(each)
+        else:
+            yield from _hook_lines(each, known, explained, steps=steps)
+    yield TextLine("trouble" if leg.end in TROUBLE else "fate", 1, f"=> {fate(leg, known)}.")
 
 
 def stop(path: PacketPath) -> str:
@@ -137,22 +178,22 @@ def stop(path: PacketPath) -> str:
 def _decision_line(decision: RoutingDecision) -> TextLine:
     packet = decision.packet
     if decision.refused:
-        return TextLine("trouble", 1, "the kernel drops it, whatever the rules")
+        return TextLine("trouble", 1, "the kernel drops it, whatever the rules are")
     if packet.hook == "INPUT":
         how = f"by its mark and table {decision.by.table}" if decision.by else "for the pod itself"
-        return TextLine("turn", 1, f"routing: delivered here, {how}")
+        return TextLine("routing", 1, f"routing: delivered here, {how}")
     if packet.hook == "FORWARD":
-        return TextLine("turn", 1, f"routing: not for the pod itself, forwarded by {packet.out_interface}")
+        return TextLine("routing", 1, f"routing: not for the pod itself, forwarded by {packet.out_interface}")
     if packet.hook == "PREROUTING":
-        return TextLine("turn", 1, "over lo, back into the pod")
+        return TextLine("routing", 1, "looped back into the pod by lo")
     if not decision.changed:
-        return TextLine("turn", 1, f"routing: leaves by {packet.out_interface or 'an interface'}")
+        return TextLine("routing", 1, f"routing: leaves by {packet.out_interface or 'an interface'}")
     why = f"its mark and table {decision.by.table}" if decision.by else "its new destination"
-    return TextLine("turn", 1, f"routing: leaves by {packet.out_interface} now, because of {why}")
+    return TextLine("routing", 1, f"routing: leaves by {packet.out_interface} now, because of {why}")
 
 
 def _hook_lines(
-    hook_trace: Trace, known: Mapping[RuleLocation, Purpose], told: set[RuleLocation]
+    hook_trace: Trace, known: Mapping[RuleLocation, Purpose], explained: set[RuleLocation], *, steps: bool
 ) -> Iterator[TextLine]:
     if not any(not isinstance(step, ChainEnd) for step in hook_trace.steps):
         yield TextLine("hook", 1, f"{hook_trace.hook}: no rules")
@@ -164,13 +205,13 @@ def _hook_lines(
             continue
         if step.table != table:
             table = step.table
-            why = f": not asked, {step.why}" if isinstance(step, SkippedTable) else ""
+            why = f": skipped, {step.why}" if isinstance(step, SkippedTable) else ""
             yield TextLine("hook", 2, f"{table}{why}")
         if isinstance(step, SkippedTable):
             continue
         misses = misses + 1 if step.matched is False else 0
         if misses <= MOST_MISSES or _numbered(step, known):
-            yield from _rule_lines(step, known, told)
+            yield from _rule_lines(step, known, explained, steps=steps)
         elif misses == MOST_MISSES + 1:
             yield TextLine("miss", 3 + step.depth, "  ... and others that don't match (--output json has them all)")
 
@@ -180,7 +221,9 @@ def _numbered(step: RuleStep, known: Mapping[RuleLocation, Purpose]) -> bool:
     return why is not None and bool(why.number)
 
 
-def _rule_lines(step: RuleStep, known: Mapping[RuleLocation, Purpose], told: set[RuleLocation]) -> Iterator[TextLine]:
+def _rule_lines(
+    step: RuleStep, known: Mapping[RuleLocation, Purpose], explained: set[RuleLocation], *, steps: bool
+) -> Iterator[TextLine]:
     text = f"{step.number:>3} {rule_text(step.rule)}"
     if step.matched is False and step.failed is not None:
         yield TextLine("miss", 3 + step.depth, f"- {step.chain} {text}   ({why_not(step.failed, step.before)})")
@@ -191,15 +234,15 @@ def _rule_lines(step: RuleStep, known: Mapping[RuleLocation, Purpose], told: set
         yield TextLine("hit", 3 + step.depth, f"+ {step.chain} {text}   ({effect(step)})")
     why_there = purpose(known, step.table, step.chain, step.rule)
     here = (step.table, step.chain, step.rule)
-    if why_there is not None and here not in told and (step.matched or why_there.number):
-        told.add(here)
-        yield TextLine("purpose", 5 + step.depth, purpose_text(why_there))
+    if why_there is not None and here not in explained and (step.matched or why_there.number):
+        explained.add(here)
+        yield TextLine("purpose", 5 + step.depth, purpose_text(why_there, steps=steps))
 
 
-def purpose_text(why: Purpose) -> str:
-    """A purpose in one line: the article's number and steps, the reason, and where the rule comes from."""
-    facts = [f"rule {why.number} of the nine"] if why.number else []
-    facts += [f"the article's step{'s' * (' ' in why.steps)} {why.steps}"] if why.steps else []
+def purpose_text(why: Purpose, *, steps: bool = False) -> str:
+    """A purpose in one line: the reason, and where the rule comes from; with `steps`, the article's numbers."""
+    facts = [f"rule {why.number} of the nine"] if steps and why.number else []
+    facts += [f"the article's step{'s' * (' ' in why.steps)} {why.steps}"] if steps and why.steps else []
     facts += [f"from {', '.join(why.flags)}"] if why.flags else ["always there"]
     facts += [f"set by {', '.join(why.annotations)}"] if why.annotations else []
     return f"{why.text} [{'; '.join(facts)}]"
@@ -209,6 +252,7 @@ def as_json(path: PacketPath, known: Mapping[RuleLocation, Purpose]) -> dict[str
     """The whole path as plain dicts, lists, strings and numbers."""
     return {
         "legs": [leg_json(leg, known) for leg in path.legs],
+        "verdict": verdict(path),
         "end": path.end,
         "loop": path.loop or None,
         "stop": stop(path) or None,

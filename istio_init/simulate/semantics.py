@@ -4,7 +4,7 @@
 - xt_connmark matches nothing, negated or not, where connection tracking knows no connection.
 - The first CT target that a packet meets chooses its zone; later ones, and those on lo's way back, do nothing.
 
-What is not known is never guessed: None for a match, UNDECIDED for a target that can't be told.
+Nothing is guessed: None for a match and UNDECIDED for a target whose effect is not known.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def matches(all_of: Sequence[Match], packet: Packet) -> tuple[bool | None, Match
 
 
 def holds(match: Match, packet: Packet) -> bool | None:  # noqa: C901 (one arm a kind)
-    """Whether the kernel would find this match to hold; None where that can't be told."""
+    """Whether the kernel would find this match to hold; None where that cannot be decided."""
     match match:
         case Source(network, negated):
             return contains(network, packet.source) != negated

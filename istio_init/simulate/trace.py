@@ -1,4 +1,4 @@
-"""One packet's way through one netfilter hook, rule by rule, as the kernel walks it. Pure; journey.py joins hooks.
+"""One packet's path through one netfilter hook, rule by rule, as the kernel walks it. Pure; path.py joins the hooks.
 
 What is modelled, and where it is written in the kernel (net/ipv4/netfilter, net/netfilter); semantics.py has
 the single matches and targets:
@@ -6,11 +6,10 @@ the single matches and targets:
 - ipt_do_table: the first verdict decides, a jump remembers where it came from, a goto does not, RETURN in a
   built-in chain is its policy.
 - The order of tables at a hook (enum nf_ip_hook_priorities), with connection tracking behind raw.
-- nat is asked about a connection's first packet only, and once for its destination (PREROUTING or OUTPUT)
-  and once for its source (INPUT or POSTROUTING): nf_nat_inet_fn. What comes back over lo has been asked.
+- nat sees only the first packet of a connection, once for its destination (PREROUTING or OUTPUT) and once
+  for its source (INPUT or POSTROUTING): nf_nat_inet_fn. A packet that comes back over lo has been there.
 
-A match or target that we do not model ends the walk as UNDECIDED, unless another match of the same
-rule fails anyway.
+A match or target that is not modelled ends the walk as UNDECIDED, unless another match of the same rule fails.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ ICMP = frozenset({1, 58})
 class RuleStep(Record):
     """One rule that the packet reached: `number` from 1; `matched` is None where this can't be decided.
 
-    `failed` is the match that did not hold, or that can't be told. `after` is the packet behind the rule, and
+    `failed` is the match that did not hold, or that cannot be decided. `after` is the packet behind the rule, and
     `via` the jump that led to this chain.
     """
 
@@ -91,7 +90,7 @@ class ChainEnd(Record):
 
 
 class SkippedTable(Record):
-    """A table that was not asked, and why."""
+    """A table that the packet skipped, and why."""
 
     table: TableName
     why: str
@@ -118,7 +117,7 @@ class Trace(Record):
 
     @property
     def decisive(self) -> RuleStep | None:
-        """The rule by which it fared as it did: the last that gave a verdict, or else the last that returned it."""
+        """The rule that decided: the last that gave a verdict, or else the last that returned the packet."""
         reached = [step for step in self.rules if step.matched is not False]
         last = None
         for step in reached:
@@ -163,7 +162,7 @@ def _leaving(packet: Packet) -> Packet:
 
 
 def _not_translated(packet: Packet) -> str:
-    """Why nat is not asked about this packet; empty where it is."""
+    """Why nat skips this packet; empty where it does not."""
     if packet.ctstate in UNCONNECTED:
         return f"the packet is {packet.ctstate}, it belongs to no connection that could be translated"
     if packet.ctstate not in FIRST:

@@ -60,7 +60,7 @@ def packet_text(packet: Packet) -> str:
 
 
 def why_not(match: Match, packet: Packet) -> str:
-    """Why a match did not hold for a packet, or why that can't be told."""
+    """Why a match did not hold for a packet, or why that cannot be decided."""
     what, wanted = describe_match(match)
     if not wanted:
         return what
@@ -144,7 +144,7 @@ def _owner(match: Owner, packet: Packet) -> int | None:
 
 def _other(what: str, found: str, wanted: str, *, negated: bool) -> str:
     if negated:
-        return f"{what} {found}" if found == wanted else f"{what} {found}, which is of {wanted}"
+        return f"{what} {found}" if found == wanted else f"{what} {found}, which is in {wanted}"
     return f"{what} {found}, not {wanted}"
 
 
@@ -153,7 +153,7 @@ def _port(port: int) -> str:
 
 
 def effect(step: RuleStep) -> str:
-    """What a rule that matched did to the packet, or why its target's doing can't be told."""
+    """What a rule that matched did to the packet, or why that cannot be decided."""
     before, after = step.before, step.after
     match step.rule.target:
         case Verdict(name):

@@ -1,10 +1,12 @@
-"""IPv4 and IPv6 agree: packets that are alike but for their addresses' family fare alike.
+"""Whether IPv4 and IPv6 agree: the rules treat packets alike that differ only in the family of their addresses.
 
-Compared are packets between addresses that have a counterpart: the pod's own, loopback, the one that Envoy binds to,
-and any that no rule and no option names. What an option names in one family alone may differ, of course.
+Packets are compared between addresses that have a counterpart: the pod's own, loopback, the one that Envoy binds to,
+and any that no rule and no option names. What an option names in one family only may differ.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
 
 from istio_init.model.packet import contains
 from istio_init.model.parsers import ALL
@@ -12,22 +14,31 @@ from istio_init.planning.capture import PASSTHROUGH, loopback
 from istio_init.verify.header_space import CONNMARK, DESTINATION, MARK, SOURCE, intersection
 from istio_init.verify.report import ALIKE, Fault, describe
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TypeAlias
 
+    from istio_init.model.packet import Facts
+    from istio_init.model.rules import Family, Hook
     from istio_init.options.table import Options
-    from istio_init.verify.header_space import Cube
+    from istio_init.verify.header_space import Cube, Space
     from istio_init.verify.packet_set import PacketSet
-    from istio_init.verify.proof import FamilyProof
 
     # By an address' name: the classes that go by it.
     Named: TypeAlias = dict[str, int]
 
 
-def disagreements(one: FamilyProof, other: FamilyProof, options: Options) -> Iterator[Fault]:
-    """Packets of the first family whose counterparts fare differently, at most one for each pair of addresses."""
+class FamilyResult(Protocol):
+    """What the proof of one family found: its packet sets by the hook that they started at, over a space."""
+
+    family: Family
+    space: Space
+    facts: Facts
+    found: dict[Hook, list[PacketSet]]
+
+
+def disagreements(one: FamilyResult, other: FamilyResult, options: Options) -> Iterator[Fault]:
+    """Packets of the first family whose counterparts are treated differently, at most one a pair of addresses."""
     sources = _pairs(_named(one, options, SOURCE), _named(other, options, SOURCE))
     destinations = _pairs(_named(one, options, DESTINATION), _named(other, options, DESTINATION))
     for hook, sets in one.found.items():
@@ -44,9 +55,9 @@ def _pairs(one: Named, other: Named) -> list[tuple[int, int]]:
     return [(classes, other[name]) for name, classes in one.items() if name in other]
 
 
-def _named(proof: FamilyProof, options: Options, dimension: int) -> Named:
+def _named(result: FamilyResult, options: Options, dimension: int) -> Named:
     """The classes of addresses that have a counterpart in the other family, but for those that an option names."""
-    space, family, facts = proof.space, proof.family, proof.facts
+    space, family, facts = result.space, result.family, result.facts
     named = [*options.istio_service_exclude_cidr, *(options.dns_servers or ())]
     named += [] if options.istio_service_cidr == ALL else options.istio_service_cidr
     mine = (each.network for each in facts.addresses if each.device == facts.uplink)
@@ -79,20 +90,20 @@ def _between(sets: list[PacketSet], source: int, destination: int) -> list[tuple
 def _differing(
     here: list[tuple[Cube, PacketSet]], there: list[tuple[Cube, PacketSet]]
 ) -> tuple[Cube, PacketSet, PacketSet] | None:
-    by_fate: dict[tuple[object, ...], list[tuple[Cube, PacketSet]]] = {}
+    by_outcome: dict[tuple[object, ...], list[tuple[Cube, PacketSet]]] = {}
     for counter, other in there:
-        by_fate.setdefault(_fate(other), []).append((counter, other))
+        by_outcome.setdefault(_outcome(other), []).append((counter, other))
     for cube, packet_set in here:
-        mine = _fate(packet_set)
-        for fate, counters in by_fate.items():
-            for counter, other in counters if fate != mine else ():
+        mine = _outcome(packet_set)
+        for outcome, counters in by_outcome.items():
+            for counter, other in counters if outcome != mine else ():
                 # The addresses are counterparts, whatever their classes' numbers.
                 if both := intersection(cube, (cube[SOURCE], cube[DESTINATION], *counter[2:])):
                     return both, packet_set, other
     return None
 
 
-def _fate(packet_set: PacketSet) -> tuple[object, ...]:
+def _outcome(packet_set: PacketSet) -> tuple[object, ...]:
     changed = dict(packet_set.changed)
     return (
         packet_set.end,

@@ -59,7 +59,7 @@ DIMENSIONS = (
 STATES = tuple(state for state in CT_STATES if state not in {"SNAT", "DNAT"})
 ALL_BITS = 0xFFFFFFFF
 HIGHEST_ID = 2**32 - 2
-# What a class is represented by, if it can be: a person is to read the packets. RFC 5737 and RFC 3849 have addresses.
+# The preferred representatives of classes, because people read the packets. RFC 5737 and RFC 3849 have addresses.
 USUAL_PORT, USUAL_ID = 8080, 1000
 USUAL_ADDRESSES = (bytes((198, 51, 100, 7)), bytes.fromhex("20010db80001") + bytes(9) + b"\7")
 # A mark's bits fall into groups that masks never split; of so many combinations a space is made at most.
@@ -99,7 +99,7 @@ class Space:
         self._numbers = [{value: number for number, value in enumerate(values)} for values in self.values]
 
     def number(self, dimension: int, value: object) -> int:
-        """The number of the class that a value stands for."""
+        """The number of the class that a value represents."""
         return self._numbers[dimension][value]
 
     def where(self, dimension: int, test: Callable[[Any], bool]) -> int:
@@ -107,7 +107,7 @@ class Space:
         return sum(1 << number for number, value in enumerate(self.values[dimension]) if test(value))
 
     def only(self, dimension: int, value: object) -> int:
-        """The class of a value that is a class of its own or stands for one."""
+        """The class of a value that is a class of its own or represents one."""
         return 1 << self._numbers[dimension][value]
 
     def inside(self, dimension: int, networks: Iterable[Network]) -> int:
@@ -259,7 +259,7 @@ def _interfaces(names: set[str]) -> tuple[str, ...]:
 def _mark_classes(marks: set[tuple[int, int]]) -> tuple[tuple[int, ...], list[tuple[int, set[int], int]]]:
     """A mark for each combination that masks can tell apart; and the groups of bits that they are made of.
 
-    Of a group are given its bits, the values that are named, and one that stands for all others.
+    A group is its bits, the values that are named, and one that represents all others.
     """
     groups = [ALL_BITS]
     for _, mask in marks:
@@ -272,7 +272,7 @@ def _mark_classes(marks: set[tuple[int, int]]) -> tuple[tuple[int, ...], list[tu
         described.append((group, known, other))
         combined = {base | part for base in combined for part in {*known, other}}
         if len(combined) > MOST_MARKS:
-            raise ValueError(f"marks are told apart by more than {MOST_MARKS} combinations")
+            raise ValueError(f"marks differ in more than {MOST_MARKS} combinations")
     return tuple(sorted(combined)), described
 
 

@@ -77,14 +77,16 @@ class Invariants:
         cube, options = self._space.cube, self._options
         if captures_tcp_only(options):
             every = self._space.everything[PROTOCOL]
-            yield Invariant("only TCP is looked at (1.13)", cube(protocol=every & ~self._tcp), (DIRECT,))
-        yield Invariant("an excluded interface is left alone (-c)", cube(out_interface=self._excluded(OUT)), (DIRECT,))
+            yield Invariant("only TCP enters ISTIO_OUTPUT (1.13)", cube(protocol=every & ~self._tcp), (DIRECT,))
+        yield Invariant(
+            "traffic of an excluded interface is not captured (-c)", cube(out_interface=self._excluded(OUT)), (DIRECT,)
+        )
         if uses_tproxy(options):
             yield from self._self_calls()
         excluded = self._space.ports(DESTINATION_PORT, options.istio_local_outbound_ports_exclude)
         both = self._tcp | self._udp
         yield Invariant(
-            "an excluded outbound port is left alone (-o)", cube(protocol=both, destination_port=excluded), (DIRECT,)
+            "an excluded outbound port is not captured (-o)", cube(protocol=both, destination_port=excluded), (DIRECT,)
         )
         source = self._space.inside(SOURCE, [PASSTHROUGH[self._space.family]])
         yield Invariant("Envoy reaches its own app", cube(source=source, out_interface=self._lo), (DIRECT,))
@@ -99,9 +101,9 @@ class Invariants:
     def _captured(self) -> Iterator[Invariant]:
         """Rules 8 and 9, in the words of the options."""
         cube, options, space = self._space.cube, self._options, self._space
-        yield Invariant("loopback is left alone", cube(destination=self._loopback), (DIRECT,))
+        yield Invariant("traffic to loopback is not captured", cube(destination=self._loopback), (DIRECT,))
         excluded = space.inside(DESTINATION, options.istio_service_exclude_cidr)
-        yield Invariant("an excluded destination is left alone (-x)", cube(destination=excluded), (DIRECT,))
+        yield Invariant("an excluded destination is not captured (-x)", cube(destination=excluded), (DIRECT,))
         listed = space.ports(DESTINATION_PORT, options.istio_outbound_ports)
         yield Invariant(
             "a listed port goes to Envoy (-q)", cube(protocol=self._tcp, destination_port=listed), (OUTBOUND,)
@@ -136,11 +138,11 @@ class Invariants:
             called = cube(out_interface=self._lo, destination=self._elsewhere, protocol=self._tcp, **owner)
             yield Invariant("the proxy's calls to its own pod never come to the outbound listener", called, ONCE)
             yield Invariant(
-                "the proxy's calls to loopback are left alone", cube(out_interface=self._lo, **owner), (DIRECT,)
+                "the proxy's calls to loopback are not captured", cube(out_interface=self._lo, **owner), (DIRECT,)
             )
 
     def _self_calls(self) -> Iterator[Invariant]:
-        """With TPROXY the proxy's calls to its pod are told by a mark, which no outbound exclusion takes away."""
+        """With TPROXY the proxy's calls to its pod bear a mark, which no outbound exclusion removes."""
         space = self._space
         for owner in ({"uid": space.among(UID, self._uids)}, {"gid": space.among(GID, self._gids)}):
             excluded = space.ports(DESTINATION_PORT, self._options.istio_local_outbound_ports_exclude)
@@ -157,7 +159,7 @@ class Invariants:
         """The app's calls to its own pod, but where -i names a loopback range."""
         if self._names_loopback():
             return
-        name, over_lo = "the app's calls to its own pod are left alone", {"out_interface": self._lo}
+        name, over_lo = "the app's calls to its own pod are not captured", {"out_interface": self._lo}
         if captures_dns(self._options):
             rest = self._space.everything[DESTINATION_PORT] & ~self._port(DNS_PORT)
             over_lo |= {"protocol": self._tcp, "destination_port": rest}
@@ -171,21 +173,23 @@ class Invariants:
         included, space = self._options.istio_outbound_owner_groups, self._space
         if included == parsers.ALL:
             excluded = space.among(GID, self._options.istio_outbound_owner_groups_exclude)
-            yield Invariant("an excluded group is left alone", space.cube(gid=excluded), (DIRECT,))
+            yield Invariant("an excluded group's traffic is not captured", space.cube(gid=excluded), (DIRECT,))
             return
         others = space.everything[GID] & ~space.among(GID, included)
-        yield Invariant("groups that are not listed are left alone", space.cube(gid=others), (DIRECT,))
+        yield Invariant("traffic of groups that are not listed is not captured", space.cube(gid=others), (DIRECT,))
 
     def inbound(self) -> Iterator[Invariant]:
         """New connections that come to the pod from a wire."""
         cube, options, space = self._space.cube, self._options, self._space
         yield from self._virtual_machines()
-        yield Invariant("an excluded interface is left alone (-c)", cube(in_interface=self._excluded(IN)), (DIRECT,))
+        yield Invariant(
+            "traffic of an excluded interface is not captured (-c)", cube(in_interface=self._excluded(IN)), (DIRECT,)
+        )
         every = space.everything[PROTOCOL]
         yield Invariant("only TCP is captured inbound", cube(protocol=every & ~self._tcp), (DIRECT,))
         if not (uses_tproxy(options) or self._old):
             tunnel = self._port(options.inbound_tunnel_port)
-            yield Invariant("the tunnel's port is left alone (-e)", cube(destination_port=tunnel), (DIRECT,))
+            yield Invariant("the tunnel's port is not captured (-e)", cube(destination_port=tunnel), (DIRECT,))
         if options.istio_inbound_ports != parsers.ALL:
             ports = space.ports(DESTINATION_PORT, options.istio_inbound_ports)
             yield Invariant("a listed inbound port goes to Envoy (-b)", cube(destination_port=ports), (INBOUND,))
@@ -193,7 +197,7 @@ class Invariants:
             return
         ssh = (PortRange(SSH_PORT, SSH_PORT),) if self._old else ()
         excluded = space.ports(DESTINATION_PORT, (*options.istio_local_exclude_ports, *ssh))
-        yield Invariant("an excluded inbound port is left alone (-d)", cube(destination_port=excluded), (DIRECT,))
+        yield Invariant("an excluded inbound port is not captured (-d)", cube(destination_port=excluded), (DIRECT,))
         yield Invariant("inbound TCP goes to Envoy unless it is excluded (-b)", space.everything, (INBOUND,))
 
     def _virtual_machines(self) -> Iterator[Invariant]:
@@ -220,7 +224,7 @@ class Invariants:
         yield Invariant(name, space.everything, (DIRECT,))
 
     def zones(self) -> Iterator[Invariant]:
-        """The conntrack zones of what the pod sends: the agent's own queries are told from the app's."""
+        """The conntrack zones of what the pod sends: the agent's own queries differ from the app's."""
         space, name = self._space, "each leg of a DNS query has its own conntrack zone"
         if captures_dns(self._options):
             agent = space.only(SOURCE_PORT, AGENT_DNS_PORT)

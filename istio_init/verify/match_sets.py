@@ -1,4 +1,4 @@
-"""Rules as cubes: which packets of a space a rule's matches hold for. A class is asked by way of one of its packets."""
+"""Rules as cubes: which packets of a space a rule's matches hold for, tried with one packet of each class."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A packet_set: packets that fared alike so far. It is split wherever something treats some of them differently.
+"""Packets that were treated alike so far. A set is split wherever something treats some of them differently.
 
-What rules change about its packets is kept beside the cube, as one class for the whole packet_set: where a change would
-differ within a packet_set, the packet_set is split first.
+What rules change about its packets is kept beside the cube, as one class for the whole set: where a change would
+differ within a set, the set is split first.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from istio_init.verify.header_space import Cube
 
-# What connection tracking makes of a packet decides whether nat is asked.
+# Connection tracking decides whether nat sees a packet.
 CONNECTIONLESS, LATER, FIRST_ONE, ICMP_ERROR = "connectionless", "later", "first", "icmp error"
 
 
@@ -43,7 +43,7 @@ OTHERS = [itemgetter(*(other for other in range(len(MERGING)) if other != each))
 
 
 class PacketSet(Record):
-    """Packets that fared alike so far, as they started; `changed` is (dimension, class) for what is different now.
+    """Packets that were treated alike so far, as they started; `changed` is (dimension, class) for what changed.
 
     `kind` is one of the four above. `zone` is as a packet's, `redirect` and `tproxy` the ports that they were sent
     to, or 0; `nat` says which sides nat has decided; `end` is where they ended: delivered, wire, forwarded,
@@ -78,7 +78,7 @@ class PacketSet(Record):
         )
 
     def of(self, cube: Cube) -> PacketSet:
-        """Other packets that fare the same; replace(cube=...) in a third of the time."""
+        """Other packets in the same state; replace(cube=...) in a third of the time."""
         return PacketSet(
             cube, self.kind, self.changed, self.zone, self.tracked, self.redirect, self.tproxy, self.nat, self.end
         )
@@ -106,7 +106,7 @@ FEW = 8
 
 
 def merged(sets: list[PacketSet]) -> list[PacketSet]:
-    """The same packets in fewer sets: those that fare alike and differ in one dimension alone become one."""
+    """The same packets in fewer sets: those in the same state that differ in one dimension only become one."""
     if len(sets) < FEW:
         return sets
     by_state: dict[tuple[object, ...], tuple[PacketSet, list[Cube]]] = {}

@@ -1,6 +1,6 @@
-"""All packets at once: what the options promise is held against what rules do to every class of packets.
+"""All packets at once: compares what the options promise with what rules do to every class of packets.
 
-docs/prove.md tells how, and what the proof does not know.
+docs/prove.md describes the method and its limits.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ if TYPE_CHECKING:
 STARTS: dict[Hook, Callable[[Space, Facts], list[Cube]]] = {"OUTPUT": outbound, "PREROUTING": inbound}
 # As many packets are shown for one claim that is broken.
 MOST_SHOWN = 3
-AS_PLANNED = "every packet fares as the plan for these options has it"
+AS_PLANNED = "every packet is treated as by the plan for these options"
 
 
 class Proof(Record):
-    """What was found: faults, idle rules, the claims that were looked at, and how many sets of packets fare apart."""
+    """The result: faults, dead rules, the names of the invariants, and the number of packet classes."""
 
     faults: tuple[Fault, ...]
     dead_rules: tuple[DeadRule, ...]
@@ -63,7 +63,7 @@ class Proof(Record):
 
     @property
     def holds(self) -> bool:
-        """Whether no claim is broken, but for what is known of Istio's own rules."""
+        """Whether no invariant is broken, apart from the known faults of Istio's own rules."""
         return all(fault.known for fault in self.faults)
 
 
@@ -74,7 +74,7 @@ def prove(
     envoy: Proxy,
     planned: tuple[Ruleset, ...] | None = None,
 ) -> Proof:
-    """Hold what the options promise against the rules; with `planned`, also that the rules do what these do."""
+    """Check what the options promise against the rules; with `planned`, also that the rules do what these do."""
     proofs = [FamilyProof(options, ruleset, rulesets, facts, envoy) for ruleset in rulesets]
     faults = [fault for each in proofs for fault in each.faults()]
     if len(proofs) == len(FAMILIES):
@@ -131,7 +131,7 @@ def _unplanned(
 
 
 class FamilyProof:
-    """The proof for one family's rules, over a space that all families' boundaries make."""
+    """The proof for one family's rules, over a space made from the boundaries of all families."""
 
     def __init__(
         self, options: Options, ruleset: Ruleset, every: tuple[Ruleset, ...], facts: Facts, envoy: Proxy
@@ -148,7 +148,7 @@ class FamilyProof:
         self.invariants: list[str] = []
 
     def sorts(self, packet_set: PacketSet) -> tuple[str, ...]:
-        """What became of a packet set, by the names that claims use."""
+        """What became of a packet set, by the names that invariants use."""
         if packet_set.end in {"dropped", "undecided", "queued"}:
             return (packet_set.end,)
         envoy = self._envoy
@@ -158,7 +158,7 @@ class FamilyProof:
         return names or (("another port",) if ports else (DIRECT,))
 
     def faults(self) -> Iterator[Fault]:
-        """Everything that breaks a claim."""
+        """Everything that breaks an invariant."""
         claims = Invariants(self._options, self.space)
         new = [packet_set for packet_set in self.found["OUTPUT"] if packet_set.kind == FIRST_ONE]
         # A connection that conntrack calls RELATED follows from another, and is TPROXY's to deliver (docs/prove.md).
@@ -219,8 +219,8 @@ class FamilyProof:
         yield from self._check("OUTPUT", later, answers, [claim], lambda packet_set: (packet_set.end,))
 
     def _drops(self) -> Iterator[Fault]:
-        """Only what --drop-invalid names is dropped, and that is."""
-        claim, space = "only invalid packets are dropped, and only if that is asked for", self.space
+        """Only what --drop-invalid names is dropped, and all of that is."""
+        claim, space = "only invalid packets are dropped, and only with --drop-invalid", self.space
         asked = self._options.drop_invalid
         excluded = self._options.istio_exclude_interfaces if uses_tproxy(self._options) else ()
         spared = space.where(IN, lambda name: any(is_named(each, name) for each in excluded))
@@ -240,7 +240,7 @@ class FamilyProof:
         self, hook: Hook, sets: Iterable[PacketSet], limits: Cube, invariants: Iterable[Invariant],
         tell: Callable[[PacketSet], tuple[object, ...]],
     ) -> Iterator[Fault]:  # fmt: skip
-        """What of the sets, within limits, is not as the first invariant that speaks for it has it."""
+        """A fault for each set, within limits, that the first invariant which contains it does not allow."""
         made = list(invariants)
         self.invariants += [invariant.name for invariant in made if all(invariant.cube)]
         for packet_set in sets:
@@ -265,7 +265,7 @@ class FamilyProof:
                     left = [rest for cube in left for rest in difference(cube, invariant.cube)]
 
     def dead_rules(self) -> Iterator[DeadRule]:
-        """Rules that no packet meets, and chains that none enters."""
+        """Rules that no packet reaches, and chains that none enters."""
         for table in self._ruleset.tables:
             for chain in table.chains:
                 if (table.name, chain.name) not in self._walk.entered:
@@ -280,7 +280,7 @@ class FamilyProof:
         cubes, _ = MatchSets(self.space).of(rule)
         starting = (cube for starts in STARTS.values() for cube in starts(self.space, self.facts))
         if any(intersection(start, cube) for start in starting for cube in cubes):
-            return "what it matches never gets to it"
+            return "earlier rules decide for all packets that it matches"
         return "the kernel routes no such packet here"
 
 
@@ -298,7 +298,7 @@ def _words(expected: tuple[object, ...]) -> str:
 
 
 NAMES: dict[object, str] = {
-    DIRECT: "left alone",
+    DIRECT: "not captured",
     OUTBOUND: "to Envoy's outbound listener",
     INBOUND: "to Envoy's inbound listener",
     DNS: "to the agent's resolver",

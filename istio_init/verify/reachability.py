@@ -1,4 +1,4 @@
-"""Sets of packets on their way through the hooks, as trace.py and journey.py walk a single one."""
+"""Sets of packets on their path through the hooks, as simulate/trace.py and path.py follow a single one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENDS = {"DROP": "dropped", "QUEUE": "queued", "UNDECIDED": "undecided"}
 
 
 class Reachability:
-    """Walks sets through a ruleset; keeps in mind which rules met a packet, and which chains were entered."""
+    """Follows sets through a ruleset; records which rules matched a packet, and which chains were entered."""
 
     def __init__(self, space: Space, ruleset: Ruleset, facts: Facts) -> None:
         self._space, self._ruleset, self._facts = space, ruleset, facts
@@ -88,9 +88,9 @@ class Reachability:
 
     def _back(self, packet_set: PacketSet) -> PacketSet:
         """What left by lo, as it comes in again; the socket that sent it is forgotten."""
-        nobody = self._space.number(UID, None), self._space.number(GID, None)
+        no_owner = self._space.number(UID, None), self._space.number(GID, None)
         lo, none = self._space.number(IN, LOOPBACK_INTERFACE), self._space.number(OUT, "")
-        return packet_set.having((IN, lo), (OUT, none), (UID, nobody[0]), (GID, nobody[1]))
+        return packet_set.having((IN, lo), (OUT, none), (UID, no_owner[0]), (GID, no_owner[1]))
 
     def _arriving(self, sets: list[PacketSet], ended: list[PacketSet]) -> list[PacketSet]:
         """What is for the machine itself of what came from outside; the rest is forwarded, and ended."""
@@ -119,14 +119,14 @@ class Reachability:
             if table is None or not sets:
                 continue
             if name == "nat":
-                asked = [packet_set for packet_set in sets if _is_first(packet_set, hook)]
+                first = [packet_set for packet_set in sets if _is_first(packet_set, hook)]
                 spared = [
                     part
                     for packet_set in sets
                     if not _is_first(packet_set, hook)
                     for part in self._later(table, packet_set, hook)
                 ]
-                sets = self._table(table, hook, asked, ended) + spared
+                sets = self._table(table, hook, first, ended) + spared
             else:
                 sets = self._table(table, hook, sets, ended)
         return [_leaving(packet_set, hook) for packet_set in sets]
@@ -196,7 +196,7 @@ class Reachability:
     def _split(
         self, rule: Rule, sets: list[PacketSet], ended: list[PacketSet]
     ) -> tuple[list[PacketSet], list[PacketSet]]:
-        """What of the sets a rule matches, and what it does not; what can't be told is added to `ended`."""
+        """The parts that a rule matches and that it does not; what cannot be decided is added to `ended`."""
         cubes, decided = self._match_sets.of(rule)
         if not decided and isinstance(rule.target, Verdict) and not rule.target.name:
             return [], sets

@@ -1,4 +1,4 @@
-"""Which packets there are: what can start in a pod or come to it, as far as the kernel routes it at all."""
+"""Which packets exist: what a pod can send and what can arrive, as far as the kernel routes it."""
 
 from __future__ import annotations
 
@@ -87,10 +87,10 @@ def outbound(space: Space, facts: Facts) -> list[Cube]:
         ),
         space.cube(destination=space.everything[DESTINATION] & ~local, out_interface=lo, mark=policy),
     ]  # fmt: skip
-    nobody, no_group = space.only(UID, None), space.only(GID, None)
+    no_user, no_group = space.only(UID, None), space.only(GID, None)
     owners = [
-        space.cube(uid=space.everything[UID] & ~nobody, gid=space.everything[GID] & ~no_group),
-        space.cube(uid=nobody, gid=no_group),
+        space.cube(uid=space.everything[UID] & ~no_user, gid=space.everything[GID] & ~no_group),
+        space.cube(uid=no_user, gid=no_group),
     ]
     inside = [space.cube(in_interface=space.only(IN, ""))]
     return list(_all_of(ways, owners, inside, _specified(space), _ports(space), _marks(space)))

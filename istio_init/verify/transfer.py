@@ -1,4 +1,4 @@
-"""What targets make of sets: each in parts, where a target makes different things of its packets."""
+"""What targets do to packet sets, in parts where a target treats packets of a set differently."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Transfer:
         self._space, self._facts = space, facts
 
     def act(self, target: Target, packet_set: PacketSet, hook: Hook) -> Iterator[tuple[PacketSet, str]]:
-        """What a target makes of a packet set, in parts where it makes different things of it."""
+        """What a target does to a packet set, in parts where it treats its packets differently."""
         match target:
             case Verdict(name):
                 yield packet_set, name or "CONTINUE"
@@ -73,8 +73,8 @@ class Transfer:
         for interface in bits(packet_set.now(IN)):
             by_address: dict[bytes | None, int] = {}
             for number in bits(packet_set.now(DESTINATION)):
-                asked = self._space.values[DESTINATION][number]
-                address = self._facts.primary(self._space.values[IN][interface], asked)
+                destination = self._space.values[DESTINATION][number]
+                address = self._facts.primary(self._space.values[IN][interface], destination)
                 by_address[address] = by_address.get(address, 0) | 1 << number
             for address, classes in by_address.items():
                 for part in there.part(IN, 1 << interface):

@@ -56,9 +56,9 @@ if TYPE_CHECKING:
     from istio_init.model.rules import Match, Target
 
 
-def told(sidecar: Sidecar, packet: Packet) -> str:
+def report(sidecar: Sidecar, packet: Packet, *, steps: bool = False) -> list[str]:
     known = purposes(sidecar.options, packet.family)
-    return "\n".join(line.text for line in lines(sidecar.path(packet), known))
+    return [line.text for line in lines(sidecar.path(packet), known, steps=steps)]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -103,17 +103,53 @@ def test_the_fate_names_the_rule_and_its_reason() -> None:
         "goes to Envoy's outbound listener, 127.0.0.1:15001, because ISTIO_OUTPUT rule 9: all other outbound "
         "traffic goes to Envoy's outbound listener"
     )
-    text = told(sidecar, sidecar.outbound(SERVER, 443))
+    every = report(sidecar, sidecar.outbound(SERVER, 443), steps=True)
+    text = "\n".join(every)
     assert "(its uid is 1000, not 1337)" in text
     assert "destination becomes 127.0.0.1:15001" in text
     assert "rule 9 of the nine; the article's steps 10 to 11; from -i" in text
     assert "2. From Envoy, to where the application wanted to go" in text
-    assert text.splitlines()[-1].startswith("=> leaves the pod by eth0 to 10.1.2.3:443, because ISTIO_OUTPUT rule 4")
+    assert every[-3].startswith("=> leaves the pod by eth0 to 10.1.2.3:443, because ISTIO_OUTPUT rule 4")
+
+
+def test_the_articles_numbers_are_shown_where_they_are_asked_for() -> None:
+    sidecar = Sidecar(ARTICLE)
+    text = "\n".join(report(sidecar, sidecar.outbound(SERVER, 443)))
+    assert "article" not in text
+    assert "of the nine" not in text
+    assert "[from -i; set by traffic.sidecar.istio.io/includeOutboundIPRanges]" in text
+
+
+@pytest.mark.parametrize(
+    ("question", "word", "text"),
+    [
+        (
+            "--outbound --to 10.1.2.3:443",
+            "captured",
+            "; what the proxy then sends leaves the pod by eth0 to 10.1.2.3:443.",
+        ),
+        ("--outbound --to 10.1.2.3:443 --uid 1337", "not captured", "leaves the pod by eth0 to 10.1.2.3:443, because"),
+        ("--inbound --to :15090 -d 15090", "not captured", "reaches the pod directly, without the proxy, at"),
+        ("--inbound --to :15008", "addressed to the proxy", "tunnel listener"),
+        ("--inbound --to :80 --state invalid --drop-invalid", "dropped", "because PREROUTING rule 1 of mangle: "),
+        ("--inbound --to :80 -m TPROXY --proxy-runs-as 1337", "loop", "again, without end."),
+    ],
+)
+def test_the_verdict_comes_first_and_last(
+    capsys: pytest.CaptureFixture[str], question: str, word: str, text: str
+) -> None:
+    command = f"explain {question} -u 1337 -i * -b *"
+    _, shown, _ = run(capsys, command)
+    first, *_, last = shown.splitlines()
+    assert first == last
+    assert first.startswith((f"Verdict: {word}: ", f"Verdict: {word}, "))
+    assert text in first
+    assert json.loads(run(capsys, f"{command} --output json")[1])["verdict"] == word
 
 
 def test_a_loop_is_said() -> None:
     sidecar = Sidecar(f"{ARTICLE} -m TPROXY", runs_as=(1337, 1337))
-    assert told(sidecar, sidecar.inbound(9080)).splitlines()[-1].startswith("LOOP: this is the second time")
+    assert report(sidecar, sidecar.inbound(9080))[-3].startswith("LOOP: the packet goes to Envoy's inbound listener")
     known = purposes(sidecar.options, "ipv4")
     assert as_json(sidecar.path(sidecar.inbound(9080)), known)["loop"] == "inbound"
 
@@ -121,9 +157,9 @@ def test_a_loop_is_said() -> None:
 def test_a_martian_is_said() -> None:
     sidecar = Sidecar(ARTICLE)
     packet = sidecar.inbound(80, source=POD)
-    text = told(sidecar, packet).splitlines()
-    assert text[-2].strip() == "the kernel drops it, whatever the rules"
-    assert text[-1].strip().startswith(f"=> is dropped, because its source, {POD}, is this machine's own (a martian")
+    text = report(sidecar, packet)
+    assert text[-4].strip() == "the kernel drops it, whatever the rules are"
+    assert text[-3].strip().startswith(f"=> is dropped, because its source, {POD}, is this machine's own (a martian")
     way = as_json(sidecar.path(packet), purposes(sidecar.options, "ipv4"))["legs"][0]["way"]
     assert way[-1]["refused"].startswith("its source")
 
@@ -131,7 +167,7 @@ def test_a_martian_is_said() -> None:
 def test_long_lists_are_cut_in_text_and_whole_in_json() -> None:
     sidecar = Sidecar(f"{ARTICLE} -o {','.join(map(str, range(1, 101)))}")
     packet = sidecar.outbound(SERVER, 4430)
-    assert "... and others that don't match" in told(sidecar, packet)
+    assert "... and others that don't match" in "\n".join(report(sidecar, packet))
     first = as_json(sidecar.path(packet), purposes(sidecar.options, "ipv4"))["legs"][0]["way"][0]
     assert len(first["steps"]) > 200
 
@@ -147,7 +183,7 @@ PACKET = Packet(
     ("match", "words"),
     [
         (Source(NETWORK), "it comes from 192.0.2.1, not 10.0.0.0/8"),
-        (Destination(NETWORK, negated=True), "it goes to 10.0.0.1, which is of 10.0.0.0/8"),
+        (Destination(NETWORK, negated=True), "it goes to 10.0.0.1, which is in 10.0.0.0/8"),
         (InInterface("lo"), "it comes in by no interface, not lo"),
         (OutInterface("eth0", negated=True), "it leaves by eth0"),
         (Protocol(17), "it is tcp, not udp"),
@@ -323,12 +359,12 @@ def test_where_nothing_follows_from_the_proxy_it_is_said(
 ) -> None:
     question = f"explain {question} -u 1337 -i * -b *"
     _, data, _ = run(capsys, f"{question} --output json")
-    told = json.loads(data)
-    assert " ".join(leg["end"] for leg in told["legs"]) == way
-    assert why in (told["stop"] or "")
-    assert bool(told["stop"]) is bool(why)
+    answer = json.loads(data)
+    assert " ".join(leg["end"] for leg in answer["legs"]) == way
+    assert why in (answer["stop"] or "")
+    assert bool(answer["stop"]) is bool(why)
     _, text, _ = run(capsys, question)
-    assert (told["stop"] or text.splitlines()[-1]) == text.splitlines()[-1]
+    assert not why or text.splitlines()[-3] == answer["stop"]
 
 
 @pytest.mark.parametrize(

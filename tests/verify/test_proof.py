@@ -201,8 +201,8 @@ def planted(ruleset: Ruleset, table_name: TableName, chain_name: str, rule: Rule
 @pytest.mark.parametrize(
     ("table", "chain", "rule", "claim"),
     [
-        ("filter", "INPUT", FOREIGN, "only invalid packets are dropped, and only if that is asked for"),
-        ("mangle", "OUTPUT", FOREIGN, "only invalid packets are dropped, and only if that is asked for"),
+        ("filter", "INPUT", FOREIGN, "only invalid packets are dropped, and only with --drop-invalid"),
+        ("mangle", "OUTPUT", FOREIGN, "only invalid packets are dropped, and only with --drop-invalid"),
         ("nat", "OUTPUT", Rule((), Verdict("ACCEPT")), "outbound TCP goes to Envoy unless it is excluded (-i)"),
         ("nat", "PREROUTING", Rule((), Verdict("RETURN")), "inbound TCP goes to Envoy unless it is excluded (-b)"),
         ("nat", "OUTPUT", Rule((UnknownMatch("bpf", 1, b""),), Verdict("ACCEPT")),
@@ -337,13 +337,13 @@ def test_the_command_shows_what_is_broken(capsys: pytest.CaptureFixture[str]) ->
     found = json.loads(capsys.readouterr().out)
     assert found["holds"] is False
     assert found["faults"][0]["explain"]["loop"] == "inbound"
-    assert {each["why"] for each in found["idle"]} >= {"what it matches never gets to it"}
+    assert {each["why"] for each in found["idle"]} >= {"earlier rules decide for all packets that it matches"}
 
 
 def test_known_faults_count_where_one_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["prove", "-u", "1337", "-b", "*", "-m", "TPROXY", "--redirect-dns", "--capture-all-dns"]
     assert main(command, QUIET) == 0
-    assert "Known of Istio: what Envoy sends to its own app" in capsys.readouterr().out
+    assert "Known fault of Istio: what Envoy sends to its own app" in capsys.readouterr().out
     assert main([*command, "--strict"], QUIET) == 1
 
 

@@ -1,10 +1,10 @@
-"""`istio-init explain`: one packet's way, rule by rule, and on through the proxy to where it ends."""
+"""`istio-init explain`: one packet's path, rule by rule, and on through the proxy to where it ends."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +18,18 @@ from istio_init.model.rules import IPV6
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
 from istio_init.simulate.path import follow
 from istio_init.simulate.purposes import purposes
-from istio_init.simulate.report import as_json, lines
+from istio_init.simulate.report import TextLine, as_json, lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from istio_init.simulate.path import PacketPath
+    from istio_init.simulate.purposes import Purpose, RuleLocation
+
+ARTICLE = (
+    "Numbers of rules and steps: “Sidecar injection, transparent traffic hijacking and routing in Istio” (Jimmy Song, "
+    "2022, for Istio 1.13)"
+)
 
 
 def explain(  # noqa: PLR0913 (a command line's options)
@@ -50,9 +61,12 @@ def explain(  # noqa: PLR0913 (a command line's options)
     pid: LivePid = None,
     netns: LiveNetns = None,
     container: LiveContainer = None,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Number rules and steps as the article on Istio's traffic does.")
+    ] = False,
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
-    """Tell one packet's way through the rules, and on through the proxy, and where it ends."""
+    """Show one packet's path through the rules and the proxy, and where it ends."""
     form = choice("--output", output, ("text", "json"))
     where = Where(live, pid, netns, container)
     asked = envoy_flags.Asked(url, host, path, method, tuple(header or ()), speaks, sni)
@@ -81,9 +95,16 @@ def explain(  # noqa: PLR0913 (a command line's options)
         text, values = wording.lines(found, known), wording.as_json(found, known)
     else:
         followed = follow(about.ruleset(request.family), packet, about.facts, about.envoy)
-        text, values = lines(followed, known), as_json(followed, known)
+        text, values = _report(followed, known, steps=steps), as_json(followed, known)
     if form == "json":
         sys.stdout.write(json.dumps(values, indent=2) + "\n")
     else:
         show(text)
     return 0
+
+
+def _report(path: PacketPath, known: Mapping[RuleLocation, Purpose], *, steps: bool) -> Iterator[TextLine]:
+    if steps:
+        yield TextLine("purpose", 0, ARTICLE)
+        yield TextLine("hook", 0, "")
+    yield from lines(path, known, steps=steps)

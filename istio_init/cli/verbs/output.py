@@ -18,7 +18,7 @@ STYLES = {
     "hit": "green",
     "miss": "dim",
     "purpose": "italic",
-    "turn": "blue",
+    "routing": "blue",
     "fate": "bold green",
     "trouble": "bold red",
 }

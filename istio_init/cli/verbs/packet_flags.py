@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from istio_init.cli.verbs.subject import Subject
     from istio_init.model.rules import Family
 
-# Whoever is meant where nobody says: an application that is not the proxy, a client and a server elsewhere (RFC 5737).
+# Defaults: an application that is not the proxy, a client and a server elsewhere (RFC 5737, RFC 3849).
 APPLICATION_ID = 1000
 ELSEWHERE = {IPV4: bytes([198, 51, 100, 7]), IPV6: bytes.fromhex("20010db80001") + bytes(9) + b"\7"}
 CLIENT_PORT, SERVER_PORT = 40000, 80
@@ -218,7 +218,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def protocol_number(text: str) -> int:
-    """A protocol's number, told by it or by its name."""
+    """A protocol's number, from the number or its name."""
     numbers = {name: number for number, name in PROTOCOLS.items()}
     if text.lower() in numbers:
         return numbers[text.lower()]

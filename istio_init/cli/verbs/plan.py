@@ -75,7 +75,7 @@ def _actions(looked: Inspection, result: Forecast) -> Iterator[TextLine]:
         yield TextLine("title", 0, f"{verb} would ({result.why}), in this order:")
     steps = [step for target, changes in result.changes for step in _steps(target, changes)]
     for number, step in enumerate(steps, 1):
-        yield TextLine("turn", 1, f"{number}. {step}")
+        yield TextLine("routing", 1, f"{number}. {step}")
 
 
 def _steps(target: BackendState, changes: Changes) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`istio-init prove`: all packets at once, and a packet for whatever is not as the options promise."""
+"""`istio-init prove`: all packets at once, and a packet for each promise of the options that does not hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from istio_init.options.table import Options  # noqa: TC001 (Typer reads the ver
 from istio_init.planning import plan
 from istio_init.simulate.path import follow
 from istio_init.simulate.purposes import purpose, purposes
-from istio_init.simulate.report import TextLine, as_json, lines, purpose_json, purpose_text
+from istio_init.simulate.report import TextLine, as_json, path_lines, purpose_json, purpose_text
 from istio_init.simulate.wording import packet_text
 from istio_init.verify.proof import prove as prove_rules
 from istio_init.verify.proof import with_interfaces
@@ -32,15 +32,17 @@ if TYPE_CHECKING:
 def prove(  # noqa: PLR0913 (a command line's options)
     options: Options,
     *,
-    strict: Annotated[bool, typer.Option("--strict", help="Faults of Istio's own rules count, too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Known faults of Istio's own rules count as well.")] = False,
     pod_address: Annotated[str, typer.Option(metavar="ADDRESSES", help="The pod's own addresses; --live looks.")] = "",
-    live: Annotated[bool, typer.Option("--live", help="Prove what the kernel holds, others' rules included.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Prove the rules in the kernel, other programs' rules included.")
+    ] = False,
     pid: LivePid = None,
     netns: LiveNetns = None,
     container: LiveContainer = None,
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
-    """Hold what the options promise against every packet there can be; exit 1 where a packet breaks it."""
+    """Check what the options promise for every packet there can be; exit 1 where a packet breaks it."""
     form = choice("--output", output, ("text", "json"))
     if options.enable_ipv6 is None and not live:
         options = options.replace(enable_ipv6=True)
@@ -70,7 +72,7 @@ def _lines(proof: Proof, about: Subject) -> Iterator[TextLine]:
         yield TextLine("trouble" if claim in broken else "hit", 0, f"{state} {claim}")
     for fault in proof.faults:
         yield TextLine("hook", 0, "")
-        yield TextLine("trouble", 0, f"{'Known of Istio' if fault.known else 'Broken'}: {fault.invariant}")
+        yield TextLine("trouble", 0, f"{'Known fault of Istio' if fault.known else 'Broken'}: {fault.invariant}")
         yield TextLine("purpose", 1, f"expected: {fault.expected}; found: {fault.found}")
         if fault.known:
             yield TextLine("purpose", 1, fault.known)
@@ -78,15 +80,17 @@ def _lines(proof: Proof, about: Subject) -> Iterator[TextLine]:
             continue
         yield from (
             line.replace(depth=line.depth + 1)
-            for line in lines(_path(fault, about), purposes(about.options, fault.family))
+            for line in path_lines(_path(fault, about), purposes(about.options, fault.family))
         )
     if proof.dead_rules:
         yield TextLine("hook", 0, "")
-        yield TextLine("title", 0, "Deciding nothing for these options (no fault; some of Istio's own are such):")
+        yield TextLine(
+            "title", 0, "Rules that decide nothing for these options (no fault; some of Istio's own rules are such):"
+        )
         for idle in proof.dead_rules:
             yield TextLine("miss", 1, _idle_text(idle, about))
     yield TextLine("hook", 0, "")
-    counted = f"{len(proof.invariants)} claims, {proof.packet_classes} sets of packets that fare apart."
+    counted = f"{len(proof.invariants)} invariants, {proof.packet_classes} packet classes."
     yield TextLine("trouble", 0, f"NOT proved: {counted}") if broken else TextLine("fate", 0, f"Proved: {counted}")
 
 
@@ -96,7 +100,7 @@ def _idle_text(idle: DeadRule, about: Subject) -> str:
         return f"{where}: {idle.why}"
     why = purpose(purposes(about.options, idle.family), idle.table, idle.chain, idle.rule)
     text = f"{where} rule {idle.number}: {rule_text(idle.rule)}   ({idle.why})"
-    return f"{text} {purpose_text(why)}" if why and why.number else text
+    return f"{text} {purpose_text(why)}" if why else text
 
 
 def _json(proof: Proof, about: Subject) -> dict[str, Any]:

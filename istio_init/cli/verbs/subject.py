@@ -1,4 +1,4 @@
-"""What a verb asks about: the plan that its options mean, or, with --live, what a namespace holds."""
+"""The subject of a verb: the plan that its options mean, or, with --live, the rules in a namespace."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from istio_init.options.table import Options
     from istio_init.simulate.path import Proxy
 
-# A pod's addresses where nobody says which: those that are set aside for documentation (RFC 5737, RFC 3849).
+# A pod's addresses where none are given: those reserved for documentation (RFC 5737, RFC 3849).
 POD = {
     "ipv4": Network(bytes([192, 0, 2, 10]), 24),
     "ipv6": Network(bytes.fromhex("20010db8") + bytes(11) + b"\x0a", 64),
@@ -34,7 +34,7 @@ POD = {
 LOOPBACK = {"ipv4": Network(b"\x7f\0\0\1", 8), "ipv6": Network(bytes(15) + b"\1", 128)}
 UPLINK = "eth0"
 
-# The parameters of verbs that look at what stands in a namespace.
+# The parameters of verbs that read a namespace.
 Live = Annotated[bool, typer.Option("--live", help="Look at what the kernel holds, as this verb does anyway.")]
 Pid = Annotated[int | None, typer.Option(metavar="PID", help="Look in this process' namespace.")]
 Netns = Annotated[str | None, typer.Option(metavar="PATH", help="Look in the namespace at this path.")]
@@ -100,7 +100,7 @@ def placed(options: Options, where: Where) -> Options:
 
 def _one_place(options: Options, where: Where) -> None:
     for flag, name in (("--netns", where.netns), ("--container", where.container)):
-        # Such as that of a variable that is not set: what is asked about is not the caller's own namespace.
+        # Such as an unset variable's: the caller's own namespace is not what the user means.
         if name is not None and not name.strip():
             raise OptionError(flag, name, "empty: say which, or leave the flag out for the namespace of this process")
     places = [where.pid, where.netns, where.container, options.network_namespace or None]
@@ -121,7 +121,7 @@ def _live(options: Options, where: Where, log: Log) -> Subject:
     with access.namespace(options):
         options = resolve_defaults(options, log)
         firewall = backends.firewall(options)
-        # What native nftables holds in sets is told as the rules that these options would put there.
+        # Native nftables' sets are expanded to the rules that these options would make.
         planned = build(options)
         rulesets = tuple(firewall.read(family, planned.ruleset(family)) for family in FAMILIES)
         facts = live_facts()
@@ -142,7 +142,7 @@ def _facts(addresses: tuple[Address, ...], routing: tuple[RoutingEntry, ...]) ->
 
 
 def pod_addresses(given: str, interface: str = UPLINK) -> tuple[Address, ...]:
-    """The pod's own addresses: a comma list, or one of each family that stands for them. OptionError for a bad one."""
+    """The pod's addresses: a comma list, or one of each family reserved for documentation. OptionError if bad."""
     try:
         networks = parsers.addresses(given) if given else tuple(POD.values())
     except ValueError as error:

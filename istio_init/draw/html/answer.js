@@ -5,7 +5,7 @@ const MOST_MISSES = 6; // of a run of rules that don't match, before they are fo
 const CAPTURERS = {
   outbound: "by Envoy, outbound", inbound: "by Envoy, inbound", dns: "by the agent's DNS resolver",
 };
-const TROUBLE = { dropped: "Dropped", queued: "Handed to another program", undecided: "Can't be told" };
+const TROUBLE = { dropped: "Dropped", queued: "Passed to another program", undecided: "Cannot be decided" };
 
 function showAnswer(described) {
   const capturer = described.legs.map((leg) => CAPTURERS[leg.end]).find(Boolean);
@@ -76,7 +76,7 @@ function hookLines(each) {
     }
     if (step.table !== table) {
       table = step.table;
-      const why = step.skipped ? `: not asked, ${step.skipped}` : "";
+      const why = step.skipped ? `: skipped, ${step.skipped}` : "";
       lines.push(make("li", "table", make("b", "", table), why));
     }
     if (!step.skipped) {
@@ -89,7 +89,7 @@ function hookLines(each) {
 }
 
 const SIGNS = {
-  true: ["✓", "matched", "hit"], false: ["–", "did not match", "miss"], null: ["?", "can't be told", "trouble"],
+  true: ["✓", "matched", "hit"], false: ["–", "did not match", "miss"], null: ["?", "cannot be decided", "trouble"],
 };
 
 function stepLine(step) {
@@ -103,7 +103,7 @@ function stepLine(step) {
 
 function decisionText(decision) {
   if (decision.refused) {
-    return "The kernel drops it, whatever the rules";
+    return "The kernel drops it, whatever the rules are";
   }
   const by = decision.policy_rule ? `its mark and table ${decision.policy_rule.table}` : "";
   switch (decision.routing) {
@@ -112,7 +112,7 @@ function decisionText(decision) {
     case "FORWARD":
       return `Routing: not for the pod itself, forwarded by ${decision.out_interface}`;
     case "PREROUTING":
-      return "Over lo, back into the pod";
+      return "Looped back into the pod by lo";
     default:
       return decision.changed
         ? `Routing: leaves by ${decision.out_interface} now, because of ${by || "its new destination"}`

@@ -86,7 +86,7 @@ def _policy(sheet: str, script: str) -> str:
 
 
 def _json(value: object) -> str:
-    """JSON that can't end the element that it stands in."""
+    """JSON that cannot end the element that contains it."""
     text = json.dumps(value, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -118,7 +118,7 @@ def _picture(graph: Graph, *, hidden: bool) -> str:
     return (
         f'<div class="frame" data-family="{family}" tabindex="0" role="region" aria-label="{label}"{_hidden(hidden)}>\n'
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" class="chart" role="img" '
-        f'aria-label="{label}; what each rule is for stands below">\n{drawn(picture)}</svg></div>'
+        f'aria-label="{label}; what each rule is for is explained below">\n{drawn(picture)}</svg></div>'
     )
 
 

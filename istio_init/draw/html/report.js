@@ -7,11 +7,26 @@ function explain(model, typed, family) {
   const { legs, loop } = follow(model, packetOf(model, request, facts, family), facts, model.envoy);
   return {
     legs: legs.map((leg) => legJson(model, leg)),
+    verdict: verdict(legs, loop),
     end: legs.at(-1).end,
     loop: loop || null,
     stop: loop ? null : model.stops[legs.at(-1).end] ?? null,
     fate: fate(model, legs.at(-1)),
   };
+}
+
+/** What becomes of the packet, in one word or two. */
+function verdict([first], loop) {
+  if (loop) {
+    return "loop";
+  }
+  if (["dropped", "queued", "undecided"].includes(first.end)) {
+    return first.end;
+  }
+  if (["application", "wire", "forwarded"].includes(first.end)) {
+    return "not captured";
+  }
+  return first.arrived.redirected || first.arrived.tproxy_port ? "captured" : "addressed to the proxy";
 }
 
 function legJson(model, leg) {
@@ -87,7 +102,7 @@ function because(model, leg) {
   }
   if (step.matched === null) {
     const why = step.failed ? whyNot(model, step.failed, step.before) : effect(step);
-    return `because ${placeOf(step)} can't be told: ${why}`;
+    return `because ${placeOf(step)} cannot be decided: ${why}`;
   }
   // The jump, where it led to one of the chains that do the same to everything.
   const shown = step.via && model.tails.includes(step.chain) ? step.via : step;
@@ -98,7 +113,7 @@ function placeOf(step) {
   return `${step.chain} rule ${step.number}${step.table === "nat" ? "" : ` of ${step.table}`}`;
 }
 
-/** Why a match did not hold for a packet, or why that can't be told. */
+/** Why a match did not hold for a packet, or why that cannot be decided. */
 function whyNot(model, match, packet) {
   if (!match.wanted) {
     return match.what;
@@ -110,7 +125,7 @@ function whyNot(model, match, packet) {
   if (!match.negated) {
     return `${match.what} ${found}, not ${match.wanted}`;
   }
-  return found === match.wanted ? `${match.what} ${found}` : `${match.what} ${found}, which is of ${match.wanted}`;
+  return found === match.wanted ? `${match.what} ${found}` : `${match.what} ${found}, which is in ${match.wanted}`;
 }
 
 /** What a match finds in a packet. */
@@ -148,7 +163,7 @@ function markText(mark) {
   return `0x${hexadecimal(mark, 1)}`;
 }
 
-/** What a rule that matched did to the packet, or why its target's doing can't be told. */
+/** What a rule that matched did to the packet, or why that cannot be decided. */
 function effect({ rule: { target }, before, after, matched }) {
   switch (target.is) {
     case "Verdict":

@@ -14,7 +14,7 @@ const ICMP = [1, 58];
 /**
  * The packet's way through all tables of its hook: how it came, what it met, how it left, and the verdict.
  *
- * A step is a rule that was met, {end: true} the end of a chain, {skipped} a table that was not asked.
+ * A step is a rule that was met, {end: true} the end of a chain, {skipped} a table that the packet skipped.
  */
 function trace(tables, packet, facts) {
   const before = packet;
@@ -49,7 +49,7 @@ function leaving(packet) {
   return { ...packet, tracked: true, zone: packet.zone ?? 0, translated: sides };
 }
 
-/** Why nat is not asked about this packet; empty where it is. */
+/** Why nat skips this packet; empty where it does not. */
 function notTranslated(packet) {
   if (UNCONNECTED.includes(packet.ctstate)) {
     return `the packet is ${packet.ctstate}, it belongs to no connection that could be translated`;
@@ -137,7 +137,7 @@ function isVerdict(target, ...names) {
   return target.is === "Verdict" && names.includes(target.name);
 }
 
-/** The rule by which the packet fared as it did at a hook: the last that gave a verdict, or else that returned it. */
+/** The rule that decided at a hook: the last that gave a verdict, or else the last that returned the packet. */
 function decisiveOf(met) {
   let last = null;
   for (const step of met.steps) {

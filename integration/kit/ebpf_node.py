@@ -25,7 +25,7 @@ class EbpfNode:
         self._home = root / _own_cgroup().lstrip("/")
         self.cgroup = root / f"istio-init-test-{os.getpid()}"
         self.cgroup.mkdir()
-        self._directory = tempfile.mkdtemp(prefix="istio-init-bpf-")
+        self._directory = self.bpf = tempfile.mkdtemp(prefix="istio-init-bpf-")
         subprocess.run(["mount", "-t", "bpf", "bpf", self._directory], check=True)
         _move(self.cgroup)
         self.installation = Installation(str(self.cgroup), f"{self._directory}/istio-init")
@@ -47,6 +47,27 @@ class EbpfNode:
         """The paths of all pins and directories, from the installation's directory on."""
         top = Path(self.installation.directory)
         return (str(path.relative_to(top)) for path in sorted(top.rglob("*")))
+
+
+def enclosed(node: EbpfNode) -> list[str]:
+    """A command to run others by: the node's cgroup is the root that they see, its BPF file system is /sys/fs/bpf.
+
+    What it runs is in a mount and a cgroup namespace of its own.
+    """
+    unshared = ["unshare", "--cgroup", "--mount", "--propagation", "private"]
+    return ["sh", "-ec", _MOVE, "sh", str(node.cgroup), *unshared, "sh", "-ec", _MOUNT, "sh", node.bpf]
+
+
+# Shell: each does its part with the first argument and goes on with the others.
+_MOVE = 'echo $$ >"$1/cgroup.procs"; shift; exec "$@"'
+_MOUNT = """
+root=$(findmnt -n -o TARGET -t cgroup2 | head -n 1)
+umount "$root"
+mount -t cgroup2 none "$root"
+mount --bind "$1" /sys/fs/bpf
+shift
+exec "$@"
+"""
 
 
 def _own_cgroup() -> str:

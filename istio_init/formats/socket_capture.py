@@ -13,9 +13,13 @@ if TYPE_CHECKING:
 
 
 def dump(capture: SocketCapture) -> str:
-    """The capture as one JSON object, field by field; networks as CIDRs, ports as numbers or "low-high"."""
-    members = {name: _plain(getattr(capture, name)) for name in capture.__match_args__}
-    return json.dumps({"captureBackend": "ebpf", **members}, indent=2) + "\n"
+    """The capture as the text of one JSON object."""
+    return json.dumps(as_json(capture), indent=2) + "\n"
+
+
+def as_json(capture: SocketCapture) -> dict[str, Any]:
+    """The capture field by field; networks as CIDRs, ports as numbers or "low-high"."""
+    return {"capture_backend": "ebpf", **{name: _plain(getattr(capture, name)) for name in capture.__match_args__}}
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401 (JSON)

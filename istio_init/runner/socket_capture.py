@@ -168,6 +168,15 @@ def remove(options: Options, installation: Installation) -> bool:
     return known
 
 
+def collect() -> None:
+    """Remove what this node still has of namespaces that are gone."""
+    installation = Installation(root_cgroup())
+    try:
+        pods.collect(installation)
+    finally:
+        installation.close()
+
+
 def differences(options: Options, installation: Installation, log: Log) -> tuple[str, ...]:
     """How the capture of a namespace differs from what the options ask for; empty where it does not."""
     refuse(options)

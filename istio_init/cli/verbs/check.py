@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from istio_init.cli.verbs import ebpf
 from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.subject import Container, Live, Netns, Pid, Where, placed
 from istio_init.errors_rare import UsageError
@@ -36,7 +37,10 @@ def check(
             "--cleanup-only: check says whether the rules are in place; what would go, istio-init plan says"
         )
     log = Log(options.log_output_level, as_json=options.log_as_json)
-    looked = inspect(placed(options, Where(True, pid, netns, container)), log)
+    chosen = placed(options, Where(True, pid, netns, container))
+    if chosen.capture_backend == "ebpf":
+        return ebpf.check(chosen, log, form)
+    looked = inspect(chosen, log)
     state, found = conformance(looked), findings(looked)
     code = CODES[state]
     if form == "json":

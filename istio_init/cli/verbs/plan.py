@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from istio_init.cli.verbs import ebpf
 from istio_init.cli.verbs.output import choice, show
 from istio_init.cli.verbs.subject import Container, Live, Netns, Pid, Where, placed
 from istio_init.inspect.diff import folded, hunks, inet_hunks, routing_hunk
@@ -41,7 +42,10 @@ def plan(
     """Show what stands against what these options want, and what an apply would do. Changes nothing."""
     form = choice("--output", output, ("text", "json"))
     log = Log(options.log_output_level, as_json=options.log_as_json)
-    looked = inspect(placed(options, Where(True, pid, netns, container)), log)
+    chosen = placed(options, Where(True, pid, netns, container))
+    if chosen.capture_backend == "ebpf":
+        return ebpf.plan(chosen, log, form)
+    looked = inspect(chosen, log)
     result = forecast(looked)
     if form == "json":
         sys.stdout.write(json.dumps(as_json(looked, result), indent=2) + "\n")

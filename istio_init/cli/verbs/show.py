@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from istio_init.cli.verbs import ebpf
 from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.show_render import as_json, least_width, lines, plain, tables
 from istio_init.cli.verbs.subject import Container, Live, Netns, Pid, Where, placed
@@ -51,6 +52,8 @@ def show(  # noqa: PLR0913 (a command line's options)
         raise OptionError("--count", str(times), "it says how often --watch looks; add --watch")
     chosen = placed(options, Where(True, pid, netns, container))
     log = Log(options.log_output_level, as_json=options.log_as_json)
+    if chosen.capture_backend == "ebpf":
+        return ebpf.show(chosen, log, form)
 
     def look() -> Snapshot:
         return take(chosen, log)

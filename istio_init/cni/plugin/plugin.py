@@ -148,6 +148,10 @@ def _clean(call: Call, state: SandboxState | None, netns: str) -> None:
     number = access.namespace_number(netns)
     if not number or access.is_own_namespace(netns) or (state and state.inode and state.inode != number):
         call.log.info("the sandbox's namespace is gone")
+        if state and state.options and state.options.capture_backend == "ebpf":
+            from istio_init.runner import socket_capture
+
+            socket_capture.collect()
         return
     try:
         _perform(_cleanup(state, netns), call, time.monotonic())
@@ -172,17 +176,27 @@ def check(call: Call) -> str:
         options = call.decide().options
         if options is None:
             return ""
-    from istio_init.inspect.state import findings, inspect
-
-    differing = findings(inspect(in_namespace(options, request.netns), call.log))
+    differing = _differences(in_namespace(options, request.netns), call)
+    subject = "capture by eBPF in {} is" if options.capture_backend == "ebpf" else "the rules in {} are"
     if differing:
         more = f"; and {len(differing) - 1} more" if len(differing) > 1 else ""
         raise PluginError(
             DRIFTED,
-            f"the rules in {request.netns} are not as ADD made them: {differing[0]}{more}",
+            f"{subject.format(request.netns)} not as ADD made them: {differing[0]}{more}",
             "; ".join(differing),
         )
     return ""
+
+
+def _differences(options: Options, call: Call) -> tuple[str, ...]:
+    """How the namespace that the options name differs from what they ask for."""
+    if options.capture_backend == "ebpf":
+        from istio_init.inspect import socket_capture
+
+        return socket_capture.inspect(options, call.log).findings
+    from istio_init.inspect.state import findings, inspect
+
+    return findings(inspect(options, call.log))
 
 
 def collect(call: Call) -> str:

@@ -110,13 +110,17 @@ class Installation:
             for part in ("", "/maps", "/links", "/pods"):
                 os.mkdir(f"{aside}{part}", 0o700)
             for name in MAPS:
-                self._maps[name] = _create(name)
+                self.create(name)
                 syscall.pin(self._maps[name], f"{aside}/maps/{name}")
             os.rename(aside, self.home)
         except BaseException:
             pins.clear(aside)
             self.close()
             raise
+
+    def create(self, name: str) -> None:
+        """Make one of MAPS, which is not pinned yet."""
+        self._maps[name] = _create(name)
 
     def map(self, name: str) -> int:
         """The descriptor of one of MAPS; KernelError where it is not pinned any more."""
@@ -199,6 +203,20 @@ class Installation:
         for descriptor in self._maps.values():
             os.close(descriptor)
         self._maps.clear()
+
+
+def trial_load() -> None:
+    """Create all maps and load all programs, attach and pin nothing; KernelError where the kernel refuses one."""
+    installation = Installation("")
+    try:
+        for name in MAPS:
+            installation.create(name)
+        for section in (*ALL_HOOKS, INBOUND):
+            os.close(installation.load(section))
+    except OSError as error:
+        raise refusal(error) from error
+    finally:
+        installation.close()
 
 
 def refusal(error: OSError) -> KernelError:

@@ -1,0 +1,162 @@
+"""The CNI plugin with capture by eBPF: a sandbox's life, called as a runtime calls it.
+
+The plugin runs in a mount and cgroup namespace whose root cgroup is one made for the test, so that all it attaches is
+seen by the test's processes alone, and all its paths are the usual ones.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.kit.cni import INJECTED, PREVIOUS, Plugin
+from integration.kit.ebpf_node import EbpfNode, enclosed
+from integration.kit.endpoints import original_destination
+from integration.kit.namespace import Namespace
+from integration.kit.program import ROOT
+from istio_init.cni.plugin.protocol import DRIFTED
+
+ADDRESS = "10.1.2.3"
+ELSEWHERE = ("203.0.113.9", 443)
+EBPF: dict[str, object] = {"capture-backend": "ebpf"}
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[EbpfNode]:
+    with EbpfNode() as made:
+        yield made
+
+
+@pytest.fixture
+def plugin(node: EbpfNode, tmp_path: Path) -> Plugin:
+    made = Plugin(tmp_path, defaults=EBPF)
+    made.command = [*enclosed(node), *made.command]
+    return made
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Namespace]:
+    with Namespace() as fresh:
+        fresh.run("ip", "addr", "add", f"{ADDRESS}/24", "dev", "lo")
+        yield fresh
+
+
+def reached(namespace: Namespace) -> tuple[str, int] | None:
+    """What the proxy is told of a connection's destination; None where nothing reaches it."""
+
+    def dial() -> tuple[str, int] | None:
+        with socket.socket() as proxy, socket.socket() as client:
+            proxy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            proxy.bind(("0.0.0.0", 15001))
+            proxy.listen()
+            client.settimeout(1)
+            try:
+                client.connect(ELSEWHERE)
+            except OSError:
+                return None
+            accepted, _ = proxy.accept()
+            with accepted:
+                return original_destination(accepted)
+
+    return namespace.inside(dial)
+
+
+def test_a_sandboxs_life(plugin: Plugin, sandbox: Namespace) -> None:
+    assert json.loads(plugin.done("ADD", sandbox.path, INJECTED, prevResult=PREVIOUS)) == PREVIOUS
+    assert reached(sandbox) == ELSEWHERE
+    assert "ISTIO" not in sandbox.run("iptables-legacy-save")
+    assert plugin.done("CHECK", sandbox.path, INJECTED, prevResult=PREVIOUS) == ""
+    for _ in range(2):
+        assert plugin.done("DEL", sandbox.path) == ""
+        assert reached(sandbox) is None
+    assert plugin.state() is None
+
+
+def test_check_says_what_is_missing(plugin: Plugin, sandbox: Namespace, node: EbpfNode) -> None:
+    plugin.done("ADD", sandbox.path, INJECTED, prevResult=PREVIOUS)
+    [pin] = Path(node.installation.path("pods", "")).iterdir()
+    pin.unlink()
+    error = plugin.call("CHECK", sandbox.path, INJECTED, prevResult=PREVIOUS).error
+    assert error["code"] == DRIFTED
+    assert "sk_lookup is not attached" in error["msg"]
+    plugin.done("DEL", sandbox.path)
+
+
+REFUSED: dict[str, tuple[dict[str, object], str]] = {
+    "--kube-virt-interfaces": ({"kube-virt-interfaces": "net1"}, "no socket of the pod sends it"),
+    "--istio-exclude-interfaces": ({"istio-exclude-interfaces": "eth0"}, "connect(2) does not know the interface"),
+    "--proxy-uid": ({"proxy-uid": "1,2,3,4,5"}, "at most 4 with --capture-backend ebpf"),
+    "--native-nftables": ({"native-nftables": True}, "goes with --capture-backend iptables only"),
+    "--compat-version": ({"compat-version": "1.13"}, "goes with --capture-backend iptables only"),
+}
+
+
+@pytest.mark.parametrize("flag", REFUSED)
+def test_what_cannot_be_done_is_refused(plugin: Plugin, sandbox: Namespace, node: EbpfNode, flag: str) -> None:
+    more, why = REFUSED[flag]
+    error = plugin.call("ADD", sandbox.path, INJECTED, prevResult=PREVIOUS, defaults={**EBPF, **more}).error
+    assert flag in error["msg"]
+    assert why in error["msg"]
+    assert reached(sandbox) is None
+    plugin.done("DEL", sandbox.path)
+
+
+def test_a_proxy_that_listens_already_is_refused(plugin: Plugin, sandbox: Namespace) -> None:
+    def listening() -> socket.socket:
+        made = socket.socket()
+        made.bind(("0.0.0.0", 15001))
+        made.listen()
+        return made
+
+    with sandbox.inside(listening):
+        error = plugin.call("ADD", sandbox.path, INJECTED, prevResult=PREVIOUS).error
+    assert "port 15001: the proxy listens already" in error["msg"]
+    plugin.done("DEL", sandbox.path)
+
+
+def test_rules_that_exist_are_refused(plugin: Plugin, sandbox: Namespace) -> None:
+    sandbox.run("istio-iptables", "-u", "1337", "-i", "*", "-b", "*")
+    error = plugin.call("ADD", sandbox.path, INJECTED, prevResult=PREVIOUS).error
+    assert "has Istio rules: the pod would be captured twice" in error["msg"]
+
+
+def run(node: EbpfNode, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([*enclosed(node), *command], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_by_hand_and_the_verbs(node: EbpfNode, sandbox: Namespace) -> None:
+    flags = ["-u", "1337", "-i", "*", "-b", "*", "--capture-backend", "ebpf", "--network-namespace", sandbox.path]
+    check = run(node, "istio-init", "check", *flags)
+    assert (check.returncode, check.stdout.split(":")[0]) == (4, "absent (ebpf)")
+    done = run(node, "istio-iptables", *flags)
+    assert done.returncode == 0, done.stderr
+    assert f"captured by eBPF (addresses: {ADDRESS}/32)" in done.stderr
+    assert reached(sandbox) == ELSEWHERE
+    check = run(node, "istio-init", "check", *flags)
+    assert (check.returncode, check.stdout) == (0, "in place (ebpf)\n")
+    other = run(node, "istio-init", "check", *flags, "-o", "4000-4003")
+    assert (other.returncode, other.stdout.split(":")[0]) == (3, "drifted (ebpf)")
+    plan = json.loads(run(node, "istio-init", "plan", *flags, "--output", "json").stdout)
+    assert (plan["state"], plan["apply"]["does"], plan["capture"]["addresses"]) == (
+        "in place", "nothing", [f"{ADDRESS}/32"],
+    )  # fmt: skip
+    show = json.loads(run(node, "istio-init", "show", *flags, "--output", "json").stdout)
+    assert show["counters"]["taken"] >= 1
+    dry = run(node, "istio-iptables", *flags, "--dry-run")
+    assert json.loads(dry.stdout) == plan["capture"]
+    cleaned = run(node, "istio-iptables", *flags, "--cleanup-only")
+    assert cleaned.returncode == 0
+    assert reached(sandbox) is None
+
+
+def test_inside_a_pod_it_is_refused(sandbox: Namespace) -> None:
+    done = sandbox.completed("istio-iptables", "-u", "1337", "-i", "*", "--capture-backend", "ebpf")
+    assert done.returncode == 1
+    assert "works from the node (istio-init-cni), not inside a pod" in done.stderr

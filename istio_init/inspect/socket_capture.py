@@ -1,0 +1,81 @@
+"""A live namespace compared with what capture by eBPF was asked for. Changes nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from istio_init.kernel.ebpf import pods
+from istio_init.kernel.ebpf.installation import ALL_HOOKS, Installation, root_cgroup, trial_load
+from istio_init.kernel.ebpf.syscall import attached_programs
+from istio_init.record import Record
+from istio_init.runner import socket_capture
+
+if TYPE_CHECKING:
+    from istio_init.inspect.state import Conformance
+    from istio_init.log import Log
+    from istio_init.model.socket_capture import SocketCapture
+    from istio_init.options.table import Options
+
+
+class SocketInspection(Record):
+    """The requested capture, whether it is in place, how it differs, and the node's counters by name (pods.COUNTS)."""
+
+    capture: SocketCapture
+    conformance: Conformance
+    findings: tuple[str, ...]
+    counts: dict[str, int]
+
+
+def inspect(options: Options, log: Log) -> SocketInspection:
+    """Compare the namespace that the options name. InitError where that cannot be done, or an option cannot be had."""
+    installation = Installation(root_cgroup())
+    try:
+        capture = socket_capture.request(options, log).capture
+        if not installation.installed:
+            return SocketInspection(capture, "absent", ("capture by eBPF is not installed on this node",), {})
+        found = socket_capture.differences(options, installation, log)
+        captured = pods.is_captured(installation, pods.cookie_of(options.network_namespace))
+        state: Conformance = "drifted" if found and captured else "absent" if found else "in place"
+        return SocketInspection(capture, state, found, pods.counts(installation))
+    finally:
+        installation.close()
+
+
+class NodeSupport(Record):
+    """Whether this node could capture by eBPF: why not (empty where it can), and programs of others that run before.
+
+    `others` are the hooks at the root cgroup that have a program beside this one's, by section.
+    """
+
+    refusal: str
+    others: tuple[str, ...]
+
+
+def node_support() -> NodeSupport:
+    """Load the programs, attach none, and look at what is attached at the root cgroup. InitError is in `refusal`."""
+    from istio_init.errors import InitError
+
+    try:
+        cgroup = root_cgroup()
+        trial_load()
+        return NodeSupport("", _others(cgroup))
+    except InitError as error:
+        return NodeSupport(str(error), ())
+
+
+def _others(cgroup: str) -> tuple[str, ...]:
+    import os
+
+    installation = Installation(cgroup)
+    own = set() if not installation.installed else set(ALL_HOOKS) - set(installation.missing_links(dns=True))
+    descriptor = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return tuple(
+            section
+            for section, (_, attach_type) in ALL_HOOKS.items()
+            if len(attached_programs(descriptor, attach_type)) > (section in own)
+        )
+    except OSError:
+        return ()  # without the right to ask, nothing is known of others
+    finally:
+        os.close(descriptor)

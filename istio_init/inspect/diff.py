@@ -1,13 +1,16 @@
-"""What changes would make of what stands, line by line: as iptables-save prints rules, or nft list native ones."""
+"""What changes would do to a namespace: chains aligned rule by rule, printed as iptables-save or nft list print rules.
+
+The alignment is the one that `check` and a run's errors use (model/alignment.py): of values, never of text.
+"""
 
 from __future__ import annotations
 
-from difflib import SequenceMatcher
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from istio_init.formats.iptables_save import rule_text
 from istio_init.formats.nft.layout import layout
-from istio_init.formats.nft.listing import listing
+from istio_init.formats.nft.listing import blocks
+from istio_init.model.alignment import aligned
 from istio_init.model.compare import edit, recognised
 from istio_init.model.inet import NAMES, InetTable
 from istio_init.model.routing import command
@@ -15,15 +18,17 @@ from istio_init.model.rules import OWN_CHAINS, Ruleset, Table, ordered
 from istio_init.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
+    from istio_init.model.alignment import Sign
     from istio_init.model.compare import TableChange
     from istio_init.model.rules import Chain
     from istio_init.planning.changes import Changes
 
-# A line stays, is added, or is taken away.
-Sign: TypeAlias = Literal[" ", "+", "-"]
-DiffLine: TypeAlias = tuple[Sign, str]
+    # A line that stays, is added, or is removed.
+    DiffLine: TypeAlias = tuple[Sign, str]
+    # A value, by which lines are compared, and its text.
+    Item: TypeAlias = tuple[Hashable, str]
 
 
 class Hunk(Record):
@@ -68,28 +73,30 @@ def hunks(rulesets: Iterable[Ruleset], changes: Changes) -> Iterator[Hunk]:
         after = merged(known, change.wanted)
         names = dict.fromkeys(chain.name for table in (after, found) for chain in table.chains)
         for name in names:
-            lines = _difference(_chain_lines(found.chain(name)), _chain_lines(after.chain(name)))
+            lines = _diff(_items(found.chain(name)), _items(after.chain(name)))
             if lines:
                 yield Hunk(change.family, change.name, name, lines)
 
 
-def _chain_lines(chain: Chain | None) -> list[str]:
-    """A chain as iptables-save prints it; a built-in one without its policy, which nobody here changes."""
+def _items(chain: Chain | None) -> tuple[Item, ...]:
+    """A chain as iptables-save prints it; a built-in one without its policy, which no change touches."""
     if chain is None:
-        return []
-    head = [f":{chain.name} - [0:0]"] if chain.policy is None else []
-    return [*head, *(f"-A {chain.name} {rule_text(rule)}".rstrip() for rule in chain.rules)]
+        return ()
+    head = ((chain.name, f":{chain.name} - [0:0]"),) if chain.policy is None else ()
+    return (*head, *((rule, f"-A {chain.name} {rule_text(rule)}".rstrip()) for rule in chain.rules))
 
 
 def inet_hunks(rulesets: Iterable[Ruleset], inet: tuple[InetTable, ...], changes: Changes) -> Iterator[Hunk]:
     """The same for the native tables, of which each that changes is replaced whole; `inet` is what stands."""
     after = tuple(_changed(ruleset, changes.tables) for ruleset in rulesets)
-    standing = {table.name: table for table in inet}
+    existing = {table.name: table for table in inet}
     for name in dict.fromkeys(change.name for change in changes.tables):
-        before = _blocks(standing.get(name, InetTable(name, ())))
-        wanted = _blocks(layout(after, name))
+        before = blocks(existing.get(name, InetTable(name, ())))
+        wanted = blocks(layout(after, name))
         for block in dict.fromkeys((*wanted, *before)):
-            lines = _difference(before.get(block, []), wanted.get(block, []))
+            lines = _diff(
+                *(tuple((value, text) for value, text, _ in side.get(block, ())) for side in (before, wanted))
+            )
             if lines:
                 yield Hunk("inet", NAMES[name], block, lines)
 
@@ -101,18 +108,6 @@ def _changed(found: Ruleset, changes: Iterable[TableChange]) -> Ruleset:
     return found.replace(tables=(*kept, *(table for table in mine.values() if table is not None)))
 
 
-def _blocks(table: InetTable) -> dict[str, list[str]]:
-    """The lines of each chain and set of a listing, by `chain NAME` or `set NAME`."""
-    found: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in listing([table]).splitlines()[1:-1]:
-        if line.startswith("\t") and line.endswith(" {") and not line.startswith("\t\t"):
-            lines = found[line[1:-2]] = []
-        elif line not in {"", "\t}"}:
-            lines.append(line.strip())
-    return found
-
-
 def routing_hunk(all_changes: Iterable[Changes]) -> Hunk | None:
     """What all changes together would make of the routing, None where they leave it alone."""
     lines: list[DiffLine] = []
@@ -122,18 +117,12 @@ def routing_hunk(all_changes: Iterable[Changes]) -> Hunk | None:
     return Hunk("", "routing", "", tuple(lines)) if lines else None
 
 
-def _difference(before: list[str], after: list[str]) -> tuple[DiffLine, ...]:
+def _diff(before: tuple[Item, ...], after: tuple[Item, ...]) -> tuple[DiffLine, ...]:
     """All lines, each with its sign; none where nothing changes."""
-    if before == after:
+    sides = [value for value, _ in before], [value for value, _ in after]
+    if sides[0] == sides[1]:
         return ()
-    lines: list[DiffLine] = []
-    for tag, first, last, new_first, new_last in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
-        if tag == "equal":
-            lines += [(" ", text) for text in before[first:last]]
-        else:
-            lines += [("-", text) for text in before[first:last]]
-            lines += [("+", text) for text in after[new_first:new_last]]
-    return tuple(lines)
+    return tuple((sign, (after if sign == "+" else before)[at][1]) for sign, at in aligned(*sides))
 
 
 def folded(lines: tuple[DiffLine, ...], context: int = 3) -> Iterator[tuple[str, str]]:

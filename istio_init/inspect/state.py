@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from istio_init.errors_rare import Drifted
-from istio_init.model.compare import differences, own_part
-from istio_init.model.rules import FAMILIES, Ruleset
+from istio_init.model.compare import own_part
+from istio_init.model.rules import FAMILIES
 from istio_init.planning.changes import Changes, NamespaceState, decide, leftovers
 from istio_init.planning.drift_text import deviations
 from istio_init.planning.plan import build
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from istio_init.kernel import Firewall
     from istio_init.log import Log
     from istio_init.model.inet import InetTable
+    from istio_init.model.rules import Ruleset
     from istio_init.options.table import Options
     from istio_init.planning.plan import Plan
 
@@ -127,16 +128,10 @@ def conformance(inspection: Inspection) -> Conformance:
 def findings(inspection: Inspection) -> tuple[str, ...]:
     """Everything that is not as the options want it, in words; empty where the plan is in place."""
     plan, found = inspection.plan, inspection.observed
-    there = {ruleset.family: ruleset for ruleset in found.rulesets}
-    drift = tuple(
-        (want.family, difference)
-        for want in plan.rulesets
-        for difference in differences(want, there.get(want.family, Ruleset(want.family, ())))
-    )
     missing = tuple(entry for entry in plan.routing if entry not in found.routing)
     stale = tuple(entry for entry in leftovers(found, plan) if entry not in plan.routing)
     elsewhere = [f"rules of ours stand in the {state.backend} tables, too" for state in inspection.conflicting]
-    return (*elsewhere, *deviations(drift, missing, stale))
+    return (*elsewhere, *deviations(plan, found, missing, stale))
 
 
 def forecast(inspection: Inspection) -> Forecast:

@@ -116,50 +116,90 @@ def _leading(positions: tuple[int, ...]) -> int:
     return next((count for count, number in enumerate(positions) if number != count), len(positions))
 
 
+def drifted_tables(wanted: Ruleset, found: Ruleset) -> Iterator[tuple[TableName, bool]]:
+    """The tables in which Istio rules are not as wanted, each with whether it has no Istio rules at all.
+
+    Nothing where the plan is in place; other programs' rules do not count. `differences` has the details.
+    """
+    for want, have in _pairs(wanted, found):
+        own = _own(want, have)
+        if own is None:
+            yield want.name, True
+        elif any(True for _ in _drifted_chains(want, own)):
+            yield want.name, False
+
+
 def differences(wanted: Ruleset, found: Ruleset) -> Iterator[Difference]:
-    """The differences between Istio's rules in `found` and `wanted`; none if the plan is in place."""
+    """What differs in Istio's rules, rule by rule; nothing where the plan is in place."""
+    for want, have in _pairs(wanted, found):
+        own = _own(want, have)
+        if own is None:
+            yield Difference("missing", want.name, "")
+            continue
+        for chain, there in _drifted_chains(want, own):
+            if there is None:
+                yield Difference("missing", want.name, chain.name)
+            elif want.chain(chain.name) is None and chain.name in OWN_CHAINS:
+                yield Difference("unexpected", want.name, chain.name)
+            else:
+                yield from _chain_differences(want.name, chain, there)
+
+
+def _pairs(wanted: Ruleset, found: Ruleset) -> Iterator[tuple[Table, Table | None]]:
+    """Each table that is wanted or found, as it is wanted and as it is found."""
     for table in wanted.tables:
-        yield from _table_differences(table, found.table(table.name))
+        have = found.table(table.name)
+        # The identical object: its reader compared it while reading (kernel.Firewall.read).
+        if have is not table:
+            yield table, have
     for table in found.tables:
         if not wanted.table(table.name):
-            empty = Table(table.name, ordered(table.name, {}))
-            yield from _table_differences(empty, table)
+            yield Table(table.name, ordered(table.name, {})), table
 
 
-def _table_differences(wanted: Table, found: Table | None) -> Iterator[Difference]:
-    if found is wanted:
-        return  # the reader has compared them already (kernel.Firewall.read)
+def _own(wanted: Table, found: Table | None) -> Table | None:
+    """Istio's part of a found table; None where it has none and should have; the wanted one where none is wanted."""
     own = own_part(found, wanted) if found else None
     if own is None:
-        if any(chain.parts for chain in wanted.chains):
-            yield Difference("missing", wanted.name, "")
-        return
+        return None if any(chain.parts for chain in wanted.chains) else wanted
+    return own
+
+
+def _drifted_chains(wanted: Table, own: Table) -> Iterator[tuple[Chain, Chain | None]]:
+    """The chains that differ, as wanted (empty where they are not) and as found (None where they are not)."""
     if own == wanted:
         return
     for chain in wanted.chains:
         there = own.chain(chain.name)
-        if there is None:
-            yield Difference("missing", wanted.name, chain.name)
-        elif there.rules != chain.rules:
-            yield from _chain_differences(wanted.name, chain, there)
+        if there is None or not (there.rules == chain.rules or equivalent(chain.rules, there.rules)):
+            yield chain, there
     for there in own.chains:
         if wanted.chain(there.name) is None:
-            if there.name in OWN_CHAINS:
-                yield Difference("unexpected", wanted.name, there.name)
-            else:
-                for number, rule in enumerate(there.rules, 1):
-                    yield Difference("unexpected", wanted.name, there.name, number, rule)
+            yield Chain(there.name, ()), there
 
 
 def _chain_differences(table: str, wanted: Chain, found: Chain) -> Iterator[Difference]:
-    missing = list(unpaired(wanted.rules, found.rules))
-    unexpected = list(unpaired(found.rules, wanted.rules))
-    yield from (Difference("missing", table, wanted.name, number, rule) for number, rule in missing)
-    yield from (Difference("unexpected", table, wanted.name, number, rule) for number, rule in unexpected)
-    if not missing and not unexpected and not equivalent(wanted.rules, found.rules):
-        pairs = enumerate(zip(wanted.rules, found.rules, strict=True), 1)
-        number, rule = next((number, want) for number, (want, have) in pairs if want != have)
-        yield Difference("misplaced", table, wanted.name, number, rule)
+    from istio_init.model.alignment import aligned
+
+    signs = tuple(aligned(found.rules, wanted.rules))
+    added = {at: wanted.rules[at] for sign, at in signs if sign == "+"}
+    removed = {at: found.rules[at] for sign, at in signs if sign == "-"}
+    moved = _moved(added, removed)
+    # Rules that were read from a native set have no order: a move is certain only where nothing else differs.
+    kinds = (("missing", added), ("unexpected", removed), ("misplaced", {} if added or removed else moved))
+    for kind, rules in kinds:
+        yield from (Difference(kind, table, wanted.name, at + 1, rule) for at, rule in rules.items())
+
+
+def _moved(added: dict[int, Rule], removed: dict[int, Rule]) -> dict[int, Rule]:
+    """Takes the rules that are in both out of both; returns them by the position where they are wanted."""
+    moved = {}
+    for at, rule in tuple(added.items()):
+        old = next((position for position, other in removed.items() if other == rule), None)
+        if old is not None:
+            moved[at] = added.pop(at)
+            del removed[old]
+    return moved
 
 
 def equivalent(rules: tuple[EitherRule, ...], others: tuple[EitherRule, ...]) -> bool:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from istio_init.model.compare import Difference, TableChange, differences, own_part
+from istio_init.model.compare import TableChange, drifted_tables, own_part
 from istio_init.model.routing import PolicyRule, Route
 from istio_init.model.rules import IPV4, IPV6, LOOPBACK_INTERFACE, Jump, Ruleset, Table
 from istio_init.record import Record
@@ -53,27 +53,24 @@ def decide(plan: Plan, found: NamespaceState, *, reconcile: bool = False, force:
     A run that was killed between two commits left whole tables in place and IPv4's nat, which is written last,
     without anything of ours: that is no drift, but a plan to be completed.
     """
-    drift = tuple((want.family, difference) for want in plan.rulesets for difference in _drift(want, found))
+    drift = {
+        (wanted.family, name): absent
+        for wanted in plan.rulesets
+        for name, absent in drifted_tables(wanted, found.ruleset(wanted.family))
+    }
     missing = tuple(entry for entry in plan.routing if entry not in found.routing)
     stale = tuple(entry for entry in leftovers(found, plan) if entry not in plan.routing)
     if not (drift or missing or stale):
         return Changes((), _writes(plan, found, None), (), "forced") if force else Changes((), (), (), "in place")
     fresh = not any(own_part(table) for ruleset in found.rulesets for table in ruleset.tables)
-    unfinished = _nat_is_bare(found) and all(
-        difference.kind == "missing" and not difference.chain for _, difference in drift
-    )
+    unfinished = _nat_is_bare(found) and all(drift.values())
     if not (fresh or unfinished or reconcile):
         from istio_init.errors_rare import Drifted
         from istio_init.planning.drift_text import drift_message
 
-        raise Drifted(drift_message(drift, missing, stale))
+        raise Drifted(drift_message(plan, found, missing, stale))
     why = "nothing of ours stands" if fresh else "completing an unfinished run" if unfinished else "reconciling"
-    only = None if force else {(family, difference.table) for family, difference in drift}
-    return Changes(missing, _writes(plan, found, only), stale, why)
-
-
-def _drift(wanted: Ruleset, found: NamespaceState) -> tuple[Difference, ...]:
-    return tuple(differences(wanted, found.ruleset(wanted.family)))
+    return Changes(missing, _writes(plan, found, None if force else frozenset(drift)), stale, why)
 
 
 def _nat_is_bare(found: NamespaceState) -> bool:
@@ -81,7 +78,7 @@ def _nat_is_bare(found: NamespaceState) -> bool:
     return nat is None or own_part(nat) is None
 
 
-def _writes(plan: Plan, found: NamespaceState, only: set[tuple[Family, str]] | None) -> tuple[TableChange, ...]:
+def _writes(plan: Plan, found: NamespaceState, only: frozenset[tuple[Family, str]] | None) -> tuple[TableChange, ...]:
     """The tables to write, in an order in which no packet passes uncaptured in between.
 
     mangle captures inbound traffic in TPROXY mode, nat everything else: what takes over is written before what

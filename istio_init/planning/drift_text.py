@@ -1,8 +1,9 @@
-"""What stands and is not as it should be, in words. A run that finds everything in order has no use for them."""
+"""Differences from the plan in words. Imported only when drift is found."""
 
 from __future__ import annotations
 
 from istio_init.formats.iptables_save import rule_text
+from istio_init.model.compare import differences
 from istio_init.model.routing import command
 
 TYPE_CHECKING = False
@@ -10,29 +11,38 @@ if TYPE_CHECKING:
     from istio_init.model.compare import Difference
     from istio_init.model.routing import RoutingEntry
     from istio_init.model.rules import Family
+    from istio_init.planning.changes import NamespaceState
+    from istio_init.planning.plan import Plan
 
 # How many differences an error names.
 MOST_SHOWN = 50
 
 
 def drift_message(
-    drift: tuple[tuple[Family, Difference], ...], missing: tuple[RoutingEntry, ...], stale: tuple[RoutingEntry, ...]
+    plan: Plan, found: NamespaceState, missing: tuple[RoutingEntry, ...], stale: tuple[RoutingEntry, ...]
 ) -> str:
-    """Every difference, one after the other, and what to do."""
-    found = deviations(drift, missing, stale)
-    if len(found) > MOST_SHOWN:
-        found[MOST_SHOWN:] = [f"and {len(found) - MOST_SHOWN} more"]
-    return f"other rules of ours stand here (--reconcile mends this, --cleanup-only removes them): {'; '.join(found)}"
+    """The error of a run that refuses: every difference, and what to do."""
+    texts = deviations(plan, found, missing, stale)
+    if len(texts) > MOST_SHOWN:
+        texts[MOST_SHOWN:] = [f"and {len(texts) - MOST_SHOWN} more"]
+    return (
+        "Istio rules that differ from the requested ones already exist "
+        f"(use --reconcile to update them, --cleanup-only to remove them): {'; '.join(texts)}"
+    )
 
 
 def deviations(
-    drift: tuple[tuple[Family, Difference], ...], missing: tuple[RoutingEntry, ...], stale: tuple[RoutingEntry, ...]
+    plan: Plan, found: NamespaceState, missing: tuple[RoutingEntry, ...], stale: tuple[RoutingEntry, ...]
 ) -> list[str]:
-    """Every difference in words."""
-    found = [difference_text(family, difference) for family, difference in drift]
-    found += [f"missing: {command(entry)}" for entry in missing]
-    found += [f"unexpected: {command(entry)}" for entry in stale]
-    return found
+    """Every difference between the plan and what was found, in words."""
+    texts = [
+        difference_text(wanted.family, difference)
+        for wanted in plan.rulesets
+        for difference in differences(wanted, found.ruleset(wanted.family))
+    ]
+    texts += [f"missing: {command(entry)}" for entry in missing]
+    texts += [f"unexpected: {command(entry)}" for entry in stale]
+    return texts
 
 
 def difference_text(family: Family, difference: Difference) -> str:

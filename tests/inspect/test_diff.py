@@ -15,7 +15,8 @@ from istio_init.planning.changes import Changes
 from tests.kit.strategies import tables, wanted_tables
 
 if TYPE_CHECKING:
-    from istio_init.inspect.diff import DiffLine, Sign
+    from istio_init.inspect.diff import DiffLine
+    from istio_init.model.alignment import Sign
 
 
 def chains(table: Table) -> dict[str, list[str]]:

@@ -155,8 +155,8 @@ OUTCOMES: list[tuple[str, dict[str, Any], str, str, str, str]] = [
     ("", {"lock": LockStatus("/x", available=False)}, "lock", "ok", "namespace itself", ""),
     ("", {}, "leftovers", "ok", "nothing of ours", ""),
     (ALL, of_plan(ALL), "leftovers", "ok", "in place", ""),
-    (TPROXY, of_plan(ALL), "leftovers", "fail", "other rules of ours", "--reconcile"),
-    (f"{TPROXY} --reconcile", of_plan(ALL), "leftovers", "warn", "other rules of ours", "--reconcile"),
+    (TPROXY, of_plan(ALL), "leftovers", "fail", "Istio rules that differ", "--reconcile"),
+    (f"{TPROXY} --reconcile", of_plan(ALL), "leftovers", "warn", "Istio rules that differ", "--reconcile"),
     (ALL, {"routing": STALE}, "leftovers", "warn", "routing of an old run", "ip -4 rule del fwmark 1337 lookup 133"),
     (f"{TPROXY} --drop-invalid", {"routing": STALE, "installed": (
         InstalledRules("legacy", (Ruleset("ipv4", (case(f"{TPROXY} --drop-invalid").plan.rulesets[0].tables[0],)),)),

@@ -35,11 +35,14 @@ from istio_init.model.unknown import UnknownMatch, UnknownTarget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Hashable, Iterable, Iterator
+    from typing import TypeAlias
 
     from istio_init.model.inet import InetChain, InetMatch, InetRule, InetTable, Interval, Sets
     from istio_init.model.rules import Family, Target
 
+    # A line of a set or a chain: the value that it shows, its text, and whether it continues the line before it.
+    BlockLine: TypeAlias = tuple[Hashable, str, bool]
 
 ALL_BITS = 0xFFFFFFFF
 PROTOCOLS = {TCP: "tcp", UDP: "udp"}
@@ -59,6 +62,8 @@ _PRIORITIES = {-150: "mangle", -300: "raw"}
 _NAT_PRIORITIES = {"PREROUTING": "dstnat", "OUTPUT": "-100"}
 _PER_LINE = {"inet_service": 5, "ipv4_addr": 2, "ipv6_addr": 1}
 
+INDENT, CONTINUED = "\t\t", "\t\t\t     "
+
 # By a match's `negated`.
 _NOT = ("", "!= ")
 
@@ -69,31 +74,51 @@ def listing(tables: Iterable[InetTable]) -> str:
 
 
 def _table(table: InetTable) -> str:
-    table = stored(table)
-    named = sets(table)
-    parts = [_named_set(kind, intervals, name) for (kind, intervals), name in named.items()]
-    parts += [_chain(table, chain, named) for chain in table.chains]
+    parts = [_block(name, lines) for name, lines in blocks(table).items()]
     return "".join((f"table inet {NAMES[table.name]} {{\n", "\n".join(parts), "}\n"))
 
 
-def _named_set(kind: str, intervals: tuple[Interval, ...], name: str) -> str:
-    # nft breaks the line behind so many elements, and aligns the next with the first.
+def _block(name: str, lines: tuple[BlockLine, ...]) -> str:
+    texts = [f"{CONTINUED if continued else INDENT}{text}\n" for _, text, continued in lines]
+    return "".join((f"\t{name} {{\n", *texts, "\t}\n"))
+
+
+def blocks(table: InetTable) -> dict[str, tuple[BlockLine, ...]]:
+    """The sets and chains of a table by `set NAME` or `chain NAME`, in the order of a listing."""
+    table = stored(table)
+    named = sets(table)
+    found = {f"set {name}": tuple(_set_lines(kind, intervals)) for (kind, intervals), name in named.items()}
+    chains = {f"chain {chain_name(chain.name)}": tuple(_chain_lines(table, chain, named)) for chain in table.chains}
+    return {**found, **chains}
+
+
+def _set_lines(kind: str, intervals: tuple[Interval, ...]) -> Iterator[BlockLine]:
+    yield kind, f"type {kind}", False
+    if holds_intervals(kind, intervals):
+        yield "interval", "flags interval", False
+    # nft breaks the line after so many elements, and aligns the next with the first.
     spans = _spans(kind, intervals)
     at_once = _PER_LINE[kind]
-    lines = [", ".join(spans[first : first + at_once]) for first in range(0, len(spans), at_once)]
-    elements = ",\n\t\t\t     ".join(lines)
-    flags = "\t\tflags interval\n" if holds_intervals(kind, intervals) else ""
-    return f"\tset {name} {{\n\t\ttype {kind}\n{flags}\t\telements = {{ {elements} }}\n\t}}\n"
+    for first in range(0, len(spans), at_once):
+        begin, end = "" if first else "elements = { ", "," if first + at_once < len(spans) else " }"
+        text = f"{begin}{', '.join(spans[first : first + at_once])}{end}"
+        yield (begin, intervals[first : first + at_once], end), text, first > 0
 
 
-def _chain(table: InetTable, chain: InetChain, named: Sets) -> str:
-    lines = [f"\tchain {chain_name(chain.name)} {{\n"]
+def _chain_lines(table: InetTable, chain: InetChain, named: Sets) -> Iterator[BlockLine]:
     for hook, (kind, priority) in BASE_CHAINS[table.name].items():
         if chain.name == hook:
             word = _PRIORITIES.get(priority) or _NAT_PRIORITIES[hook]
-            lines.append(f"\t\ttype {kind} hook {chain_name(hook)} priority {word}; policy accept;\n")
-    lines += [f"\t\t{rule_text(rule, named)}\n" for rule in chain.rules]
-    return "".join((*lines, "\t}\n"))
+            text = f"type {kind} hook {chain_name(hook)} priority {word}; policy accept;"
+            yield (kind, hook, priority), text, False
+    for rule in chain.rules:
+        yield (rule, _set_names(rule, named)), rule_text(rule, named), False
+
+
+def _set_names(rule: InetRule, named: Sets) -> tuple[str, ...]:
+    matches = (match for match in rule.matches if isinstance(match, Ports | Addresses))
+    names = (named.get((element_type(match, rule), match.intervals)) for match in matches)
+    return tuple(name for name in names if name)
 
 
 def rule_text(rule: InetRule, named: Sets) -> str:

@@ -1,6 +1,6 @@
 """What Python programs call: the functions that the package has at its top.
 
-Each imports what it needs when it is called: who makes a plan alone has no use for the kernel's side.
+Each imports what it needs when it is called: planning alone must not import kernel code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def plan(options: Options) -> Plan:
-    """The rules and routing that these options ask for, as a pure value.
+    """The rules and routing of these options, as a pure value.
 
     Text in place of a value is parsed as its flag's would be. `enable_ipv6` and `dns_servers` count as they are given:
     None means no IPv6 and no servers. OptionError (an InitError) names the field of a value that its flag would refuse.
@@ -36,8 +36,8 @@ def apply(
 ) -> Changes:
     """Bring a network namespace (a path; empty: the calling thread's) to the plan; returns what was changed.
 
-    Waits up to `wait` seconds for the xtables lock. InitError where other rules of ours stand and `reconcile` is
-    off, where the lock is not to be had, and where the kernel refuses; the namespace is then as it was.
+    Waits up to `wait` seconds for the xtables lock. InitError where different Istio rules exist and `reconcile` is
+    off, where the lock can't be acquired, and where the kernel refuses; the namespace is then unchanged.
     Needs CAP_NET_ADMIN and CAP_NET_RAW, and CAP_SYS_ADMIN to enter another namespace.
     """
     from istio_init.log import Log

@@ -143,7 +143,7 @@ def test_the_verbs(host: Host) -> None:
     told = json.loads(host.run("status", "--output=json").stdout)
     assert told == {"whole": False, "program": "present", "network": str(path), "entry": "absent"}
     assert f"{host.program}: removed" in host.succeed("uninstall")
-    assert "nothing of ours stands" in host.succeed("uninstall")
+    assert "no Istio rules found" in host.succeed("uninstall")
 
 
 def refused(host: Host) -> str:

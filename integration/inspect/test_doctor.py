@@ -233,7 +233,7 @@ def test_a_destination_of_others_before_ours(namespace: Namespace, tool: str) ->
     namespace.run(f"iptables-{tool}", "-t", "nat", "-A", *rule)
     before = state(namespace)
     checks = namespace.inside(lambda: look(*PLAIN))
-    status, finding, remedy = checks[f"rules of others, {tool} ipv4 nat OUTPUT"]
+    status, finding, remedy = checks[f"other programs' rules, {tool} ipv4 nat OUTPUT"]
     assert status == "warn"
     assert "-d 127.0.0.11/32" in finding
     namespace.run(*remedy.partition(" shows")[0].split())
@@ -247,7 +247,7 @@ def test_a_table_of_others_in_nftables(namespace: Namespace) -> None:
     }"""
     namespace.run("nft", "-f", "-", text=text)
     before = state(namespace)
-    name = "rules of others, nftables ip kube-proxy"
+    name = "other programs' rules, nftables ip kube-proxy"
     status, finding, remedy = namespace.inside(lambda: look(*PLAIN))[name]
     assert (status, finding) == ("warn", "1 that change destinations, from nat-output (hook output, priority -100)")
     namespace.run(*remedy.partition(" shows")[0].split())
@@ -277,7 +277,7 @@ def test_routing_of_a_run_whose_rules_are_gone(namespace: Namespace) -> None:
         namespace.run("iptables-legacy", "-t", table, "-F")
         namespace.run("iptables-legacy", "-t", table, "-X")
     status, finding, remedy = namespace.inside(lambda: look(*PLAIN))["leftovers"]
-    assert (status, finding) == ("warn", "routing of an old run stands")
+    assert (status, finding) == ("warn", "routing of an earlier run remains")
     for line in remedy.split("; "):
         namespace.run(*line.split())
     assert "1337" not in routing(namespace)
@@ -318,7 +318,7 @@ def test_nobody(namespace: Namespace) -> None:
     namespace.inside(lambda: look(*PLAIN))
     checks = namespace.forked(nobody)
     assert {"capability NET_ADMIN", "capability NET_RAW"} <= failing(checks)
-    assert checks["rules standing, legacy"][0] == "warn"
+    assert checks["existing rules, legacy"][0] == "warn"
     assert namespace.run("cat", "/proc/net/ip_tables_names") == ""
 
 

@@ -84,7 +84,7 @@ def test_absent_then_in_place(namespace: Namespace, backend: str, argv: list[str
     """The diff's lines are what stands once it is applied."""
     told = look(namespace, "plan", backend, argv).told
     assert told["state"] == "absent"
-    assert (told["apply"]["does"], told["apply"]["why"]) == ("write", "nothing of ours stands")
+    assert (told["apply"]["does"], told["apply"]["why"]) == ("write", "no Istio rules found")
     assert look(namespace, "check", backend, argv).code == 4
     apply(namespace, backend, argv)
     settled(namespace)
@@ -161,7 +161,7 @@ def test_rules_in_another_backends_tables(namespace: Namespace) -> None:
     apply(namespace, "legacy", ARTICLE)
     apply(namespace, "nft", ARTICLE)
     checked = look(namespace, "check", "nft", ARTICLE)
-    assert (checked.code, checked.told["findings"]) == (3, ["rules of ours stand in the legacy tables, too"])
+    assert (checked.code, checked.told["findings"]) == (3, ["Istio rules also exist in the legacy tables"])
     told = look(namespace, "plan", "nft", ARTICLE).told
     assert told["apply"]["does"] == "refuse"
     assert {hunk["backend"] for hunk in told["diff"]} == {"legacy"}
@@ -198,7 +198,7 @@ def test_cleaning_up(namespace: Namespace, backend: str) -> None:
 
 
 def test_text(namespace: Namespace) -> None:
-    assert ask(namespace, "check", *ARTICLE).output == "absent (legacy): no rule of ours stands\n"
+    assert ask(namespace, "check", *ARTICLE).output == "absent (legacy): no Istio rules found\n"
     apply(namespace, "legacy", ARTICLE)
     assert ask(namespace, "check", *ARTICLE).output == "in place (legacy)\n"
     tables_of(namespace, IPV4, "legacy").delete("nat", RULE)
@@ -211,7 +211,7 @@ def test_text(namespace: Namespace) -> None:
     assert [line for line in lines if line.startswith("  +")] == ["  + -A ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN"]
     assert "    ... 5 lines that stay" in lines
     assert lines[-3:] == [
-        "apply refuses without --reconcile: other rules of ours stand here",
+        "apply refuses without --reconcile: Istio rules that differ from the requested ones already exist",
         "apply --reconcile would, in this order:",
         "  1. write legacy ipv4 nat: 17 rules",
     ]

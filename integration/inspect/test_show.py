@@ -264,8 +264,8 @@ def test_native_drift(namespace: Namespace) -> None:
     assert [rule["state"] for rule in chain["rules"]] == ["unexpected", "in place", "in place"]
     texts = [purpose["text"] for purpose in chain["rules"][1]["purposes"]]
     assert texts == [
-        "the HBONE tunnel's port, which Envoy listens on itself, is left alone",
-        "an inbound port that is left alone",
+        "Envoy listens on the port of HBONE tunnels itself; it is not captured",
+        "an excluded inbound port is not captured",
     ]
 
 

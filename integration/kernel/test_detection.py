@@ -157,7 +157,7 @@ def test_moving_from_one_to_another(namespace: Namespace, first: str, second: st
     succeed(namespace, *TPROXY, *BACKENDS[first])
     standing, routes = rules(namespace, first), routing(namespace)
     said = refuse(namespace, *TPROXY, *BACKENDS[second])
-    assert f"rules of ours stand in the {first} tables, too" in said
+    assert f"Istio rules also exist in the {first} tables" in said
     assert rules(namespace, first) == standing
     assert not rules(namespace, second)
     succeed(namespace, *TPROXY, *BACKENDS[second], "--reconcile")

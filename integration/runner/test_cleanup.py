@@ -15,7 +15,7 @@ from istio_init.model.rules import FAMILIES, IPV4, IPV6
 from tests.planning.cases import CASES, argv
 
 EXCLUDED = ["-c", "eth9", "-k", "eth9"]
-NOTHING = "nothing of ours stands, nothing to clean up"
+NOTHING = "no Istio rules found; nothing to clean up"
 
 
 def load_dry_run(namespace: Namespace, *arguments: str) -> None:

@@ -94,7 +94,7 @@ def test_a_refusal_while_putting_back(namespace: Namespace) -> None:
     fault = f"setsockopt:error=ENOMEM:when={last}..{last + 1}"
     run = traced(namespace, CALLS, *SCENARIOS["from nothing"][1], inject=fault)
     assert run.code == 1
-    assert "not everything could be put back: ipv6 nat: " in run.log
+    assert "the previous state could not be restored completely: ipv6 nat: " in run.log
     said = run.log.splitlines()[-1]
     assert "ipv4 nat: can't commit the table: Cannot allocate memory" in said
     assert said.endswith("the namespace is not as it was")

@@ -49,7 +49,7 @@ class Hunk(Record):
 
 
 def merged(found: Table, wanted: Table | None) -> Table:
-    """The found table as it is once ours is brought to the plan (or, with None, removed)."""
+    """The table after Istio's rules are brought to the plan (or, with None, removed)."""
     known = recognised(found, wanted)
     chains = {chain.name: chain for chain in known.chains if chain.name not in OWN_CHAINS}
     targets = {chain.name: chain for chain in wanted.chains} if wanted else {}
@@ -65,7 +65,7 @@ def merged(found: Table, wanted: Table | None) -> Table:
 
 
 def hunks(rulesets: Iterable[Ruleset], changes: Changes) -> Iterator[Hunk]:
-    """What the changes would make of iptables' tables, legacy or nft, in the order in which they are written."""
+    """The hunks of iptables tables, legacy or nft, in the order in which a run writes them."""
     there = {ruleset.family: ruleset for ruleset in rulesets}
     for change in changes.tables:
         found = there[change.family].table(change.name) or Table(change.name, ordered(change.name, {}))
@@ -87,7 +87,7 @@ def _items(chain: Chain | None) -> tuple[Item, ...]:
 
 
 def inet_hunks(rulesets: Iterable[Ruleset], inet: tuple[InetTable, ...], changes: Changes) -> Iterator[Hunk]:
-    """The same for the native tables, of which each that changes is replaced whole; `inet` is what stands."""
+    """The hunks of native tables, each of which a run replaces whole; `inet` are the existing ones."""
     after = tuple(_changed(ruleset, changes.tables) for ruleset in rulesets)
     existing = {table.name: table for table in inet}
     for name in dict.fromkeys(change.name for change in changes.tables):
@@ -109,7 +109,7 @@ def _changed(found: Ruleset, changes: Iterable[TableChange]) -> Ruleset:
 
 
 def routing_hunk(all_changes: Iterable[Changes]) -> Hunk | None:
-    """What all changes together would make of the routing, None where they leave it alone."""
+    """The routing hunk of all changes together, None where they change no routing."""
     lines: list[DiffLine] = []
     for changes in all_changes:
         lines += [("+", command(entry)) for entry in changes.add]

@@ -1,4 +1,4 @@
-"""All that there is to see of a namespace: rules with counters, routing, tracked connections, all against the plan."""
+"""A snapshot of a namespace: rules with counters, routing and tracked connections, compared with the plan."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ EntryState: TypeAlias = Literal["in place", "missing", "unexpected", "other fami
 
 
 class Snapshot(Record):
-    """What stands, each table with its backend's name, and how it compares with the plan.
+    """The tables, each with its backend's name, and how they compare with the plan.
 
-    `routing` are ip(8)'s commands that add what stands or should. `usage` is None where no connection is tracked,
+    `routing` are the ip(8) commands that add each entry. `usage` is None where no connection is tracked,
     `connections` (how many are captured, by kind) where the kernel does not tell them.
     """
 
@@ -47,7 +47,7 @@ class Snapshot(Record):
 
 
 def take(options: Options, log: Log) -> Snapshot:
-    """Look at the namespace that the options name. KernelError where it can't be read."""
+    """Take a snapshot of the namespace that the options name. KernelError where it can't be read."""
     with access.namespace(options):
         inspection = inspect(options, log)
         tables = tuple(_tables(inspection))
@@ -67,7 +67,7 @@ def take(options: Options, log: Log) -> Snapshot:
 
 
 def _tables(inspection: Inspection) -> Iterator[tuple[str, TableRows]]:
-    """The tables of the backend that a run writes to, then others', those that hold anything or should."""
+    """The tables of the backend that a run writes to, then of the others, without empty ones."""
     for home in (inspection.chosen, *inspection.others):
         plan = inspection.plan if home is inspection.chosen else None
         for rows in (
@@ -82,7 +82,7 @@ def _iptables(backend: str, inspection: Inspection, plan: Plan | None) -> Iterat
     for counted in counters.tables(backend):
         ruleset = plan.ruleset(counted.family) if plan else None
         wanted = ruleset.table(counted.table.name) if ruleset else None
-        # A run leaves a family alone that its plan has not, but takes all of ours out of other backends' tables.
+        # A run ignores a family that its plan lacks, but removes all Istio rules from other backends' tables.
         stray: RuleState = "other family" if plan and not ruleset else "unexpected"
         yield table_rows(counted, wanted, known[counted.family], stray)
 
@@ -94,15 +94,15 @@ def _native(inspection: Inspection, plan: Plan | None) -> Iterator[TableRows]:
 
 
 def _routing(inspection: Inspection) -> Iterator[tuple[EntryState, str]]:
-    """The plan's entries, those that old rules of ours left, and others' that go by marks."""
-    plan, standing = inspection.plan, inspection.state.routing
+    """The plan's entries, those that earlier Istio rules left, and other programs' entries that use marks."""
+    plan, existing = inspection.plan, inspection.state.routing
     for entry in plan.routing:
-        yield ("in place" if entry in standing else "missing"), command(entry)
+        yield ("in place" if entry in existing else "missing"), command(entry)
     stale = leftovers(inspection.state, plan)
-    for entry in standing:
+    for entry in existing:
         if entry not in plan.routing and not isinstance(entry, Address):
-            ours: EntryState = "unexpected" if plan.ruleset(entry.family) else "other family"
-            yield (ours if entry in stale else "foreign"), command(entry)
+            own: EntryState = "unexpected" if plan.ruleset(entry.family) else "other family"
+            yield (own if entry in stale else "foreign"), command(entry)
 
 
 def captured(connections: Iterable[Connection], options: Options) -> dict[str, int]:

@@ -1,6 +1,6 @@
-"""What stands in a namespace against what the options want, and what a run would do about it. Changes nothing.
+"""Compares a namespace with the plan of the options, and predicts what a run would do. Changes nothing.
 
-No lock is taken: a run that is under way at that moment may be seen half done.
+Takes no lock: a run in progress may be seen half done.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Action: TypeAlias = Literal["nothing", "write", "refuse"]
 
 
 class BackendState(Record):
-    """What stands in one backend's tables, both families, others' rules included.
+    """The rules in one backend's tables, both families, other programs' rules included.
 
     `inet` are the inet tables that the rules of the backend `native` are, empty for the other two.
     """
@@ -47,7 +47,7 @@ class BackendState(Record):
 
 
 class Inspection(Record):
-    """Settled options, their plan, the backend that a run writes to, and why, and what stands.
+    """The options with defaults resolved, their plan, the backend that a run writes to, and what the namespace has.
 
     `others` are the tables of other backends; `state` has the backend's own rules and all routing.
     """
@@ -62,7 +62,7 @@ class Inspection(Record):
 
     @property
     def conflicting(self) -> tuple[BackendState, ...]:
-        """The other backends in whose tables rules of ours stand."""
+        """The other backends whose tables have Istio rules."""
         return tuple(state for state in self.others if state.removal(self.plan))
 
     @property
@@ -112,17 +112,17 @@ def inspect(options: Options, log: Log) -> Inspection:
 
 def _read_state(backend: str, firewall: Firewall, plan: Plan) -> BackendState:
     rulesets = tuple(firewall.read(family, plan.ruleset(family)) for family in FAMILIES)
-    standing = getattr(firewall, "standing", tuple)
-    return BackendState(backend, rulesets, standing())
+    inet_tables = getattr(firewall, "standing", tuple)
+    return BackendState(backend, rulesets, inet_tables())
 
 
 def conformance(inspection: Inspection) -> Conformance:
-    """Whether the plan is in place; absent is where no rule of ours stands in the plan's families."""
+    """Whether the plan is in place; absent is where there are no Istio rules in the plan's families."""
     if not findings(inspection):
         return "in place"
     found = inspection.observed
-    ours = any(own_part(table) for ruleset in found.rulesets for table in ruleset.tables)
-    return "drifted" if ours or inspection.conflicting else "absent"
+    exist = any(own_part(table) for ruleset in found.rulesets for table in ruleset.tables)
+    return "drifted" if exist or inspection.conflicting else "absent"
 
 
 def findings(inspection: Inspection) -> tuple[str, ...]:
@@ -130,7 +130,7 @@ def findings(inspection: Inspection) -> tuple[str, ...]:
     plan, found = inspection.plan, inspection.observed
     missing = tuple(entry for entry in plan.routing if entry not in found.routing)
     stale = tuple(entry for entry in leftovers(found, plan) if entry not in plan.routing)
-    elsewhere = [f"rules of ours stand in the {state.backend} tables, too" for state in inspection.conflicting]
+    elsewhere = [f"Istio rules also exist in the {state.backend} tables" for state in inspection.conflicting]
     return (*elsewhere, *deviations(plan, found, missing, stale))
 
 
@@ -143,11 +143,11 @@ def forecast(inspection: Inspection) -> Forecast:
         return Forecast("nothing", "--skip-rule-apply")
     if inspection.conflicting and not options.reconcile:
         names = " and ".join(state.backend for state in inspection.conflicting)
-        return _refused(inspection, f"rules of ours stand in the {names} tables, too")
+        return _refused(inspection, f"Istio rules also exist in the {names} tables")
     try:
         changes = inspection.changes(reconcile=options.reconcile)
     except Drifted:
-        return _refused(inspection, "other rules of ours stand here")
+        return _refused(inspection, "Istio rules that differ from the requested ones already exist")
     made = _made(inspection, changes)
     if not made:
         return Forecast("nothing", "in place")
@@ -168,4 +168,4 @@ def _cleaning(inspection: Inspection) -> Forecast:
     elsewhere = ((state, state.removal(inspection.plan)) for state in inspection.others)
     steps = (*elsewhere, (inspection.chosen, removal(inspection.state, inspection.plan)))
     made = tuple((state, changes) for state, changes in steps if changes)
-    return Forecast("write", "cleaning up", made) if made else Forecast("nothing", "nothing of ours stands")
+    return Forecast("write", "cleaning up", made) if made else Forecast("nothing", "no Istio rules found")

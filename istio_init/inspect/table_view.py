@@ -1,4 +1,4 @@
-"""What stands as rows for people: each rule's columns and counters, whose it is, and what it is for."""
+"""Tables as rows for people: each rule's columns and counters, its state, and its purpose."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 AnyRule = TypeVar("AnyRule", Rule, InetRule)
 
-# A rule of ours that the plan has, one that it has not, one that it has elsewhere in the chain, one of a family that
-# it leaves alone; somebody else's.
+# An Istio rule that the plan has, that it lacks, that it has elsewhere in the chain, or of a family that the plan does
+# not cover; another program's rule.
 RuleState: TypeAlias = Literal["in place", "unexpected", "misplaced", "other family", "foreign"]
 
-GUARD = Purpose("", "the table is the other family's: nothing here concerns this one")
-UNHEARD = Purpose("", "what no transparent listener takes is dropped, as iptables' TPROXY drops it")
+GUARD = Purpose("", "the table is for the other family only")
+UNHEARD = Purpose("", "without a transparent listener the packet is dropped, as iptables' TPROXY does")
 
 
 class RuleRow(Record):
@@ -57,7 +57,7 @@ class ChainRows(Record):
 
 
 class TableRows(Record):
-    """A table that stands; `family` is `inet` for native ones."""
+    """A table; `family` is `inet` for native ones."""
 
     family: str
     name: str
@@ -67,7 +67,7 @@ class TableRows(Record):
 def table_rows(
     counted: CountedTable, wanted: Table | None, known: Mapping[RuleLocation, Purpose], stray: RuleState = "unexpected"
 ) -> TableRows:
-    """A table of iptables', of which `wanted` is what the plan has in it; other rules of ours are `stray`."""
+    """The rows of an iptables table, compared with the plan's table; other Istio rules are `stray`."""
     found = recognised(counted.table, wanted)
     plans = {chain.name: chain for chain in wanted.chains} if wanted else {}
     chains = tuple(_chain_rows(counted, chain, plans.get(chain.name), known, stray) for chain in found.chains)
@@ -87,8 +87,8 @@ def _chain_rows(
     for at, rule in enumerate(chain.rules):
         why = purpose(known, counted.table.name, chain.name, rule) if at in states else None
         count = counts[at] if at < len(counts) else None
-        told = columns(rule), rule_text(rule)
-        rows.append(RuleRow(at + 1, count, *told, states.get(at, "foreign"), (why,) if why else ()))
+        state, purposes = states.get(at, "foreign"), (why,) if why else ()
+        rows.append(RuleRow(at + 1, count, columns(rule), rule_text(rule), state, purposes))
     lacking = unpaired(rules, tuple(chain.rules[at] for at in mine))
     missing = tuple(rule_text(rule) for _, rule in lacking)
     return ChainRows(chain.name, tuple(rows), chain.policy, counted.policies.get(chain.name), missing)
@@ -97,7 +97,7 @@ def _chain_rows(
 def _states(
     found: tuple[AnyRule, ...], wanted: tuple[AnyRule, ...], stray: RuleState = "unexpected"
 ) -> list[RuleState]:
-    """How each rule of ours in a chain compares with the plan's."""
+    """How each Istio rule of a chain compares with the plan's."""
     strays = {number for number, _ in unpaired(found, wanted)}
     lacks = any(True for _ in unpaired(wanted, found))
     same = not (strays or lacks) and equivalent(found, wanted)
@@ -118,13 +118,13 @@ def inet_rows(
     """One of our native tables; `planned` is the plan, `known` its rules' purposes by family."""
     wanted = stored(layout(planned, counted.name))
     found = InetTable(counted.name, tuple(chain for chain, _ in counted.chains))
-    family, standing = _to_compare(found, planned)
+    family, existing = _to_compare(found, planned)
     plans = {chain.name: tuple(_of_family(chain, family).values()) for chain in wanted.chains}
     why = _inet_purposes(counted, planned, known)
     named = sets(found)
     chains: list[ChainRows] = []
     for chain, counts in counted.chains:
-        rules, mine = plans.get(chain.name, ()), standing[chain.name]
+        rules, mine = plans.get(chain.name, ()), existing[chain.name]
         states = dict(zip(mine, _states(tuple(mine.values()), rules), strict=True))
         rows = (
             RuleRow(
@@ -137,14 +137,14 @@ def inet_rows(
         policy = "ACCEPT" if chain.name in BASE_CHAINS[counted.name] else None
         chains.append(ChainRows(chain_name(chain.name), tuple(rows), policy, missing=missing))
     for name, rules in plans.items():
-        if name not in standing:
+        if name not in existing:
             missing = tuple(inet_text(rule, sets(wanted)) for rule in rules)
             chains.append(ChainRows(chain_name(name), (), missing=missing))
     return TableRows("inet", NAMES[counted.name], tuple(chains))
 
 
 def _to_compare(found: InetTable, planned: tuple[Ruleset, ...]) -> tuple[Family | None, dict[str, dict[int, InetRule]]]:
-    """The family that the plan is compared in, and by chain the standing rules, by position, that this concerns.
+    """The family to compare the plan in, and by chain the existing rules of it, by position.
 
     It is None, and they are all, where the table has no more families than the plan. A plan of one family leaves the
     other one's rules alone, and those of both are then compared as that one meets them.
@@ -156,7 +156,7 @@ def _to_compare(found: InetTable, planned: tuple[Ruleset, ...]) -> tuple[Family 
 
 
 def _of_family(chain: InetChain, family: Family | None) -> dict[int, InetRule]:
-    """The rules that a family meets, by position, each as if it were that one's own; with None all, as they stand."""
+    """The rules that packets of a family meet, by position, each as one of that family; with None all, unchanged."""
     if family is None:
         return dict(enumerate(chain.rules))
     return {at: rule.replace(family=family) for at, rule in enumerate(chain.rules) if rule.family in {None, family}}
@@ -179,8 +179,8 @@ def _inet_purposes(
             folded = fold(chain.parts, ruleset.family)
             for number, rule in enumerate(folded.rules):
                 sources = folded.sources(number)
-                told = (purpose(known[ruleset.family], counted.name, chain.name, source) for source in sources)
-                why[chain.name, rule] = tuple(dict.fromkeys(each for each in told if each))
+                purposes = (purpose(known[ruleset.family], counted.name, chain.name, source) for source in sources)
+                why[chain.name, rule] = tuple(dict.fromkeys(each for each in purposes if each))
 
     def purposes_of(chain: str, rule: InetRule) -> tuple[Purpose, ...]:
         if rule.target == RETURN and not rule.matches and chain in BASE_CHAINS[counted.name]:

@@ -246,7 +246,7 @@ class Options(Record):
         help="Work in this namespace, e.g. /var/run/netns/x or /proc/1/ns/net.",
     )
     reconcile: bool = option(
-        switch, False, group=RUNNING, help="Where other rules of ours stand, bring them to the plan instead of failing."
+        switch, False, group=RUNNING, help="Update existing Istio rules to the requested ones instead of failing."
     )
     force_apply: bool = option(switch, False, group=RUNNING, help="Write even where everything is in place.")
     cleanup_only: bool = option(switch, False, group=RUNNING, help="Take everything of ours away, and no more.")

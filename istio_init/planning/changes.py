@@ -1,6 +1,6 @@
-"""Decide, then act: what a plan asks to be changed in a namespace, as a value.
+"""Decide, then act: the changes that bring a namespace to a plan, as a value.
 
-`decide` is pure; commands.py carries its answer out, in its order.
+`decide` is pure; runner/transaction.py carries the changes out, in their order.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class NamespaceState(Record):
-    """What stands in a namespace: the rulesets that were read, others' rules included, and the routing."""
+    """The rulesets that were read from a namespace, other programs' rules included, and its routing."""
 
     rulesets: tuple[Ruleset, ...]
     routing: tuple[RoutingEntry, ...] = ()
 
     def ruleset(self, family: Family) -> Ruleset:
-        """The rules of one family; of one that was not looked at, none."""
+        """The rules of one family; empty for one that was not read."""
         for ruleset in self.rulesets:
             if ruleset.family == family:
                 return ruleset
@@ -36,7 +36,7 @@ class NamespaceState(Record):
 
 
 class Changes(Record):
-    """Routing to add, then tables to write in this order, then routing to take away; `why` is for the log."""
+    """Routing to add, then tables to write in this order, then routing to remove; `why` is for the log."""
 
     add: tuple[RoutingEntry, ...]
     tables: tuple[TableChange, ...]
@@ -48,10 +48,10 @@ class Changes(Record):
 
 
 def decide(plan: Plan, found: NamespaceState, *, reconcile: bool = False, force: bool = False) -> Changes:
-    """What applying the plan has to change; Drifted where other rules of ours stand and `reconcile` is off.
+    """The changes that apply the plan; Drifted where different Istio rules exist and `reconcile` is off.
 
-    A run that was killed between two commits left whole tables in place and IPv4's nat, which is written last,
-    without anything of ours: that is no drift, but a plan to be completed.
+    A run that was killed between two commits left whole tables in place, and no Istio rules in IPv4's nat, which is
+    written last: that is not drift, but a plan to complete.
     """
     drift = {
         (wanted.family, name): absent
@@ -69,7 +69,7 @@ def decide(plan: Plan, found: NamespaceState, *, reconcile: bool = False, force:
         from istio_init.planning.drift_text import drift_message
 
         raise Drifted(drift_message(plan, found, missing, stale))
-    why = "nothing of ours stands" if fresh else "completing an unfinished run" if unfinished else "reconciling"
+    why = "no Istio rules found" if fresh else "completing an unfinished run" if unfinished else "reconciling"
     return Changes(missing, _writes(plan, found, None if force else frozenset(drift)), stale, why)
 
 
@@ -81,8 +81,8 @@ def _nat_is_bare(found: NamespaceState) -> bool:
 def _writes(plan: Plan, found: NamespaceState, only: frozenset[tuple[Family, str]] | None) -> tuple[TableChange, ...]:
     """The tables to write, in an order in which no packet passes uncaptured in between.
 
-    mangle captures inbound traffic in TPROXY mode, nat everything else: what takes over is written before what
-    lets go. Otherwise nat comes last, IPv4's at the very end, as the seal of a whole run.
+    mangle captures inbound traffic in TPROXY mode, nat everything else: the table that starts to capture is written
+    before the one that stops. Otherwise nat comes last, IPv4's at the very end, as the mark of a complete run.
     """
     changes: list[TableChange] = []
     for wanted in plan.rulesets:
@@ -93,16 +93,16 @@ def _writes(plan: Plan, found: NamespaceState, only: frozenset[tuple[Family, str
         changes.extend(TableChange(family, name, None) for name in gone)
     if only is not None:
         changes = [change for change in changes if (change.family, change.name) in only]
-    return tuple(sorted(changes, key=lambda change: _turn(change, found)))
+    return tuple(sorted(changes, key=lambda change: _order(change, found)))
 
 
-def _turn(change: TableChange, found: NamespaceState) -> tuple[int, int]:
-    """The sort key of a table's turn: 0 tables that help, 1 nat, 2 a mangle table that lets go of TPROXY's capture."""
+def _order(change: TableChange, found: NamespaceState) -> tuple[int, int]:
+    """The sort key of a table: 0 for auxiliary tables, 1 for nat, 2 for a mangle table that ends TPROXY's capture."""
     if change.name == "nat":
         return 1, 0 if change.family == IPV6 else 1
     before = found.table(change.family, change.name)
-    lets_go = before is not None and _captures(before) and not (change.wanted and _captures(change.wanted))
-    return (2 if lets_go else 0), 0 if change.family == IPV6 else 1
+    ends_capture = before is not None and _captures(before) and not (change.wanted and _captures(change.wanted))
+    return (2 if ends_capture else 0), 0 if change.family == IPV6 else 1
 
 
 def _captures(table: Table) -> bool:
@@ -112,10 +112,9 @@ def _captures(table: Table) -> bool:
 
 
 def leftovers(found: NamespaceState, plan: Plan) -> tuple[RoutingEntry, ...]:
-    """The standing policy rules and routes that TPROXY rules of ours use, told by the marks in those rules.
+    """The existing policy rules and routes that Istio's TPROXY rules use, identified by the marks in those rules.
 
-    Those of the options' own mark and table count where no rule tells, too: a run that was cut short had taken
-    the rules away.
+    Those of the options' own mark and table count even without such rules: an interrupted run may have removed them.
     """
     families = {ruleset.family for ruleset in found.rulesets}
     marks = {(family, mark) for family in families for mark in _marks(found.table(family, "mangle"))}
@@ -127,10 +126,10 @@ def leftovers(found: NamespaceState, plan: Plan) -> tuple[RoutingEntry, ...]:
         if isinstance(entry, Route) and entry.device == LOOPBACK_INTERFACE and (entry.family, entry.table) in tables
     ]
     routed = {(route.family, route.table) for route in routes}
-    told: tuple[RoutingEntry, ...] = (*routes, *(rule for rule in rules if (rule.family, rule.table) in routed))
+    by_mark: tuple[RoutingEntry, ...] = (*routes, *(rule for rule in rules if (rule.family, rule.table) in routed))
     of_the_options = (*plan.routes, *plan.policy_rules, *plan.spare)
-    untold = (entry for entry in of_the_options if entry.family in families and entry not in told)
-    return (*told, *(entry for entry in untold if entry in found.routing))
+    others = (entry for entry in of_the_options if entry.family in families and entry not in by_mark)
+    return (*by_mark, *(entry for entry in others if entry in found.routing))
 
 
 def _marks(mangle: Table | None) -> set[int]:

@@ -1,4 +1,4 @@
-"""The Plan: everything that is to stand in a namespace, as one pure value. `apply` walks it, `clean` undoes it."""
+"""The Plan: the desired rules and routing of a namespace, as one pure value."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Plan(Record):
     """Rulesets (IPv4 first; IPv6 where it is on), and the routing that they need.
 
-    `spare` is the routing that TPROXY would need with these options where the plan has no use for it: known as
-    ours where another plan, or one that was cut short, has left it.
+    `spare` is the routing that TPROXY would need with these options but the plan does not: it is recognized as
+    Istio's where another plan, or an interrupted run, left it.
     """
 
     rulesets: tuple[Ruleset, ...]
@@ -41,7 +41,7 @@ def build(options: Options) -> Plan:
     """The plan for these options; the same options always give the same plan."""
     families = FAMILIES if options.enable_ipv6 else (IPV4,)
     rulesets = tuple(capture(options, family) for family in families)
-    # Without ::6 on lo Envoy's connections to the app bear another source, meet rule 2 and loop.
+    # Without ::6 on lo, Envoy's connections to the app have another source, match rule 2 and loop.
     addresses = (Address(PASSTHROUGH[IPV6], LOOPBACK_INTERFACE),) if IPV6 in families else ()
     used = families if uses_tproxy(options) and options.istio_inbound_ports else ()
     unused = tuple(family for family in FAMILIES if family not in used)

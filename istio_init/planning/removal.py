@@ -1,4 +1,4 @@
-"""What has to go for nothing of ours to be left, as a value; changes.py has the same for a plan."""
+"""Computes the changes that remove all Istio rules; changes.py computes those that apply a plan."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def removal(found: NamespaceState, plan: Plan) -> Changes:
-    """How to take everything of ours away, whichever options it was made with; nat lets go first.
+    """The changes that remove all Istio rules and routing, whatever options made them; nat comes first.
 
-    The plan of today's options helps to know rules that bear no signature, and routing whose rules are gone.
+    The plan identifies Istio rules without a signature, and routing whose rules are already gone.
     """
     tables = []
     for ruleset in found.rulesets:
@@ -29,7 +29,7 @@ def removal(found: NamespaceState, plan: Plan) -> Changes:
     tables.sort(key=lambda change: change.name != "nat")
     drop = [entry for entry in plan.routing if entry in found.routing]
     drop += [entry for entry in leftovers(found, plan) if entry not in drop]
-    # Ours whatever today's options say of IPv6.
+    # Istio's, whether or not these options enable IPv6.
     passthrough = Address(PASSTHROUGH[IPV6], LOOPBACK_INTERFACE)
     if passthrough in found.routing and passthrough not in drop:
         drop.append(passthrough)

@@ -42,7 +42,7 @@ def require_single_backend(plan: Plan, others: Sequence[tuple[str, Firewall]]) -
             from istio_init.errors_rare import Drifted
 
             raise Drifted(
-                f"rules of ours stand in the {name} tables, too, and would take packets a second time: "
+                f"Istio rules also exist in the {name} tables, and would capture packets a second time: "
                 "--reconcile moves them over, --cleanup-only removes them"
             )
 
@@ -53,7 +53,7 @@ def withdraw(plan: Plan, others: Sequence[tuple[str, Firewall]], router: Router,
         found = _rules(firewall)
         changes = removal(found, plan)
         if changes:
-            log.info(f"rules of ours stand in the {name} tables, too")
+            log.info(f"Istio rules also exist in the {name} tables")
             Transaction(firewall, router, log).perform(changes, found)
 
 

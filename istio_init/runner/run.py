@@ -122,7 +122,7 @@ def _change(options: Options, environ: Mapping[str, str], log: Log, interrupts: 
         if options.cleanup_only:
             cleaned = [cleanup.clean(plan, each, router, log) for _, each in others]
             cleaned.append(cleanup.clean(plan, firewall, router, log, on_commit=interrupts.ignore))
-            return "cleaned up" if any(cleaned) else "nothing of ours stands, nothing to clean up"
+            return "cleaned up" if any(cleaned) else "no Istio rules found; nothing to clean up"
         if others and not options.reconcile:
             cleanup.require_single_backend(plan, others)
         wishes = {"reconcile": options.reconcile, "force": options.force_apply}

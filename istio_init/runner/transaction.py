@@ -137,7 +137,7 @@ class Transaction:
 
     def _put_back(self, changes: Changes, found: NamespaceState, error: BaseException) -> None:
         """Undo, last first; what can't be undone is said, and the first error stays the one that ends the run."""
-        self._log.info("putting back what stood before")
+        self._log.info("restoring the previous state")
         added = tuple(entry for entry in changes.add if entry not in found.routing)
         # As before, routing is there before the rules that need it, and goes after them.
         steps: list[Callable[[], None]] = [lambda: self._router.replace(changes.drop)]
@@ -150,7 +150,7 @@ class Transaction:
             except Exception as failure:  # noqa: BLE001 (whatever is wrong with it, the other steps are taken, too)
                 failures.append(str(failure))
         if failures:
-            self._log.error(f"not everything could be put back: {'; '.join(failures)}")
+            self._log.error(f"the previous state could not be restored completely: {'; '.join(failures)}")
             error.add_note("the namespace is not as it was")
 
     def _restoring(self, change: TableChange, found: NamespaceState) -> Callable[[], None]:
@@ -164,7 +164,7 @@ class Transaction:
 
 def _announcement(change: TableChange) -> str:
     if change.wanted is None:
-        return f"{change.family} {change.name}: removing what is ours"
+        return f"{change.family} {change.name}: removing Istio rules"
     count = sum(chain.count for chain in change.wanted.chains)
     return f"{change.family} {change.name}: writing {count} rules"
 

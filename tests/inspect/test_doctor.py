@@ -153,29 +153,29 @@ OUTCOMES: list[tuple[str, dict[str, Any], str, str, str, str]] = [
     ("", {}, "lock", "ok", "is free", ""),
     ("", {"lock": LockStatus("/x", available=True, held="pid 7 (x)")}, "lock", "warn", "pid 7 (x)", "wait"),
     ("", {"lock": LockStatus("/x", available=False)}, "lock", "ok", "namespace itself", ""),
-    ("", {}, "leftovers", "ok", "nothing of ours", ""),
+    ("", {}, "leftovers", "ok", "no Istio rules", ""),
     (ALL, of_plan(ALL), "leftovers", "ok", "in place", ""),
     (TPROXY, of_plan(ALL), "leftovers", "fail", "Istio rules that differ", "--reconcile"),
     (f"{TPROXY} --reconcile", of_plan(ALL), "leftovers", "warn", "Istio rules that differ", "--reconcile"),
-    (ALL, {"routing": STALE}, "leftovers", "warn", "routing of an old run", "ip -4 rule del fwmark 1337 lookup 133"),
+    (ALL, {"routing": STALE}, "leftovers", "warn", "earlier run", "ip -4 rule del fwmark 1337 lookup 133"),
     (f"{TPROXY} --drop-invalid", {"routing": STALE, "installed": (
         InstalledRules("legacy", (Ruleset("ipv4", (case(f"{TPROXY} --drop-invalid").plan.rulesets[0].tables[0],)),)),
-    )}, "leftovers", "warn", "cut short", ""),
+    )}, "leftovers", "warn", "interrupted", ""),
     (ALL, of_plan(ALL, "nft"), "leftovers, nft", "fail", "in the nft tables", "clean"),
     (f"{ALL} --reconcile", of_plan(ALL, "nft"), "leftovers, nft", "warn", "in the nft tables", "clean"),
     (ALL, of_plan(f"{ALL} --enable-ipv6"), "leftovers, ipv6", "warn", "the plan has none", "--enable-ipv6"),
-    (ALL, {"installed": (UNREADABLE,)}, "rules standing, legacy", "warn", "can't", "root"),
-    (ALL, {"installed": (UNREADABLE,)}, "leftovers", "warn", "legacy were not looked at", "root"),
-    (ALL, {"installed": (UNREADABLE,)}, "rules of others", "warn", "were not looked at", "root"),
-    (ALL, {}, "rules of others", "ok", "none", ""),
-    (ALL, rules(nat("-A OUTPUT -p udp -j ACCEPT")), "rules of others, legacy ipv4 nat OUTPUT", "warn",
+    (ALL, {"installed": (UNREADABLE,)}, "existing rules, legacy", "warn", "can't", "root"),
+    (ALL, {"installed": (UNREADABLE,)}, "leftovers", "warn", "legacy were not read", "root"),
+    (ALL, {"installed": (UNREADABLE,)}, "other programs' rules", "warn", "were not read", "root"),
+    (ALL, {}, "other programs' rules", "ok", "none", ""),
+    (ALL, rules(nat("-A OUTPUT -p udp -j ACCEPT")), "other programs' rules, legacy ipv4 nat OUTPUT", "warn",
      "1: -A OUTPUT -p udp -j ACCEPT", "iptables-legacy -t nat -S"),
     (ALL, rules(nat("-A PREROUTING -p tcp -j REDIRECT --to-ports 9"), "nft"),
-     "rules of others, nft ipv4 nat PREROUTING", "warn", "--to-ports 9", "iptables-nft -t nat -S"),
+     "other programs' rules, nft ipv4 nat PREROUTING", "warn", "--to-ports 9", "iptables-nft -t nat -S"),
     (ALL, rules(nat("-A OUTPUT -j DOCKER_OUTPUT", "-A DOCKER_OUTPUT -p tcp -j REDIRECT --to-ports 9")),
-     "rules of others, legacy ipv4 nat OUTPUT", "warn", "-j DOCKER_OUTPUT", "-t nat"),
+     "other programs' rules, legacy ipv4 nat OUTPUT", "warn", "-j DOCKER_OUTPUT", "-t nat"),
     (ALL, {"foreign_tables": (ForeignTable("ip", "kube-proxy", ("nat-output (hook output, priority -100)",), 3),)},
-     "rules of others, nftables ip kube-proxy", "warn", "3 that change", "nft list table ip kube-proxy"),
+     "other programs' rules, nftables ip kube-proxy", "warn", "3 that change", "nft list table ip kube-proxy"),
 ]  # fmt: skip
 
 
@@ -212,23 +212,23 @@ def test_what_is_behind_ours_is_no_shadow() -> None:
                  "-A ISTIO_INBOUND -p tcp -j RETURN")  # fmt: skip
     before = nat("-A PREROUTING -p tcp -j REDIRECT --to-ports 9", "-A PREROUTING -p tcp -j ISTIO_INBOUND",
                  "-A ISTIO_INBOUND -p tcp -j RETURN")  # fmt: skip
-    name = "rules of others, legacy ipv4 nat PREROUTING"
+    name = "other programs' rules, legacy ipv4 nat PREROUTING"
     assert name not in look(ALL, rules(behind))
     assert look(ALL, rules(before))[name].status == "warn"
 
 
 def test_a_verdict_in_another_backend_ends_nothing_of_ours() -> None:
-    assert "rules of others" in look(ALL, rules(nat("-A OUTPUT -p udp -j ACCEPT"), "nft"))
+    assert "other programs' rules" in look(ALL, rules(nat("-A OUTPUT -p udp -j ACCEPT"), "nft"))
 
 
 def test_chains_of_others_that_loop_are_walked_once() -> None:
     loop = nat("-A OUTPUT -j A", "-A A -j B", "-A B -j A")
-    assert "rules of others" in look(ALL, rules(loop))
+    assert "other programs' rules" in look(ALL, rules(loop))
 
 
 def test_kube_proxys_rules_are_known() -> None:
     text = nat("-A OUTPUT -j KUBE-SERVICES", "-A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -j REDIRECT --to-ports 9")
-    assert "hostNetwork" in look(ALL, rules(text))["rules of others, legacy ipv4 nat OUTPUT"].matters
+    assert "hostNetwork" in look(ALL, rules(text))["other programs' rules, legacy ipv4 nat OUTPUT"].matters
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_kube_proxys_rules_are_known() -> None:
     ],
 )
 def test_dockers_rules_are_known(lines: tuple[str, ...]) -> None:
-    assert "Docker's" in look(ALL, rules(nat(*lines)))["rules of others, legacy ipv4 nat OUTPUT"].matters
+    assert "Docker's" in look(ALL, rules(nat(*lines)))["other programs' rules, legacy ipv4 nat OUTPUT"].matters
 
 
 def test_every_look_says_something() -> None:

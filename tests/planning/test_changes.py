@@ -63,7 +63,7 @@ def test_from_nothing() -> None:
     """Routing first, then the tables that help, then nat, IPv4's at the very end."""
     wanted = planned(TPROXY)
     changes = decide(wanted, Memory().state())
-    assert changes.why == "nothing of ours stands"
+    assert changes.why == "no Istio rules found"
     assert changes.add == wanted.routing
     assert changes.drop == ()
     assert names(changes) == ["ipv6 raw", "ipv6 mangle", "ipv4 raw", "ipv4 mangle", "ipv6 nat", "ipv4 nat"]

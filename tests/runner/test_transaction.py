@@ -199,7 +199,7 @@ def test_what_can_not_be_put_back_is_said_and_the_rest_is_put_back() -> None:
         transaction.apply(planned("article-tproxy"), Stubborn(memory), memory.router, log, reconcile=True)
     assert caught.value.__notes__ == ["the namespace is not as it was"]
     assert [line for line in log.lines if line.startswith("error")] == [
-        "error: not everything could be put back: not even in words"
+        "error: the previous state could not be restored completely: not even in words"
     ]
     assert memory.held() == (rules, routes)
 
@@ -255,7 +255,7 @@ def test_every_step_is_logged() -> None:
     memory, log = inhabited(None), Lines()
     run(memory, "article-tproxy", log)
     assert log.lines == [
-        "debug: writing: nothing of ours stands",
+        "debug: writing: no Istio rules found",
         "info: routing: ip -6 addr add ::6/128 dev lo",
         "info: routing: ip -4 route add local default dev lo table 133",
         "info: routing: ip -6 route add local default dev lo table 133",
@@ -275,7 +275,7 @@ def test_a_summary_says_what_stands_where() -> None:
     wanted = planned("article-ipv6")
     changes = run(memory, "article-ipv6")
     said = transaction.summary(changes, wanted.rulesets)
-    assert said == "applied (nothing of ours stands): rules ipv4 nat 17, ipv6 nat 17"
+    assert said == "applied (no Istio rules found): rules ipv4 nat 17, ipv6 nat 17"
     assert transaction.summary(run(memory, "article-ipv6"), wanted.rulesets) == "in place, nothing written"
 
 

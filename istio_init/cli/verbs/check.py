@@ -47,7 +47,7 @@ def check(
         told = {"state": state, "code": code, "backend": looked.backend, "findings": list(found)}
         sys.stdout.write(json.dumps(told) + "\n")
     else:
-        said = ": no rule of ours stands" if state == "absent" else _told(found)
+        said = ": no Istio rules found" if state == "absent" else _told(found)
         sys.stdout.write(f"{state} ({looked.backend}){said}\n")
     return code
 

@@ -81,7 +81,7 @@ def uninstall(
     """Take the plugin out of every network here, and its program away."""
     places = detect(cni_net_dir, cni_bin_dir)
     done = installation.uninstall(places, keep_program=keep_program)
-    _tell(Log("info", as_json=log_as_json), done or ("nothing of ours stands, nothing to take away",))
+    _tell(Log("info", as_json=log_as_json), done or ("no Istio rules found, nothing to take away",))
     return 0
 
 

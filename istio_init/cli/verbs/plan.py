@@ -88,7 +88,7 @@ def _steps(target: BackendState, changes: Changes) -> Iterator[str]:
     for change in changes.tables:
         where = f"{target.backend} {change.family} {change.name}"
         if change.wanted is None:
-            yield f"take what is ours out of {where}{together}"
+            yield f"remove Istio rules from {where}{together}"
         else:
             yield f"write {where}: {_count(change)} rules{together}"
     yield from (command(entry, "del") for entry in reversed(changes.drop))

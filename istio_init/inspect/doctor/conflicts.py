@@ -1,4 +1,4 @@
-"""What stands in a namespace already and would be in the way of a plan: rules of ours, and rules of others."""
+"""Existing rules that conflict with a plan: Istio rules of another run, and other programs' rules."""
 
 from __future__ import annotations
 
@@ -27,89 +27,91 @@ TRANSLATING = {"DNAT", "NETMAP", "REDIRECT"}
 MOST_SHOWN = 3
 DOCKER_RESOLVER = "127.0.0.11"
 LOOK = "run as root with NET_ADMIN and NET_RAW"
-CLEAN = "istio-init clean removes what is ours; --reconcile brings it to the plan"
+CLEAN = "istio-init clean removes Istio rules; --reconcile updates them"
 
 
 def leftovers(case: Case) -> Iterator[Check]:
     """What an old run has left, in the tables that are to be written, in other ones, and in routing."""
-    for standing in case.machine.installed:
-        if standing.why:
+    for installed in case.machine.installed:
+        if installed.why:
             yield Check(
-                f"rules standing, {standing.backend}", "warn", standing.why,
-                "what stands there was not looked at", LOOK,
+                f"existing rules, {installed.backend}", "warn", installed.why,
+                "the rules there were not read", LOOK,
             )  # fmt: skip
-        elif standing.backend != case.backend:
-            yield from _elsewhere(case, standing)
+        elif installed.backend != case.backend:
+            yield from _elsewhere(case, installed)
     yield _at_home(case)
     yield from _other_families(case)
 
 
 def _at_home(case: Case) -> Check:
     """How the backend's own tables and the routing compare with the plan."""
-    standing = next((each for each in case.machine.installed if each.backend == case.backend), None)
-    found = {ruleset.family: ruleset for ruleset in (standing.rulesets if standing else ())}
-    ours = tuple(found.get(family, Ruleset(family, ())) for family in case.families)
+    installed = next((each for each in case.machine.installed if each.backend == case.backend), None)
+    found = {ruleset.family: ruleset for ruleset in (installed.rulesets if installed else ())}
+    rulesets = tuple(found.get(family, Ruleset(family, ())) for family in case.families)
     name, mended = "leftovers", case.options.reconcile or case.options.cleanup_only
     try:
-        changes = decide(case.plan, NamespaceState(ours, case.machine.routing))
+        changes = decide(case.plan, NamespaceState(rulesets, case.machine.routing))
     except Drifted as error:
         matters = "--reconcile is given and mends it" if mended else "an apply ends with this error and changes nothing"
         return Check(name, "warn" if mended else "fail", str(error), matters, CLEAN)
     if changes.drop:
         entries = "; ".join(command(entry, "del") for entry in changes.drop)
-        return Check(name, "warn", "routing of an old run stands", "packets with that mark stay in the pod", entries)
-    if changes and changes.why != "nothing of ours stands":
-        return Check(name, "warn", "a run was cut short", "an apply completes it")
-    if any(own_part(table) for ruleset in ours for table in ruleset.tables):
+        return Check(
+            name, "warn", "routing of an earlier run remains", "packets with that mark stay in the pod", entries
+        )
+    if changes and changes.why != "no Istio rules found":
+        return Check(name, "warn", "an earlier run was interrupted", "an apply completes it")
+    if any(own_part(table) for ruleset in rulesets for table in ruleset.tables):
         return Check(name, "ok", "the plan is in place")
-    return _unseen(case, name) or Check(name, "ok", "nothing of ours stands")
+    return _unseen(case, name) or Check(name, "ok", "no Istio rules found")
 
 
 def _unseen(case: Case, name: str) -> Check | None:
     """That nothing was found is no good news of tables that could not be read."""
-    unread = [standing.backend for standing in case.machine.installed if standing.why]
+    unread = [installed.backend for installed in case.machine.installed if installed.why]
     if not unread:
         return None
-    finding = f"none found, but the tables of {' and '.join(unread)} were not looked at"
+    finding = f"none found, but the tables of {' and '.join(unread)} were not read"
     return Check(name, "warn", finding, "there may be some", LOOK)
 
 
-def _elsewhere(case: Case, standing: InstalledRules) -> Iterator[Check]:
-    if not removal(NamespaceState(standing.rulesets), case.plan):
+def _elsewhere(case: Case, installed: InstalledRules) -> Iterator[Check]:
+    if not removal(NamespaceState(installed.rulesets), case.plan):
         return
     mended = case.options.reconcile or case.options.cleanup_only
     yield Check(
-        f"leftovers, {standing.backend}",
+        f"leftovers, {installed.backend}",
         "warn" if mended else "fail",
-        f"rules of ours stand in the {standing.backend} tables, too",
-        "--reconcile is given and moves them over" if mended else "they would take packets a second time",
+        f"Istio rules also exist in the {installed.backend} tables",
+        "--reconcile is given and moves them over" if mended else "they would capture packets a second time",
         CLEAN,
     )
 
 
 def _other_families(case: Case) -> Iterator[Check]:
-    for standing in case.machine.installed:
-        for ruleset in standing.rulesets:
+    for installed in case.machine.installed:
+        for ruleset in installed.rulesets:
             if ruleset.family not in case.families and any(map(own_part, ruleset.tables)):
                 yield Check(
-                    f"leftovers, {ruleset.family}", "warn", f"{ruleset.family} rules of ours stand in the "
-                    f"{standing.backend} tables, and the plan has none", "that traffic is still captured",
+                    f"leftovers, {ruleset.family}", "warn", f"{ruleset.family} Istio rules exist in the "
+                    f"{installed.backend} tables, and the plan has none", "that traffic is still captured",
                     "istio-init clean, then apply; or --enable-ipv6",
                 )  # fmt: skip
 
 
 def shadows(case: Case) -> Iterator[Check]:
-    """Rules of others that take packets before ours see them."""
+    """Other programs' rules that decide about packets before Istio's rules."""
     found = [
-        *(check for standing in case.machine.installed for check in _shadowing(case, standing)),
+        *(check for installed in case.machine.installed for check in _shadowing(case, installed)),
         *_strangers(case),
     ]
-    name = "rules of others"
-    yield from found or [_unseen(case, name) or Check(name, "ok", "none that would take packets before ours")]
+    name = "other programs' rules"
+    yield from found or [_unseen(case, name) or Check(name, "ok", "none decides before Istio's rules")]
 
 
-def _shadowing(case: Case, standing: InstalledRules) -> Iterator[Check]:
-    for ruleset in standing.rulesets:
+def _shadowing(case: Case, installed: InstalledRules) -> Iterator[Check]:
+    for ruleset in installed.rulesets:
         for table in ruleset.tables:
             wanted = _wanted(case, ruleset, table)
             for hook in HOOKS:
@@ -117,10 +119,10 @@ def _shadowing(case: Case, standing: InstalledRules) -> Iterator[Check]:
                 mine = wanted.chain(hook) if wanted else None
                 if chain is None or mine is None or not mine.rules:
                     continue
-                rules = _before(chain, mine, same=standing.backend == case.backend)
-                taking = [(number, rule) for number, rule in rules if _takes(rule, table, standing, case)]
+                rules = _before(chain, mine, same=installed.backend == case.backend)
+                taking = [(number, rule) for number, rule in rules if _takes(rule, table, installed, case)]
                 if taking:
-                    yield _shadow(standing.backend, ruleset.family, table, hook, taking)
+                    yield _shadow(installed.backend, ruleset.family, table, hook, taking)
 
 
 def _wanted(case: Case, ruleset: Ruleset, table: Table) -> Table | None:
@@ -129,15 +131,15 @@ def _wanted(case: Case, ruleset: Ruleset, table: Table) -> Table | None:
 
 
 def _before(found: Chain, wanted: Chain, *, same: bool) -> list[tuple[int, Rule]]:
-    """Others' rules that stand before where ours go, with their numbers; in another backend's chain, all of them."""
+    """Other programs' rules before the place of Istio's, with their numbers; of another backend's chain, all."""
     own = set(own_rules(found))
     others = [(number, rule) for number, rule in enumerate(found.rules, 1) if number - 1 not in own]
     return others[: edit(found, wanted).at] if same else others
 
 
-def _takes(rule: Rule, table: Table, standing: InstalledRules, case: Case) -> bool:
-    """Whether a rule of others keeps packets from ours: by another destination, or, in the same chain, by a verdict."""
-    ends = standing.backend == case.backend and rule.target in {Verdict("ACCEPT"), Verdict("RETURN")}
+def _takes(rule: Rule, table: Table, installed: InstalledRules, case: Case) -> bool:
+    """Whether another program's rule keeps packets from Istio's: by translation, or in the same chain by a verdict."""
+    ends = installed.backend == case.backend and rule.target in {Verdict("ACCEPT"), Verdict("RETURN")}
     return ends or _translates(rule, table, set())
 
 
@@ -161,11 +163,11 @@ def _shadow(backend: str, family: Family, table: Table, hook: str, taking: list[
     names = {rule.target.chain for _, rule in taking if isinstance(rule.target, Jump)}
     tool = f"{'iptables' if family == IPV4 else 'ip6tables'}-{backend}"
     return Check(
-        f"rules of others, {backend} {family} {table.name} {hook}",
+        f"other programs' rules, {backend} {family} {table.name} {hook}",
         "warn",
         "; ".join([*shown, *more]),
         _meaning(names, docker=any(DOCKER_RESOLVER in text for text in shown)),
-        f"{tool} -t {table.name} -S shows them; what must be captured has to come behind ours or go",
+        f"{tool} -t {table.name} -S shows them; traffic to capture must not reach them before Istio's rules",
     )
 
 
@@ -174,13 +176,13 @@ def _meaning(names: set[str], *, docker: bool) -> str:
         return "kube-proxy's: this is a node's own namespace, or a pod's with hostNetwork, which is not to be captured"
     if docker or any(name.startswith("DOCKER") for name in names):
         return "Docker's: queries to its resolver (127.0.0.11) go there and not to --redirect-dns; published ports, too"
-    return "packets that they match never reach our rules: not captured"
+    return "packets that match them never reach Istio's rules, and are not captured"
 
 
 def _strangers(case: Case) -> Iterator[Check]:
     """Tables of nftables with translations of their own; who comes first is up to priorities."""
     families = {"ip": {"ipv4"}, "ip6": {"ipv6"}, "inet": {"ipv4", "ipv6"}}
-    matters = "of two translations of one connection the first counts, and ours are at priority -100"
+    matters = "of two translations of one connection the first counts, and Istio's rules have priority -100"
     for table in case.machine.foreign_tables:
         if families[table.family] & set(case.families):
             which = f"nftables {table.family} {table.table}"
@@ -188,5 +190,5 @@ def _strangers(case: Case) -> Iterator[Check]:
             node = (
                 "; kube-proxy's mean a node's namespace, which is not to be captured" if "kube" in table.table else ""
             )
-            look = f"nft list table {table.family} {table.table} shows them; what must be captured has to come behind"
-            yield Check(f"rules of others, {which}", "warn", finding, matters + node, look)
+            look = f"nft list table {table.family} {table.table} shows them; they must leave captured traffic alone"
+            yield Check(f"other programs' rules, {which}", "warn", finding, matters + node, look)

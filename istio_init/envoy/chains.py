@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     # What a chain names of one criterion; empty where it names nothing.
     Values: TypeAlias = tuple[Any, ...]
 
-KNOWN = frozenset({
+# The criteria in the order of the sieve.
+NAMES = (
     "destination_port", "prefix_ranges", "server_names", "transport_protocol", "application_protocols",
     "direct_source_prefix_ranges", "source_type", "source_prefix_ranges", "source_ports",
-    # Envoy reads neither.
-    "address_suffix", "suffix_len",
-})  # fmt: skip
+)  # fmt: skip
+# Envoy reads neither of the two more.
+KNOWN = frozenset({*NAMES, "address_suffix", "suffix_len"})
 ANY_SOURCE, LOCAL, EXTERNAL = "ANY", "SAME_IP_OR_LOOPBACK", "EXTERNAL"
 SOURCE_TYPES = (ANY_SOURCE, LOCAL, EXTERNAL)
 

@@ -1,0 +1,364 @@
+"""The claims that join rules and proxy, P1 to P12, each with the outage that it stands for in docs/envoy.md."""
+
+from __future__ import annotations
+
+from istio_init.envoy import chains, clusters, listeners, references
+from istio_init.envoy.addresses import ANY
+from istio_init.envoy.client import CLIENTS, RAW_BUFFER, TLS, Request
+from istio_init.envoy.fit import Case, Claim, Misfit
+from istio_init.envoy.node import plain
+from istio_init.envoy.walk import Arrival, walk
+from istio_init.formats.addresses import address_text, endpoint_text
+from istio_init.model.parsers import ALL
+from istio_init.planning.capture import uses_tproxy
+from istio_init.simulate.path import Leg
+from istio_init.verify.header_space import DESTINATION_PORT, GID, OUT, UID, intersection
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from istio_init.envoy.client import Client
+    from istio_init.envoy.listeners import Listener
+    from istio_init.envoy.path import Path
+    from istio_init.model.packet import Packet
+    from istio_init.model.rules import Hook
+
+HTTP, PLAIN = CLIENTS["http"], ("http", "tcp")
+HTTP_ALPN = frozenset({"http/1.0", "http/1.1", "h2c"})
+HOOKS: tuple[Hook, ...] = ("OUTPUT", "PREROUTING")
+
+P1 = Claim("P1", "Envoy listens at the ports that the rules give connections to")
+P2 = Claim("P2", "the outbound listener hands connections on to the listener of their original destination")
+P3 = Claim("P3", "the inbound listener restores the original destination")
+P4 = Claim("P4", "TPROXY finds a transparent listener, and only TPROXY a proxy that dials from the client's address")
+P5 = Claim("P5", "what the inbound listener dials reaches the app and never comes back")
+P6 = Claim("P6", "connections to Envoy's own ports come to an end")
+P7 = Claim("P7", "every cluster and route configuration that is named exists, and Envoy refused no update")
+P8 = Claim("P8", "no cluster for outbound connections is bound to a loopback address")
+P9 = Claim("P9", "no port that bypasses Envoy has a filter chain with a policy")
+P10 = Claim("P10", "the rules spare what Envoy sends")
+P11 = Claim("P11", "every filter chain that asks for TLS, SNI or a protocol has an inspector to find them out")
+P12 = Claim("P12", "the rules capture every address that Envoy has an outbound listener or a domain for")
+
+
+def misfits(case: Case) -> Iterator[Misfit]:
+    """Everything that breaks a claim, for one family."""
+    for check in CHECKS.values():
+        yield from check(case)
+
+
+def _misfit(case: Case, claim: Claim, found: str, packet: Packet, client: Client = HTTP) -> Misfit:
+    return Misfit(claim, case.family, found, client, case.follow(packet, client)[0])
+
+
+def _first(case: Case, hook: Hook, port: int) -> Packet | None:
+    """A packet that the rules give to a port of Envoy's; None where there is none."""
+    found = next(case.captured(hook, port), None)
+    return case.packet(found.cube, hook) if found else None
+
+
+def _ports(case: Case) -> tuple[tuple[int, Hook, str], ...]:
+    envoy = case.pod.envoy
+    return (envoy.outbound_port, "OUTPUT", "outbound"), (envoy.inbound_port, "PREROUTING", "inbound")
+
+
+def _listener(case: Case, port: int) -> Listener | None:
+    return case.pod.configuration.listeners.bound(bytes(4 if case.family == "ipv4" else 16), port)
+
+
+def p1(case: Case) -> Iterator[Misfit]:
+    """A port without a listener: connections are refused."""
+    for port, hook, way in _ports(case):
+        packet = _first(case, hook, port)
+        if packet is not None and not _reached(case, packet):
+            yield _misfit(case, P1, f"no listener is bound to port {port} for {case.family} {way} connections", packet)
+
+
+def _reached(case: Case, packet: Packet) -> str:
+    """The listener of Envoy's that a packet reaches; empty where none listens."""
+    path = case.follow(packet, HTTP)[0]
+    return path.passages[0].listener if path.passages else ""
+
+
+def p2(case: Case) -> Iterator[Misfit]:
+    """Nothing is handed on: what other listeners are for is blackholed or passed through."""
+    port, hook, _ = _ports(case)[0]
+    listener, packet = _listener(case, port), _first(case, hook, port)
+    if listener is None or packet is None or listener.hands_on:
+        return
+    others = [each for each in case.pod.configuration.listeners.all if not each.bound]
+    if others:
+        found = f"{plain(listener.name)} has no use_original_dst: {len(others)} listeners get no connection"
+        yield _misfit(case, P2, found, packet).replace(where=listener.node.path)
+    elif not listener.restores:
+        found = f"{plain(listener.name)} does not restore the original destination (original_dst)"
+        yield _misfit(case, P2, found, packet).replace(where=listener.node.path)
+
+
+def p3(case: Case) -> Iterator[Misfit]:
+    """No destination is restored: every connection is blackholed."""
+    port, hook, _ = _ports(case)[1]
+    listener, packet = _listener(case, port), _first(case, hook, port)
+    if listener is not None and packet is not None and not listener.restores:
+        found = f"{plain(listener.name)} has neither original_dst nor use_original_dst"
+        yield _misfit(case, P3, found, packet).replace(where=listener.node.path)
+
+
+def p4(case: Case) -> Iterator[Misfit]:
+    """TPROXY's rules and REDIRECT's proxy, or the other way round: connections time out."""
+    port, hook, _ = _ports(case)[1]
+    listener, packet = _listener(case, port), _first(case, hook, port)
+    if listener is None or packet is None:
+        return
+    transparent = any(each.tproxy == port for each in case.captured(hook, port))
+    spoofing = listener.filter(listeners.ORIGINAL_SRC)
+    name, mark = plain(listener.name), case.options.istio_inbound_tproxy_mark
+    if transparent and not listener.transparent:
+        yield _misfit(case, P4, f"TPROXY, and {name} is not transparent", packet).replace(where=listener.node.path)
+    if spoofing and not transparent:
+        found = f"REDIRECT, and {name} dials from the client's address (original_src), whose answers leave the pod"
+        yield _misfit(case, P4, found, packet).replace(where=spoofing.node.path)
+    given = spoofing.node.at("typed_config", "mark").number() if spoofing else mark
+    if transparent and given != mark:
+        found = f"{name} marks what it dials with {given}, the rules and routes expect {mark} (-t)"
+        yield _misfit(case, P4, found, packet).replace(where=spoofing.node.path if spoofing else "")
+
+
+def p5(case: Case) -> Iterator[Misfit]:
+    """A wrong source, or none: Envoy's connection to the app is captured, a loop that takes all connections."""
+    own = {case.pod.envoy.outbound_port, case.pod.envoy.inbound_port}
+    seen: set[str] = set()
+    for packet in case.arriving(case.pod.envoy.inbound_port):
+        for client in () if packet.destination_port in own else case.clients(case.pod.envoy.inbound_port):
+            for path in case.follow(packet, client):
+                cluster = path.passages[-1].cluster if path.passages else ""
+                if path.loop and cluster not in seen:
+                    seen.add(cluster)
+                    found = f"{_source_text(path)} comes back to {plain(path.loop)}"
+                    yield Misfit(P5, case.family, found, client, path, cluster)
+
+
+def _source_text(path: Path) -> str:
+    legs = [each for each in path.stages if isinstance(each, Leg)]
+    cluster = plain(path.passages[-1].cluster)
+    return f"what cluster {cluster} dials from {address_text(legs[-1].packet.source)}"
+
+
+def p6(case: Case) -> Iterator[Misfit]:
+    """A listener's own port leads back to it."""
+    client = CLIENTS["tcp"]
+    for port, _, _ in _ports(case):
+        for path in (path for packet in _to_port(case, port) for path in case.follow(packet, client)):
+            if path.loop:
+                yield Misfit(P6, case.family, f"port {port} leads back to itself", client, path)
+                break
+
+
+def _to_port(case: Case, port: int) -> Iterator[Packet]:
+    """A packet of each set for a port, from inside and outside; not Envoy's own."""
+    envoy, space = case.pod.envoy, case.space
+    at = space.cube(
+        destination_port=space.only(DESTINATION_PORT, port),
+        uid=space.everything[UID] & ~space.only(UID, envoy.uid),
+        gid=space.everything[GID] & ~space.only(GID, envoy.gid),
+    )
+    for hook in HOOKS:
+        for each in case.connections_of(hook):
+            if cube := intersection(each.cube, at):
+                yield case.packet(cube, hook)
+
+
+def p7(case: Case) -> Iterator[Misfit]:
+    """A cluster that is missing is a 503, routes that are missing a 404; what was refused is as old as it is."""
+    for each in case.pod.configuration.dump.refused:
+        name = plain(each.name) if each.name else "(no name)"
+        yield Misfit(P7, case.family, f"Envoy refused an update of {name}: {plain(each.why)}", where=each.path)
+    for kind, name, node in references.missing(case.pod.configuration.dump):
+        yield Misfit(P7, case.family, f"{kind} {plain(name)} is named and is not there", where=node.path)
+
+
+def p8(case: Case) -> Iterator[Misfit]:
+    """A connection from a loopback address can't leave: every connection of the cluster fails."""
+    configuration = case.pod.configuration
+    length = 4 if case.family == "ipv4" else 16
+    inner = _listener(case, case.pod.envoy.inbound_port)
+    for listener in configuration.listeners.all:
+        if listener is inner or listener.direction == "INBOUND":
+            continue
+        for name in references.clusters_of(configuration.dump, listener):
+            cluster = clusters.cluster(configuration.dump, name)
+            bound = clusters.bind_address(configuration.dump, cluster, length) if cluster else None
+            if bound and _is_loopback(bound[0]) and len(bound[0]) == length and _dials_out(case, cluster):
+                found = f"cluster {plain(name)} is bound to {address_text(bound[0])}"
+                packet, client = _caller(case, listener, name)
+                path = case.follow(packet, client)[0]
+                yield Misfit(P8, case.family, found, client, path, bound[1].path)
+
+
+def _dials_out(case: Case, cluster: clusters.Cluster | None) -> bool:
+    """Whether a cluster has an endpoint outside of the pod, or any, where the client says which."""
+    if cluster is None or not cluster.type:
+        return False
+    if cluster.restored:
+        return True
+    every = clusters.endpoints(case.pod.configuration.dump, cluster).every
+    return any(each.address and not case.pod.facts.is_local(each.address) for each in every)
+
+
+def _is_loopback(address: bytes) -> bool:
+    return address[0] == 127 if len(address) == 4 else address == bytes(15) + b"\1"
+
+
+def _caller(case: Case, listener: Listener, cluster: str) -> tuple[Packet, Client]:
+    """A packet and a client whose connection goes to a cluster by a listener, as far as one is found."""
+    packet = _to(case, listener)
+    domains = references.domains_of(case.pod.configuration.dump, listener, cluster) or ("",)
+    for client in CLIENTS.values():
+        for domain in domains:
+            asking = client.replace(request=Request(domain))
+            path = case.follow(packet, asking)[0]
+            if any(each.cluster == cluster for each in path.passages):
+                return packet, asking
+    return packet, HTTP
+
+
+def _to(case: Case, listener: Listener) -> Packet:
+    """What an application sends to a listener's address, or to anybody at its port."""
+    socket = listener.sockets[0]
+    space = case.space
+    cube = space.cube(destination_port=space.only(DESTINATION_PORT, socket.port))
+    if socket.address not in ANY:
+        cube = intersection(cube, space.cube(destination=space.among(1, (socket.address,)))) or cube
+    application = intersection(cube, _application(case)) or cube
+    for each in case.connections_of("OUTPUT"):
+        if found := intersection(each.cube, application):
+            return case.packet(found, "OUTPUT")
+    return case.packet(next(case.connections_of("OUTPUT")).cube, "OUTPUT")
+
+
+def _application(case: Case) -> tuple[int, ...]:
+    """What an application sends, to elsewhere, that the rules treat as they treat any application."""
+    space, options, envoy = case.space, case.options, case.pod.envoy
+    groups = options.istio_outbound_owner_groups
+    spared = {None, envoy.gid, *options.proxy_gid, *options.proxy_uid, *options.istio_outbound_owner_groups_exclude}
+    return space.cube(
+        uid=space.everything[UID] & ~space.among(UID, {None, envoy.uid, *options.proxy_uid}),
+        gid=space.everything[GID] & ~space.among(GID, spared) if groups == ALL else space.among(GID, groups),
+        out_interface=space.only(OUT, case.pod.facts.uplink),
+        mark=1 << space.mark(0),
+    )
+
+
+def p9(case: Case) -> Iterator[Misfit]:
+    """A port with a policy that connections do not go through: it is passed by, and no log says so."""
+    inbound_port = case.pod.envoy.inbound_port
+    listener = _listener(case, inbound_port)
+    if listener is None or next(case.captured("PREROUTING", inbound_port), None) is None:
+        return
+    own = {port for port, _, _ in _ports(case)}
+    named = {port for chain in chains.chains(listener) for port in chain.criteria[0]} - own
+    for port in sorted(named):
+        at = case.space.cube(destination_port=case.space.only(DESTINATION_PORT, port))
+        for each in case.connections_of("PREROUTING"):
+            cube = intersection(each.cube, at)
+            if cube and not each.redirect and not each.tproxy and each.end == "delivered":
+                packet = case.packet(cube, "PREROUTING")
+                if why := _policy(case, packet):
+                    found = f"port {port} bypasses Envoy, whose chain for it {why}"
+                    yield _misfit(case, P9, found, packet).replace(where=listener.node.path)
+                break
+
+
+def _policy(case: Case, packet: Packet) -> str:
+    """What of Envoy's a connection in clear would have met; empty where Envoy would have let it pass."""
+    envoy = case.pod.envoy
+    arrival = Arrival(
+        packet.destination, envoy.inbound_port, packet.source, packet.source_port, packet.destination,
+        packet.destination_port, uses_tproxy(case.options),
+    )  # fmt: skip
+    passages = [walk(case.pod.configuration, arrival, CLIENTS[name]) for name in PLAIN]
+    accepted = [each for each in passages if each.end.kind == "dials"]
+    if not accepted:
+        return "takes nothing in clear"
+    conditions = [each.conditions[0] for each in accepted if each.conditions]
+    return f"has a filter: {conditions[0]}" if conditions else ""
+
+
+def p10(case: Case) -> Iterator[Misfit]:
+    """What Envoy sends is given to Envoy: a loop."""
+    envoy, space = case.pod.envoy, case.space
+    mine = space.cube(uid=space.only(UID, envoy.uid), gid=space.only(GID, envoy.gid), mark=1 << space.mark(0))
+    for each in case.captured("OUTPUT", envoy.outbound_port):
+        if cube := intersection(each.cube, mine):
+            found = f"what Envoy sends as uid {envoy.uid}, gid {envoy.gid} is given to its outbound listener"
+            yield _misfit(case, P10, found, case.packet(cube, "OUTPUT"))
+            return
+
+
+def p11(case: Case) -> Iterator[Misfit]:
+    """Without an inspector all is raw_buffer without a protocol: the chain is never chosen."""
+    first = _listener(case, case.pod.envoy.outbound_port)
+    for listener in case.pod.configuration.listeners.all:
+        before = first.filters() if first and first.hands_on and not listener.bound else ()
+        for chain in chains.chains(listener):
+            port = chain.criteria[0][0] if chain.criteria[0] else _own_port(listener)
+            there = {each.name for each in (*before, *listener.filters()) if not each.is_off(port)}
+            for inspector in _needed(chain):
+                if inspector not in there:
+                    short = inspector.rpartition(".")[2]
+                    found = f"chain {chain.number} of {plain(listener.name)} needs {short} on port {port}"
+                    packet = _to(case, listener) if not listener.bound else _inbound_to(case, port)
+                    client = CLIENTS["tls" if inspector == listeners.TLS_INSPECTOR else "http"]
+                    yield _misfit(case, P11, found, packet, client).replace(where=chain.node.path)
+
+
+def _own_port(listener: Listener) -> int:
+    """The port of what a listener takes: its own, where connections are handed on to it; any, where it is bound."""
+    return 0 if listener.bound else int(listener.sockets[0].port)
+
+
+def _inbound_to(case: Case, port: int) -> Packet:
+    """A packet that comes in for a port."""
+    at = case.space.cube(
+        destination_port=case.space.only(DESTINATION_PORT, port) or case.space.everything[DESTINATION_PORT]
+    )
+    sets = [*case.captured("PREROUTING", case.pod.envoy.inbound_port), *case.connections_of("PREROUTING")]
+    found = next((cube for each in sets if (cube := intersection(each.cube, at))), sets[0].cube)
+    return case.packet(found, "PREROUTING")
+
+
+def _needed(chain: chains.Chain) -> Iterator[str]:
+    """The inspectors without which a chain is never chosen."""
+    named = dict(zip(chains.NAMES, chain.criteria, strict=True))
+    transport, protocols = named["transport_protocol"], set(named["application_protocols"])
+    if TLS in transport or named["server_names"]:
+        yield listeners.TLS_INSPECTOR
+    elif protocols and RAW_BUFFER in transport and protocols <= HTTP_ALPN:
+        yield listeners.HTTP_INSPECTOR
+
+
+def p12(case: Case) -> Iterator[Misfit]:
+    """A call to a service that Envoy knows goes round it, or nowhere."""
+    asked = case.options.istio_service_cidr or case.options.istio_outbound_ports
+    port = case.pod.envoy.outbound_port
+    if not asked or _listener(case, port) is None:
+        return
+    application = _application(case)
+    spared = [cube for each in case.connections_of("OUTPUT") if port not in {each.redirect, each.tproxy}
+              and (cube := intersection(each.cube, application))]  # fmt: skip
+    for address, called, name, where in references.services(case.pod.configuration):
+        if len(address) != (4 if case.family == "ipv4" else 16) or case.pod.facts.is_local(address):
+            continue
+        to = case.space.cube(
+            destination=case.space.among(1, (address,)), destination_port=case.space.only(DESTINATION_PORT, called)
+        )
+        cube = next((both for each in spared if (both := intersection(each, to))), None)
+        if cube:
+            found = f"{plain(name)}, {endpoint_text(address, called)}, is not captured (-i, -x, -o)"
+            yield _misfit(case, P12, found, case.packet(cube, "OUTPUT")).replace(where=where)
+
+
+CHECKS: dict[Claim, Callable[[Case], Iterator[Misfit]]] = {
+    P1: p1, P2: p2, P3: p3, P4: p4, P5: p5, P6: p6, P7: p7, P8: p8, P9: p9, P10: p10, P11: p11, P12: p12,
+}  # fmt: skip

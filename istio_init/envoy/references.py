@@ -1,0 +1,103 @@
+"""What a configuration names: clusters and routes of listeners, addresses of services."""
+
+from __future__ import annotations
+
+from istio_init.envoy.addresses import ANY, packed
+from istio_init.envoy.dump import CLUSTERS, ROUTES
+from istio_init.envoy.hosts import plain_domains
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.envoy.dump import Dump
+    from istio_init.envoy.listeners import Listener
+    from istio_init.envoy.node import Node
+    from istio_init.envoy.walk import Configuration
+
+
+def missing(dump: Dump) -> Iterator[tuple[str, str, Node]]:
+    """Clusters and route configurations that are named and are not there: the kind, the name, and who names it."""
+    seen: set[str] = set()
+    for listener in dump.listeners:
+        for config in _filters(listener):
+            name = config.at("rds", "route_config_name").text()
+            if name and dump.has(ROUTES) and name not in dump.routes and name not in seen:
+                seen.add(name)
+                yield "route configuration", name, config.get("rds")
+            for table in _tables(dump, config):
+                for cluster, node, _ in _of_routes(table):
+                    if dump.has(CLUSTERS) and cluster not in dump.clusters and f"|{cluster}" not in seen:
+                        seen.add(f"|{cluster}")
+                        yield "cluster", cluster, node
+            for cluster, node in _named(config):
+                if dump.has(CLUSTERS) and cluster not in dump.clusters and f"|{cluster}" not in seen:
+                    seen.add(f"|{cluster}")
+                    yield "cluster", cluster, node
+
+
+def clusters_of(dump: Dump, listener: Listener) -> tuple[str, ...]:
+    """The names of the clusters that a listener's connections can go to."""
+    found = [name for config in _filters(listener.node) for name, _ in _named(config)]
+    for config in _filters(listener.node):
+        found += [name for table in _tables(dump, config) for name, _, _ in _of_routes(table)]
+    return tuple(dict.fromkeys(found))
+
+
+def domains_of(dump: Dump, listener: Listener, cluster: str) -> tuple[str, ...]:
+    """A domain without a wildcard of each virtual host of a listener's that leads to a cluster."""
+    found = []
+    for config in _filters(listener.node):
+        for table in _tables(dump, config):
+            found += [next(iter(plain_domains(host)), "") for name, _, host in _of_routes(table) if name == cluster]
+    return tuple(dict.fromkeys(found))
+
+
+def services(configuration: Configuration) -> Iterator[tuple[bytes, int, str, str]]:
+    """Each address and port that Envoy has an outbound listener or a virtual host for, its name and its place."""
+    for listener in configuration.listeners.all:
+        if listener.bound:
+            continue
+        for socket in listener.sockets:
+            if socket.address not in ANY:
+                yield socket.address, socket.port, listener.name, listener.node.path
+                continue
+            for config in _filters(listener.node):
+                for table in _tables(configuration.dump, config):
+                    for host in table.get("virtual_hosts").each():
+                        for domain in plain_domains(host):
+                            if address := packed(domain.strip("[]")):
+                                yield address, socket.port, host.get("name").text(), host.path
+
+
+def _filters(listener: Node) -> Iterator[Node]:
+    """The configurations of all network filters of a listener."""
+    for chain in (*listener.get("filter_chains").each(), listener.get("default_filter_chain")):
+        for each in chain.get("filters").each():
+            yield each.get("typed_config")
+
+
+def _tables(dump: Dump, config: Node) -> Iterator[Node]:
+    """The route configuration of a connection manager."""
+    if config.kind != "HttpConnectionManager":
+        return
+    if table := config.get("route_config"):
+        yield table
+    elif (name := config.at("rds", "route_config_name").text()) in dump.routes:
+        yield dump.routes[name]
+
+
+def _of_routes(table: Node) -> Iterator[tuple[str, Node, Node]]:
+    """The clusters of a route configuration: the name, the route's action, the virtual host."""
+    for host in table.get("virtual_hosts").each():
+        for route in host.get("routes").each():
+            for name, node in _named(route.get("route")):
+                yield name, node, host
+
+
+def _named(node: Node) -> Iterator[tuple[str, Node]]:
+    """The clusters that an action or a TCP proxy names."""
+    if "cluster" in node.fields() and isinstance(node.get("cluster").value, str):
+        yield node.get("cluster").text(), node
+    for each in node.get("weighted_clusters").get("clusters").each() if "weighted_clusters" in node.fields() else ():
+        yield each.get("name").text(), node

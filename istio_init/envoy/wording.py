@@ -39,7 +39,7 @@ def lines(answers: tuple[Answer, ...], known: Mapping[RuleLocation, Purpose]) ->
         if len(answers) > 1:
             yield TextLine("title", 0, f"A client that speaks {spoken(answer)}:")
         for path in answer.paths:
-            yield from _path_lines(path, known, shown, told)
+            yield from path_lines(path, known, shown, told)
 
 
 def spoken(answer: Answer) -> str:
@@ -48,9 +48,10 @@ def spoken(answer: Answer) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _path_lines(
+def path_lines(
     path: Path, known: Mapping[RuleLocation, Purpose], shown: list[Leg | Passage], told: set[RuleLocation]
 ) -> Iterator[TextLine]:
+    """One path as lines; `shown` are stages that were shown before, `told` rules whose purpose was."""
     for number, stage in enumerate(path.stages, 1):
         if isinstance(stage, Leg) and stage in shown:
             yield TextLine("hook", 0, "")

@@ -13,18 +13,22 @@ from istio_init.cli.verbs.subject import Where, placed
 from istio_init.envoy.addresses import packed
 from istio_init.envoy.client import CLIENTS, Request
 from istio_init.envoy.dump import load, with_health
+from istio_init.envoy.fit import prove
 from istio_init.envoy.names import address_of
 from istio_init.envoy.node import DumpError
+from istio_init.envoy.path import Pod
 from istio_init.envoy.walk import Configuration
 from istio_init.errors import KernelError, shown
 from istio_init.errors_rare import OptionError, UsageError
 from istio_init.formats.addresses import endpoint_text
-from istio_init.kernel.host import envoy_admin
+from istio_init.kernel.host import envoy_admin, tcp_connections
 from istio_init.record import Record
 from istio_init.runner import access
 
 if TYPE_CHECKING:
+    from istio_init.cli.verbs.subject import Subject
     from istio_init.envoy.client import Client
+    from istio_init.envoy.fit import Fit
     from istio_init.options.table import Options
 
 FLAG = "--envoy"
@@ -170,3 +174,18 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise OptionError("--header", text, "not NAME:VALUE")
     return name.strip().lower(), value.strip()
+
+
+def has_ipv6(about: Configuration) -> bool:
+    """Whether any of Envoy's sockets is for IPv6."""
+    return any(len(socket.address) == 16 for each in about.listeners.all if each.bound for socket in each.sockets)
+
+
+def fit(about: Subject, proxy: Configuration) -> Fit:
+    """Whether the rules and the proxy fit."""
+    pods = tuple(Pod(ruleset, about.facts, about.envoy, proxy) for ruleset in about.rulesets)
+    listening = None
+    if about.live:
+        with access.namespace(about.options):
+            listening = tcp_connections.listening()
+    return prove(pods, about.options, listening)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from istio_init.cli.verbs import envoy_flags, packet_flags
 from istio_init.cli.verbs.output import choice, show
 from istio_init.cli.verbs.subject import POD, LiveContainer, LiveNetns, LivePid, Where, pod_addresses, subject
+from istio_init.envoy import fit_report
 from istio_init.formats.iptables_save import rule_text
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
 from istio_init.planning import plan
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.cli.verbs.subject import Subject
+    from istio_init.envoy.fit import Fit
     from istio_init.simulate.path import PacketPath
     from istio_init.verify.proof import Proof
     from istio_init.verify.report import DeadRule, Fault
@@ -40,24 +44,41 @@ def prove(  # noqa: PLR0913 (a command line's options)
     pid: LivePid = None,
     netns: LiveNetns = None,
     container: LiveContainer = None,
+    envoy: envoy_flags.Source = "",
+    runs_as: packet_flags.RunsAs = "",
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
     """Check what the options promise for every packet there can be; exit 1 where a packet breaks it."""
     form = choice("--output", output, ("text", "json"))
+    where = Where(live, pid, netns, container)
+    proxy = envoy_flags.configuration(envoy, options, where) if envoy else None
     if options.enable_ipv6 is None and not live:
-        options = options.replace(enable_ipv6=True)
-    about = subject(options, Where(live, pid, netns, container), pod_addresses(pod_address))
+        # A proxy without a listener for IPv6 is one of a pod without IPv6.
+        options = options.replace(enable_ipv6=proxy is None or envoy_flags.has_ipv6(proxy))
+    about = packet_flags.run_as(subject(options, where, pod_addresses(pod_address)), runs_as)
     planned = plan.build(about.options).rulesets
     wanted = {ruleset.family for ruleset in planned}
     rulesets = tuple(ruleset for ruleset in about.rulesets if ruleset.family in wanted)
     if not live:
         about = about.replace(facts=with_interfaces(about.facts, about.options, POD.values()))
     proof = prove_rules(about.options, rulesets, about.facts, about.envoy, planned if live else None)
+    fit = envoy_flags.fit(about, proxy) if proxy else None
     if form == "json":
-        sys.stdout.write(json.dumps(_json(proof, about), indent=2) + "\n")
+        values = _json(proof, about) | ({"envoy": _fit_json(fit, about)} if fit else {})
+        sys.stdout.write(json.dumps(values, indent=2) + "\n")
     else:
-        show(_lines(proof, about))
-    return 0 if proof.holds and not (strict and proof.faults) else 1
+        show([*_lines(proof, about), *(_fit_lines(fit, about) if fit else ())])
+    sound = proof.holds and not (strict and proof.faults)
+    return 0 if sound and (fit is None or fit.holds) else 1
+
+
+def _fit_lines(fit: Fit, about: Subject) -> Iterator[TextLine]:
+    yield TextLine("hook", 0, "")
+    yield from fit_report.lines(fit, partial(purposes, about.options))
+
+
+def _fit_json(fit: Fit, about: Subject) -> dict[str, Any]:
+    return fit_report.as_json(fit, partial(purposes, about.options))
 
 
 def _path(fault: Fault, about: Subject) -> PacketPath:

@@ -6,12 +6,24 @@ from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal, TypeAlias
+    from typing import Literal, Protocol, TypeAlias
 
     from istio_init.model.routing import Address, PolicyRule, Route
     from istio_init.model.rules import Family, Hook, Network
 
     Side: TypeAlias = Literal["source", "destination"]
+
+    class Lookup(Protocol):
+        """A routing table that can be asked; RouteLookup asks the kernel's."""
+
+        def sent(self, packet: Packet, *, local_source: bool) -> NextHop:
+            """Where a packet goes that a process here sends."""
+            ...
+
+        def arriving(self, packet: Packet) -> NextHop | None:
+            """Where a packet goes that comes in by an interface; None where there is no such interface."""
+            ...
+
 
 LOOPBACKS: dict[Family, bytes] = {"ipv4": b"\x7f\0\0\1", "ipv6": bytes(15) + b"\1"}
 
@@ -54,11 +66,26 @@ class Packet(Record):
         return "ipv4" if len(self.destination) == 4 else "ipv6"
 
 
+class NextHop(Record):
+    """What routing answers for a packet: delivered here where `local`, else out by `device`.
+
+    `source` is the address that the kernel prefers as the sender's, `by` the policy rule that decided, where these are
+    known; `refused` says why there is no route, or is empty.
+    """
+
+    device: str
+    local: bool = False
+    source: bytes | None = None
+    by: PolicyRule | None = None
+    refused: str = ""
+
+
 class Facts(Record):
     """What routing knows: all addresses, by interface as the kernel lists them, policy routes, and the `uplink`.
 
-    The uplink is the interface by which everything leaves that is for somewhere else. `accept_local` and
-    `route_localnet` are the interfaces for which these switches of net.ipv4.conf are on; none, as kernels come.
+    The uplink is the interface by which everything leaves that is for somewhere else, unless `lookup` knows better.
+    `accept_local` and `route_localnet` are the interfaces for which these switches of net.ipv4.conf are on; none by
+    default.
     """
 
     addresses: tuple[Address, ...]
@@ -67,6 +94,26 @@ class Facts(Record):
     uplink: str = "eth0"
     accept_local: tuple[str, ...] = ()
     route_localnet: tuple[str, ...] = ()
+    lookup: Lookup | None = None
+
+    def sent(self, packet: Packet) -> NextHop:
+        """Where a packet goes that a process here sends: local destinations first, then policy routes."""
+        local = self.is_local(packet.destination)
+        rule = None if local else self.policy_route(packet.family, packet.mark)
+        if self.lookup:
+            answer = self.lookup.sent(packet, local_source=self.is_local(packet.source))
+            return answer.replace(by=rule if answer.local else None)
+        if local or rule:
+            return NextHop("lo", local=True, by=rule)
+        return NextHop(packet.out_interface if packet.out_interface not in {"", "lo"} else self.uplink)
+
+    def arriving(self, packet: Packet) -> NextHop:
+        """Where a packet goes that came in from outside: here by its destination or its mark, or onward."""
+        local = self.is_local(packet.destination)
+        rule = None if local else self.policy_route(packet.family, packet.mark)
+        if self.lookup and (answer := self.lookup.arriving(packet)):
+            return answer.replace(by=rule if answer.local else None)
+        return NextHop("", local=True, by=rule) if local or rule else NextHop(self.uplink)
 
     def is_local(self, address: bytes) -> bool:
         """Whether the kernel delivers packets to this address here: an interface's own, or in lo's IPv4 networks."""
@@ -79,6 +126,11 @@ class Facts(Record):
             if (rule.family, rule.mark) == (family, mark) and any(True for _ in routes):
                 return rule
         return None
+
+    def source_for(self, packet: Packet) -> bytes:
+        """The source that the kernel gives a packet whose own is not set yet."""
+        answer = self.lookup.sent(packet, local_source=False) if self.lookup else None
+        return (answer and answer.source) or self.source(packet.destination)
 
     def source(self, destination: bytes) -> bytes:
         """The source that the kernel gives a packet: its local route's, or an address of the uplink.

@@ -152,6 +152,8 @@ def travel(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy, sender:
     if packet.hook == "PREROUTING" and (why := martians.at_the_door(packet)):
         return Leg(sender, packet, (RoutingDecision(packet, refused=why),), "dropped", packet)
     passed: list[Trace | RoutingDecision] = []
+    if facts.lookup and packet.hook == "OUTPUT" and (why := facts.sent(packet).refused):
+        return Leg(sender, packet, (RoutingDecision(packet, refused=why),), "dropped", packet)
     current = packet
     while True:
         hook_trace = trace(ruleset, current, facts)
@@ -193,22 +195,19 @@ def _arriving(packet: Packet, facts: Facts) -> RoutingDecision:
     """A packet from outside: delivered here by its destination, its mark or a socket, or else forwarded."""
     if why := martians.by_routing(packet, facts):
         return RoutingDecision(packet, refused=why)
-    if facts.is_local(packet.destination):
-        return RoutingDecision(packet.replace(hook="INPUT"))
-    rule = facts.policy_route(packet.family, packet.mark)
-    if rule or packet.tproxy_port:
-        return RoutingDecision(packet.replace(hook="INPUT"), rule)
-    return RoutingDecision(packet.replace(hook="FORWARD", out_interface=facts.uplink))
+    hop = facts.arriving(packet)
+    if hop.local or packet.tproxy_port:
+        return RoutingDecision(packet.replace(hook="INPUT"), hop.by)
+    if hop.refused:
+        return RoutingDecision(packet, refused=hop.refused)
+    return RoutingDecision(packet.replace(hook="FORWARD", out_interface=hop.device))
 
 
 def routed(packet: Packet, facts: Facts) -> RoutingDecision:
-    """A packet sent here with the interface that it leaves by: local destinations first, then policy routes."""
-    rule = None
-    if facts.is_local(packet.destination) or (rule := facts.policy_route(packet.family, packet.mark)):
-        interface = LOOPBACK_INTERFACE
-    else:
-        interface = packet.out_interface if packet.out_interface not in {"", LOOPBACK_INTERFACE} else facts.uplink
-    return RoutingDecision(packet.replace(out_interface=interface), rule, packet.out_interface != interface)
+    """A packet sent here with the interface that it leaves by."""
+    hop = facts.sent(packet)
+    changed = packet.out_interface != hop.device
+    return RoutingDecision(packet.replace(out_interface=hop.device), hop.by, changed, hop.refused)
 
 
 def dialled(leg: Leg, facts: Facts, envoy: Proxy) -> Packet | None:
@@ -225,8 +224,9 @@ def dialled(leg: Leg, facts: Facts, envoy: Proxy) -> Packet | None:
         mark = envoy.mark
     destination = connected(start.destination, bound)
     following = start.replace(
-        hook="OUTPUT", source=bound or facts.source(destination), destination=destination, source_port=EPHEMERAL_PORT,
+        hook="OUTPUT", source=bound or start.source, destination=destination, source_port=EPHEMERAL_PORT,
         in_interface="", uid=envoy.uid, gid=envoy.gid, mark=mark, ctstate="NEW", connmark=0, zone=None, tracked=False,
         translated=(), redirected=False,
     )  # fmt: skip
+    following = following if bound else following.replace(source=facts.source_for(following))
     return routed(following, facts).packet

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from istio_init.model.packet import contains
+from istio_init.model.packet import LOOPBACKS, contains, scope
 from istio_init.model.parsers import ALL
+from istio_init.model.rules import FAMILIES, LOOPBACK_INTERFACE
 from istio_init.planning.capture import PASSTHROUGH, loopback
-from istio_init.verify.header_space import CONNMARK, DESTINATION, MARK, SOURCE, intersection
+from istio_init.verify.header_space import CONNMARK, DESTINATION, IN, MARK, SOURCE, intersection
 from istio_init.verify.report import ALIKE, Fault, describe
 
 if TYPE_CHECKING:
@@ -39,16 +40,26 @@ class FamilyResult(Protocol):
 
 def disagreements(one: FamilyResult, other: FamilyResult, options: Options) -> Iterator[Fault]:
     """Packets of the first family whose counterparts are treated differently, at most one a pair of addresses."""
+    if not all(each.facts.is_local(LOOPBACKS[each.family]) for each in (one, other)):
+        return  # what is captured in the pod goes by loopback, which one family does not have
     sources = _pairs(_named(one, options, SOURCE), _named(other, options, SOURCE))
     destinations = _pairs(_named(one, options, DESTINATION), _named(other, options, DESTINATION))
+    shared = _shared_interfaces(one)
     for hook, sets in one.found.items():
         for mine, theirs in sources:
             for my_end, their_end in destinations:
-                here, there = _between(sets, mine, my_end), _between(other.found[hook], theirs, their_end)
+                here = _between(sets, mine, my_end, shared)
+                there = _between(other.found[hook], theirs, their_end, shared)
                 if differing := _differing(here, there):
                     cube, first, second = differing
                     expected = f"as in {other.family}: {describe(second, other.space)}"
                     yield Fault(ALIKE, one.space.packet(cube, hook), expected, describe(first, one.space))
+
+
+def _shared_interfaces(result: FamilyResult) -> int:
+    """The classes of interfaces that have addresses of both families: REDIRECT drops what comes in by others."""
+    devices = [{each.device for each in result.facts.addresses if each.network.family == one} for one in FAMILIES]
+    return result.space.among(IN, {"", LOOPBACK_INTERFACE} | (devices[0] & devices[1]))
 
 
 def _pairs(one: Named, other: Named) -> list[tuple[int, int]]:
@@ -61,29 +72,34 @@ def _named(result: FamilyResult, options: Options, dimension: int) -> Named:
     named = [*options.istio_service_exclude_cidr, *(options.dns_servers or ())]
     named += [] if options.istio_service_cidr == ALL else options.istio_service_cidr
     mine = (each.network for each in facts.addresses if each.device == facts.uplink)
-    addresses = {"pod": next((network.address for network in mine if network.family == family), None)}
+    own = (network.address for network in mine if network.family == family and not scope(network.address))
+    addresses = {"pod": next(own, None)}
     if dimension == SOURCE:
         addresses["passthrough"] = PASSTHROUGH[family].address
     else:
         addresses["loopback"] = loopback(options, family).address
     classes = {"elsewhere": space.where(dimension, lambda a: not any(contains(each, a) for each in space.networks))}
     for name, address in addresses.items():
-        if address and not any(each.family == family and contains(each, address) for each in named):
+        if (
+            address
+            and facts.is_local(address)
+            and not any(each.family == family and contains(each, address) for each in named)
+        ):
             classes[name] = space.among(dimension, (address,))
     return {name: found for name, found in classes.items() if found}
 
 
-def _between(sets: list[PacketSet], source: int, destination: int) -> list[tuple[Cube, PacketSet]]:
-    """The sets' packets between addresses of these classes, with the addresses' own classes left out."""
+def _between(sets: list[PacketSet], source: int, destination: int, interfaces: int) -> list[tuple[Cube, PacketSet]]:
+    """The sets' packets between addresses of these classes that come in by these interfaces."""
     found = []
     for packet_set in sets:
         if packet_set.cube[SOURCE] & source and packet_set.cube[DESTINATION] & destination:
             cube = list(packet_set.cube)
-            cube[SOURCE], cube[DESTINATION] = (
-                packet_set.cube[SOURCE] & source,
-                packet_set.cube[DESTINATION] & destination,
-            )
-            found.append((tuple(cube), packet_set))
+            cube[SOURCE] &= source
+            cube[DESTINATION] &= destination
+            cube[IN] &= interfaces
+            if cube[IN]:
+                found.append((tuple(cube), packet_set))
     return found
 
 

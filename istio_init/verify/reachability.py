@@ -31,6 +31,7 @@ class Reachability:
         self._space, self._ruleset, self._facts = space, ruleset, facts
         self._match_sets, self._transfer = MatchSets(space), Transfer(space, facts)
         self._local = space.where(DESTINATION, facts.is_local)
+        self._policy = space.where(MARK, lambda mark: bool(facts.policy_route(space.family, mark)))
         self._counting = True
         self.hits: set[RulePosition] = set()
         self.entered: set[tuple[str, str]] = set()
@@ -78,13 +79,12 @@ class Reachability:
         for local in packet_set.part(DESTINATION, self._local):
             yield local.having((OUT, lo))
         for remote in packet_set.part(DESTINATION, ~self._local):
-            mark = self._space.values[MARK][changed[MARK]]
-            if self._facts.policy_route(self._space.family, mark):
-                yield remote.having((OUT, lo))
-                continue
-            yield from remote.part(OUT, ~(1 << lo))
-            for stray in remote.part(OUT, 1 << lo):
-                yield stray.having((OUT, self._space.number(OUT, self._facts.uplink)))
+            for marked in remote.part(MARK, self._policy):
+                yield marked.having((OUT, lo))
+            for unmarked in remote.part(MARK, ~self._policy):
+                yield from unmarked.part(OUT, ~(1 << lo))
+                for stray in unmarked.part(OUT, 1 << lo):
+                    yield stray.having((OUT, self._space.number(OUT, self._facts.uplink)))
 
     def _back(self, packet_set: PacketSet) -> PacketSet:
         """What left by lo, as it comes in again; the socket that sent it is forgotten."""
@@ -96,15 +96,14 @@ class Reachability:
         """What is for the machine itself of what came from outside; the rest is forwarded, and ended."""
         inside: list[PacketSet] = []
         onward: list[PacketSet] = []
-        policy = self._space.where(MARK, lambda mark: bool(self._facts.policy_route(self._space.family, mark)))
         for packet_set in sets:
             if packet_set.tproxy:
                 inside.append(packet_set)
                 continue
             inside += packet_set.part(DESTINATION, self._local)
             for remote in packet_set.part(DESTINATION, ~self._local):
-                inside += remote.part(MARK, policy)
-                onward += remote.part(MARK, ~policy)
+                inside += remote.part(MARK, self._policy)
+                onward += remote.part(MARK, ~self._policy)
         uplink = self._space.number(OUT, self._facts.uplink)
         passed = self._through("FORWARD", [packet_set.having((OUT, uplink)) for packet_set in onward], ended)
         nothing = self._space.number(IN, "")

@@ -109,7 +109,7 @@ def test_tproxy_with_roots_uid_loops_and_nobody_knew() -> None:
     assert pod.path(proof.faults[0].packet).loop == "inbound"
 
 
-def told(space: Space, packet_set: PacketSet, packet: Packet) -> tuple[object, ...]:
+def described(space: Space, packet_set: PacketSet, packet: Packet) -> tuple[object, ...]:
     """What the prover says became of a packet of a set."""
     changed = dict(packet_set.changed)
     values = space.values
@@ -122,7 +122,7 @@ def told(space: Space, packet_set: PacketSet, packet: Packet) -> tuple[object, .
     )
 
 
-def walked(pod: Pod, ruleset: Ruleset, packet: Packet) -> tuple[object, ...]:
+def walked(pod: Sidecar, ruleset: Ruleset, packet: Packet) -> tuple[object, ...]:
     """What the simulator says."""
     leg = travel(ruleset, packet, pod.facts, pod.envoy, "")
     end = leg.end if leg.end in ENDS else "delivered"
@@ -142,7 +142,7 @@ def test_every_flow_fares_as_the_simulator_says_of_its_packets(name: str) -> Non
             for packet_set in walk.travel(hook, begin(space, pod.facts)):
                 cube = tuple(1 << chance.choice(list(bits(classes))) for classes in packet_set.cube)
                 packet = space.packet(cube, hook)
-                assert told(space, packet_set, packet) == walked(pod, ruleset, packet), packet
+                assert described(space, packet_set, packet) == walked(pod, ruleset, packet), packet
 
 
 def size(cubes: Iterable[Cube]) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from istio_init.errors_rare import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from istio_init.simulate.report import TextLine
 
@@ -36,6 +37,21 @@ def show(lines: Iterable[TextLine]) -> None:
     console = Console()
     for line in lines:
         console.print(Padding(Text(line.text, style=STYLES[line.style]), (0, 0, 0, 2 * line.depth)))
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show on a terminal that work is under way, and for how long, until it is done."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task(what, total=None)
+        yield
 
 
 def choice(flag: str, text: str, choices: tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from istio_init.cli.verbs.output import choice
-from istio_init.cli.verbs.subject import POD, UPLINK
+from istio_init.cli.verbs.subject import ELSEWHERE, POD, UPLINK
 from istio_init.errors_rare import OptionError, UsageError
 from istio_init.formats.addresses import PROTOCOLS
 from istio_init.model import parsers
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 # Defaults: an application that is not the proxy, a client and a server elsewhere (RFC 5737, RFC 3849).
 APPLICATION_ID = 1000
-ELSEWHERE = {IPV4: bytes([198, 51, 100, 7]), IPV6: bytes.fromhex("20010db80001") + bytes(9) + b"\7"}
 CLIENT_PORT, SERVER_PORT = 40000, 80
 NO_ENDPOINT = (
     "not an IP address (names are not looked up): use such as 10.1.2.3, 10.1.2.3:443, :443 or [2001:db8::3]:443"
@@ -152,10 +151,12 @@ def packet(request: PacketRequest, about: Subject, family: Family | None = None)
         )  # fmt: skip
     destination = request.destination.address or away
     sent = Packet(
-        "OUTPUT", request.protocol, request.source.address or facts.source(destination), destination, source_port,
+        "OUTPUT", request.protocol, request.source.address or bytes(len(destination)), destination, source_port,
         destination_port, out_interface=request.interface, uid=request.uid, gid=request.gid, mark=request.mark,
         ctstate=request.ctstate, connmark=request.connmark, reply=request.reply,
     )  # fmt: skip
+    if request.source.address is None:
+        sent = sent.replace(source=facts.source_for(sent))
     return sent if request.interface else routed(sent, facts).packet
 
 

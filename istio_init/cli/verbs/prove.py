@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from istio_init.cli.verbs import envoy_flags, packet_flags
-from istio_init.cli.verbs.output import choice, show
+from istio_init.cli.verbs.output import choice, show, working
 from istio_init.cli.verbs.subject import POD, LiveContainer, LiveNetns, LivePid, Where, pod_addresses, subject
 from istio_init.envoy import fit_report
+from istio_init.formats.addresses import address_text
 from istio_init.formats.iptables_save import rule_text
+from istio_init.model.packet import LOOPBACKS
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
 from istio_init.planning import plan
 from istio_init.simulate.path import follow
@@ -61,7 +63,10 @@ def prove(  # noqa: PLR0913 (a command line's options)
     rulesets = tuple(ruleset for ruleset in about.rulesets if ruleset.family in wanted)
     if not live:
         about = about.replace(facts=with_interfaces(about.facts, about.options, POD.values()))
-    proof = prove_rules(about.options, rulesets, about.facts, about.envoy, planned if live else None)
+    # All packets at once are judged by the facts alone; a single one that is shown is, too.
+    about = about.replace(facts=about.facts.replace(lookup=None), rulesets=rulesets)
+    with working(f"proving {' and '.join(ruleset.family for ruleset in rulesets) or 'nothing'}"):
+        proof = prove_rules(about.options, rulesets, about.facts, about.envoy, planned if live else None)
     fit = envoy_flags.fit(about, proxy) if proxy else None
     if form == "json":
         values = _json(proof, about) | ({"envoy": _fit_json(fit, about)} if fit else {})
@@ -86,6 +91,8 @@ def _path(fault: Fault, about: Subject) -> PacketPath:
 
 
 def _lines(proof: Proof, about: Subject) -> Iterator[TextLine]:
+    for warning in _warnings(about):
+        yield TextLine("trouble", 0, f"warning: {warning}")
     broken = {fault.invariant for fault in proof.faults if not fault.known}
     known = {fault.invariant for fault in proof.faults if fault.known} - broken
     for claim in proof.invariants:
@@ -115,6 +122,18 @@ def _lines(proof: Proof, about: Subject) -> Iterator[TextLine]:
     yield TextLine("trouble", 0, f"NOT proved: {counted}") if broken else TextLine("fate", 0, f"Proved: {counted}")
 
 
+def _warnings(about: Subject) -> list[str]:
+    """What of the namespace itself keeps the rules from working."""
+    missing = [
+        address_text(LOOPBACKS[ruleset.family])
+        for ruleset in about.rulesets
+        if not about.facts.is_local(LOOPBACKS[ruleset.family])
+    ]
+    if not missing:
+        return []
+    return [f"lo has no {' and no '.join(missing)}: is it down? What is captured outbound cannot reach Envoy"]
+
+
 def _idle_text(idle: DeadRule, about: Subject) -> str:
     where = f"{idle.family} {idle.table} {idle.chain}"
     if idle.rule is None:
@@ -127,6 +146,7 @@ def _idle_text(idle: DeadRule, about: Subject) -> str:
 def _json(proof: Proof, about: Subject) -> dict[str, Any]:
     return {
         "holds": proof.holds,
+        "warnings": _warnings(about),
         "claims": list(proof.invariants),
         "flows": proof.packet_classes,
         "faults": [_fault_json(fault, about) for fault in proof.faults],

@@ -8,12 +8,13 @@ import typer
 
 from istio_init.errors_rare import OptionError, UsageError
 from istio_init.kernel.host import containers
+from istio_init.kernel.netlink.route_lookup import RouteLookup
 from istio_init.kernel.probe.facts import switched_on
 from istio_init.log import Log
 from istio_init.model import parsers
-from istio_init.model.packet import Facts
+from istio_init.model.packet import Facts, Packet
 from istio_init.model.routing import Address, PolicyRule, Route
-from istio_init.model.rules import FAMILIES, LOOPBACK_INTERFACE, Network, Ruleset
+from istio_init.model.rules import FAMILIES, IPV4, IPV6, LOOPBACK_INTERFACE, TCP, Network, Ruleset
 from istio_init.planning.plan import build
 from istio_init.record import Record
 from istio_init.runner import access, backends
@@ -33,6 +34,8 @@ POD = {
 }
 LOOPBACK = {"ipv4": Network(b"\x7f\0\0\1", 8), "ipv6": Network(bytes(15) + b"\1", 128)}
 UPLINK = "eth0"
+# A host that no namespace knows (RFC 5737, RFC 3849).
+ELSEWHERE = {IPV4: bytes([198, 51, 100, 7]), IPV6: bytes.fromhex("20010db80001") + bytes(9) + b"\7"}
 
 # The parameters of verbs that read a namespace.
 Live = Annotated[bool, typer.Option("--live", help="Look at what the kernel holds, as this verb does anyway.")]
@@ -124,8 +127,18 @@ def _live(options: Options, where: Where, log: Log) -> Subject:
         # Native nftables' sets are expanded to the rules that these options would make.
         planned = build(options)
         rulesets = tuple(firewall.read(family, planned.ruleset(family)) for family in FAMILIES)
-        facts = live_facts()
+        facts = with_lookup(live_facts())
     return Subject(options, rulesets, facts, proxy(options), live=True)
+
+
+def with_lookup(facts: Facts) -> Facts:
+    """The facts with the kernel's own routes, and as the uplink the interface of its default route, if it has one."""
+    lookup = RouteLookup()
+    for family in FAMILIES:
+        packet = Packet("OUTPUT", TCP, bytes(len(ELSEWHERE[family])), ELSEWHERE[family])
+        if device := lookup.sent(packet, local_source=False).device:
+            return facts.replace(lookup=lookup, uplink=device)
+    return facts.replace(lookup=lookup)
 
 
 def live_facts() -> Facts:

@@ -62,7 +62,7 @@ def model(about: PageSubject) -> dict[str, Any]:
         "live": about.live,
         "virtual_interfaces": list(about.options.kube_virt_interfaces),
         "envoy": plain(about.envoy),
-        "facts": plain(about.facts),
+        "facts": plain(about.facts.replace(lookup=None)),
         "families": {ruleset.family: _ruleset(ruleset, about) for ruleset in about.rulesets},
     }
 

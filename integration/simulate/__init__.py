@@ -1,0 +1,1 @@
+"""What is followed packet by packet, in real namespaces."""

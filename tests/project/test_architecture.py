@@ -52,6 +52,13 @@ HOT_IMPORTS = {
 }
 
 
+# Class names with two meanings, to be given one.
+AMBIGUOUS = {
+    "Arrival", "Case", "Chain", "Connection", "End", "Endpoint", "Listeners", "Owner", "Request", "Route", "RuleReader",
+    "Subject",
+}  # fmt: skip
+
+
 def relative(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
@@ -94,3 +101,12 @@ def test_a_start_imports_next_to_nothing() -> None:
     imported = set(done.stdout.split())
     assert "istio_init" in imported
     assert imported - {"istio_init", "__future__"} <= HOT_IMPORTS
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(relative(path))
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1 and name not in AMBIGUOUS} == {}

@@ -23,17 +23,17 @@ from integration.kit.namespace import Namespace
 if TYPE_CHECKING:
     from istio_init.model.rules import Family
 
+WAIT = "wait"
 _SIZE = struct.Struct("=I")
 
 
 class Call(NamedTuple):
-    """A connection to make: where to, from which address, with which mark."""
+    """A connection to make, or a datagram to send: where to, and from which address."""
 
     family: Family
     to: Address
     source: str = ""
-    mark: int = 0
-    device: str = ""
+    datagram: bool = False
 
 
 class Answer(NamedTuple):
@@ -59,7 +59,6 @@ class Caller:
             try:
                 self._ours.close()
                 self._namespace.enter()
-                # Marks and bound devices need the right to; who calls is what counts.
                 become(*self.user)
                 _serve(childs)
                 status = 0
@@ -73,8 +72,15 @@ class Caller:
         os.waitpid(self._child, 0)
 
     def call(self, call: Call) -> Answer:
-        """Make one connection and keep it open."""
-        _send(self._ours, call)
+        """Make one connection and keep it open; or send one datagram."""
+        return self._do(call)
+
+    def wait(self) -> Answer:
+        """Wait for the answer to the datagram that was sent; `peer` is where it comes from."""
+        return self._do(WAIT)
+
+    def _do(self, request: object) -> Answer:
+        _send(self._ours, request)
         answer = _receive(self._ours)
         assert isinstance(answer, Answer), answer
         return answer
@@ -83,11 +89,32 @@ class Caller:
 def _serve(channel: socket.socket) -> None:
     kept: socket.socket | None = None
     while (call := _receive(channel)) is not None:
+        if call == WAIT:
+            assert kept is not None
+            _send(channel, _answered(kept))
+            continue
         if kept is not None:
             kept.close()
         assert isinstance(call, Call)
-        kept = socket.socket(FAMILY_NUMBERS[call.family], socket.SOCK_STREAM)
-        _send(channel, _connected(kept, call))
+        kept = socket.socket(FAMILY_NUMBERS[call.family], socket.SOCK_DGRAM if call.datagram else socket.SOCK_STREAM)
+        _send(channel, _sent(kept, call) if call.datagram else _connected(kept, call))
+
+
+def _sent(client: socket.socket, call: Call) -> Answer:
+    try:
+        client.sendto(b"?", call.to)
+    except OSError as error:
+        return Answer(error.errno or 1)
+    return Answer(0)
+
+
+def _answered(client: socket.socket) -> Answer:
+    client.settimeout(PATIENCE)
+    try:
+        _, peer = client.recvfrom(16)
+    except OSError as error:
+        return Answer(error.errno or errno.ETIMEDOUT)
+    return Answer(0, peer=peer[:2])
 
 
 def _connected(client: socket.socket, call: Call) -> Answer:

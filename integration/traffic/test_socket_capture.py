@@ -41,7 +41,7 @@ USERS = (APP, PROXY, User(1337, 1000), User(1000, 1337), User(1001, 1002))
 OWN_PORTS = (53, 8080, 9000, 15008, 15090)
 PEER_PORTS = (53, 80, 443, 9000)
 # Both listen in every configuration.
-OUTBOUND, INBOUND, AGENT = 15001, 15006, 15053
+OUTBOUND, INBOUND, AGENT, DNS = 15001, 15006, 15053, 53
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,7 @@ class Side:
     def __init__(self, pod: Pod) -> None:
         self.pod = pod
         self.listeners: dict[str, socket.socket] = {}
+        self.receivers: dict[str, socket.socket] = {}
 
     def start(self, stack: contextlib.ExitStack, *, transparent: bool) -> None:
         """Have everybody listen, once the pod is captured: the proxy is started after its network."""
@@ -75,6 +76,11 @@ class Side:
             self._listen("dns", self.pod.namespace, family, AGENT, PROXY, transparent=False)
             for port in OWN_PORTS:
                 self._listen(f"app {port}", self.pod.namespace, family, port, APP, transparent=False)
+            loopback, anywhere = ADDRESSES[family].loopback, any_address(family)
+            # The agent listens on loopback alone, and so answers from where the query was redirected to.
+            self._receive("agent", self.pod.namespace, family, (loopback, AGENT), PROXY)
+            self._receive("app", self.pod.namespace, family, (anywhere, DNS), APP)
+            self._receive("server", self.pod.peer, family, (anywhere, DNS), ROOT)
             for port in PEER_PORTS:
                 self._listen(f"peer {port}", self.pod.peer, family, port, ROOT, transparent=False)
         stack.callback(self._close)
@@ -92,8 +98,27 @@ class Side:
         made.listen()
         self.listeners[f"{name} {family}"] = made
 
+    def _receive(self, name: str, at: Namespace, family: Family, address: Address, user: User) -> None:
+        """A receiver of datagrams."""
+        made = opened(at, family, socket.SOCK_DGRAM, user)
+        if family == IPV6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+        self.receivers[f"{name} {family}"] = made
+
+    def asked(self, caller: Caller, call: Call) -> Outcome:
+        """Send a datagram, have whoever gets it answer, and see where the answer seems to come from."""
+        if code := caller.call(call).code:
+            return Outcome(errno.errorcode[code])
+        ready, _, _ = select.select(list(self.receivers.values()), [], [], PATIENCE)
+        assert ready, f"nobody was sent {call}"
+        name = next(name for name, each in self.receivers.items() if each is ready[0])
+        _, source = ready[0].recvfrom(16)
+        ready[0].sendto(b"!", source)
+        return Outcome(name, peer=caller.wait().peer)
+
     def _close(self) -> None:
-        for each in self.listeners.values():
+        for each in (*self.listeners.values(), *self.receivers.values()):
             each.close()
 
     def outcome(self, caller: Caller, call: Call) -> Outcome:
@@ -140,6 +165,12 @@ def calls(family: Family) -> Iterator[Call]:
         yield Call(family, (there.pod, port), there.second_pod)
     yield Call(family, (there.outer, 443), there.second_pod)
     yield Call(family, (any_address(family), 8080))
+
+
+def questions(family: Family) -> Iterator[Call]:
+    """DNS queries of the pod's own processes, to servers whose answer comes from where it was asked."""
+    for to in (ADDRESSES[family].peer, ADDRESSES[family].loopback):
+        yield Call(family, (to, DNS), datagram=True)
 
 
 def calls_in(family: Family) -> Iterator[Call]:
@@ -219,6 +250,12 @@ def compare(node: EbpfNode, configuration: str) -> None:
                 for call in calls(family):
                     expected = ruled.outcome(ruled.callers[user], call)
                     found = captured.outcome(captured.callers[user], call)
+                    assert found == expected, f"{configuration}: {user} {call}"
+                for call in questions(family):
+                    expected, found = (
+                        ruled.asked(ruled.callers[user], call),
+                        captured.asked(captured.callers[user], call),
+                    )
                     assert found == expected, f"{configuration}: {user} {call}"
             for call in calls_in(family):
                 expected, found = ruled.outcome(ruled.outside, call), captured.outcome(captured.outside, call)

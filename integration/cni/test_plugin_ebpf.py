@@ -160,3 +160,26 @@ def test_inside_a_pod_it_is_refused(sandbox: Namespace) -> None:
     done = sandbox.completed("istio-iptables", "-u", "1337", "-i", "*", "--capture-backend", "ebpf")
     assert done.returncode == 1
     assert "works from the node (istio-init-cni), not inside a pod" in done.stderr
+
+
+def doctor(node: EbpfNode, sandbox: Namespace, *flags: str) -> dict[str, dict[str, str]]:
+    common = ["-u", "1337", "-i", "*", "-b", "*", "--capture-backend", "ebpf", "--network-namespace", sandbox.path]
+    done = run(node, "istio-init", "doctor", *common, *flags, "--output", "json")
+    return {each["name"]: each for each in json.loads(done.stdout)["checks"]}
+
+
+def test_the_doctor_loads_the_programs_and_attaches_none(node: EbpfNode, sandbox: Namespace) -> None:
+    with node.installation.lock():
+        node.installation.uninstall()
+    found = doctor(node, sandbox)
+    assert found["capture by eBPF"]["status"] == "ok"
+    assert list(node.pins()) == []
+    refused = doctor(node, sandbox, "-c", "eth0")["capture by eBPF"]
+    assert refused["status"] == "fail"
+    assert "connect(2) does not know the interface" in refused["finding"]
+
+
+def test_status_answers_for_the_mode(plugin: Plugin) -> None:
+    assert plugin.done("STATUS") == ""
+    error = plugin.call("STATUS", defaults={**EBPF, "native-nftables": True}).error
+    assert "goes with --capture-backend iptables only" in error["msg"]

@@ -10,6 +10,7 @@ from istio_init.cli.verbs.doctor import as_json, folded
 from istio_init.formats.iptables_restore import parse as load
 from istio_init.inspect.doctor.case import Check
 from istio_init.inspect.doctor.checks import CHECKS, diagnose
+from istio_init.inspect.socket_capture import NodeSupport
 from istio_init.kernel.probe.facts import ForeignTable, InstalledRules, LockStatus, Resolver
 from istio_init.kernel.probe.rehearsal import Trial
 from istio_init.model.routing import PolicyRule, Route
@@ -243,7 +244,17 @@ def test_dockers_rules_are_known(lines: tuple[str, ...]) -> None:
 
 
 def test_every_look_says_something() -> None:
-    assert all(list(look(case(TPROXY))) for look in CHECKS)
+    cases = case(TPROXY), case("--capture-backend ebpf --dry-run").replace(node=NodeSupport("", ()))
+    assert all(any(list(look(each)) for each in cases) for look in CHECKS)
+
+
+def test_capture_by_ebpf_says_what_is_in_its_way() -> None:
+    asked = case("--capture-backend ebpf --dry-run")
+    able = {check.name: check for check in diagnose(asked.replace(node=NodeSupport("", ("cgroup/connect4",))))}
+    assert able["capture by eBPF"].status == "ok"
+    assert "cgroup/connect4" in able["capture by eBPF: neighbours"].finding
+    unable = {check.name: check for check in diagnose(asked.replace(node=NodeSupport("Linux 5.10 is too old", ())))}
+    assert (unable["capture by eBPF"].status, unable["capture by eBPF"].finding) == ("fail", "Linux 5.10 is too old")
 
 
 def test_whatever_is_wrong_says_what_it_means() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from istio_init.cni.plugin.decision import network_options
 from istio_init.inspect.doctor.checks import backend, capabilities
 from istio_init.inspect.doctor.collect import examine
+from istio_init.inspect.doctor.ebpf import ebpf_checks
 from istio_init.inspect.doctor.support import support_checks
 from istio_init.kernel.host.logfile import make_directory
 from istio_init.kernel.host.netns import OWN
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from istio_init.cni.plugin.settings import Settings
 
 # What can be told without a pod, in less time than a runtime waits.
-LOOKS = (capabilities, backend, support_checks)
+LOOKS = (capabilities, backend, ebpf_checks, support_checks)
 
 
 def troubles(settings: Settings) -> tuple[str, ...]:

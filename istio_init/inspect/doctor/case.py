@@ -10,6 +10,7 @@ from istio_init.record import Record
 if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
+    from istio_init.inspect.socket_capture import NodeSupport
     from istio_init.kernel.probe.facts import Machine
     from istio_init.model.rules import Family
     from istio_init.options.table import Options
@@ -48,6 +49,7 @@ class Case(Record):
     why: str
     runs_as: tuple[int, int]
     proxy_user: str = "istio-proxy"
+    node: NodeSupport | None = None
 
     @property
     def families(self) -> tuple[Family, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from istio_init.formats.addresses import network_text
 from istio_init.inspect.doctor.case import Check
 from istio_init.inspect.doctor.conflicts import leftovers, shadows
+from istio_init.inspect.doctor.ebpf import ebpf_checks
 from istio_init.inspect.doctor.support import support_checks
 from istio_init.model.parsers import ALL
 from istio_init.model.rules import IPV4, IPV6
@@ -291,6 +292,7 @@ CHECKS: tuple[Callable[[Case], Iterator[Check]], ...] = (
     user_namespace,
     owners,
     backend,
+    ebpf_checks,
     support_checks,
     loopback,
     ipv6,

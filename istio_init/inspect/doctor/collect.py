@@ -16,6 +16,7 @@ from istio_init.runner import access, backends
 from istio_init.runner.defaults import resolve_defaults
 
 if TYPE_CHECKING:
+    from istio_init.inspect.socket_capture import NodeSupport
     from istio_init.model.rules import Ruleset
     from istio_init.options.table import Options
     from istio_init.planning.plan import Plan
@@ -35,7 +36,16 @@ def examine(options: Options, identity: tuple[int, int]) -> Case:
             backend, why = backends.choose(settled)
         except InitError as error:
             backend, why = "", str(error)
-    return Case(options, settled, plan, machine, backend, why, identity, user)
+    return Case(options, settled, plan, machine, backend, why, identity, user, _node_support(settled))
+
+
+def _node_support(options: Options) -> NodeSupport | None:
+    """Whether the node can capture by eBPF, where the options ask for that."""
+    if options.capture_backend != "ebpf":
+        return None
+    from istio_init.inspect.socket_capture import node_support
+
+    return node_support()
 
 
 def _wishes(options: Options, plan: Plan, user: str) -> FactsRequest:

@@ -206,7 +206,7 @@ def test_text(namespace: Namespace) -> None:
         "drifted (legacy): ipv4 nat ISTIO_OUTPUT rule 8 missing: -d 127.0.0.1/32 -j RETURN\n"
     )
     lines = ask(namespace, "plan", *ARTICLE).output.splitlines()
-    assert lines[0] == "drifted (legacy: the legacy tables have rules here)"
+    assert lines[0] == "drifted (legacy: the legacy tables have rules)"
     assert lines[2] == "ipv4 nat ISTIO_OUTPUT"
     assert [line for line in lines if line.startswith("  +")] == ["  + -A ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN"]
     assert "    ... 5 lines that stay" in lines

@@ -31,13 +31,13 @@ def chosen(namespace: Namespace, *words: str) -> str:
 
 
 def test_an_empty_namespace_takes_legacy_tables(namespace: Namespace) -> None:
-    assert chosen(namespace) == "legacy (no iptables has rules here, and the legacy tables work)"
+    assert chosen(namespace) == "legacy (there are no rules yet, and the legacy tables work)"
     assert set(rules(namespace, "legacy")) == {"ipv4 nat"}
 
 
 def test_rules_of_iptables_nft_draw_ours_there(namespace: Namespace) -> None:
     namespace.run("iptables-nft", *A_RULE)
-    assert chosen(namespace) == "nft (iptables-nft's tables have rules here, the legacy tables none)"
+    assert chosen(namespace) == "nft (the iptables-nft tables have rules, the legacy tables have none)"
     assert not rules(namespace, "legacy")
     assert "ISTIO_OUTPUT" in rules(namespace, "nft")["ipv4 nat"]
 
@@ -65,14 +65,14 @@ def test_rules_in_both_mean_legacy(namespace: Namespace) -> None:
     """As Istio has it."""
     namespace.run("iptables-nft", *A_RULE)
     namespace.run("iptables-legacy", *A_RULE)
-    assert chosen(namespace) == "legacy (the legacy tables have rules here)"
+    assert chosen(namespace) == "legacy (the legacy tables have rules)"
 
 
 def test_ours_stay_where_they_are(namespace: Namespace) -> None:
     """Rules of others in the legacy tables come later: they are no reason to have ours twice."""
     succeed(namespace, *argv("article"), *BACKENDS["nft"])
     namespace.run("iptables-legacy", *A_RULE)
-    assert chosen(namespace) == "nft (rules of ours stand in iptables-nft's tables)"
+    assert chosen(namespace) == "nft (the iptables-nft tables have Istio rules)"
     assert set(rules(namespace, "legacy")) == {"ipv4 filter"}
 
 
@@ -116,7 +116,7 @@ def test_a_kernel_without_legacy_tables(
     assert backend == "nft"
     assert why == f"this kernel has no legacy tables for {' and '.join(missing)}, and nftables works"
     neither = detection.decide(found.replace(nft=None), FAMILIES)
-    assert neither == ("legacy", "neither the legacy tables nor nftables seem to work here")
+    assert neither == ("legacy", "neither the legacy tables nor nftables seem to work")
     if IPV4 not in missing:
         assert detection.decide(found, (IPV4,))[0] == "legacy"
 

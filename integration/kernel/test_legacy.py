@@ -23,6 +23,7 @@ from istio_init.inspect.diff import merged
 from istio_init.kernel.xtables.encode_rule import pack
 from istio_init.kernel.xtables.firewall import Libiptc
 from istio_init.kernel.xtables.libiptc import Handle, functions
+from istio_init.kernel.xtables.sockopt import StepError
 from istio_init.model.compare import recognised
 from istio_init.model.extensions import (
     CtZone,
@@ -527,7 +528,7 @@ def test_somebody_who_never_stops_is_an_error(namespace: Namespace, monkeypatch:
         append(handle, chain, entries)
 
     monkeypatch.setattr(Handle, "append", disturbed)
-    with pytest.raises(KernelError, match="ipv4 nat: somebody else wrote to the table 100 times"):
+    with pytest.raises(KernelError, match="ipv4 nat: another program wrote to the table 100 times"):
         namespace.inside(lambda: Libiptc().replace(IPV4, nat(*marked(2))))
     found = namespace.inside(lambda: Libiptc().read(IPV4)).table("nat")
     assert found
@@ -544,10 +545,10 @@ def append(family: Family, number: int) -> None:
             handle.append("POSTROUTING", [entry])
             try:
                 handle.commit()
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                # Written; but libiptc had counters to give back, and we wrote in between.
+            except StepError as error:
+                if error.errno == errno.EAGAIN:
+                    continue
+                # Written; but libiptc had counters to set, and another program wrote in between.
                 assert error.errno == errno.EINVAL  # noqa: PT017 (any other is the test's failure)
         return
 

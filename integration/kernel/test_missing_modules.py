@@ -81,8 +81,8 @@ CHOSEN = {
     "no legacy": Row(
         FULL, NO_LEGACY, [], ("nft (this kernel has no legacy tables for ipv4 and ipv6, and nftables works)",)
     ),
-    "no nftables": Row(FULL, NO_NFT, IP_TABLES, ("legacy (no iptables has rules here, and the legacy tables work)",)),
-    "both": Row(PLAIN, [], IP_TABLES, ("legacy (no iptables has rules here, and the legacy tables work)",)),
+    "no nftables": Row(FULL, NO_NFT, IP_TABLES, ("legacy (there are no rules yet, and the legacy tables work)",)),
+    "both": Row(PLAIN, [], IP_TABLES, ("legacy (there are no rules yet, and the legacy tables work)",)),
     "native, no x_tables": Row([*FULL, *NATIVE], ["x_tables"], [], ("native (--native-nftables)",)),
 }
 # The module that is left out, the rows that say so and how, and what to do.

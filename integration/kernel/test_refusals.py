@@ -160,7 +160,7 @@ def test_a_jump_to_nowhere(namespace: Namespace) -> None:
     """Libiptc takes what is no chain for an extension."""
     error = refused(namespace, IPV4, made("nat", Rule((), Jump("NOWHERE"))))
     assert error.errno == errno.ENOENT
-    assert "there is no chain NOWHERE, which -A ISTIO_OUTPUT -j NOWHERE asks for" in str(error)
+    assert "there is no chain NOWHERE, which -A ISTIO_OUTPUT -j NOWHERE jumps to" in str(error)
 
 
 def test_an_edit_that_libiptc_refuses(namespace: Namespace) -> None:

@@ -292,7 +292,7 @@ def test_a_socket_that_cannot_be_had_is_an_error(namespace: Namespace) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
         return str(refusal_here(SIX))
 
-    said = "an rtnetlink socket can't be opened: Too many open files: raise the limit of open files (ulimit -n)"
+    said = "a netlink socket can't be opened: Too many open files: raise the limit of open files (ulimit -n)"
     assert namespace.forked(work) == said
 
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from istio_init.kernel.xtables.libiptc import COMMITTING
 from istio_init.kernel.xtables.refusal import explain
-from istio_init.kernel.xtables.sockopt import OPENING
+from istio_init.kernel.xtables.sockopt import COMMITTING, OPENING, StepError
 
 if TYPE_CHECKING:
     from istio_init.model.rules import Family
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_words(number: int, step: str, family: Family, name: str, words: str) -> None:
-    error = explain(OSError(number, step), family, name, None)
+    error = explain(StepError(step, number), family, name, None)
     assert error.errno == number
     assert str(error).startswith(f"{family} {name}".rstrip() + f": can't {step}: {os.strerror(number)}: ")
     assert words in str(error)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from istio_init.errors import KernelError
 from istio_init.kernel.netlink.batch import BatchRefused
-from istio_init.kernel.netlink.channel import DUMP_ATTEMPTS, HEADER, RtnetlinkChannel, attribute, attributes
+from istio_init.kernel.netlink.channel import ATTEMPTS, HEADER, RtnetlinkChannel, attribute, attributes
 from istio_init.kernel.netlink.refusal import explain
 from istio_init.kernel.netlink.router import has_ipv6
 from istio_init.model.routing import Address, PolicyRule, Route, command
@@ -170,9 +170,9 @@ def test_a_dump_that_changed_under_the_reader_is_read_again(kernel: Kernel) -> N
 
 
 def test_a_dump_that_never_holds_still_is_given_up(kernel: Kernel) -> None:
-    for sequence in range(1, DUMP_ATTEMPTS + 1):
+    for sequence in range(1, ATTEMPTS + 1):
         kernel.say(sequence, (DONE, MULTI | TORN, number(0)))
-    with pytest.raises(KernelError, match="the things changed under each of 16 attempts"):
+    with pytest.raises(KernelError, match="the things changed during each of 16 attempts"):
         kernel.channel.dump("things", 26, b"")
 
 
@@ -220,5 +220,5 @@ def test_an_answer_to_something_else_is_no_answer(kernel: Kernel) -> None:
 
 def test_a_socket_that_breaks_is_said(kernel: Kernel) -> None:
     kernel.close()
-    with pytest.raises(KernelError, match="an rtnetlink socket can't be written to: Bad file descriptor"):
+    with pytest.raises(KernelError, match="a netlink socket can't be written to: Bad file descriptor"):
         kernel.channel.request(24, 0, b"")

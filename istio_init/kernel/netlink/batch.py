@@ -1,4 +1,4 @@
-"""Batches of nftables' that the kernel takes whole or not at all; whoever only looks needs none of this.
+"""nftables batches, which the kernel commits as a whole or not at all. Reading does not import this.
 
 The layouts are those of <linux/netfilter/nfnetlink.h> and <linux/netfilter/nf_tables.h>, as in nfnetlink.py.
 """
@@ -9,7 +9,7 @@ import _socket as socket  # socket.py imports enum and selectors; the constants 
 import posix as os  # the C half of os
 
 from istio_init.kernel.netlink import channel
-from istio_init.kernel.netlink.channel import HEADER, NLMSG_ERROR, NUMBER
+from istio_init.kernel.netlink.channel import HEADER, NLMSG_ERROR, NUMBER, AnswerLost
 from istio_init.kernel.netlink.nfnetlink import HEAD, SUBSYSTEM, NfnetlinkChannel, word
 
 BATCH_BEGIN, BATCH_END = 16, 17  # NFNL_MSG_*: these belong to no subsystem
@@ -17,13 +17,27 @@ BATCH_GENID = 1
 SO_SNDBUFFORCE = 32  # <asm-generic/socket.h>
 
 
+class BatchRefused(OSError):
+    """The kernel refused a batch; `at` is the number of the message at fault, -1 for the batch itself.
+
+    `offset` is the place in the message's body of the attribute that the kernel rejected, -1 if it did not say.
+    """
+
+    def __init__(self, number: int, extended: tuple[str, int], at: int) -> None:
+        text, offset = extended
+        super().__init__(number, text or os.strerror(number))
+        self.at = at
+        self.offset = offset - HEADER.size if offset else -1
+
+
 class BatchChannel(NfnetlinkChannel):
-    """An nfnetlink socket that writes, too."""
+    """An nfnetlink socket that can also write."""
 
     def commit(self, messages: list[tuple[int, int, bytes]], generation: int) -> None:
-        """Have all messages (type, flags, body) done, or none. OSError says the first that the kernel would not do.
+        """Carry out all messages (type, flags, body), or none. OSError for the first one that the kernel refuses.
 
-        Its number is ERESTART where the rules are no longer those of `generation`. A BatchRefused knows the message.
+        Its number is ERESTART where the rules are no longer those of `generation`. BatchRefused names the message.
+        AnswerLost where it is not known whether the batch was committed: read the tables again.
         """
         self._sequence += 1
         first = self._sequence
@@ -37,7 +51,12 @@ class BatchChannel(NfnetlinkChannel):
             parts.append(_message(SUBSYSTEM | kind, wanted, self._sequence, data))
         parts.append(_message(BATCH_END, channel.NLM_F_REQUEST, self._sequence + 1, head))
         self._deliver(b"".join(parts))
-        self._settled(first)
+        try:
+            self._await_answer(first)
+        except BatchRefused:
+            raise
+        except OSError as error:
+            raise self._lost(generation, error) from error
         self._sequence += 1
 
     def _deliver(self, batch: bytes) -> None:
@@ -45,11 +64,11 @@ class BatchChannel(NfnetlinkChannel):
             try:
                 self._socket.setsockopt(socket.SOL_SOCKET, option, 2 * len(batch))
             except PermissionError:
-                continue  # without NET_ADMIN in the first user namespace; the kernel's limit may do
+                continue  # without NET_ADMIN in the initial user namespace; the kernel's limit may be enough
         self._socket.send(batch)
 
-    def _settled(self, first: int) -> None:
-        """Wait for the kernel's word on the batch: the one that acknowledges its last message, or the first refusal."""
+    def _await_answer(self, first: int) -> None:
+        """Wait for the answer to the batch: the acknowledgement of its last message, or the first refusal."""
         last = self._sequence
         while True:
             data = self._socket.recv(channel.BUFFER)
@@ -65,18 +84,16 @@ class BatchChannel(NfnetlinkChannel):
                         return
                 offset += (length + 3) & ~3
 
+    def _lost(self, generation: int, error: OSError) -> OSError | AnswerLost:
+        """The error for an answer that did not arrive: the kernel's own where nothing was committed.
 
-class BatchRefused(OSError):
-    """The kernel refused a batch; `at` is the number of the message that it refused, -1 for the batch itself.
-
-    `offset` is where in the message's body the attribute is that the kernel rejected, -1 if it did not say.
-    """
-
-    def __init__(self, number: int, extended: tuple[str, int], at: int) -> None:
-        words, offset = extended
-        super().__init__(number, words or os.strerror(number))
-        self.at = at
-        self.offset = offset - HEADER.size if offset else -1
+        Every commit changes the generation, and the kernel refuses a batch for another one.
+        """
+        self._sequence += 1
+        if self.generation() == generation:
+            return error
+        text = f"nftables: the answer to a commit was lost: {error.strerror}; run again"
+        return AnswerLost(text, error.errno or 0)
 
 
 def _message(kind: int, flags: int, sequence: int, data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""An rtnetlink socket: requests, dumps, and the kernel's refusals in its own words.
+"""An rtnetlink socket: requests, dumps, and the kernel's error messages.
 
 The layouts are those of <linux/netlink.h>: native byte order, everything padded to four bytes.
 """
@@ -6,7 +6,7 @@ The layouts are those of <linux/netlink.h>: native byte order, everything padded
 from __future__ import annotations
 
 import _socket as socket  # socket.py imports enum and selectors; the type in C is all that is needed
-import _struct as struct  # struct.py only hands it on
+import _struct as struct  # struct.py only re-exports it
 import errno
 import posix as os  # the C half of os; the other half costs a start a millisecond
 import sys
@@ -29,10 +29,17 @@ HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequen
 ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
 NUMBER = struct.Struct("=i")  # a negative errno, or 0
 
-# A dump that changed under the reader is read again; more often than this nobody changes things by chance.
-DUMP_ATTEMPTS = 16
+# Attempts at a dump or a request: of a dump, the state changed during each; of either, the answer was lost.
+ATTEMPTS = 16
 # The kernel fills at most 32 KiB at a time.
 BUFFER = 1 << 16
+
+# Errors that say nothing about the request: an answer that found no memory or no room, or a call that was cut short.
+PASSING = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
+
+
+class AnswerLost(errors.KernelError):
+    """The kernel's answer did not arrive: a request may have been carried out, or not."""
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -41,7 +48,7 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """The attributes that `data` is made of, by their type; one that is given twice counts as the last says."""
+    """The attributes in `data`, by their type; the last one of each type counts."""
     found = {}
     head, unpack = ATTRIBUTE.size, ATTRIBUTE.unpack_from
     offset, last = 0, len(data) - head
@@ -57,7 +64,7 @@ def attributes(data: bytes) -> dict[int, bytes]:
 class RtnetlinkChannel:
     """An rtnetlink socket in the calling thread's network namespace, open within its `with`.
 
-    KernelError where there can't be one.
+    KernelError where it can't be opened.
     """
 
     def __enter__(self) -> Self:
@@ -72,14 +79,17 @@ class RtnetlinkChannel:
             try:
                 self._socket.setsockopt(SOL_NETLINK, option, 1)
             except OSError:
-                pass  # an older kernel, or a sandbox: it says less and filters less
+                pass  # an older kernel, or a sandbox: it explains less and filters less
         return self
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
     def request(self, kind: int, flags: int, body: bytes) -> None:
-        """Ask for one thing and wait for the answer; OSError if it is no, in the kernel's own words if it has any."""
+        """Send one request and wait for the acknowledgement. OSError, with the kernel's text, where it refuses.
+
+        AnswerLost where it is not known whether the request was carried out.
+        """
         self._send(kind, flags | NLM_F_ACK, body)
         for answer, answer_flags, data in self._messages():
             if answer == NLMSG_ERROR:
@@ -88,28 +98,36 @@ class RtnetlinkChannel:
                 return
 
     def dump(self, what: str, kind: int, body: bytes) -> list[bytes]:
-        """All messages of a dump, without their headers. KernelError, which says `what`, where the kernel refuses."""
-        for _ in range(DUMP_ATTEMPTS):
-            self._send(kind, NLM_F_DUMP, body)
-            found, torn = self._dumped(what)
-            if not torn:
-                return found
-        text = f"the {what} changed under each of {DUMP_ATTEMPTS} attempts to read them; try again"
+        """All messages of a dump, without their headers. KernelError, which names `what`, where the kernel refuses."""
+        lost: AnswerLost | None = None
+        for _ in range(ATTEMPTS):
+            try:
+                self._send(kind, NLM_F_DUMP, body)
+                messages, interrupted = self._dumped(what)
+            except AnswerLost as error:
+                lost = error
+                continue
+            if not interrupted:
+                return messages
+        if lost is not None:
+            raise lost
+        text = f"the {what} changed during each of {ATTEMPTS} attempts to read them; run again"
         raise errors.KernelError(text, errno.EINTR)
 
     def _dumped(self, what: str) -> tuple[list[bytes], bool]:
-        """The messages of the dump under way, and whether things changed meanwhile."""
-        found: list[bytes] = []
-        torn = False
+        """The messages of the dump in progress, and whether it is inconsistent because of a change."""
+        messages: list[bytes] = []
+        interrupted = False
         for answer, flags, data in self._messages():
-            torn = torn or bool(flags & NLM_F_DUMP_INTR)
+            interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
             if answer not in (NLMSG_DONE, NLMSG_ERROR):
-                found.append(data)
+                messages.append(data)
                 continue
             if number := -NUMBER.unpack_from(data)[0]:
-                raise errors.KernelError(f"the {what} can't be read: {os.strerror(number)}", number)
+                kind = AnswerLost if number in PASSING else errors.KernelError
+                raise kind(f"the {what} can't be read: {os.strerror(number)}", number)
             break
-        return found, torn
+        return messages, interrupted
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
         self._sequence += 1
@@ -120,7 +138,7 @@ class RtnetlinkChannel:
             raise _broken("written to", error) from error
 
     def _messages(self) -> Iterator[tuple[int, int, bytes]]:
-        """The answers to the last request as they come in, without an end: type, flags, data."""
+        """The answers to the last request as they arrive, without an end: type, flags, data."""
         while True:
             try:
                 data = self._socket.recv(BUFFER)
@@ -135,16 +153,18 @@ class RtnetlinkChannel:
 
 
 def _broken(what: str, error: OSError) -> errors.KernelError:
-    """The socket itself does not work: nothing that was asked for is at fault."""
+    """The error for a call on the socket that failed, whatever was requested."""
     number = error.errno or 0
-    why = no_socket(number, "the kernel has no rtnetlink")
-    return errors.KernelError(f"an rtnetlink socket can't be {what}: {error.strerror}: {why}", number)
+    text = f"a netlink socket can't be {what}: {error.strerror}"
+    if what != "opened" and number in PASSING:
+        return AnswerLost(f"{text}: the kernel is short of memory, or another program floods it; run again", number)
+    return errors.KernelError(f"{text}: {no_socket(number, 'the kernel has no rtnetlink')}", number)
 
 
 def no_socket(number: int, lacking: str) -> str:
-    """Why there is no netlink socket, by the error's number; `lacking` is of a kernel that knows none of that kind."""
+    """Why there is no netlink socket, by the error's number; `lacking` says that the kernel has no such kind."""
     if number in {errno.EMFILE, errno.ENFILE}:
-        # Said here: where no file can be opened, nothing more can be imported.
+        # Written here: where no file can be opened, nothing more can be imported.
         return "raise the limit of open files (ulimit -n)"
     from istio_init.kernel.host import denial
 
@@ -152,14 +172,14 @@ def no_socket(number: int, lacking: str) -> str:
 
 
 def extended(flags: int, data: bytes) -> tuple[str, int]:
-    """The kernel's words in an NLMSG_ERROR, and the offset in the request of the attribute that it rejected.
+    """The kernel's text in an NLMSG_ERROR, and the offset in the request of the attribute that it rejected.
 
     Empty and 0 for what the kernel did not say.
     """
     if not flags & NLM_F_ACK_TLVS:
         return "", 0
-    # The errno, then the request: all of it, or where the answer is capped its header alone.
+    # The errno, then the request, or its header only where the answer is capped.
     request = HEADER.size if flags & NLM_F_CAPPED else HEADER.unpack_from(data, NUMBER.size)[0]
-    said = attributes(data[NUMBER.size + request :])
-    words = said.get(NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode("utf-8", "replace").rstrip(".")
-    return words, int.from_bytes(said.get(NLMSGERR_ATTR_OFFS, b""), sys.byteorder)
+    found = attributes(data[NUMBER.size + request :])
+    text = found.get(NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode("utf-8", "replace").rstrip(".")
+    return text, int.from_bytes(found.get(NLMSGERR_ATTR_OFFS, b""), sys.byteorder)

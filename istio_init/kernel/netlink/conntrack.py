@@ -25,7 +25,7 @@ _DESTINATION_CHANGED = 1 << 5  # IPS_DST_NAT in <linux/netfilter/nf_conntrack_co
 
 
 def usage() -> Usage | None:
-    """How full the table of the calling thread's namespace is; None where connections are not tracked."""
+    """The size and the limit of the calling thread's conntrack table; None where connections are not tracked."""
     try:
         return Usage(_number(COUNT), _number(LIMIT))
     except OSError:
@@ -38,7 +38,7 @@ def _number(path: str) -> int:
 
 
 def connections() -> tuple[Connection, ...] | None:
-    """All tracked connections of the calling thread's namespace; None where the kernel does not tell them."""
+    """All tracked connections of the calling thread's namespace; None where they can't be read."""
     try:
         with NfnetlinkChannel() as channel:
             return tuple(_connections(channel))

@@ -1,4 +1,4 @@
-"""nftables' netlink socket: what stands.
+"""The netlink socket of nftables: reading tables, chains and rules.
 
 The layouts are those of <linux/netfilter/nfnetlink.h> and <linux/netfilter/nf_tables.h>: headers in native byte
 order, numbers within attributes in network order.
@@ -13,7 +13,7 @@ from _struct import Struct  # the C half of struct
 
 from istio_init import errors
 from istio_init.kernel.netlink import channel
-from istio_init.kernel.netlink.channel import NLMSG_ERROR, NUMBER, attribute, attributes
+from istio_init.kernel.netlink.channel import ATTEMPTS, NLMSG_ERROR, NUMBER, AnswerLost, attribute, attributes
 from istio_init.model.rules import IPV4, IPV6
 
 TYPE_CHECKING = False
@@ -33,7 +33,7 @@ NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
 NFT_NAME = 1  # NFTA_TABLE_NAME; of a chain or a rule, its table's
 CHAIN_NAME, RULE_CHAIN, SET_NAME = 3, 2, 2
 GEN_ID = 1
-# <linux/netlink.h>: refusals of a batch for which the socket has no room are lost, the first of them stay.
+# <linux/netlink.h>: where the socket has no room for all refusals of a batch, the first ones are kept.
 NETLINK_NO_ENOBUFS = 5
 
 NFPROTO_IPV4, NFPROTO_INET, NFPROTO_IPV6 = socket.AF_INET, 1, socket.AF_INET6
@@ -44,27 +44,27 @@ WORD = Struct(">I")
 
 
 def body(family: int, *parts: bytes) -> bytes:
-    """A message behind its netlink header."""
+    """A message without its netlink header."""
     return HEAD.pack(family, 0, 0) + b"".join(parts)
 
 
 def text(kind: int, value: str) -> bytes:
-    """An attribute that is a name."""
+    """An attribute with a name as its value."""
     return attribute(kind, value.encode(errors="surrogateescape") + b"\0")
 
 
 def word(kind: int, value: int) -> bytes:
-    """An attribute that is a number of 32 bits."""
+    """An attribute with a number of 32 bits as its value."""
     return attribute(kind, WORD.pack(value & 0xFFFFFFFF))
 
 
 def name(value: bytes) -> str:
-    """The name that an attribute is."""
+    """The name in the value of an attribute."""
     return value.rstrip(b"\0").decode(errors="surrogateescape")
 
 
 class NfnetlinkChannel(channel.RtnetlinkChannel):
-    """An nfnetlink socket in the calling thread's network namespace; KernelError where there can't be one."""
+    """An nfnetlink socket in the calling thread's network namespace; KernelError where it can't be opened."""
 
     def __enter__(self) -> Self:
         self._sequence = 0
@@ -88,23 +88,30 @@ class NfnetlinkChannel(channel.RtnetlinkChannel):
 
         KernelError (EPERM without NET_ADMIN, EINVAL or ENOENT without nftables in the kernel).
         """
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._generation()
+            except AnswerLost:
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _generation(self) -> int:
         self._send(SUBSYSTEM | GETGEN, 0, body(0))
         for kind, _, data in self._messages():
             if kind == NLMSG_ERROR:
                 number = -NUMBER.unpack_from(data)[0]
-                raise errors.KernelError(
-                    f"nftables can't be asked: {posix.strerror(number)}: {_remedy(number)}", number
-                )
+                raise errors.KernelError(f"nftables can't be read: {posix.strerror(number)}: {_remedy(number)}", number)
             found: int = WORD.unpack(attributes(data[HEAD.size :])[GEN_ID])[0]
             return found
         raise AssertionError("the kernel's messages have no end")
 
     def dump(self, what: str, kind: int, body: bytes) -> list[bytes]:
-        """See RtnetlinkChannel."""
+        """As RtnetlinkChannel.dump."""
         try:
             return super().dump(what, kind, body)
         except errors.KernelError as error:
-            if error.errno == errno.EINTR:
+            if error.errno in channel.PASSING:
                 raise
             raise errors.KernelError(f"{error}: {_remedy(error.errno)}", error.errno) from error
 
@@ -115,7 +122,7 @@ class NfnetlinkChannel(channel.RtnetlinkChannel):
         one, if the caller knows it. KernelError if the rules never stay the same for long enough.
         """
         generation = self.generation() if generation is None else generation
-        for _ in range(channel.DUMP_ATTEMPTS):
+        for _ in range(channel.ATTEMPTS):
             failure, value = None, None
             try:
                 value = read()
@@ -126,7 +133,7 @@ class NfnetlinkChannel(channel.RtnetlinkChannel):
                 if failure is not None:
                     raise failure
                 return generation, value  # type: ignore[return-value]  # no failure, so it was read
-        text = f"nftables: the rules changed during each of {channel.DUMP_ATTEMPTS} attempts to read them; try again"
+        text = f"nftables: the rules changed during each of {channel.ATTEMPTS} attempts to read them; run again"
         raise errors.KernelError(text, errno.EINTR)
 
     def table_bodies(self) -> list[bytes]:
@@ -138,11 +145,11 @@ class NfnetlinkChannel(channel.RtnetlinkChannel):
         return tuple([(data[0], name(attributes(data[HEAD.size :])[NFT_NAME])) for data in self.table_bodies()])
 
     def chains(self, family: int) -> list[bytes]:
-        """Every chain of a family, as the body of NFT_MSG_NEWCHAIN."""
+        """Every chain of a family, each as the body of NFT_MSG_NEWCHAIN."""
         return self.dump("nftables chains", SUBSYSTEM | GETCHAIN, body(family))
 
     def rules(self, family: int, table: str) -> list[bytes]:
-        """Every rule of a table in their order, as the body of NFT_MSG_NEWRULE."""
+        """Every rule of a table in order, each as the body of NFT_MSG_NEWRULE."""
         return self.dump(f"rules of {table}", SUBSYSTEM | GETRULE, body(family, text(NFT_NAME, table)))
 
     def sets(self, family: int, table: str) -> list[bytes]:

@@ -1,9 +1,9 @@
 """The Router: policy rules, routes and addresses through rtnetlink.
 
-pyroute2 would do all of this, but importing it takes ten times as long as the whole apply. The layouts
-are those of <linux/rtnetlink.h>, <linux/fib_rules.h> and <linux/if_addr.h>: native byte order, addresses
-in network order. What is written is what `ip` of iproute2 writes for routing.command(), so that
-`ip rule`, `ip route` and `ip addr` print the same for both (but for `nodad`, see _body).
+pyroute2 could do all of this, but importing it takes ten times as long as the whole run. The layouts are those of
+<linux/rtnetlink.h>, <linux/fib_rules.h> and <linux/if_addr.h>: native byte order, addresses in network order. Each
+entry is written as `ip` of iproute2 writes it for routing.command(), so that `ip rule`, `ip route` and `ip addr` print
+the same for both (except `nodad`, see _body).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import errno
 import posix as os  # the C half of os
 
 from istio_init import errors
-from istio_init.kernel.netlink.channel import RtnetlinkChannel, attribute, attributes
+from istio_init.kernel.netlink.channel import ATTEMPTS, AnswerLost, RtnetlinkChannel, attribute, attributes
 from istio_init.model.routing import Address, PolicyRule, Route
 from istio_init.model.rules import IPV4, IPV6, LOOPBACK_INTERFACE, Network
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from istio_init.model.routing import RoutingEntry, Verb
     from istio_init.model.rules import Family
 
-    # An entry and the rule's priority or the route's metric, which pins it down when it is deleted.
+    # An entry, and the priority of the rule or the metric of the route, which identify it for deletion.
     NumberedEntry: TypeAlias = tuple[RoutingEntry, int]
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -54,20 +54,20 @@ ALL_BITS = 0xFFFFFFFF
 FAMILIES: dict[int, Family] = {socket.AF_INET: IPV4, socket.AF_INET6: IPV6}
 NUMBERS = {family: number for number, family in FAMILIES.items()}
 
-# What a policy rule of ours may say of itself; anything else selects packets by something that we don't model.
+# The attributes of a PolicyRule; a rule with any other selects packets by something that it does not model.
 PLAIN = {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
-# As each of ours does: all bits of the mark count.
+# In each PolicyRule: all bits of the mark count.
 MARKED = attribute(FRA_FWMASK, WORD.pack(ALL_BITS))
 
 
 class Rtnetlink:
     """Policy rules, routes and addresses of the calling thread's network namespace; see kernel.Router.
 
-    Each call opens a socket of its own, since a socket stays in the namespace that it was made in.
+    Each call opens its own socket, because a socket belongs to the namespace in which it was opened.
     """
 
     def read(self) -> tuple[RoutingEntry, ...]:
-        """Every entry that stands of the kinds in routing.py: see kernel.Router. KernelError where reading fails."""
+        """As Router.read."""
         with RtnetlinkChannel() as channel:
             return tuple(entry for entry, _ in _numbered_entries(channel))
 
@@ -76,7 +76,7 @@ class Rtnetlink:
         if not wanted:
             return
         with RtnetlinkChannel() as channel:
-            # The kernel itself refuses a second route or address, and is asked why only then (_add).
+            # The kernel itself refuses a duplicate route or address, so only policy rules are read before.
             there = set([rule for rule, _ in _policy_rules(channel)] if existing is None else existing)
             indexes: dict[str, int] = {}
             for entry in wanted:
@@ -85,7 +85,7 @@ class Rtnetlink:
                     there.add(entry)
 
     def remove(self, entries: tuple[RoutingEntry, ...]) -> None:
-        """Take these away, last first; one that does not stand is fine. KernelError names what was refused."""
+        """As Router.remove."""
         if not entries:
             return
         with RtnetlinkChannel() as channel:
@@ -103,14 +103,14 @@ class Rtnetlink:
 
 
 def has_ipv6(addresses: tuple[Address, ...], *, dual_stack: bool) -> bool:
-    """Whether IPv6 counts as in use: the first address that tells is IPv6, or, with `dual_stack`, any is.
+    """Whether IPv6 counts as in use: the first global address is IPv6, or, with `dual_stack`, any of them is.
 
-    Loopback (127.0.0.0/8, ::1) and link-local (169.254.0.0/16, fe80::/10) addresses tell nothing. That is
-    Istio's detection (getLocalIP over Go's net.InterfaceAddrs, which is the order of Rtnetlink.addresses).
-    Our own ::6 on lo tells nothing either, or a run with --enable-ipv6 would change what the next one finds.
+    Loopback (127.0.0.0/8, ::1) and link-local (169.254.0.0/16, fe80::/10) addresses do not count. That is Istio's
+    detection (getLocalIP over Go's net.InterfaceAddrs, which has the order of Rtnetlink.addresses). ::6 on lo does not
+    count either, because a run with --enable-ipv6 adds it.
     """
-    telling = [address.network.family for address in addresses if not _is_local(address)]
-    return IPV6 in (telling if dual_stack else telling[:1])
+    families = [address.network.family for address in addresses if not _is_local(address)]
+    return IPV6 in (families if dual_stack else families[:1])
 
 
 def _is_local(address: Address) -> bool:
@@ -123,34 +123,52 @@ def _is_local(address: Address) -> bool:
 
 def _add(channel: RtnetlinkChannel, entry: RoutingEntry, indexes: dict[str, int]) -> None:
     kinds = {PolicyRule: RTM_NEWRULE, Route: RTM_NEWROUTE, Address: RTM_NEWADDR}
-    try:
-        # EXCL refuses to make a route or an address anew. A second policy rule is refused only at the same
-        # priority, and the kernel chooses another each time: that there is one is up to reading before, and
-        # to the lock that every run holds.
-        channel.request(kinds[type(entry)], NLM_F_CREATE | NLM_F_EXCL, _body(entry, "add", indexes))
-    except OSError as refused:
-        # Who may not write is told that, whether the entry stands or not.
-        if refused.errno in (errno.EEXIST, errno.EPERM) and any(
-            entry == there for there, _ in _numbered_entries(channel)
-        ):
-            return
-        raise _explained(entry, "add", refused) from refused
+    # EXCL refuses a duplicate route or address. A duplicate policy rule is refused only at the same priority, and the
+    # kernel chooses another one each time: that is why policy rules are read before, under the lock of the run.
+    flags, body = NLM_F_CREATE | NLM_F_EXCL, _body(entry, "add", indexes)
+    for attempt in range(ATTEMPTS):
+        try:
+            return channel.request(kinds[type(entry)], flags, body)
+        except AnswerLost:
+            if _exists(channel, entry):
+                return None
+            if attempt == ATTEMPTS - 1:
+                raise
+        except OSError as refused:
+            # Without permission the error is EPERM, whether the entry exists or not.
+            if refused.errno in (errno.EEXIST, errno.EPERM) and _exists(channel, entry):
+                return None
+            raise _explained(entry, "add", refused) from refused
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _exists(channel: RtnetlinkChannel, entry: RoutingEntry) -> bool:
+    return any(entry == existing for existing, _ in _numbered_entries(channel))
 
 
 def _delete(channel: RtnetlinkChannel, entry: RoutingEntry, priority: int, indexes: dict[str, int]) -> None:
     kinds = {PolicyRule: RTM_DELRULE, Route: RTM_DELROUTE, Address: RTM_DELADDR}
-    try:
-        channel.request(kinds[type(entry)], 0, _body(entry, "del", indexes, priority))
-    except OSError as refused:
-        # The kernel's ways to say that a rule, a route or an address is not there any more.
-        if refused.errno not in (errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL):
+    body = _body(entry, "del", indexes, priority)
+    for attempt in range(ATTEMPTS):
+        try:
+            return channel.request(kinds[type(entry)], 0, body)
+        except AnswerLost:
+            if (entry, priority) not in _numbered_entries(channel):
+                return None
+            if attempt == ATTEMPTS - 1:
+                raise
+        except OSError as refused:
+            # The kernel's errors for a rule, a route or an address that does not exist.
+            if refused.errno in (errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL):
+                return None
             raise _explained(entry, "del", refused) from refused
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _body(entry: RoutingEntry, verb: Verb, indexes: dict[str, int], priority: int = 0) -> bytes:
-    """The request behind its header; `priority` keeps the kernel from deleting one that is merely alike.
+    """The request without its header; `priority` keeps the kernel from deleting a similar entry.
 
-    `indexes` are those of interfaces that have been asked for.
+    `indexes` caches the numbers of interfaces.
     """
     match entry:
         case PolicyRule():
@@ -168,8 +186,8 @@ def _body(entry: RoutingEntry, verb: Verb, indexes: dict[str, int], priority: in
         case Address():
             packed, family = entry.network.address, NUMBERS[entry.network.family]
             index = _index(entry, entry.device, verb, indexes)
-            # Even on lo an IPv6 address is tentative until a kernel thread has had its turn, and can't be bound
-            # to meanwhile: a proxy that is quick would go without ::6, and loop. `ip` says nodad for that.
+            # Even on lo an IPv6 address is tentative until a kernel thread has run, and can't be bound to meanwhile:
+            # a proxy that starts early would do without ::6, and loop. `ip` has the word nodad for this flag.
             flags = IFA_F_NODAD if entry.network.family == IPV6 and verb == "add" else 0
             head = ADDRESS.pack(family, entry.network.prefix, flags, RT_SCOPE_UNIVERSE, index)
             return head + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
@@ -191,7 +209,7 @@ def _index(entry: RoutingEntry, device: str, verb: Verb, indexes: dict[str, int]
 
 
 def _numbered_entries(channel: RtnetlinkChannel) -> list[NumberedEntry]:
-    """What Rtnetlink.read promises, each entry with its priority or metric."""
+    """The entries of Router.read, each with its priority or metric."""
     # The kernel filters by the type; one before 4.20 does not, and sends all routes.
     local_routes = ROUTE.pack(0, 0, 0, 0, 0, 0, 0, RTN_LOCAL, 0)
     names: dict[int, str] = {}
@@ -206,9 +224,9 @@ def _policy_rules(channel: RtnetlinkChannel) -> list[NumberedEntry]:
 
 
 def _policy_rule(data: bytes) -> NumberedEntry | None:
-    """A PolicyRule out of an RTM_NEWRULE message; None where it asks for more than a mark, or something else."""
+    """The PolicyRule of an RTM_NEWRULE message; None where it selects by anything else than a mark."""
     if MARKED not in data:
-        return None  # as the kernel's own five are: they need not be taken apart
+        return None  # as for the kernel's own five, which need not be decoded
     number, *selectors, _table, _protocol, _scope, action, flags = ROUTE.unpack_from(data)
     said = attributes(data[ROUTE.size :])
     if number not in FAMILIES or any(selectors) or flags or action != FR_ACT_TO_TBL or not said.keys() <= PLAIN:
@@ -221,7 +239,7 @@ def _policy_rule(data: bytes) -> NumberedEntry | None:
 
 
 def _route(data: bytes, names: dict[int, str]) -> NumberedEntry | None:
-    """A Route out of an RTM_NEWROUTE message; None where it is no local default route, or in the kernel's tables."""
+    """The Route of an RTM_NEWROUTE message; None for other than local default routes, and in the kernel's tables."""
     number, dst_len, src_len, tos, _table, _protocol, _scope, kind, _flags = ROUTE.unpack_from(data)
     if number not in FAMILIES or dst_len or src_len or tos or kind != RTN_LOCAL:
         return None
@@ -239,14 +257,14 @@ def _addresses(channel: RtnetlinkChannel, names: dict[int, str]) -> Iterator[Add
     for data in channel.dump("addresses", RTM_GETADDR, ADDRESS.pack(0, 0, 0, 0, 0)):
         number, prefix, _flags, _scope, index = ADDRESS.unpack_from(data)
         said = attributes(data[ADDRESS.size :])
-        # Of a point-to-point link ADDRESS is the other end's; LOCAL, where it is given, is our own.
+        # On a point-to-point link ADDRESS is the peer's; LOCAL, where it is given, is the interface's.
         packed = said.get(IFA_LOCAL) or said.get(IFA_ADDRESS)
         if number in FAMILIES and packed and (device := _name(index, names)):
             yield Address(Network(packed, prefix), device)
 
 
 def _name(index: int, names: dict[int, str]) -> str:
-    """The interface's name, asked once; empty where it went away between the dump and now, with all it had."""
+    """The interface's name, cached; empty where the interface was deleted since the dump, with its addresses."""
     if index not in names:
         try:
             names[index] = socket.if_indextoname(index)
@@ -256,7 +274,7 @@ def _name(index: int, names: dict[int, str]) -> str:
 
 
 def _explained(entry: RoutingEntry, verb: Verb, refused: OSError) -> errors.KernelError:
-    """The kernel's refusal in words; the words are only read where they are needed."""
+    """The error for the user; its texts are imported only here."""
     from istio_init.kernel.netlink import refusal
 
     return refusal.explain(entry, verb, refused)

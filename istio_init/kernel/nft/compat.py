@@ -11,7 +11,7 @@ import errno
 
 from istio_init.errors import KernelError
 from istio_init.kernel.netlink.batch import BatchChannel
-from istio_init.kernel.netlink.channel import attribute, attributes
+from istio_init.kernel.netlink.channel import AnswerLost, attribute, attributes
 from istio_init.kernel.netlink.nfnetlink import (
     CHAIN_NAME,
     DELCHAIN,
@@ -100,6 +100,8 @@ class IptablesNft:
                     return
                 try:
                     channel.commit(messages, generation)
+                except AnswerLost:
+                    continue  # it may have been committed: what is missing is found by reading again
                 except OSError as refused:
                     if refused.errno != errno.ERESTART:
                         from istio_init.kernel.nft.compat_refusal import explain

@@ -12,7 +12,7 @@ import errno
 from istio_init.errors import KernelError
 from istio_init.formats.nft import layout, merge
 from istio_init.kernel.netlink.batch import BatchChannel
-from istio_init.kernel.netlink.channel import attributes
+from istio_init.kernel.netlink.channel import AnswerLost, attributes
 from istio_init.kernel.netlink.nfnetlink import HEAD, NFPROTO_INET, NFT_NAME, NfnetlinkChannel, name
 from istio_init.kernel.nft.native_decode import StoredTable, TableDump, meaning, read_table, set_name
 from istio_init.kernel.nft.native_encode import Batch
@@ -72,6 +72,8 @@ class Nftables:
                     return
                 try:
                     channel.commit(batch.messages, generation)
+                except AnswerLost:
+                    continue  # it may have been committed: writing the same again is harmless
                 except OSError as refused:
                     if refused.errno != errno.ERESTART:
                         from istio_init.kernel.nft.native_refusal import explain

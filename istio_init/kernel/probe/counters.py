@@ -17,7 +17,7 @@ from istio_init.kernel.xtables.encode_rule import INFO
 from istio_init.kernel.xtables.ip_header import LAYOUTS
 from istio_init.kernel.xtables.refusal import explain
 from istio_init.kernel.xtables.required_modules import entry_size
-from istio_init.kernel.xtables.sockopt import TableSocket, existing_tables
+from istio_init.kernel.xtables.sockopt import StepError, TableSocket, existing_tables
 from istio_init.model.counters import Count, CountedInet, CountedTable
 from istio_init.model.rules import BUILTIN_CHAINS, FAMILIES
 
@@ -60,7 +60,7 @@ def _legacy(family: Family) -> Iterator[CountedTable]:
         try:
             with TableSocket(family) as socket:
                 answers = socket.table(name)
-        except OSError as error:
+        except StepError as error:
             raise explain(error, family, name, None) from error
         table = unpack_table(name, family, answers)
         counters = dict(_met(family, answers))

@@ -1,36 +1,48 @@
-"""Where rules stand and which kinds of tables work here, asked of the kernel without leaving a trace.
+"""Which backends have rules, and which work on this machine, found without side effects.
 
-A legacy table that does not exist is never asked for: asking would bring it into being. docs/backends.md says what
-follows from the answers, and why.
+A legacy table that does not exist is never queried: that would create it. docs/backends.md has the decisions that
+follow, with their reasons.
 """
 
 from __future__ import annotations
 
+import errno
 import posix  # the C half of os
 
 from istio_init.errors import KernelError
 from istio_init.kernel.netlink.channel import attributes
 from istio_init.kernel.netlink.nfnetlink import CHAIN_NAME, FAMILIES, HEAD, NFPROTO_INET, NfnetlinkChannel, name
-from istio_init.kernel.xtables.sockopt import NAMES, TableSocket, existing_tables, is_empty
+from istio_init.kernel.xtables.sockopt import NAMES, StepError, TableSocket, existing_tables, is_empty
 from istio_init.model.rules import BUILTIN_CHAINS, OWN_CHAINS
 from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal, TypeAlias
+    from collections.abc import Callable
+    from typing import Literal, TypeAlias, TypeVar
 
     from istio_init.model.rules import Family, TableName
 
+    Answer = TypeVar("Answer")
     Backend: TypeAlias = Literal["legacy", "nft"]
 
-# As in nft.NAMES, which a legacy run has no other use for.
+# The values of inet.NAMES, which a legacy run does not import.
 _NATIVE = {"istio-proxy-raw", "istio-proxy-mangle", "istio-proxy-nat"}
 
 
-class Tables(Record):
-    """Which tables stand: the legacy ones, iptables-nft's, and whether there is one of our native ones.
+# Errors of a kernel without nftables, or of a process that may not use it. Others say nothing about the tables.
+_NO_NFTABLES = frozenset(
+    {
+        *(errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOENT, errno.ENOSYS),
+        *(errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EAFNOSUPPORT),
+    }
+)
 
-    `nft` is None where nftables does not work here.
+
+class Tables(Record):
+    """The existing tables: legacy ones, those of iptables-nft, and whether there is a native one of Istio.
+
+    `nft` is None where nftables does not work on this machine.
     """
 
     legacy: tuple[tuple[Family, TableName], ...]
@@ -39,12 +51,14 @@ class Tables(Record):
 
 
 def tables() -> Tables:
-    """What stands in the calling thread's namespace."""
+    """The tables of the calling thread's namespace. KernelError where they can't be listed."""
     legacy = tuple((family, each) for family in FAMILIES for each in existing_tables(family) or ())
     try:
         with NfnetlinkChannel() as channel:
             there = channel.tables()
-    except KernelError:
+    except KernelError as error:
+        if error.errno not in _NO_NFTABLES:
+            raise
         return Tables(legacy, None, native=False)
     theirs = tuple(
         (family, table) for family in FAMILIES for table in BUILTIN_CHAINS if (FAMILIES[family], table) in there
@@ -53,29 +67,29 @@ def tables() -> Tables:
 
 
 def decide(found: Tables, families: tuple[Family, ...]) -> tuple[Backend, str]:
-    """Which iptables to write to, and why in words. KernelError as reading raises.
+    """The backend to write to, and the reason for the log. KernelError where tables can't be read.
 
-    Legacy if it has rules; else nft if it has; else whichever works, legacy first. Where both have rules, those that
-    ours are among count.
+    Legacy if it has rules; else nft if it has; else the first that works, legacy before nft. Where both have rules,
+    the one with Istio's.
     """
     in_legacy = _legacy_rules(found)
     in_nft, own_in_nft = _nft_rules(found)
     if in_legacy and own_in_nft and not _own_in_legacy(found):
-        return "nft", "rules of ours stand in iptables-nft's tables"
+        return "nft", "the iptables-nft tables have Istio rules"
     if in_legacy:
-        return "legacy", "the legacy tables have rules here"
+        return "legacy", "the legacy tables have rules"
     if in_nft:
-        return "nft", "iptables-nft's tables have rules here, the legacy tables none"
+        return "nft", "the iptables-nft tables have rules, the legacy tables have none"
     missing = [family for family in families if not _legacy_works(family)]
     if not missing:
-        return "legacy", "no iptables has rules here, and the legacy tables work"
+        return "legacy", "there are no rules yet, and the legacy tables work"
     if found.nft is not None:
         return "nft", f"this kernel has no legacy tables for {' and '.join(missing)}, and nftables works"
-    return "legacy", "neither the legacy tables nor nftables seem to work here"
+    return "legacy", "neither the legacy tables nor nftables seem to work"
 
 
 def _legacy_works(family: Family) -> bool:
-    """Whether the kernel has the legacy tables of a family; it shows the file from when their module is loaded."""
+    """Whether the kernel has the legacy tables of a family: the file exists once their module is loaded."""
     try:
         posix.stat(NAMES[family])
     except OSError:
@@ -84,32 +98,32 @@ def _legacy_works(family: Family) -> bool:
 
 
 def _legacy_rules(found: Tables) -> bool:
-    """Whether any legacy table has rules, or chains of users'."""
-    for family, table in found.legacy:
-        try:
-            with TableSocket(family) as socket:
-                empty = is_empty(socket.info(table))
-        except OSError as error:
-            from istio_init.kernel.xtables.refusal import explain
-
-            raise explain(error, family, table, None) from error
-        if not empty:
-            return True
-    return False
+    """Whether any legacy table has rules, or user-defined chains."""
+    return any(not is_empty(_query(*each, TableSocket.info)) for each in found.legacy)
 
 
 def _own_in_legacy(found: Tables) -> bool:
-    """Whether a legacy table has a chain of ours: a chain's name stands as it is in the table's entries."""
-    for family, table in found.legacy:
-        with TableSocket(family) as socket:
-            entries = socket.table(table)[1]
+    """Whether a legacy table has a chain of Istio's: the names of chains are in the table's entries."""
+    for each in found.legacy:
+        _, entries = _query(*each, TableSocket.table)
         if any(chain.encode() + b"\0" in entries for chain in OWN_CHAINS):
             return True
     return False
 
 
+def _query(family: Family, table: TableName, question: Callable[[TableSocket, TableName], Answer]) -> Answer:
+    """Ask the kernel about an existing table. KernelError where it refuses."""
+    try:
+        with TableSocket(family) as socket:
+            return question(socket, table)
+    except StepError as error:
+        from istio_init.kernel.xtables.refusal import explain
+
+        raise explain(error, family, table, None) from error
+
+
 def _nft_rules(found: Tables) -> tuple[bool, bool]:
-    """Whether a table of iptables-nft's has a rule, and whether one has a chain of ours."""
+    """Whether a table of iptables-nft has a rule, and whether one has a chain of Istio's."""
     if not found.nft:
         return False, False
     with NfnetlinkChannel() as channel:

@@ -27,7 +27,7 @@ from istio_init.kernel.nft.native import Nftables
 from istio_init.kernel.xtables import refusal
 from istio_init.kernel.xtables.firewall import Libiptc
 from istio_init.kernel.xtables.required_modules import extensions
-from istio_init.kernel.xtables.sockopt import TableSocket, existing_tables
+from istio_init.kernel.xtables.sockopt import StepError, TableSocket, existing_tables
 from istio_init.model.routing import command
 from istio_init.model.rules import LOOPBACK_INTERFACE, Chain, Jump, Owner, Rule, Ruleset, Table, Verdict, ordered
 from istio_init.record import Record
@@ -234,7 +234,7 @@ def _legacy(ruleset: Ruleset, asked: dict[Extension, Table], place: TrialScope) 
             for kind, name, revision in asked:
                 works = raw.knows(kind, name, revision) if place.may_ask else None
                 yield Trial("legacy", family, kind, name, works, "" if works is not False else _unknown(kind, name))
-    except OSError as error:
+    except StepError as error:
         why = str(refusal.explain(error, family, "", None))
         works = False if error.errno == errno.EAFNOSUPPORT else None
         yield from (Trial("legacy", family, kind, name, works, why) for kind, name, _ in asked)

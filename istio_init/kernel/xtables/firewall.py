@@ -1,9 +1,9 @@
 """The Firewall of the legacy tables: whole tables through libiptc, one commit each.
 
-Reading goes past libiptc, straight to the kernel's entries. Writing goes through it, as it keeps the counters
-of rules that stay; but for a long list where no rule of others stands (whole_table.py). A commit that would undo
-somebody else's edit is not made: the table is looked at once more just before, and everything starts over where
-it is no longer what the edits were made for.
+Reading bypasses libiptc and decodes the kernel's entries. Writing uses it, because it keeps the counters of rules that
+stay; only a long list, in a table without rules of other programs, is written by replace_table.py. A commit that would
+undo another program's edit is not made: the table is read once more just before, and everything starts over where it
+has changed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,17 @@ from istio_init.errors import KernelError
 from istio_init.kernel.xtables.decode_table import is_exactly, unpack_table
 from istio_init.kernel.xtables.libiptc import Handle, functions
 from istio_init.kernel.xtables.pack_chain import entries_of, pack_chain
-from istio_init.kernel.xtables.sockopt import TableSocket, existing_tables, is_empty
-from istio_init.model.compare import edit, recognised
+from istio_init.kernel.xtables.sockopt import (
+    COMMITTING,
+    OPENING,
+    PASSING,
+    READS,
+    StepError,
+    TableSocket,
+    existing_tables,
+    is_empty,
+)
+from istio_init.model.compare import edit, own_part, recognised
 from istio_init.model.rules import BUILTIN_CHAINS, OWN_CHAINS, Ruleset, Run, Table, ordered
 
 TYPE_CHECKING = False
@@ -27,10 +36,10 @@ if TYPE_CHECKING:
     from istio_init.model.compare import Edit
     from istio_init.model.rules import Chain, Family, TableName
 
-# A run of more values is long. Up to here, writing it past libiptc would save less than a tenth of a start.
+# Values of a long run. For fewer, bypassing libiptc would save less than a tenth of a start.
 _LONG = 500
 
-# How often a table is edited anew because somebody else wrote to it meanwhile.
+# Attempts to edit a table that other programs write to meanwhile.
 _ATTEMPTS = 100
 
 
@@ -44,25 +53,25 @@ class Libiptc:
         self._packed: dict[tuple[Family, TableName, str], tuple[Chain, list[bytes | PackedRun]]] = {}
 
     def read(self, family: Family, expecting: Ruleset | None = None) -> Ruleset:
-        """As Firewall.read. What of `expecting` is all ours and found as such is the very table, chain or rule.
+        """As Firewall.read. Tables, chains and rules that equal those of `expecting` are the same objects.
 
-        They must be spelled as the kernel's answer would be (no address of prefix 0, no ports 0 to 65535), as
-        those of capture.py and of save.load are.
+        Its rules must have the kernel's normal form (no address of prefix 0, no ports 0 to 65535), as those of
+        capture.py and of iptables_restore.parse have.
         """
         names = existing_tables(family)
         if names is None:
-            # Not root: better to bring tables into being that are wanted anyway than to give up.
+            # Without root the tables can't be listed. Querying the wanted ones creates no other table.
             names = tuple(table.name for table in expecting.tables) if expecting else tuple(BUILTIN_CHAINS)
         if not names:
             return Ruleset(family, ())
         try:
             socket = self._socket(family)
             return Ruleset(family, tuple([self._read(family, name, socket, expecting) for name in names]))
-        except OSError as error:
+        except StepError as error:
             raise _refusal(error, family, "", None) from error
 
     def _socket(self, family: Family) -> TableSocket:
-        """The family's socket. Another for each table would take as long as planning its rules."""
+        """The family's socket, kept: another for each table would take as long as planning its rules."""
         if family not in self._sockets:
             self._sockets[family] = TableSocket(family)
         return self._sockets[family]
@@ -70,14 +79,14 @@ class Libiptc:
     def _read(self, family: Family, name: TableName, socket: TableSocket, expecting: Ruleset | None) -> Table:
         table = expecting.table(name) if expecting else None
         chains = table.chains if table else ()
-        expected = {chain.name: (chain, self._entries(family, name, chain)) for chain in chains if _all_ours(chain)}
+        expected = {chain.name: (chain, self._entries(family, name, chain)) for chain in chains if _is_istios(chain)}
         answers = socket.table(name)
         if table and is_exactly(table, family, answers, expected):
             return table
         return unpack_table(name, family, answers, expected)
 
     def _entries(self, family: Family, name: TableName, chain: Chain) -> list[bytes | PackedRun]:
-        """A chain's rules, packed: once for what is asked for again."""
+        """A chain's rules, packed; kept for the read-back."""
         key = family, name, chain.name
         packed = self._packed.get(key)
         if packed is None or packed[0] is not chain:
@@ -95,22 +104,38 @@ class Libiptc:
             self._edit(family, name, None, wanted)
 
     def _edit(self, family: Family, name: TableName, wanted: Table | None, known: Table | None) -> None:
-        """Bring what is ours to `wanted`, or with None take it away, `known` too; anew while others write."""
+        """Bring Istio's rules to `wanted`, or with None remove them and `known`; again while other programs write."""
         try:
-            for _ in range(_ATTEMPTS):
-                if self._attempt(self._socket(family), family, name, wanted, known):
-                    return
-        except OSError as error:
+            for attempt in range(_ATTEMPTS):
+                try:
+                    if self._attempt(self._socket(family), family, name, wanted, known):
+                        return
+                except StepError as error:
+                    # libiptc reads the table, too, and nothing is written yet.
+                    if error.step != OPENING or error.errno not in PASSING or attempt >= READS:
+                        raise
+        except StepError as error:
+            if error.step == COMMITTING and self._holds(family, name, wanted, known):
+                return
             raise _refusal(error, family, name, wanted) from error
         raise KernelError(
-            f"{family} {name}: somebody else wrote to the table {_ATTEMPTS} times while it was being edited; "
-            "nothing was written; find out who (a program that takes no xtables lock), and run again"
+            f"{family} {name}: another program wrote to the table {_ATTEMPTS} times while it was being edited; "
+            "nothing was written; find that program (it does not take the xtables lock), and run again"
         )
+
+    def _holds(self, family: Family, name: TableName, wanted: Table | None, known: Table | None) -> bool:
+        """Whether a commit that failed was made: the kernel replaces the table first, and sets its counters then."""
+        try:
+            found = unpack_table(name, family, self._socket(family).table(name))
+        except StepError:
+            return False  # the error to report is that of the commit
+        own = own_part(found, wanted or known)
+        return own is None if wanted is None else own is not None and own.chains == wanted.chains
 
     def _attempt(
         self, socket: TableSocket, family: Family, name: TableName, wanted: Table | None, known: Table | None
     ) -> bool:
-        """Write once; False where somebody else wrote to the table meanwhile: try again."""
+        """Write once; False where another program wrote to the table meanwhile."""
         if wanted is not None and _is_long(wanted):
             from istio_init.kernel.xtables.replace_table import Unsuited, write
 
@@ -118,18 +143,18 @@ class Libiptc:
             try:
                 return write(socket, family, wanted, packed)
             except Unsuited:
-                pass  # libiptc writes it, or refuses it
+                pass  # left to libiptc, which writes or rejects it
         return self._commit(socket, family, name, wanted, known)
 
     def _commit(
         self, socket: TableSocket, family: Family, name: TableName, wanted: Table | None, known: Table | None
     ) -> bool:
-        """Edit and commit through libiptc; False where somebody else wrote to the table meanwhile."""
+        """Edit and commit through libiptc; False where another program wrote to the table meanwhile."""
         answers = socket.table(name)
         if is_empty(answers[0]):
-            found = Table(name, ordered(name, {}))  # as in every new pod: nothing need be taken apart
+            found = Table(name, ordered(name, {}))  # as in every new pod: there is nothing to decode
         else:
-            found = recognised(socket.others(name, answers), wanted or known)
+            found = recognised(socket.without_istio_chains(name, answers), wanted or known)
         edits = {
             chain.name: edit(chain, wanted.chain(chain.name) if wanted else None)
             for chain in found.chains
@@ -139,13 +164,13 @@ class Libiptc:
         if wanted is None and not own and not any(change.delete for change in edits.values()):
             return True
 
-        # What libiptc reads here lies between the two looks at the table.
+        # libiptc reads the table between these two reads.
         with self._open(family, name) as handle:
             try:
                 self._take_out(handle, edits, own, wanted)
                 if wanted is not None:
                     self._put_in(handle, edits, own, family, wanted)
-            except OSError:
+            except StepError:
                 if socket.is_still(name, answers):
                     raise
                 return False
@@ -158,7 +183,7 @@ class Libiptc:
         return Handle(self._libraries[family], name)
 
     def _take_out(self, handle: Handle, edits: dict[str, Edit], own: list[str], wanted: Table | None) -> None:
-        """Take out all that is ours, and chains of ours that aren't wanted: these once nothing jumps to them."""
+        """Delete Istio's rules, then Istio's chains that aren't wanted: nothing jumps to them any more."""
         for name in own:
             handle.flush(name)
         for name, change in edits.items():
@@ -169,7 +194,7 @@ class Libiptc:
                 handle.drop(name)
 
     def _put_in(self, handle: Handle, edits: dict[str, Edit], own: list[str], family: Family, wanted: Table) -> None:
-        """Make the chains that are missing, then put in the rules, which may jump to any of them."""
+        """Create the missing chains, then add the rules, which may jump to any of them."""
         for chain in wanted.chains:
             if chain.name not in edits and chain.name not in own:
                 handle.create(chain.name)
@@ -184,13 +209,13 @@ class Libiptc:
 
 
 def _committed(handle: Handle, is_as_it_was: Callable[[], bool]) -> bool:
-    """Commit; False where somebody else wrote to the table right before or meanwhile."""
+    """Commit; False where another program wrote to the table right before or meanwhile."""
     try:
         handle.commit()
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        # libiptc gives counters back in a second step: that fails where somebody wrote right behind the first.
+    except StepError as error:
+        if error.errno == errno.EAGAIN:
+            return False
+        # libiptc sets the counters in a second step, which fails where another program wrote after the first.
         if error.errno == errno.EINVAL and not is_as_it_was():
             return False
         raise
@@ -202,7 +227,7 @@ def _is_long(table: Table) -> bool:
     return any(len(run.values) > _LONG for run in runs)
 
 
-def _all_ours(chain: Chain) -> bool:
+def _is_istios(chain: Chain) -> bool:
     for part in chain.parts:
         for rule in part.unit if isinstance(part, Run) else (part,):
             if not rule.ours:
@@ -210,8 +235,8 @@ def _all_ours(chain: Chain) -> bool:
     return True
 
 
-def _refusal(error: OSError, family: Family, name: str, wanted: Table | None) -> KernelError:
-    """The kernel's refusal in words; the words are only read where they are needed."""
+def _refusal(error: StepError, family: Family, name: str, wanted: Table | None) -> KernelError:
+    """The error for the user; its texts are imported only here."""
     from istio_init.kernel.xtables.refusal import explain
 
     return explain(error, family, name, wanted)

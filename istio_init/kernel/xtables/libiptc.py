@@ -1,8 +1,7 @@
-"""libip4tc and libip6tc through ctypes' C half: one table, edited in memory and given back to the kernel in one commit.
+"""libip4tc and libip6tc through the C half of ctypes: one table, edited in memory and committed to the kernel at once.
 
 The functions are those of <libiptc/libiptc.h> of iptables 1.6 to 1.8 (soname 2). The libraries are opened by
-soname, through the dynamic linker alone: nothing is looked up in PATH and no process is started. They take
-no lock.
+soname, through the dynamic linker only: nothing is searched in PATH and no process is started. They take no lock.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from istio_init.errors import KernelError
 from istio_init.kernel.host import libc
 from istio_init.kernel.host.libc import Pointer, function, get_errno
-from istio_init.kernel.xtables.sockopt import OPENING
+from istio_init.kernel.xtables.sockopt import COMMITTING, OPENING, StepError
 from istio_init.model.rules import IPV4
 
 TYPE_CHECKING = False
@@ -21,10 +20,7 @@ if TYPE_CHECKING:
     from istio_init.kernel.xtables.packed_run import PackedRun
     from istio_init.model.rules import Family, TableName
 
-# The step that errors speak of, beside tables.OPENING and the edits.
-COMMITTING = "commit the table"
-
-# The last argument of each but init is the handle; an entry is bytes, or a Pointer; a position is an int.
+# The last argument of each but init is the handle; an entry is bytes, a position is an int.
 _FUNCTIONS = (
     *("init", "free", "commit"),
     *("create_chain", "delete_chain", "flush_entries", "append_entry", "insert_entry", "delete_num_entry"),
@@ -32,7 +28,7 @@ _FUNCTIONS = (
 
 
 def functions(family: Family) -> dict[str, Any]:
-    """The functions of one family's library, by their names behind the prefix; KernelError where it isn't installed."""
+    """The functions of one family's library, by name without the prefix; KernelError where it isn't installed."""
     soname, prefix = ("libip4tc.so.2", "iptc") if family == IPV4 else ("libip6tc.so.2", "ip6tc")
     try:
         library = libc.library(soname)
@@ -46,17 +42,17 @@ def functions(family: Family) -> dict[str, Any]:
 
 
 class Handle:
-    """A table as it stood when the handle was made, and edits to it; frees itself at the end of `with`.
+    """A table as it was when the handle was made, and edits to it; freed at the end of `with`.
 
-    OSError with the kernel's or libiptc's number; its text is the step that failed.
+    StepError with the kernel's or libiptc's number where a step fails.
     """
 
     def __init__(self, functions: dict[str, Any], name: TableName) -> None:
-        """Brings the table into being where the namespace doesn't have it."""
+        """Creates the table where the namespace does not have it."""
         self._call = functions
         handle = functions["init"](name.encode())
         if not handle:
-            raise OSError(get_errno(), OPENING)
+            raise StepError(OPENING, get_errno())
         self._handle = Pointer(handle)
 
     def __enter__(self) -> Self:
@@ -70,37 +66,37 @@ class Handle:
         self._edit("create_chain", chain)
 
     def drop(self, chain: str) -> None:
-        """Take away a chain that is empty and that nothing jumps to."""
+        """Delete a chain that is empty and that nothing jumps to."""
         self._edit("delete_chain", chain)
 
     def flush(self, chain: str) -> None:
-        """Take all rules out of a chain."""
+        """Delete all rules of a chain."""
         self._edit("flush_entries", chain)
 
     def delete(self, chain: str, position: int) -> None:
-        """Take the rule at a position, from 0, out of a chain."""
+        """Delete the rule at a position, from 0, of a chain."""
         self._edit("delete_num_entry", chain, position)
 
     def insert(self, chain: str, position: int, entry: bytes) -> None:
-        """Put an entry (of xtables.pack) at a position, from 0, of a chain; all that it jumps to must be there."""
+        """Insert an entry (of encode_rule.pack) at a position, from 0, of a chain; its jump's chain must exist."""
         self._edit("insert_entry", chain, entry, position)
 
     def append(self, chain: str, parts: Iterable[bytes | PackedRun]) -> None:
-        """Put entries (of runs.pack_chain) at the end of a chain; all that they jump to must be there."""
+        """Append entries (of pack_chain) to a chain; the chains of their jumps must exist."""
         append, name = self._call["append_entry"], chain.encode(errors="surrogateescape")
         for part in parts:
             for entry in (part,) if isinstance(part, bytes) else part.entries():
                 if not append(name, entry, self._handle):
-                    raise OSError(get_errno(), f"append a rule to {chain}")
+                    raise StepError(f"append a rule to {chain}", get_errno())
 
     def _edit(self, function: str, chain: str, *arguments: object) -> None:
         if not self._call[function](chain.encode(errors="surrogateescape"), *arguments, self._handle):
-            raise OSError(get_errno(), f"{function.replace('_', ' ')} {chain}")
+            raise StepError(f"{function.replace('_', ' ')} {chain}", get_errno())
 
     def commit(self) -> None:
-        """Give the table to the kernel as one; rules that stay keep their counters.
+        """Replace the kernel's table in one step; rules that stay keep their counters.
 
-        BlockingIOError (EAGAIN) where the kernel's number of entries is no longer what it was.
+        StepError with EAGAIN where the number of the kernel's entries has changed.
         """
         if not self._call["commit"](self._handle):
-            raise OSError(get_errno(), COMMITTING)
+            raise StepError(COMMITTING, get_errno())

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import iptc
 
 from istio_init.kernel.xtables.firewall import Libiptc
-from istio_init.kernel.xtables.libiptc import COMMITTING, Handle
+from istio_init.kernel.xtables.libiptc import Handle
 from istio_init.kernel.xtables.pack_chain import entries_of
 from istio_init.kernel.xtables.python_iptables_rules import TableReader, build
-from istio_init.kernel.xtables.sockopt import OPENING
+from istio_init.kernel.xtables.sockopt import COMMITTING, OPENING, StepError
 from istio_init.model.rules import IPV4, Chain, Table, ordered
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Engine(Libiptc):
 
 
 class TableHandle(Handle):
-    """One table of python-iptables, in the place of libiptc's; OSError as there."""
+    """A table of python-iptables with the methods of libiptc's handle; StepError as there."""
 
     def __init__(self, family: Family, name: TableName) -> None:
         """Brings the table into being where the namespace doesn't have it."""
@@ -93,6 +93,6 @@ class TableHandle(Handle):
             raise _refused(COMMITTING) from error
 
 
-def _refused(step: str) -> OSError:
-    """The error with the number that libiptc left; python-iptables keeps its words alone."""
-    return OSError(iptc.ip4tc._get_errno_loc()[0], step)
+def _refused(step: str) -> StepError:
+    """The error with libiptc's number, which python-iptables drops for its text."""
+    return StepError(step, iptc.ip4tc._get_errno_loc()[0])

@@ -1,7 +1,4 @@
-"""What a refusal of the legacy tables means, in words: which table or rule, what the kernel said, what to do.
-
-Imported where something has failed, and only then.
-"""
+"""Error texts of the legacy tables: which table or rule, the kernel's answer, what to do. Imported after a failure."""
 
 from __future__ import annotations
 
@@ -11,9 +8,8 @@ import posix as os  # the C half of os; the other half costs a start a milliseco
 from istio_init.errors import KernelError
 from istio_init.formats.iptables_save import rule_text
 from istio_init.kernel.host import denial
-from istio_init.kernel.xtables.libiptc import COMMITTING
 from istio_init.kernel.xtables.required_modules import extensions
-from istio_init.kernel.xtables.sockopt import NAMES, OPENING, TableSocket
+from istio_init.kernel.xtables.sockopt import COMMITTING, NAMES, OPENING, StepError, TableSocket
 from istio_init.model.rules import IPV4, Jump
 
 TYPE_CHECKING = False
@@ -31,26 +27,21 @@ _NO_LEGACY = (
 )
 
 
-def explain(error: OSError, family: Family, name: str, wanted: Table | None) -> KernelError:
-    """The error to raise; `name` is the table, empty where all were read, and `wanted` what it was to become."""
-    number, step = error.errno or 0, error.strerror or ""
-    where = f"{family} {name}".rstrip()
-    return KernelError(
-        f"{where}: can't {step}: {os.strerror(number)}: {_why(number, step, family, name, wanted)}", number
-    )
+def explain(error: StepError, family: Family, name: str, wanted: Table | None) -> KernelError:
+    """The error to raise; `name` is the table, empty where all were read, and `wanted` what was to be written."""
+    where, why = f"{family} {name}".rstrip(), _why(error.errno, error.step, family, name, wanted)
+    return KernelError(f"{where}: can't {error.step}: {os.strerror(error.errno)}: {why}", error.errno)
 
 
 def _why(number: int, step: str, family: Family, name: str, wanted: Table | None) -> str:
-    """The cause behind an error's number at this step, and what to do about it."""
+    """The cause of an error number at this step, and what to do."""
     if step not in (OPENING, COMMITTING):
-        return "libiptc takes no such chain or rule; nothing was written"
+        return "libiptc rejected the chain or rule; nothing was written"
     match number:
         case errno.EPERM | errno.EACCES:
             return denial.explain_permission("NET_ADMIN", "NET_RAW")
         case errno.EAFNOSUPPORT:
-            return (
-                f"this kernel has no {family} (booted with ipv6.disable=1?): switch it on there, or leave it out here"
-            )
+            return f"this kernel has no {family} (booted with ipv6.disable=1?): enable it, or use --no-enable-ipv6"
         case errno.ENOPROTOOPT:
             return _no_tables(family)
         case errno.ENOENT if step == OPENING:
@@ -64,14 +55,14 @@ def _why(number: int, step: str, family: Family, name: str, wanted: Table | None
             rules = (rule for chain in (wanted.chains if wanted else ()) for rule in chain.rules)
             return (
                 denial.explain_owners(rules)
-                or "a rule is not allowed where it stands, or has a wrong size: the kernel's log (dmesg) says which"
+                or "a rule is not allowed in its chain, or has a wrong size: the kernel's log (dmesg) says which"
             )
         case errno.ELOOP:
-            return "the chains jump in a loop: see the rules of others in this table"
+            return "the chains jump in a loop: see the other programs' rules in this table"
         case errno.ENOMEM:
             return "the kernel has no memory for the table: raise the limit of the cgroup, or use fewer rules"
         case errno.EAGAIN:
-            return "somebody else keeps writing to it without the xtables lock: find out who, and run again"
+            return "another program keeps writing to it without the xtables lock: find it, and run again"
         case _:
             return "the kernel's log (dmesg) may say more"
 
@@ -82,9 +73,9 @@ def module(extension: str) -> str:
 
 
 def _no_tables(family: Family) -> str:
-    """Why the kernel knows nothing of a family's legacy tables."""
+    """Why the kernel does not have the legacy tables of a family."""
     try:
-        # The file is there from when their module is.
+        # The file exists once their module is loaded.
         os.stat(NAMES[family])
     except OSError:
         return f"load the kernel module {'ip_tables' if family == IPV4 else 'ip6_tables'}; {_NO_LEGACY}"
@@ -92,7 +83,7 @@ def _no_tables(family: Family) -> str:
 
 
 def _missing_extensions(family: Family, wanted: Table | None) -> str:
-    """Which matches and targets of the rules the kernel doesn't have, each with the first rule that uses it."""
+    """Which matches and targets of the rules the kernel does not have, each with the first rule that uses it."""
     rules = [(chain.name, rule) for chain in (wanted.chains if wanted else ()) for rule in chain.rules]
     users: dict[tuple[Literal["match", "target"], str, int], str] = {}
     for chain, rule in rules:
@@ -101,15 +92,16 @@ def _missing_extensions(family: Family, wanted: Table | None) -> str:
     with TableSocket(family) as socket:
         missing = [extension for extension in users if not socket.knows(*extension)]
     causes = [
-        f"the kernel has no {kind} {name} (revision {revision}), which {users[kind, name, revision]} asks for: "
+        f"the kernel has no {kind} {name} (revision {revision}), which {users[kind, name, revision]} uses: "
         f"load the module {module(name)}"
         for kind, name, revision in missing
     ]
     causes += [
-        f"there is no chain {rule.target.chain}, which -A {chain} {rule_text(rule)} asks for"
+        f"there is no chain {rule.target.chain}, which -A {chain} {rule_text(rule)} jumps to"
         for chain, rule in rules
         if not missing and isinstance(rule.target, Jump) and wanted and wanted.chain(rule.target.chain) is None
     ]
     return (
-        "; ".join(causes) or "an extension that a rule of others uses is gone: the kernel's log (dmesg) may say which"
+        "; ".join(causes)
+        or "an extension that another program's rule uses is gone: the kernel's log (dmesg) may name it"
     )

@@ -1,8 +1,8 @@
-"""A table in which no rule of others stands, laid out here as the kernel takes it: the way of long lists.
+"""A whole table replaced in one call, for long lists in tables without rules of other programs.
 
-libiptc takes a call for each rule, keeps each in memory of its own, and lays all of them out when it commits. But the
-entries of a long run are one unit over and over (packed_run.py), and of a table that is ours alone nothing has to be
-kept but the policies and their counters. So it is made in one piece here, byte for byte as libiptc makes it.
+libiptc needs a call for each rule, allocates memory for each, and lays all of them out when it commits: too slow for
+10,000 rules. Of a table that has Istio's rules only, nothing has to be kept but the policies and their counters, so its
+entries are laid out here, byte for byte as libiptc does.
 
 The structs are those of <linux/netfilter_ipv4/ip_tables.h>, which <linux/netfilter_ipv6/ip6_tables.h> has equally, and
 of <linux/netfilter/x_tables.h>. Native byte order; sizes are those of 64-bit machines.
@@ -17,7 +17,7 @@ from istio_init.kernel.host.libc import Pointer, addressof
 from istio_init.kernel.xtables.encode_match import HEAD, STANDARD_SIZE, extension
 from istio_init.kernel.xtables.encode_rule import ERROR, ERROR_SIZE, HOOKS, INFO, OFFSETS, VERDICTS
 from istio_init.kernel.xtables.ip_header import LAYOUTS
-from istio_init.kernel.xtables.libiptc import COMMITTING
+from istio_init.kernel.xtables.sockopt import COMMITTING, StepError
 from istio_init.model.compare import own_rules, recognised
 from istio_init.model.rules import OWN_CHAINS
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from istio_init.kernel.xtables.sockopt import TableSocket
     from istio_init.model.rules import Family, Table
 
-    # A chain's entries, as runs.pack_chain gives them.
+    # A chain's entries, as pack_chain returns them.
     Packed: TypeAlias = list[bytes | PackedRun]
 
 # IPT_SO_SET_REPLACE and IPT_SO_SET_ADD_COUNTERS, which IP6T_SO_SET_REPLACE and IP6T_SO_SET_ADD_COUNTERS equal.
 _REPLACE, _ADD_COUNTERS = 64, 65
 
-# struct ipt_replace up to its entries: name, valid hooks, entries, their bytes, hooks' first entries, and policies; how
-# many entries stand, and the address that the kernel writes their counters to.
+# struct ipt_replace up to its entries: name, valid hooks, number and bytes of entries, offsets of the hooks and of the
+# policies, number of the current entries, address for their counters.
 _REPLACE_HEAD = Struct("=32s3I5I5IIQ")
 _COUNTERS_HEAD = Struct("=32sI4x")  # struct xt_counters_info up to its counters: name, how many
 _COUNTERS_SIZE = 16  # struct xt_counters
@@ -48,24 +48,24 @@ _CODES = {name.encode(): code for code, name in VERDICTS.items()}
 
 
 class Unsuited(Exception):
-    """A table that libiptc has to write, or to refuse."""
+    """Only libiptc can write this table, or reject it."""
 
 
 def write(socket: TableSocket, family: Family, wanted: Table, packed: Mapping[str, Packed]) -> bool:
-    """Have a table hold the wanted chains, whose entries are `packed` by name, and nothing else; its policies stay.
+    """Replace a table's chains by the wanted ones, whose entries are `packed` by name; its policies are kept.
 
-    False where somebody else wrote to the table meanwhile: try again. Unsuited, with nothing written, where rules or
-    chains of others stand, or are jumped to. OSError with the kernel's number; its text is the step that failed.
+    False where another program wrote to the table meanwhile. Unsuited, with nothing written, where other programs'
+    rules or chains exist, or are jumped to. StepError with the kernel's number.
     """
     answers = socket.table(wanted.name)
-    found = recognised(socket.others(wanted.name, answers), wanted)
+    found = recognised(socket.without_istio_chains(wanted.name, answers), wanted)
     layout = _Layout(family, _chains(found, wanted), packed)
     content = layout.content(behind=_REPLACE_HEAD.size)
     return socket.is_still(wanted.name, answers) and _replace(socket, layout, answers, content)
 
 
 def _chains(found: Table, wanted: Table) -> list[tuple[str, str | None]]:
-    """The chains to write, in the kernel's order, with the policies that stand; Unsuited where others are there."""
+    """The chains to write, in the kernel's order, with the current policies; Unsuited where there are others."""
     for chain in found.chains:
         if chain.name not in OWN_CHAINS and (chain.policy is None or len(own_rules(chain)) < len(chain.rules)):
             raise Unsuited
@@ -77,12 +77,12 @@ def _chains(found: Table, wanted: Table) -> list[tuple[str, str | None]]:
 
 
 class _Layout:
-    """Where everything in a table's entries is; offsets and sizes in bytes."""
+    """The offsets and sizes, in bytes, of all that a table's entries consist of."""
 
     def __init__(self, family: Family, chains: Sequence[tuple[str, str | None]], packed: Mapping[str, Packed]) -> None:
-        """Chains with their policies, those of a user's with None."""
+        """Chains with their policies, None for user-defined ones."""
         self.entry, self._chains, self._packed = LAYOUTS[family], chains, packed
-        # By name, where a chain's first rule is; where what ends it is, and how many entries are before that.
+        # By chain, the offset of its first rule; the offset and the number of the entry that ends it.
         self.starts: dict[str, int] = {}
         self.ends: dict[str, tuple[int, int]] = {}
         at = number = 0
@@ -98,7 +98,7 @@ class _Layout:
         self._jumps = {name.encode(): None if policy else self.starts[name] for name, policy in chains}
 
     def content(self, behind: int) -> bytearray:
-        """All entries, behind so many bytes that are zero."""
+        """All entries, after so many zero bytes."""
         content, at = bytearray(behind + self.size), behind
         for part in self._parts():
             content[at : at + len(part)] = part
@@ -134,9 +134,9 @@ class _Layout:
         return unit
 
     def _resolved(self, entry: bytes, end: int | None) -> bytes:
-        """An entry of `pack`'s, its verdict or jump as the kernel has it: a number, or where the chain's first rule is.
+        """An entry of `pack` with its verdict or jump as the kernel has it: a number, or the offset of a chain.
 
-        One that only counts goes on at `end`, its own; None where it has no one end.
+        A rule without a target continues at `end`, its own; None where that differs by repetition.
         """
         target, _ = OFFSETS.unpack_from(entry, self.entry.counters_at - OFFSETS.size)
         _, field, _ = HEAD.unpack_from(entry, target)
@@ -158,17 +158,17 @@ def _standard(code: int) -> bytes:
 def _replace(
     socket: TableSocket, layout: _Layout, answers: tuple[bytes, bytes | bytearray], content: bytearray
 ) -> bool:
-    """Give the kernel `content`, which begins with room for what is said of it, in place of what it answered.
+    """Replace the kernel's table, as in `answers`, by `content`, which begins with room for the head.
 
-    False where there is another number of entries by now.
+    False where the number of the kernel's entries has changed.
     """
-    name, valid, *_, standing, _ = INFO.unpack(answers[0])
-    before = bytearray(_COUNTERS_SIZE * standing)
+    name, valid, *_, count, _ = INFO.unpack(answers[0])
+    before = bytearray(_COUNTERS_SIZE * count)
     held = Pointer.from_buffer(before)
     hooks = [layout.starts.get(hook, 0) for hook in HOOKS]
     policies = [layout.ends.get(hook, (0, 0))[0] for hook in HOOKS]
-    told = name, valid, layout.count, layout.size, *hooks, *policies, standing, addressof(held)
-    _REPLACE_HEAD.pack_into(content, 0, *told)
+    head = name, valid, layout.count, layout.size, *hooks, *policies, count, addressof(held)
+    _REPLACE_HEAD.pack_into(content, 0, *head)
     after = bytearray(_COUNTERS_SIZE * layout.count)
     try:
         socket.give(_REPLACE, content)
@@ -178,15 +178,15 @@ def _replace(
         if any(after):
             socket.give(_ADD_COUNTERS, _COUNTERS_HEAD.pack(name, layout.count) + after)
     except OSError as error:
-        # Entries were added or taken away: before ours were there (EAGAIN), or right behind (EINVAL).
+        # Another program added or deleted entries, before the replacement (EAGAIN) or after it (EINVAL).
         if error.errno == errno.EAGAIN or (error.errno == errno.EINVAL and any(after)):
             return False
-        raise OSError(error.errno, COMMITTING) from error
+        raise StepError(COMMITTING, error.errno or 0) from error
     return True
 
 
 def _policies(entry: EntryLayout, info: bytes, entries: bytes | bytearray) -> Iterator[tuple[str, int]]:
-    """For each built-in chain of the answers, how many entries there are before its policy's."""
+    """Each built-in chain of the answers, with the number of entries before its policy's."""
     _, valid, *numbers = INFO.unpack(info)
     ends = {numbers[len(HOOKS) + hook]: name for hook, name in enumerate(HOOKS) if valid & 1 << hook}
     at = number = 0

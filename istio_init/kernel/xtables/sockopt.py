@@ -1,8 +1,7 @@
-"""What the kernel says of its tables without libiptc: which exist, what is in them, which extensions it knows.
+"""The legacy tables through socket options: which exist, what is in them, which extensions the kernel has.
 
-The socket options are those of <linux/netfilter_ipv4/ip_tables.h> and <linux/netfilter_ipv6/ip6_tables.h>.
-They take their question from the buffer that the answer goes to, which Python's getsockopt can't do; so it is
-the C library's.
+The options are those of <linux/netfilter_ipv4/ip_tables.h> and <linux/netfilter_ipv6/ip6_tables.h>. Their argument and
+their result share a buffer, which Python's getsockopt does not support, so the C library's is called.
 """
 
 from __future__ import annotations
@@ -11,8 +10,9 @@ from __future__ import annotations
 import _socket as socket
 import errno
 import posix as os  # the C half of os
-from _struct import Struct  # struct.py only hands it on
+from _struct import Struct  # struct.py only re-exports it
 
+from istio_init.errors import KernelError
 from istio_init.kernel.host.libc import Pointer, byref, function, get_errno, library
 from istio_init.kernel.xtables.decode_table import unpack_table
 from istio_init.kernel.xtables.encode_rule import INFO
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
     from istio_init.model.rules import Family, Table, TableName
 
-# Files of the calling thread's network namespace that list the tables it has.
+# Files of the calling thread's network namespace that list its tables.
 NAMES = {IPV4: "/proc/thread-self/net/ip_tables_names", IPV6: "/proc/thread-self/net/ip6_tables_names"}
+# Exists wherever proc(5) is mounted.
+_THREAD = "/proc/thread-self"
 
 _GET_INFO, _GET_ENTRIES = 64, 65
 _GET_REVISION = {
@@ -35,49 +37,74 @@ _GET_REVISION = {
     (IPV6, "target"): 69,
 }
 
-# More than the names of the five tables there are, a line each.
+# More than the names of the five possible tables, a line each.
 _NAMES_BYTES = 4096
 
-# The step that errors speak of.
-OPENING = "open the table"
+# The steps at which the kernel itself may refuse.
+OPENING, COMMITTING = "open the table", "commit the table"
 _ENTRIES_HEAD = Struct("=32sI4x")  # struct ipt_get_entries: name, bytes of entries
 _REVISION = Struct("=29sB")  # struct xt_get_revision
-_LENGTH = Struct("=I4x")  # socklen_t, and what a Pointer has behind it
+_LENGTH = Struct("=I4x")  # socklen_t, padded to the size of a Pointer
 _ATTEMPTS = 100
+
+# Errors of a read that say nothing about the table: memory that was short for a moment, or a call that was cut short.
+PASSING = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EINTR, errno.EBUSY, errno.ENOBUFS, errno.ENOSPC})
+READS = 5
 
 _getsockopt = function(library(None), "getsockopt")
 
 
-def existing_tables(family: Family) -> tuple[TableName, ...] | None:
-    """The tables that the namespace has, in the order in which a packet meets them; None where it may not be known.
+class StepError(Exception):
+    """A step of reading or editing a table failed: `step` names it, `errno` is the kernel's or libiptc's number."""
 
-    The file is root's: others need DAC_OVERRIDE to read it. A kernel without the family has no such file.
+    def __init__(self, step: str, number: int) -> None:
+        super().__init__(step, number)
+        self.step, self.errno = step, number
+
+
+def existing_tables(family: Family) -> tuple[TableName, ...] | None:
+    """The tables of the namespace, in the order in which a packet meets them; None where listing them is forbidden.
+
+    The file belongs to root: others need DAC_OVERRIDE to read it. A kernel without the family has no such file.
+    KernelError where /proc is not mounted, or can't be read: that is no reason to believe that there are no tables.
     """
     try:
         descriptor = os.open(NAMES[family], os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return ()
+        try:
+            names = os.read(descriptor, _NAMES_BYTES).split()
+        finally:
+            os.close(descriptor)
     except PermissionError:
         return None
-    try:
-        names = os.read(descriptor, _NAMES_BYTES).split()
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        if error.errno == errno.ENOENT and _is_mounted():
+            return ()
+        why = "mount /proc" if error.errno == errno.ENOENT else "see that /proc is mounted and can be read"
+        text = f"{NAMES[family]}: the tables can't be listed: {error.strerror}; {why}"
+        raise KernelError(text, error.errno or 0) from error
     return tuple(name for name in BUILTIN_CHAINS if name.encode() in names)
 
 
+def _is_mounted() -> bool:
+    try:
+        os.stat(_THREAD)
+    except OSError:
+        return False
+    return True
+
+
 def is_empty(info: bytes) -> bool:
-    """Whether a table has no rules and no chains of users', by its INFO: only policies, an entry each, and an end."""
+    """Whether a table has neither rules nor user-defined chains, by its INFO: an entry for each policy, and the end."""
     _, hooks, *_, entries, _ = INFO.unpack(info)
     empty: bool = entries == hooks.bit_count() + 1
     return empty
 
 
 class TableSocket:
-    """A raw socket to ask one family's tables; `with` closes it, or its end does. OSError is the kernel's."""
+    """A raw socket for the tables of one family, closed by `with` or with the object. StepError where a call fails."""
 
     def __init__(self, family: Family) -> None:
-        """PermissionError without NET_RAW, OSError (EAFNOSUPPORT) where the kernel has no such family."""
+        """StepError with EPERM without NET_RAW, with EAFNOSUPPORT where the kernel does not have the family."""
         self._family = family
         domain, self._level = (
             (socket.AF_INET, socket.IPPROTO_IP) if family == IPV4 else (socket.AF_INET6, socket.IPPROTO_IPV6)
@@ -85,7 +112,7 @@ class TableSocket:
         try:
             self._socket = socket.socket(domain, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
         except OSError as error:
-            raise OSError(error.errno, OPENING) from error
+            raise StepError(OPENING, error.errno or 0) from error
         self._length = bytearray(_LENGTH.size)
         self._length_at = byref(Pointer.from_buffer(self._length))
 
@@ -100,63 +127,69 @@ class TableSocket:
             self._socket.close()
 
     def info(self, name: TableName) -> bytes:
-        """The answer to IPT_SO_GET_INFO: xtables.INFO.
-
-        Brings the table into being where the namespace doesn't have it.
-        """
+        """The answer to IPT_SO_GET_INFO: encode_rule.INFO. Creates the table where the namespace does not have it."""
         info = bytearray(name.encode().ljust(INFO.size, b"\0"))
-        self._ask(_GET_INFO, info)
+        self._read(_GET_INFO, info)
         return bytes(info)
 
     def table(self, name: TableName) -> tuple[bytes, bytearray]:
-        """The answers to IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES, this without its head: what unpack_table takes.
+        """The answers to IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES, the latter without its head: see unpack_table.
 
-        Brings the table into being as `info` does.
+        Creates the table as `info` does. StepError (EAGAIN) where another program changes it before each attempt ends.
         """
         for _ in range(_ATTEMPTS):
             info = self.info(name)
             entries = self._entries(name, INFO.unpack(info)[-1])
             if entries is not None:
                 return info, entries
-        raise BlockingIOError(errno.EAGAIN, "the table changed each time it was looked at")
+        raise StepError(OPENING, errno.EAGAIN)
 
     def _entries(self, name: TableName, size: int) -> bytearray | None:
-        """The answer to IPT_SO_GET_ENTRIES without its head; None where that is no longer of this size."""
+        """The answer to IPT_SO_GET_ENTRIES without its head; None where its size has changed."""
         entries = bytearray(_ENTRIES_HEAD.size + size)
         _ENTRIES_HEAD.pack_into(entries, 0, name.encode(), size)
         try:
-            self._ask(_GET_ENTRIES, entries)
-        except BlockingIOError:
+            self._read(_GET_ENTRIES, entries, final=errno.EAGAIN)
+        except StepError as error:
+            if error.errno != errno.EAGAIN:
+                raise
             return None
         del entries[: _ENTRIES_HEAD.size]  # moves nothing
         return entries
 
-    def others(self, name: TableName, answers: tuple[bytes, bytearray]) -> Table:
-        """The table in these answers of `table`, but without the rules in chains of ours."""
+    def without_istio_chains(self, name: TableName, answers: tuple[bytes, bytearray]) -> Table:
+        """The table in these answers of `table`, with Istio's chains, but without the rules in them."""
         return unpack_table(name, self._family, answers, own=False)
 
     def is_still(self, name: TableName, answers: tuple[bytes, bytearray]) -> bool:
-        """Whether what is not ours in a table is as it was when these were the answers; counters may have moved."""
-        # Their hooks, which each entry bears (comefrom), say where built-in chains begin, as INFO does.
+        """Whether the part of a table that is not Istio's is as in these answers; counters do not matter."""
+        # Each entry's `comefrom` has its hooks, and so tells where built-in chains begin, as INFO does.
         if self._entries(name, len(answers[1])) == answers[1]:
             return True
-        return self.others(name, self.table(name)) == self.others(name, answers)
+        return self.without_istio_chains(name, self.table(name)) == self.without_istio_chains(name, answers)
 
     def give(self, option: int, content: bytes | bytearray) -> None:
-        """Have the kernel take what an option of setsockopt sets."""
+        """Set an option with setsockopt; OSError where the kernel refuses."""
         self._socket.setsockopt(self._level, option, content)
 
     def knows(self, kind: Literal["match", "target"], name: str, revision: int) -> bool:
-        """Whether the kernel has an extension in this revision; asking loads its module, where there is one."""
-        try:
-            self._ask(_GET_REVISION[self._family, kind], bytearray(_REVISION.pack(name.encode(), revision)))
-        except OSError:
-            return False
-        return True
+        """Whether the kernel has an extension in this revision; loads its module, where there is one."""
+        return not self._call(_GET_REVISION[self._family, kind], bytearray(_REVISION.pack(name.encode(), revision)))
 
-    def _ask(self, option: int, question: bytearray) -> None:
-        """Put a question to the kernel, which writes its answer over it."""
-        _LENGTH.pack_into(self._length, 0, len(question))
-        place = byref(Pointer.from_buffer(question))
+    def _read(self, option: int, buffer: bytearray, final: int = 0) -> None:
+        """Have the kernel write its answer over the question; again after an error that may pass, but for `final`."""
+        for _ in range(READS):
+            number = self._call(option, buffer)
+            if number == final or number not in PASSING:
+                break
+        if number:
+            raise StepError(OPENING, number)
+
+    def _call(self, option: int, buffer: bytearray) -> int:
+        """The error number of getsockopt, 0 for success."""
+        _LENGTH.pack_into(self._length, 0, len(buffer))
+        place = byref(Pointer.from_buffer(buffer))
         if _getsockopt(self._socket.fileno(), self._level, option, place, self._length_at):
-            raise OSError(get_errno(), OPENING)
+            number: int = get_errno()
+            return number
+        return 0

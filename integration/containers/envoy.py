@@ -94,6 +94,8 @@ class Envoy(Admin):
         config.chmod(0o644)
         self.log = Path(self._directory.name, "log")
         flags = ["-c", str(config), "--concurrency", "2", "--disable-hot-restart", "--log-level", "warn"]
+        # An access log is read as soon as it is written.
+        flags += ["--file-flush-interval-msec", "10"]
         command = ["ip", "netns", "exec", self.namespace.name, "setpriv", *self.user, str(binary()), *flags]
         with self.log.open("w") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)

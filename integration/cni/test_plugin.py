@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -138,6 +140,37 @@ def test_the_nodes_own_network_is_never_touched(plugin: Plugin) -> None:
         plugin.done(command, "/proc/self/ns/net", INJECTED)
     found = plugin.call("ADD", "/proc/self/ns/net", istio={})
     assert found.log[-1]["why"] == "the sandbox uses the node's network"
+
+
+def test_a_path_that_changes_while_it_is_called_never_means_the_nodes_network(
+    namespace: Namespace, plugin: Plugin, tmp_path: Path
+) -> None:
+    """Whoever controls the path could have the pod's namespace checked, and the node's written."""
+    path = tmp_path / "netns"
+    stop = threading.Event()
+
+    def flip() -> None:
+        for target in itertools.cycle((namespace.path, node.path)):
+            fresh = tmp_path / "fresh"
+            fresh.symlink_to(target)
+            fresh.rename(path)
+            if stop.is_set():
+                return
+
+    with Namespace() as node:
+        path.symlink_to(namespace.path)
+        flipper = threading.Thread(target=flip)
+        flipper.start()
+        try:
+            inside = ("ip", "netns", "exec", node.name)
+            for number in range(20):
+                for verb in ("ADD", "DEL"):
+                    run = plugin.start(verb, str(path), f"c{number}", prefix=inside)
+                    said(run, plugin.text(INJECTED, prevResult=PREVIOUS))
+                    assert not ours(node)
+        finally:
+            stop.set()
+            flipper.join()
 
 
 def test_a_container_on_two_networks_is_captured_until_it_leaves_the_last(namespace: Namespace, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -13,7 +15,8 @@ import pytest
 from integration.kit.namespace import Namespace
 from istio_init.errors import KernelError
 from istio_init.errors_rare import Locked
-from istio_init.kernel.host.lock import NAMESPACE_PATH, XtablesLock
+from istio_init.kernel.host.lock import DIRECTORY, NAMESPACE_PATH, XtablesLock, namespace_lock
+from istio_init.kernel.host.logfile import make_directory
 
 # iptables' exit status where somebody else holds the lock.
 RESOURCE_PROBLEM = 4
@@ -138,14 +141,71 @@ def test_a_file_that_can_only_be_read_is_locked_too(readonly: Path) -> None:
 def test_namespaces_are_locked_each_for_itself(namespace: Namespace) -> None:
     def locked() -> bool:
         with XtablesLock(0, namespace=True):
-            return not is_free(NAMESPACE_PATH)
+            return not is_free(namespace_lock())
 
     with Namespace() as other:
-        with Holder(NAMESPACE_PATH, "ip", "netns", "exec", other.name):
+        path = other.inside(namespace_lock)
+        make_directory(DIRECTORY)
+        with Holder(path):
             assert namespace.inside(locked)
             with pytest.raises(Locked, match="cat"):
                 other.inside(locked)
         assert other.inside(locked)
+        assert not Path(path).exists()
+
+
+def test_a_pod_can_not_take_its_namespaces_lock(namespace: Namespace) -> None:
+    """Its processes can lock the namespace's own file, and can't open that of the lock."""
+
+    def locked() -> str:
+        with XtablesLock(0, namespace=True):
+            path = namespace_lock()
+            command = ["setpriv", "--reuid", "1000", "--clear-groups", "flock", "--nonblock", path, "true"]
+            refused = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+            assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o700
+            return refused.stderr
+
+    with Holder(NAMESPACE_PATH, "ip", "netns", "exec", namespace.name, "setpriv", "--reuid", "1000", "--clear-groups"):
+        assert "Permission denied" in namespace.inside(locked)
+
+
+def test_many_take_turns_at_a_lock_file_that_is_removed_each_time(namespace: Namespace, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    count.write_text("0")
+
+    def add() -> None:
+        for _ in range(20):
+            with XtablesLock(60, namespace=True):
+                count.write_text(str(int(count.read_text()) + 1))
+
+    children = []
+    for _ in range(5):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                namespace.enter()
+                add()
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 5
+    assert count.read_text() == "100"
+    assert not Path(namespace.inside(namespace_lock)).exists()
+
+
+def test_a_flock_that_is_forbidden_is_an_error(path: str) -> None:
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from istio_init.kernel.host.lock import XtablesLock\n"
+    code += "from istio_init.errors import KernelError\n"
+    code += "try:\n XtablesLock(0, sys.argv[2]).__enter__()\nexcept KernelError as error: print(error)"
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e", "inject=flock:error=EPERM"]
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [*command, sys.executable, "-c", code, root, path], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(f"{path}: can't be locked: Operation not permitted; a sandbox may forbid flock")
 
 
 def test_what_is_no_file_is_an_error(tmp_path: Path) -> None:

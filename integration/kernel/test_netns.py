@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,7 @@ from integration.kit.capabilities import without
 from integration.kit.namespace import Foreign
 from integration.kit.namespace import Namespace as Fresh
 from istio_init.errors import KernelError
-from istio_init.kernel.host.netns import Namespace
+from istio_init.kernel.host.netns import OWN, Namespace, Pinned, inode
 from istio_init.kernel.netlink.router import Rtnetlink
 from istio_init.model.routing import Address, PolicyRule
 from istio_init.model.rules import Network
@@ -24,6 +26,44 @@ RULE = PolicyRule("ipv4", 0x539, 133)
 
 def here() -> int:
     return os.stat("/proc/thread-self/ns/net").st_ino
+
+
+def test_a_pinned_path_means_the_same_namespace_whatever_is_put_there(namespace: Fresh, tmp_path: Path) -> None:
+    path = tmp_path / "netns"
+    path.symlink_to(namespace.path)
+    with Pinned(str(path)):
+        path.unlink()
+        path.symlink_to("/proc/self/ns/net")
+        assert inode(str(path)) == os.stat(namespace.path).st_ino
+        with Namespace(str(path)):
+            assert here() == os.stat(namespace.path).st_ino
+        path.unlink()
+        with Namespace(str(path)):
+            assert here() == os.stat(namespace.path).st_ino
+    assert inode(str(path)) == 0
+
+
+def test_a_path_that_was_pinned_without_a_namespace_has_none(namespace: Fresh, tmp_path: Path) -> None:
+    path = tmp_path / "netns"
+    with Pinned(str(path)):
+        path.symlink_to(namespace.path)
+        assert inode(str(path)) == 0
+        with pytest.raises(KernelError, match="No such file"), Namespace(str(path)):
+            pass
+
+
+def test_a_namespace_that_can_not_be_looked_at_is_not_gone() -> None:
+    def limited() -> list[str]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        said = []
+        for look in (lambda: Pinned(OWN).__enter__(), lambda: Namespace(OWN).__enter__()):
+            with pytest.raises(KernelError) as caught:
+                look()
+            said.append(str(caught.value))
+        return said
+
+    with Fresh() as fresh:
+        assert all("Too many open files" in each for each in fresh.forked(limited))
 
 
 def test_what_is_done_inside_lands_there_and_nowhere_else(namespace: Fresh) -> None:
@@ -151,11 +191,11 @@ def test_no_descriptor_is_left_open(namespace: Fresh) -> None:
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("/var/run/netns/istio-init-none-such", "No such file or directory (ENOENT); name one that is there"),
-        ("/etc/passwd/ns", "Not a directory (ENOTDIR); name one that is there"),
-        ("/etc/passwd", "this is no network namespace"),
-        ("/etc", "this is no network namespace"),
-        ("/proc/self/ns/mnt", "this is no network namespace"),
+        ("/var/run/netns/istio-init-none-such", "No such file or directory (ENOENT); name one that exists"),
+        ("/etc/passwd/ns", "Not a directory (ENOTDIR); name one that exists"),
+        ("/etc/passwd", "it is not a network namespace"),
+        ("/etc", "it is not a network namespace"),
+        ("/proc/self/ns/mnt", "it is not a network namespace"),
         ("/var/run/netns/a\0b", "embedded null byte"),
         ("/var/run/netns/" + "x" * 300, "File name too long (ENAMETOOLONG)"),
     ],
@@ -172,7 +212,7 @@ def test_what_is_no_namespace_is_said_in_words(path: str, said: str) -> None:
 def test_a_pipe_does_not_make_it_wait(tmp_path: os.PathLike[str]) -> None:
     path = os.path.join(tmp_path, "pipe")
     os.mkfifo(path)
-    with pytest.raises(KernelError, match="this is no network namespace"), Namespace(path):
+    with pytest.raises(KernelError, match="it is not a network namespace"), Namespace(path):
         pass
 
 
@@ -195,7 +235,7 @@ def test_a_way_back_that_is_barred_is_an_error(namespace: Fresh) -> None:
             without("sys_admin")
         return str(caught.value)
 
-    assert "the way back from network namespace" in namespace.forked(work)
+    assert "can't return from it" in namespace.forked(work)
 
 
 def test_it_works_in_a_bare_interpreter(namespace: Fresh) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from istio_init.kernel.host.lock import XtablesLock
-    from istio_init.kernel.host.netns import Namespace
+    from istio_init.kernel.host.netns import Namespace, Pinned
     from istio_init.log import Log
     from istio_init.options.table import Options
 
@@ -46,8 +46,15 @@ def namespace(options: Options, *, as_owner: bool = False) -> Namespace:
     return Namespace(options.network_namespace, as_owner=as_owner)
 
 
+def pinned(path: str) -> Pinned:
+    """Within its `with`, the path means the namespace that it names now, whatever is put there meanwhile."""
+    from istio_init.kernel.host.netns import Pinned
+
+    return Pinned(path)
+
+
 def namespace_number(path: str) -> int:
-    """The inode number of the namespace at a path, 0 where there is none."""
+    """The inode number of the namespace at a path, 0 where there is none. KernelError where it can't be read."""
     from istio_init.kernel.host import netns
 
     return netns.inode(path) if path else 0

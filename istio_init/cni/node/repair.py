@@ -84,7 +84,8 @@ def examine(sandbox: Sandbox, network: PodNetwork, *, fix: bool) -> Finding:
         return Finding(sandbox, GONE, "its sandbox has ended")
     try:
         call = plugin.Call(_request(sandbox, network), settings(_members(sandbox, network)), aloud="warn")
-        found = _inspect_pod(sandbox, call)
+        with access.pinned(call.request.netns):
+            found = _inspect_pod(sandbox, call)
     except InitError as error:
         return Finding(sandbox, UNKNOWN, said(error))
     return _fixed(found, call) if fix and found.state in FIXABLE else found
@@ -122,7 +123,8 @@ def _why(state: str, decision: Decision, call: plugin.Call) -> str:
 def _fixed(found: Finding, call: plugin.Call) -> Finding:
     """Capture a pod as an ADD would have, its state included."""
     try:
-        plugin.add(call)
+        with access.pinned(call.request.netns):
+            plugin.add(call)
     except InitError as error:
         if not access.namespace_number(call.request.netns):
             sandbox_state.remove(call.request.container, call.settings.run_dir)

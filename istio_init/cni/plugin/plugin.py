@@ -232,7 +232,8 @@ def _clean_in_child(call: Call, state: SandboxState) -> None:
     child = os.fork()
     if not child:
         try:
-            _clean(call, state, state.netns)
+            with access.pinned(state.netns):
+                _clean(call, state, state.netns)
         finally:
             os._exit(0)  # noqa: SLF001 (that is its name)
     os.waitpid(child, 0)
@@ -281,7 +282,8 @@ def answer(environ: Mapping[str, str], data: bytes) -> tuple[int, str]:
         if request.command == "VERSION":
             return 0, version(request) + "\n"
         call = Call(request, settings(request.members))
-        result = VERBS[request.command](call)
+        with access.pinned(request.netns):
+            result = VERBS[request.command](call)
     except InitError as error:
         failure = error
     except Exception as error:  # noqa: BLE001 (a runtime wants an answer, whatever is wrong)

@@ -1,19 +1,24 @@
-"""Who holds a lock that somebody waits for."""
+"""The processes that hold a lock, for an error or a log line."""
 
 from __future__ import annotations
 
 import os
 
+_UNKNOWN = "a process that can't be seen from here"
+
 
 def holders(descriptor: int) -> str:
-    """Who has locked an open file, by proc(5)'s table of locks: `pid 12 (iptables)`."""
+    """The processes that have locked an open file, from proc(5)'s list of locks: `pid 12 (iptables)`."""
     status = os.fstat(descriptor)
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    # NUMBER: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END; those who wait have an arrow behind the number.
-    with open("/proc/locks", encoding="ascii", errors="replace") as locks:
-        lines = [line.split() for line in locks]
-    found = [_process(words[4]) for words in lines if words[1] == "FLOCK" and words[5] == file]
-    return ", ".join(found) or "a process that can't be seen from here"
+    try:
+        # NUMBER: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END; a waiting process has an arrow after the number.
+        with open("/proc/locks", encoding="ascii", errors="replace") as locks:
+            lines = [line.split() for line in locks]
+    except OSError:
+        return _UNKNOWN
+    found = [_process(words[4]) for words in lines if len(words) > 5 and words[1] == "FLOCK" and words[5] == file]
+    return ", ".join(found) or _UNKNOWN
 
 
 def _process(pid: str) -> str:

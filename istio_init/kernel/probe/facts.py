@@ -14,7 +14,7 @@ from istio_init.errors import InitError, KernelError
 from istio_init.errors_rare import Locked
 from istio_init.kernel.host import accounts, denial, resolv_conf
 from istio_init.kernel.host.accounts import HIGHEST_ID
-from istio_init.kernel.host.lock import DEFAULT_PATH, NAMESPACE_PATH, XtablesLock
+from istio_init.kernel.host.lock import DEFAULT_PATH, XtablesLock, namespace_lock
 from istio_init.kernel.netlink.channel import attribute, attributes
 from istio_init.kernel.netlink.nfnetlink import (
     CHAIN_NAME,
@@ -250,9 +250,9 @@ def _nat_chains(channel: NfnetlinkChannel, family: int, table: str) -> Iterator[
 
 
 def _lock(wishes: FactsRequest) -> LockStatus:
-    path = NAMESPACE_PATH if wishes.namespace_lock else wishes.lock or DEFAULT_PATH
-    if not os.path.lexists(path):  # to look further would be to make it
-        return LockStatus(path, os.access(os.path.dirname(path) or ".", os.W_OK))
+    path = namespace_lock() if wishes.namespace_lock else wishes.lock or DEFAULT_PATH
+    if not os.path.lexists(path):  # to look further would create it
+        return LockStatus(path, _can_be_created(path))
     try:
         with XtablesLock(0, wishes.lock, namespace=wishes.namespace_lock):
             return LockStatus(path, os.access(path, os.R_OK))
@@ -262,6 +262,14 @@ def _lock(wishes: FactsRequest) -> LockStatus:
         )
     except InitError:
         return LockStatus(path, available=False)
+
+
+def _can_be_created(path: str) -> bool:
+    """Whether a file could be created, with the directories above it that do not exist."""
+    directory = os.path.dirname(path) or "."
+    while not os.path.lexists(directory):
+        directory = os.path.dirname(directory)
+    return os.access(directory, os.W_OK)
 
 
 def _resolver() -> Resolver:

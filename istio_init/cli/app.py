@@ -15,6 +15,7 @@ from istio_init.cli.verbs.check import check
 from istio_init.cli.verbs.doctor import doctor
 from istio_init.cli.verbs.draw import draw
 from istio_init.cli.verbs.explain import explain
+from istio_init.cli.verbs.inject import OFFERED, SHORTS, inject
 from istio_init.cli.verbs.manifest import manifest
 from istio_init.cli.verbs.plan import plan
 from istio_init.cli.verbs.prove import prove
@@ -68,6 +69,7 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
     add("doctor", doctor)
     add("draw", draw)
     add("explain", explain)
+    application.command(name="inject", help=inject.__doc__)(typer_options.with_texts(inject, OFFERED, SHORTS))
     add("manifest", manifest)
     add("plan", plan)
     add("prove", prove)

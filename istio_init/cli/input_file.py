@@ -16,17 +16,29 @@ def read(flag: str, path: str, longest: int = LONGEST, what: str = "manifest of 
 
     `longest` is in bytes, `what` the kind of file that is never longer.
     """
+    return decode(flag, path, read_bytes(flag, path, longest, what)).removeprefix("\ufeff")
+
+
+def read_bytes(flag: str, path: str, longest: int = LONGEST, what: str = "manifest of a pod") -> bytes:
+    """The file's bytes, standard input's for `-`; the parameters and errors are those of `read`."""
     try:
         if path == "-":
             data = sys.stdin.buffer.read(longest + 1) if sys.stdin else b""
         else:
             with open(path, "rb") as file:
                 data = file.read(longest + 1)
-        if len(data) > longest:
-            raise OptionError(flag, path, f"longer than {longest >> 20} MiB: no {what}")
-        return data.decode("utf-8-sig")
     except OSError as error:
         raise OptionError(flag, path, os.strerror(error.errno or 0)) from None
-    except ValueError as error:
-        why = "not text in UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-        raise OptionError(flag, path, why) from None
+    except ValueError as error:  # a NUL in the path
+        raise OptionError(flag, path, str(error)) from None
+    if len(data) > longest:
+        raise OptionError(flag, path, f"longer than {longest >> 20} MiB: no {what}")
+    return data
+
+
+def decode(flag: str, path: str, data: bytes) -> str:
+    """The bytes as text, a byte order mark kept. OptionError where they are none."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise OptionError(flag, path, "not text in UTF-8") from None

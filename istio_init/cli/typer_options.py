@@ -28,7 +28,7 @@ from istio_init.runner.defaults import account
 from istio_init.runner.run import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
 LONGEST_MESSAGE = 400
 NARROWEST_HELP = 116
@@ -180,13 +180,28 @@ def with_options(verb: Callable[..., int], environ: Mapping[str, str], *, pods: 
     these are declared in its signature as Typer wants them. With `pods` the options may also come --from-pod.
     OptionError where a value is wrong.
     """
+    parameters = [*([_POD] if pods else []), *map(_parameter, OPTIONS)]
+    return _command(verb, parameters, lambda given: _asked(given.pop(_POD.name, ""), _texts(given), environ))
+
+
+def with_texts(verb: Callable[..., int], offered: Sequence[Option], shorts_taken: Container[str]) -> Callable[..., int]:
+    """A Typer command that takes some options of the table beside the verb's own parameters.
+
+    The verb is called with the texts of those that were given, by field. `shorts_taken` are short flags of its own.
+    """
+    return _command(verb, [_parameter(each, short=each.short not in shorts_taken) for each in offered], _texts)
+
+
+def _command(
+    verb: Callable[..., int], options: Sequence[inspect.Parameter], first: Callable[[dict[str, Any]], object]
+) -> Callable[..., int]:
+    """A Typer command with a verb's own parameters and these options; `first` makes its first argument of theirs."""
     own = list(inspect.signature(verb, eval_str=True).parameters.values())[1:]
-    parameters = [*map(_told, own), *([_POD] if pods else []), *map(_parameter, OPTIONS)]
+    parameters = [*map(_told, own), *options]
 
     def command(**given: Any) -> int:  # noqa: ANN401 (each verb has its own)
         mine = {parameter.name: given.pop(parameter.name) for parameter in own}
-        pod = given.pop(_POD.name, "")
-        return verb(_asked(pod, _texts(given), environ), **mine)
+        return verb(first(given), **mine)
 
     described: Any = command
     described.__signature__ = inspect.Signature(
@@ -229,9 +244,9 @@ def _texts(given: Mapping[str, str | bool | None]) -> dict[str, str]:
     }
 
 
-def _parameter(each: Option) -> inspect.Parameter:
+def _parameter(each: Option, *, short: bool = True) -> inspect.Parameter:
     names = [f"--{each.flag}/--no-{each.flag}" if each.switch else f"--{each.flag}"]
-    if each.short:
+    if each.short and short:
         names.append(f"-{each.short}")
     default = typer.Option(
         None,

@@ -29,22 +29,33 @@ def load(text: str) -> list[Any]:
 
     ValueError where it is neither, gives a key twice, or is nested or repeated by aliases beyond what manifests are.
     """
-    if text.lstrip().startswith(("{", "[")):
-        try:
-            value = json.loads(text, object_pairs_hook=_object)
-        except DuplicateKey:
-            raise
-        except ValueError:
-            pass  # Perhaps YAML's flow style; if not, YAML's complaint tells the line as well.
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
-        else:
-            _check_depth(value)
-            return [value]
+    if (value := load_json(text)) is not None:
+        return [value]
+    return [document for document in load_documents(text) if document is not None]
+
+
+def load_json(text: str) -> Any | None:  # noqa: ANN401 (an object or a list)
+    """The object or list that a text is in JSON; None where it is no JSON. ValueError as `load`."""
+    if not text.lstrip(" \t\r\n").startswith(("{", "[")):
+        return None
+    try:
+        value = json.loads(text, object_pairs_hook=_object)
+    except DuplicateKey:
+        raise
+    except ValueError:
+        return None  # Perhaps YAML's flow style; if not, YAML's complaint tells the line as well.
+    except RecursionError:
+        raise Excess("nested too deeply") from None
+    _check_depth(value)
+    return value
+
+
+def load_documents(text: str) -> list[Any]:
+    """The documents of a text in YAML, None for one that holds nothing. ValueError as `load`."""
     yaml = _yaml("give JSON, as of kubectl get pod NAME -o json")
     with reading(yaml):
         check(yaml, text)
-        return [document for document in yaml.load_all(text, Loader=loader(yaml)) if document is not None]
+        return list(yaml.load_all(text, Loader=loader(yaml)))
 
 
 @contextmanager
@@ -173,7 +184,7 @@ def dump(value: Any, form: str) -> str:  # noqa: ANN401 (whatever JSON can hold)
     if form == "json":
         return json.dumps(value, indent=2) + "\n"
     yaml = _yaml("use --output json")
-    text: str = yaml.dump(value, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=10_000)
+    text: str = yaml.dump(value, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=1 << 30)
     return text
 
 

@@ -16,32 +16,44 @@ from istio_init.options.table import OPTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from istio_init.options.table import Option, Options
 
-# What Istio's injection always passes, in its order; whatever else is not the default comes behind.
+# What Istio's injection always passes, in its order, and what it passes where it is set. The rest comes behind.
 ALWAYS = ("-p", "-z", "-u", "-m", "-i", "-x", "-b", "-d")
+WHERE_SET = (
+    "istio_outbound_ports", "istio_local_outbound_ports_exclude", "kube_virt_interfaces", "istio_exclude_interfaces",
+    "log_output_level", "log_as_json", "run_validation", "skip_rule_apply", "force_apply", "native_nftables",
+)  # fmt: skip
 
 
-def arguments(options: Options) -> tuple[str, ...]:
-    """The arguments of istio-iptables that mean these options where no variable of the environment says otherwise."""
+def arguments(options: Options, spelled: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The arguments of istio-iptables that mean these options where no variable of the environment says otherwise.
+
+    `spelled` are texts by field to pass as they are; such an option is passed even where it is at its default.
+    """
+    spelled = spelled or {}
     known = {f"-{each.short}": each for each in OPTIONS if each.short}
+    by_field = {each.field: each for each in OPTIONS}
     first = [known[flag] for flag in ALWAYS]
-    pairs = [(flag, text(known[flag], getattr(options, known[flag].field))) for flag in ALWAYS]
-    words = [word for pair in pairs for word in pair]
-    for each in OPTIONS:
+    then = [by_field[field] for field in WHERE_SET]
+    words: tuple[str, ...] = ()
+    for each in [*first, *then, *(each for each in OPTIONS if each not in first and each not in then)]:
         value = getattr(options, each.field)
         # The log's level is always told, as Istio does.
-        if each not in first and (value != each.default or each.field == "log_output_level"):
-            words += _argument(each, text(each, value))
-    return tuple(words)
+        if each in first or each.field in {*spelled, "log_output_level"} or value != each.default:
+            words += _argument(each, text(each, value), spelled.get(each.field))
+    return words
 
 
-def _argument(each: Option, value: str) -> tuple[str, ...]:
+def _argument(each: Option, value: str, spelled: str | None) -> tuple[str, ...]:
     """One option's words: a switch alone where it is on, a short flag before its value, a long one with it."""
     if each.field == "log_output_level":
-        return (f"--{each.flag}=default:{value}",)
+        return (f"--{each.flag}={spelled if spelled is not None else f'default:{value}'}",)
     if each.switch and value == "true":
         return (f"--{each.flag}",)
+    value = value if spelled is None else spelled
     return (f"-{each.short}", value) if each.short and not each.switch else (f"--{each.flag}={value}",)
 
 

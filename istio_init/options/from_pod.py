@@ -108,7 +108,7 @@ def _rule_maker(workload: Workload) -> tuple[Container, dict[str, str]] | None:
         named = container.name in {INIT, VALIDATION}
         if not (named or container.init):
             continue
-        argv = _argv(container, named=named)
+        argv = call(container, named=named)
         if argv is None or (argv[:1] == ["--cleanup-only"] and container.name != INIT):
             continue
         texts = _parsed(container, argv)
@@ -119,7 +119,7 @@ def _rule_maker(workload: Workload) -> tuple[Container, dict[str, str]] | None:
     return min(found, key=lambda each: preferred.get(each[0].name, 2), default=None)
 
 
-def _argv(container: Container, *, named: bool) -> list[str] | None:
+def call(container: Container, *, named: bool) -> list[str] | None:
     """A container's arguments behind the program's name; None where it does not call istio-iptables.
 
     ValueError where it may call it in a way that can't be read, such as in a shell script: then its rules are unknown.

@@ -176,7 +176,11 @@ def _checked(annotations: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
     mode = str(config.get("interceptionMode") or "")
     if mode and mode not in MODES:
         raise AnnotationError(PROXY_CONFIG, mode, f"interceptionMode: unknown: use {', '.join(MODES)}")
-    return mode, proxy_metadata(config)
+    metadata = proxy_metadata(config)
+    for name, value in (config.get("proxyMetadata") or config.get("proxy_metadata") or {}).items():
+        if not isinstance(value, str):
+            raise AnnotationError(f"{PROXY_CONFIG}: proxyMetadata.{name}", metadata[str(name)], "no text: quote it")
+    return mode, metadata
 
 
 def _port(text: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from istio_init.options.arguments import arguments
+from istio_init.options.table import PROXY_UID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from istio_init.options.table import Options
@@ -18,19 +20,32 @@ CAPABILITIES = ("NET_ADMIN", "NET_RAW")
 RESOURCES = {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"cpu": "1", "memory": "64Mi"}}
 
 
-def container(options: Options, image: str = IMAGE) -> dict[str, Any]:
+def container(
+    options: Options,
+    image: str = IMAGE,
+    spelled: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    account: tuple[int, int] | None = None,
+) -> dict[str, Any]:
     """The container as Kubernetes' API has it (core/v1 Container); one that validates only gets no capability.
 
-    A dollar in an argument is doubled: Kubernetes would take $(NAME) for a variable's value.
+    `spelled` are the options' texts to pass as they are, `environ` its variables, `account` the uid and gid of one that
+    validates. A dollar in an argument is doubled: Kubernetes would take $(NAME) for a variable's value.
     """
     validates = options.skip_rule_apply
+    variables = [{"name": name, "value": value} for name, value in sorted((environ or {}).items())]
     return {
         "name": VALIDATION if validates else INIT,
         "image": image,
-        "args": ["istio-iptables", *(word.replace("$", "$$") for word in arguments(options))],
-        "securityContext": _validating(options) if validates else _applying(),
+        "args": ["istio-iptables", *(word.replace("$", "$$") for word in arguments(options, spelled))],
+        **({"env": variables} if variables else {}),
+        "securityContext": _validating(*(account or _account(options))) if validates else _applying(),
         "resources": {kind: dict(amounts) for kind, amounts in RESOURCES.items()},
     }
+
+
+def _account(options: Options) -> tuple[int, int]:
+    return options.proxy_uid[0], (options.proxy_gid or options.proxy_uid)[0]
 
 
 def _applying() -> dict[str, Any]:
@@ -45,16 +60,14 @@ def _applying() -> dict[str, Any]:
     }
 
 
-def _validating(options: Options) -> dict[str, Any]:
+def _validating(uid: int, gid: int) -> dict[str, Any]:
     """The proxy's rights: it is its connections that have to pass the rules."""
-    uid = options.proxy_uid[0] or 1337
-    gid = (options.proxy_gid or options.proxy_uid)[0] or 1337
     return {
         "allowPrivilegeEscalation": False,
         "privileged": False,
         "readOnlyRootFilesystem": True,
-        "runAsGroup": gid,
+        "runAsGroup": gid or PROXY_UID,
         "runAsNonRoot": True,
-        "runAsUser": uid,
+        "runAsUser": uid or PROXY_UID,
         "capabilities": {"drop": ["ALL"]},
     }

@@ -141,12 +141,12 @@ def workloads(document: Any, path: tuple[str | int, ...] = ()) -> Iterator[Workl
         for number, item in enumerate(body["items"]):
             yield from workloads(item, (*path, "items", number))
         return
-    kind, metadata = str(body.get("kind") or ""), mapping(body.get("metadata"), "metadata")
+    kind, metadata = str(body.get("kind") or ""), _at(body, ("metadata",))
     name = str(metadata.get("name") or metadata.get("generateName") or "without a name")
     title = f"{_plain(kind or 'pod')} {_plain(name)}"
     namespace = str(metadata.get("namespace") or "")
     if kind in {"", "Pod"} and isinstance(body.get("spec"), dict) and not _template(body):
-        yield Workload(title, namespace, metadata, body["spec"], path)
+        yield Workload(title, namespace, mapping(body.get("metadata"), "metadata"), body["spec"], path)
     elif not kind and any(key in body for key in KINDS):
         yield Workload(title, "", {}, body, path, piece=True)
     elif (keys := _template(body)) is not None:

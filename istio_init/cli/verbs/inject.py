@@ -1,0 +1,188 @@
+"""`istio-init inject`: the capture put into the workloads of manifests, or printed as a policy for the API server."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping  # noqa: TC003 (Typer reads the verb's annotations)
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from istio_init.cli.input_file import decode, read_bytes
+from istio_init.cli.verbs.output import choice
+from istio_init.errors import shown
+from istio_init.errors_rare import OptionError, UsageError
+from istio_init.inject import injector, policy
+from istio_init.inject.containers import Request
+from istio_init.kernel.host import files
+from istio_init.options.cni_pod import PROXY_CONTAINER
+from istio_init.options.table import OPTIONS
+from istio_init.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FILE = "--filename (-f)"
+SUFFIXES = (".yaml", ".yml", ".json")
+STANDARD_INPUT = "standard input"
+# Options of a run that mean nothing in an init container.
+NOT_OFFERED = {"dry_run", "network_namespace", "cni_mode", "cleanup_only", "skip_rule_apply", "ip_family"}
+OFFERED = tuple(each for each in OPTIONS if each.field not in NOT_OFFERED)
+# Short flags of this verb that are options elsewhere: -o is a file here, as it is kubectl's and istioctl's.
+SHORTS = frozenset({"f", "o"})
+
+
+class _Source(Record):
+    """A file that was read: what errors call it, its path (- for standard input), and its text."""
+
+    name: str
+    path: str
+    text: str
+
+
+def inject(  # noqa: PLR0913 (its flags)
+    given: Mapping[str, str],
+    *,
+    filename: Annotated[
+        str, typer.Option("--filename", "-f", metavar="FILE", help="A manifest, a directory of them, or -.")
+    ] = "",
+    output: Annotated[
+        str, typer.Option("--output-file", "-o", metavar="FILE", help="Write there instead of to standard output.")
+    ] = "",
+    in_place: Annotated[bool, typer.Option("--in-place", help="Write each file back, at once or not at all.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; print a diff and exit 1 if something would change.")
+    ] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the init container out again.")] = False,
+    validation: Annotated[
+        bool, typer.Option("--validation", help="Put istio-validation in, for pods that the CNI plugin captures.")
+    ] = False,
+    native: Annotated[
+        bool,
+        typer.Option(
+            "--native/--plain", help="What the proxy is where it is not in the pod yet: native sidecars start first."
+        ),
+    ] = True,
+    proxy_container: Annotated[
+        str, typer.Option(metavar="NAME", help="The proxy's container; its runAsUser becomes -u.")
+    ] = PROXY_CONTAINER,
+    image: Annotated[str, typer.Option("--image", metavar="IMAGE", help="The init container's image.")] = "",
+    policy_kind: Annotated[
+        str,
+        typer.Option(
+            "--policy", metavar="capture|image", help="Print a MutatingAdmissionPolicy that does it at admission."
+        ),
+    ] = "",
+    kubernetes: Annotated[
+        str, typer.Option(metavar="VERSION", help="With --policy: the cluster's version, such as 1.34.")
+    ] = policy.CURRENT,
+) -> int:
+    """Put the init container into the workloads of a manifest, and leave every other byte as it is.
+
+    Options take the place of the mesh's values: a workload's annotations win.
+    """
+    request = Request(given, image, proxy_container, native, validation)
+    if policy_kind:
+        kind = choice("--policy", policy_kind, policy.KINDS)
+        if filename or output or in_place or check or remove:
+            raise UsageError("--policy: prints a policy, and takes no files")
+        sys.stdout.write(policy.printed(kind, request, kubernetes))
+        return 0
+    sources = _read(filename, output, in_place=in_place, check=check)
+    results = [(source, _result(source, request, remove=remove)) for source in sources]
+    changed = [(source, result) for source, result in results if result != source.text]
+    if check:
+        sys.stdout.write("".join(_diff(source, result) for source, result in changed))
+        return 1 if changed else 0
+    if in_place:
+        for source, result in changed:
+            _write(source.path, result)
+    elif output and output != "-":
+        _write(output, results[0][1])
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write("".join(_joined(text for _, text in results)).encode())
+    return 0
+
+
+def _read(filename: str, output: str, *, in_place: bool, check: bool) -> list[_Source]:
+    """The files that are named; UsageError where the flags contradict each other."""
+    if not filename:
+        raise UsageError(f"{FILE}: missing: name a manifest, a directory, or - for standard input")
+    if sum((in_place, check, bool(output))) > 1:
+        raise UsageError("--in-place, --check, --output-file (-o): use one of them")
+    if filename == "-":
+        if in_place:
+            raise UsageError("--in-place: standard input has no place to write to")
+        return [_source(filename)]
+    if not os.path.isdir(filename):
+        return [_source(filename)]
+    if output:
+        raise UsageError(f"--output-file (-o): {shown(filename)} is a directory: use --in-place")
+    found = [_source(path) for path in _manifests(filename)]
+    if not found:
+        raise OptionError(FILE, filename, f"no file in it that ends in {', '.join(SUFFIXES)}")
+    return found
+
+
+def _manifests(directory: str) -> Iterator[str]:
+    """The manifests of a directory and those below it, in their order; hidden ones are left out."""
+    for parent, directories, names in os.walk(directory):
+        directories[:] = sorted(name for name in directories if not name.startswith("."))
+        for name in sorted(names):
+            if name.endswith(SUFFIXES) and not name.startswith("."):
+                yield os.path.join(parent, name)
+
+
+def _source(path: str) -> _Source:
+    if path != "-" and not os.path.isfile(path) and not path.startswith("/dev/"):
+        # Of a pipe nobody knows the end; those that a shell makes, /dev/fd/63, are meant to be read.
+        raise OptionError(FILE, path, "no such file" if not os.path.lexists(path) else "no regular file")
+    name = STANDARD_INPUT if path == "-" else path
+    return _Source(name, path, decode(FILE, path, read_bytes(FILE, path)))
+
+
+def _result(source: _Source, request: Request, *, remove: bool) -> str:
+    """A file's text with the change made; what there is to know of its workloads goes to standard error."""
+    name = source.name if source.name.isprintable() else shown(source.name)
+    try:
+        result = injector.remove(source.text) if remove else injector.inject(source.text, request)
+    except OptionError:
+        raise
+    except (UsageError, ValueError) as error:
+        raise UsageError(f"{name}: {error}") from None
+    for title, note in result.notes:
+        sys.stderr.write(f"istio-init: {name}: {title}: {note}\n")
+    if not result.found:
+        sys.stderr.write(f"istio-init: {name}: no workload in it\n")
+    return result.text
+
+
+def _joined(texts: Iterator[str]) -> Iterator[str]:
+    """Several files as one text: a line of three dashes between them, where the next has none."""
+    before = ""
+    for text in texts:
+        if before:
+            yield "" if before.endswith("\n") else "\n"
+            yield "" if text.startswith("---") else "---\n"
+        yield text
+        before = text
+
+
+def _diff(source: _Source, result: str) -> str:
+    lines = difflib.unified_diff(
+        source.text.splitlines(), result.splitlines(), source.name, f"{source.name} (injected)", lineterm=""
+    )
+    return "".join(
+        f"{''.join(c if c.isprintable() or c == chr(9) else repr(c)[1:-1] for c in line)}\n" for line in lines
+    )
+
+
+def _write(path: str, text: str) -> None:
+    """Have a file hold the text from one moment to the next; a link's file, not the link."""
+    target = os.path.realpath(path)
+    with files.DirectoryLock(os.path.dirname(target)):
+        like = files.read(target, sys.maxsize)
+        files.replace(target, text.encode(), like, 0o644)

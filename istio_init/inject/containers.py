@@ -1,0 +1,153 @@
+"""The init container that a workload is to get, by Istio's rules, and what is to be done about one that is there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from istio_init.errors_rare import OptionError
+from istio_init.options.from_pod import IMAGE_ACCOUNTS, call
+from istio_init.options.injection import Injection, injection
+from istio_init.options.manifest import IMAGE, INIT, VALIDATION, container
+from istio_init.options.table import PROXY_UID, resolve
+from istio_init.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.options.podspec import Container
+    from istio_init.options.table import Options
+    from istio_init.options.workload import Workload
+
+PROXY_IMAGE = "sidecar.istio.io/proxyImage"
+# Options by field that an init container passes as numbers, and not as they were given.
+RESOLVED = {"proxy_uid", "proxy_gid"}
+# The fields of an init container that a pod may leave to the injection, in the order in which they are filled in. In
+# that order no container is written that was not there before: `args` come last.
+FILLED = ("securityContext", "resources", "env", "args")
+
+
+class Request(Record):
+    """What is to be injected: option texts by field in the place of the mesh's values, and which container.
+
+    `image` is empty where none was given: then it is that of a container that is there, or of PROXY_IMAGE.
+    """
+
+    given: Mapping[str, str]
+    image: str = ""
+    proxy: str = "istio-proxy"
+    native: bool = True
+    validation: bool = False
+
+    @property
+    def name(self) -> str:
+        """The container's name."""
+        return VALIDATION if self.validation else INIT
+
+
+class Wanted(Record):
+    """The container for one workload, and its place; or why there is none."""
+
+    why_not: str = ""
+    container: Mapping[str, Any] = {}
+    first: bool = True
+    warning: str = ""
+
+
+def wanted(workload: Workload, request: Request) -> Wanted:
+    """The init container that a workload is to get; AnnotationError or ValueError where Istio would refuse the pod."""
+    given = dict(request.given)
+    if request.validation:
+        given |= {"run_validation": "true", "skip_rule_apply": "true"}
+    found = injection(workload, given, request.proxy, native=request.native)
+    if found.why_not:
+        return Wanted(found.why_not)
+    other = INIT if request.validation else VALIDATION
+    if workload.init_container(other) is not None:
+        return Wanted(f"it has an init container {other} already: take that out first (--remove)")
+    options = _options(found, given)
+    image = _image(workload, request)
+    spelled = {field: text for field, text in found.texts.items() if field not in RESOLVED}
+    made = container(options, image, spelled, found.environ, _account(workload, request, options))
+    return Wanted("", made, request.validation or found.native, _warning(workload, request))
+
+
+def _options(found: Injection, given: Mapping[str, str]) -> Options:
+    try:
+        return options_of(found.texts)
+    except OptionError as error:
+        if any(given.get(field) == error.value for field in given):
+            raise
+        raise ValueError(str(error)) from None
+
+
+def options_of(texts: Mapping[str, str]) -> Options:
+    """The options of these texts by field; users have the names of Istio's images. OptionError for a wrong one."""
+    return resolve(texts, {}, lambda _kind, name: IMAGE_ACCOUNTS.get(name))
+
+
+def _image(workload: Workload, request: Request) -> str:
+    """The image: one that a pod chose for its init container stays, as with Istio; then the one that was asked for."""
+    present = workload.init_container(request.name)
+    own = str((present and present.body.get("image")) or "")
+    if present is not None and own and (is_placeholder(present) or filled(present)):
+        return own
+    annotated = workload.annotations.get(PROXY_IMAGE, "")
+    # Istio takes the proxy's image only where it names a registry; it has istio-iptables as well.
+    return request.image or own or (annotated if "/" in annotated else IMAGE)
+
+
+def _account(workload: Workload, request: Request, options: Options) -> tuple[int, int]:
+    """Whom a container that validates runs as: the proxy, but for TPROXY, where the proxy is root."""
+    proxy = workload.proxy(request.proxy)
+    if proxy is None or options.istio_inbound_interception_mode == "TPROXY":
+        return PROXY_UID, PROXY_UID
+    return options.proxy_uid[0], proxy.account("runAsGroup") or PROXY_UID
+
+
+def _warning(workload: Workload, request: Request) -> str:
+    """What goes wrong with init containers that run before a native sidecar: Istio moves them, a file is left alone."""
+    names = [each.name for each in workload.containers() if each.init]
+    if request.validation or request.proxy not in names:
+        return ""
+    before = [name for name in names[: names.index(request.proxy)] if name != request.name]
+    return f"{', '.join(before)}: captured before {request.proxy} runs; move {request.proxy} first" if before else ""
+
+
+# -- What is there already.
+
+
+def is_placeholder(present: Container) -> bool:
+    """Whether a container is there for its image alone, and the injection is to fill in the rest."""
+    return not present.words
+
+
+def calls_istio_iptables(present: Container) -> bool:
+    """Whether a container calls istio-iptables in a way that can be read."""
+    try:
+        return call(present, named=True) is not None
+    except ValueError:
+        return False
+
+
+def made_here(present: Container) -> bool:
+    """Whether a container looks as `wanted` makes it, but for its image, arguments and variables."""
+    like = container(resolve({}, {}, lambda _kind, _name: None))
+    fixed = {key: value for key, value in like.items() if key not in {"name", "image", "args", "securityContext"}}
+    keys = [key for key in present.body if key != "env"]
+    return keys == list(like) and all(present.body[key] == value for key, value in fixed.items())
+
+
+def filled(present: Container) -> int:
+    """How many of a container's last fields were filled in beside an image of the pod's own; 0 where it is not so."""
+    keys = list(present.body)
+    if keys[-1:] != ["args"]:
+        return 0
+    like = container(resolve({}, {}, lambda _kind, _name: None))
+    count = 1
+    for key in reversed(FILLED[:-1]):
+        if count >= len(keys) or keys[-count - 1] != key:
+            continue
+        if key == "resources" and present.body[key] != like[key]:
+            break
+        count += 1
+    return count if count > 1 else 0

@@ -70,6 +70,6 @@ def _misfit_json(misfit: Misfit, known: Purposes) -> dict[str, Any]:
 
 
 def summary(misfit: Misfit, known: Purposes) -> str:
-    """A misfit in one line, with the end of the connection that shows it."""
-    shown = f"; a connection ends: {path_text(misfit.path, known(misfit.family))}" if misfit.path else ""
-    return f"{misfit.claim.name}, {misfit.family}: {misfit.found}{shown}"
+    """The claim that is broken, with the end of the connection that shows it."""
+    shown = f"; a connection: {path_text(misfit.path, known(misfit.family))}" if misfit.path else ""
+    return f"broken: {misfit.claim.text}{shown}"

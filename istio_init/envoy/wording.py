@@ -6,7 +6,7 @@ from istio_init.envoy.node import plain
 from istio_init.envoy.walk import Passage
 from istio_init.formats.addresses import address_text, endpoint_text
 from istio_init.simulate.path import Leg
-from istio_init.simulate.report import TextLine, fate, leg_json, leg_lines
+from istio_init.simulate.report import TROUBLE, TextLine, fate, leg_json, leg_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from istio_init.envoy.path import Answer, Path
     from istio_init.envoy.walk import Dial, Step
     from istio_init.simulate.purposes import Purpose, RuleLocation
+    from istio_init.simulate.report import Style
 
 # As many entries that were not chosen are shown of one decision; JSON has them all.
 MOST_OTHERS = 4
@@ -29,17 +30,41 @@ FLAGS = {
 }
 
 
-def lines(answers: tuple[Answer, ...], known: Mapping[RuleLocation, Purpose]) -> Iterator[TextLine]:
-    """All answers as lines; what an earlier answer has said already is not said again."""
+def lines(
+    answers: tuple[Answer, ...], known: Mapping[RuleLocation, Purpose], *, steps: bool = False
+) -> Iterator[TextLine]:
+    """All answers, their verdicts first and last; what an earlier answer has said already is not said again."""
+    yield from verdict_lines(answers, known)
     shown: list[Leg | Passage] = []
     told: set[RuleLocation] = set()
-    for number, answer in enumerate(answers):
-        if number:
-            yield TextLine("hook", 0, "")
+    for answer in answers:
+        yield TextLine("hook", 0, "")
         if len(answers) > 1:
             yield TextLine("title", 0, f"A client that speaks {spoken(answer)}:")
         for path in answer.paths:
-            yield from path_lines(path, known, shown, told)
+            yield from path_lines(path, known, shown, told, steps=steps)
+    yield TextLine("hook", 0, "")
+    yield from verdict_lines(answers, known)
+
+
+def verdict_lines(answers: tuple[Answer, ...], known: Mapping[RuleLocation, Purpose]) -> Iterator[TextLine]:
+    """Where each answer ends."""
+    for answer in answers:
+        for path in answer.paths:
+            unless = f"; undecided: {path.conditions[0]}" if path.conditions else ""
+            style: Style = "fate" if _is_good(path) else "trouble"
+            yield TextLine(style, 0, f"Verdict: {spoken(answer)}: {path_text(path, known)}{unless}.")
+
+
+def _is_good(path: Path) -> bool:
+    last = path.stages[-1]
+    if path.loop or path.conditions:
+        return False
+    return last.end not in TROUBLE if isinstance(last, Leg) else _answers_well(last)
+
+
+def _answers_well(passage: Passage) -> bool:
+    return passage.end.kind == "dials" or (passage.end.kind == "answers" and passage.end.status < 400)
 
 
 def spoken(answer: Answer) -> str:
@@ -49,7 +74,12 @@ def spoken(answer: Answer) -> str:
 
 
 def path_lines(
-    path: Path, known: Mapping[RuleLocation, Purpose], shown: list[Leg | Passage], told: set[RuleLocation]
+    path: Path,
+    known: Mapping[RuleLocation, Purpose],
+    shown: list[Leg | Passage],
+    told: set[RuleLocation],
+    *,
+    steps: bool = False,
 ) -> Iterator[TextLine]:
     """One path as lines; `shown` are stages that were shown before, `told` rules whose purpose was."""
     for number, stage in enumerate(path.stages, 1):
@@ -59,7 +89,7 @@ def path_lines(
             continue
         shown.append(stage)
         if isinstance(stage, Leg):
-            yield from leg_lines(number, stage, known, told)
+            yield from leg_lines(number, stage, known, told, steps=steps)
         else:
             yield TextLine("hook", 0, "")
             yield from passage_lines(number, stage)
@@ -74,8 +104,7 @@ def passage_lines(number: int, passage: Passage) -> Iterator[TextLine]:
     yield TextLine("title", 0, f"{number}. Envoy{f', {plain(passage.listener)}' if passage.listener else ''}")
     for step in passage.steps:
         yield from _step_lines(step)
-    good = passage.end.kind == "dials" or (passage.end.kind == "answers" and passage.end.status < 400)
-    yield TextLine("fate" if good else "trouble", 1, f"=> {end_text(passage)}.")
+    yield TextLine("fate" if _answers_well(passage) else "trouble", 1, f"=> {end_text(passage)}.")
 
 
 def _step_lines(step: Step) -> Iterator[TextLine]:
@@ -101,10 +130,17 @@ def end_text(passage: Passage) -> str:
 
 def path_text(path: Path, known: Mapping[RuleLocation, Purpose]) -> str:
     """Where a path ends, in one sentence."""
-    last = path.stages[-1]
+    last, names = path.stages[-1], [plain(passage.cluster) for passage in path.passages if passage.cluster]
     if path.loop:
         return f"a loop: the connection reaches {plain(path.loop)} again"
-    return fate(last, known) if isinstance(last, Leg) else end_text(last)
+    if not isinstance(last, Leg):
+        return end_text(last)
+    if not names or last.end not in {"application", "wire"}:
+        return fate(last, known)
+    packet = last.arrived
+    to = endpoint_text(packet.destination, packet.destination_port)
+    where = f"the app at {to}, from" if last.end == "application" else f"{to} by {packet.out_interface}, from"
+    return f"reaches {where} {address_text(packet.source)}, by cluster {', then '.join(names)}"
 
 
 def as_json(answers: tuple[Answer, ...], known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:

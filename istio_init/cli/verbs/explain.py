@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,12 +19,6 @@ from istio_init.options.table import Options  # noqa: TC001 (Typer reads the ver
 from istio_init.simulate.path import follow
 from istio_init.simulate.purposes import purposes
 from istio_init.simulate.report import TextLine, as_json, lines
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from istio_init.simulate.path import PacketPath
-    from istio_init.simulate.purposes import Purpose, RuleLocation
 
 ARTICLE = (
     "Numbers of rules and steps: “Sidecar injection, transparent traffic hijacking and routing in Istio” (Jimmy Song, "
@@ -92,19 +86,13 @@ def explain(  # noqa: PLR0913 (a command line's options)
         through = Pod(about.ruleset(request.family), about.facts, about.envoy, proxy)
         called = endpoint_text(packet.destination, packet.destination_port)
         found = answers(through, packet, envoy_flags.clients(asked, parsed, called, inbound=inbound))
-        text, values = wording.lines(found, known), wording.as_json(found, known)
+        told, values = wording.lines(found, known, steps=steps), wording.as_json(found, known)
     else:
         followed = follow(about.ruleset(request.family), packet, about.facts, about.envoy)
-        text, values = _report(followed, known, steps=steps), as_json(followed, known)
+        told, values = lines(followed, known, steps=steps), as_json(followed, known)
     if form == "json":
         sys.stdout.write(json.dumps(values, indent=2) + "\n")
     else:
-        show(text)
+        show([TextLine("purpose", 0, ARTICLE), TextLine("hook", 0, "")] if steps else [])
+        show(told)
     return 0
-
-
-def _report(path: PacketPath, known: Mapping[RuleLocation, Purpose], *, steps: bool) -> Iterator[TextLine]:
-    if steps:
-        yield TextLine("purpose", 0, ARTICLE)
-        yield TextLine("hook", 0, "")
-    yield from lines(path, known, steps=steps)

@@ -36,6 +36,17 @@ def shown(value: str, limit: int = 80) -> str:
     return repr(text)
 
 
+def printable(text: str) -> str:
+    """The text with all characters escaped that a terminal acts on, or that begin another line.
+
+    For every text from the kernel, pods, files or other programs on its way to a terminal, a log or a termination
+    message. Programs get JSON, which is exact.
+    """
+    if text.isprintable():
+        return text
+    return "".join([each if each.isprintable() else repr(each)[1:-1] for each in text])
+
+
 def assert_never(kind: Never) -> Never:
     """Marks the end of a match over all kinds; `typing.assert_never` without the cost of importing typing."""
     raise AssertionError(f"unhandled kind {kind!r}")

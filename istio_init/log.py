@@ -1,20 +1,22 @@
-"""Log lines on standard error, in the form of Istio's logs: time, level, message; or one JSON object a line."""
+"""Log lines on standard error in the form of Istio's logs: time, level, message; or one JSON object a line."""
 
 from __future__ import annotations
 
 import posix as os  # the C half of os; the other half costs a start a millisecond
 import time
 
+from istio_init.errors import printable
+
 LEVELS = {"none": 0, "fatal": 1, "error": 2, "warn": 3, "info": 4, "debug": 5}
 STDERR = 2
 
-# Where the reason of a failure is left beside the log, as Kubernetes wants it; the image's entry point names it.
+# The file for the reason of a failure, which Kubernetes shows in the pod's status; set by the image's entry point.
 termination_log = ""
 TERMINATION_LOG_LIMIT = 4096
 
 
 def write_termination_message(message: str) -> None:
-    """Write why the run ends to `termination_log`, if such a file stands there; never makes one, never fails."""
+    """Write the reason of a failure to `termination_log`, if that is a regular file; never creates it, never fails."""
     if not termination_log:
         return
     try:
@@ -22,20 +24,20 @@ def write_termination_message(message: str) -> None:
         try:
             if os.fstat(descriptor).st_mode & 0o170000 == 0o100000:
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, message.encode("utf-8", "backslashreplace")[:TERMINATION_LOG_LIMIT])
+                os.write(descriptor, printable(message).encode()[:TERMINATION_LOG_LIMIT])
         finally:
             os.close(descriptor)
     except OSError:
         pass
 
 
-# The last second that was told, and how.
+# The last second in a log line, and its text.
 _last = -1, ""
 
 
 def now() -> str:
-    """The time in UTC as a log line has it, with microseconds."""
-    global _last  # noqa: PLW0603 (lines of the same second begin alike)
+    """The current time in UTC with microseconds, as in a log line."""
+    global _last  # noqa: PLW0603 (lines of the same second share its text)
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
     known, written = _last
     if seconds != known:
@@ -47,26 +49,26 @@ def now() -> str:
 
 
 class Log:
-    """Writes lines up to a level to standard error; a standard error that is gone is no reason to fail."""
+    """Writes lines up to a level to standard error; errors of writing are ignored."""
 
     def __init__(self, level: str = "info", *, as_json: bool = False) -> None:
         self._level, self._as_json = LEVELS[level], as_json
 
     def error(self, message: str) -> None:
-        """Something that ended the run, or is to."""
+        """Log what ends the run; it also becomes the termination message."""
         write_termination_message(message)
         self._write("error", message)
 
     def warn(self, message: str) -> None:
-        """Something that the user should know, and that the run goes on without."""
+        """Log a problem that does not end the run."""
         self._write("warn", message)
 
     def info(self, message: str) -> None:
-        """A step that was taken."""
+        """Log a step of the run."""
         self._write("info", message)
 
     def debug(self, message: str) -> None:
-        """What only a developer wants to know."""
+        """Log details for developers."""
         self._write("debug", message)
 
     def _write(self, level: str, message: str) -> None:
@@ -79,8 +81,8 @@ class Log:
 
             line = f'{{"level":"{level}","time":"{stamp}","scope":"default","msg":{quoted(message)}}}\n'
         else:
-            line = f"{stamp}\t{level}\t{message}\n"
+            line = f"{stamp}\t{level}\t{printable(message)}\n"
         try:
-            os.write(STDERR, line.encode("utf-8", "backslashreplace"))
+            os.write(STDERR, line.encode())
         except OSError:
             pass

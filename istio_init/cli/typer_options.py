@@ -18,7 +18,7 @@ from typer import rich_utils
 
 from istio_init import __version__
 from istio_init.cli.start import PROGRAM
-from istio_init.errors import InitError
+from istio_init.errors import InitError, printable
 from istio_init.errors_rare import OptionError, UsageError
 from istio_init.log import write_termination_message
 from istio_init.model.parsers import boolean
@@ -106,9 +106,7 @@ def invoke(application: typer.Typer, program: str, argv: Sequence[str]) -> int:
 def _refuse(program: str, message: str, code: int) -> int:
     """One line on standard error, whatever a user typed."""
     line = " ".join(message.split())
-    safe = "".join(
-        character if character.isprintable() else repr(character)[1:-1] for character in line[: LONGEST_MESSAGE + 1]
-    )
+    safe = printable(line[: LONGEST_MESSAGE + 1])
     if len(line) > LONGEST_MESSAGE:
         safe = safe[:LONGEST_MESSAGE] + "..."
     if sys.stderr:

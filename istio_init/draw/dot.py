@@ -6,7 +6,7 @@ from html import escape
 
 from istio_init.draw.graph import title_of
 from istio_init.draw.layout import LONGEST, cut
-from istio_init.formats.phrases import plain
+from istio_init.errors import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,4 +70,4 @@ def _table(box: Box, lit: Sequence[Highlight]) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(plain(text))
+    return escape(printable(text))

@@ -6,7 +6,8 @@ to the box that it jumps to, or to an end: a listener of the proxy's, a drop, or
 
 from __future__ import annotations
 
-from istio_init.formats.phrases import matches_words, plain, target_words
+from istio_init.errors import printable
+from istio_init.formats.phrases import matches_words, target_words
 from istio_init.model.extensions import Tproxy
 from istio_init.model.rules import Jump, Redirect, Verdict, jumps
 from istio_init.model.unknown import Comment
@@ -229,4 +230,4 @@ def _settles(rule: Rule) -> bool:
 
 def title_of(box: Box) -> str:
     """A box's name as it may be shown: a live chain's may hold anything."""
-    return plain(box.name)
+    return printable(box.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from istio_init.draw.graph import title_of
 from istio_init.draw.layout import LONGEST, cut
-from istio_init.formats.phrases import plain
+from istio_init.errors import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,4 +83,4 @@ def _label(box: Box, lit: Sequence[Highlight]) -> str:
 
 def _text(text: str) -> str:
     """Text with everything that is not a letter, a digit or plain punctuation as Mermaid's entities."""
-    return "".join(each if each.isalnum() or each in " .,:_-/→…▶()" else f"#{ord(each)};" for each in plain(text))
+    return "".join(each if each.isalnum() or each in " .,:_-/→…▶()" else f"#{ord(each)};" for each in printable(text))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from istio_init.errors import printable
 from istio_init.formats.iptables_save import rule_text
-from istio_init.formats.phrases import plain
 from istio_init.simulate.report import purpose_text
 
 TYPE_CHECKING = False
@@ -105,7 +105,7 @@ def svg(picture: Picture, lit: Sequence[Highlight] = (), captions: Sequence[str]
 def _wrapped(text: str, number: int, width: float) -> Iterator[tuple[int, str]]:
     """A caption's lines, by a width of letters that no text of sentences reaches."""
     room, line = int((width - 40) / 7.4), ""
-    for word in plain(text).split(" "):
+    for word in printable(text).split(" "):
         if line and len(line) + len(word) >= room:
             yield number, line
             line = "    "
@@ -189,7 +189,7 @@ def _tooltip(row: object) -> str:
     rule, why, number = row.rule, row.why, row.number  # type: ignore[attr-defined]
     if rule is None:
         return "what becomes of a packet that no rule of this chain decides"
-    return plain(f"{number}: {rule_text(rule)}") + (f" - {purpose_text(why)}" if why else "")
+    return printable(f"{number}: {rule_text(rule)}") + (f" - {purpose_text(why)}" if why else "")
 
 
 def _kind(to: str, does: str) -> str:
@@ -250,4 +250,4 @@ def _text(text: Text, name: str) -> str:
 
 
 def _xml(text: str) -> str:
-    return escape(plain(text))
+    return escape(printable(text))

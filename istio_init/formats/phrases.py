@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.errors import assert_never
+from istio_init.errors import assert_never, printable
 from istio_init.formats.addresses import ports_text, protocol_text, range_text, short_network_text
 from istio_init.model.extensions import (
     ConnMark,
@@ -40,11 +40,6 @@ EVERYTHING = "everything"
 PORT_SIDES = {"sports": "source ports", "dports": "ports", "ports": "either port"}
 
 
-def plain(text: str) -> str:
-    """The text with invisible and direction-changing characters escaped as Python escapes them."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
-
-
 def matches_words(matches: Sequence[Match]) -> str:
     """The packets that a rule matches."""
     words = ""
@@ -57,7 +52,7 @@ def matches_words(matches: Sequence[Match]) -> str:
         ports = isinstance(match, SourcePorts | DestinationPorts | Multiport)
         words += ("" if not words else " " if ports and isinstance(before, Protocol) else ", ") + phrase
         before = match
-    return plain(words) or EVERYTHING
+    return printable(words) or EVERYTHING
 
 
 def _match(match: Match) -> str:  # noqa: C901 (one arm a kind)
@@ -96,7 +91,7 @@ def _match(match: Match) -> str:  # noqa: C901 (one arm a kind)
 
 def target_words(target: Target) -> str:
     """What a rule does with a packet."""
-    return plain(_target(target))
+    return printable(_target(target))
 
 
 def _target(target: Target) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init import log
-
-if TYPE_CHECKING:
-    import pytest
+from istio_init.errors import printable
 
 # Up to the year 9999, which is as far as datetime goes.
 NANOSECONDS = st.integers(0, 250_000_000_000 * 10**9)
@@ -40,3 +40,29 @@ def test_it_is_the_time_now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_last", (-1, ""))
     before, said, after = told(time.time_ns()), log.now(), told(time.time_ns())
     assert before <= said <= after
+
+
+@given(st.text())
+def test_what_is_printable_is_one_line_and_says_all(text: str) -> None:
+    escaped = printable(text)
+    assert escaped.isprintable()
+    assert (escaped == text) == text.isprintable()
+    assert printable(escaped) == escaped
+
+
+@pytest.mark.parametrize("message", ["a\x1b[2Jb", "a\nb", "a\u202eb", "a\udc9bb", "a\x9bb"])
+def test_a_line_of_the_log_is_one_line_and_json_is_exact(message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    log.Log().warn(message)
+    line = capfd.readouterr().err
+    assert line.count("\n") == 1
+    assert line.rstrip("\n").replace("\t", "").isprintable()
+    log.Log(as_json=True).warn(message)
+    assert json.loads(capfd.readouterr().err)["msg"] == message
+
+
+def test_the_termination_message_is_printable(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "termination-log"
+    path.touch()
+    monkeypatch.setattr(log, "termination_log", str(path))
+    log.write_termination_message("a\x1b[2J\udc9b")
+    assert path.read_text() == "a\\x1b[2J\\udc9b"

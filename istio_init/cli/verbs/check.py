@@ -11,6 +11,7 @@ import typer
 from istio_init.cli.verbs import ebpf
 from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.subject import Container, Live, Netns, Pid, Where, placed
+from istio_init.errors import printable
 from istio_init.errors_rare import UsageError
 from istio_init.inspect.state import conformance, findings, inspect
 from istio_init.log import Log
@@ -48,7 +49,7 @@ def check(
         sys.stdout.write(json.dumps(told) + "\n")
     else:
         said = ": no Istio rules found" if state == "absent" else _told(found)
-        sys.stdout.write(f"{state} ({looked.backend}){said}\n")
+        sys.stdout.write(printable(f"{state} ({looked.backend}){said}") + "\n")
     return code
 
 

@@ -16,7 +16,7 @@ from istio_init.cli.verbs.output import choice
 from istio_init.cni.node import conflist
 from istio_init.cni.node import install as installation
 from istio_init.cni.node.directories import detect
-from istio_init.errors import InitError
+from istio_init.errors import InitError, printable
 from istio_init.errors_rare import OptionError, UsageError
 from istio_init.kernel.host.inotify import Watch
 from istio_init.log import Log
@@ -103,7 +103,8 @@ def status(
     else:
         program = os.path.join(places.programs, conflist.PLUGIN)
         network = found.network or f"none in {places.networks}"
-        sys.stdout.write(f"program  {found.program}: {program}\nentry    {found.entry}: {network}\n")
+        for line in (f"program  {found.program}: {program}", f"entry    {found.entry}: {network}"):
+            sys.stdout.write(printable(line) + "\n")
     return 0 if found.whole else 1
 
 

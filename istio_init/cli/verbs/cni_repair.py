@@ -16,7 +16,7 @@ from istio_init.cni.node import cri, install
 from istio_init.cni.node.directories import detect_networks
 from istio_init.cni.node.repair import DRIFTED, FIXABLE, UNCAPTURED, UNKNOWN, PodNetwork, repair
 from istio_init.cni.plugin.sandbox_state import CAPTURED
-from istio_init.errors import InitError, shown
+from istio_init.errors import InitError, printable, shown
 from istio_init.kernel.host.grpc import GrpcChannel
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _state(found: Finding) -> str:
 
 
 def _name(found: Finding) -> str:
-    return _printable(f"{found.sandbox.namespace}/{found.sandbox.name}")
+    return printable(f"{found.sandbox.namespace}/{found.sandbox.name}")
 
 
 def _told(found: Finding) -> str:
@@ -131,12 +131,7 @@ def _told(found: Finding) -> str:
         parts.append(found.differences[0] + more)
     if found.connections:
         parts.append(f"open connections that {'were' if found.fixed else 'would be'} cut: {found.connections}")
-    return _printable("; ".join(parts))
-
-
-def _printable(words: str) -> str:
-    """Names come from others: nothing in them may move a terminal's cursor."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words)
+    return printable("; ".join(parts))
 
 
 def _print(found: Sequence[Finding]) -> None:

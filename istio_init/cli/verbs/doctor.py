@@ -12,6 +12,7 @@ from istio_init.cli.verbs import envoy_checks, envoy_flags
 from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.packet_flags import account
 from istio_init.cli.verbs.subject import LiveContainer, LiveNetns, LivePid, Where, placed
+from istio_init.errors import printable
 from istio_init.errors_rare import UsageError
 from istio_init.inspect.doctor import collect
 from istio_init.inspect.doctor.case import Check
@@ -110,11 +111,13 @@ def show(checks: tuple[Check, ...]) -> None:
 
     table = Table("", "check", "what was found, what it means, and what to do", show_lines=True)
     for check in checks:
-        said = Text(check.finding)
+        said = Text(printable(check.finding))
         if check.status != "ok":
-            said.append(f"\n{check.matters}", style="italic")
-            said.append(f"\n{check.remedy}", style="bold")
-        table.add_row(Text(check.status, style=STYLES[check.status]), Text(check.name, overflow="fold"), said)
+            said.append(f"\n{printable(check.matters)}", style="italic")
+            said.append(f"\n{printable(check.remedy)}", style="bold")
+        table.add_row(
+            Text(check.status, style=STYLES[check.status]), Text(printable(check.name), overflow="fold"), said
+        )
     Console().print(table)
 
 
@@ -123,4 +126,4 @@ def _plain(check: Check) -> str:
     lines = [f"{check.status:<5} {check.name}: {check.finding}"]
     if check.status != "ok":
         lines += [f"      {label}: {text}" for label, text in (("means", check.matters), ("do", check.remedy)) if text]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{printable(line)}\n" for line in lines)

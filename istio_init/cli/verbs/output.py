@@ -6,6 +6,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from istio_init.errors import printable
 from istio_init.errors_rare import OptionError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ STYLES = {
 def show(lines: Iterable[TextLine]) -> None:
     """Print lines, indented by their depth."""
     if not sys.stdout.isatty():
-        sys.stdout.write("".join(f"{'  ' * line.depth}{line.text}".rstrip() + "\n" for line in lines))
+        sys.stdout.write("".join(f"{'  ' * line.depth}{printable(line.text)}".rstrip() + "\n" for line in lines))
         return
     from rich.console import Console
     from rich.padding import Padding
@@ -36,7 +37,7 @@ def show(lines: Iterable[TextLine]) -> None:
 
     console = Console()
     for line in lines:
-        console.print(Padding(Text(line.text, style=STYLES[line.style]), (0, 0, 0, 2 * line.depth)))
+        console.print(Padding(Text(printable(line.text), style=STYLES[line.style]), (0, 0, 0, 2 * line.depth)))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from istio_init.errors import printable
 from istio_init.simulate.report import purpose_json, purpose_text
 
 if TYPE_CHECKING:
@@ -37,16 +38,8 @@ def cells(row: RuleRow) -> tuple[str, ...]:
     told = row.columns
     met = (str(row.count.packets), str(row.count.bytes)) if row.count else ("-", "-")
     networks = (told.source, told.destination)
-    return (
-        str(row.number),
-        *met,
-        told.target,
-        told.protocol,
-        told.in_interface,
-        told.out_interface,
-        *networks,
-        told.extra,
-    )
+    texts = (told.target, told.protocol, told.in_interface, told.out_interface, *networks, told.extra)
+    return (str(row.number), *met, *map(printable, texts))
 
 
 def notes(row: RuleRow) -> list[str]:
@@ -58,9 +51,9 @@ def notes(row: RuleRow) -> list[str]:
 def head(chain: ChainRows) -> str:
     """A chain's first line, as iptables -L has it."""
     if chain.policy is None:
-        return f"Chain {chain.name}"
+        return f"Chain {printable(chain.name)}"
     met = f" {chain.count.packets} packets, {chain.count.bytes} bytes" if chain.count else ""
-    return f"Chain {chain.name} (policy {chain.policy}{met})"
+    return f"Chain {printable(chain.name)} (policy {chain.policy}{met})"
 
 
 def shown(table: TableRows) -> Iterator[ChainRows]:
@@ -72,14 +65,14 @@ def summary(sight: Snapshot) -> Iterator[str]:
     """How it stands, and what is not as it should be."""
     yield f"{sight.verdict} ({sight.backend}: {sight.why})"
     if sight.verdict != "absent":
-        yield from (f"  {finding}" for finding in sight.findings)
+        yield from (f"  {printable(finding)}" for finding in sight.findings)
 
 
 def beside(sight: Snapshot) -> Iterator[str]:
     """Routing and tracked connections."""
     if sight.routing:
         yield "routing"
-        yield from (f"  {state:<12}  {text}" for state, text in sight.routing)
+        yield from (f"  {state:<12}  {printable(text)}" for state, text in sight.routing)
     yield conntrack(sight)
 
 
@@ -104,7 +97,7 @@ def plain(sight: Snapshot, *, brief: bool = False) -> Iterator[str]:
         for chain in shown(table):
             yield f"  {head(chain)}"
             yield from (f"    {line}" for line in _plain_rows(chain, brief=brief))
-            yield from (f"    missing: {text}" for text in chain.missing)
+            yield from (f"    missing: {printable(text)}" for text in chain.missing)
     yield ""
     yield from beside(sight)
 
@@ -175,7 +168,7 @@ def _table(chain: ChainRows, *, brief: bool) -> RenderableType:
         style = "" if row.state == "in place" else STYLES.get(row.state, TROUBLE)
         table.add_row(*map(Text, front), told, style=style)
     for text in chain.missing:
-        table.add_row(*MISSING[:-1], Text(text), style=TROUBLE)
+        table.add_row(*MISSING[:-1], Text(printable(text)), style=TROUBLE)
     return table
 
 

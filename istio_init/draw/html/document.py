@@ -19,8 +19,8 @@ from istio_init.draw.graph import build_graph
 from istio_init.draw.html.model import model
 from istio_init.draw.layout import draw
 from istio_init.draw.svg import drawn, style
+from istio_init.errors import printable
 from istio_init.formats.iptables_save import rule_text
-from istio_init.formats.phrases import plain
 from istio_init.model.extensions import CT_STATES
 from istio_init.model.rules import FAMILIES, Ruleset
 from istio_init.options.arguments import arguments
@@ -97,7 +97,7 @@ def _graph(about: PageSubject, family: Family) -> Graph:
 
 
 def _text(text: str) -> str:
-    return escape(plain(text))
+    return escape(printable(text))
 
 
 def _choice(family: Family) -> str:

@@ -99,6 +99,19 @@ def path_lines(
         yield TextLine("trouble", 0, f"UNDECIDED: {why}.")
 
 
+def proxy_lines(answers: tuple[Answer, ...], known: Mapping[RuleLocation, Purpose]) -> Iterator[TextLine]:
+    """All answers with Envoy's part in full and the rules' part in a line each."""
+    for answer in answers:
+        yield TextLine("title", 0, f"A client that speaks {spoken(answer)}")
+        for path in answer.paths:
+            for number, stage in enumerate(path.stages, 1):
+                if isinstance(stage, Leg):
+                    yield TextLine("routing", 0, f"{number}. From {stage.sender}: {fate(stage, known)}.")
+                else:
+                    yield from passage_lines(number, stage)
+    yield from verdict_lines(answers, known)
+
+
 def passage_lines(number: int, passage: Passage) -> Iterator[TextLine]:
     """A way through Envoy as lines."""
     yield TextLine("title", 0, f"{number}. Envoy{f', {plain(passage.listener)}' if passage.listener else ''}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from istio_init.cli.verbs import packet_flags
+from istio_init.cli.verbs import envoy_flags, packet_flags
 from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.subject import Container, Netns, Pid, Where, pod_addresses, subject
 from istio_init.draw.dot import dot
@@ -18,6 +18,7 @@ from istio_init.draw.html.model import PageSubject
 from istio_init.draw.layout import draw as picture
 from istio_init.draw.mermaid import mermaid
 from istio_init.draw.svg import svg
+from istio_init.envoy import wording
 from istio_init.errors import InitError
 from istio_init.errors_rare import OptionError, UsageError
 from istio_init.model.rules import IPV4, IPV6
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from istio_init.draw.graph import Graph
     from istio_init.draw.highlight import Highlight
     from istio_init.model.rules import Family
+    from istio_init.simulate.report import TextLine
 
 FORMS = ("mermaid", "dot", "svg", "html")
 
@@ -59,6 +61,10 @@ def draw(  # noqa: PLR0913 (a command line's options)
     reply: packet_flags.Reply = False,
     pod_address: packet_flags.PodAddress = "",
     runs_as: packet_flags.RunsAs = "",
+    envoy: envoy_flags.Source = "",
+    host: envoy_flags.Host = "",
+    path: envoy_flags.PathName = "",
+    speaks: envoy_flags.Speaks = "",
     live: Annotated[bool, typer.Option("--live", help="Draw what the kernel holds, not the plan.")] = False,
     pid: Pid = None,
     netns: Netns = None,
@@ -78,19 +84,32 @@ def draw(  # noqa: PLR0913 (a command line's options)
         chosen = request.family if request.addressed else chosen
     elif source or destination:
         raise UsageError("--from, --to: say which way the packet goes: add --outbound or --inbound")
+    where = Where(live, pid, netns, container)
+    asked = envoy_flags.Asked(host=host, path=path, speaks=speaks)
+    proxy = envoy_flags.configuration(envoy, options, where) if envoy else None
+    if proxy is None:
+        envoy_flags.require_proxy(asked)
+    elif form != "html" or request is None:
+        raise UsageError("--envoy: the proxy's part is shown by a page: add --format html and --outbound or --inbound")
     if (chosen == IPV6 or form == "html") and options.enable_ipv6 is None and not live:
         options = options.replace(enable_ipv6=True)
-    about = subject(options, Where(live, pid, netns, container), pod_addresses(pod_address))
+    about = subject(options, where, pod_addresses(pod_address))
     if form == "html":
+        lines: tuple[TextLine, ...] = ()
+        if proxy and request:
+            of_request = packet_flags.with_request(about, request, runs_as)
+            packet = packet_flags.packet(request, of_request, chosen or IPV4)
+            answers = envoy_flags.answered(of_request, proxy, packet, asked, inbound=inbound)
+            lines = tuple(wording.proxy_lines(answers, purposes(about.options, packet.family)))
         typed = packet_flags.form_values(request, source, destination, protocol) if request else {}
-        _write(_page(packet_flags.run_as(about, runs_as), typed, chosen or IPV4), file)
+        _write(_page(packet_flags.run_as(about, runs_as), typed, chosen or IPV4, lines), file)
     else:
         _write(_drawn(about, chosen or IPV4, request, runs_as, form), file)
     return 0
 
 
-def _page(about: Subject, typed: Mapping[str, Any], family: Family) -> str:
-    matter = PageSubject(about.options, about.rulesets, about.facts, about.envoy, about.live)
+def _page(about: Subject, typed: Mapping[str, Any], family: Family, proxy: tuple[TextLine, ...]) -> str:
+    matter = PageSubject(about.options, about.rulesets, about.facts, about.envoy, about.live, proxy)
     return document(matter, packet_flags.form_defaults(), typed, family)
 
 

@@ -16,7 +16,7 @@ from istio_init.envoy.dump import load, with_health
 from istio_init.envoy.fit import prove
 from istio_init.envoy.names import address_of
 from istio_init.envoy.node import DumpError
-from istio_init.envoy.path import Pod
+from istio_init.envoy.path import Pod, answers
 from istio_init.envoy.walk import Configuration
 from istio_init.errors import KernelError, shown
 from istio_init.errors_rare import OptionError, UsageError
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from istio_init.cli.verbs.subject import Subject
     from istio_init.envoy.client import Client
     from istio_init.envoy.fit import Fit
+    from istio_init.envoy.path import Answer
+    from istio_init.model.packet import Packet
     from istio_init.options.table import Options
 
 FLAG = "--envoy"
@@ -189,3 +191,13 @@ def fit(about: Subject, proxy: Configuration) -> Fit:
         with access.namespace(about.options):
             listening = tcp_connections.listening()
     return prove(pods, about.options, listening)
+
+
+def answered(
+    about: Subject, proxy: Configuration, packet: Packet, asked: Asked, *, inbound: bool
+) -> tuple[Answer, ...]:
+    """What becomes of a packet that opens a connection, of each kind of client that the flags mean."""
+    url = parse_url(asked.url) if asked.url else None
+    called = endpoint_text(packet.destination, packet.destination_port)
+    pod = Pod(about.ruleset(packet.family), about.facts, about.envoy, proxy)
+    return answers(pod, packet, clients(asked, url, called, inbound=inbound))

@@ -12,8 +12,6 @@ from istio_init.cli.verbs import envoy_flags, packet_flags
 from istio_init.cli.verbs.output import choice, show
 from istio_init.cli.verbs.subject import LiveContainer, LiveNetns, LivePid, Where, pod_addresses, subject
 from istio_init.envoy import wording
-from istio_init.envoy.path import Pod, answers
-from istio_init.formats.addresses import endpoint_text
 from istio_init.model.rules import IPV6
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
 from istio_init.simulate.path import follow
@@ -83,9 +81,7 @@ def explain(  # noqa: PLR0913 (a command line's options)
     packet = packet_flags.packet(request, about)
     known = purposes(about.options, request.family)
     if proxy:
-        through = Pod(about.ruleset(request.family), about.facts, about.envoy, proxy)
-        called = endpoint_text(packet.destination, packet.destination_port)
-        found = answers(through, packet, envoy_flags.clients(asked, parsed, called, inbound=inbound))
+        found = envoy_flags.answered(about, proxy, packet, asked, inbound=inbound)
         told, values = wording.lines(found, known, steps=steps), wording.as_json(found, known)
     else:
         followed = follow(about.ruleset(request.family), packet, about.facts, about.envoy)

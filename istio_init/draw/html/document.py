@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from istio_init.draw.graph import Box, Graph, GraphRow
     from istio_init.draw.html.model import PageSubject
     from istio_init.model.rules import Family
+    from istio_init.simulate.report import TextLine
 
 # In the order in which they need each other. The first ones follow packets, and know nothing of the page.
 WALK = ("addresses", "packet", "semantics", "trace", "path", "request", "report", "highlight")
@@ -61,6 +62,7 @@ def document(about: PageSubject, filled_in: Mapping[str, Any], typed: Mapping[st
         command=_text(shlex.join(["istio-iptables", *words])),
         states="".join(f"<option>{state}</option>" for state in STATES),
         families="\n".join(_choice(each) for each in FAMILIES),
+        proxy=_proxy(about.proxy),
         pictures="\n".join(_picture(graphs[each], hidden=each != family) for each in FAMILIES),
         explanations="\n".join(_explanations(graphs[each], hidden=each != family) for each in FAMILIES),
         model=_json({**model(about), **filled_in, "typed": typed, "family": family}),
@@ -120,6 +122,15 @@ def _picture(graph: Graph, *, hidden: bool) -> str:
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" class="chart" role="img" '
         f'aria-label="{label}; what each rule is for is explained below">\n{drawn(picture)}</svg></div>'
     )
+
+
+def _proxy(lines: Sequence[TextLine]) -> str:
+    """What the proxy's own configuration does with the packet that the page was made for; nothing without one."""
+    if not lines:
+        return ""
+    parts = [f'<p class="{line.style}" data-depth="{line.depth}">{_text(line.text)}</p>' for line in lines if line.text]
+    title = '<h2 id="proxy-title">Through the proxy</h2>\n<p>The packet that this page was made for, in Envoy.</p>'
+    return f'<section id="proxy" aria-labelledby="proxy-title">\n{title}\n{"".join(parts)}\n</section>\n'
 
 
 def _explanations(graph: Graph, *, hidden: bool) -> str:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from istio_init.options.table import Options
     from istio_init.simulate.path import Proxy
     from istio_init.simulate.purposes import Purpose, RuleLocation
+    from istio_init.simulate.report import TextLine
 
 # Words and numbers of journey.py and explain.py.
 FIXED: dict[str, Any] = {
@@ -46,13 +47,17 @@ FIXED: dict[str, Any] = {
 
 
 class PageSubject(Record):
-    """What a page is about: rules, routing and the proxy; `live` where they are the kernel's."""
+    """What a page is about: rules, routing and the proxy; `live` where they are the kernel's.
+
+    `proxy` is what a proxy's own configuration does with one packet, in lines; empty where none is given.
+    """
 
     options: Options
     rulesets: tuple[Ruleset, ...]
     facts: Facts
     envoy: Proxy
     live: bool
+    proxy: tuple[TextLine, ...] = ()
 
 
 def model(about: PageSubject) -> dict[str, Any]:

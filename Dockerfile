@@ -8,7 +8,7 @@ ARG BASE=debian:bookworm-slim
 FROM ${BASE} AS build
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-        libip4tc2 libip6tc2 libnftables1 patchelf python3 python3-pip python3-yaml \
+        libip4tc2 libip6tc2 patchelf python3 python3-pip python3-yaml \
     && rm -rf /var/lib/apt/lists/*
 COPY image/requirements.txt /image/
 RUN pip install --no-cache-dir --no-compile --no-deps --require-hashes --target /dependencies \

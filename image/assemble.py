@@ -33,7 +33,7 @@ HOME = Path("usr/lib/istio-init")
 COMMANDS = ("istio-iptables", "istio-clean-iptables", "istio-init", "pilot-agent")
 
 # dlopened by the program, so the dynamic linker can't tell.
-OPENED = ("libip4tc.so.2", "libip6tc.so.2", "libnftables.so.1")
+OPENED = ("libip4tc.so.2", "libip6tc.so.2")
 
 # Imported in branches that nothing here takes, and large, or with libraries of their own: hashlib has its digests
 # without OpenSSL.
@@ -54,9 +54,12 @@ STARTS = (
         "istio_init.runner.transaction",
         "istio_init.kernel.host.lock",
         "istio_init.kernel.probe.detection",
-        "istio_init.kernel.xtables.firewall",
     ),
+    ("istio_init.kernel.xtables.firewall",),
     ("istio_init.kernel.xtables.encode_extension",),
+    ("istio_init.kernel.nft.expressions", "istio_init.kernel.netlink.batch"),
+    ("istio_init.kernel.nft.native",),
+    ("istio_init.kernel.nft.compat",),
     ("istio_init.kernel.host.resolv_conf",),
 )
 

@@ -1,1 +1,1 @@
-"""Rulesets as nftables has them: sets and maps, libnftables' JSON both ways, and the text that `nft list` prints."""
+"""Rulesets as nftables has them: rules merged into sets, and the text that `nft list` prints."""

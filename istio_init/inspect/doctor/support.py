@@ -107,4 +107,4 @@ def _remedy(trial: Trial) -> str:
         case "nft", _:
             return f"on the node: modprobe -a nft_compat {module(trial.name)}"
         case _:
-            return f"on the node: modprobe {NATIVE_MODULES.get(trial.name, 'nf_tables')}; install libnftables1"
+            return f"on the node: modprobe {NATIVE_MODULES.get(trial.name, 'nf_tables')}"

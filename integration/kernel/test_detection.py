@@ -12,7 +12,7 @@ from integration.kit.namespace import Namespace
 from integration.kit.program import completed, existing, refuse, routing, succeed
 from integration.kit.tracing import traced
 from istio_init.kernel.probe import detection
-from istio_init.kernel.xtables import sockopt
+from istio_init.kernel.xtables import table_names
 from istio_init.model.rules import FAMILIES, IPV4, IPV6
 from tests.planning.cases import argv
 
@@ -110,7 +110,7 @@ def test_a_kernel_without_legacy_tables(
 ) -> None:
     """Its sign is the file that is not there; this kernel has it, so another name stands for such a kernel."""
     for family in missing:
-        monkeypatch.setitem(sockopt.NAMES, family, "/proc/thread-self/net/none-such")
+        monkeypatch.setitem(table_names.NAMES, family, "/proc/thread-self/net/none-such")
     found = namespace.inside(detection.tables)
     backend, why = detection.decide(found, FAMILIES)
     assert backend == "nft"

@@ -14,7 +14,8 @@ from integration.kit.fresh import command, inode, inside_new, unshare
 from integration.kit.program import RESTORE, SAVE, tables
 from istio_init.formats.iptables_restore import parse as load
 from istio_init.formats.iptables_save import dump as dump_ruleset
-from istio_init.kernel.xtables.sockopt import TableSocket, existing_tables
+from istio_init.kernel.xtables.sockopt import TableSocket
+from istio_init.kernel.xtables.table_names import existing_tables
 from istio_init.log import Log
 from istio_init.model.rules import FAMILIES
 from istio_init.options.table import Options

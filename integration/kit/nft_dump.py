@@ -8,7 +8,7 @@ from typing import TypeAlias
 from istio_init.kernel.netlink.channel import attributes
 from istio_init.kernel.netlink.nfnetlink import HEAD, NFPROTO_INET, NFT_NAME, SET_NAME, NfnetlinkChannel, name
 from istio_init.kernel.nft.native_encode import ELEMENTS
-from istio_init.kernel.nft.set_elements import members
+from istio_init.kernel.nft.set_intervals import members
 
 # What it is, the table, and its attributes.
 Object: TypeAlias = tuple[str, str, tuple[tuple[int, bytes], ...]]

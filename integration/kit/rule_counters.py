@@ -10,7 +10,8 @@ import struct
 from collections import Counter
 from typing import TYPE_CHECKING, TypeAlias
 
-from istio_init.kernel.xtables.sockopt import TableSocket, existing_tables
+from istio_init.kernel.xtables.sockopt import TableSocket
+from istio_init.kernel.xtables.table_names import existing_tables
 from istio_init.model.rules import BUILTIN_CHAINS
 
 if TYPE_CHECKING:

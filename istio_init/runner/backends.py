@@ -82,7 +82,7 @@ def existing(options: Options, found: Tables) -> tuple[tuple[str, Firewall], ...
 def require_readable_tables() -> None:
     """KernelError where the legacy tables can't be listed: reading one that does not exist would create it."""
     from istio_init.errors import KernelError
-    from istio_init.kernel.xtables.sockopt import existing_tables
+    from istio_init.kernel.xtables.table_names import existing_tables
 
     if any(existing_tables(family) is None for family in FAMILIES):
         raise KernelError(

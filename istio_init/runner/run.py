@@ -110,7 +110,8 @@ def _change(options: Options, environ: Mapping[str, str], log: Log, interrupts: 
     """Apply or clean up, under the lock; returns what was done, in words."""
     from istio_init.runner import access, transaction
 
-    access.keep_freed_memory()
+    if not options.native_nftables:  # which needs no C library, and none of this
+        access.keep_freed_memory()
     plan = _plan(options)
     router = access.router()
     with access.lock(options, environ, log):

@@ -53,6 +53,8 @@ def observe(plan: Plan, firewall: Firewall, router: Router, *, reconcile: bool) 
 
     Routing is looked at where it matters, and where a reconcile that was cut short may have left some.
     """
+    if (expect := getattr(firewall, "expect", None)) is not None:
+        expect(plan.rulesets)
     rulesets = tuple(firewall.read(wanted.family, wanted) for wanted in plan.rulesets)
     return NamespaceState(rulesets, router.read() if reconcile or routing_matters(plan, rulesets) else ())
 

@@ -16,8 +16,9 @@ from istio_init.kernel.netlink.nfnetlink import (
     text,
     word,
 )
-from istio_init.kernel.nft.native_decode import TableDump, meaning, read_table, set_name
-from istio_init.kernel.nft.native_encode import ELEMENTS_SET_ID, SET_ID, Batch
+from istio_init.kernel.nft.native_decode import meaning, read_table
+from istio_init.kernel.nft.native_dump import TableDump, set_name
+from istio_init.kernel.nft.native_encode import ELEMENTS_SET_ID, SET_ID, TableEncoder
 
 if TYPE_CHECKING:
     from istio_init.model.inet import InetTable
@@ -27,10 +28,9 @@ ANONYMOUS = "__set%d"
 
 def dumped(table: InetTable) -> TableDump:
     """The table as its messages have it; the sets without a name are numbered as the kernel numbers them."""
-    batch = Batch()
-    batch.create(table)
+    encoded = TableEncoder().encode(table)
     bodies: dict[int, list[bytes]] = {kind: [] for kind in (NEWTABLE, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM)}
-    for kind, _, data in batch.messages:
+    for kind, _, data in encoded.messages:
         bodies[kind].append(_rule(data) if kind == NEWRULE else _set(data, {NEWSET: SET_ID}.get(kind, ELEMENTS_SET_ID)))
     elements: dict[str, tuple[bytes, ...]] = {set_name(data): () for data in bodies[NEWSET]}
     for data in bodies[NEWSETELEM]:
@@ -46,8 +46,9 @@ def _set(data: bytes, number: int) -> bytes:
 
 def _rule(data: bytes) -> bytes:
     for own in range(1, 100):
-        number = word(4, own)
-        data = data.replace(text(1, ANONYMOUS) + number, text(1, f"__set{own}") + number)
+        for inverted in (0, 1):
+            rest = word(2, 1) + word(5, inverted) + word(4, own)
+            data = data.replace(text(1, ANONYMOUS) + rest, text(1, f"__set{own}") + rest)
     return data
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from istio_init.errors import InitError, shown
 from istio_init.formats.nft.merge import fold, unfold
-from istio_init.model.extensions import Tproxy
 from istio_init.model.inet import BASE_CHAINS, Addresses, InetChain, InetRule, InetTable
 from istio_init.model.rules import BUILTIN_CHAINS, IPV4, IPV6, Chain, Jump, Ruleset, Run, Table, Verdict, ordered
 
@@ -58,7 +57,12 @@ def _together(folded: dict[Family, tuple[InetRule, ...]]) -> tuple[InetRule, ...
 
 def _names_family(rule: InetRule) -> bool:
     """Whether a rule says by itself which family it is about."""
-    return isinstance(rule.target, Tproxy) or any(isinstance(match, Addresses) for match in rule.matches)
+    return _is_tproxy(rule) or any(isinstance(match, Addresses) for match in rule.matches)
+
+
+def _is_tproxy(rule: InetRule) -> bool:
+    """Whether a rule's target is a Tproxy, which a plan without one does not load."""
+    return type(rule.target).__name__ == "Tproxy"
 
 
 def stored(table: InetTable) -> InetTable:
@@ -73,7 +77,7 @@ def stored(table: InetTable) -> InetTable:
             rules.append(InetRule((), RETURN, IPV6 if alone == IPV4 else IPV4))
         for rule in chain.rules:
             rules.append(rule if not alone or _names_family(rule) else rule.replace(family=None))
-            if isinstance(rule.target, Tproxy):
+            if _is_tproxy(rule):
                 rules.append(rule.replace(target=DROP))
         chains.append(chain.replace(rules=tuple(rules)))
     return table.replace(chains=tuple(chains))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.errors import InitError, assert_never, shown
-from istio_init.model.extensions import ConnMark, CtState, Mark, Multiport
+from istio_init.errors import InitError, shown
 from istio_init.model.inet import Addresses, InetRule, Ports, interval, merged, networks
 from istio_init.model.rules import (
     IPV4,
@@ -20,23 +19,29 @@ from istio_init.model.rules import (
     Source,
     SourcePorts,
 )
-from istio_init.model.unknown import Comment, UnknownMatch
 from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Literal
+    from typing import Literal, TypeAlias
 
+    from istio_init.model.extensions import ConnMark, CtState, Mark, Multiport
     from istio_init.model.inet import InetMatch, Interval
     from istio_init.model.rules import Family, Match
+    from istio_init.model.unknown import Comment, UnknownMatch
+
+    # The kinds of a rule's matches, without their values.
+    Shape: TypeAlias = tuple[object, ...]
 
 
 class _Group:
     """Rules that are one but for the value of the match at `at`; `sources` are they, long lists of them as runs."""
 
-    def __init__(self, first: InetRule, source: Rule, *, has_kin: bool) -> None:
+    def __init__(self, first: InetRule, shape: Shape, source: Rule, *, has_kin: bool) -> None:
         self.first = first
+        self.shape = shape
+        self.protocol = _protocol(first)
         self.sources: list[Rule | Run] = [source]
         self.has_kin = has_kin  # an earlier group that may take what this one would
         self.at = -1
@@ -67,14 +72,13 @@ class _Group:
         self.sources.append(source)
         return True
 
-    def akin(self, rule: InetRule) -> bool:
-        """Whether the rule asks the same questions, of whatever values, and does the same."""
-        mine, theirs = self.first.matches, rule.matches
-        return self.first.target == rule.target and list(map(_question, mine)) == list(map(_question, theirs))
+    def akin(self, rule: InetRule, shape: Shape) -> bool:
+        """Whether the rule has the same matches, of any values, and the same target."""
+        return self.shape == shape and self.first.target == rule.target
 
-    def fits(self, rule: InetRule) -> bool:
+    def fits(self, rule: InetRule, shape: Shape) -> bool:
         """Whether the rule belongs here: it differs at most in the one value that this group's rules differ in."""
-        if not self.akin(rule):
+        if not self.akin(rule, shape):
             return False
         varying = self._varying(rule)
         return not varying or (len(varying) == 1 and _widens(*varying[0][1:]))
@@ -106,8 +110,7 @@ class _Group:
         """Whether `rule` may be taken before this group: no packet meets both, or both do the same to it."""
         if self.first.target == rule.target:
             return True
-        mine, theirs = _protocol(self.first), _protocol(rule)
-        if mine and theirs and mine != theirs:
+        if self.protocol and (protocol := _protocol(rule)) and self.protocol != protocol:
             return True
         return any(
             isinstance(other, Ports) and not other.negated and self._other_ports(number, other)
@@ -138,15 +141,19 @@ class _Group:
 _SIDES = {DestinationPorts: "dport", SourcePorts: "sport", Destination: "daddr", Source: "saddr"}
 
 
-def _question(ask: InetMatch) -> tuple[object, ...]:
-    """What a match asks about, whatever the value."""
-    match ask:
+def _shape(rule: InetRule) -> Shape:
+    """The kinds of a rule's matches, without their values."""
+    return tuple([_kind(match) for match in rule.matches])
+
+
+def _kind(match: InetMatch) -> object:
+    match match:
         case Ports():
-            return Ports, ask.protocol, ask.side
+            return match.protocol, match.side
         case Addresses():
-            return Addresses, ask.side
+            return match.side
         case _:
-            return (type(ask),)
+            return type(match)
 
 
 def _widens(one: InetMatch, other: InetMatch) -> bool:
@@ -208,9 +215,10 @@ def _take(groups: list[_Group], source: Rule, family: Family) -> _Group:
     if groups and groups[-1].continues(source):
         return groups[-1]
     rule = InetRule(_asks(source, family), source.target, family)
-    home = _home(groups, rule)
+    shape = _shape(rule)
+    home = _home(groups, rule, shape)
     if home is None:
-        home = _Group(rule, source, has_kin=any(group.akin(rule) for group in groups))
+        home = _Group(rule, shape, source, has_kin=any(group.akin(rule, shape) for group in groups))
         groups.append(home)
     else:
         home.join(rule, source)
@@ -239,25 +247,29 @@ def _all_go(groups: list[_Group], homes: list[_Group]) -> bool:
     return all(group.first.target == homes[0].first.target for group in behind)
 
 
-def _home(groups: list[_Group], rule: InetRule) -> _Group | None:
+def _home(groups: list[_Group], rule: InetRule, shape: Shape) -> _Group | None:
     """The first group that the rule may join: what is folded once stays as it is."""
     home = None
     for group in reversed(groups):
-        if group.fits(rule):
+        if group.fits(rule, shape):
             home = group
         elif not group.stays_apart(rule):
             break
     return home
 
 
-# The order of a rule's matches in nftables: what is cheap first; and in iptables.
-_NFT_ORDER = (InInterface, OutInterface, Addresses, Protocol, Ports, Owner, Mark, ConnMark, CtState, UnknownMatch)
-_NFT_RANK: dict[type, int] = {kind: rank for rank, kind in enumerate(_NFT_ORDER)}
-_IPTABLES_ORDER = (
-    *(Source, Destination, InInterface, OutInterface, Protocol, SourcePorts, DestinationPorts),
-    *(Multiport, Owner, Mark, ConnMark, CtState, UnknownMatch),
+# The order of a rule's matches in nftables, cheap ones first, and in iptables, by the names of their classes: a plain
+# plan has none of the rarer kinds, and does not load them.
+_NFT_ORDER = (
+    *("InInterface", "OutInterface", "Addresses", "Protocol", "Ports", "Owner"),
+    *("Mark", "ConnMark", "CtState", "UnknownMatch"),
 )
-_IPTABLES_RANK: dict[type, int] = {kind: rank for rank, kind in enumerate(_IPTABLES_ORDER)}
+_NFT_RANK = {kind: rank for rank, kind in enumerate(_NFT_ORDER)}
+_IPTABLES_ORDER = (
+    *("Source", "Destination", "InInterface", "OutInterface", "Protocol", "SourcePorts", "DestinationPorts"),
+    *("Multiport", "Owner", "Mark", "ConnMark", "CtState", "UnknownMatch"),
+)
+_IPTABLES_RANK = {kind: rank for rank, kind in enumerate(_IPTABLES_ORDER)}
 
 
 def _asks(rule: Rule, family: Family) -> tuple[InetMatch, ...]:
@@ -268,38 +280,46 @@ def _asks(rule: Rule, family: Family) -> tuple[InetMatch, ...]:
     if any(isinstance(ask, Addresses) and ask.intervals[-1][1] >> (32 if family == IPV4 else 128) for ask in asks):
         raise _inexpressible(rule, f"an address that is not one of {family}")
     if len(asks) > 1:
-        asks.sort(key=lambda ask: _NFT_RANK[type(ask)])
+        asks.sort(key=lambda ask: _NFT_RANK[type(ask).__name__])
     return tuple(asks)
 
 
 def _ask(match: Match, protocol: int) -> InetMatch | None:
-    """A match in nftables' terms; None where it asks nothing."""
+    """A match in nftables' terms; None if it matches every packet."""
     match match:
         case DestinationPorts():
             return _ports(protocol, "dport", (match.ports,), match)
         case SourcePorts():
             return _ports(protocol, "sport", (match.ports,), match)
-        case Multiport():
-            if match.side == "ports":
-                raise _inexpressible(match, "a match on either side's port")
-            return _ports(protocol, "sport" if match.side == "sports" else "dport", match.ports, match)
         case Source() | Destination():
             side: Literal["saddr", "daddr"] = "saddr" if isinstance(match, Source) else "daddr"
             return Addresses(side, (interval(match.network),), match.negated)
         case Protocol():
             return match if match.number else None
-        case CtState():
-            if match.negated or not match.states or {"SNAT", "DNAT"} & set(match.states):
-                raise _inexpressible(match, "this match on the connection's state")
-            return match
-        case Comment():
-            raise _inexpressible(match, "a comment")
         case InInterface() | OutInterface():
             return _interface(match)
-        case Owner() | Mark() | ConnMark() | UnknownMatch():
+        case Owner():
             return match
         case _:
-            assert_never(match)
+            return _rare(match, protocol)
+
+
+def _rare(match: Multiport | Mark | ConnMark | CtState | Comment | UnknownMatch, protocol: int) -> InetMatch:
+    from istio_init.model.extensions import ConnMark, CtState, Mark, Multiport
+
+    if isinstance(match, Multiport):
+        if match.side == "ports":
+            raise _inexpressible(match, "a match on either side's port")
+        return _ports(protocol, "sport" if match.side == "sports" else "dport", match.ports, match)
+    if isinstance(match, CtState) and (match.negated or not match.states or {"SNAT", "DNAT"} & set(match.states)):
+        raise _inexpressible(match, "this match on the connection's state")
+    if isinstance(match, Mark | ConnMark | CtState):
+        return match
+    from istio_init.model.unknown import UnknownMatch
+
+    if isinstance(match, UnknownMatch):
+        return match
+    raise _inexpressible(match, "a comment")
 
 
 def _interface(match: InInterface | OutInterface) -> InetMatch:
@@ -335,7 +355,7 @@ def unfold(rule: InetRule, family: Family) -> tuple[Rule, ...]:
         choices = [(*before, *each) for before in choices for each in _choices(ask, family)]
     for number, matches in enumerate(choices):
         unique = tuple(dict.fromkeys(matches))
-        choices[number] = tuple(sorted(unique, key=lambda match: _IPTABLES_RANK[type(match)]))
+        choices[number] = tuple(sorted(unique, key=lambda match: _IPTABLES_RANK[type(match).__name__]))
     return tuple(Rule(matches, rule.target, ours=True) for matches in choices)
 
 
@@ -345,6 +365,8 @@ def _choices(ask: InetMatch, family: Family) -> tuple[tuple[Match, ...], ...]:
             protocol = Protocol(ask.protocol)
             ranges = tuple(PortRange(low, high) for low, high in ask.intervals)
             if ask.negated and len(ranges) > 1:
+                from istio_init.model.extensions import Multiport
+
                 return ((protocol, Multiport("sports" if ask.side == "sport" else "dports", ranges, negated=True)),)
             kind = SourcePorts if ask.side == "sport" else DestinationPorts
             return tuple((protocol, kind(each, ask.negated)) for each in ranges)

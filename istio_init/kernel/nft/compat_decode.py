@@ -18,7 +18,6 @@ from istio_init.kernel.nft.expressions import (
     L4PROTO,
     MARK,
     NATIVE,
-    NESTED,
     NETWORK,
     OIFNAME,
     SIGNATURE,
@@ -88,7 +87,7 @@ class RuleReader:
         try:
             matches = tuple(_Reader(self._family).matches([self._apart(each) for each in asked]))
         except (KeyError, ValueError):
-            raw = b"".join(attribute(ELEMENT | NESTED, each) for each in asked if _name(each) != "counter")
+            raw = b"".join(attribute(ELEMENT, each) for each in asked if _name(each) != "counter")
             matches = (UnknownMatch(UNREAD, 0, raw),)
         return Rule(matches, target, SIGNATURE in said.get(USERDATA, b""))
 

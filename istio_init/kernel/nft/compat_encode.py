@@ -35,7 +35,6 @@ from istio_init.kernel.nft.expressions import (
     load_meta,
     load_payload,
     mask,
-    nest,
     verdict,
 )
 from istio_init.kernel.xtables.encode_match import HEAD, pack_match, pack_target
@@ -78,8 +77,8 @@ class RuleWriter:
         compat = b""
         if protocol is not None:
             # Extensions ask the rule's head for the protocol; here it stands for that head.
-            compat = nest(COMPAT, word(1, protocol.number) + word(2, _INVERTED * protocol.negated))
-        return nest(EXPRESSIONS, expressions) + compat + _SIGNED
+            compat = attribute(COMPAT, word(1, protocol.number) + word(2, _INVERTED * protocol.negated))
+        return attribute(EXPRESSIONS, expressions) + compat + _SIGNED
 
     def _match(self, match: Match) -> bytes:
         known = self._packed.get(id(match))

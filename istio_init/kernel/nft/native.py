@@ -12,11 +12,11 @@ import errno
 from istio_init.errors import KernelError
 from istio_init.formats.nft import layout, merge
 from istio_init.kernel.netlink.batch import BatchChannel
-from istio_init.kernel.netlink.channel import AnswerLost, attributes
-from istio_init.kernel.netlink.nfnetlink import HEAD, NFPROTO_INET, NFT_NAME, NfnetlinkChannel, name
-from istio_init.kernel.nft.native_decode import StoredTable, TableDump, meaning, read_table, set_name
-from istio_init.kernel.nft.native_encode import Batch
-from istio_init.model import inet
+from istio_init.kernel.netlink.channel import AnswerLost
+from istio_init.kernel.netlink.nfnetlink import NfnetlinkChannel
+from istio_init.kernel.nft.native_dump import dump_tables, holds
+from istio_init.kernel.nft.native_encode import TableEncoder, deletion
+from istio_init.model.inet import NAMES
 from istio_init.model.rules import FAMILIES, Ruleset
 
 TYPE_CHECKING = False
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TypeAlias
 
+    from istio_init.kernel.nft.native_decode import StoredTable
+    from istio_init.kernel.nft.native_dump import TableDump
+    from istio_init.kernel.nft.native_encode import EncodedTable, Message, Subject
     from istio_init.model.compare import TableChange
+    from istio_init.model.inet import InetTable
     from istio_init.model.rules import Family, Rule, Run, Table, TableName
 
     # A table of one family and what to make of it; None removes it.
@@ -38,16 +42,31 @@ class Nftables:
     """The tables istio-proxy-* of the calling thread's network namespace; see kernel.Firewall."""
 
     def __init__(self) -> None:
-        # The tables at a generation of the rules, which changes whenever anyone writes.
-        self._cached: tuple[int, tuple[inet.InetTable, ...]] | None = None
+        # What is planned for both families, if the caller says so before it reads.
+        self._planned: tuple[Ruleset, ...] = ()
+        self._encoder = TableEncoder()
+        # Tables laid out, by what they were made from, and encoded: a plan is compared, written and compared again.
+        self._laid_out: dict[tuple[object, ...], tuple[Sequence[Ruleset], InetTable]] = {}
+        self._encoded: dict[int, tuple[InetTable, EncodedTable]] = {}
+        # The tables at a generation of the rules, which changes whenever anyone writes; None if they are the plan's.
+        self._cached: tuple[int, tuple[InetTable, ...] | None] | None = None
         # Chains' rules as nftables has them, with the rules that they were made from.
         self._folded: dict[tuple[int, Family], tuple[Sequence[Rule | Run], merge.Folded]] = {}
+
+    def expect(self, planned: tuple[Ruleset, ...]) -> None:
+        """Say what the kernel is hoped to hold of both families: a table holds both, and is compared as a whole."""
+        self._planned = planned
+        self._cached = None
 
     def read(self, family: Family, expecting: Ruleset | None = None) -> Ruleset:
         """See kernel.Firewall. A set that is what rules of `expecting` become reads as those rules."""
         with NfnetlinkChannel() as channel:
             _, tables = self._tables(channel)
-        return layout.ruleset(tables, family, expecting, self._fold)
+        if tables is not None:
+            return layout.ruleset(tables, family, expecting, self._fold)
+        if any(expecting is each for each in self._planned):
+            return expecting  # type: ignore[return-value]  # it is not None
+        return layout.ruleset(self._planned_tables(), family, expecting, self._fold)
 
     def replace(self, family: Family, wanted: Table) -> None:
         """See kernel.Firewall."""
@@ -63,54 +82,89 @@ class Nftables:
 
     def _write(self, desired: Sequence[Desired]) -> None:
         """Make all changes in one batch; each table that they are about is replaced as a whole."""
-        names = tuple(dict.fromkeys(table for _, table, _ in desired))
+        names = tuple(dict.fromkeys(name for _, name, _ in desired))
         for _ in range(_ATTEMPTS):
             with BatchChannel() as channel:
-                generation, existing = self._tables(channel)
-                batch = self._batch(names, desired, existing)
-                if not batch.messages:
+                generation, tables = self._tables(channel)
+                existing = self._planned_tables() if tables is None else tables
+                messages, subjects = self._batch(names, desired, existing)
+                if not messages:
                     return
                 try:
-                    channel.commit(batch.messages, generation)
+                    channel.commit(messages, generation)
                 except AnswerLost:
                     continue  # it may have been committed: writing the same again is harmless
                 except OSError as refused:
                     if refused.errno != errno.ERESTART:
                         from istio_init.kernel.nft.native_refusal import explain
 
-                        raise explain(refused, names, batch) from refused
+                        raise explain(refused, names, messages, subjects) from refused
                 else:
                     return
         raise KernelError(
-            f"nftables: other programs wrote {_ATTEMPTS} times while {', '.join(inet.NAMES[each] for each in names)} "
+            f"nftables: other programs wrote {_ATTEMPTS} times while {', '.join(NAMES[each] for each in names)} "
             "were being written; nothing was written; stop them, and run again"
         )
 
     def _batch(
-        self, names: tuple[TableName, ...], desired: Sequence[Desired], existing: tuple[inet.InetTable, ...]
-    ) -> Batch:
-        batch = Batch()
-        for table in names:
-            if any(each.name == table for each in existing):
-                batch.delete(table)
+        self, names: tuple[TableName, ...], desired: Sequence[Desired], existing: tuple[InetTable, ...]
+    ) -> tuple[list[Message], list[Subject]]:
+        """The messages that replace the tables, and what each is about."""
+        there = [table for table in names if any(each.name == table for each in existing)]
+        messages: list[Message] = [deletion(table) for table in there]
+        subjects: list[Subject] = [(NAMES[table], "", 0, None) for table in there]
         for table in names:
             changed = {family: wanted for family, each, wanted in desired if each == table}
-            kept = [family for family in FAMILIES if family not in changed]
-            rulesets = [Ruleset(family, (wanted,)) for family, wanted in changed.items() if wanted is not None]
-            rulesets += [layout.ruleset([each for each in existing if each.name == table], family) for family in kept]
-            rulesets.sort(key=lambda ruleset: FAMILIES.index(ruleset.family))
-            planned = layout.layout(rulesets, table, self._fold)
+            rulesets: list[Ruleset] = []
+            for family in FAMILIES:
+                if family not in changed:
+                    rulesets.append(layout.ruleset([each for each in existing if each.name == table], family))
+                elif (wanted := changed[family]) is not None:
+                    rulesets.append(Ruleset(family, (wanted,)))
+            planned = self._layout(rulesets, table)
             if planned.chains:
-                batch.create(planned)
-        return batch
+                encoded = self._encode(planned)
+                messages += encoded.messages
+                subjects += encoded.subjects
+        return messages, subjects
 
-    def _tables(self, channel: NfnetlinkChannel) -> tuple[int, tuple[inet.InetTable, ...]]:
-        """The generation of the rules, and Istio's tables in it in the plan's terms."""
+    def _tables(self, channel: NfnetlinkChannel) -> tuple[int, tuple[InetTable, ...] | None]:
+        """The generation of the rules, and Istio's tables in it in the plan's terms; None if they are the plan's."""
         generation = channel.generation()
         if self._cached is None or self._cached[0] != generation:
-            generation, tables = stored_tables(channel, generation)
-            self._cached = generation, tuple(meaning(each.table) for each in tables)
+            generation, dumps = channel.consistent(lambda: dump_tables(channel), generation)
+            self._cached = generation, self._meaning(dumps)
         return self._cached
+
+    def _meaning(self, dumps: dict[TableName, TableDump]) -> tuple[InetTable, ...] | None:
+        if not dumps:
+            return ()
+        if self._planned:
+            planned = {table.name: table for table in self._planned_tables()}
+            if planned.keys() == dumps.keys() and all(
+                holds(dump, self._encode(planned[name])) for name, dump in dumps.items()
+            ):
+                return None
+        from istio_init.kernel.nft.native_decode import meaning, read_table
+
+        return tuple([meaning(read_table(name, dump).table) for name, dump in dumps.items()])
+
+    def _planned_tables(self) -> tuple[InetTable, ...]:
+        tables = [self._layout(self._planned, name) for name in NAMES]
+        return tuple([table for table in tables if table.chains])
+
+    def _layout(self, rulesets: Sequence[Ruleset], name: TableName) -> InetTable:
+        key = (name, *[(each.family, id(each.table(name))) for each in rulesets])
+        known = self._laid_out.get(key)
+        if known is None:
+            known = self._laid_out[key] = rulesets, layout.layout(rulesets, name, self._fold)
+        return known[1]
+
+    def _encode(self, table: InetTable) -> EncodedTable:
+        known = self._encoded.get(id(table))
+        if known is None:
+            known = self._encoded[id(table)] = table, self._encoder.encode(table)
+        return known[1]
 
     def _fold(self, parts: Sequence[Rule | Run], family: Family) -> merge.Folded:
         key = id(parts), family
@@ -119,33 +173,9 @@ class Nftables:
         return self._folded[key][1]
 
 
-def stored_tables(channel: NfnetlinkChannel, generation: int | None = None) -> tuple[int, tuple[StoredTable, ...]]:
-    """The generation of the rules, which the caller may know, and Istio's tables in it as the kernel holds them."""
-    return channel.consistent(lambda: tuple(_stored_tables(channel)), generation)
+def stored_tables(channel: NfnetlinkChannel) -> tuple[StoredTable, ...]:
+    """Istio's tables as the kernel holds them, with what their rules have counted."""
+    from istio_init.kernel.nft.native_decode import read_table
 
-
-def _stored_tables(channel: NfnetlinkChannel) -> list[StoredTable]:
-    bodies = {own: data for data in channel.table_bodies() if (own := _own_name(data))}
-    chains: dict[str, list[bytes]] = {}
-    for data in channel.chains(NFPROTO_INET) if bodies else ():
-        chains.setdefault(name_of_table(data), []).append(data)
-    tables = []
-    for table, own in inet.NAMES.items():
-        if own in bodies:
-            sets = tuple(channel.sets(NFPROTO_INET, own))
-            elements = {each: tuple(channel.elements(NFPROTO_INET, own, each)) for each in map(set_name, sets)}
-            rules = tuple(channel.rules(NFPROTO_INET, own))
-            dump = TableDump(bodies[own], tuple(chains.get(own, ())), rules, sets, elements)
-            tables.append(read_table(table, dump))
-    return tables
-
-
-def name_of_table(data: bytes) -> str:
-    """The table that a message about a table, or something in it, names."""
-    return name(attributes(data[HEAD.size :]).get(NFT_NAME, b""))
-
-
-def _own_name(data: bytes) -> str:
-    """The name of a table, if it is one of Istio's."""
-    found = name_of_table(data) if data[0] == NFPROTO_INET else ""
-    return found if found in inet.NAMES.values() else ""
+    _, dumps = channel.consistent(lambda: dump_tables(channel))
+    return tuple([read_table(name, dump) for name, dump in dumps.items()])

@@ -29,7 +29,6 @@ from istio_init.kernel.nft.expressions import (
     L4PROTO,
     MARK,
     NATIVE,
-    NESTED,
     NETWORK,
     NFPROTO,
     OIFNAME,
@@ -40,23 +39,24 @@ from istio_init.kernel.nft.expressions import (
     UNEQUAL,
     VERDICTS,
 )
+from istio_init.kernel.nft.native_dump import TABLE_FLAGS, set_name
 from istio_init.kernel.nft.native_encode import (
-    ALL_BITS,
     CHAIN_HOOK,
     CHAIN_POLICY,
     CHAIN_TYPE,
     ELEMENTS,
     FAMILY_NUMBERS,
     HOOKS,
-    PORT_GIVEN,
+    SET_ANONYMOUS,
+    SET_CONSTANT,
     SET_FLAGS,
     SET_INTERVAL,
     SET_KEY_TYPE,
-    SET_PLAIN_FLAGS,
-    STATES,
     target_expressions,
 )
-from istio_init.kernel.nft.set_elements import ELEMENT_TYPES, members, read_intervals
+from istio_init.kernel.nft.native_encode_rare import ALL_BITS, STATES
+from istio_init.kernel.nft.set_elements import ELEMENT_TYPES
+from istio_init.kernel.nft.set_intervals import members, read_intervals
 from istio_init.model.extensions import (
     CT_STATES,
     ConnMark,
@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Literal, TypeAlias
 
+    from istio_init.kernel.nft.native_dump import TableDump
     from istio_init.model.inet import InetMatch, Interval
     from istio_init.model.rules import Family, TableName, Target
 
@@ -104,16 +105,6 @@ _VERDICTS = {code: verdict for verdict, code in VERDICTS.items()}
 _ELEMENT_TYPES = {number: (kind, size) for kind, (number, size) in ELEMENT_TYPES.items()}
 _INVERTED = 1  # NFT_LOOKUP_F_INV
 _ORDER: Literal["little", "big"] = "little" if NATIVE.pack(1)[0] else "big"
-
-
-class TableDump(Record):
-    """One table's messages: the table itself, its chains, its rules, its sets, and by set the lists of elements."""
-
-    table: bytes
-    chains: tuple[bytes, ...]
-    rules: tuple[bytes, ...]
-    sets: tuple[bytes, ...]
-    elements: dict[str, tuple[bytes, ...]]
 
 
 class StoredTable(Record):
@@ -138,7 +129,7 @@ def _read_table(table: TableName, dump: TableDump) -> StoredTable:
     }
     reader = RuleReader(contents)
     # A table that is switched off has no hooks.
-    dormant = any(attributes(dump.table[HEAD.size :]).get(_TABLE_FLAGS, b""))
+    dormant = any(attributes(dump.table[HEAD.size :]).get(TABLE_FLAGS, b""))
     names: dict[str, str] = {}
     for data in dump.chains:
         facts = attributes(data[HEAD.size :])
@@ -155,20 +146,12 @@ def _read_table(table: TableName, dump: TableDump) -> StoredTable:
     return StoredTable(InetTable(table, chains), {names[each]: tuple(met) for each, met in counts.items()})
 
 
-_TABLE_FLAGS = 2  # NFTA_TABLE_FLAGS
-
-
-def set_name(data: bytes) -> str:
-    """The name of a set, by its NFT_MSG_NEWSET."""
-    return name(attributes(data[HEAD.size :])[SET_NAME])
-
-
 def _contents(data: bytes, elements: Mapping[str, Sequence[bytes]]) -> SetContents | None:
     """A set of ports or addresses, None for any other."""
     facts = attributes(data[HEAD.size :])
     flags = int.from_bytes(facts.get(SET_FLAGS, b""), "big")
     kind, size = _ELEMENT_TYPES.get(int.from_bytes(facts[SET_KEY_TYPE], "big"), ("", 0))
-    if not kind or flags & ~SET_PLAIN_FLAGS:
+    if not kind or flags & ~(SET_ANONYMOUS | SET_CONSTANT | SET_INTERVAL):
         return None
     lists = [attributes(each[HEAD.size :]).get(ELEMENTS, b"") for each in elements[name(facts[SET_NAME])]]
     try:
@@ -243,7 +226,7 @@ class RuleReader:
         packet = _Matches(self._sets)
         end = packet.read(expressions)
         target, begin = _target(expressions, end)
-        unknown = b"".join([attribute(ELEMENT | NESTED, each) for each in elements[end:begin]])
+        unknown = b"".join([attribute(ELEMENT, each) for each in elements[end:begin]])
         if target is None:
             return InetRule(packet.found(), UnknownTarget("nftables", 0, unknown), packet.family), count
         matches = (*packet.found(), UnknownMatch("nftables", 0, unknown)) if unknown else packet.found()
@@ -497,7 +480,7 @@ def _redirect(*facts: dict[int, bytes]) -> Target:
     registers = {number: _number(redirection[number]) for number in (1, 2) if number in redirection}
     whole = {1: 1} if len(ports) == 1 else {1: 1, 2: 2}
     # Of a single port, the kernel may repeat the register.
-    if registers not in (whole, {1: 1, 2: len(ports)}) or _number(redirection[3]) != PORT_GIVEN:
+    if registers not in (whole, {1: 1, 2: len(ports)}) or _number(redirection[3]) != 2:
         raise ValueError("not a plain redirection")
     return Redirect(PortRange(_number(low), _number(high)))
 

@@ -18,9 +18,9 @@ from istio_init.model.inet import NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from istio_init.kernel.nft.native_encode import Batch, Message, Subject
+    from istio_init.kernel.nft.native_encode import Message, Subject
     from istio_init.model.rules import TableName
 
 # The kernel's answers to something that it does not have.
@@ -41,14 +41,16 @@ _MODULES = {
 _KINDS = {NEWCHAIN: "chain", NEWSET: "set", NEWSETELEM: "set"}
 
 
-def explain(refused: OSError, names: Iterable[TableName], batch: Batch) -> KernelError:
+def explain(
+    refused: OSError, names: Iterable[TableName], messages: Sequence[Message], subjects: Sequence[Subject]
+) -> KernelError:
     """The error to raise for a batch that was to write the tables `names`."""
     at, offset = getattr(refused, "at", -1), getattr(refused, "offset", -1)
     number = refused.errno or 0
     code = errno.errorcode.get(number, str(number))
-    if 0 <= at < len(batch.messages):
-        message = batch.messages[at]
-        what = describe(batch.subjects[at], message[0])
+    if 0 <= at < len(messages):
+        message = messages[at]
+        what = describe(subjects[at], message[0])
         element = _expression_at(message, offset)
     else:
         message, what, element = None, f"tables {', '.join(NAMES[each] for each in names)}", ""
@@ -58,10 +60,10 @@ def explain(refused: OSError, names: Iterable[TableName], batch: Batch) -> Kerne
 
 def describe(subject: Subject, kind: int = NEWRULE) -> str:
     """What a message is about, in words."""
-    place = f"inet {subject.table}"
-    if subject.rule is not None:
-        return f"{place} {subject.name} rule {subject.number} {shown(rule_text(subject.rule, {}), 200)}"
-    return f"{place} {_KINDS.get(kind, '')} {subject.name}" if subject.name else f"table {place}"
+    table, within, number, rule = subject
+    if rule is not None:
+        return f"inet {table} {within} rule {number} {shown(rule_text(rule, {}), 200)}"
+    return f"inet {table} {_KINDS.get(kind, '')} {within}" if within else f"table inet {table}"
 
 
 def _remedy(number: int, message: Message | None, element: str) -> str:

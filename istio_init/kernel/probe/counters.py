@@ -17,7 +17,8 @@ from istio_init.kernel.xtables.encode_rule import INFO
 from istio_init.kernel.xtables.ip_header import LAYOUTS
 from istio_init.kernel.xtables.refusal import explain
 from istio_init.kernel.xtables.required_modules import entry_size
-from istio_init.kernel.xtables.sockopt import StepError, TableSocket, existing_tables
+from istio_init.kernel.xtables.sockopt import StepError, TableSocket
+from istio_init.kernel.xtables.table_names import existing_tables
 from istio_init.model.counters import Count, CountedInet, CountedTable
 from istio_init.model.rules import BUILTIN_CHAINS, FAMILIES
 
@@ -46,7 +47,7 @@ def tables(backend: str) -> tuple[CountedTable, ...]:
 def inet_tables() -> tuple[CountedInet, ...]:
     """Our native tables, those that stand. KernelError where they can't be read."""
     with nfnetlink.NfnetlinkChannel() as channel:
-        _, stored = stored_tables(channel)
+        stored = stored_tables(channel)
     return tuple(map(_inet, stored))
 
 

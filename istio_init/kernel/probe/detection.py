@@ -12,7 +12,7 @@ import posix  # the C half of os
 from istio_init.errors import KernelError
 from istio_init.kernel.netlink.channel import attributes
 from istio_init.kernel.netlink.nfnetlink import CHAIN_NAME, FAMILIES, HEAD, NFPROTO_INET, NfnetlinkChannel, name
-from istio_init.kernel.xtables.sockopt import NAMES, StepError, TableSocket, existing_tables, is_empty
+from istio_init.kernel.xtables.table_names import NAMES, existing_tables
 from istio_init.model.rules import BUILTIN_CHAINS, OWN_CHAINS
 from istio_init.record import Record
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal, TypeAlias, TypeVar
 
+    from istio_init.kernel.xtables.sockopt import TableSocket
     from istio_init.model.rules import Family, TableName
 
     Answer = TypeVar("Answer")
@@ -99,11 +100,17 @@ def _legacy_works(family: Family) -> bool:
 
 def _legacy_rules(found: Tables) -> bool:
     """Whether any legacy table has rules, or user-defined chains."""
+    if not found.legacy:
+        return False
+    from istio_init.kernel.xtables.sockopt import TableSocket, is_empty
+
     return any(not is_empty(_query(*each, TableSocket.info)) for each in found.legacy)
 
 
 def _own_in_legacy(found: Tables) -> bool:
     """Whether a legacy table has a chain of Istio's: the names of chains are in the table's entries."""
+    from istio_init.kernel.xtables.sockopt import TableSocket
+
     for each in found.legacy:
         _, entries = _query(*each, TableSocket.table)
         if any(chain.encode() + b"\0" in entries for chain in OWN_CHAINS):
@@ -113,6 +120,8 @@ def _own_in_legacy(found: Tables) -> bool:
 
 def _query(family: Family, table: TableName, question: Callable[[TableSocket, TableName], Answer]) -> Answer:
     """Ask the kernel about an existing table. KernelError where it refuses."""
+    from istio_init.kernel.xtables.sockopt import StepError, TableSocket
+
     try:
         with TableSocket(family) as socket:
             return question(socket, table)

@@ -32,7 +32,7 @@ from istio_init.kernel.nft.native import Nftables
 from istio_init.kernel.probe import detection
 from istio_init.kernel.probe.rehearsal import loopback_up, rehearse
 from istio_init.kernel.xtables.firewall import Libiptc
-from istio_init.kernel.xtables.sockopt import existing_tables
+from istio_init.kernel.xtables.table_names import existing_tables
 from istio_init.model.inet import NAMES
 from istio_init.model.rules import BUILTIN_CHAINS, Ruleset
 from istio_init.record import Record

@@ -27,7 +27,8 @@ from istio_init.kernel.nft.native import Nftables
 from istio_init.kernel.xtables import refusal
 from istio_init.kernel.xtables.firewall import Libiptc
 from istio_init.kernel.xtables.required_modules import extensions
-from istio_init.kernel.xtables.sockopt import StepError, TableSocket, existing_tables
+from istio_init.kernel.xtables.sockopt import StepError, TableSocket
+from istio_init.kernel.xtables.table_names import existing_tables
 from istio_init.model.routing import command
 from istio_init.model.rules import LOOPBACK_INTERFACE, Chain, Jump, Owner, Rule, Ruleset, Table, Verdict, ordered
 from istio_init.record import Record

@@ -14,16 +14,8 @@ from istio_init.errors import KernelError
 from istio_init.kernel.xtables.decode_table import is_exactly, unpack_table
 from istio_init.kernel.xtables.libiptc import Handle, functions
 from istio_init.kernel.xtables.pack_chain import entries_of, pack_chain
-from istio_init.kernel.xtables.sockopt import (
-    COMMITTING,
-    OPENING,
-    PASSING,
-    READS,
-    StepError,
-    TableSocket,
-    existing_tables,
-    is_empty,
-)
+from istio_init.kernel.xtables.sockopt import COMMITTING, OPENING, PASSING, READS, StepError, TableSocket, is_empty
+from istio_init.kernel.xtables.table_names import existing_tables
 from istio_init.model.compare import edit, own_part, recognised
 from istio_init.model.rules import BUILTIN_CHAINS, OWN_CHAINS, Ruleset, Run, Table, ordered
 

@@ -9,7 +9,8 @@ from istio_init.errors import KernelError
 from istio_init.formats.iptables_save import rule_text
 from istio_init.kernel.host import denial
 from istio_init.kernel.xtables.required_modules import extensions
-from istio_init.kernel.xtables.sockopt import COMMITTING, NAMES, OPENING, StepError, TableSocket
+from istio_init.kernel.xtables.sockopt import COMMITTING, OPENING, StepError, TableSocket
+from istio_init.kernel.xtables.table_names import NAMES
 from istio_init.model.rules import IPV4, Jump
 
 TYPE_CHECKING = False

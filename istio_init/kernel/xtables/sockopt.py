@@ -9,25 +9,18 @@ from __future__ import annotations
 # The C half of the standard library's socket: `import socket` would cost a start several milliseconds.
 import _socket as socket
 import errno
-import posix as os  # the C half of os
 from _struct import Struct  # struct.py only re-exports it
 
-from istio_init.errors import KernelError
 from istio_init.kernel.host.libc import Pointer, byref, function, get_errno, library
 from istio_init.kernel.xtables.decode_table import unpack_table
 from istio_init.kernel.xtables.encode_rule import INFO
-from istio_init.model.rules import BUILTIN_CHAINS, IPV4, IPV6
+from istio_init.model.rules import IPV4, IPV6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal, Self
 
     from istio_init.model.rules import Family, Table, TableName
-
-# Files of the calling thread's network namespace that list its tables.
-NAMES = {IPV4: "/proc/thread-self/net/ip_tables_names", IPV6: "/proc/thread-self/net/ip6_tables_names"}
-# Exists wherever proc(5) is mounted.
-_THREAD = "/proc/thread-self"
 
 _GET_INFO, _GET_ENTRIES = 64, 65
 _GET_REVISION = {
@@ -36,9 +29,6 @@ _GET_REVISION = {
     (IPV6, "match"): 68,
     (IPV6, "target"): 69,
 }
-
-# More than the names of the five possible tables, a line each.
-_NAMES_BYTES = 4096
 
 # The steps at which the kernel itself may refuse.
 OPENING, COMMITTING = "open the table", "commit the table"
@@ -60,37 +50,6 @@ class StepError(Exception):
     def __init__(self, step: str, number: int) -> None:
         super().__init__(step, number)
         self.step, self.errno = step, number
-
-
-def existing_tables(family: Family) -> tuple[TableName, ...] | None:
-    """The tables of the namespace, in the order in which a packet meets them; None where listing them is forbidden.
-
-    The file belongs to root: others need DAC_OVERRIDE to read it. A kernel without the family has no such file.
-    KernelError where /proc is not mounted, or can't be read: that is no reason to believe that there are no tables.
-    """
-    try:
-        descriptor = os.open(NAMES[family], os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            names = os.read(descriptor, _NAMES_BYTES).split()
-        finally:
-            os.close(descriptor)
-    except PermissionError:
-        return None
-    except OSError as error:
-        if error.errno == errno.ENOENT and _is_mounted():
-            return ()
-        why = "mount /proc" if error.errno == errno.ENOENT else "see that /proc is mounted and can be read"
-        text = f"{NAMES[family]}: the tables can't be listed: {error.strerror}; {why}"
-        raise KernelError(text, error.errno or 0) from error
-    return tuple(name for name in BUILTIN_CHAINS if name.encode() in names)
-
-
-def _is_mounted() -> bool:
-    try:
-        os.stat(_THREAD)
-    except OSError:
-        return False
-    return True
 
 
 def is_empty(info: bytes) -> bool:

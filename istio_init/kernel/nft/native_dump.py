@@ -1,0 +1,129 @@
+"""Istio's inet tables as the kernel dumps them, and whether that is what was, or would be, written."""
+
+from __future__ import annotations
+
+from istio_init.kernel.netlink.channel import attributes
+from istio_init.kernel.netlink.nfnetlink import CHAIN_NAME, HEAD, NFPROTO_INET, NFT_NAME, RULE_CHAIN, SET_NAME, name
+from istio_init.kernel.nft.expressions import EXPRESSIONS, USERDATA, expression
+from istio_init.kernel.nft.native_encode import CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE, ELEMENTS, SET_FLAGS
+from istio_init.model.inet import NAMES
+from istio_init.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from istio_init.kernel.netlink.nfnetlink import NfnetlinkChannel
+    from istio_init.kernel.nft.native_encode import EncodedSet, EncodedTable
+    from istio_init.model.rules import TableName
+
+TABLE_FLAGS = 2  # NFTA_TABLE_FLAGS
+_COUNTER = expression("counter", bytes(24))
+# What a counter begins with, up to the first number; behind the packets there is nothing.
+_COUNTER_HEAD = _COUNTER[:20]
+
+
+class TableDump(Record):
+    """One table's messages: the table itself, its chains, its rules, its sets, and by set the lists of elements."""
+
+    table: bytes
+    chains: tuple[bytes, ...]
+    rules: tuple[bytes, ...]
+    sets: tuple[bytes, ...]
+    elements: dict[str, tuple[bytes, ...]]
+
+
+def dump_tables(channel: NfnetlinkChannel) -> dict[TableName, TableDump]:
+    """Those of Istio's tables that exist. To be called by NfnetlinkChannel.consistent()."""
+    bodies = {table_of(data): data for data in channel.table_bodies() if data[0] == NFPROTO_INET}
+    tables: dict[TableName, TableDump] = {}
+    chains: list[bytes] | None = None
+    for table, own in NAMES.items():
+        if own in bodies:
+            if chains is None:
+                chains = channel.chains(NFPROTO_INET)
+            sets = tuple(channel.sets(NFPROTO_INET, own))
+            elements = {each: tuple(channel.elements(NFPROTO_INET, own, each)) for each in map(set_name, sets)}
+            rules = tuple(channel.rules(NFPROTO_INET, own))
+            in_table = tuple([data for data in chains if table_of(data) == own])
+            tables[table] = TableDump(bodies[own], in_table, rules, sets, elements)
+    return tables
+
+
+def table_of(data: bytes) -> str:
+    """The table that a message about a table, or something in it, names."""
+    return name(attributes(data[HEAD.size :]).get(NFT_NAME, b""))
+
+
+def set_name(data: bytes) -> str:
+    """The name of a set, by its NFT_MSG_NEWSET."""
+    return name(attributes(data[HEAD.size :]).get(SET_NAME, b""))
+
+
+def holds(dump: TableDump, encoded: EncodedTable) -> bool:
+    """Whether a dump is what the kernel dumps of an encoded table, byte by byte but for counters.
+
+    Where it is not, the table may still mean the same (native_decode.py): other kernels dump other defaults.
+    """
+    return (
+        not any(attributes(dump.table[HEAD.size :]).get(TABLE_FLAGS, b""))
+        and _chains(dump.chains) == encoded.chains
+        and _same_sets(dump, encoded.sets)
+        and _same_rules(dump.rules, encoded.rules)
+    )
+
+
+def _chains(dumped: Sequence[bytes]) -> dict[str, tuple[bytes, ...]]:
+    found = {}
+    for data in dumped:
+        facts = attributes(data[HEAD.size :])
+        hook = tuple([facts.get(key, b"") for key in (CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE)])
+        found[name(facts.get(CHAIN_NAME, b""))] = hook if any(hook) else ()
+    return found
+
+
+def _same_sets(dump: TableDump, encoded: Mapping[str, EncodedSet]) -> bool:
+    if len(dump.sets) != len(encoded):
+        return False
+    for data in dump.sets:
+        facts = attributes(data[HEAD.size :])
+        own = name(facts.get(SET_NAME, b""))
+        wanted = encoded.get(own)
+        if wanted is None or any(facts.get(key, bytes(4)) != value for key, value in wanted.facts.items()):
+            return False
+        lists = [attributes(each[HEAD.size :]).get(ELEMENTS, b"") for each in dump.elements[own]]
+        if not _same_elements(b"".join(lists), wanted):
+            return False
+    return True
+
+
+def _same_elements(dumped: bytes, wanted: EncodedSet) -> bool:
+    """Whether the elements are the same: a tree of intervals is dumped descending, a hash table in any order."""
+    if any(wanted.facts[SET_FLAGS]) and dumped == b"".join(reversed(wanted.elements)):
+        return True
+    size = len(wanted.elements[0])
+    if len(dumped) != sum(map(len, wanted.elements)) or any(len(each) != size for each in wanted.elements):
+        return False
+    return sorted([dumped[at : at + size] for at in range(0, len(dumped), size)]) == sorted(wanted.elements)
+
+
+def _same_rules(dumped: Sequence[bytes], wanted: Mapping[str, Sequence[tuple[bytes, bytes]]]) -> bool:
+    if len(dumped) != sum(map(len, wanted.values())):
+        return False
+    at = dict.fromkeys(wanted, 0)
+    for data in dumped:
+        facts = attributes(data[HEAD.size :])
+        chain = name(facts.get(RULE_CHAIN, b""))
+        rules = wanted.get(chain, ())
+        if at.get(chain, 0) >= len(rules) or USERDATA in facts:
+            return False
+        before, after = rules[at[chain]]
+        at[chain] += 1
+        expressions = facts.get(EXPRESSIONS, b"")
+        if (
+            len(expressions) != len(before) + len(_COUNTER) + len(after)
+            or not expressions.startswith(before + _COUNTER_HEAD)
+            or not expressions.endswith(after)
+        ):
+            return False
+    return True

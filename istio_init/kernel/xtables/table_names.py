@@ -1,0 +1,52 @@
+"""Which legacy tables a namespace has, read from files: a query by socket option would create the table."""
+
+from __future__ import annotations
+
+import errno
+import posix as os  # the C half of os
+
+from istio_init.errors import KernelError
+from istio_init.model.rules import BUILTIN_CHAINS, IPV4, IPV6
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from istio_init.model.rules import Family, TableName
+
+# Files of the calling thread's network namespace that list its tables.
+NAMES = {IPV4: "/proc/thread-self/net/ip_tables_names", IPV6: "/proc/thread-self/net/ip6_tables_names"}
+# Exists wherever proc(5) is mounted.
+_THREAD = "/proc/thread-self"
+
+# More than the names of the five possible tables, a line each.
+_NAMES_BYTES = 4096
+
+
+def existing_tables(family: Family) -> tuple[TableName, ...] | None:
+    """The tables of the namespace, in the order in which a packet meets them; None where listing them is forbidden.
+
+    The file belongs to root: others need DAC_OVERRIDE to read it. A kernel without the family has no such file.
+    KernelError where /proc is not mounted, or can't be read: that is no reason to believe that there are no tables.
+    """
+    try:
+        descriptor = os.open(NAMES[family], os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            names = os.read(descriptor, _NAMES_BYTES).split()
+        finally:
+            os.close(descriptor)
+    except PermissionError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ENOENT and _is_mounted():
+            return ()
+        why = "mount /proc" if error.errno == errno.ENOENT else "see that /proc is mounted and can be read"
+        text = f"{NAMES[family]}: the tables can't be listed: {error.strerror}; {why}"
+        raise KernelError(text, error.errno or 0) from error
+    return tuple(name for name in BUILTIN_CHAINS if name.encode() in names)
+
+
+def _is_mounted() -> bool:
+    try:
+        os.stat(_THREAD)
+    except OSError:
+        return False
+    return True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ from hypothesis import strategies as st
 from istio_init.inject.containers import Request, wanted
 from istio_init.inject.injector import inject, remove
 from istio_init.options.workload import workloads
+from tests.kit.corpus import KINDS, SITUATIONS, corpus
 from tests.kit.manifests import json_texts, yaml_texts
 
 ROOT = Path(__file__).parents[2]
+REQUESTS = (Request({}), Request({}, native=False), Request({}, validation=True))
 requests = st.builds(
     Request,
     given=st.sampled_from([{}, {"istio_service_cidr": "10.0.0.0/8"}, {"redirect_dns": "true"}]),
@@ -288,20 +292,33 @@ def test_what_runs_before_a_native_proxy_is_told() -> None:
     )
 
 
-# -- A corpus: every manifest of this repository.
+# -- A corpus: what the tools of the trade write, and every manifest of this repository.
+
+
+@pytest.mark.parametrize("tool", sorted({name.split()[0] for name, _ in corpus()}))
+def test_manifests_as_tools_write_them(tool: str) -> None:
+    found = [text for name, text in corpus() if name.split()[0] == tool]
+    assert len(found) == len(KINDS) * len(SITUATIONS)
+    for text, request in zip(
+        found, itertools.cycle([Request({}), Request({}, native=False), Request({}, validation=True)])
+    ):
+        assert (hold(text, request) == text) == ("sidecar.istio.io/inject" in text)
 
 
 def manifests() -> Iterator[tuple[str, str]]:
-    for pattern in ("deploy/*.yaml", "tests/inject/cases/*/input.yaml", "tests/inject/corpus/*"):
+    for pattern in ("deploy/*.yaml", "tests/inject/cases/*/input.yaml", "integration/**/*.yaml"):
         for path in sorted(ROOT.glob(pattern)):
             yield str(path.relative_to(ROOT)), path.read_text()
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        for number, block in enumerate(re.findall(r"^```yaml\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)):
+            yield f"{path.name} {number}", block
 
 
-@pytest.mark.parametrize("request_", [Request({}), Request({}, native=False), Request({}, validation=True)])
+@pytest.mark.parametrize("request_", REQUESTS)
 def test_the_manifests_of_this_repository(request_: Request) -> None:
     found = 0
     for name, text in manifests():
-        if "bad-port" in name or "own-init-image" in name:
+        if "bad-port" in name or "name: istio-init\n" in text or "istio-validation" in text:
             continue
         found += sum(1 for document in values(text) if isinstance(document, dict) for _ in workloads(document))
         hold(text, request_)

@@ -10,6 +10,7 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import atheris
 
@@ -17,6 +18,7 @@ with atheris.instrument_imports(include=["istio_init", "yaml"]):
     import yaml  # noqa: F401 (documents.py imports it only once it needs it, and then it is too late)
 
     from istio_init.options.table import OPTIONS
+    from tests.kit.corpus import corpus
     from tests.kit.untrusted import TARGETS, VARIABLES
     from tests.planning.cases import CASES, GOLDEN, argv
 
@@ -48,6 +50,18 @@ WORDS: dict[str, Sequence[str]] = {
         *("apiVersion: v1", "kind: Pod", "metadata:", "  annotations:", "&a", "*a", "<<:", "!!python/name:os.system"),
         *("? ", "--- ", "...", "|-", "{", "}", "0x1f", "1_000", "2001-01-01", ".inf"),
     ),
+    "injection": (
+        *(
+            "kind: Pod\n",
+            "spec:\n",
+            "  containers: [{name: a}]\n",
+            "  initContainers:",
+            " []",
+            " null",
+            "\n  - name: b",
+        ),
+        *("template:", "items:", "metadata:", "annotations:", "&a ", "*a", "<<: *a", "# c", "? ", "--- ", "|-", "\r\n"),
+    ),
     "runtime": (
         "info",
         '{"pid": 5, "runtimeSpec": {',
@@ -71,6 +85,8 @@ def seeds(name: str) -> Iterator[bytes]:
             yield b"K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0\0" + configuration
         case "document":
             yield from (path.read_bytes() for path in pathlib.Path(__file__).parents[1].glob("cni/charts/*.yaml"))
+        case "injection":
+            yield from (text.encode() for _, text in islice(corpus(), 0, None, 9))
         case "runtime":
             # A status with a namespace's option in it, and the beginning of what is told beside.
             yield b"\x0a\x0c\x0a\x02a1\x32\x06\x0a\x04\x12\x02\x08\x02\x12\x0a\x0a\x04info\x12\x02{}"
@@ -84,11 +100,11 @@ def main(name: str, arguments: Sequence[str]) -> None:
     directory = pathlib.Path(tempfile.mkdtemp(prefix="fuzz-"))
     escaped = ("".join(f"\\x{byte:02x}" for byte in word.encode()) for word in WORDS[name])
     (directory / "words").write_text("".join(f'"{word}"\n' for word in escaped))
-    corpus = directory / "corpus"
-    corpus.mkdir()
+    inputs = directory / "corpus"
+    inputs.mkdir()
     for number, seed in enumerate(seeds(name)):
-        (corpus / str(number)).write_bytes(seed)
-    atheris.Setup([sys.argv[0], f"-dict={directory}/words", *arguments, str(corpus)], TARGETS[name])
+        (inputs / str(number)).write_bytes(seed)
+    atheris.Setup([sys.argv[0], f"-dict={directory}/words", *arguments, str(inputs)], TARGETS[name])
     atheris.Fuzz()
 
 

@@ -14,10 +14,12 @@ from istio_init.cni.node.cri_pb2 import PodSandboxStatusResponse
 from istio_init.cni.plugin import protocol
 from istio_init.cni.plugin.settings import settings
 from istio_init.errors import InitError
-from istio_init.errors_rare import SaveError
+from istio_init.errors_rare import SaveError, UsageError
 from istio_init.formats import yaml_json
 from istio_init.formats.iptables_restore import parse as load
 from istio_init.formats.iptables_save import dump as dump_ruleset
+from istio_init.inject.containers import Request
+from istio_init.inject.injector import inject, remove
 from istio_init.kernel.host.grpc import GrpcError
 from istio_init.model.rules import FAMILIES, IPV4, IPV6
 from istio_init.options.table import OPTIONS
@@ -91,6 +93,21 @@ def document(data: bytes) -> None:
         pass  # whoever reads the document says which it is
 
 
+def injection(data: bytes) -> None:
+    """A manifest that the init container is to go into: what goes in comes out again, to the same bytes."""
+    text = data.decode("utf-8", "replace")
+    try:
+        done = inject(text, Request({}))
+    except UsageError as error:
+        shown_well(error)
+        return
+    except ValueError as error:
+        shown_well(UsageError(str(error)))
+        return
+    if "istio-" not in text:
+        assert remove(done.text).text == text
+
+
 def runtime(data: bytes) -> None:
     """A container runtime's answer to the request for a sandbox's status."""
     try:
@@ -103,5 +120,5 @@ def runtime(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (command_line, save, cni, document, runtime)
+    each.__name__: each for each in (command_line, save, cni, document, injection, runtime)
 }

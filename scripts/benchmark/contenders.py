@@ -39,20 +39,6 @@ BACKENDS = {
     "native": ("--native-nftables",),
 }
 
-# The processes that Istio's program starts, in their order, for one family: which backend is in use, whether it works,
-# what stands, the rules, and what stands now. The rules come from a file.
-ISTIO_FORKS = """
-{0}-legacy-save
-{0}-legacy-save --version
-{0}-legacy -t filter -A INPUT -p 255 -j DROP
-{0}-legacy -t filter -D INPUT -p 255 -j DROP
-{0}-nft-save
-{0}-nft-save --version
-{0}-legacy-save
-{0}-legacy-restore --noflush < {1}
-{0}-legacy-save
-"""
-
 CHOICES = {
     "without -S": Variant(flags=" -IXutf8"),
     "without -I -S": Variant(flags=" -Xutf8"),
@@ -118,8 +104,6 @@ class Field:
         for rules, flags in RULES.items():
             for backend in ("legacy", "nft"):
                 makers[f"{rules} by {backend}-restore"] = partial(self.restore, flags, backend)
-            if rules != "tproxy":
-                makers[f"{rules} by Istio's forks"] = partial(self._forks, flags)
             makers[f"{rules} by python-iptables"] = partial(self._engine, flags)
             makers[f"{rules} as nftables"] = partial(self._ours, [*flags, "--native-nftables"], "istio-init")
         return makers
@@ -247,18 +231,6 @@ class Field:
         self._package("iptc", "import iptc")
         engine = [*flags, "--iptables-engine", "python-iptables"]
         return Contender(name, (Command((str(self.bin / "istio-iptables"), *engine)),))
-
-    def _forks(self, flags: list[str], name: str) -> Contender:
-        lines = [
-            line
-            for prefix, path in self._texts(flags)
-            for line in ISTIO_FORKS.format(prefix, shlex.quote(path)).split("\n")
-            if line
-        ]
-        for line in lines:
-            program(line.split()[0])
-        script = "\n".join(["set -e", *lines])
-        return Contender(name, (Command((program("sh"), "-c", script)),), what=f"{len(lines)} processes")
 
     def _texts(self, flags: list[str]) -> Iterator[tuple[str, str]]:
         """For each family that has rules, the prefix of its programs' names, and a file with its rules."""

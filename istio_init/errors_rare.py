@@ -32,9 +32,10 @@ class UsageError(InitError):
 class OptionError(UsageError):
     """One option's value is wrong: which flag or variable, which value, why.
 
-    `source` is the flag or the environment variable as the user wrote it, `value` what was given.
+    `source` is the flag or the environment variable as the user wrote it, `value` what was given. `exit_code` is 1
+    where Istio's flag parser takes the text, and its program refuses it.
     """
 
-    def __init__(self, source: str, value: str, why: str) -> None:
+    def __init__(self, source: str, value: str, why: str, *, exit_code: int = UsageError.exit_code) -> None:
         super().__init__(f"{source}: {shown(value)}: {why}")
-        self.source, self.value, self.why = source, value, why
+        self.source, self.value, self.why, self.exit_code = source, value, why, exit_code

@@ -1,4 +1,4 @@
-"""Log lines on standard error in the form of Istio's logs: time, level, message; or one JSON object a line."""
+"""Log lines in the form of Istio's logs: time, level, message; or one JSON object a line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import time
 from istio_init.errors import printable
 
 LEVELS = {"none": 0, "fatal": 1, "error": 2, "warn": 3, "info": 4, "debug": 5}
-STDERR = 2
+STDOUT, STDERR = 1, 2
+# Not to wait for somebody who reads a named pipe.
+APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 # The file for the reason of a failure, which Kubernetes shows in the pod's status; set by the image's entry point.
 termination_log = ""
@@ -49,10 +51,14 @@ def now() -> str:
 
 
 class Log:
-    """Writes lines up to a level to standard error; errors of writing are ignored."""
+    """Writes lines up to a level to its targets; one that can't be written to is no reason to fail.
 
-    def __init__(self, level: str = "info", *, as_json: bool = False) -> None:
-        self._level, self._as_json = LEVELS[level], as_json
+    `targets` are stdout, stderr or paths of files, which are appended to; without any it is standard error.
+    """
+
+    def __init__(self, level: str = "info", *, as_json: bool = False, targets: tuple[str, ...] = ()) -> None:
+        self._level, self._as_json, self._targets = LEVELS[level], as_json, targets
+        self._outputs: tuple[int, ...] = () if targets else (STDERR,)
 
     def error(self, message: str) -> None:
         """Log what ends the run; it also becomes the termination message."""
@@ -82,7 +88,25 @@ class Log:
             line = f'{{"level":"{level}","time":"{stamp}","scope":"default","msg":{quoted(message)}}}\n'
         else:
             line = f"{stamp}\t{level}\t{printable(message)}\n"
-        try:
-            os.write(STDERR, line.encode())
-        except OSError:
-            pass
+        data = line.encode()
+        for output in self._outputs or self._opened():
+            try:
+                os.write(output, data)
+            except OSError:
+                pass
+
+    def _opened(self) -> tuple[int, ...]:
+        """The targets' file descriptors; standard error in the place of a file that can't be opened."""
+        outputs, failures = [], []
+        for target in self._targets:
+            try:
+                outputs.append({"stdout": STDOUT, "stderr": STDERR}.get(target) or os.open(target, APPEND, 0o644))
+            except (OSError, ValueError) as error:
+                outputs.append(STDERR)
+                failures.append(
+                    f"--log_target: {target!r}: {getattr(error, 'strerror', error)}; standard error instead"
+                )
+        self._outputs = tuple(dict.fromkeys(outputs))
+        for failure in failures:
+            self.warn(failure)
+        return self._outputs

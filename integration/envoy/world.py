@@ -78,7 +78,8 @@ class World:
         """What the kernel holds of the pod."""
         chosen = options([*self.flags.split(), "-m", self.mode, "--force-iptables-binary", "legacy"], {})
         assert chosen
-        return run_as(subject(chosen, Where(live=True, netns=self.pod.namespace.path)), self.proxy)
+        chosen = chosen.replace(network_namespace=self.pod.namespace.path)
+        return run_as(subject(chosen, Where(live=True)), self.proxy)
 
     def walk(self, way: str, address: str, port: int, client: Client) -> Path:
         """The one path of a connection by the walk."""

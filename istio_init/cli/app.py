@@ -1,6 +1,6 @@
-"""The command `istio-init`: verbs that ask questions of a plan or of the kernel, beside the two that act.
+"""The command `istio-init`: two verbs that act, and others that ask questions of a plan or of the kernel.
 
-Every verb takes the options of `istio-iptables` and means by them the wanted plan.
+Every verb takes the options of `istio-iptables` that have an effect in it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from istio_init.cli import typer_options
+from istio_init.cli import help_page, typer_options
 from istio_init.cli.verbs import cni
 from istio_init.cli.verbs.check import check
 from istio_init.cli.verbs.doctor import doctor
@@ -36,25 +36,46 @@ def apply(options: Options, environ: Mapping[str, str]) -> int:
 
 
 def clean(options: Options, environ: Mapping[str, str]) -> int:
-    """Take everything of ours away: the same as istio-clean-iptables."""
+    """Remove all Istio rules: the same as istio-clean-iptables."""
     return run(options.replace(cleanup_only=True), environ)
+
+
+# What matters to a run that acts, and to no question.
+ACTING = frozenset(
+    {"dry_run", "reconcile", "force_apply", "cleanup_only", "skip_rule_apply", "run_validation", "probe_timeout"}
+    | {"iptables_probe_port", "wait", "cni_mode", "ip_family"}
+)
+# What each verb does not take: `plan` foretells a run, doctor looks at what a run would meet.
+WITHOUT: Mapping[str, frozenset[str]] = {
+    "apply": frozenset(),
+    "clean": frozenset({"reconcile", "force_apply", "cleanup_only", "skip_rule_apply", "run_validation"})
+    | {"probe_timeout", "iptables_probe_port"},
+    "plan": ACTING - {"reconcile", "force_apply", "cleanup_only", "skip_rule_apply"},
+    "doctor": ACTING - {"reconcile", "cleanup_only", "run_validation", "wait", "cni_mode"},
+    "manifest": frozenset({"dry_run", "network_namespace", "ip_family"}),
+    # What a family that the options leave alone means depends on --reconcile.
+    **dict.fromkeys(("check", "show"), ACTING - {"reconcile"}),
+    **dict.fromkeys(("draw", "explain", "prove"), ACTING),
+}
 
 
 def app(environ: Mapping[str, str]) -> typer.Typer:
     """The Typer application for this environment."""
     application = typer.Typer(
-        rich_markup_mode="rich",
+        cls=help_page.Group,
+        rich_markup_mode=None,
         pretty_exceptions_enable=False,
         no_args_is_help=True,
         context_settings=typer_options.HELP_FLAGS,
     )
 
     @application.callback(help=HELP)
-    def program(*, _version: typer_options.Version = False) -> None:
+    def program(*, _version: typer_options.Version = False, _help_all: typer_options.HelpAll = False) -> None:
         """What all verbs have in common."""
 
     def add(name: str, verb: Callable[..., int], *, pods: bool = True) -> None:
-        application.command(name=name, help=verb.__doc__)(typer_options.with_options(verb, environ, pods=pods))
+        command = typer_options.with_options(verb, environ, pods=pods, without=WITHOUT[name])
+        application.command(name=name, help=verb.__doc__, cls=help_page.Command)(command)
 
     def acting(verb: Callable[[Options, Mapping[str, str]], int]) -> Callable[[Options], int]:
         def command(options: Options) -> int:
@@ -69,7 +90,9 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
     add("doctor", doctor)
     add("draw", draw)
     add("explain", explain)
-    application.command(name="inject", help=inject.__doc__)(typer_options.with_texts(inject, OFFERED, SHORTS))
+    application.command(name="inject", help=inject.__doc__, cls=help_page.Command)(
+        typer_options.with_texts(inject, OFFERED, SHORTS)
+    )
     add("manifest", manifest)
     add("plan", plan)
     add("prove", prove)
@@ -80,4 +103,7 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run `istio-init` with these arguments; returns the exit code."""
-    return typer_options.invoke(app(environ), PROGRAM, spelled_out(argv))
+    verb = next((word for word in argv if not word.startswith("-")), "")
+    taken = SHORTS if verb == "inject" else ()
+    words = spelled_out(argv)
+    return typer_options.invoke(app(environ), PROGRAM, words, table=verb != "cni", shorts_taken=taken)

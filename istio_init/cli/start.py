@@ -25,9 +25,10 @@ INTERRUPTED = 130  # 128 + SIGINT, as a shell tells it
 
 def main(argv: Sequence[str], environ: Mapping[str, str], program: str = PROGRAM) -> int:
     """Run `istio-iptables` with these arguments, called by whatever name; returns the exit code."""
-    wanted = options(argv, environ, account)
+    warnings: list[str] = []
+    wanted = options(argv, environ, account, warnings)
     if wanted is not None:
-        return run(wanted, environ)
+        return run(wanted, environ, warnings)
     try:
         from istio_init.cli import typer_options
 

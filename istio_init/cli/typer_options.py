@@ -1,41 +1,42 @@
-"""The Typer command: help, completion, and the words for every mistake on a command line.
+"""The Typer commands: help, completion, and the message for every mistake on a command line.
 
-A plain run never comes here (start.py); the command is made from the same table of options.
+A plain run never comes here (start.py); the commands are made from the same table of options.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import os
-import shutil
 import sys
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer import rich_utils
 
 from istio_init import __version__
+from istio_init.cli import help_page
+from istio_init.cli.pflag import normalised
+from istio_init.cli.standard_output import StandardOutput
 from istio_init.cli.start import PROGRAM
 from istio_init.errors import InitError, printable
 from istio_init.errors_rare import OptionError, UsageError
-from istio_init.log import write_termination_message
-from istio_init.model.parsers import boolean
+from istio_init.log import Log, write_termination_message
+from istio_init.model.parsers import TRUE
 from istio_init.options.arguments import text
+from istio_init.options.argv import LONG, stray_words
+from istio_init.options.contradictions import contradictions
 from istio_init.options.table import FLAG_FOR_A_VALUE, OPTIONS, Option, Options, resolve
 from istio_init.runner.defaults import account
 from istio_init.runner.run import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 LONGEST_MESSAGE = 400
-NARROWEST_HELP = 116
 
 HELP = """Program this network namespace so that all TCP traffic passes through the sidecar proxy.
 
-Inbound connections go to Envoy's port 15006, outbound ones to 15001; the proxy's own are left alone.
+Inbound connections go to Envoy's port 15006, outbound ones to 15001; the proxy's own are not captured.
 A drop-in for Istio's program of the same name.
 
 Where a flag is not given, the environment variable of its name in capitals with underscores is read
@@ -43,80 +44,67 @@ Where a flag is not given, the environment variable of its name in capitals with
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str], program: str = PROGRAM) -> int:
-    """Parse with Typer and run; returns the exit code, 255 where the command line can't be understood."""
+    """Parse with Typer and run; returns the exit code, 255 if the command line can't be parsed."""
     return invoke(app(environ), program, argv)
 
 
-class Output:
-    """Standard output, whose failures are an InitError, and which can write what its encoding can't: with escapes."""
+def invoke(
+    application: typer.Typer,
+    program: str,
+    argv: Sequence[str],
+    *,
+    table: bool = True,
+    shorts_taken: Collection[str] = (),
+) -> int:
+    """Run a Typer application; a mistake or an error is one line on standard error. Returns the exit code.
 
-    def __init__(self) -> None:
-        # None where it is closed (kernel/host/process.py).
-        self._stream: TextIO = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (to the end)
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (the stream's own)
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        """As io.TextIOBase.write."""
-        encoding = self._stream.encoding or "utf-8"
-        self._tell(self._stream.write, text.encode(encoding, "backslashreplace").decode(encoding))
-        return len(text)
-
-    def flush(self) -> None:
-        """As io.IOBase.flush."""
-        self._tell(self._stream.flush)
-
-    def _tell(self, function: Callable[..., object], *arguments: object) -> None:
-        try:
-            function(*arguments)
-        except BrokenPipeError:
-            self._let_go()
-            raise
-        except OSError as error:
-            self._let_go()
-            raise InitError(f"standard output: can't be written: {error.strerror}") from error
-
-    def _let_go(self) -> None:
-        """Have Python's shutdown not try once more to write what is left."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
-
-
-def invoke(application: typer.Typer, program: str, argv: Sequence[str]) -> int:
-    """Run a Typer application; a mistake or an error is one line on standard error. Returns the exit code."""
-    # Narrower, rich would cut the longest flags' names.
-    rich_utils.MAX_WIDTH = max(shutil.get_terminal_size().columns, NARROWEST_HELP)
+    `table` says whether the command line has the options of the table, in Istio's syntax; `shorts_taken` are short
+    flags that mean something else in it.
+    """
     try:
-        with contextlib.redirect_stdout(Output()):
-            code = application(args=[spelled(token) for token in argv], prog_name=program, standalone_mode=False)
+        with contextlib.redirect_stdout(StandardOutput()):
+            tokens = normalised(argv, shorts_taken) if table else list(argv)
+            code = application(args=tokens, prog_name=program, standalone_mode=False)
             sys.stdout.flush()
     except typer.TyperException as error:
-        message = _swallowed(argv) or error.format_message()
-        # Where no verb was named, the help that was printed says it all.
-        return _refuse(program, message, UsageError.exit_code) if message else UsageError.exit_code
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stdout.write(error.format_message() + "\n")
+            return UsageError.exit_code
+        message = _swallowed(argv) or _without_effect(error) or error.format_message()
+        return _refuse(program, message, UsageError.exit_code, argv)
     except InitError as error:
-        return _refuse(program, str(error), error.exit_code)
+        return _refuse(program, str(error), error.exit_code, argv)
     except (typer.Abort, BrokenPipeError):
         return 1
     return int(code or 0)
 
 
-def _refuse(program: str, message: str, code: int) -> int:
-    """One line on standard error, whatever a user typed."""
+def _refuse(program: str, message: str, code: int, argv: Sequence[str]) -> int:
+    """One line on standard error, whatever a user typed; one of JSON if the log was to be JSON."""
     line = " ".join(message.split())
     safe = printable(line[: LONGEST_MESSAGE + 1])
     if len(line) > LONGEST_MESSAGE:
         safe = safe[:LONGEST_MESSAGE] + "..."
-    if sys.stderr:
+    if wants_json(argv):
+        Log("error", as_json=True).error(f"{program}: {safe}")
+    elif sys.stderr:
         sys.stderr.write(f"{program}: {safe}\n")
     write_termination_message(safe)
     return code
 
 
+def wants_json(argv: Sequence[str]) -> bool:
+    """Whether a command line, which need not make sense, asks for a log of JSON."""
+    flags = ("--log_as_json", "--log-as-json")
+    return any(flag in flags and (not equals or value in TRUE) for flag, equals, value in map(_parted, argv))
+
+
+def _parted(token: str) -> tuple[str, str, str]:
+    return token.partition("=")
+
+
 def _swallowed(argv: Sequence[str]) -> str:
-    """Which flag of ours took the flag behind it for its value, in words: what then is wrong lies further on."""
+    """Which flag took the flag behind it for its value, in words; empty if none did."""
     named = {name: each for each in OPTIONS if not each.switch for name in (f"--{each.flag}", f"-{each.short}")}
     for flag, value in pairwise(argv):
         if flag in named and value.startswith("-"):
@@ -124,65 +112,83 @@ def _swallowed(argv: Sequence[str]) -> str:
     return ""
 
 
-def spelled(token: str) -> str:
-    """A token of Istio's flag syntax in Typer's: --switch=false is --no-switch, and -p=1 is --envoy-port=1."""
-    flag, equals, text = token.partition("=")
-    if not equals:
-        return token
-    for each in OPTIONS:
-        if each.switch and flag in {f"--{each.flag}", f"-{each.short}"}:
-            try:
-                return f"--{each.flag}" if boolean(text) else f"--no-{each.flag}"
-            except ValueError as error:
-                raise UsageError(f"{each.names()}: {text!r}: {error}") from None
-        if each.short and flag == f"-{each.short}":
-            return f"--{each.flag}={text}"
-    return token
+def _without_effect(error: typer.TyperException) -> str:
+    """What is to be said of an option of the table that a verb does not have; empty for any other mistake."""
+    name = str(getattr(error, "option_name", "")) if type(error).__name__ == "NoSuchOption" else ""
+    option = LONG.get(name.replace("--no-", "--", 1))
+    return f"{option.names()}: has no effect here: leave it out" if option else ""
 
 
-def say_version(asked: bool) -> None:  # noqa: FBT001 (Typer calls it with the switch)
-    """Print the version and end, where `asked`."""
-    if asked:
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 (Typer calls it with the switch)
+    if wanted:
         sys.stdout.write(f"istio-init {__version__}\n")
+        raise typer.Exit
+
+
+def _print_all_help(context: typer.Context, wanted: bool) -> None:  # noqa: FBT001 (Typer calls it with the switch)
+    if wanted:
+        sys.stdout.write(help_page.page(context.command, context, everything=True))
         raise typer.Exit
 
 
 Version = Annotated[
     bool,
     typer.Option(
-        "--version", metavar="", help="Print the version, and do nothing.", callback=say_version, is_eager=True
+        "--version", metavar="", help="Print the version, and do nothing.", callback=_print_version, is_eager=True
     ),
 ]
+HelpAll = Annotated[
+    bool,
+    typer.Option(
+        "--help-all", metavar="", help="Show every option; the man pages have them, too.", callback=_print_all_help,
+        is_eager=True,
+    ),
+]  # fmt: skip
 
 # Istio's program knows both.
 HELP_FLAGS = {"help_option_names": ["-h", "--help"]}
+# As pflag's programs do: words that belong to no flag are ignored, with a warning.
+STRAY_WORDS = {"allow_extra_args": True}
 
 
 def app(environ: Mapping[str, str]) -> typer.Typer:
-    """The Typer application for this environment."""
+    """The Typer application of `istio-iptables` for this environment."""
 
-    def command(options: Options, *, _version: Version = False) -> int:
-        return run(options, environ)
+    def command(context: typer.Context, options: Options, *, _version: Version = False) -> int:
+        return run(options, environ, [stray_words(context.args)] if context.args else [])
 
     application = typer.Typer(
-        add_completion=True, rich_markup_mode="rich", pretty_exceptions_enable=False, context_settings=HELP_FLAGS
-    )
-    application.command(name=PROGRAM, help=HELP)(with_options(command, environ))
+        add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+        context_settings={**HELP_FLAGS, **STRAY_WORDS},
+    )  # fmt: skip
+    application.command(name=PROGRAM, help=HELP, cls=help_page.Command)(with_options(command, environ))
     return application
 
 
-def with_options(verb: Callable[..., int], environ: Mapping[str, str], *, pods: bool = False) -> Callable[..., int]:
-    """A Typer command that takes every option of the table beside the verb's own parameters.
+def with_options(
+    verb: Callable[..., int], environ: Mapping[str, str], *, pods: bool = False, without: Collection[str] = ()
+) -> Callable[..., int]:
+    """A Typer command that takes the options of the table, but those `without` (fields), beside the verb's parameters.
 
-    The verb is called with the resolved Options as its first argument, and with its own parameters by name;
-    these are declared in its signature as Typer wants them. With `pods` the options may also come --from-pod.
-    OptionError where a value is wrong.
+    The verb is called with the resolved Options as its first argument (behind the context, if it has one), and with
+    its own parameters by name; these are declared in its signature as Typer wants them. With `pods` the options may
+    also come --from-pod. Raises OptionError for a wrong value; warnings are logged.
     """
-    parameters = [*([_POD] if pods else []), *map(_parameter, OPTIONS)]
-    return _command(verb, parameters, lambda given: _asked(given.pop(_POD.name, ""), _texts(given), environ))
+    offered = [each for each in OPTIONS if each.field not in without]
+
+    def options(given: dict[str, Any]) -> Options:
+        pod, texts = given.pop(_POD.name, ""), _texts(given)
+        if pods and texts.get("network_namespace") == "":
+            # Such as an unset variable's: the caller's own namespace is not what the user means.
+            raise OptionError("--network-namespace", "", "empty: name one, or leave the flag out")
+        return _options(pod, texts, environ)
+
+    return _command(verb, [*([_POD] if pods else []), *map(_parameter, offered)], options)
 
 
-def with_texts(verb: Callable[..., int], offered: Sequence[Option], shorts_taken: Container[str]) -> Callable[..., int]:
+def with_texts(
+    verb: Callable[..., int], offered: Sequence[Option], shorts_taken: Collection[str]
+) -> Callable[..., int]:
     """A Typer command that takes some options of the table beside the verb's own parameters.
 
     The verb is called with the texts of those that were given, by field. `shorts_taken` are short flags of its own.
@@ -191,21 +197,28 @@ def with_texts(verb: Callable[..., int], offered: Sequence[Option], shorts_taken
 
 
 def _command(
-    verb: Callable[..., int], options: Sequence[inspect.Parameter], first: Callable[[dict[str, Any]], object]
+    verb: Callable[..., int], options: Sequence[inspect.Parameter], make: Callable[[dict[str, Any]], object]
 ) -> Callable[..., int]:
-    """A Typer command with a verb's own parameters and these options; `first` makes its first argument of theirs."""
-    own = list(inspect.signature(verb, eval_str=True).parameters.values())[1:]
-    parameters = [*map(_told, own), *options]
+    """A Typer command with a verb's own parameters and these options, of which `make` makes one argument.
+
+    That is the verb's first, behind the context if it has one.
+    """
+    first, *own = list(inspect.signature(verb, eval_str=True).parameters.values())
+    with_context = first.annotation is typer.Context
+    own = own[1:] if with_context else own
+    parameters = [*([first] if with_context else []), *map(_verb_parameter, own), *options, _HELP_ALL]
 
     def command(**given: Any) -> int:  # noqa: ANN401 (each verb has its own)
+        context = [given.pop(first.name)] if with_context else []
+        given.pop(_HELP_ALL.name)
         mine = {parameter.name: given.pop(parameter.name) for parameter in own}
-        return verb(first(given), **mine)
+        return verb(*context, make(given), **mine)
 
     described: Any = command
     described.__signature__ = inspect.Signature(
-        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
     )
-    described.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    described.__annotations__ = {each.name: each.annotation for each in described.__signature__.parameters.values()}
     return command
 
 
@@ -217,45 +230,52 @@ _POD = inspect.Parameter(
         "--from-pod",
         metavar="FILE",
         show_default=False,
-        help="Take the options from this pod's manifest, - for standard input; those that are given beside it win.",
+        help="Take the options from this pod's manifest, - for standard input; flags given beside it win.",
     ),
     annotation=str,
 )
+_HELP_ALL = inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll)
 
 
-def _asked(pod: str, texts: Mapping[str, str], environ: Mapping[str, str]) -> Options:
+def _options(pod: str, texts: Mapping[str, str], environ: Mapping[str, str]) -> Options:
     """The options that texts mean by field, with the environment, or a pod's manifest in its place."""
-    if not pod:
-        return resolve(texts, environ, account)
-    from istio_init.cli.input_file import read
-    from istio_init.options.from_pod import FLAG, from_pod
+    warnings: list[str] = []
+    if pod:
+        from istio_init.cli.input_file import read
+        from istio_init.options.from_pod import FLAG, from_pod
 
-    return from_pod(read(FLAG, pod), "standard input" if pod == "-" else pod, texts, account)
+        options = from_pod(read(FLAG, pod), "standard input" if pod == "-" else pod, texts, account)
+    else:
+        options = resolve(texts, environ, account, warnings=warnings)
+    log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
+    for warning in (*warnings, *contradictions(options)):
+        log.warn(warning)
+    return options
 
 
-def _texts(given: Mapping[str, str | bool | None]) -> dict[str, str]:
-    """What Typer read, as the text that options.resolve parses; what was not given is left out."""
-    return {
-        field: str(text).lower() if isinstance(text, bool) else text
-        for field, text in given.items()
-        if text is not None
-    }
+def _texts(given: Mapping[str, str | bool | list[str] | None]) -> dict[str, str]:
+    """What Typer read, as the texts that options.resolve parses; what was not given is left out."""
+    return {field: _text(value) for field, value in given.items() if value is not None and value != []}
+
+
+def _text(value: str | bool | list[str]) -> str:  # noqa: FBT001 (a switch's value)
+    if isinstance(value, list):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _parameter(each: Option, *, short: bool = True) -> inspect.Parameter:
-    names = [f"--{each.flag}/--no-{each.flag}" if each.switch else f"--{each.flag}"]
-    if each.short and short:
-        names.append(f"-{each.short}")
+    flags = [f"--{name}/--no-{name}" if each.switch else f"--{name}" for name in (each.flag, *each.aliases)]
     default = typer.Option(
         None,
-        *names,
+        *flags,
+        *([f"-{each.short}"] if each.short and short else []),
         help=help_text(each),
         metavar="" if each.switch else each.metavar,
-        rich_help_panel=each.group,
         show_default=False,
         autocompletion=_completion(each.choices),
     )
-    kind: Any = bool | None if each.switch else str | None
+    kind: Any = bool | None if each.switch else list[str] | None if each.repeats else str | None
     return inspect.Parameter(each.field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
@@ -264,19 +284,19 @@ def _completion(choices: Sequence[str]) -> Callable[[str], list[str]] | None:
     return (lambda incomplete: [each for each in choices if each.startswith(incomplete)]) if choices else None
 
 
-def _told(parameter: inspect.Parameter) -> inspect.Parameter:
+def _verb_parameter(parameter: inspect.Parameter) -> inspect.Parameter:
     """A verb's own parameter; a switch takes no value, and where a metavar lists words, a shell is offered them."""
-    for told in getattr(parameter.annotation, "__metadata__", ()):
-        words = (getattr(told, "metavar", None) or "").split("|")
+    for option in getattr(parameter.annotation, "__metadata__", ()):
+        words = (getattr(option, "metavar", None) or "").split("|")
         if len(words) > 1 and all(word.islower() for word in words):
-            told.autocompletion = _completion(words)
+            option.autocompletion = _completion(words)
         if getattr(parameter.annotation, "__origin__", None) is bool:
-            told.metavar = ""
+            option.metavar = ""
     return parameter
 
 
 def help_text(each: Option) -> str:
-    """An option's help with its default and the variables that its name does not tell."""
+    """An option's help with its default and the variables that its name does not imply."""
     facts = [f"default: {default}"] if (default := default_text(each)) else []
     if others := [variable for variable in each.variables if variable != each.field.upper()]:
         facts.append(f"env: {', '.join(others)}")

@@ -1,14 +1,16 @@
 """The fast parser: argv to the text of each option, with next to nothing imported.
 
-It takes the usual spellings only. Help, completion and mistakes are None, and left to Typer, which owns every message.
-It never takes what Typer would refuse, and means the same by what it takes; a property-based test compares the two.
+It reads what Istio's program reads (spf13/pflag): --flag VALUE, --flag=VALUE, -f VALUE, -fVALUE, -f=VALUE; a switch is
+--flag or --flag=true, and short ones may be joined (-np 15001). Help, completion and mistakes give None and are left to
+Typer, which owns every message. It never takes what Typer refuses and means the same by what it takes; a property-based
+test compares the two.
 """
 
 from __future__ import annotations
 
 from istio_init.errors import InitError
-from istio_init.model.parsers import FALSE, TRUE
-from istio_init.options.table import OPTIONS, Option, Options, resolve
+from istio_init.model.parsers import ALL
+from istio_init.options.table import OPTIONS, SWITCH_VALUES, Option, Options, resolve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,44 +18,102 @@ if TYPE_CHECKING:
 
     from istio_init.options.table import Lookup
 
-# By which a shell asks Typer for completions, with an empty command line.
+# The variable by which a shell asks Typer for completions, with an empty command line.
 COMPLETION_VARIABLE = "_ISTIO_IPTABLES_COMPLETE"
 
-SWITCH_VALUES = TRUE | FALSE
-
-_LONG = {f"--{each.flag}": each for each in OPTIONS}
-_SHORT = {f"-{each.short}": each for each in OPTIONS if each.short}
+LONG = {f"--{name}": each for each in OPTIONS for name in (each.flag, *each.aliases)}
+SHORT = {f"-{each.short}": each for each in OPTIONS if each.short}
+# Options that have no effect beside some others.
+_DUBIOUS = tuple(
+    (each.field, each.default)
+    for each in OPTIONS
+    if each.field
+    in {
+        "istio_outbound_ports",
+        "istio_service_exclude_cidr",
+        "istio_local_outbound_ports_exclude",
+        "istio_outbound_owner_groups_exclude",
+        "capture_all_dns",
+        "dns_servers",
+        "dual_stack",
+        "istio_inbound_tproxy_mark",
+        "istio_inbound_tproxy_route_table",
+        "probe_timeout",
+        "iptables_probe_port",
+        "reconcile",
+        "force_apply",
+    }
+)
 _NEGATED = {f"--no-{each.flag}": each for each in OPTIONS if each.switch}
 
+# Flags that Istio's programs take, of this release or an older one, and that mean nothing here: what kind of value each
+# has. pilot-agent adds klog's verbosity and its log's rotation to every command.
+WITHOUT_EFFECT = {
+    "--vklog": "number",
+    "--log_rotate": "text",
+    "--log_rotate_max_age": "number",
+    "--log_rotate_max_size": "number",
+    "--log_rotate_max_backups": "number",
+    "--host-nsenter-exec": "switch",
+    "--iptables-trace-logging": "switch",
+    "--restore-format": "switch",
+    "-f": "switch",
+}
 
-def parse(argv: Sequence[str]) -> dict[str, str] | None:
-    """The text of each option in argv, by field, the last one where it is given twice; None for anything unusual.
 
-    As Istio's flags: --flag VALUE, --flag=VALUE, -f VALUE, -fVALUE, -f=VALUE; a switch is --flag or --flag=true.
+def parse(argv: Sequence[str], stray: list[str] | None = None) -> dict[str, str] | None:
+    """The text of each option in argv, by field, the last one if it is given twice; None for anything unusual.
+
+    Words that belong to no flag go to `stray`, since pflag ignores them; without such a list they are unusual.
     """
     given: dict[str, str] = {}
     rest = iter(argv)
-    for token in rest:
-        pair = _long(token, rest) if token.startswith("--") else _short(token, rest)
-        if pair is None:
+    for word in rest:
+        if word[:1] != "-" or word in {"-", "--"}:
+            if stray is None:
+                return None
+            stray.extend(rest if word == "--" else (word,))
+            continue
+        pairs = _long(word, rest) if word.startswith("--") else _short(word, rest)
+        if pairs is None:
             return None
-        given[pair[0].field] = pair[1]
+        for option, text in pairs:
+            joined = option.repeats and option.field in given
+            given[option.field] = f"{given[option.field]},{text}" if joined else text
     return given
 
 
-def _long(token: str, rest: Iterator[str]) -> tuple[Option, str] | None:
-    flag, equals, text = token.partition("=")
+def _long(word: str, rest: Iterator[str]) -> tuple[tuple[Option, str], ...] | None:
+    flag, equals, text = word.partition("=")
+    option = LONG.get(flag)
+    if option is not None:
+        pair = _value(option, text if equals else None, rest)
+        return None if pair is None else (pair,)
     if flag in _NEGATED:
-        return None if equals else (_NEGATED[flag], "false")
-    option = _LONG.get(flag)
-    return _value(option, text if equals else None, rest) if option else None
+        return None if equals else ((_NEGATED[flag], "false"),)
+    if flag in WITHOUT_EFFECT and skip(flag, text if equals else None, rest):
+        return ()
+    return None
 
 
-def _short(token: str, rest: Iterator[str]) -> tuple[Option, str] | None:
-    option = _SHORT.get(token[:2])
-    if option is None or (option.switch and len(token) > 2):
-        return None
-    return _value(option, token[2:].removeprefix("=") if len(token) > 2 else None, rest)
+def _short(word: str, rest: Iterator[str]) -> tuple[tuple[Option, str], ...] | None:
+    """The options in a word such as -np15001."""
+    found: list[tuple[Option, str]] = []
+    while True:
+        flag, behind = word[:2], word[2:]
+        option = SHORT.get(flag)
+        switch = option.switch if option else WITHOUT_EFFECT.get(flag) == "switch"
+        attached = behind.removeprefix("=") if behind and (behind[0] == "=" or not switch) else None
+        if option is not None:
+            pair = _value(option, attached, rest)
+            if pair is None:
+                return None
+            found.append(pair)
+        elif flag not in WITHOUT_EFFECT or not skip(flag, attached, rest):
+            return None
+        if not switch or not behind or attached is not None:
+            return tuple(found)
+        word = f"-{behind}"
 
 
 def _value(option: Option, attached: str | None, rest: Iterator[str]) -> tuple[Option, str] | None:
@@ -64,12 +124,48 @@ def _value(option: Option, attached: str | None, rest: Iterator[str]) -> tuple[O
     return None if text is None else (option, text)
 
 
-def options(argv: Sequence[str], environ: Mapping[str, str], lookup: Lookup) -> Options | None:
-    """The Options for a command line, or None where Typer should have a look."""
-    given = None if COMPLETION_VARIABLE in environ else parse(argv)
+def skip(flag: str, attached: str | None, rest: Iterator[str]) -> bool:
+    """Pass over a flag without effect and its value; False if the value is missing or wrong."""
+    kind = WITHOUT_EFFECT[flag]
+    if kind == "switch":
+        return attached is None or attached in SWITCH_VALUES
+    text = next(rest, None) if attached is None else attached
+    if text is None:
+        return False
+    return kind == "text" or (text.removeprefix("-").isdecimal() and text.isascii())
+
+
+def options(
+    argv: Sequence[str], environ: Mapping[str, str], lookup: Lookup, warnings: list[str] | None = None
+) -> Options | None:
+    """The Options of a command line, or None if Typer has to look at it; `warnings` gets what a user should know."""
+    stray: list[str] = []
+    given = None if COMPLETION_VARIABLE in environ else parse(argv, stray)
     if given is None:
         return None
+    if warnings is not None and stray:
+        warnings.append(stray_words(stray))
     try:
-        return resolve(given, environ, lookup)
+        made = resolve(given, environ, lookup, warnings=warnings)
     except InitError:
         return None
+    if warnings is not None and dubious(made):
+        from istio_init.options.contradictions import contradictions
+
+        warnings += contradictions(made)
+    return made
+
+
+def dubious(made: Options) -> bool:
+    """Whether options are worth a look for contradictions: few runs have such, and this is cheap to find out."""
+    # The injection always excludes the sidecar's ports.
+    if made.istio_local_exclude_ports and made.istio_inbound_ports != ALL:
+        return True
+    return any(getattr(made, field) != default for field, default in _DUBIOUS)
+
+
+def stray_words(words: Sequence[str]) -> str:
+    """The warning for words that belong to no flag."""
+    from istio_init.errors import shown
+
+    return f"{shown(' '.join(words))}: ignored: belongs to no flag; a switch takes its value as in --dry-run=false"

@@ -89,11 +89,16 @@ def _interface(entry: Any) -> str:  # noqa: ANN401 (JSON)
     return parsers.interface(_typed(entry, str))
 
 
+def _target(entry: Any) -> str:  # noqa: ANN401 (JSON)
+    return _typed(entry, str)
+
+
 # What reads an entry of a list, by the option's parser.
 _ENTRIES: dict[object, Callable[[Any], object]] = {
     **dict.fromkeys((parsers.ports, parsers.all_or_ports), _ports),
     **dict.fromkeys((parsers.networks, parsers.all_or_networks, parsers.addresses), _network),
-    **dict.fromkeys((parsers.owners, parsers.owner_groups, parsers.all_or_owner_groups), _owner),
+    **dict.fromkeys((parsers.owners, parsers.all_or_owner_groups), _owner),
+    parsers.log_targets: _target,
     parsers.interfaces: _interface,
 }
 _WITH_ALL = (parsers.all_or_ports, parsers.all_or_networks, parsers.all_or_owner_groups)

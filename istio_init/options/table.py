@@ -34,6 +34,8 @@ GROUPS = (PORTS, ADDRESSES, OWNERS, DNS, TPROXY, RUNNING)
 PROXY_USER = "istio-proxy"
 PROXY_UID = 1337
 
+SWITCH_VALUES = parsers.TRUE | parsers.FALSE
+
 # What is wrong with a value that begins with a dash.
 FLAG_FOR_A_VALUE = "looks like a flag, not a value; was the value left out?"
 
@@ -42,11 +44,13 @@ class Option:
     """One option: its names, how its text becomes a value, and what help says of it.
 
     `accounts` is "user" or "group" where entries may be names instead of ids. `variables` are the
-    environment variables in order of precedence. A `switch` takes no value on the command line.
+    environment variables in order of precedence, `aliases` further names of the flag. A `switch` takes no value on the
+    command line.
     """
 
     __slots__ = (
         "accounts",
+        "aliases",
         "default",
         "field",
         "flag",
@@ -61,6 +65,7 @@ class Option:
 
     field: str
     flag: str
+    aliases: tuple[str, ...]
     variables: tuple[str, ...]
 
     def __init__(  # noqa: PLR0913 (what there is to say of an option)
@@ -73,11 +78,12 @@ class Option:
         help: str,  # noqa: A002 (the word that typer and argparse use)
         metavar: str = "",
         env: tuple[str, ...] = (),
+        aliases: tuple[str, ...] = (),
         accounts: str = "",
     ) -> None:
         self.default = default
         self.parse, self.short, self.group, self.help, self.accounts = parse, short, group, help, accounts
-        self.metavar, self.variables = metavar, env
+        self.metavar, self.variables, self.aliases = metavar, env, aliases
         self.switch = parse is parsers.boolean
 
     def names(self) -> str:
@@ -93,10 +99,23 @@ class Option:
             return parsers.LOG_LEVELS
         return tuple(filter(None, getattr(self.parse, "choices", ())))
 
+    @property
+    def repeats(self) -> bool:
+        """Whether a flag that is given twice means both values."""
+        return self.parse is parsers.log_targets
+
+    @property
+    def typed(self) -> bool:
+        """Whether Istio's flag has a type of its own, so that its parser refuses a wrong value, and not its program."""
+        return self.switch or self.parse in {parsers.duration, parsers.seconds} or self.field == "iptables_probe_port"
+
     def bind(self, field: str) -> None:
         """Take the field's name: the flag is the same with dashes (Istio's log options keep their underscores)."""
         self.field = field
-        self.flag = field if field.startswith("log_") else field.replace("_", "-")
+        self.flag = field.replace("_", "-")
+        if field.startswith("log_"):
+            self.aliases = (self.flag, *self.aliases)
+            self.flag = field
         # A Kubernetes service called envoy puts ENVOY_PORT=tcp://... into every pod; Istio does not read it either.
         self.variables += () if field == "envoy_port" else (field.upper(),)
 
@@ -112,7 +131,7 @@ switch = parsers.boolean
 
 
 class Options(Record):
-    """Everything a run can be asked for. Ports are ints, networks Networks, durations seconds.
+    """Everything that a run can be configured with. Ports are ints, networks Networks, durations seconds.
 
     `enable_ipv6` and `dns_servers` are None until something looks (runner.defaults.resolve_defaults); a plan made from
     None has no IPv6 and no servers.
@@ -131,7 +150,7 @@ class Options(Record):
         "e",
         group=PORTS,
         metavar="PORT",
-        help="The HBONE tunnel's port, left alone inbound (but not with TPROXY).",
+        help="The HBONE tunnel's port, excluded inbound (but not with TPROXY).",
     )
     istio_inbound_ports: tuple[PortRange, ...] | Everything = option(
         parsers.all_or_ports, (), "b", group=PORTS, metavar="PORTS",
@@ -143,13 +162,13 @@ class Options(Record):
         "d",
         group=PORTS,
         metavar="PORTS",
-        help="Inbound ports to leave alone; counts with -b '*' only.",
+        help="Inbound ports to exclude; only used with -b '*'.",
     )
     istio_outbound_ports: tuple[PortRange, ...] = option(
-        parsers.ports, (), "q", group=PORTS, metavar="PORTS", help="Outbound ports to capture, wherever they lead."
+        parsers.ports, (), "q", group=PORTS, metavar="PORTS", help="Outbound ports to capture for every destination."
     )
     istio_local_outbound_ports_exclude: tuple[PortRange, ...] = option(
-        parsers.ports, (), "o", group=PORTS, metavar="PORTS", help="Outbound ports to leave alone."
+        parsers.ports, (), "o", group=PORTS, metavar="PORTS", help="Outbound ports to exclude."
     )
     iptables_probe_port: int = option(
         parsers.port, 15002, group=PORTS, metavar="PORT", help="The port that --run-validation dials."
@@ -161,28 +180,33 @@ class Options(Record):
         help="Destinations to capture outbound, or * for all. Empty: none.",
     )  # fmt: skip
     istio_service_exclude_cidr: tuple[Network, ...] = option(
-        parsers.networks, (), "x", group=ADDRESSES, metavar="CIDRS", help="Destinations to leave alone outbound."
+        parsers.networks, (), "x", group=ADDRESSES, metavar="CIDRS", help="Destinations to exclude."
     )
     istio_exclude_interfaces: tuple[str, ...] = option(
-        parsers.interfaces, (), "c", group=ADDRESSES, metavar="NAMES", help="Interfaces to leave alone, in and out."
+        parsers.interfaces,
+        (),
+        "c",
+        group=ADDRESSES,
+        metavar="NAMES",
+        help="Interfaces to exclude, inbound and outbound.",
     )
     kube_virt_interfaces: tuple[str, ...] = option(
         parsers.interfaces, (), "k", group=ADDRESSES, metavar="NAMES",
-        help="Interfaces of virtual machines, whose incoming traffic counts as outbound.",
+        help="Interfaces of virtual machines, whose incoming traffic is treated as outbound.",
     )  # fmt: skip
     istio_outbound_ipv4_loopback_cidr: Network = option(
         parsers.loopback, Network(b"\x7f\0\0\1", 32), group=ADDRESSES, metavar="CIDR",
         help="The IPv4 loopback range that applications use.",
     )  # fmt: skip
     enable_ipv6: bool | None = option(
-        switch, None, group=ADDRESSES, help="Write IPv6 rules, too. Unset: if the namespace's own address is IPv6."
+        switch, None, group=ADDRESSES, help="Write IPv6 rules as well. Unset: if the namespace's first address is IPv6."
     )
     dual_stack: bool = option(
         switch, False, group=ADDRESSES, env=("ISTIO_DUAL_STACK",),
-        help="Where --enable-ipv6 is unset: write IPv6 rules if any address of the namespace is IPv6.",
+        help="If --enable-ipv6 is unset: write IPv6 rules if any address of the namespace is IPv6.",
     )  # fmt: skip
     ip_family: str = option(
-        parsers.one_of("all", "ipv4", "ipv6"), "all", group=ADDRESSES, metavar="FAMILY",
+        parsers.one_of("all", "ipv4", "ipv6"), "all", group=ADDRESSES, metavar="FAMILY", aliases=("family",),
         help="Which family a dry run prints: ipv4, ipv6 or all.",
     )  # fmt: skip
 
@@ -200,8 +224,8 @@ class Options(Record):
         help="Groups whose outbound traffic is captured, or * for all; at most 64.",
     )  # fmt: skip
     istio_outbound_owner_groups_exclude: tuple[int, ...] = option(
-        parsers.owner_groups, (), group=OWNERS, metavar="GIDS", accounts="group",
-        help="Groups whose outbound traffic is left alone; at most 64.",
+        parsers.owners, (), group=OWNERS, metavar="GIDS", accounts="group",
+        help="Groups whose outbound traffic is not captured; only with all groups included.",
     )  # fmt: skip
 
     # DNS.
@@ -236,23 +260,24 @@ class Options(Record):
 
     # Running.
     dry_run: bool = option(
-        switch, False, "n", group=RUNNING, help="Print what iptables-save would print afterwards, and change nothing."
+        switch, False, "n", group=RUNNING, help="Print the rules as iptables-save would afterwards, and change nothing."
     )
     network_namespace: str = option(
         parsers.path,
         "",
         group=RUNNING,
+        aliases=("netns",),
         metavar="PATH",
         help="Work in this namespace, e.g. /var/run/netns/x or /proc/1/ns/net.",
     )
     reconcile: bool = option(
         switch, False, group=RUNNING, help="Update existing Istio rules to the requested ones instead of failing."
     )
-    force_apply: bool = option(switch, False, group=RUNNING, help="Write even where everything is in place.")
-    cleanup_only: bool = option(switch, False, group=RUNNING, help="Take everything of ours away, and no more.")
-    skip_rule_apply: bool = option(switch, False, group=RUNNING, help="Leave the rules as they are.")
+    force_apply: bool = option(switch, False, group=RUNNING, help="Write the rules even if they are in place.")
+    cleanup_only: bool = option(switch, False, group=RUNNING, help="Remove all Istio rules, and do nothing else.")
+    skip_rule_apply: bool = option(switch, False, group=RUNNING, help="Don't touch the rules.")
     run_validation: bool = option(
-        switch, False, group=RUNNING, help="Prove with real connections that traffic is captured; exit 126 if not."
+        switch, False, group=RUNNING, help="Check with real connections that traffic is captured; exit 126 if not."
     )
     probe_timeout: float = option(
         parsers.duration,
@@ -262,11 +287,9 @@ class Options(Record):
         help="How long the validation tries, e.g. 500ms or 1m30s.",
     )
     drop_invalid: bool = option(
-        switch, False, group=RUNNING, env=("INVALID_DROP",), help="Drop inbound packets that conntrack calls INVALID."
+        switch, False, group=RUNNING, env=("INVALID_DROP",), help="Drop inbound packets in conntrack state INVALID."
     )
-    cni_mode: bool = option(
-        switch, False, group=RUNNING, help="Called by a CNI plugin: the lock is the namespace's, not the node's."
-    )
+    cni_mode: bool = option(switch, False, group=RUNNING, help="For CNI plugins: lock the namespace, not the node.")
     wait: float = option(
         parsers.seconds, 30.0, group=RUNNING, metavar="SECONDS", help="How long to wait for the xtables lock."
     )
@@ -281,10 +304,10 @@ class Options(Record):
         parsers.one_of("iptables", "ebpf"), "iptables", group=RUNNING, metavar="BACKEND",
         help="How traffic is captured: by netfilter rules, or by eBPF programs at the node's cgroup.",
     )  # fmt: skip
-    native_nftables: bool = option(switch, False, group=RUNNING, help="Write nftables rules instead of iptables'.")
+    native_nftables: bool = option(switch, False, group=RUNNING, help="Write nftables rules instead of iptables rules.")
     iptables_engine: str = option(
         parsers.one_of("libiptc", "python-iptables"), "libiptc", group=RUNNING, metavar="ENGINE",
-        help="Who writes the tables: libiptc, or python-iptables, the slower second opinion.",
+        help="What writes the tables: libiptc, or python-iptables, the slower second opinion.",
     )  # fmt: skip
     compat_version: str = option(
         parsers.one_of("latest", "1.13"), "latest", group=RUNNING, metavar="VERSION",
@@ -297,14 +320,15 @@ class Options(Record):
         metavar="LEVELS",
         help="none, fatal, error, warn, info or debug.",
     )
-    log_as_json: bool = option(switch, False, group=RUNNING, help="Log lines of JSON.")
-    log_target: str = option(
-        parsers.anything,
-        "",
-        group=RUNNING,
-        metavar="PATHS",
-        help="Accepted as Istio passes it; logs go to standard error.",
-    )
+    log_as_json: bool = option(switch, False, group=RUNNING, help="Write log lines as JSON.")
+    log_target: tuple[str, ...] = option(
+        parsers.log_targets, (), group=RUNNING, metavar="PATHS",
+        help="Where log lines go: stdout, stderr or files; may be repeated. Unset: stderr.",
+    )  # fmt: skip
+    strict_env: bool = option(
+        switch, False, group=RUNNING,
+        help="Refuse a variable whose value is not true or false; without it, Istio's meaning counts: false.",
+    )  # fmt: skip
     log_caller: str = option(
         parsers.anything, "", group=RUNNING, metavar="SCOPES", help="Accepted as Istio passes it; no effect."
     )
@@ -319,29 +343,52 @@ for _field, _option in Options.specifiers.items():
 
 
 def resolve(
-    given: Mapping[str, str], environ: Mapping[str, str], lookup: Lookup, values: Mapping[str, Any] | None = None
+    given: Mapping[str, str],
+    environ: Mapping[str, str],
+    lookup: Lookup,
+    values: Mapping[str, Any] | None = None,
+    warnings: list[str] | None = None,
 ) -> Options:
     """The Options that a command line and an environment mean.
 
     `given` has the text of each option on the command line, by field; `values` has parsed values from elsewhere, such
     as a pod's annotations. Precedence: command line, `values`, the option's variables in order, its default; an empty
-    variable counts as unset. Raises OptionError, which names the flag or variable and the wrong value.
+    variable counts as unset. A switch's variable that is not true or false means false, as in Istio's program, with a
+    line in `warnings`. Raises OptionError, which names the flag or variable and the wrong value.
     """
     parsed: dict[str, Any] = dict(values) if values else {}
     for each in OPTIONS:
         if each.field in given:
-            parsed[each.field] = _parse(each, each.names(), given[each.field], lookup)
+            parsed[each.field] = _parse(each, each.names(), given[each.field], lookup, argv=True)
             continue
         if each.field in parsed:
             continue
         for variable in each.variables:
             if text := environ.get(variable, ""):
+                if each.switch and text not in SWITCH_VALUES:
+                    _warn_of_no_boolean(variable, text, given, environ, warnings)
+                    text = "false"
                 parsed[each.field] = _parse(each, variable, text, lookup)
                 break
     if not parsed.get("proxy_uid"):
         uid = lookup("user", environ.get("ENVOY_USER") or PROXY_USER)
         parsed["proxy_uid"] = (PROXY_UID if uid is None else uid,)
     return Options(**parsed)
+
+
+def _warn_of_no_boolean(
+    variable: str, text: str, given: Mapping[str, str], environ: Mapping[str, str], warnings: list[str] | None
+) -> None:
+    """Refuse a switch's variable with --strict-env, else leave a warning."""
+    from istio_init.errors import shown
+    from istio_init.errors_rare import OptionError
+
+    why = "not true or false"
+    strict = given.get("strict_env", environ.get("STRICT_ENV", ""))
+    if strict in parsers.TRUE:
+        raise OptionError(variable, text, why, exit_code=1)
+    if warnings is not None:
+        warnings.append(f"{variable}: {shown(text)}: {why}; taken for false, as in Istio's program")
 
 
 def parse_texts(texts: Mapping[str, str], lookup: Lookup) -> dict[str, Any]:
@@ -351,7 +398,7 @@ def parse_texts(texts: Mapping[str, str], lookup: Lookup) -> dict[str, Any]:
     }
 
 
-def _parse(each: Option, source: str, text: str, lookup: Lookup) -> object:
+def _parse(each: Option, source: str, text: str, lookup: Lookup, *, argv: bool = False) -> object:
     try:
         if text.startswith("-"):
             raise ValueError(FLAG_FOR_A_VALUE)  # noqa: TRY301
@@ -359,7 +406,8 @@ def _parse(each: Option, source: str, text: str, lookup: Lookup) -> object:
     except ValueError as error:
         from istio_init.errors_rare import OptionError
 
-        raise OptionError(source, text, str(error)) from None
+        # Istio's exit codes: 255 for what its flag parser refuses, 1 for what its program refuses.
+        raise OptionError(source, text, str(error), exit_code=255 if argv and each.typed else 1) from None
 
 
 def _numeric(kind: str, text: str, lookup: Lookup) -> str:

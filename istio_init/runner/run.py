@@ -12,7 +12,7 @@ from istio_init.runner.defaults import resolve_defaults
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any, Self
 
     from istio_init.options.table import Options
@@ -22,10 +22,12 @@ else:
     import _signal
 
 
-def run(options: Options, environ: Mapping[str, str]) -> int:
-    """Do what the options ask for; returns the exit code. Errors are logged, one line each."""
+def run(options: Options, environ: Mapping[str, str], warnings: Sequence[str] = ()) -> int:
+    """Do what the options ask for; returns the exit code. Warnings and errors are logged, one line each."""
     begin = time.monotonic()
-    log = Log(options.log_output_level, as_json=options.log_as_json)
+    log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
+    for warning in warnings:
+        log.warn(warning)
     try:
         with Interrupts() as interrupts:
             perform(options, environ, log, begin, interrupts)

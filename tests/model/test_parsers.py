@@ -80,7 +80,7 @@ REFUSED: list[tuple[Parser, str]] = [
             "..",
             "eth0:1",
             "eth\x00",
-            "eth\n",
+            "e\nth",
             "ethé",
             "!",
             "+",
@@ -90,7 +90,7 @@ REFUSED: list[tuple[Parser, str]] = [
         )
     ),
     *((parsers.owners, text) for text in ("4294967295", "4294967296", "-1", "*", "1.5")),
-    *((parsers.owner_groups, text) for text in (",".join(map(str, range(65))),)),
+    *((parsers.all_or_owner_groups, text) for text in (",".join(map(str, range(65))),)),
     *((parsers.mark, text) for text in ("0", "0x0", "1338", "0x53a", "0x", "0x1g", "4294967296", "", "0x123456789")),
     *((parsers.route_table, text) for text in ("0", "253", "254", "255", "main", "4294967296")),
     *((parsers.duration, text) for text in ("", "5", "0s", "s", "1d", "-5s", "1..5s", ".s", "25h", "5 s", "1e3s")),

@@ -45,7 +45,41 @@ def test_an_empty_variable_counts_as_unset_and_an_unknown_one_is_ignored() -> No
     assert resolved(environ={"ISTIO_DUAL_STACK": "", "DUAL_STACK": "1", "ISTIO_NONSENSE": "x"}).dual_stack is True
 
 
-@pytest.mark.parametrize("variable", [v for option in OPTIONS for v in option.variables])
+@pytest.mark.parametrize("variable", [v for option in OPTIONS for v in option.variables if option.switch])
+def test_a_switchs_variable_that_is_no_boolean_means_false_as_in_istios_program(variable: str) -> None:
+    warnings: list[str] = []
+    option = next(each for each in OPTIONS if variable in each.variables)
+    found = resolve({}, {variable: "yes\n"}, lookup, warnings=warnings)
+    assert getattr(found, option.field) is False
+    assert warnings == [f"{variable}: 'yes\\n': not true or false; taken for false, as in Istio's program"]
+
+
+@pytest.mark.parametrize(("given", "environ"), [({"strict_env": "true"}, {}), ({}, {"STRICT_ENV": "1"})])
+def test_with_strict_env_it_is_an_error(given: dict[str, str], environ: dict[str, str]) -> None:
+    with pytest.raises(OptionError, match=r"^ISTIO_META_DNS_CAPTURE: 'yes': not true or false"):
+        resolve(given, {**environ, "ISTIO_META_DNS_CAPTURE": "yes"}, lookup)
+
+
+@pytest.mark.parametrize("space", [" ", "\t", "\n", "\r\n", "\v", "\u00a0", "\u2003"])
+def test_white_space_around_entries_does_not_count(space: str) -> None:
+    spaced = {
+        "istio_inbound_ports": f"{space}80,{space}443{space}",
+        "istio_service_cidr": f"10.0.0.0/8{space},{space}fd00::/8",
+        "istio_exclude_interfaces": f"{space}eth0{space}",
+        "proxy_uid": f"1337{space},{space}envoy",
+        "istio_outbound_owner_groups": f"{space}*{space}",
+    }
+    assert resolved(spaced) == resolved({field: text.replace(space, "") for field, text in spaced.items()})
+
+
+def test_only_the_included_groups_are_limited() -> None:
+    many = ",".join(map(str, range(65)))
+    assert len(resolved({"istio_outbound_owner_groups_exclude": many}).istio_outbound_owner_groups_exclude) == 65
+    with pytest.raises(OptionError, match="at most 64"):
+        resolved({"istio_outbound_owner_groups": many})
+
+
+@pytest.mark.parametrize("variable", [v for option in OPTIONS for v in option.variables if not option.switch])
 def test_every_variable_is_checked_like_an_argument(variable: str) -> None:
     with pytest.raises(OptionError) as caught:
         resolved(environ={variable: "-\n"})

@@ -81,7 +81,7 @@ def test_every_option_that_shapes_the_plan_has_a_case() -> None:
         "iptables_probe_port", "probe_timeout", "ip_family", "dry_run", "network_namespace", "reconcile", "force_apply",
         "cleanup_only", "skip_rule_apply", "run_validation", "cni_mode", "wait", "force_iptables_binary",
         "native_nftables", "iptables_engine", "dual_stack", "log_output_level", "log_as_json", "log_target",
-        "log_caller", "log_stacktrace_level", "capture_backend",
+        "log_caller", "log_stacktrace_level", "capture_backend", "strict_env",
     }  # fmt: skip
     given = {field for name in CASES for field in parse_argv(argv(name)) or {}}
     assert {option.field for option in OPTIONS} - of_the_run == given

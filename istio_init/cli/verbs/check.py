@@ -10,9 +10,8 @@ import typer
 
 from istio_init.cli.verbs import ebpf
 from istio_init.cli.verbs.output import choice
-from istio_init.cli.verbs.subject import Container, Live, Netns, Pid, Where, placed
+from istio_init.cli.verbs.subject import Container, Live, Pid, Where, placed
 from istio_init.errors import printable
-from istio_init.errors_rare import UsageError
 from istio_init.inspect.state import conformance, findings, inspect
 from istio_init.log import Log
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
@@ -27,18 +26,13 @@ def check(
     *,
     _live: Live = False,
     pid: Pid = None,
-    netns: Netns = None,
     container: Container = None,
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
-    """Say whether the plan is in place: exit 0 where it is, 3 drifted, 4 absent, 1 where that can't be told."""
+    """Check whether the plan is in place: exit 0 if it is, 3 drifted, 4 absent, 1 if that can't be determined."""
     form = choice("--output", output, ("text", "json"))
-    if options.cleanup_only:
-        raise UsageError(
-            "--cleanup-only: check says whether the rules are in place; what would go, istio-init plan says"
-        )
-    log = Log(options.log_output_level, as_json=options.log_as_json)
-    chosen = placed(options, Where(True, pid, netns, container))
+    log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
+    chosen = placed(options, Where(True, pid, container))
     if chosen.capture_backend == "ebpf":
         return ebpf.check(chosen, log, form)
     looked = inspect(chosen, log)

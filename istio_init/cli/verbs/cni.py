@@ -1,4 +1,4 @@
-"""`istio-init cni`: the plugin on this node, put in place, kept there, taken away again."""
+"""`istio-init cni`: install the plugin on this node, keep it there, and remove it again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from istio_init.cli.help_page import Command, Group
 from istio_init.cli.verbs.cni_flags import Config, NetDir, entry
 from istio_init.cli.verbs.cni_repair import repair_pods
 from istio_init.cli.verbs.output import choice
@@ -34,11 +35,14 @@ Plugin = Annotated[str, typer.Option("--plugin", metavar="PATH", help="The progr
 Json = Annotated[bool, typer.Option("--log-as-json", metavar="", help="Log lines of JSON.")]
 Output = Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")]
 
-application = typer.Typer(help="The CNI plugin on this node.", no_args_is_help=True, pretty_exceptions_enable=False)
-application.command(name="repair")(repair_pods)
+application = typer.Typer(
+    help="The CNI plugin on this node.", cls=Group, no_args_is_help=True, rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+application.command(name="repair", cls=Command)(repair_pods)
 
 
-@application.command()
+@application.command(cls=Command)
 def install(  # noqa: PLR0913 (a command line's options)
     *,
     cni_net_dir: NetDir = "",
@@ -50,7 +54,7 @@ def install(  # noqa: PLR0913 (a command line's options)
     on_exit: Annotated[str, typer.Option(metavar="|".join(ON_EXIT), help="With --watch: what SIGTERM does.")] = "",
     log_as_json: Json = False,
 ) -> int:
-    """Install the plugin's program, and enter it in the network that pods get."""
+    """Install the plugin's program, and add it to the network that pods get."""
     log = Log("info", as_json=log_as_json)
     if on_exit and not watch:
         raise OptionError("--on-exit", on_exit, "only --watch stays until a signal comes; add it")
@@ -68,24 +72,24 @@ def install(  # noqa: PLR0913 (a command line's options)
     return 0
 
 
-@application.command()
+@application.command(cls=Command)
 def uninstall(
     *,
     cni_net_dir: NetDir = "",
     cni_bin_dir: BinDir = "",
     keep_program: Annotated[
-        bool, typer.Option("--keep-program", metavar="", help="Only take it out of the network.")
+        bool, typer.Option("--keep-program", metavar="", help="Only remove it from the network.")
     ] = False,
     log_as_json: Json = False,
 ) -> int:
-    """Take the plugin out of every network here, and its program away."""
+    """Remove the plugin from every network of this node, and its program."""
     places = detect(cni_net_dir, cni_bin_dir)
     done = installation.uninstall(places, keep_program=keep_program)
     _tell(Log("info", as_json=log_as_json), done or ("no Istio rules found, nothing to take away",))
     return 0
 
 
-@application.command()
+@application.command(cls=Command)
 def status(
     *,
     cni_net_dir: NetDir = "",

@@ -11,7 +11,7 @@ import typer
 from istio_init.cli.verbs import envoy_checks, envoy_flags
 from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.packet_flags import account
-from istio_init.cli.verbs.subject import LiveContainer, LiveNetns, LivePid, Where, placed
+from istio_init.cli.verbs.subject import Container, Pid, Where, placed
 from istio_init.errors import printable
 from istio_init.errors_rare import UsageError
 from istio_init.inspect.doctor import collect
@@ -33,21 +33,19 @@ def doctor(  # noqa: PLR0913 (a command line's options)
     live: Annotated[
         bool, typer.Option("--live", help="Also check whether the rules in the kernel and the running Envoy fit.")
     ] = False,
-    pid: LivePid = None,
-    netns: LiveNetns = None,
-    container: LiveContainer = None,
+    pid: Pid = None,
+    container: Container = None,
     envoy: envoy_flags.Source = "",
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
-    """Say what of a plan works on this machine and in this namespace, and what to do where it does not."""
+    """Check that this machine and namespace support the plan, and say what to do if not."""
     form = choice("--output", output, ("text", "json"))
-    where = Where(live, pid, netns, container)
-    options = placed(options, where) if live else options
+    options = placed(options, Where(live, pid, container))
     checks = diagnose(examine(options, runs_as))
     if live:
         checks = (*checks, *envoy_checks.checks(options, envoy, runs_as))
-    elif envoy or where != Where():
-        raise UsageError("--envoy, --pid, --netns, --container: they are for the running proxy; add --live")
+    elif envoy:
+        raise UsageError("--envoy: only used with --live, which checks the running proxy; add --live")
     if form == "json":
         sys.stdout.write(json.dumps(as_json(checks), indent=2) + "\n")
     else:

@@ -9,7 +9,7 @@ import typer
 
 from istio_init.cli.verbs import envoy_flags, packet_flags
 from istio_init.cli.verbs.output import choice
-from istio_init.cli.verbs.subject import Container, Netns, Pid, Where, pod_addresses, subject
+from istio_init.cli.verbs.subject import Container, Pid, Where, is_live, pod_addresses, subject
 from istio_init.draw.dot import dot
 from istio_init.draw.graph import build_graph
 from istio_init.draw.highlight import highlights
@@ -44,7 +44,10 @@ def draw(  # noqa: PLR0913 (a command line's options)
     *,
     form: Annotated[str, typer.Option("--format", metavar="|".join(FORMS), help="What to draw it as.")] = "svg",
     family: Annotated[
-        str, typer.Option(metavar="ipv4|ipv6", help="Whose rules; the packet's where one is given.")
+        str,
+        typer.Option(
+            "--ip-family", "--family", metavar="ipv4|ipv6", help="Whose rules; the packet's where one is given."
+        ),
     ] = "",
     file: Annotated[str, typer.Option(metavar="PATH", help="Where to write it; unset: standard output.")] = "",
     outbound: packet_flags.Outbound = False,
@@ -67,12 +70,11 @@ def draw(  # noqa: PLR0913 (a command line's options)
     speaks: envoy_flags.Speaks = "",
     live: Annotated[bool, typer.Option("--live", help="Draw what the kernel holds, not the plan.")] = False,
     pid: Pid = None,
-    netns: Netns = None,
     container: Container = None,
 ) -> int:
-    """Draw the chains; with --outbound or --inbound, a packet and its way through them as well."""
+    """Draw the chains; with --outbound or --inbound, a packet's path through them as well."""
     choice("--format", form, FORMS)
-    chosen: Family | None = choice("--family", family, (IPV4, IPV6)) if family else None  # type: ignore[assignment]
+    chosen: Family | None = choice("--ip-family", family, (IPV4, IPV6)) if family else None  # type: ignore[assignment]
     request = None
     if inbound or outbound:
         request = packet_flags.parse_request(
@@ -80,11 +82,12 @@ def draw(  # noqa: PLR0913 (a command line's options)
             interface=interface, uid=uid, gid=gid, mark=mark, connmark=connmark, state=state, reply=reply,
         )  # fmt: skip
         if request.addressed and chosen not in {None, request.family}:
-            raise OptionError("--family", family, f"the packet is {request.family}")
+            raise OptionError("--ip-family", family, f"the packet is {request.family}")
         chosen = request.family if request.addressed else chosen
     elif source or destination:
         raise UsageError("--from, --to: say which way the packet goes: add --outbound or --inbound")
-    where = Where(live, pid, netns, container)
+    where = Where(live, pid, container)
+    live = is_live(options, where)
     asked = envoy_flags.Asked(host=host, path=path, speaks=speaks)
     proxy = envoy_flags.configuration(envoy, options, where) if envoy else None
     if proxy is None:

@@ -10,7 +10,7 @@ import typer
 
 from istio_init.cli.verbs import envoy_flags, packet_flags
 from istio_init.cli.verbs.output import choice, show
-from istio_init.cli.verbs.subject import LiveContainer, LiveNetns, LivePid, Where, pod_addresses, subject
+from istio_init.cli.verbs.subject import Container, Pid, Where, is_live, pod_addresses, subject
 from istio_init.envoy import wording
 from istio_init.model.rules import IPV6
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
@@ -50,9 +50,8 @@ def explain(  # noqa: PLR0913 (a command line's options)
     speaks: envoy_flags.Speaks = "",
     sni: envoy_flags.Sni = "",
     live: Annotated[bool, typer.Option("--live", help="Ask about what the kernel holds, not the plan.")] = False,
-    pid: LivePid = None,
-    netns: LiveNetns = None,
-    container: LiveContainer = None,
+    pid: Pid = None,
+    container: Container = None,
     steps: Annotated[
         bool, typer.Option("--steps", help="Number rules and steps as the article on Istio's traffic does.")
     ] = False,
@@ -60,7 +59,8 @@ def explain(  # noqa: PLR0913 (a command line's options)
 ) -> int:
     """Show one packet's path through the rules and the proxy, and where it ends."""
     form = choice("--output", output, ("text", "json"))
-    where = Where(live, pid, netns, container)
+    where = Where(live, pid, container)
+    live = is_live(options, where)
     asked = envoy_flags.Asked(url, host, path, method, tuple(header or ()), speaks, sni)
     proxy = envoy_flags.configuration(envoy, options, where) if envoy else None
     if proxy is None:

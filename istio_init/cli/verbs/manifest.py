@@ -19,7 +19,7 @@ def manifest(
     image: Annotated[str, typer.Option("--image", metavar="IMAGE", help="The image's name.")] = IMAGE,
     output: Annotated[str, typer.Option(metavar="yaml|json", help="How to write it.")] = "yaml",
 ) -> int:
-    """Print the init container for these options, to stand first under a pod's spec."""
+    """Print the init container for these options, the first one for a pod's spec."""
     form = choice("--output", output, ("yaml", "json"))
     sys.stdout.write(yaml_json.dump({"initContainers": [container(options, image)]}, form))
     return 0

@@ -10,7 +10,7 @@ import typer
 
 from istio_init.cli.verbs import ebpf
 from istio_init.cli.verbs.output import choice, show
-from istio_init.cli.verbs.subject import Container, Live, Netns, Pid, Where, placed
+from istio_init.cli.verbs.subject import Container, Live, Pid, Where, placed
 from istio_init.inspect.diff import folded, hunks, inet_hunks, routing_hunk
 from istio_init.inspect.state import conformance, findings, forecast, inspect
 from istio_init.log import Log
@@ -35,14 +35,13 @@ def plan(
     *,
     _live: Live = False,
     pid: Pid = None,
-    netns: Netns = None,
     container: Container = None,
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
-    """Show what stands against what these options want, and what an apply would do. Changes nothing."""
+    """Show how the current rules differ from these options', and what an apply would do. Changes nothing."""
     form = choice("--output", output, ("text", "json"))
-    log = Log(options.log_output_level, as_json=options.log_as_json)
-    chosen = placed(options, Where(True, pid, netns, container))
+    log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
+    chosen = placed(options, Where(True, pid, container))
     if chosen.capture_backend == "ebpf":
         return ebpf.plan(chosen, log, form)
     looked = inspect(chosen, log)

@@ -11,7 +11,7 @@ import typer
 
 from istio_init.cli.verbs import envoy_flags, packet_flags
 from istio_init.cli.verbs.output import choice, show, working
-from istio_init.cli.verbs.subject import POD, LiveContainer, LiveNetns, LivePid, Where, pod_addresses, subject
+from istio_init.cli.verbs.subject import POD, Container, Pid, Where, is_live, pod_addresses, subject
 from istio_init.envoy import fit_report
 from istio_init.formats.addresses import address_text
 from istio_init.formats.iptables_save import rule_text
@@ -43,16 +43,16 @@ def prove(  # noqa: PLR0913 (a command line's options)
     live: Annotated[
         bool, typer.Option("--live", help="Prove the rules in the kernel, other programs' rules included.")
     ] = False,
-    pid: LivePid = None,
-    netns: LiveNetns = None,
-    container: LiveContainer = None,
+    pid: Pid = None,
+    container: Container = None,
     envoy: envoy_flags.Source = "",
     runs_as: packet_flags.RunsAs = "",
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
-    """Check what the options promise for every packet there can be; exit 1 where a packet breaks it."""
+    """Check for every possible packet what the options promise; exit 1 if one breaks it."""
     form = choice("--output", output, ("text", "json"))
-    where = Where(live, pid, netns, container)
+    where = Where(live, pid, container)
+    live = is_live(options, where)
     proxy = envoy_flags.configuration(envoy, options, where) if envoy else None
     if options.enable_ipv6 is None and not live:
         # A proxy without a listener for IPv6 is one of a pod without IPv6.

@@ -14,7 +14,7 @@ import typer
 from istio_init.cli.verbs import ebpf
 from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.show_render import as_json, least_width, lines, plain, tables
-from istio_init.cli.verbs.subject import Container, Live, Netns, Pid, Where, placed
+from istio_init.cli.verbs.subject import Container, Live, Pid, Where, placed
 from istio_init.errors_rare import OptionError
 from istio_init.inspect.snapshot import Snapshot, take
 from istio_init.log import Log
@@ -33,7 +33,6 @@ def show(  # noqa: PLR0913 (a command line's options)
     *,
     _live: Live = False,
     pid: Pid = None,
-    netns: Netns = None,
     container: Container = None,
     watch: Annotated[
         str, typer.Option(metavar="[SECONDS]", help="Look again and again, until Ctrl-C. Every 2 seconds.")
@@ -46,12 +45,12 @@ def show(  # noqa: PLR0913 (a command line's options)
         typer.Option(metavar="table|text|json", help="Unset: a table on a terminal, text elsewhere."),
     ] = "",
 ) -> int:
-    """Show the rules that stand with their counters, what each is for, and whether the plan is in place."""
+    """Show the current rules with their counters, what each is for, and whether the plan is in place."""
     form = choice("--output", output or ("table" if sys.stdout.isatty() else "text"), ("table", "text", "json"))
     if times is not None and not watch:
         raise OptionError("--count", str(times), "it says how often --watch looks; add --watch")
-    chosen = placed(options, Where(True, pid, netns, container))
-    log = Log(options.log_output_level, as_json=options.log_as_json)
+    chosen = placed(options, Where(True, pid, container))
+    log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
     if chosen.capture_backend == "ebpf":
         return ebpf.show(chosen, log, form)
 

@@ -40,24 +40,17 @@ ELSEWHERE = {IPV4: bytes([198, 51, 100, 7]), IPV6: bytes.fromhex("20010db80001")
 # The parameters of verbs that read a namespace.
 Live = Annotated[bool, typer.Option("--live", help="Look at what the kernel holds, as this verb does anyway.")]
 Pid = Annotated[int | None, typer.Option(metavar="PID", help="Look in this process' namespace.")]
-Netns = Annotated[str | None, typer.Option(metavar="PATH", help="Look in the namespace at this path.")]
 Container = Annotated[str | None, typer.Option(metavar="ID", help="Look in this container's namespace.")]
-# The same of verbs that look there with --live alone.
-LivePid = Annotated[int | None, typer.Option("--pid", metavar="PID", help="With --live: this process' namespace.")]
-LiveNetns = Annotated[
-    str | None, typer.Option("--netns", metavar="PATH", help="With --live: the namespace at this path.")
-]
-LiveContainer = Annotated[
-    str | None, typer.Option("--container", metavar="ID", help="With --live: this container's namespace.")
-]
 
 
 class Where(Record):
-    """Where to look: the plan, or (live) the namespace of a process, of a path, of a container, or the caller's."""
+    """Where to look: at the plan, or (live) in the namespace of a process, of a container, or the caller's.
+
+    The options name a path, --network-namespace. A place that is named means live.
+    """
 
     live: bool = False
     pid: int | None = None
-    netns: str | None = None
     container: str | None = None
 
 
@@ -76,15 +69,18 @@ class Subject(Record):
 
 
 def subject(options: Options, where: Where, addresses: tuple[Address, ...] = ()) -> Subject:
-    """What the options and --live mean. `addresses` are further ones of the pod's; --live finds out its own.
+    """What the options and --live mean. `addresses` are further ones of the pod's; a live look finds its own.
 
     UsageError where the places contradict each other, KernelError where the kernel can't be read.
     """
-    log = Log(options.log_output_level, as_json=options.log_as_json)
+    log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
     _one_place(options, where)
-    if not where.live and (where.pid, where.netns, where.container) != (None, None, None):
-        raise UsageError("--pid, --netns, --container: they say where --live looks; add --live")
-    return _live(options, where, log) if where.live else _planned(options, addresses, log)
+    return _live(options, where, log) if is_live(options, where) else _planned(options, addresses, log)
+
+
+def is_live(options: Options, where: Where) -> bool:
+    """Whether the kernel's rules are meant, and not the plan's."""
+    return where.live or bool(options.network_namespace) or (where.pid, where.container) != (None, None)
 
 
 def placed(options: Options, where: Where) -> Options:
@@ -93,7 +89,7 @@ def placed(options: Options, where: Where) -> Options:
     UsageError where several are named or a name is empty, KernelError where there is no such process or container.
     """
     _one_place(options, where)
-    path = options.network_namespace or where.netns or ""
+    path = options.network_namespace
     if where.container is not None:
         path = containers.namespace_path(containers.pid_of(where.container))
     elif where.pid is not None:
@@ -102,13 +98,14 @@ def placed(options: Options, where: Where) -> Options:
 
 
 def _one_place(options: Options, where: Where) -> None:
-    for flag, name in (("--netns", where.netns), ("--container", where.container)):
+    if where.container is not None and not where.container.strip():
         # Such as an unset variable's: the caller's own namespace is not what the user means.
-        if name is not None and not name.strip():
-            raise OptionError(flag, name, "empty: say which, or leave the flag out for the namespace of this process")
-    places = [where.pid, where.netns, where.container, options.network_namespace or None]
+        raise OptionError(
+            "--container", where.container, "empty: name one, or leave the flag out for the namespace of this process"
+        )
+    places = [where.pid, where.container, options.network_namespace or None]
     if places.count(None) < len(places) - 1:
-        raise UsageError("--pid, --netns, --container, --network-namespace: name one place")
+        raise UsageError("--pid, --container, --network-namespace: name one place")
 
 
 def _planned(options: Options, addresses: tuple[Address, ...], log: Log) -> Subject:

@@ -1,0 +1,89 @@
+"""Istio's flag syntax (spf13/pflag) put into the one that Typer reads.
+
+Every value is joined to its flag, aliases become the flag's own name, joined short switches are taken apart, and flags
+without effect are dropped. Tokens that belong to no option of the table stay as they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from istio_init.errors import shown
+from istio_init.errors_rare import OptionError, UsageError
+from istio_init.model.parsers import boolean
+from istio_init.options.argv import LONG, SHORT, WITHOUT_EFFECT, skip
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from istio_init.options.table import Option
+
+
+def normalised(argv: Sequence[str], shorts_taken: Collection[str] = ()) -> list[str]:
+    """The command line as Typer reads it; raises UsageError for a wrong value of a switch or a flag without effect.
+
+    `shorts_taken` are short flags that are none of the table's here.
+    """
+    found: list[str] = []
+    rest = iter(argv)
+    for word in rest:
+        if word == "--":
+            found += [word, *rest]
+        elif word.startswith("--"):
+            found += _long(word, rest)
+        elif word.startswith("-") and word != "-" and word[1] not in shorts_taken:
+            found += _short(word, rest)
+        else:
+            found.append(word)
+    return found
+
+
+def _long(word: str, rest: Iterator[str]) -> list[str]:
+    flag, equals, text = word.partition("=")
+    attached = text if equals else None
+    if flag in WITHOUT_EFFECT:
+        return _skipped(flag, attached, rest)
+    option = LONG.get(flag)
+    if flag == "--netns":
+        text = next(rest, "") if attached is None else attached
+        if not text.strip():
+            # Such as an unset variable's: the caller's own namespace is not what the user means.
+            raise OptionError(flag, text, "empty: name one, or leave the flag out for the namespace of this process")
+        attached = text
+    return [word] if option is None else _spelled(option, attached, rest)
+
+
+def _short(word: str, rest: Iterator[str]) -> list[str]:
+    found: list[str] = []
+    while True:
+        flag, behind = word[:2], word[2:]
+        option = SHORT.get(flag)
+        switch = option.switch if option else WITHOUT_EFFECT.get(flag) == "switch"
+        attached = behind.removeprefix("=") if behind and (behind[0] == "=" or not switch) else None
+        if option is not None:
+            found += _spelled(option, attached, rest)
+        elif flag in WITHOUT_EFFECT:
+            found += _skipped(flag, attached, rest)
+        else:
+            return [*found, word]
+        if not switch or not behind or attached is not None:
+            return found
+        word = f"-{behind}"
+
+
+def _spelled(option: Option, attached: str | None, rest: Iterator[str]) -> list[str]:
+    if option.switch:
+        try:
+            on = attached is None or boolean(attached)
+        except ValueError as error:
+            raise UsageError(f"{option.names()}: {shown(attached or '')}: {error}") from None
+        return [f"--{option.flag}" if on else f"--no-{option.flag}"]
+    text = next(rest, None) if attached is None else attached
+    return [f"--{option.flag}" if text is None else f"--{option.flag}={text}"]
+
+
+def _skipped(flag: str, attached: str | None, rest: Iterator[str]) -> list[str]:
+    if not skip(flag, attached, rest):
+        kind = "true or false" if WITHOUT_EFFECT[flag] == "switch" else f"a {WITHOUT_EFFECT[flag]}"
+        raise UsageError(f"{flag}: {shown(attached or '')}: takes {kind}; it has no effect and can be left out")
+    return []

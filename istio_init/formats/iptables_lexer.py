@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.errors import shown
 from istio_init.errors_rare import SaveError
 from istio_init.formats.addresses import network_text
-from istio_init.formats.iptables_save import ALL_BITS
+from istio_init.formats.iptables_save import ALL_BITS, quoted
 from istio_init.model.parsers import network, number
 from istio_init.model.rules import PortRange
 
@@ -66,6 +66,25 @@ class WordReader:
         """Whether the next option belongs to an extension."""
         upcoming = [word for word in self._words[self._at : self._at + 2] if word != "!"]
         return bool(upcoming) and upcoming[0].startswith("--")
+
+    def mark_place(self) -> int:
+        """The place of the next word, to go back to."""
+        return self._at
+
+    def go_back(self, place: int) -> None:
+        """Read on from a place again."""
+        self._at = place
+
+    def options(self) -> str:
+        """All words up to the next -m, -j or -g, which are an extension's options, quoted where they need it."""
+        words: list[str] = []
+        while self.more() and self._words[self._at] not in {"-m", "-j", "-g"}:
+            word = self._words[self._at]
+            # Texts are quoted as iptables-save does it; values such as addresses never are.
+            text = (words and words[-1].endswith(("-prefix", "--path", "--string"))) or {*word} & {*" \t\"'\\"}
+            words.append(quoted(word) if text or not word else word)
+            self._at += 1
+        return " ".join(words)
 
     def name(self, what: str, limit: int) -> str:
         """The next word, if it fits the kernel's field of `limit` bytes."""

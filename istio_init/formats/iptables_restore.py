@@ -6,6 +6,7 @@ It accepts the matches and targets of model/rules.py and model/extensions.py as 
 from __future__ import annotations
 
 from istio_init.errors import shown
+from istio_init.errors_rare import SaveError
 from istio_init.formats.addresses import PROTOCOLS
 from istio_init.formats.iptables_lexer import WordReader, fits
 from istio_init.formats.iptables_save import ALL_BITS, rule_text
@@ -40,7 +41,7 @@ from istio_init.model.rules import (
     Verdict,
     ordered,
 )
-from istio_init.model.unknown import Comment
+from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,9 +61,10 @@ _PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOLS.items()}
 _ENTRY = (Source, Destination, InInterface, OutInterface, Protocol)
 
 
-def parse(text: str, family: Family) -> Ruleset:
+def parse(text: str, family: Family, *, foreign: bool = False) -> Ruleset:
     """The ruleset of a whole save, tables in the order in which a packet meets them.
 
+    With `foreign`, extensions that are not known here become an UnknownMatch or UnknownTarget that keeps their options.
     SaveError names the line and the word.
     """
     tables: dict[TableName, Table] = {}
@@ -74,11 +76,13 @@ def parse(text: str, family: Family) -> Ruleset:
         if name is None:
             raise line.error(word, f"expected a table: *{', *'.join(BUILTIN_CHAINS)}, each at most once")
         line.end()
-        tables[name] = _table(line, name, lines, family)
+        tables[name] = _table(line, name, lines, family, foreign=foreign)
     return Ruleset(family, tuple(tables[name] for name in BUILTIN_CHAINS if name in tables))
 
 
-def _table(opening: WordReader, name: TableName, lines: Iterator[WordReader], family: Family) -> Table:
+def _table(
+    opening: WordReader, name: TableName, lines: Iterator[WordReader], family: Family, *, foreign: bool
+) -> Table:
     """The table whose `*name` was read: its chains, its rules, its COMMIT."""
     chains: dict[str, Chain] = {}
     rules: dict[str, list[Rule]] = {}
@@ -95,7 +99,8 @@ def _table(opening: WordReader, name: TableName, lines: Iterator[WordReader], fa
             chains[chain.name], rules[chain.name] = chain, []
         else:
             into = _chain_of_rule(line, word, chains)
-            rules[into].append(_rule(line, family, [chain.name for chain in chains.values() if not chain.policy]))
+            users = [chain.name for chain in chains.values() if not chain.policy]
+            rules[into].append(_rule(line, family, users, foreign=foreign))
     raise opening.error(f"*{name}", "no COMMIT closes this table")
 
 
@@ -132,7 +137,7 @@ def _counters(line: WordReader, word: str) -> None:
         raise line.error(word, "counters are [packets:bytes]")
 
 
-def _rule(line: WordReader, family: Family, users: Collection[str]) -> Rule:
+def _rule(line: WordReader, family: Family, users: Collection[str], *, foreign: bool) -> Rule:
     """The rule after `-A CHAIN`; `users` are the user-defined chains that it may jump to."""
     entry: list[Match] = []
     extensions: list[Match] = []
@@ -142,9 +147,9 @@ def _rule(line: WordReader, family: Family, users: Collection[str]) -> Rule:
         negated, option = line.option()
         if option == "-m" and not negated:
             modules.append(line.word("a match"))
-            extensions += _extension(line, modules[-1])
+            extensions += _extension(line, modules[-1], foreign=foreign)
         elif option in ("-j", "-g") and not negated:
-            target = _jump(line, users) if option == "-g" else _target(line, family, users)
+            target = _jump(line, users) if option == "-g" else _target(line, family, users, foreign=foreign)
             line.end()
         else:
             match = _entry_match(line, option, family, negated=negated)
@@ -179,8 +184,20 @@ def _entry_match(line: WordReader, option: str, family: Family, *, negated: bool
             raise line.error(option, "unknown option, or an option of a match without its -m")
 
 
-def _extension(line: WordReader, module: str) -> list[Match]:
+def _extension(line: WordReader, module: str, *, foreign: bool) -> list[Match]:
     """All options of one `-m module`."""
+    start = line.mark_place()
+    try:
+        return _known_extension(line, module)
+    except SaveError:
+        if not foreign:
+            raise
+    line.go_back(start)
+    options = line.options()
+    return [UnknownMatch(module, -1, options.encode("utf-8", "surrogateescape"), options)]
+
+
+def _known_extension(line: WordReader, module: str) -> list[Match]:
     found: dict[str, Match] = {}
     while line.long_option_follows():
         negated, option = line.option()
@@ -241,9 +258,24 @@ def _jump(line: WordReader, users: Collection[str]) -> Jump:
     return Jump(chain, goto=True)
 
 
-def _target(line: WordReader, family: Family, users: Collection[str]) -> Target:
+def _target(line: WordReader, family: Family, users: Collection[str], *, foreign: bool) -> Target:
     """The target after -j. A name without options is a chain if one is declared, else an extension."""
     name = line.word("a target")
+    start = line.mark_place()
+    try:
+        target = _known_target(line, name, family, users)
+        line.end()
+    except SaveError:
+        if not foreign:
+            raise
+    else:
+        return target
+    line.go_back(start)
+    options = line.options()
+    return UnknownTarget(name, -1, options.encode("utf-8", "surrogateescape"), options)
+
+
+def _known_target(line: WordReader, name: str, family: Family, users: Collection[str]) -> Target:
     match name:
         case "ACCEPT" | "DROP" | "RETURN" | "QUEUE":
             return Verdict(name)

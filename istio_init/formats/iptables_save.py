@@ -120,7 +120,7 @@ def _match(match: Match, rule: Rule, before: Match | None) -> str:  # noqa: C901
         case CtState():
             return f" -m conntrack{_NOT[match.negated]} --ctstate {','.join(match.states)}"
         case Comment():
-            return f" -m comment --comment {_quoted(match.text)}"
+            return f" -m comment --comment {quoted(match.text)}"
         case UnknownMatch():
             return f" -m {_unknown(match)}"
         case _:
@@ -182,10 +182,14 @@ def _transport(rule: Rule) -> str:
     raise SaveError(f"{shown(repr(rule))}: a port needs -p tcp or -p udp in the same rule")
 
 
-def _quoted(text: str) -> str:
-    """A comment as iptables-save prints it: bare where it is one plain word, else between quotes."""
+def quoted(text: str) -> str:
+    """A text as iptables-save prints a comment: bare where it is one plain word, else between quotes."""
     return text if text and _BARE.issuperset(text) else f'"{text.translate(_ESCAPES)}"'
 
 
 def _unknown(extension: UnknownMatch | UnknownTarget) -> str:
-    return f"{extension.name} [unknown: {len(extension.data)} bytes]"
+    if extension.options is None:
+        return f"{extension.name} [unknown: {len(extension.data)} bytes]"
+    # The kernel's conntrack serves -m state as well (XT_CONNTRACK_STATE_ALIAS).
+    name = "state" if extension.options.partition("--")[2].startswith("state ") else extension.name
+    return f"{name} {extension.options}".rstrip()

@@ -83,8 +83,8 @@ def _match(match: Match) -> str:  # noqa: C901 (one arm a kind)
             return f"state {_not(negated)}{','.join(states)}"
         case Comment(text):
             return f'"{text}"'
-        case UnknownMatch(name):
-            return f"-m {name} ?"
+        case UnknownMatch(name, _, _, options):
+            return f"-m {name} ?" if options is None else f"{name} {options}"
         case _:
             assert_never(match)
 
@@ -112,8 +112,8 @@ def _target(target: Target) -> str:
             return "CONNMARK restore"
         case CtZone(zone):
             return f"CT zone {zone}"
-        case UnknownTarget(name):
-            return f"{name} ?"
+        case UnknownTarget(name, _, _, options):
+            return f"{name} ?" if options is None else f"{name} {options}".rstrip()
         case _:
             assert_never(target)
 

@@ -148,6 +148,18 @@ class Facts(Record):
         alike = (each for each in self.addresses if _same_network(each, own))
         return next(each.network.address for each in alike)
 
+    def masquerade(self, interface: str, destination: bytes) -> bytes | None:
+        """The source that MASQUERADE gives what leaves by an interface: its own address, or else any of another one.
+
+        Loopback addresses don't count (inet_select_addr, ipv6_dev_get_saddr). None where there is no address.
+        """
+        own = [each for each in self.addresses if each.device == interface]
+        every = (each.network.address for each in (*own, *self.addresses))
+        fitting = (address for address in every if len(address) == len(destination))
+        return next(
+            (each for each in fitting if each != LOOPBACKS["ipv6"] and (len(each) == 16 or each[0] != 127)), None
+        )
+
     def primary(self, interface: str, destination: bytes) -> bytes | None:
         """The address that REDIRECT chooses for what came in by an interface; None where it has none that fits.
 

@@ -12,16 +12,24 @@ class Comment(Record):
 
 
 class UnknownMatch(Record):
-    """A match that this program does not know: the extension's name, revision, and data as the kernel keeps it."""
+    """A match that no kind of model.rules stands for: the extension's name, revision, and data as the kernel keeps it.
+
+    `options` are its options as iptables-save prints them, None where they are not known. One that was read from text
+    has no revision (-1), and its options as its data.
+    """
 
     name: str
     revision: int
     data: bytes
+    options: str | None = None
+    _uncompared = ("options",)
 
 
 class UnknownTarget(Record):
-    """A target that this program does not know: the extension's name, revision, and data as the kernel keeps it."""
+    """A target that no kind of model.rules stands for; its fields are those of an UnknownMatch."""
 
     name: str
     revision: int
     data: bytes
+    options: str | None = None
+    _uncompared = ("options",)

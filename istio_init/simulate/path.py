@@ -12,7 +12,7 @@ from istio_init.model.rules import LOOPBACK_INTERFACE, TCP
 from istio_init.planning.capture import AGENT_DNS_PORT, PASSTHROUGH, uses_tproxy
 from istio_init.record import Record
 from istio_init.simulate import martians
-from istio_init.simulate.trace import trace
+from istio_init.simulate.trace import ChainEnd, trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,6 +111,13 @@ class Leg(Record):
         """Why the kernel itself dropped the packet, whatever the rules; empty where it did not."""
         last = self.passed[-1]
         return last.refused if isinstance(last, RoutingDecision) else ""
+
+    @property
+    def policy(self) -> ChainEnd | None:
+        """The end of a chain whose policy dropped the packet; None where no policy did."""
+        last = self.passed[-1]
+        end = last.steps[-1] if not isinstance(last, RoutingDecision) and last.steps else None
+        return end if isinstance(end, ChainEnd) and end.policy == "DROP" and self.end == "dropped" else None
 
     @property
     def decisive(self) -> RuleStep | None:

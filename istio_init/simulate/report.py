@@ -88,6 +88,8 @@ def because(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> str:
     if leg.refused:
         return f"because {leg.refused}"
     step = leg.decisive
+    if policy := leg.policy:
+        return f"because the policy of {policy.chain} in {policy.table} is {policy.policy}"
     if step is None:
         return "because no rule says otherwise"
     if step.matched is None and step.failed is not None:

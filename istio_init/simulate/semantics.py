@@ -21,6 +21,18 @@ from istio_init.model.extensions import (
     SetMark,
     Tproxy,
 )
+from istio_init.model.foreign import (
+    AddressRange,
+    AddressType,
+    Assumed,
+    Direction,
+    Fixed,
+    NoTrack,
+    SetConnMark,
+    TcpFlags,
+    Translate,
+    Undecidable,
+)
 from istio_init.model.packet import LOOPBACKS, contains, is_named
 from istio_init.model.rules import (
     TCP,
@@ -38,36 +50,43 @@ from istio_init.model.rules import (
     Verdict,
 )
 from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
+from istio_init.simulate.foreign import effect_of, parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from istio_init.model.foreign import ForeignTarget
     from istio_init.model.packet import Facts, Packet
     from istio_init.model.rules import Match, PortRange, Target
+    from istio_init.simulate.foreign import Part
 
 # States in which a packet has no connection.
 UNCONNECTED = frozenset({"INVALID", "UNTRACKED"})
 
-# Targets that we don't model, and that leave a packet as it is as far as this program is concerned; and those
-# that end its way.
-HARMLESS = frozenset({"LOG", "NFLOG", "AUDIT", "TCPMSS", "CHECKSUM", "CLASSIFY"})
-DROPPING = frozenset({"REJECT"})
+
+# The header flags of a connection's first TCP packet.
+SYN = 2
 
 
-def matches(all_of: Sequence[Match], packet: Packet) -> tuple[bool | None, Match | None]:
-    """Whether all matches hold, and the first that does not; None where that hangs on what we don't model."""
+def matches(all_of: Sequence[Match], packet: Packet, facts: Facts) -> tuple[bool | None, Part | None]:
+    """Whether all matches hold, and the first that does not; None where that depends on what is not modelled.
+
+    Of an UnknownMatch the part that does not hold is given, where that is known.
+    """
     undecided = None
     for match in all_of:
-        held = holds(match, packet)
-        if held is False:
-            return False, match
-        if held is None:
-            undecided = undecided or match
+        for part in parts(match) if isinstance(match, UnknownMatch) else (match,):
+            held = holds(part, packet, facts)
+            if held is False:
+                return False, part
+            if held is None:
+                whole = isinstance(match, UnknownMatch) and match.options is None
+                undecided = undecided or (match if whole else part)
     return (None, undecided) if undecided else (True, None)
 
 
-def holds(match: Match, packet: Packet) -> bool | None:  # noqa: C901 (one arm a kind)
+def holds(match: Part, packet: Packet, facts: Facts) -> bool | None:  # noqa: C901 (one arm a kind)
     """Whether the kernel would find this match to hold; None where that cannot be decided."""
     match match:
         case Source(network, negated):
@@ -97,10 +116,41 @@ def holds(match: Match, packet: Packet) -> bool | None:  # noqa: C901 (one arm a
             return _in_state(states, packet) != negated
         case Comment():
             return True
-        case UnknownMatch():
+        case AddressType(side, types, negated):
+            return bool({*types} & address_types(getattr(packet, side), facts)) != negated
+        case AddressRange(side, low, high, negated):
+            address = getattr(packet, side)
+            return (len(address) == len(low) and low <= address <= high) != negated
+        case TcpFlags(mask, compared, negated):
+            return _has_flags(packet, mask, compared, negated=negated)
+        case Direction(reply):
+            return packet.reply == reply
+        case Assumed(held):
+            return held
+        case Undecidable():
             return None
+        case UnknownMatch():
+            every = [holds(part, packet, facts) for part in parts(match)]
+            return False if False in every else None if None in every else True
         case _:
             assert_never(match)
+
+
+def address_types(address: bytes, facts: Facts) -> set[str]:
+    """The types of an address as xt_addrtype has them; with IPv6 a local address is UNICAST as well."""
+    if address[0] == 0xFF if len(address) == 16 else 0xE0 <= address[0] < 0xF0:
+        return {"MULTICAST"}
+    if address == b"\xff" * 4:
+        return {"BROADCAST"}
+    local = facts.is_local(address)
+    return ({"LOCAL"} if local else set()) | ({"UNICAST"} if not local or len(address) == 16 else set())
+
+
+def _has_flags(packet: Packet, mask: int, compared: int, *, negated: bool) -> bool | None:
+    """Whether a TCP packet has these flags: the first of a connection has SYN alone; others have unknown ones."""
+    if packet.protocol != TCP:
+        return False
+    return (SYN & mask == compared) != negated if packet.ctstate == "NEW" else None
 
 
 def _has_ports(packet: Packet) -> bool:
@@ -141,15 +191,34 @@ def act(target: Target, packet: Packet, facts: Facts) -> tuple[Packet, str]:
         case CtZone(zone):
             chosen = packet.tracked or packet.zone is not None
             return packet if chosen else packet.replace(zone=zone), "CONTINUE"
-        case UnknownTarget(name):
-            return packet, answer_of(name)
+        case UnknownTarget():
+            return _foreign(effect_of(target), packet, facts)
         case _:
             assert_never(target)
 
 
-def answer_of(unknown: str) -> str:
-    """What a target of this name, that we don't model, makes of a packet's way."""
-    return "CONTINUE" if unknown in HARMLESS else "DROP" if unknown in DROPPING else "UNDECIDED"
+def _foreign(effect: ForeignTarget, packet: Packet, facts: Facts) -> tuple[Packet, str]:
+    """What another program's target does to a packet."""
+    match effect:
+        case Fixed(answer):
+            return packet, answer
+        case SetConnMark(value, mask):
+            if packet.ctstate in UNCONNECTED:
+                return packet, "CONTINUE"
+            return packet.replace(connmark=(packet.connmark & ~mask) ^ value), "CONTINUE"
+        case NoTrack():
+            return packet if packet.tracked else packet.replace(ctstate="UNTRACKED"), "CONTINUE"
+        case Translate(side, address, port, own, chosen):
+            if chosen:
+                return packet, "UNDECIDED"
+            if own and (address := facts.masquerade(packet.out_interface, packet.destination)) is None:
+                return packet, "DROP"
+            ends: dict[str, object] = {side: address} if address else {}
+            if port and packet.protocol in {TCP, UDP}:
+                ends[f"{side}_port"] = port
+            return packet.replace(**ends, redirected=packet.redirected or side == "destination"), "ACCEPT"
+        case _:
+            assert_never(effect)
 
 
 def _redirected(target: Redirect, packet: Packet, facts: Facts) -> tuple[Packet, str]:

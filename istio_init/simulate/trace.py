@@ -16,8 +16,11 @@ from __future__ import annotations
 
 from istio_init.errors import InitError, shown
 from istio_init.model.extensions import Tproxy
+from istio_init.model.foreign import Fixed
 from istio_init.model.rules import Jump, Redirect, Verdict
+from istio_init.model.unknown import UnknownTarget
 from istio_init.record import Record
+from istio_init.simulate.foreign import effect_of
 from istio_init.simulate.semantics import UNCONNECTED, act, matches
 
 TYPE_CHECKING = False
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
     from istio_init.model.packet import Facts, Packet, Side
-    from istio_init.model.rules import Chain, Hook, Match, Rule, Ruleset, Table, TableName, Target
+    from istio_init.model.rules import Chain, Hook, Rule, Ruleset, Table, TableName, Target
+    from istio_init.simulate.foreign import Part
 
     HookVerdict: TypeAlias = Literal["ACCEPT", "DROP", "QUEUE", "UNDECIDED"]
 
@@ -55,7 +59,7 @@ class RuleStep(Record):
     """One rule that the packet reached: `number` from 1; `matched` is None where this can't be decided.
 
     `failed` is the match that did not hold, or that cannot be decided. `after` is the packet behind the rule, and
-    `via` the jump that led to this chain.
+    `via` the jump that led to this chain. `answer` is what came next: an Outcome, CONTINUE, JUMP or RETURN.
     """
 
     table: TableName
@@ -65,13 +69,14 @@ class RuleStep(Record):
     matched: bool | None
     before: Packet
     after: Packet
-    failed: Match | None = None
+    failed: Part | None = None
     via: RuleStep | None = None
+    answer: str = ""
 
     @property
     def drops(self) -> bool:
         """Whether the packet ended here."""
-        return self.matched is True and _is(self.rule.target, "DROP", "QUEUE")
+        return self.matched is True and self.answer in {"DROP", "QUEUE"}
 
     @property
     def depth(self) -> int:
@@ -122,15 +127,25 @@ class Trace(Record):
         last = None
         for step in reached:
             target = step.rule.target
-            if step.matched is None or isinstance(target, Redirect | Tproxy) or _is(target, "DROP", "QUEUE"):
+            if step.drops or (step.matched is None and step.answer == "UNDECIDED"):
                 return step
-            if _is(target, "RETURN", "ACCEPT"):
+            if isinstance(target, Redirect | Tproxy) or (step.answer == "ACCEPT" and step.after != step.before):
+                return step
+            if step.matched and step.answer in {"RETURN", "ACCEPT"}:
                 last = step
         return last
 
 
 def _is(target: Target, *names: str) -> bool:
     return isinstance(target, Verdict) and target.name in names
+
+
+def passes_on(target: Target) -> bool:
+    """Whether a packet goes on with the next rule as it was, so that it matters little whether the rule matched."""
+    if isinstance(target, UnknownTarget):
+        effect = effect_of(target)
+        return isinstance(effect, Fixed) and effect.answer == "CONTINUE"
+    return _is(target, "")
 
 
 def trace(ruleset: Ruleset, packet: Packet, facts: Facts) -> Trace:
@@ -241,15 +256,14 @@ class _Walk:
     def _meet(self, chain: Chain, at: int, via: RuleStep | None) -> tuple[RuleStep, str]:
         """One rule: the step it makes, and what to do next, an Answer or JUMP or RETURN."""
         rule, before = chain.rules[at], self._packet
-        matched, failed = matches(rule.matches, before)
+        matched, failed = matches(rule.matches, before, self._facts)
         answer: str = "CONTINUE"
         if matched is None:
-            # A rule without a target only counts, whether it matches or not.
-            answer = "CONTINUE" if _is(rule.target, "") else "UNDECIDED"
+            answer = "CONTINUE" if passes_on(rule.target) else "UNDECIDED"
         elif matched:
             self._packet, answer = act(rule.target, before, self._facts)
             if answer == "UNDECIDED":
                 matched = None
-        step = RuleStep(self._table.name, chain.name, at + 1, rule, matched, before, self._packet, failed, via)
+        step = RuleStep(self._table.name, chain.name, at + 1, rule, matched, before, self._packet, failed, via, answer)
         self._steps.append(step)
         return step, answer

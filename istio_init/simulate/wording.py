@@ -22,6 +22,18 @@ from istio_init.model.extensions import (
     SetMark,
     Tproxy,
 )
+from istio_init.model.foreign import (
+    AddressRange,
+    AddressType,
+    Assumed,
+    Direction,
+    Fixed,
+    NoTrack,
+    SetConnMark,
+    TcpFlags,
+    Translate,
+    Undecidable,
+)
 from istio_init.model.rules import (
     Destination,
     DestinationPorts,
@@ -36,11 +48,13 @@ from istio_init.model.rules import (
     Verdict,
 )
 from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
+from istio_init.simulate.foreign import assumptions, effect_of, parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from istio_init.model.foreign import ForeignTarget
     from istio_init.model.packet import Packet
-    from istio_init.model.rules import Match
+    from istio_init.simulate.foreign import Part
     from istio_init.simulate.trace import RuleStep
 
 
@@ -59,7 +73,7 @@ def packet_text(packet: Packet) -> str:
     return ", ".join(parts)
 
 
-def why_not(match: Match, packet: Packet) -> str:
+def why_not(match: Part, packet: Packet) -> str:
     """Why a match did not hold for a packet, or why that cannot be decided."""
     what, wanted = describe_match(match)
     if not wanted:
@@ -69,7 +83,7 @@ def why_not(match: Match, packet: Packet) -> str:
     return _other(what, _found(match, packet), wanted, negated=match.negated)  # type: ignore[union-attr] # Comment has none
 
 
-def describe_match(match: Match) -> tuple[str, str]:  # noqa: C901 (one arm a kind)
+def describe_match(match: Part) -> tuple[str, str]:  # noqa: C901 (one arm a kind)
     """What of a packet a match looks at, in words, and what it wants there: empty where there is nothing to be held."""
     match match:
         case Source(network):
@@ -98,13 +112,26 @@ def describe_match(match: Match) -> tuple[str, str]:  # noqa: C901 (one arm a ki
             return "its connection is", " or ".join(states)
         case Comment():
             return "", ""
-        case UnknownMatch(name):
-            return f"what -m {name} asks is not known to this program", ""
+        case AddressType(side, types):
+            return f"its {side} is {'' if match.negated else 'not '}of type {','.join(types)}", ""
+        case AddressRange(side, low, high):
+            direction = "it comes from" if side == "source" else "it goes to"
+            return direction, f"{address_text(low)}-{address_text(high)}"
+        case TcpFlags(mask, compared):
+            return "its TCP flags are", f"{_flags(compared)} of {_flags(mask)}"
+        case Direction(reply):
+            return "its direction is", _direction(reply=reply)
+        case Assumed(held, why):
+            return why if held else f"not taken to be so: {why}", ""
+        case Undecidable(why):
+            return f"{why} is not known" if not why.endswith("this program") else why, ""
+        case UnknownMatch():
+            return " and ".join(describe_match(part)[0] for part in parts(match)), ""
         case _:
             assert_never(match)
 
 
-def _found(match: Match, packet: Packet) -> str:  # noqa: C901 (one arm a kind)
+def _found(match: Part, packet: Packet) -> str:  # noqa: C901 (one arm a kind)
     """What a match that wants something finds in a packet."""
     match match:
         case Source():
@@ -132,10 +159,25 @@ def _found(match: Match, packet: Packet) -> str:  # noqa: C901 (one arm a kind)
             return f"{packet.connmark:#x}"
         case CtState():
             return packet.ctstate
-        case Comment() | UnknownMatch():
+        case AddressRange(side):
+            return address_text(getattr(packet, side))
+        case TcpFlags():
+            return "SYN"
+        case Direction():
+            return _direction(reply=packet.reply)
+        case Comment() | UnknownMatch() | AddressType() | Assumed() | Undecidable():
             return ""
         case _:
             assert_never(match)
+
+
+def _direction(*, reply: bool) -> str:
+    return "REPLY" if reply else "ORIGINAL"
+
+
+def _flags(bits: int) -> str:
+    names = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")
+    return ",".join(name for at, name in enumerate(names) if bits >> at & 1) or "NONE"
 
 
 def _owner(match: Owner, packet: Packet) -> int | None:
@@ -153,7 +195,12 @@ def _port(port: int) -> str:
 
 
 def effect(step: RuleStep) -> str:
-    """What a rule that matched did to the packet, or why that cannot be decided."""
+    """What a rule that matched did to the packet, or why that cannot be decided; and what is assumed of it."""
+    assumed = assumptions(step.rule.matches)
+    return _effect(step) + (f", taking it that {assumed}" if assumed else "")
+
+
+def _effect(step: RuleStep) -> str:
     before, after = step.before, step.after
     match step.rule.target:
         case Verdict(name):
@@ -179,7 +226,28 @@ def effect(step: RuleStep) -> str:
             if before.tracked:
                 return "connection tracking has seen it already"
             return f"conntrack zone {zone}" if before.zone is None else f"its conntrack zone stays {before.zone}"
-        case UnknownTarget(name):
-            return f"what -j {name} does is not known to this program" if step.matched is None else f"{name}"
+        case UnknownTarget():
+            return _foreign_effect(effect_of(step.rule.target), step)
         case _:
             assert_never(step.rule.target)
+
+
+def _foreign_effect(effect: ForeignTarget, step: RuleStep) -> str:
+    """What another program's target did to the packet."""
+    before, after = step.before, step.after
+    match effect:
+        case Fixed(_, words):
+            return words
+        case SetConnMark():
+            return f"the connection's mark becomes {after.connmark:#x}"
+        case NoTrack():
+            return "connection tracking leaves it alone" if after.ctstate == "UNTRACKED" else "is tracked already"
+        case Translate(side, _, _, own, chosen):
+            if chosen:
+                return "the kernel chooses from a range"
+            if own and step.answer == "DROP":
+                return f"is dropped: {before.out_interface} has no address"
+            ends = {"source": (after.source, after.source_port)}
+            return f"{side} becomes {endpoint_text(*ends.get(side, (after.destination, after.destination_port)))}"
+        case _:
+            assert_never(effect)

@@ -21,8 +21,12 @@ from istio_init.model.extensions import (
     SetMark,
     Tproxy,
 )
+from istio_init.model.foreign import AddressRange, AddressType, SetConnMark, Translate
+from istio_init.model.inet import networks
 from istio_init.model.packet import Packet, contains
 from istio_init.model.rules import (
+    IPV4,
+    IPV6,
     LOOPBACK_INTERFACE,
     TCP,
     UDP,
@@ -38,17 +42,22 @@ from istio_init.model.rules import (
     Source,
     SourcePorts,
 )
+from istio_init.model.unknown import UnknownMatch, UnknownTarget
 from istio_init.record import Record
+from istio_init.simulate.foreign import effect_of, parts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, TypeAlias
 
+    from istio_init.model.foreign import ForeignTarget
     from istio_init.model.rules import Family, Hook, Ruleset
 
     Cube: TypeAlias = tuple[int, ...]
 
+MULTICAST = (Network(b"\xe0\0\0\0", 4), Network(b"\xff" + bytes(15), 8))
+BROADCAST = (Network(b"\xff" * 4, 32),)
 # The dimensions, by the packet's fields.
 DIMENSIONS = (
     "source", "destination", "protocol", "source_port", "destination_port", "in_interface", "out_interface", "uid",
@@ -199,6 +208,15 @@ class _BoundaryCollector:
                 self.marks.add((value, mask))
             case Protocol(number) if number:
                 self.protocols.add(number)
+            case UnknownMatch():
+                for part in parts(match):
+                    self._match(part)
+            case AddressType(_, types):
+                self.networks.update(MULTICAST if "MULTICAST" in types else ())
+                self.networks.update(BROADCAST if "BROADCAST" in types else ())
+            case AddressRange(_, low, high):
+                family: Family = IPV4 if len(low) == 4 else IPV6
+                self.networks.update(networks((int.from_bytes(low), int.from_bytes(high)), family))
             case CtState() | _:
                 pass
 
@@ -213,6 +231,18 @@ class _BoundaryCollector:
                 self.ports.add(ports)
             case SaveMark(one, other) | RestoreMark(one, other):
                 self.marks.update({(0, one), (0, other)})
+            case UnknownTarget():
+                self._effect(effect_of(target))
+            case _:
+                pass
+
+    def _effect(self, effect: ForeignTarget) -> None:
+        match effect:
+            case SetConnMark(value, mask):
+                self.marks.add((value, mask))
+            case Translate(_, address, port):
+                self.ports.update({PortRange(port, port)} if port else ())
+                self.networks.update({Network(address, len(address) * 8)} if address else ())
             case _:
                 pass
 

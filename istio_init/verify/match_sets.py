@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from istio_init.model.extensions import ConnMark, CtState, Mark, Multiport
+from istio_init.model.foreign import (
+    AddressRange,
+    AddressType,
+    Assumed,
+    Direction,
+    TcpFlags,
+    Undecidable,
+)
 from istio_init.model.packet import Packet
 from istio_init.model.rules import (
     TCP,
@@ -17,6 +25,7 @@ from istio_init.model.rules import (
     SourcePorts,
 )
 from istio_init.model.unknown import Comment, UnknownMatch
+from istio_init.simulate.foreign import parts
 from istio_init.simulate.semantics import UNCONNECTED, holds
 from istio_init.verify.header_space import (
     DESTINATION_PORT,
@@ -30,9 +39,16 @@ from istio_init.verify.header_space import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal, TypeAlias
+
+    from istio_init.model.packet import Facts
     from istio_init.model.rules import Match, Rule
+    from istio_init.simulate.foreign import Part
     from istio_init.verify.header_space import Cube, Space
     from istio_init.verify.packet_set import PacketSet
+
+    # Whether a rule is known to match its packets, may match each of them or not, or nobody knows.
+    Certainty: TypeAlias = Literal["known", "either", "unknown"]
 
 # The field of a packet that each kind of match looks at.
 FIELDS = {
@@ -52,41 +68,48 @@ FIELDS = {
 class MatchSets:
     """The cubes of rules in a space, made once for each rule."""
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
-        self._made: dict[int, tuple[Rule, list[Cube], bool]] = {}
-        self._sets: dict[Match, Cube] = {}
+    def __init__(self, space: Space, facts: Facts) -> None:
+        self._space, self._facts = space, facts
+        self._made: dict[int, tuple[Rule, list[Cube], Certainty]] = {}
+        self._sets: dict[Part, Cube] = {}
         nothing = bytes(4 if space.family == "ipv4" else 16)
         self._probe = Packet("OUTPUT", TCP, nothing, nothing)
         self._probes: dict[str, list[Packet]] = {}
 
-    def of(self, rule: Rule) -> tuple[list[Cube], bool]:
-        """Disjoint cubes that hold all packets which a rule may match, and whether it is known to match them."""
+    def of(self, rule: Rule) -> tuple[list[Cube], Certainty]:
+        """Disjoint cubes that hold all packets which a rule may match, and how far that is known."""
         made = self._made.get(id(rule))
         if made is None:
             # The rule is kept with what was made of it, so that its id stays its own.
             made = self._made[id(rule)] = (rule, *self._make(rule))
         return made[1], made[2]
 
-    def _make(self, rule: Rule) -> tuple[list[Cube], bool]:
-        cubes, decided = [self._space.everything], True
-        for match in rule.matches:
+    def _make(self, rule: Rule) -> tuple[list[Cube], Certainty]:
+        cubes = [self._space.everything]
+        certainty: Certainty = "known"
+        for match in (each for some in rule.matches for each in _parts(some)):
             if _is_unknown(match):
-                decided = False
+                certainty = "unknown"
+                continue
+            if _is_either(match):
+                certainty = "either" if certainty == "known" else certainty
+                continue
+            if isinstance(match, Assumed):
+                cubes = cubes if match.held else []
                 continue
             parts = (
                 self._either(match) if isinstance(match, Multiport) and match.side == "ports" else [self._set(match)]
             )
             cubes = [both for cube in cubes for part in parts if (both := intersection(cube, part))]
-        return cubes, decided
+        return cubes, certainty
 
-    def _set(self, match: Match) -> Cube:
+    def _set(self, match: Part) -> Cube:
         """The packets for which a match holds that looks at one field."""
         if match not in self._sets:
             self._sets[match] = self._asked(match)
         return self._sets[match]
 
-    def _asked(self, match: Match) -> Cube:
+    def _asked(self, match: Part) -> Cube:
         limits: dict[str, int] = {}
         field = _field(match)
         if not field:
@@ -95,7 +118,8 @@ class MatchSets:
             limits["protocol"] = self._space.among(PROTOCOL, (TCP, UDP))
         if field == "connmark":
             limits["ctstate"] = self._space.where(STATE, lambda state: state not in UNCONNECTED)
-        held = sum(1 << number for number, probe in enumerate(self._probed(field)) if holds(match, probe))
+        probes = enumerate(self._probed(field))
+        held = sum(1 << number for number, probe in probes if holds(match, probe, self._facts))
         return self._space.cube(**{**limits, field: held})
 
     def _probed(self, field: str) -> list[Packet]:
@@ -136,11 +160,17 @@ class MatchSets:
         return [packet_set.of(inside)], [packet_set.of(each) for each in difference(packet_set.cube, cube)]
 
 
-def _field(match: Match) -> str:
+def _parts(match: Match) -> tuple[Part, ...]:
+    return parts(match) if isinstance(match, UnknownMatch) else (match,)
+
+
+def _field(match: Part) -> str:
     """The field of a packet that a match looks at; empty for a comment."""
     match match:
         case Owner(kind):
             return str(kind)
+        case AddressType(side) | AddressRange(side):
+            return str(side)
         case Multiport(side):
             return "source_port" if side == "sports" else "destination_port"
         case Comment():
@@ -149,6 +179,11 @@ def _field(match: Match) -> str:
             return FIELDS[type(match)]
 
 
-def _is_unknown(match: Match) -> bool:
-    """Whether a match can't be judged by one packet's fields: what we don't model, and what nat did before."""
-    return isinstance(match, UnknownMatch) or (isinstance(match, CtState) and bool({"SNAT", "DNAT"} & {*match.states}))
+def _is_unknown(match: Part) -> bool:
+    """Whether a match can't be judged by one packet's fields: what is not modelled, and what nat did before."""
+    return isinstance(match, Undecidable) or (isinstance(match, CtState) and bool({"SNAT", "DNAT"} & {*match.states}))
+
+
+def _is_either(match: Part) -> bool:
+    """Whether a match holds for some packets of any class and not for others: by chance, or by what no class shows."""
+    return isinstance(match, TcpFlags | Direction) or (isinstance(match, Assumed) and match.either)

@@ -160,12 +160,12 @@ class FamilyProof:
     def faults(self) -> Iterator[Fault]:
         """Everything that breaks an invariant."""
         claims = Invariants(self._options, self.space)
-        new = [packet_set for packet_set in self.found["OUTPUT"] if packet_set.kind == FIRST_ONE]
+        new = [packet_set for packet_set in self.found["OUTPUT"] if _started_new(packet_set)]
         # A connection that conntrack calls RELATED follows from another, and is TPROXY's to deliver (docs/prove.md).
         first = self.space.only(STATE, "NEW")
         unmarked = self.space.cube(mark=1 << self.space.mark(0), ctstate=first)
         yield from self._check("OUTPUT", new, unmarked, claims.outbound(), self.sorts)
-        coming = [packet_set for packet_set in self.found["PREROUTING"] if packet_set.kind == FIRST_ONE]
+        coming = [packet_set for packet_set in self.found["PREROUTING"] if _started_new(packet_set)]
         arrivals = self._arrivals()
         arriving = (*arrivals[:-1], first)
         yield from self._check("PREROUTING", coming, arriving, claims.inbound(), self.sorts)
@@ -277,11 +277,16 @@ class FamilyProof:
                         yield DeadRule(self.family, table.name, chain.name, number, rule, self._why_dead(rule))
 
     def _why_dead(self, rule: Rule) -> str:
-        cubes, _ = MatchSets(self.space).of(rule)
+        cubes, _ = MatchSets(self.space, self.facts).of(rule)
         starting = (cube for starts in STARTS.values() for cube in starts(self.space, self.facts))
         if any(intersection(start, cube) for start in starting for cube in cubes):
             return "earlier rules decide for all packets that it matches"
         return "the kernel routes no such packet here"
+
+
+def _started_new(packet_set: PacketSet) -> bool:
+    """Whether a set's packets were a connection's first ones, even if a rule kept them from being tracked."""
+    return packet_set.kind == FIRST_ONE or any(dimension == STATE for dimension, _ in packet_set.changed)
 
 
 def _zone(packet_set: PacketSet) -> tuple[object, ...]:

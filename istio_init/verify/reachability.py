@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from istio_init.model.rules import LOOPBACK_INTERFACE, Jump, Verdict
-from istio_init.simulate.trace import HOOKS, ICMP, NAT_SIDES
+from istio_init.model.rules import LOOPBACK_INTERFACE, Jump
+from istio_init.simulate.trace import HOOKS, ICMP, NAT_SIDES, passes_on
 from istio_init.verify.header_space import DESTINATION, GID, IN, MARK, OUT, PROTOCOL, STATE, UID, intersection
 from istio_init.verify.match_sets import MatchSets
 from istio_init.verify.packet_set import CONNECTIONLESS, FIRST_ONE, ICMP_ERROR, LATER, PacketSet, merged
@@ -29,7 +29,7 @@ class Reachability:
 
     def __init__(self, space: Space, ruleset: Ruleset, facts: Facts) -> None:
         self._space, self._ruleset, self._facts = space, ruleset, facts
-        self._match_sets, self._transfer = MatchSets(space), Transfer(space, facts)
+        self._match_sets, self._transfer = MatchSets(space, facts), Transfer(space, facts)
         self._local = space.where(DESTINATION, facts.is_local)
         self._policy = space.where(MARK, lambda mark: bool(facts.policy_route(space.family, mark)))
         self._counting = True
@@ -196,8 +196,8 @@ class Reachability:
         self, rule: Rule, sets: list[PacketSet], ended: list[PacketSet]
     ) -> tuple[list[PacketSet], list[PacketSet]]:
         """The parts that a rule matches and that it does not; what cannot be decided is added to `ended`."""
-        cubes, decided = self._match_sets.of(rule)
-        if not decided and isinstance(rule.target, Verdict) and not rule.target.name:
+        cubes, certainty = self._match_sets.of(rule)
+        if certainty != "known" and passes_on(rule.target):
             return [], sets
         hit: list[PacketSet] = []
         for cube in cubes:
@@ -207,8 +207,10 @@ class Reachability:
                 hit += mine
                 missed += others
             sets = missed
-        if decided:
+        if certainty == "known":
             return hit, sets
+        if certainty == "either":
+            return hit, [*sets, *hit]
         ended += [packet_set.replace(end="undecided") for packet_set in hit]
         return [], sets
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from istio_init.formats.addresses import address_text
 from istio_init.record import Record
-from istio_init.verify.header_space import CONNMARK, MARK
+from istio_init.verify.header_space import CONNMARK, DESTINATION, MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def describe(packet_set: PacketSet, space: Space) -> str:
     parts = [packet_set.end]
     parts += [f"redirected to port {packet_set.redirect}"] if packet_set.redirect else []
     parts += [f"to the transparent socket on port {packet_set.tproxy}"] if packet_set.tproxy else []
+    if DESTINATION in changed and not packet_set.redirect:
+        parts += [f"destination {address_text(space.values[DESTINATION][changed[DESTINATION]])}"]
     parts += [f"mark {space.values[MARK][changed[MARK]]:#x}"] if MARK in changed else []
     parts += [f"connection mark {space.values[CONNMARK][changed[CONNMARK]]:#x}"] if CONNMARK in changed else []
     parts += [f"conntrack zone {packet_set.zone}"] if packet_set.zone else []

@@ -7,10 +7,12 @@ from istio_init.model.parsers import ALL, OUTBOUND_MARK
 from istio_init.model.rules import FAMILIES, IPV6, LOOPBACK_INTERFACE, TCP, UDP, Network, PortRange
 from istio_init.planning.capture import AGENT_DNS_PORT, DNS_PORT, PASSTHROUGH, loopback
 from istio_init.verify.header_space import (
+    BROADCAST,
     DESTINATION,
     GID,
     IN,
     MARK,
+    MULTICAST,
     OUT,
     PROTOCOL,
     SOURCE,
@@ -121,9 +123,16 @@ def inbound(space: Space, facts: Facts) -> list[Cube]:
 
 def _specified(space: Space) -> list[Cube]:
     """Packets that are from somewhere, and to somewhere."""
-    source, destination = (space.inside(dimension, UNSPECIFIED) for dimension in (SOURCE, DESTINATION))
+    source = space.everything[SOURCE] & ~space.inside(SOURCE, (*UNSPECIFIED, *MULTICAST, *BROADCAST))
+    destination = space.everything[DESTINATION] & ~space.inside(DESTINATION, UNSPECIFIED)
+    every = space.inside(DESTINATION, (*MULTICAST, *BROADCAST))
+    if not every:
+        return [space.cube(source=source, destination=destination)]
+    # No connection is made to many hosts at once.
+    tcp = space.only(PROTOCOL, TCP)
     return [
-        space.cube(source=space.everything[SOURCE] & ~source, destination=space.everything[DESTINATION] & ~destination)
+        space.cube(source=source, destination=destination & ~every),
+        space.cube(source=source, destination=destination & every, protocol=space.everything[PROTOCOL] & ~tcp),
     ]
 
 

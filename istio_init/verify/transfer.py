@@ -10,17 +10,19 @@ from istio_init.model.extensions import (
     SetMark,
     Tproxy,
 )
+from istio_init.model.foreign import Fixed, NoTrack, SetConnMark, Translate
 from istio_init.model.packet import LOOPBACKS
 from istio_init.model.rules import Jump, Redirect, Verdict
 from istio_init.model.unknown import UnknownTarget
-from istio_init.simulate.semantics import DROPPING, HARMLESS
-from istio_init.verify.header_space import CONNMARK, DESTINATION, DESTINATION_PORT, IN, MARK
+from istio_init.simulate.foreign import effect_of
+from istio_init.verify.header_space import CONNMARK, DESTINATION, DESTINATION_PORT, IN, MARK, OUT, SOURCE, STATE
 from istio_init.verify.packet_set import CONNECTIONLESS, PacketSet, bits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from istio_init.model.foreign import ForeignTarget
     from istio_init.model.packet import Facts
     from istio_init.model.rules import Hook, Target
     from istio_init.verify.header_space import Space
@@ -53,8 +55,8 @@ class Transfer:
             case CtZone(zone):
                 chosen = packet_set.tracked or packet_set.zone is not None
                 yield packet_set if chosen else packet_set.replace(zone=zone), "CONTINUE"
-            case UnknownTarget(name):
-                yield packet_set, "CONTINUE" if name in HARMLESS else "DROP" if name in DROPPING else "UNDECIDED"
+            case UnknownTarget():
+                yield from self._foreign(effect_of(target), packet_set)
             case Jump():
                 raise AssertionError(f"{target} is for the walk to follow")
             case _:
@@ -84,6 +86,61 @@ class Transfer:
                         else:
                             new = (DESTINATION, self._space.number(DESTINATION, address))
                             yield piece.having(port, new), "ACCEPT"
+
+    def _foreign(self, effect: ForeignTarget, packet_set: PacketSet) -> Iterator[tuple[PacketSet, str]]:
+        """What another program's target does to a packet set."""
+        match effect:
+            case Fixed(answer):
+                yield packet_set, answer
+            case SetConnMark(value, mask):
+                yield from ((part, "CONTINUE") for part in self._with_connection_mark(packet_set, value, mask))
+            case NoTrack():
+                untracked = (STATE, self._space.number(STATE, "UNTRACKED"))
+                changed = packet_set.having(untracked).replace(kind=CONNECTIONLESS)
+                yield packet_set if packet_set.tracked else changed, "CONTINUE"
+            case Translate(side, address, port, own, chosen):
+                if chosen:
+                    yield packet_set, "UNDECIDED"
+                elif side == "source":
+                    yield from self._with_source(packet_set, address, own=own)
+                else:
+                    yield self._with_destination(packet_set, address, port), "ACCEPT"
+            case _:
+                assert_never(effect)
+
+    def _with_destination(self, packet_set: PacketSet, address: bytes | None, port: int) -> PacketSet:
+        """A set whose connections have another destination; the port counts as a redirection where that is here."""
+        changes = [(DESTINATION, self._space.number(DESTINATION, address))] if address else []
+        changes += [(DESTINATION_PORT, self._space.number(DESTINATION_PORT, port))] if port else []
+        here = port if address is None or self._facts.is_local(address) else 0
+        return packet_set.having(*changes).replace(redirect=here)
+
+    def _with_source(
+        self, packet_set: PacketSet, address: bytes | None, *, own: bool
+    ) -> Iterator[tuple[PacketSet, str]]:
+        """A set whose connections have another source, which for MASQUERADE depends on the interface."""
+        if not own:
+            changes = [(SOURCE, self._space.number(SOURCE, address))] if address else []
+            yield packet_set.having(*changes), "ACCEPT"
+            return
+        nothing = bytes(4 if self._space.family == "ipv4" else 16)
+        for number in bits(packet_set.now(OUT)):
+            source = self._facts.masquerade(self._space.values[OUT][number], nothing)
+            for part in packet_set.part(OUT, 1 << number):
+                if source is None:
+                    yield part, "DROP"
+                else:
+                    yield part.having((SOURCE, self._space.number(SOURCE, source))), "ACCEPT"
+
+    def _with_connection_mark(self, packet_set: PacketSet, value: int, mask: int) -> Iterator[PacketSet]:
+        """A set in parts, each with the class of the mark that its connection gets."""
+        if packet_set.kind == CONNECTIONLESS:
+            yield packet_set
+            return
+        for number in bits(packet_set.now(CONNMARK)):
+            new = self._space.mark((self._space.values[CONNMARK][number] & ~mask) ^ value)
+            for part in packet_set.part(CONNMARK, 1 << number):
+                yield part.having((CONNMARK, new))
 
     def _marked(self, packet_set: PacketSet, value: int, mask: int) -> Iterator[tuple[PacketSet, int]]:
         """A packet_set in parts, each with the class of the mark that it gets."""

@@ -86,7 +86,7 @@ FAULTS = {
     "trace.js": (
         ('OUTPUT: ["raw", "mangle", "nat",', 'OUTPUT: ["raw", "nat", "mangle",'),
         ("if (!target.goto) {", "if (true) {"),
-        ('answer = isVerdict(rule.target, "") ? "CONTINUE" : "UNDECIDED";', 'answer = "CONTINUE";'),
+        ('answer = passesOn(rule.target) ? "CONTINUE" : "UNDECIDED";', 'answer = "CONTINUE";'),
         ("if (packet.translated.includes(NAT_SIDES[packet.hook])) {", "if (false) {"),
         ('base.policy === "DROP"', "false"),
     ),
@@ -95,7 +95,9 @@ FAULTS = {
         ("owner === null ? negated", "owner === null ? false"),
         ("return (mark & mask) >>> 0;", "return mark & mask;"),
         ("packet.redirected && ", ""),
-        ('return [packet, "DROP"];', 'return [packet, "ACCEPT"];'),
+        ('(address === null) {\n    return [packet, "DROP"]', '(address === null) {\n    return [packet, "ACCEPT"]'),
+        ("(!local || ipv6 ? ", "(!local ? "),
+        ("if (target.chosen) {", "if (false) {"),
     ),
     "path.js": (
         ("uid: null, gid: null,\n  });", "\n  });"),

@@ -127,6 +127,35 @@ WAY = ("tried", "hit", "links", "reached")
 _PORT_LISTS = (PortRange(53, 53), PortRange(80, 443), PortRange(15000, 15100))
 
 
+FOREIGN_MATCHES = {
+    "ipv4": (
+        ("addrtype", "--dst-type LOCAL"), ("addrtype", "! --src-type LOCAL,MULTICAST --dst-type UNICAST"),
+        ("iprange", "! --src-range 10.0.0.0-10.255.255.255"), ("iprange", "--dst-range 10.1.2.3-198.51.100.7"),
+        ("statistic", "--mode random --probability 0.50000000000"), ("limit", "--limit 5/min"),
+        ("conntrack", "--ctstate RELATED,ESTABLISHED --ctdir REPLY"), ("conntrack", "--ctstatus ASSURED"),
+        ("tcp", "--tcp-flags SYN,RST SYN"), ("tcp", "! --tcp-flags FIN,SYN,RST,ACK SYN"),
+        ("physdev", "--physdev-is-bridged"), ("physdev", "! --physdev-is-in"), ("rpfilter", "--invert"),
+        ("set", "--match-set x src"), ("state", "--state NEW"),
+    ),
+    "ipv6": (
+        ("addrtype", "--dst-type LOCAL"), ("addrtype", "--dst-type UNICAST"), ("icmp6", "--icmpv6-type 128"),
+        ("iprange", "--src-range 2001:db8::-2001:db8::ffff"), ("addrtype", "! --dst-type MULTICAST"),
+    ),
+}  # fmt: skip
+FOREIGN_TARGETS = {
+    "ipv4": (
+        ("DNAT", "--to-destination 10.9.9.9"), ("DNAT", "--to-destination 127.0.0.1:15053"),
+        ("DNAT", "--to-destination :15006"), ("DNAT", "--to-destination 10.9.9.1-10.9.9.9:80"),
+        ("SNAT", "--to-source 10.2.2.2:7"), ("MASQUERADE", "--random-fully"), ("REJECT", "--reject-with tcp-reset"),
+        ("CONNMARK", "--set-xmark 0x1/0xff"), ("CT", "--notrack"), ("TCPMSS", "--clamp-mss-to-pmtu"),
+    ),
+    "ipv6": (
+        ("DNAT", "--to-destination fd99::53"), ("DNAT", "--to-destination [::1]:15053"), ("MASQUERADE", ""),
+        ("SNAT", "--to-source fd99::53"),
+    ),
+}  # fmt: skip
+
+
 @cache
 def _matches(family: Family) -> tuple[Match, ...]:
     """Matches of every kind that packets of `questions` may meet or miss."""
@@ -149,7 +178,8 @@ def _matches(family: Family) -> tuple[Match, ...]:
             *(CtState(some, each) for some in states),
         )
     )
-    return (*some, Comment("said"), UnknownMatch("bpf", 1, b""))
+    foreign = [UnknownMatch(name, -1, b"", options) for name, options in FOREIGN_MATCHES[family]]
+    return (*some, Comment("said"), UnknownMatch("bpf", 1, b""), *foreign)
 
 
 @cache
@@ -162,7 +192,8 @@ def _targets(family: Family, chains: tuple[str, ...]) -> tuple[Target, ...]:
         *(SetMark(value, mask) for value, mask in ((0x539, 0xFFFFFFFF), (0xF0000001, 0xFF00FF00))),
         *(kind(0xFFFFFFFF, 0xFFFF0000) for kind in (SaveMark, RestoreMark)),
         *(CtZone(zone) for zone in (1, 2)),
-        *(UnknownTarget(name, 0, b"") for name in ("LOG", "REJECT", "DNAT")),
+        *(UnknownTarget(name, 0, b"") for name in ("LOG", "REJECT", "NFQUEUE", "DNAT")),
+        *(UnknownTarget(name, -1, b"", options) for name, options in FOREIGN_TARGETS[family]),
     )
 
 

@@ -25,7 +25,7 @@ from istio_init.model.extensions import (
     SetMark,
     Tproxy,
 )
-from istio_init.model.packet import Packet
+from istio_init.model.packet import Facts, Packet
 from istio_init.model.rules import (
     Destination,
     DestinationPorts,
@@ -195,16 +195,16 @@ PACKET = Packet(
         (Mark(1), "its mark is 0x7, not 0x1"),
         (ConnMark(1), "its connection's mark is 0x0, not 0x1"),
         (CtState(("INVALID",)), "its connection is NEW, not INVALID"),
-        (UnknownMatch("bpf", 1, b""), "what -m bpf asks is not known to this program"),
+        (UnknownMatch("bpf", 1, b""), "what a BPF program answers is not known"),
     ],
 )
 def test_every_match_says_why_it_failed(match: Match, words: str) -> None:
-    assert not holds(match, PACKET)
+    assert not holds(match, PACKET, Facts(()))
     assert why_not(match, PACKET) == words
 
 
 def test_a_comment_needs_no_words_and_no_socket_has_some() -> None:
-    assert holds(Comment("x"), PACKET)
+    assert holds(Comment("x"), PACKET, Facts(()))
     assert why_not(Comment("x"), PACKET) == ""
     assert why_not(Owner("uid", 1, 1), PACKET.replace(uid=None)) == "no socket sent it"
 
@@ -226,7 +226,7 @@ def test_a_comment_needs_no_words_and_no_socket_has_some() -> None:
         (RestoreMark(), {}, "mark stays 0x7"),
         (SaveMark(), {"connmark": 7}, "the connection's mark becomes 0x7"),
         (CtZone(2), {"zone": 2}, "conntrack zone 2"),
-        (UnknownTarget("LOG", 0, b""), {}, "LOG"),
+        (UnknownTarget("LOG", 0, b""), {}, "is logged"),
     ],
 )  # fmt: skip
 def test_every_target_says_what_it_did(target: Target, after: dict[str, object], words: str) -> None:

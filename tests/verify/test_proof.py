@@ -118,7 +118,9 @@ def described(space: Space, packet_set: PacketSet, packet: Packet) -> tuple[obje
         for dimension in (DESTINATION, DESTINATION_PORT, MARK, CONNMARK)
     ]
     return (
-        (packet_set.end,) if packet_set.end == "dropped" else (packet_set.end, *now, packet_set.tproxy, packet_set.zone)
+        (packet_set.end,)
+        if packet_set.end in {"dropped", "undecided"}
+        else (packet_set.end, *now, packet_set.tproxy, packet_set.zone)
     )
 
 
@@ -127,7 +129,7 @@ def walked(pod: Sidecar, ruleset: Ruleset, packet: Packet) -> tuple[object, ...]
     leg = travel(ruleset, packet, pod.facts, pod.envoy, "")
     end = leg.end if leg.end in ENDS else "delivered"
     now = leg.arrived
-    if end == "dropped":
+    if end in {"dropped", "undecided"}:
         return (end,)
     return (end, now.destination, now.destination_port, now.mark, now.connmark, now.tproxy_port, now.zone)
 

@@ -12,13 +12,13 @@ from istio_init.draw.graph import build_graph
 from istio_init.formats.addresses import PROTOCOLS
 from istio_init.formats.iptables_save import rule_text
 from istio_init.model.rules import FAMILIES, Network, PortRange
-from istio_init.model.unknown import UnknownTarget
+from istio_init.model.unknown import UnknownMatch, UnknownTarget
 from istio_init.planning.capture import AGENT_DNS_PORT, PASSTHROUGH
 from istio_init.record import Record
+from istio_init.simulate.foreign import assumptions, effect_of, parts
 from istio_init.simulate.path import APPLICATION, CLIENT, EPHEMERAL_PORT, SENDERS
 from istio_init.simulate.purposes import purpose, purposes
 from istio_init.simulate.report import ENDS, STOPS, TAILS, purpose_json
-from istio_init.simulate.semantics import answer_of
 from istio_init.simulate.wording import describe_match
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from istio_init.simulate.purposes import Purpose, RuleLocation
     from istio_init.simulate.report import TextLine
 
-# Words and numbers of journey.py and explain.py.
+# Words and numbers of simulate/path.py and report.py.
 FIXED: dict[str, Any] = {
     "application": APPLICATION,
     "client": CLIENT,
@@ -91,15 +91,15 @@ def _chain(chain: Chain, table: str, known: Mapping[RuleLocation, Purpose]) -> d
 def _rule(rule: Rule, why: Purpose | None) -> dict[str, Any]:
     matches = []
     for match in rule.matches:
-        what, wanted = describe_match(match)
-        matches.append({**plain(match), "what": what, "wanted": wanted})
-    target = plain(rule.target)
-    if isinstance(rule.target, UnknownTarget):
-        target["does"] = answer_of(rule.target.name)
+        for part in parts(match) if isinstance(match, UnknownMatch) else (match,):
+            what, wanted = describe_match(part)
+            matches.append({**plain(part), "what": what, "wanted": wanted})
+    target = rule.target
     return {
         "text": rule_text(rule),
         "matches": matches,
-        "target": target,
+        "target": plain(effect_of(target) if isinstance(target, UnknownTarget) else target),
+        "assumed": assumptions(rule.matches),
         "purpose": purpose_json(why) if why else None,
     }
 

@@ -64,6 +64,14 @@ function primary(facts, device, destination) {
   return own.find(fits) ?? null;
 }
 
+/** The source that MASQUERADE gives what leaves by an interface: its own address, or else any of another one. */
+function masquerade(facts, device, destination) {
+  const own = facts.addresses.filter((each) => each.device === device);
+  const fits = (address) => address.length === destination.length && address !== loopback("ipv6")
+    && (familyOf(address) === "ipv6" || !address.startsWith("7f"));
+  return [...own, ...facts.addresses].map((each) => each.network.address).find(fits) ?? null;
+}
+
 /** The scope of an address where REDIRECT minds it: of IPv6's, by __ipv6_addr_type; empty for all others. */
 function scope(address) {
   if (familyOf(address) === "ipv4") {

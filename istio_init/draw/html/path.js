@@ -140,8 +140,6 @@ function dialled(model, leg, facts, envoy) {
 /** The rule by which a leg ended where it did: the last that changed its way, or else the last that spared it. */
 function decisive(leg) {
   const found = leg.passed.filter((each) => !each.decision).map(decisiveOf).filter(Boolean);
-  const changes = (step) => JSON.stringify(step.after) !== JSON.stringify(step.before);
-  const drops = (step) => step.matched && isVerdict(step.rule.target, "DROP", "QUEUE");
   const deciding = found.filter((step) => step.matched === null || changes(step) || drops(step));
   return deciding.at(-1) ?? found.at(-1) ?? null;
 }

@@ -96,6 +96,10 @@ function because(model, leg) {
   if (last.refused) {
     return `because ${last.refused}`;
   }
+  const end = last.steps?.at(-1);
+  if (leg.end === "dropped" && end?.end && end.policy === "DROP") {
+    return `because the policy of ${end.chain} in ${end.table} is ${end.policy}`;
+  }
   const step = decisive(leg);
   if (!step) {
     return "because no rule says otherwise";
@@ -154,6 +158,12 @@ function packetValue(model, match, packet) {
       return markText(packet.mark);
     case "ConnMark":
       return markText(packet.connmark);
+    case "AddressRange":
+      return addressText(packet[match.side]);
+    case "TcpFlags":
+      return "SYN";
+    case "Direction":
+      return packet.reply ? "REPLY" : "ORIGINAL";
     default: // CtState
       return packet.ctstate;
   }
@@ -164,7 +174,12 @@ function markText(mark) {
 }
 
 /** What a rule that matched did to the packet, or why that cannot be decided. */
-function effect({ rule: { target }, before, after, matched }) {
+function effect(step) {
+  const { assumed } = step.rule;
+  return effectAlone(step) + (assumed ? `, taking it that ${assumed}` : "");
+}
+
+function effectAlone({ rule: { target }, before, after, answer }) {
   switch (target.is) {
     case "Verdict":
       return { RETURN: "leaves this chain", ACCEPT: "passes this table", DROP: "is dropped", "": "counts" }[target.name]
@@ -187,7 +202,20 @@ function effect({ rule: { target }, before, after, matched }) {
         return "connection tracking has seen it already";
       }
       return before.zone === null ? `conntrack zone ${target.zone}` : `its conntrack zone stays ${before.zone}`;
-    default: // UnknownTarget
-      return matched === null ? `what -j ${target.name} does is not known to this program` : target.name;
+    case "SetConnMark":
+      return `the connection's mark becomes ${markText(after.connmark)}`;
+    case "NoTrack":
+      return after.ctstate === "UNTRACKED" ? "connection tracking leaves it alone" : "is tracked already";
+    case "Translate": {
+      if (target.chosen) {
+        return "the kernel chooses from a range";
+      }
+      if (target.own && answer === "DROP") {
+        return `is dropped: ${before.out_interface} has no address`;
+      }
+      return `${target.side} becomes ${endpointText(after[target.side], after[`${target.side}_port`])}`;
+    }
+    default: // Fixed
+      return target.words;
   }
 }

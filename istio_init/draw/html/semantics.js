@@ -1,12 +1,13 @@
 // What each match asks of a packet and what each target makes of it. As simulate/semantics.py.
 
 const UNCONNECTED = ["INVALID", "UNTRACKED"];
+const SYN = 2;
 
 /** Whether all matches hold (null where that hangs on what is not known), and the first that does not. */
-function matchesAll(matches, packet) {
+function matchesAll(matches, packet, facts) {
   let undecided = null;
   for (const match of matches) {
-    const held = holds(match, packet);
+    const held = holds(match, packet, facts);
     if (held === false) {
       return [false, match];
     }
@@ -17,7 +18,7 @@ function matchesAll(matches, packet) {
   return undecided ? [null, undecided] : [true, null];
 }
 
-function holds(match, packet) {
+function holds(match, packet, facts) {
   const negated = match.negated;
   const hasPorts = packet.protocol === TCP || packet.protocol === UDP;
   switch (match.is) {
@@ -49,9 +50,38 @@ function holds(match, packet) {
       return inState(match.states, packet) !== negated;
     case "Comment":
       return true;
-    default: // UnknownMatch
+    case "AddressType":
+      return addressTypes(packet[match.side], facts).some((type) => match.types.includes(type)) !== negated;
+    case "AddressRange": {
+      const address = packet[match.side];
+      return (address.length === match.low.length && match.low <= address && address <= match.high) !== negated;
+    }
+    case "TcpFlags": // a connection's first packet has SYN alone; of a later one they are not known
+      if (packet.protocol !== TCP) {
+        return false;
+      }
+      return packet.ctstate === "NEW" ? ((SYN & match.mask) === match.compared) !== negated : null;
+    case "Direction":
+      return packet.reply === match.reply;
+    case "Assumed":
+      return match.held;
+    default: // Undecidable
       return null;
   }
+}
+
+/** The types of an address as xt_addrtype has them; with IPv6 a local address is UNICAST as well. */
+function addressTypes(address, facts) {
+  const first = parseInt(address.slice(0, 2), 16);
+  const ipv6 = familyOf(address) === "ipv6";
+  if (ipv6 ? first === 0xff : first >= 0xe0 && first < 0xf0) {
+    return ["MULTICAST"];
+  }
+  if (address === "ffffffff") {
+    return ["BROADCAST"];
+  }
+  const local = isLocal(facts, address);
+  return [...(local ? ["LOCAL"] : []), ...(!local || ipv6 ? ["UNICAST"] : [])];
 }
 
 function within([low, high], number) {
@@ -104,9 +134,33 @@ function act(target, packet, facts) {
       return [connectionMark(target, packet), "CONTINUE"];
     case "CtZone":
       return [packet.tracked || packet.zone !== null ? packet : { ...packet, zone: target.zone }, "CONTINUE"];
-    default: // UnknownTarget
-      return [packet, target.does];
+    case "SetConnMark":
+      if (UNCONNECTED.includes(packet.ctstate)) {
+        return [packet, "CONTINUE"];
+      }
+      return [{ ...packet, connmark: remarked(packet.connmark, target.mask, target.value) }, "CONTINUE"];
+    case "NoTrack":
+      return [packet.tracked ? packet : { ...packet, ctstate: "UNTRACKED" }, "CONTINUE"];
+    case "Translate":
+      return translate(target, packet, facts);
+    default: // Fixed
+      return [packet, target.answer];
   }
+}
+
+function translate(target, packet, facts) {
+  if (target.chosen) {
+    return [packet, "UNDECIDED"]; // from a range, the kernel chooses
+  }
+  const address = target.own ? masquerade(facts, packet.out_interface, packet.destination) : target.address;
+  if (target.own && address === null) {
+    return [packet, "DROP"];
+  }
+  const ends = address === null ? {} : { [target.side]: address };
+  if (target.port && [TCP, UDP].includes(packet.protocol)) {
+    ends[`${target.side}_port`] = target.port;
+  }
+  return [{ ...packet, ...ends, redirected: packet.redirected || target.side === "destination" }, "ACCEPT"];
 }
 
 function redirected(target, packet, facts) {

@@ -121,16 +121,20 @@ function walk(table, packet, facts, steps) {
 /** One rule: the step it makes, and what comes next. */
 function meet(table, chain, at, via, before, facts) {
   const rule = chain.rules[at];
-  let [matched, failed] = matchesAll(rule.matches, before);
+  let [matched, failed] = matchesAll(rule.matches, before, facts);
   let [after, answer] = [before, "CONTINUE"];
   if (matched === null) {
-    // A rule without a target only counts, whether it matches or not.
-    answer = isVerdict(rule.target, "") ? "CONTINUE" : "UNDECIDED";
+    answer = passesOn(rule.target) ? "CONTINUE" : "UNDECIDED";
   } else if (matched) {
     [after, answer] = act(rule.target, before, facts);
     matched = answer === "UNDECIDED" ? null : true;
   }
   return { table: table.name, chain: chain.name, number: at + 1, rule, matched, failed, before, after, answer, via };
+}
+
+/** Whether a packet goes on with the next rule as it was, so that it matters little whether the rule matched. */
+function passesOn(target) {
+  return isVerdict(target, "") || (target.is === "Fixed" && target.answer === "CONTINUE");
 }
 
 function isVerdict(target, ...names) {
@@ -144,14 +148,22 @@ function decisiveOf(met) {
     if (!step.rule || step.matched === false) {
       continue;
     }
-    const target = step.rule.target;
-    const captures = target.is === "Redirect" || target.is === "Tproxy";
-    if (step.matched === null || captures || isVerdict(target, "DROP", "QUEUE")) {
+    const captures = ["Redirect", "Tproxy"].includes(step.rule.target.is);
+    const translates = step.answer === "ACCEPT" && changes(step);
+    if (drops(step) || captures || translates || (step.matched === null && step.answer === "UNDECIDED")) {
       return step;
     }
-    if (isVerdict(target, "RETURN", "ACCEPT")) {
+    if (step.matched && ["RETURN", "ACCEPT"].includes(step.answer)) {
       last = step;
     }
   }
   return last;
+}
+
+function changes(step) {
+  return JSON.stringify(step.after) !== JSON.stringify(step.before);
+}
+
+function drops(step) {
+  return step.matched === true && ["DROP", "QUEUE"].includes(step.answer);
 }

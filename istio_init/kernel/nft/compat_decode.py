@@ -166,6 +166,7 @@ class _Reader:
     """Reads a rule's expressions; KeyError or ValueError for what iptables-nft would not write."""
 
     def __init__(self, family: Family) -> None:
+        self._family = family
         self._size = 4 if family == IPV4 else 16
         self._registers: dict[int, Loaded] = {}
 
@@ -187,7 +188,7 @@ class _Reader:
                 case "cmp" | "range":
                     found.append(self._compared(kind, said))
                 case "match":
-                    found.append(unpack_match(_element(said)))
+                    found.append(unpack_match(_element(said), self._family))
                 case "counter":
                     pass
                 case _:

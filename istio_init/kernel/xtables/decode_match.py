@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from istio_init.model.rules import Family, Match, Target
 
 
-def unpack_match(element: bytes) -> Match:
+def unpack_match(element: bytes, family: Family = IPV4) -> Match:
     """An xt_entry_match as a value; UnknownMatch where no other holds all that it says."""
     name, revision, data = named(element)
     if known := _MATCHES.get((name, revision, len(data))):
@@ -63,7 +63,9 @@ def unpack_match(element: bytes) -> Match:
         match = read(*layout.unpack(data))
         if match is not None and pack_match(match)[HEAD.size :] == data:
             return match
-    return UnknownMatch(name, revision, data)
+    from istio_init.kernel.xtables.foreign_options import match_options
+
+    return UnknownMatch(name, revision, data, match_options(name, revision, data, family))
 
 
 def _read_owner(*fields: int) -> Owner:
@@ -123,7 +125,9 @@ def unpack_target(element: bytes, family: Family) -> Target:
         target = read(family, *layout.unpack(data))
         if target is not None and _packed_as(revision, target, family) == data:
             return target
-    return UnknownTarget(name, revision, data)
+    from istio_init.kernel.xtables.foreign_options import target_options
+
+    return UnknownTarget(name, revision, data, target_options(name, revision, data, family))
 
 
 def _packed_as(revision: int, target: Target, family: Family) -> bytes:

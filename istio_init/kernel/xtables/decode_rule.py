@@ -86,7 +86,7 @@ class EntryReader:
         header = self._header(entry[:fields_end])
         if goto and not isinstance(target, Jump):
             header = _whole(entry[:fields_end])
-        matches = (*header, *_body(entry[layout.size : target_offset], header))
+        matches = (*header, *_body(entry[layout.size : target_offset], header, layout.family))
         return Rule(matches, target, entry.startswith(SIGNATURE, fields_end))
 
     def _header(self, data: bytes) -> tuple[Match, ...]:
@@ -105,7 +105,7 @@ class EntryReader:
         return target
 
 
-def _body(elements: bytes, header: tuple[Match, ...]) -> Iterator[Match]:
+def _body(elements: bytes, header: tuple[Match, ...], family: Family) -> Iterator[Match]:
     """The matches behind a header, one after the other; it tells which protocol's ports they may ask for."""
     last = header[-1] if header else None
     protocol = last.number if isinstance(last, Protocol) and not last.negated else 0
@@ -115,7 +115,7 @@ def _body(elements: bytes, header: tuple[Match, ...]) -> Iterator[Match]:
         if ports := _unpack_ports(protocol, element):
             yield from ports
         else:
-            yield unpack_match(element)
+            yield unpack_match(element, family)
         elements = elements[size:]
 
 

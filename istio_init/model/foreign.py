@@ -1,0 +1,97 @@
+"""What other programs' matches and targets mean to a packet, as values that simulate/foreign.py makes.
+
+None of Istio's rules has these: a plain run loads none of them.
+"""
+
+from __future__ import annotations
+
+from istio_init.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from istio_init.model.packet import Side
+
+
+class AddressType(Record):
+    """-m addrtype: the address of a side is of one of these types, such as LOCAL or MULTICAST."""
+
+    side: Side
+    types: tuple[str, ...]
+    negated: bool = False
+
+
+class AddressRange(Record):
+    """-m iprange: the address of a side is from `low` to `high`, both included."""
+
+    side: Side
+    low: bytes
+    high: bytes
+    negated: bool = False
+
+
+class TcpFlags(Record):
+    """-m tcp --tcp-flags: of the flags in `mask` those in `compared` are set (bits of the TCP header)."""
+
+    mask: int
+    compared: int
+    negated: bool = False
+
+
+class Direction(Record):
+    """-m conntrack --ctdir: the packet goes as its connection's first one, or, with `reply`, the other way."""
+
+    reply: bool
+
+
+class Assumed(Record):
+    """A match that is taken to hold, or not to, because of `why`; with `either`, it may as well be the other way."""
+
+    held: bool
+    why: str
+    either: bool = False
+
+
+class Undecidable(Record):
+    """A match of which this program cannot say whether it holds; `why` names what it looks at."""
+
+    why: str
+
+
+class Translate(Record):
+    """-j DNAT, SNAT, MASQUERADE: one side of the connection gets another address, port or both.
+
+    `address` is packed, None for the own one (the same, or for MASQUERADE, `own`, that of the interface it leaves by).
+    `chosen` says that the kernel chooses from a range.
+    """
+
+    side: Side
+    address: bytes | None
+    port: int
+    own: bool = False
+    chosen: bool = False
+
+
+class Fixed(Record):
+    """A target that always has the same answer (an Answer of simulate/trace.py), and what it does in words."""
+
+    answer: str
+    words: str
+
+
+class SetConnMark(Record):
+    """-j CONNMARK --set-xmark value/mask: connection mark = (connection mark & ~mask) ^ value."""
+
+    value: int
+    mask: int
+
+
+class NoTrack(Record):
+    """-j CT --notrack: connection tracking leaves the packet alone."""
+
+
+if TYPE_CHECKING:
+    # A part of a match that has no counterpart in model.rules.
+    ForeignPart: TypeAlias = AddressType | AddressRange | TcpFlags | Direction | Assumed | Undecidable
+    ForeignTarget: TypeAlias = Translate | Fixed | SetConnMark | NoTrack

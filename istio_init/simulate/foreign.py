@@ -1,0 +1,239 @@
+"""Other programs' matches and targets: from their options, as iptables-save prints them, to what they mean to a packet.
+
+kube-proxy, Docker, Calico, Cilium and firewalld write these. What has no meaning here is named, and never guessed.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from istio_init.model.extensions import CT_STATES, CtState
+from istio_init.model.foreign import (
+    AddressRange,
+    AddressType,
+    Assumed,
+    Direction,
+    Fixed,
+    NoTrack,
+    SetConnMark,
+    TcpFlags,
+    Translate,
+    Undecidable,
+)
+from istio_init.model.rules import DestinationPorts, PortRange, Protocol, SourcePorts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TypeAlias
+
+    from istio_init.model.foreign import ForeignPart, ForeignTarget
+    from istio_init.model.packet import Side
+    from istio_init.model.rules import Match
+    from istio_init.model.unknown import UnknownMatch, UnknownTarget
+
+    Part: TypeAlias = Match | ForeignPart
+    # An option, whether a ! precedes it, and its values.
+    Option: TypeAlias = tuple[str, bool, list[str]]
+
+TCP_FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ALL": 63, "NONE": 0}
+SIDES: dict[str, Side] = {"src": "source", "dst": "destination"}
+
+# Matches whose answer changes from packet to packet: by count, by chance, by the clock.
+EITHER = {
+    "limit": "its rate is within the limit",
+    "hashlimit": "its rate is within the limit",
+    "statistic": "chance, or its number, chooses it",
+    "recent": "its address was seen recently",
+    "time": "it is the time of day",
+    "connlimit": "there are as many connections",
+    "connbytes": "its connection has moved as many bytes",
+    "quota": "the quota is not used up",
+}
+# What a match looks at that this program cannot know of a packet.
+UNKNOWABLE = {
+    "set": "whether {options} holds it",
+    "icmp": "its ICMP type",
+    "icmp6": "its ICMP type",
+    "cgroup": "the control group of its sender",
+    "socket": "whether there is a socket for it",
+    "length": "its length",
+    "ttl": "its TTL",
+    "hl": "its hop limit",
+    "dscp": "its DSCP",
+    "tos": "its TOS",
+    "string": "its content",
+    "u32": "its content",
+    "mac": "its MAC address",
+    "bpf": "what a BPF program answers",
+}
+
+# Targets after which a packet goes on as it was, as far as this program follows it.
+PASSING = {
+    "LOG": "is logged", "NFLOG": "is logged", "ULOG": "is logged", "AUDIT": "is logged", "TRACE": "is traced",
+    "TCPMSS": "keeps its way, with another maximum segment size", "TCPOPTSTRIP": "loses TCP options",
+    "CHECKSUM": "gets its checksum", "CLASSIFY": "gets a class for traffic control", "DSCP": "gets a DSCP",
+    "TOS": "gets a TOS", "TTL": "gets a TTL", "HL": "gets a hop limit", "SET": "changes an ipset", "TEE": "is copied",
+    "RATEEST": "is counted", "SECMARK": "gets a security mark", "CONNSECMARK": "gets a security mark",
+    "IDLETIMER": "restarts a timer", "HMARK": "gets a mark of its hash",
+}  # fmt: skip
+
+
+def parts(match: UnknownMatch) -> tuple[Part, ...]:
+    """What a match asks, all of which must hold."""
+    return _parts(match.name, match.options)
+
+
+@cache
+def _parts(name: str, options: str | None) -> tuple[Part, ...]:
+    if name in EITHER:
+        return (Assumed(held=True, why=EITHER[name], either=True),)
+    if name in UNKNOWABLE:
+        return (Undecidable(UNKNOWABLE[name].format(options=options or "the set")),)
+    if options is None:
+        return (Undecidable(f"what -m {name} matches is not known to this program"),)
+    try:
+        return tuple(_read(name, _options(options)))
+    except (KeyError, ValueError, IndexError):
+        return (Undecidable(f"what -m {name} {options} matches is not known to this program"),)
+
+
+def _options(text: str) -> list[Option]:
+    found: list[Option] = []
+    negated = False
+    for word in text.split():
+        if word == "!":
+            negated = True
+        elif word.startswith("--"):
+            found.append((word, negated, []))
+            negated = False
+        else:
+            found[-1][2].append(word)
+    return found
+
+
+def _read(name: str, options: list[Option]) -> Iterator[Part]:
+    if name == "physdev":
+        # Outside of a bridge there is no such interface: only what is negated holds (physdev_mt).
+        held = all(negated for _, negated, _ in options)
+        yield Assumed(held, "it crosses a bridge" if held else "it does not cross a bridge")
+        return
+    if name == "rpfilter":
+        inverted = any(option == "--invert" for option, _, _ in options)
+        yield Assumed(not inverted, "its source is reached by the interface that it came in by")
+        return
+    for option, negated, values in options:
+        if part := _part(name, option, values, negated=negated):
+            yield part
+
+
+def _part(name: str, option: str, values: list[str], *, negated: bool) -> Part | None:  # noqa: C901 (one arm an option)
+    match name, option:
+        case "comment", _:
+            return None
+        case "addrtype", "--src-type" | "--dst-type":
+            return AddressType(SIDES[option[2:5]], tuple(values[0].split(",")), negated)
+        case "addrtype", "--limit-iface-in" | "--limit-iface-out":
+            return None
+        case "iprange", "--src-range" | "--dst-range":
+            low, _, high = values[0].partition("-")
+            return AddressRange(SIDES[option[2:5]], ip_address(low).packed, ip_address(high or low).packed, negated)
+        case "conntrack" | "state", "--ctstate" | "--state":
+            states = values[0].split(",")
+            return CtState(tuple(state for state in CT_STATES if state in states), negated)
+        case "conntrack", "--ctdir":
+            return Direction(values[0] == "REPLY")
+        case "conntrack", "--ctproto":
+            return Protocol(int(values[0]), negated)
+        case "conntrack", _:
+            return Undecidable(f"{option} {values[0]} of its connection")
+        case "tcp" | "udp", "--sport":
+            return SourcePorts(_ports(values[0]), negated)
+        case "tcp" | "udp", "--dport":
+            return DestinationPorts(_ports(values[0]), negated)
+        case "tcp", "--tcp-flags":
+            mask, compared = (sum(TCP_FLAGS[flag] for flag in value.split(",")) for value in values)
+            return TcpFlags(mask, compared, negated)
+        case "tcp", "--tcp-option":
+            return Undecidable("its TCP options")
+        case "pkttype", "--pkt-type":
+            unicast = values[0] == "unicast"
+            return Assumed(unicast != negated, "it is for this machine alone")
+        case _:
+            raise KeyError(option)
+
+
+def _ports(text: str) -> PortRange:
+    low, _, high = text.partition(":")
+    return PortRange(int(low), int(high or low))
+
+
+def assumptions(matches: tuple[Match, ...]) -> str:
+    """What is taken for granted where these matches hold, in words; empty where nothing is."""
+    from istio_init.model.unknown import UnknownMatch
+
+    found = [part for match in matches if isinstance(match, UnknownMatch) for part in parts(match)]
+    return " and ".join(part.why for part in found if isinstance(part, Assumed) and part.either)
+
+
+def effect_of(target: UnknownTarget) -> ForeignTarget:
+    """What a target does to a packet; Fixed with the answer UNDECIDED where that is not known."""
+    return _effect(target.name, target.options)
+
+
+@cache
+def _effect(name: str, options: str | None) -> ForeignTarget:
+    if name in PASSING:
+        return Fixed("CONTINUE", PASSING[name])
+    if name == "REJECT":
+        words = (options or "").removeprefix("--reject-with ")
+        return Fixed("DROP", f"is rejected with {words}" if words else "is rejected")
+    if name == "NFQUEUE":
+        return Fixed("QUEUE", "is passed to a program")
+    unknown = Fixed("UNDECIDED", f"what -j {name} does is not known to this program")
+    if options is None:
+        return unknown
+    try:
+        return _translation(name, options) or unknown
+    except (KeyError, ValueError, IndexError):
+        return unknown
+
+
+def _translation(name: str, options: str) -> ForeignTarget | None:
+    values = {option: values for option, _, values in _options(options)}
+    match name:
+        case "DNAT":
+            return _endpoint("destination", values["--to-destination"][0])
+        case "SNAT":
+            return _endpoint("source", values["--to-source"][0])
+        case "MASQUERADE":
+            return Translate("source", None, 0, own=True)
+        case "REDIRECT":
+            return Fixed("UNDECIDED", "the port is for the kernel to choose")
+        case "CONNMARK" if "--set-xmark" in values:
+            value, _, mask = values["--set-xmark"][0].partition("/")
+            return SetConnMark(int(value, 16), int(mask or "0xffffffff", 16))
+        case "CT" if "--notrack" in values:
+            return NoTrack()
+        case "CT" if "--helper" in values and "--zone" not in values:
+            return Fixed("CONTINUE", "gets a connection tracking helper")
+        case "NOTRACK":
+            return NoTrack()
+        case _:
+            return None
+
+
+def _endpoint(side: Side, text: str) -> Translate:
+    """ADDRESS, ADDRESS-ADDRESS, each with :PORT or :PORT-PORT behind it, in brackets for IPv6."""
+    if text.startswith("["):
+        addresses, _, ports = text[1:].partition("]")
+        ports = ports.removeprefix(":")
+    elif text.count(":") > 1:
+        addresses, ports = text, ""
+    else:
+        addresses, _, ports = text.partition(":")
+    low, _, high = addresses.partition("-")
+    first, _, last = ports.partition("/")[0].partition("-")
+    chosen = high not in {"", low} or last not in {"", first}
+    return Translate(side, ip_address(low).packed if low else None, int(first or 0), chosen=chosen)

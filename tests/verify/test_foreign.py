@@ -1,0 +1,96 @@
+"""Other programs' rules beside Istio's: what they do not touch stays proved, and what they do is named."""
+
+from __future__ import annotations
+
+from functools import cache
+from random import Random
+
+import pytest
+
+from istio_init.formats.iptables_restore import parse
+from istio_init.model.rules import BUILTIN_CHAINS, Ruleset
+from istio_init.verify.header_space import Space
+from istio_init.verify.packet_set import bits
+from istio_init.verify.proof import STARTS, prove
+from istio_init.verify.reachability import Reachability
+from istio_init.verify.sources import boundaries
+from tests.kit.packets import ARTICLE, Sidecar
+from tests.verify.test_proof import described, walked
+
+# kube-proxy's, Docker's, Calico's and firewalld's rules for what has nothing to do with a pod's own traffic.
+HARMLESS = (
+    "*nat\n-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE\n",
+    "*nat\n-A POSTROUTING -o eth0 -j MASQUERADE --random-fully\n",
+    "*nat\n-A OUTPUT -d 203.0.113.7/32 -p udp -m udp --dport 4789 -j DNAT --to-destination 10.9.9.9:4789\n",
+    "*nat\n-A PREROUTING -m addrtype --dst-type MULTICAST -j RETURN\n",
+    "*mangle\n-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu\n",
+    "*mangle\n-A POSTROUTING -m limit --limit 5/min -j LOG --log-prefix x\n",
+    "*filter\n-A FORWARD -m physdev --physdev-is-bridged -j REJECT --reject-with icmp-port-unreachable\n",
+    "*filter\n-A INPUT -m set --match-set blocked src -j NFLOG --nflog-group 3\n",
+    "*raw\n-A PREROUTING -m rpfilter --invert -j DROP\n",
+    "*filter\n-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j ACCEPT\n",
+)
+HARMFUL = (
+    ("*nat\n-A OUTPUT -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.9.9.9:81\n", "outbound TCP goes to Envoy"),
+    ("*nat\n-A OUTPUT -m statistic --mode random --probability 0.5 -j ACCEPT\n", "outbound TCP goes to Envoy"),
+    ("*nat\n-A PREROUTING -m addrtype --dst-type LOCAL -j ACCEPT\n", "inbound TCP goes to Envoy"),
+    ("*filter\n-A INPUT -p tcp -m tcp --dport 15006 -j REJECT --reject-with tcp-reset\n", "only invalid packets"),
+    ("*raw\n-A PREROUTING -p tcp -j CT --notrack\n", "inbound TCP goes to Envoy"),
+    ("*nat\n-A PREROUTING -m set --match-set some src -j ACCEPT\n", "inbound TCP goes to Envoy"),
+)
+
+
+@cache
+def sidecar() -> Sidecar:
+    return Sidecar(f"{ARTICLE} --no-enable-ipv6")
+
+
+def beside(text: str) -> Ruleset:
+    """Istio's rules, with other rules before them."""
+    [planned] = sidecar().plan.rulesets
+    chains = "".join(f":{chain} ACCEPT\n" for chain in BUILTIN_CHAINS[text[1 : text.index("\n")]])  # type: ignore[index]
+    head, _, rules = text.partition("\n")
+    [foreign] = parse(f"{head}\n{chains}{rules}COMMIT\n", "ipv4", foreign=True).tables
+    tables = {table.name: table for table in planned.tables}
+    own = tables.get(foreign.name)
+    if own:
+        before = {chain.name: chain.rules for chain in foreign.chains}
+        own = own.replace(
+            chains=tuple(each.replace(rules=(*before.get(each.name, ()), *each.rules)) for each in own.chains)
+        )
+    tables[foreign.name] = own or foreign
+    return planned.replace(tables=tuple(tables[name] for name in BUILTIN_CHAINS if name in tables))
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_does_not_touch_captured_traffic_breaks_nothing(text: str) -> None:
+    pod = sidecar()
+    proof = prove(pod.options, (beside(text),), pod.facts, pod.envoy)
+    assert [(fault.invariant, fault.found) for fault in proof.faults] == []
+
+
+@pytest.mark.parametrize(("text", "invariant"), HARMFUL)
+def test_what_takes_captured_traffic_away_is_found(text: str, invariant: str) -> None:
+    pod = sidecar()
+    proof = prove(pod.options, (beside(text),), pod.facts, pod.envoy)
+    assert [fault for fault in proof.faults if fault.invariant.startswith(invariant)]
+
+
+CERTAIN = [
+    text
+    for text in (*HARMLESS, *dict(HARMFUL))
+    if not {"statistic", "tcp-flags", "--ctdir", "limit"} & set(text.split())
+]
+
+
+@pytest.mark.parametrize("text", [text for text in CERTAIN if "--tcp-flags" not in text])
+def test_every_set_is_treated_as_the_simulator_treats_its_packets(text: str) -> None:
+    """But for what chance decides: it makes two sets of one."""
+    pod, chance, ruleset = sidecar(), Random(text), beside(text)
+    space = Space("ipv4", (ruleset,), boundaries(pod.options, pod.facts, pod.envoy))
+    walk = Reachability(space, ruleset, pod.facts)
+    for hook, begin in STARTS.items():
+        for packet_set in walk.travel(hook, begin(space, pod.facts)):
+            cube = tuple(1 << chance.choice(list(bits(classes))) for classes in packet_set.cube)
+            packet = space.packet(cube, hook)
+            assert described(space, packet_set, packet) == walked(pod, ruleset, packet), packet

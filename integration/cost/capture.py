@@ -45,12 +45,12 @@ PODS = {
 }
 WAYS = (
     Way("inbound, no rules", "none", inbound=True),
-    Way("inbound, rules there, the port excluded", "excluded", inbound=True),
-    Way("inbound, no rules, Envoy dialled by its port", "none", inbound=True, open_door=True),
+    Way("inbound, rules present, the port excluded", "excluded", inbound=True),
+    Way("inbound, no rules, Envoy addressed by its port", "none", inbound=True, open_door=True),
     Way("inbound, REDIRECT", "redirect", inbound=True),
     Way("inbound, TPROXY", "tproxy", inbound=True),
     Way("outbound, no rules", "none", inbound=False),
-    Way("outbound, rules there, the port excluded", "excluded", inbound=False),
+    Way("outbound, rules present, the port excluded", "excluded", inbound=False),
     Way("outbound, REDIRECT", "redirect", inbound=False),
     Way("outbound, TPROXY", "tproxy", inbound=False),
 )

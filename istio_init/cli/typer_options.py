@@ -242,9 +242,10 @@ def _options(pod: str, texts: Mapping[str, str], environ: Mapping[str, str]) -> 
     warnings: list[str] = []
     if pod:
         from istio_init.cli.input_file import read
-        from istio_init.options.from_pod import FLAG, from_pod
+        from istio_init.options.from_pod import FLAG, read_pod
 
-        options = from_pod(read(FLAG, pod), "standard input" if pod == "-" else pod, texts, account)
+        reading = read_pod(read(FLAG, pod), "standard input" if pod == "-" else pod, texts, account)
+        options, warnings = reading.options, list(reading.misfits)
     else:
         options = resolve(texts, environ, account, warnings=warnings)
     log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)

@@ -16,6 +16,7 @@ from istio_init.options.argv import parse
 from istio_init.options.cni_pod import PROXY_CONTAINER, judge
 from istio_init.options.injection import injection
 from istio_init.options.manifest import INIT, VALIDATION
+from istio_init.options.owners import misfits
 from istio_init.options.table import OPTIONS, PROXY_UID, PROXY_USER, Options, resolve
 from istio_init.options.workload import only_workload
 from istio_init.record import Record
@@ -38,11 +39,15 @@ IMAGE_ACCOUNTS = {"root": 0, PROXY_USER: PROXY_UID}
 
 
 class Reading(Record):
-    """A pod's manifest, and the options of its rules; `source` names who makes the rules."""
+    """A pod's manifest, and the options of its rules; `source` names who makes the rules.
+
+    `misfits` are those between the rules and who runs in the pod, one line each.
+    """
 
     options: Options
     workload: Workload
     source: str
+    misfits: tuple[str, ...] = ()
 
 
 class _Request(Record):
@@ -79,7 +84,11 @@ def read_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> 
         if error.source in {each.names() for each in OPTIONS if each.field in given}:
             raise
         raise OptionError(f"{name}: {request.source}: {error.source}", error.value, error.why) from None
-    return Reading(options, workload, request.source)
+    try:
+        found = tuple(misfits(workload, options))
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None
+    return Reading(options, workload, request.source, found)
 
 
 def _request(workload: Workload, given: Mapping[str, str]) -> _Request:

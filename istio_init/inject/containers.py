@@ -82,7 +82,11 @@ def _options(found: Injection, given: Mapping[str, str]) -> Options:
 
 def options_of(texts: Mapping[str, str]) -> Options:
     """The options of these texts by field; users have the names of Istio's images. OptionError for a wrong one."""
-    return resolve(texts, {}, lambda _kind, name: IMAGE_ACCOUNTS.get(name))
+    try:
+        return resolve(texts, {}, lambda _kind, name: IMAGE_ACCOUNTS.get(name))
+    except OptionError as error:
+        # Not with Istio's exit code 1 for a value: here that is what --check ends with.
+        raise OptionError(error.source, error.value, error.why) from None
 
 
 def _image(workload: Workload, request: Request) -> str:

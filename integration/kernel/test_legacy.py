@@ -19,7 +19,6 @@ from integration.kit.namespace import Namespace
 from integration.kit.program import IPTABLES, NAMES, RESTORE, SAVE
 from istio_init.errors import KernelError
 from istio_init.formats.iptables_save import dump_table, rule_text
-from istio_init.inspect.diff import merged
 from istio_init.kernel.xtables.encode_rule import pack
 from istio_init.kernel.xtables.firewall import Libiptc
 from istio_init.kernel.xtables.libiptc import Handle, functions
@@ -33,6 +32,7 @@ from istio_init.model.extensions import (
     SetMark,
     Tproxy,
 )
+from istio_init.model.placement import merged
 from istio_init.model.rules import (
     BUILTIN_CHAINS,
     FAMILIES,

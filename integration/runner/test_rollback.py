@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -97,10 +98,53 @@ def test_a_refusal_while_putting_back(namespace: Namespace) -> None:
     assert "the previous state could not be restored completely: ipv6 nat: " in run.log
     said = run.log.splitlines()[-1]
     assert "ipv4 nat: can't commit the table: Cannot allocate memory" in said
-    assert said.endswith("the namespace is not as it was")
+    assert "the namespace has neither the previous state nor the plan: run again with --reconcile" in said
     left, routes_left, _ = picture(namespace)
     assert routes_left == routes
     assert {name for name in left if left[name] != tables.get(name)} == {("ipv6", "nat")}
+
+
+@pytest.mark.parametrize("command", [["--cleanup-only"], [*REDIRECT, "--reconcile"]], ids=["cleanup", "reconcile"])
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_rules_return_to_their_place_among_other_programs_rules(backend: str, command: list[str]) -> None:
+    """A jump behind the ACCEPT of another program captures nothing, and no later run would notice."""
+    choice = ["--force-iptables-binary", backend]
+    with Namespace() as namespace:
+        surround(namespace, backend)
+        whole = traced(namespace, CALLS, *choice, *command)
+        assert whole.code == 0, whole.log
+    ended = 0
+    for name, number in each_call(whole, *WRITES, "NFNL_MSG_BATCH_BEGIN", "write("):
+        with Namespace() as namespace:
+            before = surround(namespace, backend)
+            run = traced(namespace, CALLS, *choice, *command, inject=f"{name}:signal=SIGTERM:when={number}")
+            if run.code:
+                assert exact(namespace, backend) == before, run.log
+                assert run.log.splitlines()[-1].endswith(("ended by signal 15", "the namespace is as before"))
+                ended += 1
+    assert ended > 1
+
+
+def surround(namespace: Namespace, backend: str) -> tuple[list[str], str]:
+    """TPROXY, with other programs' rules before and behind the jumps; returns what then is there, in its order."""
+    succeed(namespace, "--force-iptables-binary", backend, *TPROXY)
+    for tool in (f"iptables-{backend}", f"ip6tables-{backend}"):
+        for table, chain in (("nat", "OUTPUT"), ("mangle", "PREROUTING"), ("raw", "OUTPUT")):
+            namespace.run(tool, "-w", "-t", table, "-I", chain, "-p", "udp", "-j", "RETURN")
+            namespace.run(tool, "-w", "-t", table, "-A", chain, "-p", "tcp", "-j", "ACCEPT")
+    return exact(namespace, backend)
+
+
+def exact(namespace: Namespace, backend: str) -> tuple[list[str], str]:
+    """Each table in its exact order, with counters of zero, and the routing."""
+    tools = [f"iptables-{backend}-save", f"ip6tables-{backend}-save"]
+    return [strip_comments(namespace.run(tool)) for tool in tools], routing(namespace)
+
+
+def strip_comments(text: str) -> str:
+    """Save text without its comments, which have the time, and with counters of zero."""
+    lines = (re.sub(r"\[\d+:\d+\]", "[0:0]", line) for line in text.splitlines() if not line.startswith("#"))
+    return "\n".join(lines) + "\n"
 
 
 @pytest.mark.parametrize("signal", ["SIGINT", "SIGHUP"])

@@ -11,10 +11,11 @@ from istio_init.formats.iptables_save import rule_text
 from istio_init.formats.nft.layout import layout
 from istio_init.formats.nft.listing import blocks
 from istio_init.model.alignment import aligned
-from istio_init.model.compare import edit, recognised
+from istio_init.model.compare import recognised
 from istio_init.model.inet import NAMES, InetTable
+from istio_init.model.placement import merged
 from istio_init.model.routing import command
-from istio_init.model.rules import OWN_CHAINS, Ruleset, Table, ordered
+from istio_init.model.rules import Ruleset, Table, ordered
 from istio_init.record import Record
 
 if TYPE_CHECKING:
@@ -46,22 +47,6 @@ class Hunk(Record):
     def place(self) -> str:
         """Where it is, in words."""
         return " ".join(word for word in (self.family, self.table, self.chain) if word)
-
-
-def merged(found: Table, wanted: Table | None) -> Table:
-    """The table after Istio's rules are brought to the plan (or, with None, removed)."""
-    known = recognised(found, wanted)
-    chains = {chain.name: chain for chain in known.chains if chain.name not in OWN_CHAINS}
-    targets = {chain.name: chain for chain in wanted.chains} if wanted else {}
-    for name, chain in chains.items():
-        change = edit(chain, targets.get(name))
-        gone = frozenset(change.delete)
-        kept = [rule for number, rule in enumerate(chain.rules) if number not in gone]
-        kept[change.at : change.at] = change.block
-        chains[name] = chain.replace(rules=(*change.top, *kept))
-    for name, chain in targets.items():
-        chains.setdefault(name, chain)
-    return Table(found.name, ordered(found.name, chains))
 
 
 def hunks(rulesets: Iterable[Ruleset], changes: Changes) -> Iterator[Hunk]:

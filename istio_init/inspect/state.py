@@ -12,6 +12,7 @@ from istio_init.model.compare import own_part
 from istio_init.model.rules import FAMILIES
 from istio_init.planning.changes import Changes, NamespaceState, decide, leftovers
 from istio_init.planning.drift_text import deviations
+from istio_init.planning.move import is_unfinished
 from istio_init.planning.plan import build
 from istio_init.planning.removal import removal
 from istio_init.record import Record
@@ -66,6 +67,12 @@ class Inspection(Record):
         return tuple(state for state in self.others if state.removal(self.plan))
 
     @property
+    def is_unfinished_move(self) -> bool:
+        """Whether an earlier run was killed while it moved Istio's rules between backends: a plain run finishes it."""
+        states = (self.chosen, *self.conflicting)
+        return is_unfinished(tuple(ruleset for state in states for ruleset in state.rulesets))
+
+    @property
     def observed(self) -> NamespaceState:
         """What a run with these options would look at: the plan's families, and routing where it matters."""
         return self._observed(reconcile=self.options.reconcile)
@@ -79,7 +86,8 @@ class Inspection(Record):
     def changes(self, *, reconcile: bool) -> Changes:
         """What an apply would write to the backend's own tables; Drifted where it would refuse."""
         found = self._observed(reconcile=reconcile)
-        return decide(self.plan, found, reconcile=reconcile, force=self.options.force_apply)
+        others = tuple(ruleset for state in self.conflicting for ruleset in state.rulesets)
+        return decide(self.plan, found, reconcile=reconcile, force=self.options.force_apply, others=others)
 
 
 class Forecast(Record):
@@ -112,7 +120,7 @@ def inspect(options: Options, log: Log) -> Inspection:
 
 def _read_state(backend: str, firewall: Firewall, plan: Plan) -> BackendState:
     rulesets = tuple(firewall.read(family, plan.ruleset(family)) for family in FAMILIES)
-    inet_tables = getattr(firewall, "standing", tuple)
+    inet_tables = getattr(firewall, "inet_tables", tuple)
     return BackendState(backend, rulesets, inet_tables())
 
 
@@ -141,11 +149,11 @@ def forecast(inspection: Inspection) -> Forecast:
         return _cleaning(inspection)
     if options.skip_rule_apply:
         return Forecast("nothing", "--skip-rule-apply")
-    if inspection.conflicting and not options.reconcile:
+    if inspection.conflicting and not (options.reconcile or inspection.is_unfinished_move):
         names = " and ".join(state.backend for state in inspection.conflicting)
         return _refused(inspection, f"Istio rules also exist in the {names} tables")
     try:
-        changes = inspection.changes(reconcile=options.reconcile)
+        changes = inspection.changes(reconcile=options.reconcile or bool(inspection.conflicting))
     except Drifted:
         return _refused(inspection, "Istio rules that differ from the requested ones already exist")
     made = _made(inspection, changes)
@@ -166,6 +174,7 @@ def _made(inspection: Inspection, changes: Changes) -> tuple[tuple[BackendState,
 
 def _cleaning(inspection: Inspection) -> Forecast:
     elsewhere = ((state, state.removal(inspection.plan)) for state in inspection.others)
-    steps = (*elsewhere, (inspection.chosen, removal(inspection.state, inspection.plan)))
+    others = tuple(ruleset for state in inspection.others for ruleset in state.rulesets)
+    steps = (*elsewhere, (inspection.chosen, removal(inspection.state, inspection.plan, others)))
     made = tuple((state, changes) for state, changes in steps if changes)
     return Forecast("write", "cleaning up", made) if made else Forecast("nothing", "no Istio rules found")

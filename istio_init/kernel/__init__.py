@@ -43,6 +43,13 @@ if TYPE_CHECKING:
             """
             ...
 
+    class Restoring(Firewall, Protocol):
+        """A Firewall that can put Istio's rules back to their places among other programs' rules."""
+
+        def restore(self, family: Family, wanted: Table, like: Table) -> None:
+            """As `replace`, with each rule where it was in the earlier state `like` (compare.edit)."""
+            ...
+
     class Transactional(Firewall, Protocol):
         """A Firewall that can write any number of tables, of both families, at once."""
 

@@ -27,13 +27,19 @@ class Edit(Record):
     """The edit of a chain that may hold other programs' rules too; positions count from 0.
 
     First delete the rules at `delete` (positions in the current chain, ascending), then insert `top` before
-    everything and `block` before the rule that is then at `at` (not counting `top`).
+    everything and `block` before the rule that is then at `at` (not counting `top`). An edit that restores a chain
+    has `places` instead: for each rule of the block, how many of the remaining rules precede it.
     """
 
     delete: tuple[int, ...]
     top: tuple[Rule, ...]
     block: tuple[Rule, ...]
     at: int
+    places: tuple[int, ...] = ()
+
+    def preceding(self) -> tuple[int, ...]:
+        """For each new rule, in order, how many of the remaining rules precede it."""
+        return (*[0] * len(self.top), *(self.places or [self.at] * len(self.block)))
 
 
 class Difference(Record):
@@ -81,12 +87,17 @@ def _claimed(rule: Rule) -> bool:
     return rule.ours or (isinstance(rule.target, Jump) and rule.target.chain in OWN_CHAINS)
 
 
-def edit(found: Chain, wanted: Chain | None) -> Edit:
+def edit(found: Chain, wanted: Chain | None, like: Chain | None = None) -> Edit:
     """The edit that brings a chain of a recognised() table to the plan, or with None removes Istio's rules from it.
 
-    Other programs' rules are left untouched. Istio's rules go where the first of them was, else to the end.
+    Other programs' rules are left untouched. Istio's rules go where the first of them was, else to the end; with
+    `like`, the chain of a recognised() earlier state, each goes back to its place among the other rules of it.
     """
     delete = own_rules(found)
+    if like is not None and wanted is not None:
+        from istio_init.model.placement import places
+
+        return Edit(delete, (), wanted.rules, 0, places(found, wanted, like))
     rules = wanted.rules if wanted else ()
     inserted = wanted.inserted if wanted else 0
     kept = len(found.rules) - len(delete)
@@ -94,6 +105,11 @@ def edit(found: Chain, wanted: Chain | None) -> Edit:
     # is every rule before it, except Istio's own `inserted` ones.
     at = delete[inserted] - inserted if len(delete) > inserted else kept
     return Edit(delete, rules[:inserted], rules[inserted:], at)
+
+
+def chain_of(table: Table | None, name: str) -> Chain | None:
+    """A chain of a table that may not exist."""
+    return table.chain(name) if table is not None else None
 
 
 def own_part(found: Table, wanted: Table | None = None) -> Table | None:
@@ -236,10 +252,12 @@ def unpaired(rules: tuple[AnyRule, ...], others: tuple[AnyRule, ...]) -> Iterato
 class TableChange(Record):
     """One table to bring to `wanted`, or, if that is None, to remove all of Istio's rules from.
 
-    `known` has further rules that count as Istio's without a signature (own_rules).
+    `known` has further rules that count as Istio's without a signature (own_rules). `like` is an earlier state of
+    the table, among whose other rules Istio's go back to their places.
     """
 
     family: Family
     name: TableName
     wanted: Table | None
     known: Table | None = None
+    like: Table | None = None

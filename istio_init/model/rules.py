@@ -51,6 +51,9 @@ BUILTIN_CHAINS: dict[TableName, tuple[Hook, ...]] = {
     "security": ("INPUT", "FORWARD", "OUTPUT"),
 }
 
+# An empty chain that is in a table only while Istio's rules are moved to another backend's tables, or from there.
+MOVING_CHAIN = "ISTIO_MOVING"
+
 # The chains that Istio's rules live in, whichever table they are in.
 OWN_CHAINS = frozenset(
     {
@@ -62,6 +65,7 @@ OWN_CHAINS = frozenset(
         "ISTIO_DIVERT",
         "ISTIO_TPROXY",
         "ISTIO_DROP",
+        MOVING_CHAIN,
     }
 )
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from istio_init.model.compare import TableChange, drifted_tables, own_part
 from istio_init.model.routing import PolicyRule, Route
-from istio_init.model.rules import IPV4, IPV6, LOOPBACK_INTERFACE, Jump, Ruleset, Table
+from istio_init.model.rules import IPV4, IPV6, LOOPBACK_INTERFACE, MOVING_CHAIN, Jump, Ruleset, Table
+from istio_init.planning.plan import transition_mark
 from istio_init.record import Record
 
 TYPE_CHECKING = False
@@ -47,8 +48,17 @@ class Changes(Record):
         return bool(self.add or self.tables or self.drop)
 
 
-def decide(plan: Plan, found: NamespaceState, *, reconcile: bool = False, force: bool = False) -> Changes:
+def decide(
+    plan: Plan,
+    found: NamespaceState,
+    *,
+    reconcile: bool = False,
+    force: bool = False,
+    others: tuple[Ruleset, ...] = (),
+) -> Changes:
     """The changes that apply the plan; Drifted where different Istio rules exist and `reconcile` is off.
+
+    `others` are the rules in other backends' tables, whose routing is no longer needed either.
 
     A run that was killed between two commits left whole tables in place, and no Istio rules in IPv4's nat, which is
     written last: that is not drift, but a plan to complete.
@@ -59,11 +69,12 @@ def decide(plan: Plan, found: NamespaceState, *, reconcile: bool = False, force:
         for name, absent in drifted_tables(wanted, found.ruleset(wanted.family))
     }
     missing = tuple(entry for entry in plan.routing if entry not in found.routing)
-    stale = tuple(entry for entry in leftovers(found, plan) if entry not in plan.routing)
+    stale = tuple(entry for entry in leftovers(found, plan, others) if entry not in plan.routing)
     if not (drift or missing or stale):
         return Changes((), _writes(plan, found, None), (), "forced") if force else Changes((), (), (), "in place")
     fresh = not any(own_part(table) for ruleset in found.rulesets for table in ruleset.tables)
     unfinished = _nat_is_bare(found) and all(drift.values())
+    unfinished = unfinished or _is_unfinished_move(plan, found, stale, in_place=not (drift or missing))
     if not (fresh or unfinished or reconcile):
         from istio_init.errors_rare import Drifted
         from istio_init.planning.drift_text import drift_message
@@ -76,6 +87,14 @@ def decide(plan: Plan, found: NamespaceState, *, reconcile: bool = False, force:
 def _nat_is_bare(found: NamespaceState) -> bool:
     nat = found.table(IPV4, "nat")
     return nat is None or own_part(nat) is None
+
+
+def _is_unfinished_move(plan: Plan, found: NamespaceState, stale: tuple[RoutingEntry, ...], *, in_place: bool) -> bool:
+    """Whether a run was killed while it moved Istio's rules to these tables from another backend's."""
+    marks = {transition_mark(rule.mark) for rule in plan.policy_rules}
+    rest = (isinstance(entry, PolicyRule) and entry.mark in marks for entry in stale)
+    moving = any(table.chain(MOVING_CHAIN) for ruleset in found.rulesets for table in ruleset.tables)
+    return moving or (in_place and all(rest))
 
 
 def _writes(plan: Plan, found: NamespaceState, only: frozenset[tuple[Family, str]] | None) -> tuple[TableChange, ...]:
@@ -101,23 +120,25 @@ def _order(change: TableChange, found: NamespaceState) -> tuple[int, int]:
     if change.name == "nat":
         return 1, 0 if change.family == IPV6 else 1
     before = found.table(change.family, change.name)
-    ends_capture = before is not None and _captures(before) and not (change.wanted and _captures(change.wanted))
+    ends_capture = before is not None and captures(before) and not (change.wanted and captures(change.wanted))
     return (2 if ends_capture else 0), 0 if change.family == IPV6 else 1
 
 
-def _captures(table: Table) -> bool:
+def captures(table: Table) -> bool:
     """Whether a mangle table sends inbound connections to the proxy."""
     entry = table.chain("PREROUTING")
     return entry is not None and any(rule.target == Jump("ISTIO_INBOUND") for rule in entry.rules)
 
 
-def leftovers(found: NamespaceState, plan: Plan) -> tuple[RoutingEntry, ...]:
+def leftovers(found: NamespaceState, plan: Plan, others: tuple[Ruleset, ...] = ()) -> tuple[RoutingEntry, ...]:
     """The existing policy rules and routes that Istio's TPROXY rules use, identified by the marks in those rules.
 
     Those of the options' own mark and table count even without such rules: an interrupted run may have removed them.
+    `others` are the rules in other backends' tables.
     """
-    families = {ruleset.family for ruleset in found.rulesets}
-    marks = {(family, mark) for family in families for mark in _marks(found.table(family, "mangle"))}
+    rulesets = (*found.rulesets, *others)
+    families = {ruleset.family for ruleset in rulesets}
+    marks = {(ruleset.family, mark) for ruleset in rulesets for mark in _marks(ruleset.table("mangle"))}
     rules = [entry for entry in found.routing if isinstance(entry, PolicyRule) and (entry.family, entry.mark) in marks]
     tables = {(rule.family, rule.table) for rule in rules}
     routes = [
@@ -128,8 +149,8 @@ def leftovers(found: NamespaceState, plan: Plan) -> tuple[RoutingEntry, ...]:
     routed = {(route.family, route.table) for route in routes}
     by_mark: tuple[RoutingEntry, ...] = (*routes, *(rule for rule in rules if (rule.family, rule.table) in routed))
     of_the_options = (*plan.routes, *plan.policy_rules, *plan.spare)
-    others = (entry for entry in of_the_options if entry.family in families and entry not in by_mark)
-    return (*by_mark, *(entry for entry in others if entry in found.routing))
+    by_options = (entry for entry in of_the_options if entry.family in families and entry not in by_mark)
+    return (*by_mark, *(entry for entry in by_options if entry in found.routing))
 
 
 def _marks(mangle: Table | None) -> set[int]:

@@ -46,7 +46,15 @@ def build(options: Options) -> Plan:
     used = families if uses_tproxy(options) and options.istio_inbound_ports else ()
     unused = tuple(family for family in FAMILIES if family not in used)
     spare: tuple[Route | PolicyRule, ...] = (*_routes(options, unused), *_policy_rules(options, unused))
+    if used:
+        mark, table = transition_mark(options.istio_inbound_tproxy_mark), options.istio_inbound_tproxy_route_table
+        spare += tuple(PolicyRule(family, mark, table) for family in used)
     return Plan(rulesets, _policy_rules(options, used), _routes(options, used), addresses, spare)
+
+
+def transition_mark(mark: int) -> int:
+    """The mark of captured packets while Istio's rules are moved to another backend's tables (planning/move.py)."""
+    return mark ^ 0x40000000
 
 
 def _policy_rules(options: Options, families: tuple[Family, ...]) -> tuple[PolicyRule, ...]:

@@ -10,14 +10,16 @@ from istio_init.planning.changes import Changes, leftovers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from istio_init.model.rules import Ruleset
     from istio_init.planning.changes import NamespaceState
     from istio_init.planning.plan import Plan
 
 
-def removal(found: NamespaceState, plan: Plan) -> Changes:
+def removal(found: NamespaceState, plan: Plan, others: tuple[Ruleset, ...] = ()) -> Changes:
     """The changes that remove all Istio rules and routing, whatever options made them; nat comes first.
 
     The plan identifies Istio rules without a signature, and routing whose rules are already gone.
+    The rules in other backends' tables, `others`, identify routing, too.
     """
     tables = []
     for ruleset in found.rulesets:
@@ -28,7 +30,7 @@ def removal(found: NamespaceState, plan: Plan) -> Changes:
                 tables.append(TableChange(ruleset.family, table.name, None, known))
     tables.sort(key=lambda change: change.name != "nat")
     drop = [entry for entry in plan.routing if entry in found.routing]
-    drop += [entry for entry in leftovers(found, plan) if entry not in drop]
+    drop += [entry for entry in leftovers(found, plan, others) if entry not in drop]
     # Istio's, whether or not these options enable IPv6.
     passthrough = Address(PASSTHROUGH[IPV6], LOOPBACK_INTERFACE)
     if passthrough in found.routing and passthrough not in drop:

@@ -32,9 +32,16 @@ def run(options: Options, environ: Mapping[str, str], warnings: Sequence[str] = 
         with Interrupts() as interrupts:
             perform(options, environ, log, begin, interrupts)
     except InitError as error:
-        log.error("; ".join([str(error), *getattr(error, "__notes__", ())]))  # noqa: TRY400 (a user's line, no traceback)
+        log.error(_last_words(error))  # noqa: TRY400 (a user's line, no traceback)
         return error.exit_code
     return 0
+
+
+def _last_words(error: InitError) -> str:
+    """The error, what was noted since, and, where a change was undone, what state the namespace is in."""
+    notes = getattr(error, "__notes__", [])
+    outcome = getattr(error, "outcome", "")
+    return "; ".join([str(error), *notes, *([outcome] if outcome and outcome not in notes else [])])
 
 
 class Interrupts:
@@ -120,18 +127,13 @@ def _change(options: Options, environ: Mapping[str, str], log: Log, interrupts: 
         found = backends.tables()
         firewall = backends.firewall(options, log, found)
         others = backends.others(options, firewall, found)
-        if options.cleanup_only or others:
-            from istio_init.runner import access, cleanup
         if options.cleanup_only:
-            cleaned = [cleanup.clean(plan, each, router, log) for _, each in others]
-            cleaned.append(cleanup.clean(plan, firewall, router, log, on_commit=interrupts.ignore))
-            return "cleaned up" if any(cleaned) else "no Istio rules found; nothing to clean up"
-        if others and not options.reconcile:
-            cleanup.require_single_backend(plan, others)
+            from istio_init.runner import cleanup
+
+            cleaned = cleanup.clean(plan, firewall, router, log, on_commit=interrupts.ignore, others=others)
+            return "cleaned up" if cleaned else "no Istio rules found; nothing to clean up"
         wishes = {"reconcile": options.reconcile, "force": options.force_apply}
-        changes = transaction.apply(plan, firewall, router, log, **wishes, on_commit=interrupts.ignore)
-        if others:
-            cleanup.withdraw(plan, others, router, log)
+        changes = transaction.apply(plan, firewall, router, log, **wishes, on_commit=interrupts.ignore, others=others)
         return transaction.summary(changes, plan.rulesets)
 
 

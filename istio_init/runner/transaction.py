@@ -1,12 +1,13 @@
-"""The verbs, over the Protocols of kernel/: apply a plan, clean up. Each is a transaction.
+"""Apply a plan as one transaction, over the Protocols of kernel/: all of it, or nothing.
 
-The caller holds the xtables lock. Whatever ends a verb early (an error, a signal) puts back what stood before.
+The caller holds the xtables lock. Whatever ends a run early (an error, a signal) restores the previous state: tables
+with the exact order of their rules, of each backend that was written, and routing.
 """
 
 from __future__ import annotations
 
 from istio_init.errors import KernelError
-from istio_init.model.compare import TableChange, differences, own_part
+from istio_init.model.compare import TableChange, differences
 from istio_init.model.routing import command
 from istio_init.planning.changes import Changes, NamespaceState, decide
 
@@ -33,25 +34,34 @@ def apply(  # noqa: PLR0913 (what to work with, and each wish by its name)
     reconcile: bool = False,
     force: bool = False,
     on_commit: Callable[[], None] = do_nothing,
+    others: tuple[tuple[str, Firewall], ...] = (),
 ) -> Changes:
-    """Bring the namespace to the plan; returns what was changed, which is nothing where it was in place.
+    """Bring the namespace to the plan; returns what was changed in `firewall`, which is nothing where it was in place.
 
-    Drifted where other rules of ours stand and `reconcile` is off, KernelError where the kernel refuses;
-    after either the namespace is as it was. `on_commit` is called when all is done, as the last thing that may
-    still end in everything being put back: for whoever turns signals into exceptions.
+    Istio rules in `others`, the Firewalls of other backends by name, are removed in the same transaction. Drifted
+    where different Istio rules exist and `reconcile` is off, KernelError where the kernel refuses; the namespace is
+    then as before, or the error's notes say what it is. `on_commit` is called last of all, when everything can still
+    be undone: for callers that turn signals into exceptions.
     """
+    if others:
+        from istio_init.runner import move
+
+        moved = move.apply(plan, firewall, router, log, others, reconcile=reconcile, force=force, on_commit=on_commit)
+        if moved is not None:
+            return moved
     found = observe(plan, firewall, router, reconcile=reconcile)
     changes = decide(plan, found, reconcile=reconcile, force=force)
     if changes:
         log.debug(f"writing: {changes.why}")
-        Transaction(firewall, router, log, on_commit).perform(changes, found, check=plan)
+        transaction = Transaction(router, log, on_commit)
+        transaction.perform((Write(firewall, changes.tables, found),), changes, found, check=plan, chosen=firewall)
     return changes
 
 
 def observe(plan: Plan, firewall: Firewall, router: Router, *, reconcile: bool) -> NamespaceState:
-    """What stands in the plan's families.
+    """The state of the plan's families.
 
-    Routing is looked at where it matters, and where a reconcile that was cut short may have left some.
+    Routing is read where it matters, and where an interrupted reconcile may have left some.
     """
     if (expect := getattr(firewall, "expect", None)) is not None:
         expect(plan.rulesets)
@@ -60,71 +70,92 @@ def observe(plan: Plan, firewall: Firewall, router: Router, *, reconcile: bool) 
 
 
 def routing_matters(plan: Plan, rulesets: tuple[Ruleset, ...]) -> bool:
-    """Whether the plan has routing, or TPROXY rules of ours that stand need some."""
+    """Whether the plan has routing, or existing TPROXY rules need some."""
     used_tproxy = any(table.chain("ISTIO_TPROXY") for ruleset in rulesets for table in ruleset.tables)
     return used_tproxy or bool(plan.routing)
 
 
-class Transaction:
-    """Changes to rules and routing that are all made, or none."""
+class Write:
+    """Tables of one Firewall to write, and its state before; one after the other where it has no `write`.
+
+    `name` is that of another backend than the chosen one. No Record: each of those costs a start.
+    """
+
+    __slots__ = ("before", "changes", "firewall", "name")
 
     def __init__(
-        self, firewall: Firewall, router: Router, log: Log, on_commit: Callable[[], None] = do_nothing
+        self, firewall: Firewall, changes: tuple[TableChange, ...], before: NamespaceState, name: str = ""
     ) -> None:
-        """`on_commit` is called when all is done, while everything can still be put back."""
-        self._firewall, self._router, self._log, self._on_commit = firewall, router, log, on_commit
-        # The table changes that were at least begun.
-        self._begun: list[TableChange] = []
+        self.firewall, self.changes, self.before, self.name = firewall, changes, before, name
 
-    def perform(self, changes: Changes, found: NamespaceState, *, check: Plan | None = None) -> None:
-        """Carry changes out; with `check`, see that the kernel holds the plan then. Where anything fails, put all back.
 
-        `found` is what stands before.
+class Transaction:
+    """Changes to rules, in one or several backends, and to routing that are all made, or none."""
+
+    def __init__(self, router: Router, log: Log, on_commit: Callable[[], None] = do_nothing) -> None:
+        """`on_commit` is called when all is done, while everything can still be undone."""
+        self._router, self._log, self._on_commit = router, log, on_commit
+        # The writes that were at least begun: of a Firewall without `write`, a table each.
+        self._begun: list[Write] = []
+
+    def perform(  # noqa: PLR0913 (each by its name)
+        self,
+        writes: tuple[Write, ...],
+        routing: Changes,
+        found: NamespaceState,
+        *,
+        check: Plan | None = None,
+        chosen: Firewall | None = None,
+        verify: Callable[[], None] = do_nothing,
+    ) -> None:
+        """Make all changes, those of `routing` once for all writes; with `check`, see that `chosen` holds the plan.
+
+        Where anything fails, everything is undone. `found` has the routing before, `verify` may check further.
         """
         try:
-            for entry in changes.add:
+            for entry in routing.add:
                 self._log.info(f"routing: {command(entry)}")
-            self._router.replace(changes.add, found.routing)
-            self._write(changes.tables)
-            for entry in changes.drop:
+            self._router.replace(routing.add, found.routing)
+            for write in writes:
+                self._write(write)
+            for entry in routing.drop:
                 self._log.info(f"routing: {command(entry, 'del')}")
-            self._router.remove(changes.drop)
-            if check is not None:
-                self._verify(check)
+            self._router.remove(routing.drop)
+            if check is not None and chosen is not None:
+                self._verify(check, chosen)
+            verify()
             self._on_commit()
         except BaseException as error:
-            self._put_back(changes, found, error)
+            from istio_init.runner.rollback import roll_back
+
+            roll_back(tuple(self._begun), routing, found, self._router, self._log, error, check)
             raise
 
-    def _write(self, changes: tuple[TableChange, ...]) -> None:
-        """Write all tables: in one transaction where the firewall has such, else one after the other.
+    def _write(self, write: Write) -> None:
+        """Write all tables: in one batch where the firewall can, else one after the other.
 
-        What may have been done is noted before it is: a signal may come between the two, and undoing nothing is
-        harmless.
+        A write is noted before it is made: a signal may arrive in between, and undoing nothing is harmless.
         """
-        for change in changes:
-            self._log.info(_announcement(change))
-        together = getattr(self._firewall, "write", None)
+        for change in write.changes:
+            self._log.info(_announcement(change, write.name))
+        together = getattr(write.firewall, "write", None)
         if together is not None:
-            self._begun.extend(changes)
-            try:
-                together(changes)
-            except KernelError:
-                # All or nothing, and it is nothing.
-                self._begun.clear()
-                raise
+            self._begun.append(write)
+            together(write.changes)
             return
-        for change in changes:
-            self._begun.append(change)
+        for change in write.changes:
+            self._begun.append(Write(write.firewall, (change,), write.before, write.name))
             if change.wanted is None:
-                self._firewall.remove(change.family, change.name, change.known)
+                write.firewall.remove(change.family, change.name, change.known)
+            elif change.like is not None and hasattr(write.firewall, "restore"):
+                write.firewall.restore(change.family, change.wanted, change.like)
             else:
-                self._firewall.replace(change.family, change.wanted)
+                write.firewall.replace(change.family, change.wanted)
 
-    def _verify(self, plan: Plan) -> None:
+    def _verify(self, plan: Plan, firewall: Firewall) -> None:
         """Read back and compare; KernelError where the kernel does not hold the plan."""
         for wanted in plan.rulesets:
-            for difference in differences(wanted, self._firewall.read(wanted.family, wanted)):
+            for difference in differences(wanted, firewall.read(wanted.family, wanted)):
                 from istio_init.planning.drift_text import difference_text
 
                 text = difference_text(wanted.family, difference)
@@ -137,42 +168,17 @@ class Transaction:
                 if entry not in existing:
                     raise KernelError(f"the kernel does not hold what was written: missing: {command(entry)}")
 
-    def _put_back(self, changes: Changes, found: NamespaceState, error: BaseException) -> None:
-        """Undo, last first; what can't be undone is said, and the first error stays the one that ends the run."""
-        self._log.info("restoring the previous state")
-        added = tuple(entry for entry in changes.add if entry not in found.routing)
-        # As before, routing is there before the rules that need it, and goes after them.
-        steps: list[Callable[[], None]] = [lambda: self._router.replace(changes.drop)]
-        steps += [self._restoring(change, found) for change in reversed(self._begun)]
-        steps.append(lambda: self._router.remove(added))
-        failures: list[str] = []
-        for step in steps:
-            try:
-                step()
-            except Exception as failure:  # noqa: BLE001 (whatever is wrong with it, the other steps are taken, too)
-                failures.append(str(failure))
-        if failures:
-            self._log.error(f"the previous state could not be restored completely: {'; '.join(failures)}")
-            error.add_note("the namespace is not as it was")
 
-    def _restoring(self, change: TableChange, found: NamespaceState) -> Callable[[], None]:
-        """The step that undoes the change of a table."""
-        before = found.table(change.family, change.name)
-        own = own_part(before, change.known) if before else None
-        if own:
-            return lambda: self._firewall.replace(change.family, own)
-        return lambda: self._firewall.remove(change.family, change.name, change.wanted)
-
-
-def _announcement(change: TableChange) -> str:
+def _announcement(change: TableChange, backend: str) -> str:
+    where = " ".join(word for word in (backend, change.family, change.name) if word)
     if change.wanted is None:
-        return f"{change.family} {change.name}: removing Istio rules"
+        return f"{where}: removing Istio rules"
     count = sum(chain.count for chain in change.wanted.chains)
-    return f"{change.family} {change.name}: writing {count} rules"
+    return f"{where}: writing {count} rules"
 
 
 def summary(changes: Changes, rulesets: tuple[Ruleset, ...]) -> str:
-    """What a run did, in one line: how many rules stand in which tables."""
+    """What a run did, in one line: how many rules are in which tables."""
     if not changes:
         return "in place, nothing written"
     counts = (

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init.formats.iptables_save import dump_table
-from istio_init.inspect.diff import folded, hunks, merged
+from istio_init.inspect.diff import folded, hunks
 from istio_init.model.compare import TableChange
+from istio_init.model.placement import merged
 from istio_init.model.rules import IPV4, Ruleset, Table, ordered
 from istio_init.planning.changes import Changes
 from tests.kit.strategies import tables, wanted_tables

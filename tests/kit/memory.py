@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from istio_init.errors import KernelError
-from istio_init.inspect.diff import merged
 from istio_init.log import Log
 from istio_init.model.compare import own_part
+from istio_init.model.placement import merged
 from istio_init.model.rules import FAMILIES, Ruleset, Table, ordered
 from istio_init.planning.changes import NamespaceState
 

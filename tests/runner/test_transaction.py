@@ -189,19 +189,25 @@ def test_what_can_not_be_put_back_is_said_and_the_rest_is_put_back() -> None:
 
     class Stubborn(MemoryFirewall):
         def replace(self, family: Family, wanted: Table) -> None:
-            """Refuse IPv4's nat from the first time on."""
-            if (family, wanted.name) == (IPV4, "nat"):
-                memory.changes.append("a refusal")
+            """Write IPv4's nat once, say that it was refused, and refuse it from then on."""
+            if (family, wanted.name) != (IPV4, "nat"):
+                super().replace(family, wanted)
+            elif "ipv4 nat" not in memory.changes:
+                super().replace(family, wanted)
+                raise OSError("its answer was lost")
+            else:
                 raise OSError("not even in words")
-            super().replace(family, wanted)
 
-    with pytest.raises(OSError, match="not even in words") as caught:
+    with pytest.raises(OSError, match="its answer was lost") as caught:
         transaction.apply(planned("article-tproxy"), Stubborn(memory), memory.router, log, reconcile=True)
-    assert caught.value.__notes__ == ["the namespace is not as it was"]
+    [note] = caught.value.__notes__
+    assert note.startswith("the namespace has neither the previous state nor the plan: run again with --reconcile")
     assert [line for line in log.lines if line.startswith("error")] == [
-        "error: the previous state could not be restored completely: not even in words"
+        "error: the previous state could not be restored completely: ipv4 nat: not even in words"
     ]
-    assert memory.held() == (rules, routes)
+    left, routes_left = memory.held()
+    assert routes_left == routes
+    assert {key for key in left if left[key] != rules.get(key)} == {(IPV4, "nat")}
 
 
 class AtOnce(MemoryFirewall):

@@ -32,7 +32,7 @@ from istio_init.kernel.netlink.nfnetlink import (
 )
 from istio_init.kernel.nft.compat_decode import RuleReader
 from istio_init.kernel.nft.compat_encode import RuleWriter
-from istio_init.model.compare import Edit, edit, recognised
+from istio_init.model.compare import Edit, TableChange, chain_of, edit, recognised
 from istio_init.model.rules import BUILTIN_CHAINS, OWN_CHAINS, Chain, Ruleset, Table, ordered
 from istio_init.record import Record
 
@@ -41,12 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import TypeAlias
 
-    from istio_init.model.compare import TableChange
     from istio_init.model.rules import Family, Hook, Rule, TableName
 
     Message: TypeAlias = tuple[int, int, bytes]
-    # A table's family and name, what is wanted of it (None: nothing of ours), and what else is known as ours.
-    Wish: TypeAlias = tuple[Family, TableName, Table | None, Table | None]
 
 NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
 _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 4, 5, 7  # NFTA_CHAIN_*
@@ -80,22 +77,21 @@ class IptablesNft:
 
     def replace(self, family: Family, wanted: Table) -> None:
         """See kernel.Firewall."""
-        self._commit([(family, wanted.name, wanted, None)])
+        self.write((TableChange(family, wanted.name, wanted),))
 
     def remove(self, family: Family, name: TableName, wanted: Table | None = None) -> None:
         """See kernel.Firewall. A table in which nothing is left goes, too."""
-        self._commit([(family, name, None, wanted)])
+        self.write((TableChange(family, name, None, wanted),))
 
     def write(self, changes: tuple[TableChange, ...]) -> None:
         """See kernel.Transactional."""
-        self._commit([(change.family, change.name, change.wanted, change.known) for change in changes])
-
-    def _commit(self, wishes: Sequence[Wish]) -> None:
         for _ in range(_ATTEMPTS):
             with BatchChannel() as channel:
                 generation = channel.generation()
-                found = {family: found_tables(channel, family) for family in {family for family, *_ in wishes}}
-                messages = [each for wish in wishes for each in _messages(wish, found[wish[0]].get(wish[1]))]
+                found = {family: found_tables(channel, family) for family in {change.family for change in changes}}
+                messages = [
+                    each for change in changes for each in _messages(change, found[change.family].get(change.name))
+                ]
                 if not messages:
                     return
                 try:
@@ -106,11 +102,11 @@ class IptablesNft:
                     if refused.errno != errno.ERESTART:
                         from istio_init.kernel.nft.compat_refusal import explain
 
-                        raise explain(refused, _names(wishes), messages) from refused
+                        raise explain(refused, _names(changes), messages) from refused
                 else:
                     return
         raise KernelError(
-            f"nftables: somebody else wrote {_ATTEMPTS} times while {_names(wishes)} were being edited; nothing was "
+            f"nftables: somebody else wrote {_ATTEMPTS} times while {_names(changes)} were being edited; nothing was "
             "written; find out who, and run again"
         )
 
@@ -144,9 +140,10 @@ def _table(channel: NfnetlinkChannel, family: Family, table: TableName, policies
     return Found(Table(table, ordered(table, chains)), {chain: tuple(each) for chain, each in handles.items()})
 
 
-def _messages(wish: Wish, found: Found | None) -> Iterator[Message]:
+def _messages(change: TableChange, found: Found | None) -> Iterator[Message]:
     """What brings one table to what is wanted: new chains, old rules out, new ones in, old chains out."""
-    family, table, wanted, known = wish
+    family, table, wanted, known = change.family, change.name, change.wanted, change.known
+    like = recognised(change.like, wanted or known) if change.like else None
     if found is None:
         if wanted is None:
             return
@@ -158,7 +155,7 @@ def _messages(wish: Wish, found: Found | None) -> Iterator[Message]:
         if chain.name not in standing:
             yield scribe.chain(chain)
     edits = {
-        each.name: edit(each, wanted.chain(each.name) if wanted else None)
+        each.name: edit(each, chain_of(wanted, each.name), chain_of(like, each.name))
         for each in recognised(found.table, wanted or known).chains
         if each.name not in OWN_CHAINS
     }
@@ -169,13 +166,13 @@ def _messages(wish: Wish, found: Found | None) -> Iterator[Message]:
             for position in edits[chain.name].delete:
                 yield scribe.deletion(chain.name, found.handles[chain.name][position])
     for chain in wanted.chains if wanted else ():
-        change = edits.get(chain.name) or Edit((), (), chain.rules, 0)
+        edited = edits.get(chain.name) or Edit((), (), chain.rules, 0)
         kept = [
             handle
             for position, handle in enumerate(found.handles.get(chain.name, ()))
-            if chain.name not in OWN_CHAINS and position not in change.delete
+            if chain.name not in OWN_CHAINS and position not in edited.delete
         ]
-        yield from scribe.rules(chain.name, change, kept)
+        yield from scribe.rules(chain.name, edited, kept)
     for chain in found.table.chains:
         if chain.name in OWN_CHAINS and (wanted is None or wanted.chain(chain.name) is None):
             yield DELCHAIN, 0, scribe.place(text(CHAIN_NAME, chain.name))
@@ -231,14 +228,11 @@ class _Scribe:
     def rules(self, chain: str, change: Edit, kept: list[bytes]) -> Iterator[Message]:
         """The new rules of a chain, between those of others that stay, whose handles are `kept`."""
         head = text(RULE_CHAIN, chain)
-        # Each goes in front of all that stands.
-        for rule in reversed(change.top):
-            yield NEWRULE, NLM_F_CREATE, self.place(head, self._pack(rule))
-        before = attribute(_RULE_POSITION, kept[change.at]) if change.at < len(kept) else b""
-        flags = NLM_F_CREATE if before else NLM_F_CREATE | NLM_F_APPEND
-        for rule in change.block:
+        for rule, count in zip((*change.top, *change.block), change.preceding(), strict=True):
+            before = attribute(_RULE_POSITION, kept[count]) if count < len(kept) else b""
+            flags = NLM_F_CREATE if before else NLM_F_CREATE | NLM_F_APPEND
             yield NEWRULE, flags, self.place(head, self._pack(rule), before)
 
 
-def _names(wishes: Sequence[Wish]) -> str:
-    return ", ".join(f"{family} {table}" for family, table, *_ in wishes)
+def _names(changes: Sequence[TableChange]) -> str:
+    return ", ".join(f"{change.family} {change.name}" for change in changes)

@@ -68,6 +68,12 @@ class Nftables:
             return expecting  # type: ignore[return-value]  # it is not None
         return layout.ruleset(self._planned_tables(), family, expecting, self._fold)
 
+    def inet_tables(self) -> tuple[InetTable, ...]:
+        """Istio's tables in the plan's terms, as `plan` compares them."""
+        with NfnetlinkChannel() as channel:
+            _, tables = self._tables(channel)
+        return self._planned_tables() if tables is None else tables
+
     def replace(self, family: Family, wanted: Table) -> None:
         """See kernel.Firewall."""
         self._write(((family, wanted.name, wanted),))

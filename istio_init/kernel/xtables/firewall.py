@@ -16,7 +16,7 @@ from istio_init.kernel.xtables.libiptc import Handle, functions
 from istio_init.kernel.xtables.pack_chain import entries_of, pack_chain
 from istio_init.kernel.xtables.sockopt import COMMITTING, OPENING, PASSING, READS, StepError, TableSocket, is_empty
 from istio_init.kernel.xtables.table_names import existing_tables
-from istio_init.model.compare import edit, own_part, recognised
+from istio_init.model.compare import TableChange, chain_of, edit, own_part, recognised
 from istio_init.model.rules import BUILTIN_CHAINS, OWN_CHAINS, Ruleset, Run, Table, ordered
 
 TYPE_CHECKING = False
@@ -87,27 +87,32 @@ class Libiptc:
 
     def replace(self, family: Family, wanted: Table) -> None:
         """As Firewall.replace."""
-        self._edit(family, wanted.name, wanted, None)
+        self._edit(TableChange(family, wanted.name, wanted))
+
+    def restore(self, family: Family, wanted: Table, like: Table) -> None:
+        """As Restoring.restore."""
+        self._edit(TableChange(family, wanted.name, wanted, None, like))
 
     def remove(self, family: Family, name: TableName, wanted: Table | None = None) -> None:
         """As Firewall.remove."""
         names = existing_tables(family)
         if names is None or name in names:
-            self._edit(family, name, None, wanted)
+            self._edit(TableChange(family, name, None, wanted))
 
-    def _edit(self, family: Family, name: TableName, wanted: Table | None, known: Table | None) -> None:
-        """Bring Istio's rules to `wanted`, or with None remove them and `known`; again while other programs write."""
+    def _edit(self, change: TableChange) -> None:
+        """Make a change, which with `wanted` None removes Istio's rules; again while other programs write."""
+        family, name, wanted = change.family, change.name, change.wanted
         try:
             for attempt in range(_ATTEMPTS):
                 try:
-                    if self._attempt(self._socket(family), family, name, wanted, known):
+                    if self._attempt(self._socket(family), change):
                         return
                 except StepError as error:
                     # libiptc reads the table, too, and nothing is written yet.
                     if error.step != OPENING or error.errno not in PASSING or attempt >= READS:
                         raise
         except StepError as error:
-            if error.step == COMMITTING and self._holds(family, name, wanted, known):
+            if error.step == COMMITTING and self._holds(change):
                 return
             raise _refusal(error, family, name, wanted) from error
         raise KernelError(
@@ -115,40 +120,41 @@ class Libiptc:
             "nothing was written; find that program (it does not take the xtables lock), and run again"
         )
 
-    def _holds(self, family: Family, name: TableName, wanted: Table | None, known: Table | None) -> bool:
+    def _holds(self, change: TableChange) -> bool:
         """Whether a commit that failed was made: the kernel replaces the table first, and sets its counters then."""
+        wanted = change.wanted
         try:
-            found = unpack_table(name, family, self._socket(family).table(name))
+            found = unpack_table(change.name, change.family, self._socket(change.family).table(change.name))
         except StepError:
             return False  # the error to report is that of the commit
-        own = own_part(found, wanted or known)
+        own = own_part(found, wanted or change.known)
         return own is None if wanted is None else own is not None and own.chains == wanted.chains
 
-    def _attempt(
-        self, socket: TableSocket, family: Family, name: TableName, wanted: Table | None, known: Table | None
-    ) -> bool:
+    def _attempt(self, socket: TableSocket, change: TableChange) -> bool:
         """Write once; False where another program wrote to the table meanwhile."""
+        family, wanted = change.family, change.wanted
         if wanted is not None and _is_long(wanted):
             from istio_init.kernel.xtables.replace_table import Unsuited, write
 
-            packed = {chain.name: self._entries(family, name, chain) for chain in wanted.chains}
+            packed = {chain.name: self._entries(family, wanted.name, chain) for chain in wanted.chains}
             try:
                 return write(socket, family, wanted, packed)
             except Unsuited:
                 pass  # left to libiptc, which writes or rejects it
-        return self._commit(socket, family, name, wanted, known)
+        return self._commit(socket, change)
 
-    def _commit(
-        self, socket: TableSocket, family: Family, name: TableName, wanted: Table | None, known: Table | None
-    ) -> bool:
+    def _commit(self, socket: TableSocket, change: TableChange) -> bool:
         """Edit and commit through libiptc; False where another program wrote to the table meanwhile."""
+        family, name, wanted = change.family, change.name, change.wanted
+        known = wanted or change.known
+        like = recognised(change.like, known) if change.like else None
         answers = socket.table(name)
         if is_empty(answers[0]):
             found = Table(name, ordered(name, {}))  # as in every new pod: there is nothing to decode
         else:
-            found = recognised(socket.without_istio_chains(name, answers), wanted or known)
+            found = recognised(socket.without_istio_chains(name, answers), known)
         edits = {
-            chain.name: edit(chain, wanted.chain(chain.name) if wanted else None)
+            chain.name: edit(chain, chain_of(wanted, chain.name), chain_of(like, chain.name))
             for chain in found.chains
             if chain.name not in OWN_CHAINS
         }
@@ -193,9 +199,9 @@ class Libiptc:
         for chain in wanted.chains:
             entries = self._entries(family, wanted.name, chain)
             if change := edits.get(chain.name):
-                top = len(change.top)
+                preceding = change.preceding()
                 for number, entry in enumerate(entries_of(entries)):
-                    handle.insert(chain.name, number if number < top else number + change.at, entry)
+                    handle.insert(chain.name, number + preceding[number], entry)
             else:
                 handle.append(chain.name, entries)
 

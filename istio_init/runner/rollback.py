@@ -1,0 +1,217 @@
+"""Undo a transaction: the exact order of every table's rules, of each backend, and routing. Signals wait for its end.
+
+What is undone is decided by what the kernel holds, not by what was acknowledged: an outcome may be unknown.
+"""
+
+from __future__ import annotations
+
+from istio_init.errors import InitError
+from istio_init.model.compare import TableChange, differences, own_part
+from istio_init.model.routing import command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Callable
+
+    from istio_init.kernel import Firewall, Router
+    from istio_init.log import Log
+    from istio_init.model.routing import RoutingEntry
+    from istio_init.model.rules import Family, Table, TableName
+    from istio_init.planning.changes import Changes, NamespaceState
+    from istio_init.planning.plan import Plan
+    from istio_init.runner.transaction import Write
+else:
+    # The C half of signal; the module around it imports enum.
+    import _signal
+
+AS_BEFORE = "the namespace is as before"
+NEIGHBOURS = (
+    "the namespace is as before, except what other programs wrote meanwhile in {}: Istio rules are behind the same "
+    "neighbours as before"
+)
+THE_PLAN = "the namespace has the plan"
+NEITHER = (
+    "the namespace has neither the previous state nor the plan: run again with --reconcile, or with --cleanup-only to "
+    "remove all Istio rules"
+)
+SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
+
+
+def roll_back(  # noqa: PLR0913, PLR0917 (what was done, what was there, with what, and why)
+    begun: tuple[Write, ...],
+    routing: Changes,
+    found: NamespaceState,
+    router: Router,
+    log: Log,
+    error: BaseException,
+    plan: Plan | None,
+) -> None:
+    """Undo the writes begun, last first, and the routing; `outcome` of the error says what state the namespace is in.
+
+    It is a note, too, where that is not the state before. Signals are blocked until it ends. What fails is logged,
+    each step by its name; the error that ended the run stays the one that is raised.
+    """
+    before = _block_signals(error)
+    try:
+        log.info("restoring the previous state")
+        undoing = _Rollback(begun, routing, found, router)
+        if failures := undoing.undo():
+            log.error(f"the previous state could not be restored completely: {'; '.join(failures)}")
+        outcome = undoing.state(plan)
+        error.outcome = outcome  # type: ignore[attr-defined] # (whatever kind of error ended the run)
+        if outcome != AS_BEFORE:
+            error.add_note(outcome)
+    finally:
+        _restore_signals(before, error)
+
+
+def _block_signals(error: BaseException) -> set[int]:
+    """Block the signals that end a run; returns the mask before. One that arrives at this moment is noted."""
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
+    try:
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, SIGNALS)
+    except (InitError, KeyboardInterrupt) as late:  # its handler ran when the signals were blocked already
+        error.add_note(str(late) or "interrupted")
+    return before
+
+
+def _restore_signals(mask: set[int], error: BaseException) -> None:
+    try:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+    except (InitError, KeyboardInterrupt) as late:  # it waited; the run ends anyway
+        error.add_note(str(late) or "interrupted")
+
+
+class _Rollback:
+    def __init__(self, begun: tuple[Write, ...], routing: Changes, found: NamespaceState, router: Router) -> None:
+        self._begun, self._routing, self._found, self._router = begun, routing, found, router
+
+    def undo(self) -> list[str]:
+        """Undo everything; returns what failed, in words.
+
+        As before, routing is there before the rules that need it, and goes after them.
+        """
+        added = tuple(entry for entry in self._routing.add if entry not in self._found.routing)
+        steps: list[tuple[str, Callable[[], None]]] = [
+            (_words(self._routing.drop, "add"), lambda: self._router.replace(self._routing.drop)),
+            *((_tables(write), lambda write=write: _undo(write)) for write in reversed(self._begun)),
+            (_words(added, "del"), lambda: self._router.remove(added)),
+        ]
+        failures: list[str] = []
+        for what, step in steps:
+            if not what:
+                continue
+            try:
+                step()
+            except Exception as failure:  # noqa: BLE001 (whatever is wrong with it, the other steps are taken, too)
+                text = str(failure) or type(failure).__name__
+                failures.append(text if isinstance(failure, InitError) else f"{what}: {text}")
+        return failures
+
+    def state(self, plan: Plan | None) -> str:
+        """What state the namespace is in now, in words, and what to run where it is neither the old nor the new one."""
+        try:
+            changed = self._changed()
+            if changed is not None:
+                return NEIGHBOURS.format(", ".join(changed)) if changed else AS_BEFORE
+            return THE_PLAN if self._holds(plan) else NEITHER
+        except (InitError, OSError) as error:
+            return f"{NEITHER} (it could not be read: {error})"
+
+    def _changed(self) -> list[str] | None:
+        """The tables in which other programs' rules changed; None where Istio's, or the routing, are not as before."""
+        changed: list[str] = []
+        first: dict[tuple[int, Family, TableName], tuple[Write, TableChange]] = {}
+        for write in self._begun:
+            for change in write.changes:
+                first.setdefault((id(write.firewall), change.family, change.name), (write, change))
+        for write, change in first.values():
+            before = write.before.table(change.family, change.name)
+            now = write.firewall.read(change.family).table(change.name)
+            known = change.known or change.wanted
+            if not _same(before and own_part(before, known), now and own_part(now, known)):
+                return None
+            if not _same(before, now):
+                changed.append(f"{change.family} {change.name}")
+        return changed if self._routing_is_as_before() else None
+
+    def _routing_is_as_before(self) -> bool:
+        touched = {*self._routing.add, *self._routing.drop}
+        if not touched:
+            return True
+        return touched.intersection(self._router.read()) == touched.intersection(self._found.routing)
+
+    def _holds(self, plan: Plan | None) -> bool:
+        """Whether the namespace has the plan: its rules and routing, and no Istio rules in other backends."""
+        if plan is None:
+            return all(
+                not own_part(table)
+                for write in self._begun
+                for change in write.changes
+                for table in write.firewall.read(change.family).tables
+            )
+        chosen = [write.firewall for write in self._begun if not write.name]
+        in_place = chosen and not any(
+            True for wanted in plan.rulesets for _ in differences(wanted, chosen[0].read(wanted.family, wanted))
+        )
+        return bool(in_place) and set(plan.routing) <= set(self._router.read())
+
+
+def _same(before: Table | None, now: Table | None) -> bool:
+    """Whether two tables have the same rules in the same order; an empty one is as good as none."""
+    chains = [
+        {chain.name: (chain.rules, chain.policy) for chain in table.chains if chain.rules or chain.policy != "ACCEPT"}
+        if table
+        else {}
+        for table in (before, now)
+    ]
+    return chains[0] == chains[1]
+
+
+def _undo(write: Write) -> None:
+    """Bring the tables of a write back to their state before, where they are not in it."""
+    firewall = write.firewall
+    pending = tuple(
+        back
+        for change in reversed(write.changes)
+        if not _is_back(firewall, back := _reverse(change, write.before.table(change.family, change.name)))
+    )
+    together = getattr(firewall, "write", None)
+    if together is not None:
+        if pending:
+            together(pending)
+        return
+    for back in pending:
+        if back.wanted is None:
+            firewall.remove(back.family, back.name, back.known)
+        elif back.like is not None and (restore := getattr(firewall, "restore", None)):
+            restore(back.family, back.wanted, back.like)
+        else:
+            firewall.replace(back.family, back.wanted)
+
+
+def _reverse(change: TableChange, before: Table | None) -> TableChange:
+    """The change that undoes another."""
+    own = own_part(before, change.known) if before else None
+    return TableChange(change.family, change.name, own, change.wanted, before if own else None)
+
+
+def _is_back(firewall: Firewall, back: TableChange) -> bool:
+    """Whether a table is in the state before already; where it can't be read, it is taken for changed."""
+    try:
+        now = firewall.read(back.family).table(back.name)
+    except (InitError, OSError):
+        return False
+    if back.like is not None:
+        return _same(back.like, now)
+    return now is None or own_part(now, back.known) is None
+
+
+def _tables(write: Write) -> str:
+    names = ", ".join(f"{change.family} {change.name}" for change in write.changes)
+    return " ".join(word for word in (write.name, names) if word)
+
+
+def _words(entries: tuple[RoutingEntry, ...], verb: str) -> str:
+    return "; ".join(command(entry, "del" if verb == "del" else "add") for entry in entries)

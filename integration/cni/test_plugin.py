@@ -14,6 +14,7 @@ from integration.kit import program
 from integration.kit.cni import INJECTED, PREVIOUS, Plugin, said
 from integration.kit.fresh import by_path, standing
 from integration.kit.namespace import Foreign, Namespace
+from istio_init.cli.app import main
 from istio_init.cni.plugin.protocol import CONFIGURATION, DRIFTED, FAILED, UNAVAILABLE, VERSIONS
 from istio_init.model.rules import IPV4
 from istio_init.options.annotations import MODE
@@ -57,6 +58,23 @@ def test_a_sandboxs_life(namespace: Namespace, tmp_path: Path, version: str) -> 
 def test_the_rules_are_those_of_the_command_line(namespace: Namespace, plugin: Plugin) -> None:
     plugin.done("ADD", namespace.path, {**INJECTED, MODE: "TPROXY"}, prevResult=PREVIOUS)
     assert program.standing(namespace) == plugin.promised()
+
+
+@pytest.mark.parametrize("annotations", [{}, {MODE: "TPROXY", PORTS: "80,8080"}])
+def test_the_manifest_of_a_captured_pod_means_what_the_plugin_made(
+    namespace: Namespace, plugin: Plugin, annotations: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The container istio-validation makes no rules, and has other arguments than the plugin."""
+    pod = {**INJECTED, **annotations}
+    plugin.done("ADD", namespace.path, pod, prevResult=PREVIOUS)
+    argv = ["istio-iptables", "-u", "1337", "-i", "*", "-b", "*", "-d", "15090,15021,15020"]
+    validation = {"name": "istio-validation", "args": [*argv, "--run-validation", "--skip-rule-apply"]}
+    spec = {"initContainers": [validation], "containers": [{"name": "app"}, {"name": "istio-proxy"}]}
+    manifest = plugin.log.parent / "pod.json"
+    manifest.write_text(json.dumps({"kind": "Pod", "metadata": {"annotations": pod}, "spec": spec}))
+    where = ["--from-pod", str(manifest), "--netns", namespace.path]
+    assert main(["check", *where], {}) == 0, capsys.readouterr()
+    assert main(["prove", "--live", *where], {}) == 0, capsys.readouterr()
 
 
 def test_pods_that_are_passed_through_are_untouched(namespace: Namespace, plugin: Plugin) -> None:

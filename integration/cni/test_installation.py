@@ -35,7 +35,7 @@ WRITES = ("write", "fchmod", "fsync", "rename", "unlink")
 # The verbs without their command line, in a process that starts in no time.
 BARE = """
 import sys
-from istio_init.cni import installation
+from istio_init.cni.node import install as installation
 from istio_init.cni.node.directories import Directories
 verb, networks, programs, source = sys.argv[1:]
 places = Directories(networks, programs)

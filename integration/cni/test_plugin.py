@@ -17,9 +17,11 @@ from integration.kit.namespace import Foreign, Namespace
 from istio_init.cli.app import main
 from istio_init.cni.plugin.protocol import CONFIGURATION, DRIFTED, FAILED, UNAVAILABLE, VERSIONS
 from istio_init.model.rules import IPV4
-from istio_init.options.annotations import MODE
+from istio_init.options.annotations import MODE, PROXY_CONFIG
 
 PORTS = "traffic.sidecar.istio.io/includeInboundPorts"
+DUAL = {**PREVIOUS, "ips": [{"address": "10.0.0.2/24"}, {"address": "fd00::2/64"}]}
+DUAL_OLD = {"cniVersion": "0.2.0", "ip4": {"ip": "10.0.0.2/24"}, "ip6": {"ip": "fd00::2/64"}, "dns": {}}
 # integration/containers has a real runtime with more, and test_cni_helper.py the helper with hundreds.
 MANY = 24
 
@@ -47,7 +49,7 @@ def test_a_sandboxs_life(namespace: Namespace, tmp_path: Path, version: str) -> 
     assert state.captured
     assert (state.pod, state.namespace, state.netns) == ("pod-a1", "default", namespace.path)
     assert state.inode == os.stat(namespace.path).st_ino
-    if version != "0.3.1":
+    if VERSIONS.index(version) >= VERSIONS.index("0.4.0"):
         assert plugin.done("CHECK", namespace.path, prevResult=PREVIOUS) == ""
     for _ in range(2):
         assert plugin.done("DEL", namespace.path) == ""
@@ -325,3 +327,21 @@ def test_the_log_of_each_command_tells_the_pod_and_what_was_decided(namespace: N
         for line in log:
             assert line.items() >= {"pod": "pod-a1", "namespace": "default", "sandbox": "a1"}.items()
             assert (line["decision"], line["why"]) == ("captured", "the pod has a sidecar (sidecar.istio.io/status)")
+
+
+@pytest.mark.parametrize("previous", [PREVIOUS, DUAL, DUAL_OLD], ids=["ipv4", "dual", "0.2.0"])
+def test_a_namespace_without_addresses_yet_has_those_of_the_result(
+    namespace: Namespace, plugin: Plugin, previous: dict[str, object]
+) -> None:
+    """Whether there is IPv6 is seen by the pod's addresses; the plugin may be called before they are set."""
+    dual = previous is not PREVIOUS
+    config = {PROXY_CONFIG: 'proxyMetadata: {ISTIO_DUAL_STACK: "true"}'}
+    added = plugin.call("ADD", namespace.path, {**INJECTED, **config}, prevResult=previous)
+    assert added.code == 0
+    assert ("ISTIO" in namespace.run("ip6tables-legacy-save")) == dual
+    state = plugin.state()
+    assert state
+    assert state.options
+    assert state.options.enable_ipv6 is (True if dual else None)
+    assert any("no addresses yet" in line["msg"] for line in added.log)
+    assert plugin.done("CHECK", namespace.path, prevResult=previous) == ""

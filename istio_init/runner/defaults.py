@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.errors import InitError
-from istio_init.kernel.netlink.router import Rtnetlink, has_ipv6
+from istio_init.kernel.netlink.router import Rtnetlink, has_address, has_ipv6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,10 @@ def resolve_defaults(options: Options, log: Log) -> Options:
 def _ipv6_in_use(options: Options, log: Log) -> bool:
     """Istio's detection by the namespace's addresses; False, with a warning, where they can't be read."""
     try:
-        return has_ipv6(Rtnetlink().addresses(), dual_stack=options.dual_stack)
+        addresses = Rtnetlink().addresses()
+        if options.cni_mode and not has_address(addresses):
+            log.info("no IPv6 rules are made: the namespace has no addresses yet; enable-ipv6 decides without them")
+        return has_ipv6(addresses, dual_stack=options.dual_stack)
     except InitError as error:
         log.warn(f"IPv6 is assumed to be off: the addresses of the namespace can't be read: {error}")
         return False

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from istio_init.cni.node import conflist
 from istio_init.cni.node.conflist import PLUGIN, list_of_configuration, plugin_entry, types, with_plugin, without_plugin
+from istio_init.cni.plugin.protocol import VERSIONS
 from tests.cni.networks import BROKEN, LISTS, SINGLE
 
 OURS: dict[str, Any] = {"type": PLUGIN, "capabilities": {"io.kubernetes.cri.pod-annotations": True}}
@@ -145,3 +146,17 @@ def test_a_single_plugin_of_gkes_as_a_list() -> None:
 def test_a_plugin_configuration_that_is_not_ours(text: str) -> None:
     with pytest.raises(ValueError, match=r"type|JSON"):
         conflist.plugin_configuration(text)
+
+
+@pytest.mark.parametrize("version", ["0.5.0", "2.0.0", 1, ["1.0.0"]])
+def test_a_version_that_the_plugin_refuses_is_refused_at_once(version: object) -> None:
+    text = json.dumps({"cniVersion": version, "name": "n", "plugins": [{"type": "bridge"}]})
+    with pytest.raises(ValueError, match="keep every pod from starting"):
+        with_plugin(text, OURS)
+
+
+@pytest.mark.parametrize(
+    "head", [{}, *({"cniVersion": each} for each in VERSIONS), {"cniVersion": "2.0.0", "cniVersions": ["1.1.0"]}]
+)
+def test_the_versions_that_it_speaks_are_taken(head: dict[str, object]) -> None:
+    assert PLUGIN in types(with_plugin(json.dumps({**head, "name": "n", "plugins": [{"type": "bridge"}]}), OURS))

@@ -1,8 +1,8 @@
-"""CNI network configuration lists as text: our plugin put in and taken out, and nothing else touched.
+"""CNI network configuration lists as text: our plugin added and removed, and nothing else touched.
 
-What a list holds is others' (flannel, calico, cilium ...), so the text is edited, not written anew: order, spaces,
-numbers and keys that nobody here knows stay byte for byte, and taking our plugin out gives back the text that it was
-put into. The format: https://www.cni.dev/docs/spec/#section-1-network-configuration-format
+A list belongs to another program (flannel, calico, cilium ...), so its text is edited, not written anew: order, spaces,
+numbers and unknown keys stay byte for byte, and removing our plugin gives back the text that it was added to.
+The format: https://www.cni.dev/docs/spec/#section-1-network-configuration-format
 
 Every function raises ValueError with what is wrong where a text is no such list.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from istio_init.cni.plugin.protocol import OLDEST, VERSIONS
 from istio_init.errors import shown
 from istio_init.record import Record
 
@@ -47,25 +48,45 @@ def plugin_entry(text: str) -> dict[str, Any] | None:
     return next((item.value for item in _plugins(text) if _ours(item)), None)
 
 
+def is_chained_once(text: str) -> bool:
+    """Whether our plugin is in a list exactly once, and behind another."""
+    items = _plugins(text)
+    return sum(map(_ours, items)) == 1 and not _ours(items[0])
+
+
 def with_plugin(text: str, plugin: Mapping[str, object]) -> str:
     """The list with our plugin at its end.
 
-    One that stands behind another already stays at its place, for whoever came after us may want the end as well;
-    only what it says is brought up to date.
+    If it is already chained behind another, it keeps its position, since later plugins may depend on it; only its
+    configuration is updated. Raises ValueError for a list of a version that the plugin does not speak as well.
     """
+    require_known_version(text)
     items = _plugins(text)
     ours = [item for item in items if _ours(item)]
-    if len(ours) == 1 and not _ours(items[0]):
-        standing = ours[0]
-        if standing.value == plugin:
+    if is_chained_once(text):
+        entry = ours[0]
+        if entry.value == plugin:
             return text
-        return text[: standing.begin] + _rendered(text, standing, plugin) + text[standing.end :]
+        return text[: entry.begin] + _rendered(text, entry, plugin) + text[entry.end :]
     if len(ours) == len(items):
         raise ValueError(f"it has no plugin but {PLUGIN}, which only goes behind another")
     text = without_plugin(text)
     last = _plugins(text)[-1]
     between = text[_before(text, last.begin) : last.begin]
     return text[: last.end] + "," + (between or " ") + _rendered(text, last, plugin) + text[last.end :]
+
+
+def require_known_version(text: str) -> None:
+    """Raise ValueError if a runtime would call the plugin with a version of the specification that it refuses."""
+    document = _document(text)
+    # From 1.1.0 on a list may name all versions that it is good for; a runtime chooses one of them.
+    named = document.get("cniVersions")
+    versions = [document.get("cniVersion") or OLDEST, *(named if isinstance(named, list) else [])]
+    if not any(version in VERSIONS for version in versions):
+        raise ValueError(
+            f"cniVersion {shown(str(versions[0]))} is unknown to {PLUGIN}, which would keep every pod from starting; "
+            f"it speaks {', '.join(VERSIONS)}"
+        )
 
 
 def without_plugin(text: str) -> str:

@@ -31,11 +31,11 @@ ATTEMPTS = 10
 
 
 class Status(Record):
-    """What stands on a node: the program, the network that a runtime uses, and our entry in it."""
+    """The plugin on a node: its program, the network that a runtime uses, and the plugin's entry in it."""
 
     program: str  # present, absent
-    network: str  # its path, empty where there is none
-    entry: str  # in place, differs, absent
+    network: str  # its path, empty if there is none
+    entry: str  # in place, differs, misplaced (first of the list, or there twice), absent
 
     @property
     def whole(self) -> bool:
@@ -87,16 +87,27 @@ def uninstall(places: Directories, *, keep_program: bool = False) -> tuple[str, 
 
 
 def status(places: Directories, plugin: Mapping[str, Any] | None) -> Status:
-    """What stands, our entry compared with `plugin`, or with None whatever it says."""
-    standing = "present" if os.access(os.path.join(places.programs, PLUGIN), os.X_OK) else "absent"
+    """The plugin's state on a node; its entry is compared with `plugin`, unless that is None.
+
+    It is in place exactly if `install` would change nothing. InitError where the network can't be read, or has a
+    version that the plugin refuses.
+    """
+    present = "present" if os.access(os.path.join(places.programs, PLUGIN), os.X_OK) else "absent"
     path = _first(places.networks)
     if path is None:
-        return Status(standing, "", "absent")
+        return Status(present, "", "absent")
+    return Status(present, path, _entry_state(path, plugin) if path.endswith(".conflist") else "absent")
+
+
+def _entry_state(path: str, plugin: Mapping[str, Any] | None) -> str:
     _, text = _read(path)
-    found = _checked(path, lambda: conflist.plugin_entry(text)) if path.endswith(".conflist") else None
+    found = _checked(path, lambda: conflist.plugin_entry(text))
     if found is None:
-        return Status(standing, path, "absent")
-    return Status(standing, path, "in place" if plugin is None or found == plugin else "differs")
+        return "absent"
+    _checked(path, lambda: conflist.require_known_version(text))
+    if not _checked(path, lambda: conflist.is_chained_once(text)):
+        return "misplaced"
+    return "in place" if plugin is None or found == plugin else "differs"
 
 
 def current_entry(networks: str) -> tuple[str, dict[str, Any]] | None:

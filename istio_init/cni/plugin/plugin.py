@@ -6,11 +6,12 @@ Standard output carries the result and nothing else: what anybody else prints go
 from __future__ import annotations
 
 import posix as os  # the C half of os; the other half costs a start a millisecond
+import sys
 import time
 
 from istio_init.cni.plugin import protocol, sandbox_state
 from istio_init.cni.plugin.decision import Decision, decide
-from istio_init.cni.plugin.fast_json import encode
+from istio_init.cni.plugin.fast_json import decode, encode
 from istio_init.cni.plugin.log import PodLog
 from istio_init.cni.plugin.protocol import (
     CONFIGURATION,
@@ -89,6 +90,8 @@ def add(call: Call) -> str:
     """Program the sandbox's namespace as its pod asks for; returns prevResult as it came."""
     begin, request = time.monotonic(), call.request
     found = call.decide()
+    if found.options is not None:
+        found = found.replace(options=_with_coming_ipv6(call, found.options))
     # Before the rules, so that DEL knows what to clean up even if this process is killed.
     sandbox_state.write(_new_state(call, found), call.settings.run_dir)
     if found.options is not None:
@@ -96,6 +99,26 @@ def add(call: Call) -> str:
     else:
         call.log.info("passed through, untouched")
     return request.previous or encode({"cniVersion": request.version, "dns": {}})
+
+
+def _with_coming_ipv6(call: Call, options: Options) -> Options:
+    """The options with IPv6, if prevResult gives the pod such an address and the namespace has no address yet.
+
+    Whether a pod has IPv6 is otherwise seen by the namespace's addresses, when the rules are made.
+    """
+    if options.enable_ipv6 is not None or ":" not in call.request.previous:
+        return options
+    from istio_init.cni.plugin.result import addresses
+    from istio_init.kernel.netlink.router import has_address, has_ipv6
+
+    coming = addresses(decode(call.request.previous))
+    if not has_ipv6(coming, dual_stack=options.dual_stack):
+        return options
+    with access.namespace(in_namespace(options, call.request.netns)):
+        if has_address(access.router().addresses()):
+            return options
+    call.log.info("the namespace has no addresses yet: IPv6 rules are made for those in prevResult")
+    return options.replace(enable_ipv6=True)
 
 
 def in_namespace(options: Options, netns: str) -> Options:
@@ -305,6 +328,8 @@ def main() -> NoReturn:
     from istio_init.kernel.host.process import environment, reserve_standard_descriptors
 
     reserve_standard_descriptors()
+    if sys.argv[1:]:
+        sys.exit(_about(sys.argv[1]))
     # What is printed from here on, by whomever, is not the result.
     result = os.dup(1)
     os.dup2(2, 1)
@@ -316,6 +341,29 @@ def main() -> NoReturn:
     except OSError:
         code = 1
     os._exit(code)  # noqa: SLF001 (that is its name; nothing needs tearing down)
+
+
+ABOUT = """istio-init-cni {version}: the CNI plugin that captures the traffic of pods with a sidecar.
+
+A container runtime calls it, with CNI_COMMAND and further variables in its environment and the network's configuration
+on standard input. `istio-init cni install` adds it to a node's network; istio-init-cni(8) has its configuration.
+It speaks versions {versions} of the CNI specification.
+"""
+
+
+def _about(flag: str) -> int:
+    """Answer a person who calls the plugin with an argument; returns the exit code."""
+    from istio_init import __version__
+    from istio_init.errors import shown
+
+    if flag in {"-h", "--help"}:
+        sys.stdout.write(ABOUT.format(version=__version__, versions=", ".join(VERSIONS)))
+    elif flag == "--version":
+        sys.stdout.write(f"istio-init {__version__}\n")
+    else:
+        sys.stderr.write(f"istio-init-cni: {shown(flag)}: takes no arguments but --help and --version\n")
+        return 255
+    return 0
 
 
 def _input() -> bytes:

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
-NEWEST = VERSIONS[-1]
+# Lists of plugins came with 0.2.0, prevResult with 0.3.0; ADD hands that on as it came, so that the formats of results,
+# which changed with 0.3.0 and 1.0.0, are the business of the plugins before.
+VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+OLDEST, NEWEST = VERSIONS[0], VERSIONS[-1]
 
 # The spec's codes, and from 100 on the plugin's own.
 INCOMPATIBLE_VERSION, ENVIRONMENT, DECODING, CONFIGURATION, TRY_AGAIN, UNAVAILABLE = 1, 4, 6, 7, 11, 50
@@ -110,8 +112,8 @@ def _configuration(data: bytes, command: str) -> Mapping[str, tuple[Any, str]]:
 def _version(command: str, given: object) -> str:
     if command == "VERSION":
         return given if isinstance(given, str) and given in VERSIONS else NEWEST
-    # A configuration without a version is one of 0.1.0.
-    version = given or "0.1.0"
+    # A configuration without a version is one of 0.1.0 (SPEC.md of 0.2.0).
+    version = given or OLDEST
     if not isinstance(version, str) or version not in VERSIONS:
         raise PluginError(
             INCOMPATIBLE_VERSION, f"cniVersion: {shown(str(version))}: unknown, use one of {', '.join(VERSIONS)}"
@@ -125,7 +127,7 @@ def _version(command: str, given: object) -> str:
 def spoken(data: bytes) -> str:
     """The version in which an error is told: the configuration's if it is one that is known, else the newest."""
     try:
-        version = members(data.decode()).get("cniVersion", ("", ""))[0]
+        version = members(data.decode()).get("cniVersion", (OLDEST, ""))[0]
     except ValueError:
         return NEWEST
     return version if isinstance(version, str) and version in VERSIONS else NEWEST

@@ -113,6 +113,11 @@ def has_ipv6(addresses: tuple[Address, ...], *, dual_stack: bool) -> bool:
     return IPV6 in (families if dual_stack else families[:1])
 
 
+def has_address(addresses: tuple[Address, ...]) -> bool:
+    """Whether there is any address that `has_ipv6` counts."""
+    return not all(map(_is_local, addresses))
+
+
 def _is_local(address: Address) -> bool:
     packed = address.network.address
     if address.network.family == IPV4:

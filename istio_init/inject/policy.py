@@ -20,6 +20,7 @@ from istio_init.options.injection import (
     VALUES,
 )
 from istio_init.options.manifest import IMAGE, INIT, VALIDATION, container
+from istio_init.options.table import PROXY_UID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -47,6 +48,20 @@ FLAGS = {
     "kube_virt_interfaces": "-k",
     "istio_exclude_interfaces": "-c",
 }
+
+
+TPROXY = "variables.istio_inbound_interception_mode == 'TPROXY'"
+VALIDATES_AS = f"({TPROXY} ? {PROXY_UID} : int(variables.proxy_uid))"
+VALIDATES_IN = (
+    f"(!({TPROXY}) && variables.proxy.size() > 0 && has(variables.proxy[0].securityContext) && "
+    f"has(variables.proxy[0].securityContext.runAsGroup) ? variables.proxy[0].securityContext.runAsGroup : {PROXY_UID})"
+)
+
+
+class Expression(str):
+    """A value that CEL works out, in the place of a literal."""
+
+    __slots__ = ()
 
 
 def printed(kind: str, request: Request, kubernetes: str) -> str:
@@ -117,9 +132,12 @@ def _capture_policy(request: Request) -> list[str]:
     given = dict(request.given)
     if request.validation:
         given |= {"run_validation": "true", "skip_rule_apply": "true"}
-    fixed = container(options_of(given), request.image or IMAGE, account=(0, 0))
+    fixed = container(options_of(given), request.image or IMAGE, account=(PROXY_UID, PROXY_UID))
     key, value = NAMESPACE_LABEL
-    place = "0" if request.validation else "variables.native ? '0' : '-'"
+    place = "'0'" if request.validation else "(variables.native ? '0' : '-')"
+    if request.validation:
+        # As the proxy, but for TPROXY, where the proxy is root.
+        fixed["securityContext"] |= {"runAsUser": Expression(VALIDATES_AS), "runAsGroup": Expression(VALIDATES_IN)}
     return [
         "spec:",
         "  # A pod without rules would bypass its proxy: better none than that.",
@@ -138,7 +156,7 @@ def _capture_policy(request: Request) -> list[str]:
         "      expression: |-",
         "        (has(object.spec.initContainers) ? [] :",
         "          [JSONPatch{op: 'add', path: '/spec/initContainers', value: []}]) +",
-        f"        [JSONPatch{{op: 'add', path: '/spec/initContainers/' + ({place}), value:",
+        f"        [JSONPatch{{op: 'add', path: '/spec/initContainers/' + {place}, value:",
         *(f"          {line}" for line in _container(fixed, _arguments(fixed["args"], given))),
         "        }]",
     ]
@@ -244,6 +262,8 @@ def _typed(kind: str, value: Any) -> str:  # noqa: ANN401 (a container's)
         if kind.endswith((".requests", ".limits")):  # maps, and no types of their own
             return "{" + ", ".join(f"{_text(key)}: {_text(inner)}" for key, inner in value.items()) + "}"
         return kind + "{" + ", ".join(f"{key}: {_typed(f'{kind}.{key}', inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, Expression):
+        return value
     if isinstance(value, bool):
         return str(value).lower()
     return _texts(value) if isinstance(value, list) else str(value) if isinstance(value, int) else _text(str(value))

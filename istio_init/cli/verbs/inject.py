@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FILE = "--filename (-f)"
 SUFFIXES = (".yaml", ".yml", ".json")
+OUTPUT = "--output-file (-o)"
 STANDARD_INPUT = "standard input"
 # Options of a run that mean nothing in an init container.
 NOT_OFFERED = {"dry_run", "network_namespace", "cni_mode", "cleanup_only", "skip_rule_apply", "ip_family"}
@@ -83,6 +84,8 @@ def inject(  # noqa: PLR0913 (its flags)
 
     Options take the place of the mesh's values: a workload's annotations win.
     """
+    if output and output != "-" and not output.strip("0123456789,-: "):
+        raise OptionError(OUTPUT, output, "a file here, not ports: those are --istio-local-outbound-ports-exclude")
     request = Request(given, image, proxy_container, native, validation)
     if policy_kind:
         kind = choice("--policy", policy_kind, policy.KINDS)
@@ -112,7 +115,7 @@ def _read(filename: str, output: str, *, in_place: bool, check: bool) -> list[_S
     if not filename:
         raise UsageError(f"{FILE}: missing: name a manifest, a directory, or - for standard input")
     if sum((in_place, check, bool(output))) > 1:
-        raise UsageError("--in-place, --check, --output-file (-o): use one of them")
+        raise UsageError(f"--in-place, --check, {OUTPUT}: use one of them")
     if filename == "-":
         if in_place:
             raise UsageError("--in-place: standard input has no place to write to")
@@ -120,7 +123,7 @@ def _read(filename: str, output: str, *, in_place: bool, check: bool) -> list[_S
     if not os.path.isdir(filename):
         return [_source(filename)]
     if output:
-        raise UsageError(f"--output-file (-o): {shown(filename)} is a directory: use --in-place")
+        raise UsageError(f"{OUTPUT}: {shown(filename)} is a directory: use --in-place")
     found = [_source(path) for path in _manifests(filename)]
     if not found:
         raise OptionError(FILE, filename, f"no file in it that ends in {', '.join(SUFFIXES)}")

@@ -118,7 +118,9 @@ def _match_text(match: Match) -> str:
         case Comment():
             return f"/* {match.text} */"
         case UnknownMatch():
-            return f"[{match.name}: {len(match.data)} bytes]"
+            return (
+                f"[{match.name}: {len(match.data)} bytes]" if match.options is None else f"{match.name} {match.options}"
+            )
         case (
             Source() | Destination() | InInterface() | OutInterface() | Protocol() | SourcePorts() | DestinationPorts()
         ):
@@ -170,7 +172,7 @@ def _target_options(target: Target) -> str:
         case CtZone():
             return f"CT zone {target.zone}" if target.zone else "CT"
         case UnknownTarget():
-            return f"[{target.name}: {len(target.data)} bytes]"
+            return f"[{target.name}: {len(target.data)} bytes]" if target.options is None else target.options
         case _:
             assert_never(target)
 

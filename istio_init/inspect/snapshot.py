@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from istio_init.inspect.state import conformance, findings, inspect
+from istio_init.inspect.state import conformance, findings, inspect, inspect_dump
 from istio_init.inspect.table_view import inet_rows, table_rows
 from istio_init.kernel.netlink import conntrack
 from istio_init.kernel.probe import counters
+from istio_init.model.counters import CountedTable
 from istio_init.model.routing import Address, command
 from istio_init.model.rules import FAMILIES
 from istio_init.planning.capture import AGENT_DNS_PORT, uses_tproxy
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from istio_init.inspect.state import Conformance, Inspection
     from istio_init.inspect.table_view import RuleState, TableRows
     from istio_init.log import Log
-    from istio_init.model.counters import Connection, Usage
+    from istio_init.model.counters import Connection, Count, Usage
+    from istio_init.model.rules import Ruleset
     from istio_init.options.table import Options
     from istio_init.planning.plan import Plan
 
@@ -64,6 +66,25 @@ def take(options: Options, log: Log) -> Snapshot:
         usage,
         count if usage else None,
     )
+
+
+def of_dump(options: Options, rulesets: tuple[Ruleset, ...], log: Log) -> Snapshot:
+    """A snapshot of a dump's rules, without counters, routing and connections."""
+    inspection = inspect_dump(options, rulesets, log)
+    known = {family: purposes(inspection.options, family) for family in FAMILIES}
+    shown = []
+    for ruleset in rulesets:
+        planned = inspection.plan.ruleset(ruleset.family)
+        stray: RuleState = "unexpected" if planned else "other family"
+        for table in ruleset.tables:
+            counts: dict[str, tuple[Count | None, ...]] = {
+                chain.name: (None,) * len(chain.rules) for chain in table.chains
+            }
+            counted = CountedTable(ruleset.family, table, counts, {})
+            wanted = planned.table(table.name) if planned else None
+            shown.append(("dump", table_rows(counted, wanted, known[ruleset.family], stray)))
+    state = conformance(inspection)
+    return Snapshot(state, "dump", inspection.why, findings(inspection), tuple(shown), (), None, None)
 
 
 def _tables(inspection: Inspection) -> Iterator[tuple[str, TableRows]]:

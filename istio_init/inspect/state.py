@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from istio_init.errors_rare import Drifted
 from istio_init.model.compare import own_part
-from istio_init.model.rules import FAMILIES
+from istio_init.model.rules import FAMILIES, IPV6
 from istio_init.planning.changes import Changes, NamespaceState, decide, leftovers
 from istio_init.planning.drift_text import deviations
 from istio_init.planning.move import is_unfinished
@@ -116,6 +116,17 @@ def inspect(options: Options, log: Log) -> Inspection:
         chosen = _read_state(backend, firewall, plan)
         state = NamespaceState(chosen.rulesets, access.router().read())
     return Inspection(options, plan, backend, why, chosen, others, state)
+
+
+def inspect_dump(options: Options, rulesets: tuple[Ruleset, ...], log: Log) -> Inspection:
+    """Compare a dump's rules with the plan. Routing is not in a dump, and taken to be in place."""
+    if options.enable_ipv6 is None:
+        options = options.replace(enable_ipv6=any(ruleset.family == IPV6 for ruleset in rulesets))
+    options = resolve_defaults(options, log)
+    plan = build(options)
+    chosen = BackendState("dump", rulesets)
+    state = NamespaceState(rulesets, plan.routing)
+    return Inspection(options, plan, "dump", "the rules are those of --from-save", chosen, (), state)
 
 
 def _read_state(backend: str, firewall: Firewall, plan: Plan) -> BackendState:

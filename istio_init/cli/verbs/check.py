@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from istio_init.cli.verbs import ebpf
 from istio_init.cli.verbs.output import choice
-from istio_init.cli.verbs.subject import Container, Live, Pid, Where, placed
+from istio_init.cli.verbs.subject import Container, FromSave, Live, Pid, Where, placed, require_no_place, saved_rules
 from istio_init.errors import printable
-from istio_init.inspect.state import conformance, findings, inspect
+from istio_init.inspect.state import conformance, findings, inspect, inspect_dump
 from istio_init.log import Log
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
+
+if TYPE_CHECKING:
+    from istio_init.inspect.state import Inspection
 
 CODES = {"in place": 0, "drifted": 3, "absent": 4}
 # How many findings the line names.
@@ -27,15 +30,23 @@ def check(
     _live: Live = False,
     pid: Pid = None,
     container: Container = None,
+    from_save: FromSave = "",
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
     """Check whether the plan is in place: exit 0 if it is, 3 drifted, 4 absent, 1 if that can't be determined."""
     form = choice("--output", output, ("text", "json"))
     log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
     chosen = placed(options, Where(True, pid, container))
+    if from_save:
+        require_no_place(chosen)
+        return _say(inspect_dump(chosen, saved_rules(from_save), log), form)
     if chosen.capture_backend == "ebpf":
         return ebpf.check(chosen, log, form)
-    looked = inspect(chosen, log)
+    return _say(inspect(chosen, log), form)
+
+
+def _say(looked: Inspection, form: str) -> int:
+    """Print how a namespace compares with the plan; returns the exit code."""
     state, found = conformance(looked), findings(looked)
     code = CODES[state]
     if form == "json":

@@ -9,7 +9,7 @@ import typer
 
 from istio_init.cli.verbs import envoy_flags, packet_flags
 from istio_init.cli.verbs.output import choice
-from istio_init.cli.verbs.subject import Container, Pid, Where, is_live, pod_addresses, subject
+from istio_init.cli.verbs.subject import Container, FromSave, Pid, Where, is_live, pod_addresses, subject
 from istio_init.draw.dot import dot
 from istio_init.draw.graph import build_graph
 from istio_init.draw.highlight import highlights
@@ -71,6 +71,7 @@ def draw(  # noqa: PLR0913 (a command line's options)
     live: Annotated[bool, typer.Option("--live", help="Draw what the kernel holds, not the plan.")] = False,
     pid: Pid = None,
     container: Container = None,
+    from_save: FromSave = "",
 ) -> int:
     """Draw the chains; with --outbound or --inbound, a packet's path through them as well."""
     choice("--format", form, FORMS)
@@ -86,7 +87,7 @@ def draw(  # noqa: PLR0913 (a command line's options)
         chosen = request.family if request.addressed else chosen
     elif source or destination:
         raise UsageError("--from, --to: say which way the packet goes: add --outbound or --inbound")
-    where = Where(live, pid, container)
+    where = Where(live, pid, container, from_save)
     live = is_live(options, where)
     asked = envoy_flags.Asked(host=host, path=path, speaks=speaks)
     proxy = envoy_flags.configuration(envoy, options, where) if envoy else None
@@ -94,7 +95,7 @@ def draw(  # noqa: PLR0913 (a command line's options)
         envoy_flags.require_proxy(asked)
     elif form != "html" or request is None:
         raise UsageError("--envoy: the proxy's part is shown by a page: add --format html and --outbound or --inbound")
-    if (chosen == IPV6 or form == "html") and options.enable_ipv6 is None and not live:
+    if (chosen == IPV6 or form == "html") and options.enable_ipv6 is None and not (live or from_save):
         options = options.replace(enable_ipv6=True)
     about = subject(options, where, pod_addresses(pod_address))
     if form == "html":

@@ -10,7 +10,7 @@ import typer
 
 from istio_init.cli.verbs import envoy_flags, packet_flags
 from istio_init.cli.verbs.output import choice, show
-from istio_init.cli.verbs.subject import Container, Pid, Where, is_live, pod_addresses, subject
+from istio_init.cli.verbs.subject import Container, FromSave, Pid, Where, is_live, pod_addresses, subject
 from istio_init.envoy import wording
 from istio_init.model.rules import IPV6
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
@@ -52,6 +52,7 @@ def explain(  # noqa: PLR0913 (a command line's options)
     live: Annotated[bool, typer.Option("--live", help="Ask about what the kernel holds, not the plan.")] = False,
     pid: Pid = None,
     container: Container = None,
+    from_save: FromSave = "",
     steps: Annotated[
         bool, typer.Option("--steps", help="Number rules and steps as the article on Istio's traffic does.")
     ] = False,
@@ -59,7 +60,7 @@ def explain(  # noqa: PLR0913 (a command line's options)
 ) -> int:
     """Show one packet's path through the rules and the proxy, and where it ends."""
     form = choice("--output", output, ("text", "json"))
-    where = Where(live, pid, container)
+    where = Where(live, pid, container, from_save)
     live = is_live(options, where)
     asked = envoy_flags.Asked(url, host, path, method, tuple(header or ()), speaks, sni)
     proxy = envoy_flags.configuration(envoy, options, where) if envoy else None
@@ -74,7 +75,7 @@ def explain(  # noqa: PLR0913 (a command line's options)
         outbound=outbound, inbound=inbound, source=source, destination=destination, protocol=protocol,
         interface=interface, uid=uid, gid=gid, mark=mark, connmark=connmark, state=state, reply=reply,
     )  # fmt: skip
-    if request.family == IPV6 and options.enable_ipv6 is None and not live:
+    if request.family == IPV6 and options.enable_ipv6 is None and not (live or from_save):
         options = options.replace(enable_ipv6=True)
     about = subject(options, where, pod_addresses(pod_address))
     about = packet_flags.with_request(about, request, runs_as)

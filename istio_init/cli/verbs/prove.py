@@ -11,7 +11,7 @@ import typer
 
 from istio_init.cli.verbs import envoy_flags, packet_flags
 from istio_init.cli.verbs.output import choice, show, working
-from istio_init.cli.verbs.subject import POD, Container, Pid, Where, is_live, pod_addresses, subject
+from istio_init.cli.verbs.subject import POD, Container, FromSave, Pid, Where, is_live, pod_addresses, subject
 from istio_init.envoy import fit_report
 from istio_init.formats.addresses import address_text
 from istio_init.formats.iptables_save import rule_text
@@ -45,16 +45,17 @@ def prove(  # noqa: PLR0913 (a command line's options)
     ] = False,
     pid: Pid = None,
     container: Container = None,
+    from_save: FromSave = "",
     envoy: envoy_flags.Source = "",
     runs_as: packet_flags.RunsAs = "",
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
     """Check for every possible packet what the options promise; exit 1 if one breaks it."""
     form = choice("--output", output, ("text", "json"))
-    where = Where(live, pid, container)
+    where = Where(live, pid, container, from_save)
     live = is_live(options, where)
     proxy = envoy_flags.configuration(envoy, options, where) if envoy else None
-    if options.enable_ipv6 is None and not live:
+    if options.enable_ipv6 is None and not (live or from_save):
         # A proxy without a listener for IPv6 is one of a pod without IPv6.
         options = options.replace(enable_ipv6=proxy is None or envoy_flags.has_ipv6(proxy))
     about = packet_flags.run_as(subject(options, where, pod_addresses(pod_address)), runs_as)
@@ -66,7 +67,7 @@ def prove(  # noqa: PLR0913 (a command line's options)
     # All packets at once are judged by the facts alone; a single one that is shown is, too.
     about = about.replace(facts=about.facts.replace(lookup=None), rulesets=rulesets)
     with working(f"proving {' and '.join(ruleset.family for ruleset in rulesets) or 'nothing'}"):
-        proof = prove_rules(about.options, rulesets, about.facts, about.envoy, planned if live else None)
+        proof = prove_rules(about.options, rulesets, about.facts, about.envoy, planned if about.given else None)
     fit = envoy_flags.fit(about, proxy) if proxy else None
     if form == "json":
         values = _json(proof, about) | ({"envoy": _fit_json(fit, about)} if fit else {})

@@ -14,9 +14,9 @@ import typer
 from istio_init.cli.verbs import ebpf
 from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.show_render import as_json, least_width, lines, plain, tables
-from istio_init.cli.verbs.subject import Container, Live, Pid, Where, placed
+from istio_init.cli.verbs.subject import Container, FromSave, Live, Pid, Where, placed, require_no_place, saved_rules
 from istio_init.errors_rare import OptionError
-from istio_init.inspect.snapshot import Snapshot, take
+from istio_init.inspect.snapshot import Snapshot, of_dump, take
 from istio_init.log import Log
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
 
@@ -34,6 +34,7 @@ def show(  # noqa: PLR0913 (a command line's options)
     _live: Live = False,
     pid: Pid = None,
     container: Container = None,
+    from_save: FromSave = "",
     watch: Annotated[
         str, typer.Option(metavar="[SECONDS]", help="Look again and again, until Ctrl-C. Every 2 seconds.")
     ] = "",
@@ -51,6 +52,12 @@ def show(  # noqa: PLR0913 (a command line's options)
         raise OptionError("--count", str(times), "it says how often --watch looks; add --watch")
     chosen = placed(options, Where(True, pid, container))
     log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
+    if from_save:
+        require_no_place(chosen)
+        if watch:
+            raise OptionError("--watch", watch, "a dump does not change: leave it out with --from-save")
+        _print(of_dump(chosen, saved_rules(from_save), log), form, watching=False)
+        return 0
     if chosen.capture_backend == "ebpf":
         return ebpf.show(chosen, log, form)
 

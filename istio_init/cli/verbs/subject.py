@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istio_init.errors_rare import OptionError, UsageError
+from istio_init.cli.input_file import read
+from istio_init.errors_rare import OptionError, SaveError, UsageError
+from istio_init.formats.dump_reader import read_dump
 from istio_init.kernel.host import containers
 from istio_init.kernel.netlink.route_lookup import RouteLookup
 from istio_init.kernel.probe.facts import switched_on
@@ -37,31 +39,51 @@ UPLINK = "eth0"
 # A host that no namespace knows (RFC 5737, RFC 3849).
 ELSEWHERE = {IPV4: bytes([198, 51, 100, 7]), IPV6: bytes.fromhex("20010db80001") + bytes(9) + b"\7"}
 
+# Bytes.
+LONGEST_DUMP = 64 << 20
+
 # The parameters of verbs that read a namespace.
 Live = Annotated[bool, typer.Option("--live", help="Look at what the kernel holds, as this verb does anyway.")]
 Pid = Annotated[int | None, typer.Option(metavar="PID", help="Look in this process' namespace.")]
 Container = Annotated[str | None, typer.Option(metavar="ID", help="Look in this container's namespace.")]
 
 
+FromSave = Annotated[
+    str,
+    typer.Option("--from-save", metavar="FILE|-", help="Take the rules from what iptables-save printed."),
+]
+
+
 class Where(Record):
     """Where to look: at the plan, or (live) in the namespace of a process, of a container, or the caller's.
 
-    The options name a path, --network-namespace. A place that is named means live.
+    The options name a path, --network-namespace. A place that is named means live. `save` names a file with a dump of
+    rules, - for standard input.
     """
 
     live: bool = False
     pid: int | None = None
     container: str | None = None
+    save: str = ""
 
 
 class Subject(Record):
-    """Rules, routing and proxy to ask about; `options` are settled, `live` tells whether the rules are the kernel's."""
+    """Rules, routing and proxy to ask about; `options` have their defaults.
+
+    `live` says that the rules are the kernel's, `saved` that they are those of a dump.
+    """
 
     options: Options
     rulesets: tuple[Ruleset, ...]
     facts: Facts
     envoy: Proxy
     live: bool
+    saved: bool = False
+
+    @property
+    def given(self) -> bool:
+        """Whether the rules are others than the plan's: the kernel's, or a dump's."""
+        return self.live or self.saved
 
     def ruleset(self, family: Family) -> Ruleset:
         """The rules of one family, empty where there are none."""
@@ -75,6 +97,9 @@ def subject(options: Options, where: Where, addresses: tuple[Address, ...] = ())
     """
     log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
     _one_place(options, where)
+    if where.save:
+        require_no_place(options, live=is_live(options, where))
+        return _saved(options, where.save, addresses, log)
     return _live(options, where, log) if is_live(options, where) else _planned(options, addresses, log)
 
 
@@ -114,6 +139,28 @@ def _planned(options: Options, addresses: tuple[Address, ...], log: Log) -> Subj
     own = tuple(Address(LOOPBACK[family], LOOPBACK_INTERFACE) for family in FAMILIES)
     facts = Facts((*own, *plan.addresses, *addresses), plan.policy_rules, plan.routes, UPLINK)
     return Subject(options, plan.rulesets, facts, proxy(options), live=False)
+
+
+def require_no_place(options: Options, *, live: bool = False) -> None:
+    """UsageError where a namespace is named beside a dump."""
+    if live or options.network_namespace:
+        raise UsageError("--from-save: the rules are in the file: leave out --live and what names a namespace")
+
+
+def saved_rules(path: str) -> tuple[Ruleset, ...]:
+    """The rulesets of a dump. OptionError where it can't be read."""
+    try:
+        return read_dump(read("--from-save", path, LONGEST_DUMP, "dump of rules"))
+    except SaveError as error:
+        raise OptionError("--from-save", path, str(error)) from None
+
+
+def _saved(options: Options, path: str, addresses: tuple[Address, ...], log: Log) -> Subject:
+    rulesets = saved_rules(path)
+    if options.enable_ipv6 is None:
+        options = options.replace(enable_ipv6=any(ruleset.family == IPV6 for ruleset in rulesets))
+    about = _planned(options, addresses, log)
+    return about.replace(rulesets=rulesets, saved=True)
 
 
 def _live(options: Options, where: Where, log: Log) -> Subject:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 from istio_init.kernel.netlink.channel import attributes
 from istio_init.kernel.netlink.nfnetlink import CHAIN_NAME, HEAD, NFPROTO_INET, NFT_NAME, RULE_CHAIN, SET_NAME, name
 from istio_init.kernel.nft.expressions import EXPRESSIONS, USERDATA, expression
-from istio_init.kernel.nft.native_encode import CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE, ELEMENTS, SET_FLAGS
+from istio_init.kernel.nft.native_encode import CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE, ELEMENTS, SET_FLAGS, SET_INTERVAL
 from istio_init.model.inet import NAMES
 from istio_init.record import Record
 
@@ -99,12 +101,12 @@ def _same_sets(dump: TableDump, encoded: Mapping[str, EncodedSet]) -> bool:
 
 def _same_elements(dumped: bytes, wanted: EncodedSet) -> bool:
     """Whether the elements are the same: a tree of intervals is dumped descending, a hash table in any order."""
-    if any(wanted.facts[SET_FLAGS]) and dumped == b"".join(reversed(wanted.elements)):
-        return True
-    size = len(wanted.elements[0])
-    if len(dumped) != sum(map(len, wanted.elements)) or any(len(each) != size for each in wanted.elements):
-        return False
-    return sorted([dumped[at : at + size] for at in range(0, len(dumped), size)]) == sorted(wanted.elements)
+    elements = b"".join(wanted.elements)
+    if dumped == elements or len(dumped) != len(elements) or wanted.facts[SET_FLAGS][3] & SET_INTERVAL:
+        return dumped == elements
+    size = int.from_bytes(elements[:2], sys.byteorder)
+    one, other = ([data[at : at + size] for at in range(0, len(data), size)] for data in (dumped, elements))
+    return sorted(one) == sorted(other)
 
 
 def _same_rules(dumped: Sequence[bytes], wanted: Mapping[str, Sequence[tuple[bytes, bytes]]]) -> bool:

@@ -56,7 +56,7 @@ from istio_init.kernel.nft.expressions import (
     to_network_order,
     verdict,
 )
-from istio_init.kernel.nft.set_elements import ELEMENT_TYPES, in_lists, ranged_elements, single_elements
+from istio_init.kernel.nft.set_elements import ELEMENT_TYPES, count_ranged, ranged_elements, single_elements
 from istio_init.model.inet import (
     BASE_CHAINS,
     NAMES,
@@ -130,10 +130,13 @@ _COUNTER = expression("counter", b"")
 
 
 class EncodedSet(Record):
-    """A set as the kernel dumps it: its attributes but for changing ones, and its elements in no order."""
+    """A set as the kernel dumps it: its attributes but for changing ones, and its elements, one behind the other.
+
+    A set that is not of intervals is dumped in another order.
+    """
 
     facts: dict[int, bytes]
-    elements: list[bytes]
+    elements: tuple[bytes, ...]
 
 
 class EncodedTable(Record):
@@ -270,13 +273,13 @@ class _TableWriter:
         """A set and its elements; returns its number. One of a single rule, which loads `field`, has no name."""
         type_number, size = ELEMENT_TYPES[kind]
         ranged = any(low != high for low, high in intervals) if field else holds_intervals(kind, intervals)
-        elements, count = (ranged_elements if ranged else single_elements)(intervals, size)
+        elements = (ranged_elements if ranged else single_elements)(intervals, size)
         flags = SET_INTERVAL if ranged else 0
         userdata, description, sent = _KEY_ORDER, b"", name
         if field:
             flags |= SET_ANONYMOUS | SET_CONSTANT
             userdata += (_MERGED if ranged else b"") + _type_of(*field)
-            description = attribute(SET_DESCRIPTION, word(1, count))
+            description = attribute(SET_DESCRIPTION, word(1, count_ranged(intervals) if ranged else len(intervals)))
             sent = _ANONYMOUS
             self._anonymous += 1
         facts = {
@@ -289,7 +292,7 @@ class _TableWriter:
         head = text(SET_NAME, sent)
         attributes = b"".join(map(attribute, facts.keys(), facts.values()))
         self._add(NEWSET, NLM_F_CREATE, name, head, attributes, word(SET_ID, number), description)
-        for each in in_lists(elements):
+        for each in elements:
             self._add(NEWSETELEM, NLM_F_CREATE, name, head, word(ELEMENTS_SET_ID, number), attribute(ELEMENTS, each))
         self._result.sets[name] = EncodedSet(facts, elements)
         return number

@@ -28,42 +28,50 @@ _OPEN = attribute(USERDATA, bytes((1, 4)) + Struct("=I").pack(1))
 # A list of elements is one attribute, whose length has 16 bits.
 _LONGEST_LIST = 0xFFFF - ATTRIBUTE.size
 _HEAD = 3 * ATTRIBUTE.size  # of an element, its key, and the key's value
+_NUMBERS = {2: "H", 4: "I"}
 
 
-def ranged_elements(intervals: Sequence[Interval], size: int) -> tuple[list[bytes], int]:
-    """The elements of a set of intervals, ascending, and their number as nft counts it.
+def ranged_elements(intervals: Sequence[Interval], size: int) -> tuple[bytes, ...]:
+    """The elements of a set of intervals, descending, as the kernel dumps them: in lists that an attribute can hold.
 
     `intervals` are ascending and apart; `size` is that of a value in bytes.
     """
     (head, tail), (end_head, end_tail) = frame(size), frame(size, END)
-    last = (1 << 8 * size) - 1
-    elements: list[bytes] = []
-    for low, high in intervals:
-        if high < last:
-            elements += (
-                head + low.to_bytes(size, "big") + tail,
-                end_head + (high + 1).to_bytes(size, "big") + end_tail,
-            )
-    if intervals[0][0]:
-        elements.insert(0, end_head + bytes(size) + end_tail)
+    lowest, last = intervals[0][0], (1 << 8 * size) - 1
+    before = b""
     if intervals[-1][1] == last:
         # Nothing is behind the last value of all.
         open_head, open_tail = frame(size, _OPEN)
-        elements.append(open_head + intervals[-1][0].to_bytes(size, "big") + open_tail)
-    count = 2 * len(intervals) + bool(intervals[0][0])
-    return elements, count
+        before = open_head + intervals[-1][0].to_bytes(size, "big") + open_tail
+        intervals = intervals[:-1]
+    between = end_tail + head
+    if size in _NUMBERS:
+        number = _NUMBERS[size]
+        pack = Struct(f">{len(end_head)}s{number}{len(between)}s{number}{len(tail)}s").pack
+        pairs = [pack(end_head, high + 1, between, low, tail) for low, high in reversed(intervals)]
+    else:
+        pairs = [
+            end_head + (high + 1).to_bytes(size, "big") + between + low.to_bytes(size, "big") + tail
+            for low, high in reversed(intervals)
+        ]
+    if lowest:
+        pairs.append(end_head + bytes(size) + end_tail)
+    at_once = (_LONGEST_LIST - len(before)) // (2 * size + len(end_head + between + tail))
+    lists = [b"".join(pairs[first : first + at_once]) for first in range(0, len(pairs), at_once)] or [b""]
+    return (before + lists[0], *lists[1:])
 
 
-def single_elements(intervals: Sequence[Interval], size: int) -> tuple[list[bytes], int]:
-    """The same for a set of single values."""
+def single_elements(intervals: Sequence[Interval], size: int) -> tuple[bytes, ...]:
+    """The same for a set of single values, ascending: the kernel dumps them in an order of its own."""
     head, tail = frame(size)
-    return [head + low.to_bytes(size, "big") + tail for low, _ in intervals], len(intervals)
-
-
-def in_lists(elements: list[bytes]) -> tuple[bytes, ...]:
-    """Elements in as few lists as their attributes can hold."""
-    at_once = _LONGEST_LIST // max(map(len, elements))
+    elements = [head + low.to_bytes(size, "big") + tail for low, _ in intervals]
+    at_once = _LONGEST_LIST // (size + len(head + tail))
     return tuple([b"".join(elements[first : first + at_once]) for first in range(0, len(elements), at_once)])
+
+
+def count_ranged(intervals: Sequence[Interval]) -> int:
+    """The number of elements of a set of intervals, as nft counts them: an end for each, and one at 0."""
+    return 2 * len(intervals) + (intervals[0][0] != 0)
 
 
 def frame(size: int, flags: bytes = b"") -> tuple[bytes, bytes]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
 import threading
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,7 @@ from istio_init.kernel.netlink.nfnetlink import FAMILIES as NUMBERS
 from istio_init.kernel.netlink.nfnetlink import HEAD, NfnetlinkChannel
 from istio_init.kernel.nft.compat import IptablesNft
 from istio_init.kernel.nft.expressions import COMPAT, EXPRESSIONS
+from istio_init.kernel.nft.native import Nftables
 from istio_init.model.compare import TableChange
 from istio_init.model.rules import FAMILIES, IPV4, IPV6, Chain, Jump, Rule, Ruleset, Table, ordered
 from istio_init.model.unknown import UnknownTarget
@@ -329,3 +333,40 @@ def test_ten_thousand_rules(namespace: Namespace) -> None:
     assert "in place" in succeed(namespace, *words)
     succeed(namespace, *words, "--cleanup-only")
     assert namespace.run("nft", "list", "ruleset") == ""
+
+
+# Chains and rules that come and go: a rule may be dumped whose chain was not there a moment ago.
+WRITER = """
+while :; do
+    nft "add chain {table} other; add rule {table} other counter accept; add set {table} s {{ type ipv4_addr; }}"
+    nft "flush chain {table} other; delete chain {table} other; delete set {table} s"
+done
+"""
+
+
+@pytest.mark.parametrize(
+    ("firewall", "table", "flags"),
+    [(IptablesNft, "ip nat", NFT), (Nftables, "inet istio-proxy-nat", ["--native-nftables"])],
+)
+def test_reading_while_another_program_writes(
+    namespace: Namespace, firewall: type[IptablesNft | Nftables], table: str, flags: list[str]
+) -> None:
+    """Chains, rules and sets are dumps of their own: what was changed between them is read again."""
+    succeed(namespace, *argv("article"), *flags)
+    words = ["ip", "netns", "exec", namespace.name, "sh", "-c", WRITER.format(table=table)]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True) as writer:
+
+        def read() -> set[frozenset[str]]:
+            found = set()
+            for _ in range(300):
+                [nat] = firewall().read(IPV4).tables
+                found.add(frozenset(chain.name for chain in nat.chains if chain.rules))
+            return found
+
+        try:
+            found = namespace.inside(read)
+        finally:
+            os.killpg(writer.pid, signal.SIGKILL)
+    # With the writer's chain and its rule, or without both.
+    [without] = [each for each in found if "other" not in each]
+    assert found <= {without, without | {"other"}}

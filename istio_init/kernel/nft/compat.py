@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 
-from istio_init.errors import KernelError
+from istio_init.errors import KernelError, shown
 from istio_init.kernel.netlink.batch import BatchChannel
 from istio_init.kernel.netlink.channel import AnswerLost, attribute, attributes
 from istio_init.kernel.netlink.nfnetlink import (
@@ -73,7 +73,8 @@ class IptablesNft:
     def read(self, family: Family, expecting: Ruleset | None = None) -> Ruleset:  # noqa: ARG002 (nothing to gain)
         """See kernel.Firewall."""
         with NfnetlinkChannel() as channel:
-            return Ruleset(family, tuple(found.table for found in found_tables(channel, family).values()))
+            _, tables = channel.consistent(lambda: found_tables(channel, family))
+            return Ruleset(family, tuple([found.table for found in tables.values()]))
 
     def replace(self, family: Family, wanted: Table) -> None:
         """See kernel.Firewall."""
@@ -87,8 +88,10 @@ class IptablesNft:
         """See kernel.Transactional."""
         for _ in range(_ATTEMPTS):
             with BatchChannel() as channel:
-                generation = channel.generation()
-                found = {family: found_tables(channel, family) for family in {change.family for change in changes}}
+                families = {change.family for change in changes}
+                generation, found = channel.consistent(
+                    lambda: {family: found_tables(channel, family) for family in families}  # noqa: B023 (called at once)
+                )
                 messages = [
                     each for change in changes for each in _messages(change, found[change.family].get(change.name))
                 ]
@@ -112,7 +115,10 @@ class IptablesNft:
 
 
 def found_tables(channel: NfnetlinkChannel, family: Family) -> dict[TableName, Found]:
-    """The tables of iptables-nft's that a family has, in the order in which a packet meets them."""
+    """The tables of iptables-nft's that a family has, in the order in which a packet meets them.
+
+    To be called by NfnetlinkChannel.consistent(): chains and rules are dumps of their own.
+    """
     number = FAMILIES[family]
     there = {table for owner, table in channel.tables() if owner == number}
     if not there.intersection(BUILTIN_CHAINS):
@@ -134,6 +140,8 @@ def _table(channel: NfnetlinkChannel, family: Family, table: TableName, policies
     for data in channel.rules(FAMILIES[family], table):
         said = attributes(data[HEAD.size :])
         chain = name(said[RULE_CHAIN])
+        if chain not in rules:
+            raise KernelError(f"nftables: {family} {table}: a rule is in the chain {shown(chain)}, which is not there")
         rules[chain].append(reader.unpack(said))
         handles[chain].append(said[RULE_HANDLE])
     chains = {chain: Chain(chain, tuple(rules[chain]), policy) for chain, policy in policies.items()}

@@ -99,9 +99,14 @@ def _met(family: Family, answers: tuple[bytes, bytearray]) -> Iterator[tuple[str
 
 def _nft(family: Family) -> Iterator[CountedTable]:
     with nfnetlink.NfnetlinkChannel() as channel:
-        for name, found in compat.found_tables(channel, family).items():
-            policies = dict(_policies(channel, family, name))
-            yield CountedTable(family, found.table, _counted(channel, family, found), policies)
+        _, tables = channel.consistent(lambda: [*_nft_tables(channel, family)])
+    yield from tables
+
+
+def _nft_tables(channel: nfnetlink.NfnetlinkChannel, family: Family) -> Iterator[CountedTable]:
+    for name, found in compat.found_tables(channel, family).items():
+        policies = dict(_policies(channel, family, name))
+        yield CountedTable(family, found.table, _counted(channel, family, found), policies)
 
 
 def _counted(channel: nfnetlink.NfnetlinkChannel, family: Family, found: Found) -> dict[str, tuple[Count | None, ...]]:

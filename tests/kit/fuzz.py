@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["istio_init", "yaml"]):
 
     from istio_init.options.table import OPTIONS
     from tests.kit.corpus import corpus
-    from tests.kit.untrusted import TARGETS, VARIABLES
+    from tests.kit.untrusted import TARGETS, VARIABLES, nftables_dump
     from tests.planning.cases import CASES, GOLDEN, argv
 
 _SAVED = (
@@ -62,6 +62,13 @@ WORDS: dict[str, Sequence[str]] = {
         ),
         *("template:", "items:", "metadata:", "annotations:", "&a ", "*a", "<<: *a", "# c", "? ", "--- ", "|-", "\r\n"),
     ),
+    "nftables": (
+        *(
+            f"{name}\0"
+            for name in ("meta", "cmp", "lookup", "payload", "immediate", "bitwise", "counter", "tproxy", "ct")
+        ),
+        *("istio-tproxy\0", "__set0\0"),
+    ),
     "runtime": (
         "info",
         '{"pid": 5, "runtimeSpec": {',
@@ -87,6 +94,10 @@ def seeds(name: str) -> Iterator[bytes]:
             yield from (path.read_bytes() for path in pathlib.Path(__file__).parents[1].glob("cni/charts/*.yaml"))
         case "injection":
             yield from (text.encode() for _, text in islice(corpus(), 0, None, 9))
+        case "nftables":
+            _, dump = nftables_dump()
+            messages = (dump.chains, dump.rules, dump.sets, *dump.elements.values())
+            yield from (bytes((min(kind, 3),)) + data for kind, each in enumerate(messages) for data in each)
         case "runtime":
             # A status with a namespace's option in it, and the beginning of what is told beside.
             yield b"\x0a\x0c\x0a\x02a1\x32\x06\x0a\x04\x12\x02\x08\x02\x12\x0a\x0a\x04info\x12\x02{}"

@@ -29,9 +29,11 @@ ANONYMOUS = "__set%d"
 def dumped(table: InetTable) -> TableDump:
     """The table as its messages have it; the sets without a name are numbered as the kernel numbers them."""
     encoded = TableEncoder().encode(table)
+    names = dict(enumerate(encoded.sets, 1))  # a batch numbers its sets as they come
     bodies: dict[int, list[bytes]] = {kind: [] for kind in (NEWTABLE, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM)}
     for kind, _, data in encoded.messages:
-        bodies[kind].append(_rule(data) if kind == NEWRULE else _set(data, {NEWSET: SET_ID}.get(kind, ELEMENTS_SET_ID)))
+        number = {NEWSET: SET_ID, NEWSETELEM: ELEMENTS_SET_ID}.get(kind, 0)
+        bodies[kind].append(_rule(data, names) if kind == NEWRULE else _set(data, number, names))
     elements: dict[str, tuple[bytes, ...]] = {set_name(data): () for data in bodies[NEWSET]}
     for data in bodies[NEWSETELEM]:
         elements[set_name(data)] += (data,)
@@ -39,16 +41,16 @@ def dumped(table: InetTable) -> TableDump:
     return TableDump(bodies[NEWTABLE][0], chains, rules, sets, elements)
 
 
-def _set(data: bytes, number: int) -> bytes:
+def _set(data: bytes, number: int, names: dict[int, str]) -> bytes:
     own = int.from_bytes(attributes(data[HEAD.size :]).get(number, b""), "big")
-    return data.replace(text(SET_NAME, ANONYMOUS), text(SET_NAME, f"__set{own}"))
+    return data.replace(text(SET_NAME, ANONYMOUS), text(SET_NAME, names[own])) if number else data
 
 
-def _rule(data: bytes) -> bytes:
-    for own in range(1, 100):
+def _rule(data: bytes, names: dict[int, str]) -> bytes:
+    for own, name in names.items():
         for inverted in (0, 1):
             rest = word(2, 1) + word(5, inverted) + word(4, own)
-            data = data.replace(text(1, ANONYMOUS) + rest, text(1, f"__set{own}") + rest)
+            data = data.replace(text(1, ANONYMOUS) + rest, text(1, name) + rest)
     return data
 
 

@@ -7,24 +7,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 
 from istio_init import plan
 from istio_init.cni.node import cri
 from istio_init.cni.node.cri_pb2 import PodSandboxStatusResponse
 from istio_init.cni.plugin import protocol
 from istio_init.cni.plugin.settings import settings
-from istio_init.errors import InitError
+from istio_init.errors import InitError, KernelError
 from istio_init.errors_rare import SaveError, UsageError
 from istio_init.formats import yaml_json
 from istio_init.formats.iptables_restore import parse as load
 from istio_init.formats.iptables_save import dump as dump_ruleset
+from istio_init.formats.nft.layout import layout
 from istio_init.inject.containers import Request
 from istio_init.inject.injector import inject, remove
 from istio_init.kernel.host.grpc import GrpcError
+from istio_init.kernel.nft.native_decode import read_table
+from istio_init.kernel.nft.native_dump import TableDump, holds
+from istio_init.kernel.nft.native_encode import TableEncoder
+from istio_init.model.inet import InetTable
 from istio_init.model.rules import FAMILIES, IPV4, IPV6
 from istio_init.options.table import OPTIONS
 from istio_init.planning.preview import dump, dump_nftables
+from tests.kit.nft_messages import dumped
 from tests.kit.options import options
+from tests.planning.cases import argv
 
 VARIABLES = frozenset(variable for each in OPTIONS for variable in each.variables)
 
@@ -119,6 +127,30 @@ def runtime(data: bytes) -> None:
     assert found.pid >= 0
 
 
+@cache
+def nftables_dump() -> tuple[InetTable, TableDump]:
+    """A table that an nftables target is tried in, as the kernel dumps it."""
+    chosen = options(argv("article-tproxy"), {})
+    assert chosen is not None
+    table = layout(plan(chosen).rulesets, "mangle")
+    return table, dumped(table)
+
+
+def nftables(data: bytes) -> None:
+    """A message of nftables, its kind told by the first byte, among those of a table: it is read, or refused."""
+    table, dump = nftables_dump()
+    field = ("chains", "rules", "sets", "elements")[data[0] % 4 if data else 0]
+    if field == "elements":
+        changed = dump.replace(elements=dict.fromkeys(dump.elements, (data[1:],)))
+    else:
+        changed = dump.replace(**{field: (data[1:], *getattr(dump, field))})
+    try:
+        read_table(table.name, changed)
+    except KernelError as error:
+        shown_well(error)
+    assert not holds(changed, TableEncoder().encode(table))
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (command_line, save, cni, document, injection, runtime)
+    each.__name__: each for each in (command_line, save, cni, document, injection, nftables, runtime)
 }

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from tests.kit.untrusted import TARGETS
 
 # About two seconds each.
-RUNS = {"command_line": 3000, "save": 3000, "cni": 8000, "document": 200, "injection": 200, "runtime": 4000}
+RUNS = {
+    "command_line": 3000,
+    "save": 3000,
+    "cni": 8000,
+    "document": 200,
+    "injection": 200,
+    "nftables": 4000,
+    "runtime": 4000,
+}
 # pyproject.toml says where there is an atheris.
 GUIDED = RUNS if importlib.util.find_spec("atheris") else {}
 

@@ -6,7 +6,7 @@ them as the kernel has them.
 
 from __future__ import annotations
 
-from istio_init.errors import KernelError
+from istio_init.errors import KernelError, shown
 from istio_init.formats.nft.layout import DROP, only_family
 from istio_init.kernel.netlink.channel import attribute, attributes
 from istio_init.kernel.netlink.nfnetlink import CHAIN_NAME, HEAD, RULE_CHAIN, SET_NAME, name
@@ -119,7 +119,7 @@ def read_table(table: TableName, dump: TableDump) -> StoredTable:
     try:
         return _read_table(table, dump)
     except (KeyError, ValueError, IndexError) as error:
-        text = f"nftables: the table {NAMES[table]}: the kernel's answer can't be read: {error!r}"
+        text = f"nftables: the table {NAMES[table]}: the kernel's answer can't be read: {shown(str(error))}"
         raise KernelError(text) from error
 
 

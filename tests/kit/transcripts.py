@@ -1,19 +1,21 @@
 """Commands in pages: run, and their output put under them.
 
 A block of code whose first line begins with `$ istio-` is a transcript. Each of its lines that begins with `$ ` is run
-by a shell, in a directory that holds the pod.yaml of the page, if it shows one.
+by a shell, in a directory that holds the pod.yaml of the page, if it shows one, and dump.json, that of a sidecar.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 BLOCK = re.compile(r"(?<=^```\n)\$ istio-.*?(?=^```$)", re.MULTILINE | re.DOTALL)
+DUMP = Path(__file__).parents[1] / "envoy" / "dumps" / "redirect.json"
 POD = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -23,6 +25,8 @@ def transcribed(page: str) -> str:
         pod = POD.search(page)
         if pod:
             (Path(directory) / "pod.yaml").write_text(pod[1])
+        if "dump.json" in page:
+            shutil.copyfile(DUMP, Path(directory) / "dump.json")
         return BLOCK.sub(lambda block: _run(block[0], directory), page)
 
 

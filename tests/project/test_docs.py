@@ -19,7 +19,16 @@ from tests.kit.transcripts import BLOCK, transcribed
 SHOWN = re.compile(r"^\$ istio-init (\w+)", re.MULTILINE)
 ROOT = pathlib.Path(__file__).parents[2]
 # Pages whose commands need neither root nor a namespace.
-TRANSCRIPTS = ("explain.md", "inject.md", "prove.md", "quickstart.md", "quickstart.zh.md", "rules.md", "rules.zh.md")
+TRANSCRIPTS = (
+    "envoy.md",
+    "explain.md",
+    "inject.md",
+    "prove.md",
+    "quickstart.md",
+    "quickstart.zh.md",
+    "rules.md",
+    "rules.zh.md",
+)
 
 
 def test_the_options_page_is_made_from_the_table() -> None:

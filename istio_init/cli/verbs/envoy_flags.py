@@ -9,7 +9,7 @@ import typer
 
 from istio_init.cli import input_file
 from istio_init.cli.verbs.output import choice
-from istio_init.cli.verbs.subject import Where, placed
+from istio_init.cli.verbs.subject import Where, is_live, placed
 from istio_init.envoy.addresses import packed
 from istio_init.envoy.client import CLIENTS, Request
 from istio_init.envoy.dump import load, with_health
@@ -86,7 +86,7 @@ def configuration(source: str, options: Options, where: Where) -> Configuration:
         if not envoy_admin.is_address(source):
             text = input_file.read(FLAG, source, envoy_admin.LONGEST, "dump of Envoy's configuration that is read")
             return Configuration(load(text))
-        if where.live and source.startswith(envoy_admin.HTTP):
+        if is_live(options, where) and source.startswith(envoy_admin.HTTP):
             with access.namespace(placed(options, where)):
                 return fetched(source)
         return fetched(source)

@@ -185,8 +185,7 @@ def grouped(
         groups.append(group)
     for name, module in sources.items():
         level = 0 if str(module).startswith(WITH_HELP) else 2
-        text = (program / module).read_bytes()
-        code = compile(text, f"/{HOME / module}", "exec", dont_inherit=True, optimize=level)
+        code = slim.without_future((program / module).read_bytes(), f"/{HOME / module}", level)
         groups.append({name: (module.name == "__init__.py", code)})
     return groups, extensions
 

@@ -13,6 +13,7 @@ or another version of Python wrote them, so every part has a digest that is chec
 from __future__ import annotations
 
 import _imp
+import _signal
 import marshal
 import posix
 import sys
@@ -149,6 +150,10 @@ def install(file: int, base: str = "") -> None:
 
     The paths of modules in C are relative to `base`.
     """
+    # Nothing has begun that would have to be undone. As process 1 of a container, signals would not end it otherwise.
+    for number in (_signal.SIGINT, _signal.SIGTERM):
+        if _signal.getsignal(number) != _signal.SIG_IGN:
+            _signal.signal(number, lambda number, _: posix._exit(128 + number))
     # The process ends before a collection would pay; one of the oldest generation takes a millisecond.
     (sys.modules.get("gc") or load_extension(ModuleSpec("gc", BuiltinImporter))).disable()  # type: ignore[arg-type]
     size = int.from_bytes(posix.read(file, SIZE_BYTES), "little")
@@ -157,7 +162,12 @@ def install(file: int, base: str = "") -> None:
     paths = {name: base + path for name, path in extensions.items()}
     bundle = Bundle(file, IMPORTER_BYTES + SIZE_BYTES + size, extents, paths)
     sys.meta_path.insert(0, bundle)  # type: ignore[arg-type]
-    bundle.run(first)
+    try:
+        bundle.run(first)
+    except (ImportError, MemoryError, OSError) as error:
+        sys.exit(
+            f"can't start: {error or type(error).__name__}; raise the limits of memory and of open files (ulimit -n)"
+        )
 
 
 def dump(importer: CodeType, groups: list[Group], extensions: dict[str, str]) -> bytes:

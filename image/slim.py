@@ -71,3 +71,12 @@ def compiled(source: bytes, path: str) -> CodeType:
     flags = __future__.annotations.compiler_flag
     code: CodeType = compile(tree, path, "exec", flags, dont_inherit=True, optimize=2)
     return code
+
+
+def without_future(source: bytes, path: str, level: int) -> CodeType:
+    """The code of a module, optimized to a level, that does not import __future__: its annotations stay text anyway."""
+    tree = ast.parse(source)
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.ImportFrom) and node.module == "__future__")]
+    flags = __future__.annotations.compiler_flag
+    code: CodeType = compile(tree, path, "exec", flags, dont_inherit=True, optimize=level)
+    return code

@@ -36,6 +36,23 @@ def shown(value: str, limit: int = 80) -> str:
     return repr(text)
 
 
+def limit_remedy(number: int) -> str:
+    """What to do where an error number says that a limit is reached; empty for any other."""
+    match number:
+        case 23 | 24:  # ENFILE, EMFILE: <asm-generic/errno-base.h>
+            return "raise the limit of open files (ulimit -n)"
+        case 12:  # ENOMEM
+            return "raise the limit of memory"
+        case _:
+            return ""
+
+
+def out_of_resources(error: BaseException) -> str:
+    """The message for a failure of Python itself to load or to allocate something."""
+    why = str(error) or type(error).__name__
+    return f"can't go on: {why}; raise the limits of memory and of open files (ulimit -n), or see that /usr can be read"
+
+
 def printable(text: str) -> str:
     """The text with all characters escaped that a terminal acts on, or that begin another line.
 

@@ -6,6 +6,7 @@ Whoever presses Ctrl-C meanwhile wants to see no traceback.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -17,6 +18,9 @@ def istio_init() -> NoReturn:
     """Run `istio-init` with the process' arguments, and end with its exit code."""
     reserve_standard_descriptors()
     try:
+        # The image's launcher ends the process at once; a verb may have a terminal to restore.
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         from istio_init.cli import app
 
         code = app.main(sys.argv[1:], os.environ)

@@ -10,7 +10,7 @@ import sys
 
 from istio_init import log
 from istio_init.cli import start
-from istio_init.errors import shown
+from istio_init.errors import out_of_resources, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ def main() -> NoReturn:
     program, arguments = command(sys.argv)
     try:
         _become(program, arguments)
+    except (ImportError, MemoryError, OSError) as error:
+        message = f"{program}: {out_of_resources(error)}"
+        log.write_termination_message(message)
+        sys.exit(message)
     except Exception as error:
         log.write_termination_message(f"{program}: a fault of the program itself: {type(error).__name__}: {error}")
         raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 import posix as os  # the C half of os; the other half costs a start a millisecond
 import sys
 
-from istio_init.kernel.host.process import environment, reserve_standard_descriptors
+from istio_init.kernel.host.process import environment, exit_on_signals, reserve_standard_descriptors
 from istio_init.options.argv import options
 from istio_init.runner.defaults import account
 from istio_init.runner.run import run
@@ -39,12 +39,14 @@ def main(argv: Sequence[str], environ: Mapping[str, str], program: str = PROGRAM
 
 def istio_iptables() -> NoReturn:
     """The console script `istio-iptables`."""
+    exit_on_signals()
     reserve_standard_descriptors()
     _leave(main(sys.argv[1:], environment()))
 
 
 def istio_clean_iptables() -> NoReturn:
     """The console script `istio-clean-iptables`: the same as `istio-iptables --cleanup-only`."""
+    exit_on_signals()
     reserve_standard_descriptors()
     _leave(main(["--cleanup-only", *sys.argv[1:]], environment(), "istio-clean-iptables"))
 

@@ -24,6 +24,13 @@ def keep_freed_memory() -> None:
     libc.keep_freed_memory()
 
 
+def require_descriptors() -> None:
+    """KernelError where too few files can be opened to write, and to undo what was written."""
+    from istio_init.kernel.host import process
+
+    process.require_descriptors()
+
+
 def router() -> Rtnetlink:
     """The Router of the calling thread's namespace."""
     return Rtnetlink()

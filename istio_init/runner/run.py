@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from istio_init.errors import InitError, Interrupted
+from istio_init.errors import InitError, Interrupted, out_of_resources
 from istio_init.log import Log
 from istio_init.runner import access, backends
 from istio_init.runner.defaults import resolve_defaults
@@ -34,6 +34,9 @@ def run(options: Options, environ: Mapping[str, str], warnings: Sequence[str] = 
     except InitError as error:
         log.error(_last_words(error))  # noqa: TRY400 (a user's line, no traceback)
         return error.exit_code
+    except (ImportError, MemoryError, OSError) as error:
+        log.error(out_of_resources(error))  # noqa: TRY400 (the same)
+        return 1
     return 0
 
 
@@ -119,6 +122,7 @@ def _change(options: Options, environ: Mapping[str, str], log: Log, interrupts: 
     """Apply or clean up, under the lock; returns what was done, in words."""
     from istio_init.runner import access, transaction
 
+    access.require_descriptors()
     if not options.native_nftables:  # which needs no C library, and none of this
         access.keep_freed_memory()
     plan = _plan(options)

@@ -82,5 +82,5 @@ def test_one_that_is_something_else_is_refused(image: Path, damaged: Path, fill:
 
 def test_one_that_is_not_there_is_named(image: Path, damaged: Path) -> None:
     damaged.unlink()
-    refused(image, f"{BUNDLE}: can't be read: No such file or directory")
+    refused(image, f"{BUNDLE}: No such file or directory")
     shutil.copy(damaged.with_suffix(".spare"), damaged)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import _socket as socket  # socket.py imports enum and selectors; the type in C is all that is needed
 import _struct as struct  # struct.py only re-exports it
 import errno
+import fcntl
 import posix as os  # the C half of os; the other half costs a start a millisecond
 import sys
 
@@ -28,6 +29,8 @@ NLA_TYPE_MASK = 0x3FFF
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
 NUMBER = struct.Struct("=i")  # a negative errno, or 0
+INTERFACE = struct.Struct("=16si20x")  # struct ifreq: name, index
+SIOCGIFNAME, SIOCGIFINDEX = 0x8910, 0x8933  # <linux/sockios.h>
 
 # Attempts at a dump or a request: of a dump, the state changed during each; of either, the answer was lost.
 ATTEMPTS = 16
@@ -114,6 +117,26 @@ class RtnetlinkChannel:
         text = f"the {what} changed during each of {ATTEMPTS} attempts to read them; run again"
         raise errors.KernelError(text, errno.EINTR)
 
+    def interface_index(self, name: str) -> int:
+        """The number of an interface. OSError (ENODEV) where there is none of that name."""
+        answer = fcntl.ioctl(self._socket.fileno(), SIOCGIFINDEX, INTERFACE.pack(name.encode(), 0))
+        index: int = INTERFACE.unpack(answer)[1]
+        return index
+
+    def interface_name(self, index: int) -> str:
+        """The name of an interface; empty where there is none of that number. OSError for any other failure.
+
+        Asked with this socket, as if_indextoname(3) would open another one, for which there may be no descriptor.
+        """
+        try:
+            answer = fcntl.ioctl(self._socket.fileno(), SIOCGIFNAME, INTERFACE.pack(b"", index))
+        except OSError as error:
+            if error.errno not in {errno.ENODEV, errno.ENXIO}:
+                raise
+            return ""
+        name: bytes = INTERFACE.unpack(answer)[0]
+        return name.partition(b"\0")[0].decode(errors="surrogateescape")
+
     def _dumped(self, what: str) -> tuple[list[bytes], bool]:
         """The messages of the dump in progress, and whether it is inconsistent because of a change."""
         messages: list[bytes] = []
@@ -163,9 +186,9 @@ def _broken(what: str, error: OSError) -> errors.KernelError:
 
 def no_socket(number: int, lacking: str) -> str:
     """Why there is no netlink socket, by the error's number; `lacking` says that the kernel has no such kind."""
-    if number in {errno.EMFILE, errno.ENFILE}:
-        # Written here: where no file can be opened, nothing more can be imported.
-        return "raise the limit of open files (ulimit -n)"
+    # First: where no file can be opened, nothing more can be imported.
+    if remedy := errors.limit_remedy(number):
+        return remedy
     from istio_init.kernel.host import denial
 
     return denial.explain_socket(number, lacking)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import _socket as socket  # socket.py imports enum and selectors; the functions in C are all that is needed
 import _struct as struct  # struct.py only hands it on
 import errno
-import posix as os  # the C half of os
 
 from istio_init import errors
 from istio_init.kernel.netlink.channel import ATTEMPTS, AnswerLost, RtnetlinkChannel, attribute, attributes
@@ -130,7 +129,7 @@ def _add(channel: RtnetlinkChannel, entry: RoutingEntry, indexes: dict[str, int]
     kinds = {PolicyRule: RTM_NEWRULE, Route: RTM_NEWROUTE, Address: RTM_NEWADDR}
     # EXCL refuses a duplicate route or address. A duplicate policy rule is refused only at the same priority, and the
     # kernel chooses another one each time: that is why policy rules are read before, under the lock of the run.
-    flags, body = NLM_F_CREATE | NLM_F_EXCL, _body(entry, "add", indexes)
+    flags, body = NLM_F_CREATE | NLM_F_EXCL, _body(channel, entry, "add", indexes)
     for attempt in range(ATTEMPTS):
         try:
             return channel.request(kinds[type(entry)], flags, body)
@@ -153,7 +152,7 @@ def _exists(channel: RtnetlinkChannel, entry: RoutingEntry) -> bool:
 
 def _delete(channel: RtnetlinkChannel, entry: RoutingEntry, priority: int, indexes: dict[str, int]) -> None:
     kinds = {PolicyRule: RTM_DELRULE, Route: RTM_DELROUTE, Address: RTM_DELADDR}
-    body = _body(entry, "del", indexes, priority)
+    body = _body(channel, entry, "del", indexes, priority)
     for attempt in range(ATTEMPTS):
         try:
             return channel.request(kinds[type(entry)], 0, body)
@@ -170,7 +169,9 @@ def _delete(channel: RtnetlinkChannel, entry: RoutingEntry, priority: int, index
     raise AssertionError("the last attempt returns or raises")
 
 
-def _body(entry: RoutingEntry, verb: Verb, indexes: dict[str, int], priority: int = 0) -> bytes:
+def _body(
+    channel: RtnetlinkChannel, entry: RoutingEntry, verb: Verb, indexes: dict[str, int], priority: int = 0
+) -> bytes:
     """The request without its header; `priority` keeps the kernel from deleting a similar entry.
 
     `indexes` caches the numbers of interfaces.
@@ -186,11 +187,11 @@ def _body(entry: RoutingEntry, verb: Verb, indexes: dict[str, int], priority: in
             scope = RT_SCOPE_HOST if entry.family == IPV4 else RT_SCOPE_UNIVERSE
             scope, protocol = (scope, RTPROT_BOOT) if verb == "add" else (RT_SCOPE_NOWHERE, RTPROT_UNSPEC)
             head = ROUTE.pack(NUMBERS[entry.family], 0, 0, 0, 0, protocol, scope, RTN_LOCAL, 0)
-            words = {RTA_TABLE: entry.table, RTA_OIF: _index(entry, entry.device, verb, indexes)}
+            words = {RTA_TABLE: entry.table, RTA_OIF: _index(channel, entry, entry.device, verb, indexes)}
             return head + _words(words | ({RTA_PRIORITY: priority} if priority else {}))
         case Address():
             packed, family = entry.network.address, NUMBERS[entry.network.family]
-            index = _index(entry, entry.device, verb, indexes)
+            index = _index(channel, entry, entry.device, verb, indexes)
             # Even on lo an IPv6 address is tentative until a kernel thread has run, and can't be bound to meanwhile:
             # a proxy that starts early would do without ::6, and loop. `ip` has the word nodad for this flag.
             flags = IFA_F_NODAD if entry.network.family == IPV6 and verb == "add" else 0
@@ -204,12 +205,12 @@ def _words(values: dict[int, int]) -> bytes:
     return b"".join(attribute(kind, WORD.pack(value)) for kind, value in values.items())
 
 
-def _index(entry: RoutingEntry, device: str, verb: Verb, indexes: dict[str, int]) -> int:
+def _index(channel: RtnetlinkChannel, entry: RoutingEntry, device: str, verb: Verb, indexes: dict[str, int]) -> int:
     if device not in indexes:
         try:
-            indexes[device] = socket.if_nametoindex(device)
+            indexes[device] = channel.interface_index(device)
         except OSError as error:
-            raise _explained(entry, verb, OSError(errno.ENODEV, os.strerror(errno.ENODEV))) from error
+            raise _explained(entry, verb, error) from error
     return indexes[device]
 
 
@@ -218,7 +219,7 @@ def _numbered_entries(channel: RtnetlinkChannel) -> list[NumberedEntry]:
     # The kernel filters by the type; one before 4.20 does not, and sends all routes.
     local_routes = ROUTE.pack(0, 0, 0, 0, 0, 0, 0, RTN_LOCAL, 0)
     names: dict[int, str] = {}
-    routes = [_route(data, names) for data in channel.dump("routes", RTM_GETROUTE, local_routes)]
+    routes = [_route(channel, data, names) for data in channel.dump("routes", RTM_GETROUTE, local_routes)]
     on_lo = [(address, 0) for address in _addresses(channel, names) if address.device == LOOPBACK_INTERFACE]
     return [*_policy_rules(channel), *filter(None, routes), *on_lo]
 
@@ -243,7 +244,7 @@ def _policy_rule(data: bytes) -> NumberedEntry | None:
     return rule, words.get(FRA_PRIORITY, 0)
 
 
-def _route(data: bytes, names: dict[int, str]) -> NumberedEntry | None:
+def _route(channel: RtnetlinkChannel, data: bytes, names: dict[int, str]) -> NumberedEntry | None:
     """The Route of an RTM_NEWROUTE message; None for other than local default routes, and in the kernel's tables."""
     number, dst_len, src_len, tos, _table, _protocol, _scope, kind, _flags = ROUTE.unpack_from(data)
     if number not in FAMILIES or dst_len or src_len or tos or kind != RTN_LOCAL:
@@ -252,7 +253,7 @@ def _route(data: bytes, names: dict[int, str]) -> NumberedEntry | None:
     if RTA_OIF not in said:
         return None
     (table,) = WORD.unpack(said[RTA_TABLE])
-    device = _name(WORD.unpack(said[RTA_OIF])[0], names)
+    device = _name(channel, WORD.unpack(said[RTA_OIF])[0], names)
     if table in (RT_TABLE_MAIN, RT_TABLE_LOCAL) or not device:
         return None
     return Route(FAMILIES[number], device, table), WORD.unpack(said.get(RTA_PRIORITY, bytes(4)))[0]
@@ -264,17 +265,18 @@ def _addresses(channel: RtnetlinkChannel, names: dict[int, str]) -> Iterator[Add
         said = attributes(data[ADDRESS.size :])
         # On a point-to-point link ADDRESS is the peer's; LOCAL, where it is given, is the interface's.
         packed = said.get(IFA_LOCAL) or said.get(IFA_ADDRESS)
-        if number in FAMILIES and packed and (device := _name(index, names)):
+        if number in FAMILIES and packed and (device := _name(channel, index, names)):
             yield Address(Network(packed, prefix), device)
 
 
-def _name(index: int, names: dict[int, str]) -> str:
+def _name(channel: RtnetlinkChannel, index: int, names: dict[int, str]) -> str:
     """The interface's name, cached; empty where the interface was deleted since the dump, with its addresses."""
     if index not in names:
         try:
-            names[index] = socket.if_indextoname(index)
-        except OSError:
-            names[index] = ""
+            names[index] = channel.interface_name(index)
+        except OSError as error:
+            text = f"the name of interface {index} can't be read: {error.strerror}; run again"
+            raise errors.KernelError(text, error.errno or 0) from error
     return names[index]
 
 

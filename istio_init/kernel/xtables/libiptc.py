@@ -6,9 +6,10 @@ soname, through the dynamic linker only: nothing is searched in PATH and no proc
 
 from __future__ import annotations
 
-from istio_init.errors import KernelError
+from istio_init.errors import KernelError, limit_remedy
 from istio_init.kernel.host import libc
 from istio_init.kernel.host.libc import Pointer, function, get_errno
+from istio_init.kernel.host.process import exhausted
 from istio_init.kernel.xtables.sockopt import COMMITTING, OPENING, StepError
 from istio_init.model.rules import IPV4
 
@@ -34,10 +35,10 @@ def functions(family: Family) -> dict[str, Any]:
         library = libc.library(soname)
     except OSError as error:
         package = soname.partition(".")[0] + "2"
-        raise KernelError(
-            f"{soname} can't be opened ({error}): install it "
-            f"(Debian and Ubuntu: {package}; Fedora: iptables-libs; Alpine: libip4tc, libip6tc)"
-        ) from error
+        missing = f"install it (Debian and Ubuntu: {package}; Fedora: iptables-libs; Alpine: libip4tc, libip6tc)"
+        # dlopen(3) has a text only; a limit that it ran into is still reached.
+        number = exhausted()
+        raise KernelError(f"{soname} can't be opened ({error}): {limit_remedy(number) or missing}", number) from error
     return {name: function(library, f"{prefix}_{name}", Pointer if name == "init" else int) for name in _FUNCTIONS}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import posix as os  # the C half of os
 
-from istio_init.errors import KernelError
+from istio_init.errors import KernelError, limit_remedy
 from istio_init.model.rules import BUILTIN_CHAINS, IPV4, IPV6
 
 TYPE_CHECKING = False
@@ -38,7 +38,8 @@ def existing_tables(family: Family) -> tuple[TableName, ...] | None:
     except OSError as error:
         if error.errno == errno.ENOENT and _is_mounted():
             return ()
-        why = "mount /proc" if error.errno == errno.ENOENT else "see that /proc is mounted and can be read"
+        missing = error.errno == errno.ENOENT
+        why = "mount /proc" if missing else limit_remedy(error.errno or 0) or "see that /proc can be read"
         text = f"{NAMES[family]}: the tables can't be listed: {error.strerror}; {why}"
         raise KernelError(text, error.errno or 0) from error
     return tuple(name for name in BUILTIN_CHAINS if name.encode() in names)

@@ -1,0 +1,103 @@
+"""A pod with a sidecar that says where each connection was meant to go, and an app that dials."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+from integration.cluster.node import KubernetesNode
+from integration.containers.conftest import BASE
+
+# The sidecar: it answers each connection with its own port and the original destination.
+WITNESS = """
+import socket, struct, threading
+def serve(port, family):
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        listener.setsockopt(41, socket.IPV6_V6ONLY, 1)
+    listener.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
+    listener.listen(64)
+    while True:
+        connection, _ = listener.accept()
+        try:
+            if family == socket.AF_INET:
+                number, address = struct.unpack_from("!2xH4s", connection.getsockopt(0, 80, 16))
+            else:
+                number, address = struct.unpack_from("!2xH4x16s", connection.getsockopt(41, 80, 28))
+            text = f"{port} {socket.inet_ntop(family, address)} {number}"
+        except OSError as error:
+            text = f"{port} {error}"
+        connection.sendall(text.encode())
+        connection.close()
+for port in (15001, 15006):
+    for family in (socket.AF_INET, socket.AF_INET6):
+        threading.Thread(target=serve, args=(port, family)).start()
+"""
+# The app: it serves its name at port 8080 and dials what it is told to.
+APP = "import http.server; http.server.test(http.server.SimpleHTTPRequestHandler, port=8080)"
+DIAL = """
+import socket, sys
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
+if len(sys.argv) > 3:
+    connection.sendall(sys.argv[3].encode().decode("unicode_escape").encode())
+print(connection.recv(200).decode(errors="replace"))
+"""
+ELSEWHERE = ("203.0.113.9", 443)
+ELSEWHERE_IPV6 = ("2001:db8::9", 443)
+
+
+def container(name: str, program: str, uid: int) -> dict[str, Any]:
+    """A container that runs a Python program as a user."""
+    return {
+        "name": name,
+        "image": BASE,
+        "command": ["python3", "-c", program],
+        "securityContext": {
+            "runAsUser": uid,
+            "runAsGroup": uid,
+            "runAsNonRoot": True,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+    }
+
+
+def pod(name: str, *, init: list[dict[str, Any]] | None = None, **metadata: dict[str, str]) -> str:
+    """A pod with app and sidecar, as YAML; `init` are its init containers."""
+    spec = {
+        "terminationGracePeriodSeconds": 0,
+        "initContainers": init or [],
+        "containers": [container("app", APP, 1000), container("istio-proxy", WITNESS, 1337)],
+    }
+    made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **metadata}, "spec": spec}
+    text: str = yaml.safe_dump(made)
+    return text
+
+
+def dial(node: KubernetesNode, namespace: str, name: str, to: tuple[str, int]) -> str:
+    """What the app of a pod is answered by whom it dials."""
+    command = ["python3", "-c", DIAL, to[0], str(to[1])]
+    return node.kubectl("-n", namespace, "exec", name, "-c", "app", "--", *command).strip()
+
+
+def dial_in(node: KubernetesNode, namespace: str, name: str, port: int = 8080) -> str:
+    """What the node is answered by a pod."""
+    return node.run("python3", "-c", DIAL, address(node, namespace, name), str(port)).strip()
+
+
+def address(node: KubernetesNode, namespace: str, name: str) -> str:
+    """A pod's IPv4 address."""
+    status = node.get("-n", namespace, "pod", name)["status"]
+    return str(status["podIP"])
+
+
+def status_of(node: KubernetesNode, namespace: str, name: str, kind: str = "initContainerStatuses") -> dict[str, Any]:
+    """The state of a pod's first container of a kind."""
+    found: dict[str, Any] = json.loads(
+        node.kubectl("-n", namespace, "get", "pod", name, f"-o=jsonpath={{.status.{kind}[0]}}")
+    )
+    return found

@@ -38,7 +38,7 @@ OPENED = ("libip4tc.so.2", "libip6tc.so.2")
 # Imported in branches that nothing here takes, and large, or with libraries of their own: hashlib has its digests
 # without OpenSSL.
 LEFT_OUT = (
-    *("_bz2", "_hashlib", "_lzma", "_ssl", "asyncio", "concurrent", "curses", "distutils", "doctest", "http"),
+    *("_bz2", "_hashlib", "_lzma", "_ssl", "asyncio", "concurrent", "curses", "distutils", "doctest"),
     *("lib2to3", "multiprocessing", "pdb", "pydoc", "readline", "sqlite3", "ssl", "test", "tkinter", "unittest"),
     *("webbrowser", "xml", "xmlrpc"),
 )

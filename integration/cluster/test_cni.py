@@ -1,43 +1,16 @@
-"""The CNI plugin on a real node: the plain DaemonSet and the chart, from install to uninstall."""
+"""The CNI plugin on a real node by the plain objects of deploy/, from before a pod's first process to their removal."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import yaml
 
-from integration.cluster.conftest import CNI_IMAGE
 from integration.cluster.node import KubernetesNode
+from integration.cluster.plugin import INJECTED, PLAIN, installed, leaves_nothing, rolled_out
 from integration.cluster.workload import ELSEWHERE, address, dial, dial_in, pod
-from integration.containers.engine import ROOT
-from istio_init.cni.node.conflist import PLUGIN
-from istio_init.options.annotations import STATUS
 
-INJECTED = {STATUS: json.dumps({"initContainers": ["istio-validation"], "containers": ["istio-proxy"]})}
-PLAIN = (ROOT / "deploy/istio-init-cni.yaml").read_text().replace("registry.example/istio-init-cni:0.1.0", CNI_IMAGE)
 MANY = 12
-
-
-def entry(node: KubernetesNode) -> bool:
-    """Whether the plugin is in the network's list."""
-    [network] = [path for path in (node.directory / "net.d").iterdir() if path.suffix == ".conflist"]
-    return PLUGIN in [each["type"] for each in json.loads(network.read_text())["plugins"]]
-
-
-def installed(node: KubernetesNode) -> bool:
-    return entry(node) and (node.directory / "plugins" / PLUGIN).exists()
-
-
-def rolled_out(node: KubernetesNode) -> None:
-    """Wait until the DaemonSet's pod is ready."""
-    done = node.completed("kubectl", "-n", "kube-system", "rollout", "status", "daemonset/istio-init-cni", "--timeout=240s")
-    assert done.returncode == 0, node.kubectl("-n", "kube-system", "describe", "pod", "-l", LABEL)
-
-
-LABEL = "app.kubernetes.io/name=istio-init-cni"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +20,7 @@ def plain(node: KubernetesNode) -> Iterator[None]:
     rolled_out(node)
     yield
     node.kubectl("delete", "--filename=-", "--wait=true", text=PLAIN)
-    node.until(lambda: not entry(node), "the plugin's entry to go")
+    node.until(lambda: leaves_nothing(node), "the plugin to go")
 
 
 @pytest.mark.usefixtures("plain")
@@ -82,39 +55,3 @@ def test_an_annotation_that_cannot_be_understood_is_an_event(node: KubernetesNod
         lambda: "includeInboundPorts: 'http': not a port" in node.kubectl("-n", namespace, "describe", "pod", "web"),
         "the event",
     )
-
-
-def test_what_the_plain_objects_leave_behind(node: KubernetesNode) -> None:
-    assert not entry(node)
-    assert not list((node.directory / "plugins").glob(f"*{PLUGIN}*"))
-
-
-def helm(node: KubernetesNode, verb: str, *arguments: str) -> str:
-    chart = ROOT / "deploy/helm/istio-init-cni"
-    return node.run("helm", verb, "istio-init-cni", str(chart), "--namespace", "kube-system", *arguments)
-
-
-def test_a_release_from_install_to_uninstall(node: KubernetesNode, namespace: str) -> None:
-    repository, _, tag = CNI_IMAGE.rpartition(":")
-    helm(node, "install", f"--set=image.repository={repository}", f"--set=image.tag={tag}")
-    try:
-        rolled_out(node)
-        assert installed(node)
-        # What an operator set stays with --reuse-values.
-        helm(node, "upgrade", "--reuse-values", "--set=logAsJson=false")
-        rolled_out(node)
-        values = yaml.safe_load(node.run("helm", "get", "values", "istio-init-cni", "--namespace=kube-system"))
-        assert values["image"] == {"repository": repository, "tag": tag}
-        node.apply(pod("web", annotations=INJECTED), namespace)
-        node.wait_for_pod("web", namespace)
-        assert dial_in(node, namespace, "web").startswith("15006")
-    finally:
-        node.run("helm", "uninstall", "istio-init-cni", "--namespace=kube-system", "--wait", "--timeout=60s")
-    node.until(lambda: not entry(node), "the plugin's entry to go")
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "deploy").glob("*.yaml")), ids=lambda path: path.name)
-def test_the_api_server_takes_what_deploy_has(node: KubernetesNode, path: Path) -> None:
-    text = path.read_text().replace("nodeName: the-node", "nodeName: node")
-    done = node.completed("kubectl", "create", "--dry-run=server", "--warnings-as-errors", "--filename=-", text=text)
-    assert done.returncode == 0, done.stderr.decode()

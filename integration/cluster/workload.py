@@ -31,6 +31,8 @@ def serve(port, family):
         except OSError as error:
             text = f"{port} {error}"
         connection.sendall(text.encode())
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1000)
         connection.close()
 for port in (15001, 15006):
     for family in (socket.AF_INET, socket.AF_INET6):
@@ -41,8 +43,7 @@ APP = "import http.server; http.server.test(http.server.SimpleHTTPRequestHandler
 DIAL = """
 import socket, sys
 connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
-if len(sys.argv) > 3:
-    connection.sendall(sys.argv[3].encode().decode("unicode_escape").encode())
+connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
 print(connection.recv(200).decode(errors="replace"))
 """
 ELSEWHERE = ("203.0.113.9", 443)

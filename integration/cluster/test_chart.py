@@ -1,0 +1,45 @@
+"""The Helm chart on a real node, and the API server's opinion of everything in deploy/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from integration.cluster.conftest import CNI_IMAGE
+from integration.cluster.node import KubernetesNode
+from integration.cluster.plugin import INJECTED, installed, leaves_nothing, rolled_out
+from integration.cluster.workload import dial_in, pod
+from integration.containers.engine import ROOT
+
+
+def helm(node: KubernetesNode, verb: str, *arguments: str) -> str:
+    chart = ROOT / "deploy/helm/istio-init-cni"
+    return node.run("helm", verb, "istio-init-cni", str(chart), "--namespace", "kube-system", *arguments)
+
+
+def test_a_release_from_install_to_uninstall(node: KubernetesNode, namespace: str) -> None:
+    repository, _, tag = CNI_IMAGE.rpartition(":")
+    helm(node, "install", f"--set=image.repository={repository}", f"--set=image.tag={tag}")
+    try:
+        rolled_out(node)
+        assert installed(node)
+        # What an operator set stays with --reuse-values.
+        helm(node, "upgrade", "--reuse-values", "--set=logAsJson=false")
+        rolled_out(node)
+        values = yaml.safe_load(node.run("helm", "get", "values", "istio-init-cni", "--namespace=kube-system"))
+        assert values["image"] == {"repository": repository, "tag": tag}
+        node.apply(pod("web", annotations=INJECTED), namespace)
+        node.wait_for_pod("web", namespace)
+        assert dial_in(node, namespace, "web").startswith("15006")
+    finally:
+        node.run("helm", "uninstall", "istio-init-cni", "--namespace=kube-system", "--wait", "--timeout=60s")
+    node.until(lambda: leaves_nothing(node), "the plugin to go")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_api_server_takes_what_deploy_has(node: KubernetesNode, path: Path) -> None:
+    text = path.read_text().replace("nodeName: the-node", "nodeName: node")
+    done = node.completed("kubectl", "create", "--dry-run=server", "--warnings-as-errors", "--filename=-", text=text)
+    assert done.returncode == 0, done.stderr.decode()

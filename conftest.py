@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Tests that one worker runs, by how their names begin: they share an engine and an image, one boot, a browser, or count
 # together.
 GROUPS = (
+    "integration/cluster/",
     "integration/containers/",
     "integration/kernel/test_missing_modules.py",
     "integration/traffic/test_mutations.py",
@@ -29,6 +30,7 @@ GROUPS = (
 # Tests that go the same few lines thousands of times: to look which they are would make them take up to four times as
 # long, and tell of no line that others do not.
 UNCOVERED = (
+    "integration/cluster/",
     "integration/containers/",
     "integration/runner/test_backends.py",
     "integration/kernel/test_cases.py",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CALLS = "setsockopt,sendto"
+WRITES = ("SO_SET_REPLACE", "RTM_NEW", "RTM_DEL", "NFNL_MSG_BATCH_BEGIN")
 PLANS = {"redirect": argv("article-ipv6"), "tproxy": argv("article-tproxy")}
 PAIRS = list(permutations(BACKENDS, 2))
 # One of every kind: with one commit a table or one for all, from the other backend's tables and into them.
@@ -48,7 +49,7 @@ def writes(pair: tuple[str, str], plan: str) -> Iterator[tuple[str, int]]:
         prepare(namespace, pair[0], plan)
         run = traced(namespace, CALLS, *BACKENDS[pair[1]], *PLANS[plan], "--reconcile")
     assert run.code == 0, run.log
-    yield from each_call(run, "SO_SET_REPLACE", "RTM_NEW", "RTM_DEL", "NFNL_MSG_BATCH_BEGIN")
+    yield from each_call(run, *WRITES)
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -73,14 +74,20 @@ def test_a_move_leaves_what_a_plain_run_would(namespace: Namespace, pair: tuple[
 @pytest.mark.parametrize("fault", ["error=ENOMEM", "signal=SIGTERM"])
 def test_an_ended_move_restores_everything(pair: tuple[str, str], plan: str, fault: str) -> None:
     """Rules in their order among other programs' rules, in both backends, and the routing; the last line says so."""
-    with Namespace() as namespace:
-        before = prepare(namespace, pair[0], plan)
-        for name, number in writes(pair, plan):
+    ended = 0
+    for name, number in writes(pair, plan):
+        with Namespace() as namespace:
+            before = prepare(namespace, pair[0], plan)
             line = f"{name}:{fault}:when={number}"
             run = traced(namespace, CALLS, *BACKENDS[pair[1]], *PLANS[plan], "--reconcile", inject=line)
+            if run.code == 0:  # a read of nftables, or a batch, that was tried again
+                assert "in place" in succeed(namespace, *BACKENDS[pair[1]], *PLANS[plan])
+                continue
+            ended += 1
             assert run.code == 1, run.log
             assert run.log.splitlines()[-1].endswith("the namespace is as before"), run.log
             assert picture(namespace) == before, f"{line}\n{run.log}"
+    assert ended > 1
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -108,27 +115,33 @@ def test_a_plain_run_finishes_a_killed_move(pair: tuple[str, str], plan: str) ->
     assert finished > 1
 
 
-def test_a_cleanup_of_two_backends_is_one_transaction(namespace: Namespace) -> None:
+def test_a_cleanup_of_two_backends_is_one_transaction() -> None:
     """Routing goes once, after all rules; refused at the second backend, everything is back."""
-    succeed(namespace, *BACKENDS["legacy"], *PLANS["tproxy"])
-    with Namespace() as other:
-        succeed(other, *BACKENDS["nft"], *PLANS["tproxy"])
-        text = {tool: other.run(f"{tool}-nft-save") for tool in ("iptables", "ip6tables")}
-    for tool, saved in text.items():
-        namespace.run(f"{tool}-nft-restore", text=saved)
-    before = picture(namespace)
-    whole = None
-    with Namespace() as other:
-        succeed(other, *BACKENDS["legacy"], *PLANS["tproxy"])
-        for tool, saved in text.items():
-            other.run(f"{tool}-nft-restore", text=saved)
-        whole = traced(other, CALLS, "--cleanup-only")
+    with Namespace() as namespace:
+        succeed(namespace, *BACKENDS["nft"], *PLANS["tproxy"])
+        saved = {tool: namespace.run(f"{tool}-nft-save") for tool in ("iptables", "ip6tables")}
+    with Namespace() as namespace:
+        in_both(namespace, saved)
+        whole = traced(namespace, CALLS, "--cleanup-only")
         assert whole.code == 0, whole.log
-        assert not picture(other)[0] or all("istio" not in each.lower() for each in picture(other)[0].values())
-    calls = list(each_call(whole, "SO_SET_REPLACE", "RTM_DEL", "NFNL_MSG_BATCH_BEGIN"))
-    assert len(calls) > 5
-    for name, number in calls:
-        run = traced(namespace, CALLS, "--cleanup-only", inject=f"{name}:error=ENOMEM:when={number}")
-        assert run.code == 1, run.log
-        assert run.log.splitlines()[-1].endswith("the namespace is as before"), run.log
-        assert picture(namespace) == before, run.log
+        assert "istio" not in str(picture(namespace)[0]).lower()
+    faults = 0
+    for name, number in each_call(whole, *WRITES):
+        with Namespace() as namespace:
+            before = in_both(namespace, saved)
+            run = traced(namespace, CALLS, "--cleanup-only", inject=f"{name}:error=ENOMEM:when={number}")
+            if run.code == 0:
+                assert "istio" not in str(picture(namespace)[0]).lower()
+            else:
+                assert run.log.splitlines()[-1].endswith("the namespace is as before"), run.log
+                assert picture(namespace) == before, run.log
+                faults += 1
+    assert faults > 5
+
+
+def in_both(namespace: Namespace, saved: dict[str, str]) -> tuple[dict[str, str], str]:
+    """TPROXY's rules in the legacy tables and in iptables-nft's."""
+    succeed(namespace, *BACKENDS["legacy"], *PLANS["tproxy"])
+    for tool, text in saved.items():
+        namespace.run(f"{tool}-nft-restore", text=text)
+    return picture(namespace)

@@ -141,7 +141,7 @@ def drifted_tables(wanted: Ruleset, found: Ruleset) -> Iterator[tuple[TableName,
         own = _own(want, have)
         if own is None:
             yield want.name, True
-        elif any(True for _ in _drifted_chains(want, own)):
+        elif any(True for _ in _drifted_chains(want, own, have)):
             yield want.name, False
 
 
@@ -152,7 +152,7 @@ def differences(wanted: Ruleset, found: Ruleset) -> Iterator[Difference]:
         if own is None:
             yield Difference("missing", want.name, "")
             continue
-        for chain, there in _drifted_chains(want, own):
+        for chain, there in _drifted_chains(want, own, have):
             if there is None:
                 yield Difference("missing", want.name, chain.name)
             elif want.chain(chain.name) is None and chain.name in OWN_CHAINS:
@@ -181,8 +181,11 @@ def _own(wanted: Table, found: Table | None) -> Table | None:
     return own
 
 
-def _drifted_chains(wanted: Table, own: Table) -> Iterator[tuple[Chain, Chain | None]]:
+def _drifted_chains(wanted: Table, own: Table, found: Table | None) -> Iterator[tuple[Chain, Chain | None]]:
     """The chains that differ, as wanted (empty where they are not) and as found (None where they are not)."""
+    for chain in wanted.chains:
+        if chain.inserted > chain.count and _is_preceded(chain_of(found, chain.name)):
+            yield chain, own.chain(chain.name)
     if own == wanted:
         return
     for chain in wanted.chains:
@@ -194,9 +197,20 @@ def _drifted_chains(wanted: Table, own: Table) -> Iterator[tuple[Chain, Chain | 
             yield Chain(there.name, ()), there
 
 
+def _is_preceded(found: Chain | None) -> bool:
+    """Whether another program's rule precedes one of Istio's."""
+    if found is None:
+        return False
+    own = own_rules(found)
+    return bool(own) and own[-1] >= len(own)
+
+
 def _chain_differences(table: str, wanted: Chain, found: Chain) -> Iterator[Difference]:
     from istio_init.model.alignment import aligned
 
+    if found.rules == wanted.rules:  # in order, but behind other programs' rules
+        yield Difference("misplaced", table, wanted.name, 1, wanted.rules[0])
+        return
     signs = tuple(aligned(found.rules, wanted.rules))
     added = {at: wanted.rules[at] for sign, at in signs if sign == "+"}
     removed = {at: found.rules[at] for sign, at in signs if sign == "-"}

@@ -289,6 +289,9 @@ class Options(Record):
     drop_invalid: bool = option(
         switch, False, group=RUNNING, env=("INVALID_DROP",), help="Drop inbound packets in conntrack state INVALID."
     )
+    insert_jumps: bool = option(
+        switch, False, group=RUNNING, help="Put Istio's jumps before other programs' rules; Istio appends them."
+    )
     cni_mode: bool = option(switch, False, group=RUNNING, help="For CNI plugins: lock the namespace, not the node.")
     wait: float = option(
         parsers.seconds, 30.0, group=RUNNING, metavar="SECONDS", help="How long to wait for the xtables lock."

@@ -77,6 +77,8 @@ IPV6_LOOPBACK = Network(bytes(15) + b"\1", 128)
 # Conntrack zones of the two legs of a DNS query: the proxy's upstream one and the application's.
 PROXY_ZONE, APP_ZONE = 1, 2
 SSH_PORT = 22
+# As a Chain's `inserted`: more rules than there are, so all of them, and no other program's rule may precede them.
+FIRST_OF_ALL = 1 << 31
 # Flags and steps that several reasons name.
 DNS_FLAGS, INBOUND_STEPS = "--redirect-dns --dns-servers", "1 to 4"
 
@@ -116,7 +118,7 @@ def capture(options: Options, family: Family) -> Ruleset:
     """The desired rules of one address family."""
     chains: dict[TableName, dict[str, Chain]] = {}
     for table, planned in _grouped(options, family).items():
-        chains[table] = {name: _chain(table, name, rules) for name, rules in planned.items()}
+        chains[table] = {name: _chain(table, name, rules, options) for name, rules in planned.items()}
         for chain in tuple(chains[table].values()):
             for name in jumps(chain):
                 chains[table].setdefault(name, Chain(name, ()))
@@ -134,7 +136,7 @@ def _grouped(options: Options, family: Family) -> dict[TableName, dict[str, list
     return grouped
 
 
-def _chain(table: TableName, name: str, rules: list[PlannedRule]) -> Chain:
+def _chain(table: TableName, name: str, rules: list[PlannedRule], options: Options) -> Chain:
     # Positions of insertions count from the top, so rules that were appended earlier make no difference.
     parts = [rule.part for rule in rules if not rule.at]
     inserted = [rule for rule in rules if rule.at]
@@ -142,7 +144,10 @@ def _chain(table: TableName, name: str, rules: list[PlannedRule]) -> Chain:
         parts.insert(rule.at - 1, rule.part)
     if name not in BUILTIN_CHAINS[table]:
         return Chain.of(name, tuple(parts))
-    return Chain.of(name, tuple(parts), "ACCEPT", len(inserted))
+    first = (
+        sum(len(each) if isinstance(each, Run) else 1 for each in parts) + 1 if options.insert_jumps else len(inserted)
+    )
+    return Chain.of(name, tuple(parts), "ACCEPT", first)
 
 
 def _rule(*matches: Match | None, to: Target) -> Rule:

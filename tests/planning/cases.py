@@ -50,6 +50,7 @@ CASES = {
     "dns-all": "-i '*' --redirect-dns --capture-all-dns --enable-ipv6 -u 3,4",
     "dns-without-servers": "-i '*' --redirect-dns --dns-servers ''",
     "dns-all-not-asked": "-i '*' --capture-all-dns",
+    "insert-jumps": "-i '*' -b '*' --insert-jumps",
     "drop-invalid": "--drop-invalid -b '*'",
     "drop-invalid-tproxy": "--drop-invalid -b '*' -m TPROXY -c eth1 --enable-ipv6",
 }

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import errno
 
-from istio_init.errors import KernelError, shown
+from istio_init.errors import KernelError
 from istio_init.kernel.netlink.batch import BatchChannel
-from istio_init.kernel.netlink.channel import AnswerLost, attribute, attributes
+from istio_init.kernel.netlink.channel import AnswerLost, attribute
 from istio_init.kernel.netlink.nfnetlink import (
     CHAIN_NAME,
     DELCHAIN,
     DELRULE,
     DELTABLE,
     FAMILIES,
-    HEAD,
     NEWCHAIN,
     NEWRULE,
     NEWTABLE,
@@ -26,45 +25,44 @@ from istio_init.kernel.netlink.nfnetlink import (
     RULE_CHAIN,
     NfnetlinkChannel,
     body,
-    name,
     text,
     word,
 )
-from istio_init.kernel.nft.compat_decode import RuleReader
+from istio_init.kernel.nft.compat_dump import (
+    CHAIN_HOOK,
+    CHAIN_POLICY,
+    CHAIN_TYPE,
+    CHAIN_USERDATA,
+    HOOK_NUMBER,
+    HOOK_PRIORITY,
+    POLICIES,
+    RULE_HANDLE,
+    SIGNATURE,
+    TABLE_FLAGS,
+    TABLE_USERDATA,
+    Found,
+    binding,
+    found_tables,
+)
 from istio_init.kernel.nft.compat_encode import RuleWriter
 from istio_init.model.compare import Edit, TableChange, chain_of, edit, recognised
-from istio_init.model.rules import BUILTIN_CHAINS, OWN_CHAINS, Chain, Ruleset, Table, ordered
-from istio_init.record import Record
+from istio_init.model.rules import BUILTIN_CHAINS, OWN_CHAINS, Chain, Jump, Ruleset, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import TypeAlias
 
-    from istio_init.model.rules import Family, Hook, Rule, TableName
+    from istio_init.model.rules import Family, TableName
 
     Message: TypeAlias = tuple[int, int, bytes]
 
 NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
-_CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 4, 5, 7  # NFTA_CHAIN_*
-RULE_HANDLE, _RULE_POSITION = 3, 6  # NFTA_RULE_*
+_RULE_POSITION = 6  # NFTA_RULE_POSITION
 _NESTED = 0x8000
-_POLICIES = {0: "DROP", 1: "ACCEPT"}
-
-# <linux/netfilter.h>'s numbers of hooks, and iptables' priorities by table and hook.
-_HOOKS: dict[Hook, int] = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 4}
-_PRIORITIES: dict[TableName, int] = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}
-_SOURCE_NAT_HOOKS, _SOURCE_NAT = {"INPUT", "POSTROUTING"}, 100
 
 # How often a batch is made anew because somebody else wrote meanwhile.
 _ATTEMPTS = 50
-
-
-class Found(Record):
-    """A table that stands, and by chain the handles of its rules."""
-
-    table: Table
-    handles: dict[str, tuple[bytes, ...]]
 
 
 class IptablesNft:
@@ -74,7 +72,7 @@ class IptablesNft:
         """See kernel.Firewall."""
         with NfnetlinkChannel() as channel:
             _, tables = channel.consistent(lambda: found_tables(channel, family))
-            return Ruleset(family, tuple([found.table for found in tables.values()]))
+            return Ruleset(family, tuple([found.effective for found in tables.values()]))
 
     def replace(self, family: Family, wanted: Table) -> None:
         """See kernel.Firewall."""
@@ -114,87 +112,72 @@ class IptablesNft:
         )
 
 
-def found_tables(channel: NfnetlinkChannel, family: Family) -> dict[TableName, Found]:
-    """The tables of iptables-nft's that a family has, in the order in which a packet meets them.
-
-    To be called by NfnetlinkChannel.consistent(): chains and rules are dumps of their own.
-    """
-    number = FAMILIES[family]
-    there = {table for owner, table in channel.tables() if owner == number}
-    if not there.intersection(BUILTIN_CHAINS):
-        return {}
-    policies: dict[str, dict[str, str | None]] = {}
-    for data in channel.chains(number):
-        said = attributes(data[HEAD.size :])
-        policy = _POLICIES[int.from_bytes(said[_CHAIN_POLICY], "big")] if _CHAIN_POLICY in said else None
-        policies.setdefault(name(said[NFT_NAME]), {})[name(said[CHAIN_NAME])] = policy
-    return {
-        table: _table(channel, family, table, policies.get(table, {})) for table in BUILTIN_CHAINS if table in there
-    }
-
-
-def _table(channel: NfnetlinkChannel, family: Family, table: TableName, policies: dict[str, str | None]) -> Found:
-    rules: dict[str, list[Rule]] = {chain: [] for chain in policies}
-    handles: dict[str, list[bytes]] = {chain: [] for chain in policies}
-    reader = RuleReader(family)
-    for data in channel.rules(FAMILIES[family], table):
-        said = attributes(data[HEAD.size :])
-        chain = name(said[RULE_CHAIN])
-        if chain not in rules:
-            raise KernelError(f"nftables: {family} {table}: a rule is in the chain {shown(chain)}, which is not there")
-        rules[chain].append(reader.unpack(said))
-        handles[chain].append(said[RULE_HANDLE])
-    chains = {chain: Chain(chain, tuple(rules[chain]), policy) for chain, policy in policies.items()}
-    return Found(Table(table, ordered(table, chains)), {chain: tuple(each) for chain, each in handles.items()})
-
-
 def _messages(change: TableChange, found: Found | None) -> Iterator[Message]:
-    """What brings one table to what is wanted: new chains, old rules out, new ones in, old chains out."""
+    """The messages that make a change: new chains, old rules out, new ones in, old chains out."""
     family, table, wanted, known = change.family, change.name, change.wanted, change.known
     like = recognised(change.like, wanted or known) if change.like else None
     if found is None:
         if wanted is None:
             return
-        yield NEWTABLE, NLM_F_CREATE, body(FAMILIES[family], text(NFT_NAME, table))
+        signed = attribute(TABLE_USERDATA, SIGNATURE)
+        yield NEWTABLE, NLM_F_CREATE, body(FAMILIES[family], text(NFT_NAME, table), signed)
         found = Found(Table(table, ()), {})
-    standing = set(found.handles)
     scribe = _Scribe(family, table)
-    for chain in wanted.chains if wanted else ():
-        if chain.name not in standing:
-            yield scribe.chain(chain)
     edits = {
         each.name: edit(each, chain_of(wanted, each.name), chain_of(like, each.name))
         for each in recognised(found.table, wanted or known).chains
         if each.name not in OWN_CHAINS
     }
+    if wanted is not None and found.dormant:
+        yield NEWTABLE, 0, scribe.place(word(TABLE_FLAGS, 0))
+    for chain in wanted.chains if wanted else ():
+        if chain.name not in found.handles:
+            yield scribe.chain(chain)
+    yield from _deletions(found, edits, scribe)
+    for chain in wanted.chains if wanted else ():
+        yield from _additions(found, chain, edits.get(chain.name), scribe)
+    for chain in found.table.chains:
+        if chain.name in OWN_CHAINS and (wanted is None or wanted.chain(chain.name) is None):
+            yield DELCHAIN, 0, scribe.place(text(CHAIN_NAME, chain.name))
+    if wanted is None:
+        yield from _left_empty(found, edits, scribe)
+
+
+def _deletions(found: Found, edits: dict[str, Edit], scribe: _Scribe) -> Iterator[Message]:
+    """All of Istio's rules out."""
     for chain in found.table.chains:
         if chain.name in OWN_CHAINS:
             yield scribe.flush(chain.name)
         else:
             for position in edits[chain.name].delete:
                 yield scribe.deletion(chain.name, found.handles[chain.name][position])
-    for chain in wanted.chains if wanted else ():
-        edited = edits.get(chain.name) or Edit((), (), chain.rules, 0)
-        kept = [
-            handle
-            for position, handle in enumerate(found.handles.get(chain.name, ()))
-            if chain.name not in OWN_CHAINS and position not in edited.delete
-        ]
-        yield from scribe.rules(chain.name, edited, kept)
-    for chain in found.table.chains:
-        if chain.name in OWN_CHAINS and (wanted is None or wanted.chain(chain.name) is None):
-            yield DELCHAIN, 0, scribe.place(text(CHAIN_NAME, chain.name))
-    if wanted is None and _is_left_empty(found, edits):
-        yield DELTABLE, 0, body(FAMILIES[family], text(NFT_NAME, table))
 
 
-def _is_left_empty(found: Found, edits: dict[str, Edit]) -> bool:
-    """Whether nothing but built-in chains that accept everything remains."""
-    return all(
-        chain.policy == "ACCEPT" and len(chain.rules) == len(edits[chain.name].delete)
-        for chain in found.table.chains
-        if chain.name not in OWN_CHAINS
-    )
+def _additions(found: Found, wanted: Chain, edited: Edit | None, scribe: _Scribe) -> Iterator[Message]:
+    """A chain's new rules, between those of other programs that stay."""
+    if edited is None:
+        yield from scribe.rules(wanted.name, Edit((), (), wanted.rules, 0), [])
+    elif wanted.name in found.broken and not found.dormant:
+        yield from scribe.rebuild(found, wanted, edited)
+    else:
+        handles = enumerate(found.handles.get(wanted.name, ()))
+        kept = [handle for position, handle in handles if position not in edited.delete]
+        yield from scribe.rules(wanted.name, edited, kept)
+
+
+def _left_empty(found: Found, edits: dict[str, Edit], scribe: _Scribe) -> Iterator[Message]:
+    """What of this program's is left without use: base chains without rules, or the whole table with nothing else."""
+    others = [chain for chain in found.table.chains if chain.name not in OWN_CHAINS and chain.name in found.handles]
+    empty = [
+        chain.name for chain in others if chain.policy == "ACCEPT" and len(chain.rules) == len(edits[chain.name].delete)
+    ]
+    if found.removable and len(empty) == len(others):
+        yield DELTABLE, 0, scribe.place()
+        return
+    jumps = {rule.target.chain for chain in others for rule in chain.rules if isinstance(rule.target, Jump)}
+    for chain in empty:
+        if chain in found.own and chain not in jumps:
+            yield DELCHAIN, 0, scribe.place(text(CHAIN_NAME, chain))
 
 
 class _Scribe:
@@ -213,17 +196,28 @@ class _Scribe:
         hook = next((hook for hook in BUILTIN_CHAINS[self._table] if hook == chain.name), None)
         if hook is None:
             return NEWCHAIN, NLM_F_CREATE, self.place(text(CHAIN_NAME, chain.name))
-        late = self._table == "nat" and hook in _SOURCE_NAT_HOOKS
-        priority = _SOURCE_NAT if late else _PRIORITIES[self._table]
-        kind = "nat" if self._table == "nat" else "route" if (self._table, hook) == ("mangle", "OUTPUT") else "filter"
-        policy = next(number for number, word in _POLICIES.items() if word == chain.policy)
+        kind, number, priority = binding(self._table, hook)
+        policy = next(number for number, word in POLICIES.items() if word == chain.policy)
         facts = (
             text(CHAIN_NAME, chain.name),
-            attribute(_CHAIN_HOOK | _NESTED, word(1, _HOOKS[hook]) + word(2, priority)),
-            word(_CHAIN_POLICY, policy),
-            text(_CHAIN_TYPE, kind),
+            attribute(CHAIN_HOOK | _NESTED, word(HOOK_NUMBER, number) + word(HOOK_PRIORITY, priority)),
+            word(CHAIN_POLICY, policy),
+            text(CHAIN_TYPE, kind),
+            attribute(CHAIN_USERDATA, SIGNATURE),
         )
         return NEWCHAIN, NLM_F_CREATE, self.place(*facts)
+
+    def rebuild(self, found: Found, chain: Chain, edited: Edit) -> Iterator[Message]:
+        """A built-in chain made anew, with the right hook: a hook can't be changed. Other programs' rules are kept."""
+        current = found.table.chain(chain.name)
+        rules = [each for at, each in enumerate(found.contents[chain.name]) if at not in edited.delete]
+        for number, (rule, count) in enumerate(zip((*edited.top, *edited.block), edited.preceding(), strict=True)):
+            rules.insert(number + count, self._pack(rule))
+        yield self.flush(chain.name)
+        yield DELCHAIN, 0, self.place(text(CHAIN_NAME, chain.name))
+        yield self.chain(chain.replace(policy=current.policy if current else chain.policy))
+        for content in rules:
+            yield NEWRULE, NLM_F_CREATE | NLM_F_APPEND, self.place(text(RULE_CHAIN, chain.name), content)
 
     def flush(self, chain: str) -> Message:
         """All rules of a chain taken out."""

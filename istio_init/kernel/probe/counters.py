@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from istio_init.kernel.netlink import nfnetlink
 from istio_init.kernel.netlink.channel import attributes
-from istio_init.kernel.nft import compat, compat_decode
+from istio_init.kernel.nft import compat_decode, compat_dump
 from istio_init.kernel.nft.native import stored_tables
 from istio_init.kernel.xtables.decode_table import unpack_table
 from istio_init.kernel.xtables.encode_rule import INFO
@@ -25,7 +25,7 @@ from istio_init.model.rules import BUILTIN_CHAINS, FAMILIES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.kernel.nft.compat import Found
+    from istio_init.kernel.nft.compat_dump import Found
     from istio_init.kernel.nft.native_decode import StoredTable
     from istio_init.model.rules import Family, TableName
 
@@ -104,7 +104,7 @@ def _nft(family: Family) -> Iterator[CountedTable]:
 
 
 def _nft_tables(channel: nfnetlink.NfnetlinkChannel, family: Family) -> Iterator[CountedTable]:
-    for name, found in compat.found_tables(channel, family).items():
+    for name, found in compat_dump.found_tables(channel, family).items():
         policies = dict(_policies(channel, family, name))
         yield CountedTable(family, found.table, _counted(channel, family, found), policies)
 
@@ -114,7 +114,7 @@ def _counted(channel: nfnetlink.NfnetlinkChannel, family: Family, found: Found) 
     met: dict[bytes, Count | None] = {}
     for data in channel.rules(nfnetlink.FAMILIES[family], found.table.name):
         said = attributes(data[nfnetlink.HEAD.size :])
-        met[said[compat.RULE_HANDLE]] = _count(compat_decode.counted(said))
+        met[said[compat_dump.RULE_HANDLE]] = _count(compat_decode.counted(said))
     return {chain: tuple(map(met.get, handles)) for chain, handles in found.handles.items()}
 
 

@@ -52,9 +52,17 @@ def load_json(text: str) -> Any | None:  # noqa: ANN401 (an object or a list)
 
 def load_documents(text: str) -> list[Any]:
     """The documents of a text in YAML, None for one that holds nothing. ValueError as `load`."""
-    yaml = _yaml("give JSON, as of kubectl get pod NAME -o json")
+    yaml = module("give JSON, as of kubectl get pod NAME -o json")
     with reading(yaml):
-        check(yaml, text)
+        for _ in events(yaml, text):
+            pass
+    return load_checked(text)
+
+
+def load_checked(text: str) -> list[Any]:
+    """The documents of a text in YAML whose `events` have been looked at; ValueError where it is none."""
+    yaml = module("give JSON, as of kubectl get pod NAME -o json")
+    with reading(yaml):
         return list(yaml.load_all(text, Loader=loader(yaml)))
 
 
@@ -89,10 +97,10 @@ class Excess(ValueError):
     """Nested deeper, or larger once its aliases are resolved, than any manifest."""
 
 
-def check(yaml: Any, text: str) -> None:  # noqa: ANN401 (the module)
-    """Hold a YAML text to the bounds before anything is made of it; DuplicateKey or Excess name the line.
+def events(yaml: Any, text: str) -> Iterator[Any]:  # noqa: ANN401 (the module, and its events)
+    """The events of a YAML text, held to the bounds before anything is made of them.
 
-    PyYAML's own exceptions pass.
+    DuplicateKey or Excess name the line; PyYAML's own exceptions pass.
     """
     bounds = _Bounds()
     for event in yaml.parse(text, Loader=loader(yaml)):
@@ -107,6 +115,7 @@ def check(yaml: Any, text: str) -> None:  # noqa: ANN401 (the module)
             bounds.end()
         elif isinstance(event, yaml.DocumentStartEvent):
             bounds.sizes.clear()
+        yield event
 
 
 class _Bounds:
@@ -183,12 +192,13 @@ def dump(value: Any, form: str) -> str:  # noqa: ANN401 (whatever JSON can hold)
     """The value as "yaml" or "json", its order kept. InitError for YAML where PyYAML is missing."""
     if form == "json":
         return json.dumps(value, indent=2) + "\n"
-    yaml = _yaml("use --output json")
+    yaml = module("use --output json")
     text: str = yaml.dump(value, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=1 << 30)
     return text
 
 
-def _yaml(advice: str) -> Any:  # noqa: ANN401 (the module)
+def module(advice: str) -> Any:  # noqa: ANN401 (the module)
+    """PyYAML; InitError with this advice where it is missing."""
     try:
         import yaml
     except ImportError:

@@ -17,7 +17,7 @@ from istio_init.inject.containers import (
     made_here,
     wanted,
 )
-from istio_init.inject.nodes import Document, TextNode, documents, find
+from istio_init.inject.nodes import Document, TextNode, documents, find, values
 from istio_init.inject.removal import fields_removed, item_removed
 from istio_init.inject.splice import fields_added, insertion, list_replaced
 from istio_init.inject.text import TextEdit, applied
@@ -82,9 +82,13 @@ def inject(text: str, request: Request) -> Result:
             notes[place.document, place.path] = (place.workload.title, note)
         return None if found.why_not else _with(text, place, found, request)
 
-    mark, text = _parted(text)
-    text = _changed(_changed(text, stale), change)
-    return Result(mark + text, tuple(notes.values()), sum(1 for _ in _places(documents(text))))
+    mark, before = _parted(text)
+    read = documents(before)
+    fresh = _changed(before, read, stale)
+    if fresh != before:
+        read = documents(fresh)
+    changed = _changed(fresh, read, change)
+    return Result(mark + changed, tuple(notes.values()), sum(1 for _ in _places(read)))
 
 
 def remove(text: str) -> Result:
@@ -106,10 +110,11 @@ def remove(text: str) -> Result:
 
     mark, text = _parted(text)
     # One container of a workload at a time: the places of a second one move with the first.
-    before = ""
-    while before != text:
-        before, text = text, _changed(text, change)
-    return Result(mark + text, tuple(notes.values()), sum(1 for _ in _places(documents(text))))
+    while True:
+        read = documents(text)
+        before, text = text, _changed(text, read, change)
+        if before == text:
+            return Result(mark + text, tuple(notes.values()), sum(1 for _ in _places(read)))
 
 
 def _parted(text: str) -> tuple[str, str]:
@@ -117,9 +122,8 @@ def _parted(text: str) -> tuple[str, str]:
     return (BYTE_ORDER_MARK, text[1:]) if text.startswith(BYTE_ORDER_MARK) else ("", text)
 
 
-def _changed(text: str, decide: Callable[[str, _Place], _Change | None]) -> str:
-    """The text with the changes that are decided for its workloads."""
-    read = documents(text)
+def _changed(text: str, read: list[Document], decide: Callable[[str, _Place], _Change | None]) -> str:
+    """The text, of which `read` are the documents, with the changes that are decided for its workloads."""
     expected = [_unshared(document.value) for document in read]
     edits: list[TextEdit] = []
     for place in _places(read):
@@ -136,7 +140,7 @@ def _changed(text: str, decide: Callable[[str, _Place], _Change | None]) -> str:
     if not edits:
         return text
     result = applied(text, edits)
-    if [_settled(document.value) for document in documents(result)] != [_settled(value) for value in expected]:
+    if [_settled(value) for value in values(result)] != [_settled(value) for value in expected]:
         raise ValueError("can't be changed without changing more than that: write out what aliases share")
     return result
 

@@ -81,14 +81,18 @@ def documents(text: str) -> list[Document]:
     """The documents of a text, JSON or YAML. ValueError, one line that names the line, where it is neither."""
     if (value := yaml_json.load_json(text)) is not None:
         return [Document(value, _json_node(text, _SPACE.match(text).end()))]  # type: ignore[union-attr]
-    values = yaml_json.load_documents(text)
     nodes = list(_yaml_nodes(text))
-    return [Document(value, node) for value, node in zip(values, nodes, strict=True)]
+    return [Document(value, node) for value, node in zip(yaml_json.load_checked(text), nodes, strict=True)]
+
+
+def values(text: str) -> list[Any]:
+    """The same values without their places."""
+    value = yaml_json.load_json(text)
+    return yaml_json.load_documents(text) if value is None else [value]
 
 
 def _yaml_nodes(text: str) -> Iterator[TextNode | None]:
-    import yaml
-
+    yaml = yaml_json.module("give JSON, as of kubectl get pod NAME -o json")
     anchors: dict[str, TextNode] = {}
     # The open collections, and of an object the key whose value comes next.
     stack: list[tuple[TextNode, list[TextNode]]] = []
@@ -108,7 +112,7 @@ def _yaml_nodes(text: str) -> Iterator[TextNode | None]:
             pending.append(node)
 
     with yaml_json.reading(yaml):
-        for event in yaml.parse(text, Loader=yaml_json.loader(yaml)):
+        for event in yaml_json.events(yaml, text):
             start, end = _place(event.start_mark), _place(event.end_mark)
             if isinstance(event, yaml.DocumentStartEvent):
                 anchors, root = {}, None

@@ -120,18 +120,18 @@ def test_an_argument_goes_before_a_variable(namespace: Namespace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "variables", "said"),
+    ("code", "arguments", "variables", "said"),
     [
-        (["-b", "99999"], {}, "--istio-inbound-ports (-b)"),
-        ([], {"ISTIO_INBOUND_PORTS": "http"}, "ISTIO_INBOUND_PORTS: 'http'"),
-        (["--no-such-flag"], {}, "--no-such-flag"),
-        (["-x", "-b"], {}, "--istio-service-exclude-cidr (-x)"),
+        (1, ["-b", "99999"], {}, "--istio-inbound-ports (-b)"),
+        (1, [], {"ISTIO_INBOUND_PORTS": "http"}, "ISTIO_INBOUND_PORTS: 'http'"),
+        (255, ["--no-such-flag"], {}, "--no-such-flag"),
+        (1, ["-x", "-b"], {}, "--istio-service-exclude-cidr (-x)"),
     ],
 )
-def test_what_cannot_be_parsed_ends_with_255(
-    namespace: Namespace, arguments: list[str], variables: dict[str, str], said: str
+def test_a_wrong_value_ends_with_1_and_what_cannot_be_parsed_with_255(
+    namespace: Namespace, code: int, arguments: list[str], variables: dict[str, str], said: str
 ) -> None:
-    assert said in refuse(namespace, *arguments, env=variables, code=255)
+    assert said in refuse(namespace, *arguments, env=variables, code=code)
     assert existing(namespace, IPV4) == set()
 
 
@@ -222,8 +222,10 @@ def test_rules_left_as_they_are(namespace: Namespace) -> None:
 
 
 def test_outside_of_any_namespace_of_ours_nothing_happens_in_a_dry_run(namespace: Namespace) -> None:
-    """No kernel, no root: a dry run as nobody with no capability."""
-    run = completed(namespace, *TPROXY, "--dry-run", prefix=("setpriv", "--reuid", "65534", "--clear-groups"))
+    """No kernel, no root: a dry run as nobody, with no capability but to read a checkout in root's home."""
+    reading = ("--inh-caps", "-all,+dac_read_search", "--ambient-caps", "+dac_read_search")
+    nobody = ("setpriv", "--reuid", "65534", "--clear-groups", *reading)
+    run = completed(namespace, *TPROXY, "--dry-run", prefix=nobody)
     assert run.returncode == 0, run.stderr
     assert "*nat" in run.stdout
     assert existing(namespace, IPV4) == set()

@@ -69,7 +69,7 @@ class Connection(Record):
 class Selection(Record):
     """The chain that takes a connection, None where none does, and why the others do not.
 
-    `unclear` is why that can't be told, or empty.
+    `unclear` is why that can't be having, or empty.
     """
 
     chain: Chain | None
@@ -146,14 +146,14 @@ def sieve(every: tuple[Chain, ...], fallback: Chain | None, connection: Connecti
                 tuple(others),
                 f"{what} stands beside chains without {both}: Envoy keeps one of the two, by chance (Envoy #7341)",
             )
-        kept, told = [], ""
+        kept, having = [], ""
         for each in left:
             values = each.criteria[criterion]
             if _keeps(values, wished):
                 kept.append(each)
             else:
-                told = told or why(connection)
-                others.append((each, _reason(told, values, wished)))
+                having = having or why(connection)
+                others.append((each, _reason(having, values, wished)))
         left = tuple(kept)
     if left:
         # More than one is left only where two name the same; Envoy refuses such a listener.
@@ -171,12 +171,12 @@ def _keeps(values: Values, wished: Any) -> bool:  # noqa: ANN401
     return wished in values if wished is not None else not values
 
 
-def _reason(told: str, values: Values, wished: Any) -> str:  # noqa: ANN401
+def _reason(having: str, values: Values, wished: Any) -> str:  # noqa: ANN401
     if not values:
-        return f"names none, and others do; {told}"
+        return f"names none, and others do; {having}"
     names = " or ".join(value_text(value) for value in values[:4]) + (" ..." if len(values) > 4 else "")
     closer = f", and {value_text(wished)} is closer" if hasattr(wished, "prefix") else ""
-    return f"for {names}; {told}{closer}"
+    return f"for {names}; {having}{closer}"
 
 
 def value_text(value: object) -> str:

@@ -340,9 +340,9 @@ def _needed(chain: chains.Chain) -> Iterator[str]:
 
 def p12(case: Case) -> Iterator[Misfit]:
     """A call to a service that Envoy knows goes round it, or nowhere."""
-    asked = case.options.istio_service_cidr or case.options.istio_outbound_ports
+    capturing = case.options.istio_service_cidr or case.options.istio_outbound_ports
     port = case.pod.envoy.outbound_port
-    if not asked or _listener(case, port) is None:
+    if not capturing or _listener(case, port) is None:
         return
     application = _application(case)
     spared = [cube for each in case.connections_of("OUTPUT") if port not in {each.redirect, each.tproxy}

@@ -60,7 +60,7 @@ class Client(Record):
 # As a sidecar's outbound side offers them for an HTTP service (Istio's ALPN filter), the wished-for one first.
 ISTIO_ALPN = ("istio-http/1.1", "istio", "http/1.1")
 
-# The clients that are told apart, by the name that --speaks gives them.
+# The kinds of clients, by the name that --speaks gives them.
 CLIENTS: dict[str, Client] = {
     "http": Client("http", RAW_BUFFER, "http/1.1"),
     "h2c": Client("h2c", RAW_BUFFER, "h2c"),

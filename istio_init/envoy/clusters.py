@@ -75,7 +75,7 @@ class Cluster(Record):
 
     @property
     def restored(self) -> bool:
-        """Whether it dials where the client wanted to go."""
+        """Whether it dials the original destination."""
         return bool(self.type == "ORIGINAL_DST")
 
 
@@ -95,7 +95,7 @@ def knows_clusters(dump: Dump) -> bool:
 
 
 class Endpoints(Record):
-    """A cluster's endpoints and those of them that may be called; `unclear` is why they can't be told, or empty."""
+    """A cluster's endpoints and those of them that may be called; `unclear` is why that cannot be decided, or empty."""
 
     every: tuple[Endpoint, ...]
     callable: tuple[Endpoint, ...]
@@ -210,8 +210,8 @@ def security(of: Cluster, endpoint: Endpoint | None) -> Security:
     """The transport socket towards an endpoint: the first match whose labels it has, or else the cluster's."""
     labels = dict(endpoint.labels) if endpoint else {}
     for each in of.node.get("transport_socket_matches").each():
-        wanted = {name: str(node.value) for name, node in each.get("match").fields().items()}
-        if wanted.items() <= labels.items():
+        required = {name: str(node.value) for name, node in each.get("match").fields().items()}
+        if required.items() <= labels.items():
             return _secured(each.get("transport_socket"), each.get("name").text())
     return _secured(of.node.get("transport_socket"), "")
 

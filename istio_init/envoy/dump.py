@@ -1,7 +1,7 @@
 """A configuration dump as a value: listeners, clusters, routes and endpoints by name, each with its place.
 
-It is what Envoy's admin interface answers to /config_dump?include_eds, in either spelling of protobuf's JSON. What
-is looked at is read when it is asked for: a dump of thousands of clusters is not taken apart as a whole.
+It is what Envoy's admin interface answers to /config_dump?include_eds, in either spelling of protobuf's JSON. Its
+entries are read only when they are needed: a dump of thousands of clusters is not parsed as a whole.
 Source: envoy/api envoy/admin/v3/config_dump_shared.proto.
 """
 

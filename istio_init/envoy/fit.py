@@ -138,7 +138,7 @@ class Case:
     def arriving(self, port: int) -> Iterator[Packet]:
         """A packet of each class that the rules give to Envoy's inbound port and that its listener tells apart."""
         listener = self.pod.configuration.listeners.bound(bytes(self._length), port)
-        dimensions = [DESTINATION_PORT, *(_told_apart(listener) if listener else ())]
+        dimensions = [DESTINATION_PORT, *(_distinguishing(listener) if listener else ())]
         classes: set[tuple[int, ...]] = set()
         for each in self.captured("PREROUTING", port):
             for cube in _split(each.cube, dimensions):
@@ -164,7 +164,7 @@ class Case:
                     yield CLIENTS["mtls"].replace(sni=sni, alpn=alpn)
 
 
-def _told_apart(listener: Listener) -> Iterator[int]:
+def _distinguishing(listener: Listener) -> Iterator[int]:
     """The dimensions beside the port by which a listener's chains tell connections apart."""
     criteria = [dict(zip(chains.NAMES, chain.criteria, strict=True)) for chain in chains.chains(listener)]
     for dimension, names in (
@@ -195,17 +195,17 @@ def prove(pods: tuple[Pod, ...], options: Options, listening: frozenset[int] | N
     from istio_init.envoy.notes import notes
 
     broken: list[Misfit] = []
-    told: list[Note] = []
+    noted: list[Note] = []
     connections = 0
     for pod in pods:
-        case = Case(pod, options, _asked(pod))
+        case = Case(pod, options, _capturing(pod))
         shown: dict[Claim, int] = {}
         for each in misfits(case):
             shown[each.claim] = shown.get(each.claim, 0) + 1
             broken += [each] if shown[each.claim] <= MOST_SHOWN and not _known(broken, each) else []
-        told += notes(case, listening)
+        noted += notes(case, listening)
         connections += case.connections
-    return Fit(tuple(broken), tuple(dict.fromkeys(told)), tuple(CHECKS), connections)
+    return Fit(tuple(broken), tuple(dict.fromkeys(noted)), tuple(CHECKS), connections)
 
 
 def _known(broken: list[Misfit], misfit: Misfit) -> bool:
@@ -213,7 +213,7 @@ def _known(broken: list[Misfit], misfit: Misfit) -> bool:
     return misfit.path is None and any((each.claim, each.found) == (misfit.claim, misfit.found) for each in broken)
 
 
-def _asked(pod: Pod) -> tuple[Listener, ...]:
+def _capturing(pod: Pod) -> tuple[Listener, ...]:
     """The listeners that the rules give connections to, whose chains cut packets into classes."""
     any_address = bytes(4 if pod.ruleset.family == "ipv4" else 16)
     ports = (pod.envoy.outbound_port, pod.envoy.inbound_port)

@@ -38,7 +38,7 @@ class Route(Record):
 class Choice(Record):
     """The virtual host and the route that a request takes, None where there is none.
 
-    `others` are the routes before it, each with the reason; `unclear` is why it can't be told, or empty.
+    `others` are the routes before it, each with the reason; `unclear` is why that cannot be decided, or empty.
     """
 
     host: VirtualHost | None = None
@@ -141,7 +141,7 @@ def port_start(authority: str) -> int | None:
 
 
 def route_misses(match: Node, request: Request) -> str | None:
-    """Why a route does not take a request; None where it does. Unclear where that can't be told."""
+    """Why a route does not take a request; None where it does. Unclear where that cannot be decided."""
     fields = match.fields()
     if why := _path_misses(match, fields, request.path):
         return why
@@ -151,7 +151,7 @@ def route_misses(match: Node, request: Request) -> str | None:
     for each in match.get("query_parameters").each():
         if why := _parameter_misses(each, request.path):
             return why
-    # Only where all else fits does it matter what can't be told.
+    # What is not followed matters only where all else matches.
     if unknown := sorted(fields.keys() - FOLLOWED):
         raise Unclear(f"{match.path} matches by {', '.join(map(plain, unknown[:3]))}, which is not followed")
     return None
@@ -169,14 +169,14 @@ def _path_misses(match: Node, fields: dict[str, Node], whole: str) -> str:
         expression = match.at("safe_regex", "regex").text()
         matched = string_matches({"safe_regex": match.get("safe_regex")}, path, ignore_case=False)
         return "" if matched else f"{plain(path)} does not match {plain(expression)}"
-    wanted = match.get(kind).text()
-    one, other = (path, wanted) if match.get("case_sensitive").flag(True) else (path.lower(), wanted.lower())
+    pattern = match.get(kind).text()
+    one, other = (path, pattern) if match.get("case_sensitive").flag(True) else (path.lower(), pattern.lower())
     if kind == "path":
-        return "" if one == other else f"the path is {plain(path)}, not {plain(wanted)}"
+        return "" if one == other else f"the path is {plain(path)}, not {plain(pattern)}"
     begins = one.startswith(other)
     if kind == "path_separated_prefix" and begins:
         begins = one[len(other) :][:1] in {"", "/"}
-    return "" if begins else f"the path is {plain(path)}, not under {plain(wanted)}"
+    return "" if begins else f"the path is {plain(path)}, not under {plain(pattern)}"
 
 
 VALUES = ("exact_match", "safe_regex_match", "prefix_match", "suffix_match", "contains_match")

@@ -184,7 +184,7 @@ def _holds(node: Node, port: int) -> bool:
     return bool(inner := node.get("not_match")) and not _holds(inner, port)
 
 
-class Detected(Record):
+class Detection(Record):
     """What listener filters found out about a connection: transport, SNI, ALPN; and what they did to get there.
 
     `notes` has a line for each filter; `waits` the inspector that waits for a client that says nothing, or empty.
@@ -198,7 +198,7 @@ class Detected(Record):
     unknown: str = ""
 
 
-def detect(listener: Listener, port: int, client: Client, before: Detected | None = None) -> Detected:
+def detect(listener: Listener, port: int, client: Client, before: Detection | None = None) -> Detection:
     """What a listener's filters find out about a client that called a port; `before` is what another's found."""
     transport, sni, alpn = (before.transport, before.sni, before.alpn) if before else ("", "", ())
     notes: list[tuple[ListenerFilter, str]] = []
@@ -227,7 +227,7 @@ def detect(listener: Listener, port: int, client: Client, before: Detected | Non
         elif name not in {ORIGINAL_DST, ORIGINAL_SRC}:
             unknown = unknown or short
             notes.append((each, f"{short}: not followed"))
-    return Detected(transport, sni, alpn, tuple(notes), waits, unknown)
+    return Detection(transport, sni, alpn, tuple(notes), waits, unknown)
 
 
 def is_any(socket: Socket) -> bool:

@@ -104,7 +104,7 @@ def _onward(
 ) -> Iterator[Path]:
     leg = travel(pod.ruleset, packet, pod.facts, pod.envoy, sender)
     so_far = (*before, leg)
-    arrival = arrived(leg, pod.configuration)
+    arrival = arrival_of(leg, pod.configuration)
     if arrival is None:
         yield Path(_shown(so_far))
         return
@@ -116,25 +116,25 @@ def _onward(
     if not passage.dials:
         yield Path(_shown(so_far))
         return
-    for dial in _told_apart(passage.dials, pod.facts):
-        if why := refused(dial, pod.facts):
+    for dial in _representatives(passage.dials, pod.facts):
+        if why := dial_failure(dial, pod.facts):
             yield Path((*_shown(so_far[:-1]), passage.replace(end=why)))
         else:
-            yield from _onward(pod, dialled(dial, pod), dial.client, ENVOY, so_far)
+            yield from _onward(pod, first_packet(dial, pod), dial.client, ENVOY, so_far)
 
 
 def _same(arrival: Arrival, other: object) -> bool:
-    """Whether the same was wanted of the same listener before, from whatever source."""
+    """Whether the same destination reached the same listener before, from whatever source."""
     if not isinstance(other, Arrival):
         return False
-    return (arrival.port, arrival.wanted, arrival.wanted_port) == (other.port, other.wanted, other.wanted_port)
+    return (arrival.port, arrival.original, arrival.original_port) == (other.port, other.original, other.original_port)
 
 
 def _shown(stages: tuple[Leg | Passage | Arrival, ...]) -> tuple[Leg | Passage, ...]:
     return tuple(each for each in stages if not isinstance(each, Arrival))
 
 
-def _told_apart(dials: tuple[Dial, ...], facts: Facts) -> tuple[Dial, ...]:
+def _representatives(dials: tuple[Dial, ...], facts: Facts) -> tuple[Dial, ...]:
     """One of the endpoints in the pod, and one of those elsewhere, for each kind of client that Envoy is to them."""
     found: dict[object, Dial] = {}
     for dial in dials:
@@ -142,7 +142,7 @@ def _told_apart(dials: tuple[Dial, ...], facts: Facts) -> tuple[Dial, ...]:
     return tuple(found.values())[:MOST_PATHS]
 
 
-def arrived(leg: Leg, configuration: Configuration) -> Arrival | None:
+def arrival_of(leg: Leg, configuration: Configuration) -> Arrival | None:
     """How a leg reached Envoy; None where it reached something else."""
     packet, start = leg.arrived, leg.packet
     if leg.end not in DELIVERED or start.protocol != TCP:
@@ -156,7 +156,7 @@ def arrived(leg: Leg, configuration: Configuration) -> Arrival | None:
     )  # fmt: skip
 
 
-def refused(dial: Dial, facts: Facts) -> End | None:
+def dial_failure(dial: Dial, facts: Facts) -> End | None:
     """Why the kernel refuses Envoy's connection before it sends anything; None where it does not."""
     source = dial.source
     if source is None:
@@ -176,7 +176,7 @@ def _failed(dial: Dial, why: str) -> End:
     return End("answers", f"503: {text}", "UF", 503) if dial.client.is_http else End("closes", text, "UF")
 
 
-def dialled(dial: Dial, pod: Pod) -> Packet:
+def first_packet(dial: Dial, pod: Pod) -> Packet:
     """The first packet of a connection that Envoy makes."""
     destination = connected(dial.address, dial.source)
     packet = Packet(

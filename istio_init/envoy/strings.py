@@ -21,18 +21,18 @@ LONGEST = 400
 
 
 class Unclear(Exception):
-    """It can't be told whether something matches; the message says why."""
+    """It cannot be decided whether something matches; the message says why."""
 
 
 def string_matches(fields: dict[str, Node], value: str, *, ignore_case: bool) -> bool:
-    """Whether a string matches the one pattern of a matcher; Unclear where that can't be told."""
+    """Whether a string matches the one pattern of a matcher; Unclear where that cannot be decided."""
     for kind, node in fields.items():
         if kind == "safe_regex":
             # ignore_case has no effect on it.
             return regex_matches(node.get("regex").text(), value)
         if kind in {"exact", "prefix", "suffix", "contains"}:
-            wanted = node.text()
-            one, other = (_lower(value), _lower(wanted)) if ignore_case else (value, wanted)
+            pattern = node.text()
+            one, other = (_lower(value), _lower(pattern)) if ignore_case else (value, pattern)
             if kind == "exact":
                 return one == other
             if kind == "contains":

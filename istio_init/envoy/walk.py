@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from istio_init.envoy.chains import Chain
     from istio_init.envoy.clusters import Cluster, Endpoint
     from istio_init.envoy.dump import Dump
-    from istio_init.envoy.listeners import Detected, Listener
+    from istio_init.envoy.listeners import Detection, Listener
     from istio_init.envoy.node import Node
 
     Part: TypeAlias = Literal["listener", "listener filter", "filter chain", "filter", "route", "cluster", "endpoint"]
-    # dials: on to an endpoint; answers: Envoy itself, by HTTP; closes: without an answer; hangs: nobody says anything;
+    # dials: on to an endpoint; answers: Envoy itself, by HTTP; closes: without an answer; hangs: both sides wait;
     # undecided: what is not followed decides.
     Ending: TypeAlias = Literal["dials", "answers", "closes", "hangs", "undecided"]
 
@@ -98,7 +98,7 @@ class Passage(Record):
 
 
 class Arrival(Record):
-    """How a connection reached Envoy: at which socket, from where, and where the client had wanted to go.
+    """How a connection reached Envoy: at which socket, from where, and where the client had called.
 
     `transparent` is whether TPROXY delivered it, which takes a transparent socket.
     """
@@ -107,8 +107,8 @@ class Arrival(Record):
     port: int
     source: bytes
     source_port: int
-    wanted: bytes
-    wanted_port: int
+    original: bytes
+    original_port: int
     transparent: bool = False
 
 
@@ -140,6 +140,8 @@ class _Walk:
         self._listener = self._chain = self._route = self._cluster = ""
         self._dials: tuple[Dial, ...] = ()
         self._spoofs: Node | None = None
+        # Whether the listener restored the destination, and whether routes chose the cluster: what fails is an answer.
+        self._restored = self._is_request = False
 
     def passage(self) -> Passage:
         """The whole way."""
@@ -160,7 +162,7 @@ class _Walk:
         self._steps.append(Step(part, text, path, others))
 
     def _go(self) -> None:
-        listener, connection, restored = self._received()
+        listener, connection = self._received()
         selection = chains.select(listener, connection)
         if selection.unclear:
             raise _Ended(End("undecided", selection.unclear))
@@ -175,11 +177,11 @@ class _Walk:
         place = f"chain {chain.number} of {total}" if chain.number else "the default chain, no other fits"
         self._step("filter chain", f"{place}{_named(chain.name)}{_criteria(chain)}", chain.node.path, others)
         self._secured(chain)
-        self._filters(chain, connection, restored)
+        self._filters(chain, connection)
 
     # Listener and its filters.
 
-    def _received(self) -> tuple[Listener, chains.Connection, bool]:
+    def _received(self) -> tuple[Listener, chains.Connection]:
         arrival = self._arrival
         listener = self._listeners.bound(arrival.address, arrival.port)
         at = endpoint_text(arrival.address, arrival.port)
@@ -192,9 +194,9 @@ class _Walk:
                 f"TPROXY finds no transparent socket at port {arrival.port} and drops the packet: the client times out"
             )
             raise _Ended(End("hangs", why))
-        restored = listener.restores
-        address, port = (arrival.wanted, arrival.wanted_port) if restored else (arrival.address, arrival.port)
-        self._step("listener", _listener_text(listener, restored, address, port), listener.node.path)
+        restored = self._restored = listener.restores
+        address, port = (arrival.original, arrival.original_port) if restored else (arrival.address, arrival.port)
+        self._step("listener", _listener_text(listener, address, port), listener.node.path)
         detected = self._detected(listener, port, None)
         if restored and listener.hands_on:
             target = self._listeners.of_destination(address, port)
@@ -211,7 +213,7 @@ class _Walk:
             arrival.source, arrival.source_port, address, port, detected.transport or RAW_BUFFER, detected.sni,
             detected.alpn,
         )  # fmt: skip
-        return listener, connection, restored
+        return listener, connection
 
     def _handed(self, target: Listener, address: bytes, port: int) -> str:
         exact = any((socket.address, socket.port) == (address, port) for socket in target.sockets)
@@ -219,7 +221,7 @@ class _Walk:
         bound = ", a bound listener: a call to any host's port ends here" if target.bound and not exact else ""
         return f"handed on to {plain(target.name)} ({where}{bound})"
 
-    def _detected(self, listener: Listener, port: int, before: Detected | None) -> Detected:
+    def _detected(self, listener: Listener, port: int, before: Detection | None) -> Detection:
         found = listeners.detect(listener, port, self._client, before)
         for each, note in found.notes:
             self._step("listener filter", note, each.node.path)
@@ -269,14 +271,14 @@ class _Walk:
         self._step("filter chain", f"{mutual} ends here", socket.path)
         self._client = client.decrypted
 
-    def _filters(self, chain: Chain, connection: chains.Connection, restored: bool) -> None:  # noqa: FBT001
+    def _filters(self, chain: Chain, connection: chains.Connection) -> None:
         for node in chain.node.get("filters").each():
             name = FILTER_KINDS.get(node.get("typed_config").kind, node.get("name").text())
             if name == TCP_PROXY:
-                self._tcp(node.get("typed_config"), connection, restored)
+                self._tcp(node.get("typed_config"), connection)
                 return
             if name == HTTP_MANAGER:
-                self._http(node.get("typed_config"), connection, restored)
+                self._http(node.get("typed_config"), connection)
                 return
             self._condition("network filter", name, node)
         if self._conditions:
@@ -289,14 +291,14 @@ class _Walk:
         self._conditions.append(f"{what} {plain(name)} may refuse or change it; it is not followed")
         self._step("filter", f"{plain(name)}: not followed", node.path)
 
-    def _tcp(self, proxy: Node, connection: chains.Connection, restored: bool) -> None:  # noqa: FBT001
+    def _tcp(self, proxy: Node, connection: chains.Connection) -> None:
         if proxy.get("tunneling_config"):
             raise _Ended(
                 End("undecided", "tcp_proxy tunnels by HTTP CONNECT (tunneling_config), which is not followed")
             )
         name = self._picked(proxy, "tcp_proxy")
         self._step("filter", f"tcp_proxy: cluster {plain(name)}", proxy.path)
-        self._to_cluster(name, connection, restored)
+        self._to_cluster(name, connection)
 
     def _picked(self, node: Node, what: str) -> str:
         """The one cluster that a TCP proxy or a route names."""
@@ -310,8 +312,8 @@ class _Walk:
             chosen = [name for name, weight in shares if weight]
             if len(chosen) == 1 and chosen[0]:
                 return chosen[0]
-            told = ", ".join(f"{plain(name)} {weight}" for name, weight in shares[:10])
-            raise _Ended(End("undecided", f"{what} picks a cluster by chance, by weight: {told}"))
+            shares_text = ", ".join(f"{plain(name)} {weight}" for name, weight in shares[:10])
+            raise _Ended(End("undecided", f"{what} picks a cluster by chance, by weight: {shares_text}"))
         found = sorted(
             node.fields().keys() & {"cluster_header", "cluster_specifier_plugin", "inline_cluster_specifier_plugin"}
         )
@@ -319,7 +321,7 @@ class _Walk:
             End("undecided", f"{what} chooses its cluster by {found[0] if found else 'nothing'}, which is not followed")
         )
 
-    def _http(self, manager: Node, connection: chains.Connection, restored: bool) -> None:  # noqa: FBT001
+    def _http(self, manager: Node, connection: chains.Connection) -> None:
         client = self._client
         if client.application == "silence":
             raise _Ended(End("hangs", "HTTP: Envoy waits for a request, and the client for the server to begin"))
@@ -344,7 +346,8 @@ class _Walk:
         self._route = choice.route.name
         matched = _match_text(choice.route.node.get("match"))
         self._step("route", f"{domain}, {_route_name(choice.route)}: {matched}", choice.route.node.path, others)
-        self._routed(choice.route.node, connection, restored)
+        self._is_request = True
+        self._routed(choice.route.node, connection)
 
     def _routes(self, manager: Node) -> Node:
         if table := manager.get("route_config"):
@@ -361,7 +364,7 @@ class _Walk:
             End("answers", f"404: route configuration {plain(name)} was not received (route_not_found)", "NR", 404)
         )
 
-    def _routed(self, route: Node, connection: chains.Connection, restored: bool) -> None:  # noqa: FBT001
+    def _routed(self, route: Node, connection: chains.Connection) -> None:
         if direct := route.get("direct_response"):
             status = direct.get("status").number()
             raise _Ended(End("answers", f"{status}: Envoy answers itself (direct_response)", "", status))
@@ -373,32 +376,31 @@ class _Walk:
             raise _Ended(End("undecided", f"{route.path} has an action that is not followed"))
         if action.get("metadata_match"):
             raise _Ended(End("undecided", f"{action.path} chooses endpoints by metadata_match, which is not followed"))
-        self._to_cluster(self._picked(action, "the route"), connection, restored)
+        self._to_cluster(self._picked(action, "the route"), connection)
 
     # Cluster and endpoint.
 
-    def _to_cluster(self, name: str, connection: chains.Connection, restored: bool) -> None:  # noqa: FBT001
+    def _to_cluster(self, name: str, connection: chains.Connection) -> None:
         self._cluster = name
         found = clusters.cluster(self._dump, name)
-        http = self._client.is_http and bool(self._steps) and self._steps[-1].part == "route"
         if found is None:
             if not clusters.knows_clusters(self._dump):
                 raise _Ended(End("undecided", f"cluster {plain(name)} is not in the dump, which has no clusters"))
-            raise self._failed(http, f"there is no cluster {plain(name)} (cluster_not_found)", "NC")
+            raise self._failed(f"there is no cluster {plain(name)} (cluster_not_found)", "NC")
         if not found.type:
             kind = found.node.at("cluster_type", "name").text() or found.node.get("type").enum(*clusters.TYPES)
             raise _Ended(End("undecided", f"cluster {plain(name)} is of type {plain(kind)}, which is not followed"))
         if found.restored:
-            self._original(found, connection, restored, http)
+            self._original(found, connection)
         else:
-            self._balanced(found, connection, http)
+            self._balanced(found, connection)
 
-    def _failed(self, http: bool, why: str, flag: str) -> _Ended:  # noqa: FBT001
-        if http:
+    def _failed(self, why: str, flag: str) -> _Ended:
+        if self._is_request:
             return _Ended(End("answers", f"503: {why}", flag, 503))
         return _Ended(End("closes", f"the connection is closed: {why}", flag))
 
-    def _original(self, of: Cluster, connection: chains.Connection, restored: bool, http: bool) -> None:  # noqa: FBT001
+    def _original(self, of: Cluster, connection: chains.Connection) -> None:
         config = of.node.get("original_dst_lb_config")
         if config.get("use_http_header").flag() or config.get("metadata_key"):
             raise _Ended(
@@ -407,15 +409,15 @@ class _Walk:
                     f"cluster {plain(of.name)} reads its destination from the request, which is not followed",
                 )
             )
-        if not restored:
+        if not self._restored:
             self._step("cluster", f"{plain(of.name)}: ORIGINAL_DST", of.node.path)
-            raise self._failed(http, "no original destination: the listener does not restore it (original_dst)", "UH")
+            raise self._failed("no original destination: the listener does not restore it (original_dst)", "UH")
         port = config.get("upstream_port_override").port() or connection.destination_port
         at = endpoint_text(connection.destination, port)
         self._step("cluster", f"{plain(of.name)}: ORIGINAL_DST, where the client called, {at}", of.node.path)
         self._dials = (self._dial(of, connection, connection.destination, port, None),)
 
-    def _balanced(self, of: Cluster, connection: chains.Connection, http: bool) -> None:  # noqa: FBT001
+    def _balanced(self, of: Cluster, connection: chains.Connection) -> None:
         found = clusters.endpoints(self._dump, of)
         if found.unclear:
             raise _Ended(End("undecided", found.unclear))
@@ -426,7 +428,7 @@ class _Walk:
         if not found.callable:
             why = "no endpoints" if not found.every else "no healthy endpoint"
             self._step("endpoint", "none", "", sick)
-            raise self._failed(http, f"cluster {plain(of.name)} has {why} (no_healthy_upstream)", "UH")
+            raise self._failed(f"cluster {plain(of.name)} has {why} (no_healthy_upstream)", "UH")
         panic = ", none healthy enough, so all are taken (panic)" if found.panic else ""
         many = f"one of {len(found.callable)}: " if len(found.callable) > 1 else ""
         for each in found.callable:
@@ -451,7 +453,7 @@ class _Walk:
     def _onward(self, of: Cluster, endpoint: Endpoint | None) -> Client:
         """What Envoy is as a client itself."""
         client, secured = self._client, clusters.security(of, endpoint)
-        if client.is_http and any(step.part == "route" for step in self._steps):
+        if self._is_request:
             client = client.replace(application="h2c" if clusters.speaks_http2(of, client.application) else "http/1.1")
         if secured.by or secured.tls:
             by = f" ({plain(secured.by)})" if secured.by else ""
@@ -488,13 +490,9 @@ def _route_name(route: hosts.Route) -> str:
     return f"route {route.number}{_named(route.name)}"
 
 
-def _listener_text(listener: Listener, restored: bool, address: bytes, port: int) -> str:  # noqa: FBT001
-    where = (
-        f", original destination {endpoint_text(address, port)}"
-        if restored
-        else ", the original destination is not restored"
-    )
-    return f"{plain(listener.name)}{where}"
+def _listener_text(listener: Listener, address: bytes, port: int) -> str:
+    where = f"original destination {endpoint_text(address, port)}" if listener.restores else "no original destination"
+    return f"{plain(listener.name)}, {where}"
 
 
 def _criteria(chain: Chain) -> str:

@@ -36,13 +36,13 @@ def lines(
     """All answers, their verdicts first and last; what an earlier answer has said already is not said again."""
     yield from verdict_lines(answers, known)
     shown: list[Leg | Passage] = []
-    told: set[RuleLocation] = set()
+    explained: set[RuleLocation] = set()
     for answer in answers:
         yield TextLine("hook", 0, "")
         if len(answers) > 1:
             yield TextLine("title", 0, f"A client that speaks {spoken(answer)}:")
         for path in answer.paths:
-            yield from path_lines(path, known, shown, told, steps=steps)
+            yield from path_lines(path, known, shown, explained, steps=steps)
     yield TextLine("hook", 0, "")
     yield from verdict_lines(answers, known)
 
@@ -77,11 +77,11 @@ def path_lines(
     path: Path,
     known: Mapping[RuleLocation, Purpose],
     shown: list[Leg | Passage],
-    told: set[RuleLocation],
+    explained: set[RuleLocation],
     *,
     steps: bool = False,
 ) -> Iterator[TextLine]:
-    """One path as lines; `shown` are stages that were shown before, `told` rules whose purpose was."""
+    """One path as lines; `shown` are stages that were shown before, `explained` rules whose purpose was."""
     for number, stage in enumerate(path.stages, 1):
         if isinstance(stage, Leg) and stage in shown:
             yield TextLine("hook", 0, "")
@@ -89,7 +89,7 @@ def path_lines(
             continue
         shown.append(stage)
         if isinstance(stage, Leg):
-            yield from leg_lines(number, stage, known, told, steps=steps)
+            yield from leg_lines(number, stage, known, explained, steps=steps)
         else:
             yield TextLine("hook", 0, "")
             yield from passage_lines(number, stage)

@@ -89,10 +89,10 @@ def draw(  # noqa: PLR0913 (a command line's options)
         raise UsageError("--from, --to: say which way the packet goes: add --outbound or --inbound")
     where = Where(live, pid, container, from_save)
     live = is_live(options, where)
-    asked = envoy_flags.Asked(host=host, path=path, speaks=speaks)
+    http = envoy_flags.RequestFlags(host=host, path=path, speaks=speaks)
     proxy = envoy_flags.configuration(envoy, options, where) if envoy else None
     if proxy is None:
-        envoy_flags.require_proxy(asked)
+        envoy_flags.require_proxy(http)
     elif form != "html" or request is None:
         raise UsageError("--envoy: the proxy's part is shown by a page: add --format html and --outbound or --inbound")
     if (chosen == IPV6 or form == "html") and options.enable_ipv6 is None and not (live or from_save):
@@ -103,7 +103,7 @@ def draw(  # noqa: PLR0913 (a command line's options)
         if proxy and request:
             of_request = packet_flags.with_request(about, request, runs_as)
             packet = packet_flags.packet(request, of_request, chosen or IPV4)
-            answers = envoy_flags.answered(of_request, proxy, packet, asked, inbound=inbound)
+            answers = envoy_flags.answers_to(of_request, proxy, packet, http, inbound=inbound)
             lines = tuple(wording.proxy_lines(answers, purposes(about.options, packet.family)))
         typed = packet_flags.form_values(request, source, destination, protocol) if request else {}
         _write(_page(packet_flags.run_as(about, runs_as), typed, chosen or IPV4, lines), file)

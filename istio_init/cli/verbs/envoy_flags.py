@@ -59,7 +59,7 @@ Speaks = Annotated[
 Sni = Annotated[str, typer.Option(metavar="NAME", help="With --envoy: the name that a client of TLS asks for.")]
 
 
-class Asked(Record):
+class RequestFlags(Record):
     """What the flags say of a request and its client; empty where they say nothing."""
 
     url: str = ""
@@ -84,7 +84,9 @@ def configuration(source: str, options: Options, where: Where) -> Configuration:
     """Envoy's configuration. OptionError or KernelError, in one line, where there is none to be had."""
     try:
         if not envoy_admin.is_address(source):
-            text = input_file.read(FLAG, source, envoy_admin.LONGEST, "dump of Envoy's configuration that is read")
+            text = input_file.read(
+                FLAG, source, envoy_admin.LONGEST, "dump of that size is read; leave parts out (name_regex=...)"
+            )
             return Configuration(load(text))
         if is_live(options, where) and source.startswith(envoy_admin.HTTP):
             with access.namespace(placed(options, where)):
@@ -109,12 +111,12 @@ def _text(source: str, data: bytes) -> str:
         raise KernelError(f"{shown(source)}: no text in UTF-8; is it Envoy's admin port?") from None
 
 
-def require_proxy(asked: Asked) -> None:
+def require_proxy(flags: RequestFlags) -> None:
     """UsageError where flags ask about a request; for where no proxy is given."""
     given = [
         f"--{field.removesuffix('s') if field == 'headers' else field}"
-        for field in Asked._fields
-        if getattr(asked, field)
+        for field in RequestFlags._fields
+        if getattr(flags, field)
     ]
     if given:
         raise UsageError(f"{', '.join(given)}: a request is the proxy's to route; add --envoy")
@@ -146,10 +148,10 @@ def destination(about: Configuration, url: ParsedUrl, *, inbound: bool) -> str:
     return endpoint_text(address, url.port)
 
 
-def clients(asked: Asked, url: ParsedUrl | None, default_host: str, *, inbound: bool) -> tuple[Client, ...]:
+def clients(flags: RequestFlags, url: ParsedUrl | None, default_host: str, *, inbound: bool) -> tuple[Client, ...]:
     """The clients that the flags mean, with their request."""
-    if asked.speaks:
-        names: tuple[str, ...] = (choice("--speaks", asked.speaks, tuple(CLIENTS)),)
+    if flags.speaks:
+        names: tuple[str, ...] = (choice("--speaks", flags.speaks, tuple(CLIENTS)),)
     elif url is None:
         names = tuple(CLIENTS)
     elif url.tls:
@@ -157,13 +159,13 @@ def clients(asked: Asked, url: ParsedUrl | None, default_host: str, *, inbound: 
     else:
         # From outside of the pod comes what other sidecars have made of it, too.
         names = ("http", "mtls") if inbound else ("http",)
-    path = asked.path or (url.path if url else "/")
+    path = flags.path or (url.path if url else "/")
     if not path.startswith(("/", "*")):
         raise OptionError("--path", path, "a path begins with /")
-    host = asked.host or (url.host if url else default_host)
-    request = Request(host, path, asked.method or "GET", tuple(map(_header, asked.headers)))
+    host = flags.host or (url.host if url else default_host)
+    request = Request(host, path, flags.method or "GET", tuple(map(_header, flags.headers)))
     name = urlsplit(f"//{host}").hostname or ""
-    sni = asked.sni or ("" if packed(name) else name)
+    sni = flags.sni or ("" if packed(name) else name)
     return tuple(_with(CLIENTS[name], request, sni) for name in names)
 
 
@@ -193,11 +195,11 @@ def fit(about: Subject, proxy: Configuration) -> Fit:
     return prove(pods, about.options, listening)
 
 
-def answered(
-    about: Subject, proxy: Configuration, packet: Packet, asked: Asked, *, inbound: bool
+def answers_to(
+    about: Subject, proxy: Configuration, packet: Packet, flags: RequestFlags, *, inbound: bool
 ) -> tuple[Answer, ...]:
     """What becomes of a packet that opens a connection, of each kind of client that the flags mean."""
-    url = parse_url(asked.url) if asked.url else None
+    url = parse_url(flags.url) if flags.url else None
     called = endpoint_text(packet.destination, packet.destination_port)
     pod = Pod(about.ruleset(packet.family), about.facts, about.envoy, proxy)
-    return answers(pod, packet, clients(asked, url, called, inbound=inbound))
+    return answers(pod, packet, clients(flags, url, called, inbound=inbound))

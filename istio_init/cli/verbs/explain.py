@@ -62,10 +62,10 @@ def explain(  # noqa: PLR0913 (a command line's options)
     form = choice("--output", output, ("text", "json"))
     where = Where(live, pid, container, from_save)
     live = is_live(options, where)
-    asked = envoy_flags.Asked(url, host, path, method, tuple(header or ()), speaks, sni)
+    http = envoy_flags.RequestFlags(url, host, path, method, tuple(header or ()), speaks, sni)
     proxy = envoy_flags.configuration(envoy, options, where) if envoy else None
     if proxy is None:
-        envoy_flags.require_proxy(asked)
+        envoy_flags.require_proxy(http)
     parsed = envoy_flags.parse_url(url) if url else None
     if parsed and not inbound:
         outbound = True
@@ -82,14 +82,14 @@ def explain(  # noqa: PLR0913 (a command line's options)
     packet = packet_flags.packet(request, about)
     known = purposes(about.options, request.family)
     if proxy:
-        found = envoy_flags.answered(about, proxy, packet, asked, inbound=inbound)
-        told, values = wording.lines(found, known, steps=steps), wording.as_json(found, known)
+        found = envoy_flags.answers_to(about, proxy, packet, http, inbound=inbound)
+        text, values = wording.lines(found, known, steps=steps), wording.as_json(found, known)
     else:
         followed = follow(about.ruleset(request.family), packet, about.facts, about.envoy)
-        told, values = lines(followed, known, steps=steps), as_json(followed, known)
+        text, values = lines(followed, known, steps=steps), as_json(followed, known)
     if form == "json":
         sys.stdout.write(json.dumps(values, indent=2) + "\n")
     else:
         show([TextLine("purpose", 0, ARTICLE), TextLine("hook", 0, "")] if steps else [])
-        show(told)
+        show(text)
     return 0

@@ -18,16 +18,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.api import apply, dump, plan
     from istio_init.errors import InitError
-    from istio_init.options.table import Options
+    from istio_init.errors_rare import OptionError
+    from istio_init.model.rules import Network, PortRange
+    from istio_init.options.public import Options
+    from istio_init.planning.changes import Changes
     from istio_init.planning.plan import Plan
 
-__all__ = ["InitError", "Options", "Plan", "apply", "dump", "plan"]
+__all__ = [
+    "Changes", "InitError", "Network", "OptionError", "Options", "Plan", "PortRange", "apply", "dump", "plan",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOMES = {
     **dict.fromkeys(("apply", "dump", "plan"), "istio_init.api"),
+    **dict.fromkeys(("Network", "PortRange"), "istio_init.model.rules"),
+    "Changes": "istio_init.planning.changes",
     "InitError": "istio_init.errors",
-    "Options": "istio_init.options.table",
+    "OptionError": "istio_init.errors_rare",
+    "Options": "istio_init.options.public",
     "Plan": "istio_init.planning.plan",
 }
 

@@ -13,39 +13,78 @@ if TYPE_CHECKING:
 
 
 def plan(options: Options) -> Plan:
-    """The rules and routing of these options, as a pure value.
+    """The rules and routing of these options, as a pure value that carries the options along.
 
-    Text in place of a value is parsed as its flag's would be. `enable_ipv6` and `dns_servers` count as they are given:
-    None means no IPv6 and no servers. OptionError (an InitError) names the field of a value that its flag would refuse.
+    A value of an option may be text as on a command line, a number, an object of `ipaddress`, or a tuple of these.
+    `enable_ipv6` and `dns_servers` count as they are given: None means no IPv6 and no servers. Raises OptionError (an
+    InitError), which names the field, for a value that its flag refuses.
     """
     from istio_init.options.arguments import checked
     from istio_init.planning.plan import build
 
-    return build(checked(options))
+    made = checked(options)
+    return build(made).replace(options=made)
 
 
 def dump(plan: Plan) -> str:
-    """The plan as iptables-save would print it once it is applied; routing as `ip` commands in comment lines."""
-    from istio_init.planning.preview import dump as dump_plan
+    """The plan as its backend would print it once it is applied, with counters of zero.
 
-    return dump_plan(plan)
+    That is iptables-save's text with the routing as `ip` commands in comment lines, or, for options with
+    `native_nftables`, what `nft list ruleset` prints.
+    """
+    from istio_init.planning.preview import dump as dump_iptables
+    from istio_init.planning.preview import dump_nftables
+
+    native = plan.options is not None and plan.options.native_nftables
+    return dump_nftables(plan) if native else dump_iptables(plan)
+
+
+# Options that ask for another act than applying a plan: a program calls what does that.
+NOT_APPLIED = ("dry_run", "cleanup_only", "skip_rule_apply", "run_validation", "capture_backend")
 
 
 def apply(
-    plan: Plan, *, network_namespace: str = "", reconcile: bool = False, force: bool = False, wait: float = 30.0
+    plan: Plan,
+    *,
+    network_namespace: str | None = None,
+    reconcile: bool | None = None,
+    force: bool | None = None,
+    wait: float | None = None,
 ) -> Changes:
-    """Bring a network namespace (a path; empty: the calling thread's) to the plan; returns what was changed.
+    """Bring a network namespace to the plan; returns what was changed.
 
-    Waits up to `wait` seconds for the xtables lock. InitError where different Istio rules exist and `reconcile` is
-    off, where the lock can't be acquired, and where the kernel refuses; the namespace is then unchanged.
+    The namespace (a path; empty: the calling thread's), the backend (`native_nftables`, `force_iptables_binary`,
+    `iptables_engine`), `reconcile`, `force_apply` and `wait` are those of the plan's options; arguments win. Waits up
+    to `wait` seconds for the xtables lock.
+
+    Raises OptionError if the plan's options ask for anything but applying it; InitError if different Istio rules exist
+    and `reconcile` is off, if the lock can't be acquired, and if the kernel refuses: the namespace is then unchanged.
     Needs CAP_NET_ADMIN and CAP_NET_RAW, and CAP_SYS_ADMIN to enter another namespace.
     """
     from istio_init.log import Log
     from istio_init.options.table import Options
     from istio_init.runner import access, backends, transaction
 
+    given = {"network_namespace": network_namespace, "reconcile": reconcile, "force_apply": force, "wait": wait}
+    options = plan.options or Options()
+    _require_applicable(options)
+    options = options.replace(**{field: value for field, value in given.items() if value is not None})
     log = Log("none")
-    options = Options(network_namespace=network_namespace, wait=wait)
     with access.namespace(options), access.lock(options, {}, log):
-        firewall, router = backends.firewall(options), access.router()
-        return transaction.apply(plan, firewall, router, log, reconcile=reconcile, force=force)
+        found = backends.tables()
+        firewall, router = backends.firewall(options, log, found), access.router()
+        others = backends.others(options, firewall, found)
+        return transaction.apply(
+            plan, firewall, router, log, reconcile=options.reconcile, force=options.force_apply, others=others
+        )
+
+
+def _require_applicable(options: Options) -> None:
+    """Raise OptionError if options ask for anything but applying their plan."""
+    from istio_init.errors_rare import OptionError
+    from istio_init.options.table import OPTIONS
+
+    for each in OPTIONS:
+        value = getattr(options, each.field)
+        if each.field in NOT_APPLIED and value != each.default:
+            raise OptionError(each.field, str(value), f"apply can't do this: run istio-iptables --{each.flag}")

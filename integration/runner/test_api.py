@@ -58,3 +58,21 @@ def test_what_a_flag_would_refuse_is_refused_by_its_fields_name(field: str, valu
     named: dict[str, Any] = {field: value}
     with pytest.raises(InitError, match=rf"^{field}: "):
         plan(Options(**named))
+
+
+def test_a_plan_is_applied_where_its_options_say(namespace: Namespace) -> None:
+    elsewhere: dict[str, Any] = {"network_namespace": namespace.path, "istio_inbound_ports": "*"}
+    native = plan(Options(**elsewhere, native_nftables=True))
+    assert apply(native)
+    assert "ISTIO" not in namespace.run("iptables-legacy-save")
+    assert "table inet istio-proxy-nat" in namespace.run("nft", "list", "tables")
+    assert not apply(native)
+    with pytest.raises(InitError):
+        apply(plan(Options(**elsewhere)))  # another backend has the rules
+
+
+def test_the_backend_is_the_one_of_the_options(namespace: Namespace) -> None:
+    chosen: dict[str, Any] = {"network_namespace": namespace.path, "force_iptables_binary": "nft"}
+    assert apply(plan(Options(**chosen, istio_inbound_ports="*")))
+    assert "ISTIO_INBOUND" in namespace.run("iptables-nft-save")
+    assert "ISTIO" not in namespace.run("iptables-legacy-save")

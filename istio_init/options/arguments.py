@@ -58,25 +58,39 @@ def _argument(each: Option, value: str, spelled: str | None) -> tuple[str, ...]:
 
 
 def checked(options: Options) -> Options:
-    """Options that a program has made, each value held to what its flag takes; text, and a number alone, is parsed.
+    """Options that a program has made, each value as its flag's parser makes it.
 
-    OptionError names the field of a value that no text of its flag means.
+    A value may be that already, or text as on a command line, a number, an object of `ipaddress`, or a tuple of these.
+    Raises OptionError, which names the field, for anything else, and for what the flag refuses.
     """
-    meant = {}
+    values = {}
     for each in OPTIONS:
         value = getattr(options, each.field)
-        if value == each.default:
+        if value is each.default or (type(value) is type(each.default) and value == each.default):
             continue
         try:
-            parsed = each.parse(text(each, value))
-        except ValueError as error:
+            values[each.field] = each.parse(_spelled(each, value))
+        except (ValueError, TypeError) as error:
             raise OptionError(each.field, str(value), str(error)) from None
-        if parsed != value and not isinstance(value, str | int):
-            raise OptionError(
-                each.field, str(value), f"not what --{each.flag} takes: give its text, as on a command line"
-            )
-        meant[each.field] = parsed
-    return options.replace(**meant)
+    return options.replace(**values)
+
+
+def _spelled(each: Option, value: object) -> str:
+    """A program's value as the text of its flag; TypeError for one that has none."""
+    if value is None and each.default is not None:
+        raise TypeError("None is no value of this option")
+    if isinstance(value, tuple):
+        if any(isinstance(entry, tuple) for entry in value):
+            raise TypeError("a tuple in a tuple")
+        return ",".join(_spelled(each, entry) for entry in value)
+    if type(value).__module__ == "ipaddress":
+        spelled = str(value)
+        # An address alone, where no network is taken.
+        return spelled.partition("/")[0] if each.parse is parsers.addresses else spelled
+    if value is None or isinstance(value, str | int | float | Network | PortRange):
+        return text(each, value)
+    kind = type(value).__name__
+    raise TypeError(f"{kind} is not a type for it: give text as on a command line, or a tuple of entries")
 
 
 def text(each: Option, value: object) -> str:

@@ -23,27 +23,6 @@ COMPLETION_VARIABLE = "_ISTIO_IPTABLES_COMPLETE"
 
 LONG = {f"--{name}": each for each in OPTIONS for name in (each.flag, *each.aliases)}
 SHORT = {f"-{each.short}": each for each in OPTIONS if each.short}
-# Options that have no effect beside some others.
-_DUBIOUS = tuple(
-    (each.field, each.default)
-    for each in OPTIONS
-    if each.field
-    in {
-        "istio_outbound_ports",
-        "istio_service_exclude_cidr",
-        "istio_local_outbound_ports_exclude",
-        "istio_outbound_owner_groups_exclude",
-        "capture_all_dns",
-        "dns_servers",
-        "dual_stack",
-        "istio_inbound_tproxy_mark",
-        "istio_inbound_tproxy_route_table",
-        "probe_timeout",
-        "iptables_probe_port",
-        "reconcile",
-        "force_apply",
-    }
-)
 _NEGATED = {f"--no-{each.flag}": each for each in OPTIONS if each.switch}
 
 # Flags that Istio's programs take, of this release or an older one, and that mean nothing here: what kind of value each
@@ -157,11 +136,35 @@ def options(
 
 
 def dubious(made: Options) -> bool:
-    """Whether options are worth a look for contradictions: few runs have such, and this is cheap to find out."""
-    # The injection always excludes the sidecar's ports.
-    if made.istio_local_exclude_ports and made.istio_inbound_ports != ALL:
-        return True
-    return any(getattr(made, field) != default for field, default in _DUBIOUS)
+    """Whether options may contradict each other: cheap to find out, and true for few runs.
+
+    contradictions.py says which do and why; what it finds is dubious, as a property-based test holds.
+    """
+    return bool(
+        (made.istio_local_exclude_ports and made.istio_inbound_ports != ALL)
+        or (made.istio_outbound_ports and made.istio_service_cidr == ALL)
+        or (
+            not made.istio_service_cidr and (made.istio_service_exclude_cidr or made.istio_local_outbound_ports_exclude)
+        )
+        or (made.istio_outbound_owner_groups_exclude and made.istio_outbound_owner_groups != ALL)
+        or (made.capture_all_dns and (made.dns_servers or not made.redirect_dns))
+        or (made.dns_servers and not made.redirect_dns)
+        or (made.dual_stack and made.enable_ipv6 is not None)
+        or (made.istio_inbound_interception_mode != "TPROXY" and _tproxy_values(made) != _TPROXY_VALUES)
+        or (not made.run_validation and _probe_values(made) != _PROBE_VALUES)
+        or ((made.cleanup_only or made.skip_rule_apply) and (made.reconcile or made.force_apply))
+    )
+
+
+def _tproxy_values(made: Options) -> tuple[int, int]:
+    return made.istio_inbound_tproxy_mark, made.istio_inbound_tproxy_route_table
+
+
+def _probe_values(made: Options) -> tuple[float, int]:
+    return made.probe_timeout, made.iptables_probe_port
+
+
+_TPROXY_VALUES, _PROBE_VALUES = _tproxy_values(Options()), _probe_values(Options())
 
 
 def stray_words(words: Sequence[str]) -> str:

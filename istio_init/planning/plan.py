@@ -18,7 +18,8 @@ class Plan(Record):
     """Rulesets (IPv4 first; IPv6 where it is on), and the routing that they need.
 
     `spare` is the routing that TPROXY would need with these options but the plan does not: it is recognized as
-    Istio's where another plan, or an interrupted run, left it.
+    Istio's where another plan, or an interrupted run, left it. `options` are those that the plan was made from, for
+    what is not in its rules: the namespace and the backend that they are meant for. They don't count for equality.
     """
 
     rulesets: tuple[Ruleset, ...]
@@ -26,6 +27,9 @@ class Plan(Record):
     routes: tuple[Route, ...] = ()
     addresses: tuple[Address, ...] = ()
     spare: tuple[Route | PolicyRule, ...] = ()
+    options: Options | None = None
+
+    _uncompared = ("options",)
 
     @property
     def routing(self) -> tuple[RoutingEntry, ...]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from istio_init.options.workload import Workload
 
 PROXY_IMAGE = "sidecar.istio.io/proxyImage"
-# Options by field that an init container passes as numbers, and not as they were given.
+# Options by field that an init container passes as numbers, instead of as written.
 RESOLVED = {"proxy_uid", "proxy_gid"}
 # The fields of an init container that a pod may leave to the injection, in the order in which they are filled in. In
 # that order no container is written that was not there before: `args` come last.
@@ -29,10 +29,10 @@ FILLED = ("securityContext", "resources", "env", "args")
 class Request(Record):
     """What is to be injected: option texts by field in the place of the mesh's values, and which container.
 
-    `image` is empty where none was given: then it is that of a container that is there, or of PROXY_IMAGE.
+    `image` is empty if there is no --image: then it is that of a container that is there, or of PROXY_IMAGE.
     """
 
-    given: Mapping[str, str]
+    defaults: Mapping[str, str]
     image: str = ""
     proxy: str = "istio-proxy"
     native: bool = True
@@ -44,7 +44,7 @@ class Request(Record):
         return VALIDATION if self.validation else INIT
 
 
-class Wanted(Record):
+class Placement(Record):
     """The container for one workload, and its place; or why there is none."""
 
     why_not: str = ""
@@ -53,29 +53,29 @@ class Wanted(Record):
     warning: str = ""
 
 
-def wanted(workload: Workload, request: Request) -> Wanted:
+def placement(workload: Workload, request: Request) -> Placement:
     """The init container that a workload is to get; AnnotationError or ValueError where Istio would refuse the pod."""
-    given = dict(request.given)
+    defaults = dict(request.defaults)
     if request.validation:
-        given |= {"run_validation": "true", "skip_rule_apply": "true"}
-    found = injection(workload, given, request.proxy, native=request.native)
-    if found.why_not:
-        return Wanted(found.why_not)
+        defaults |= {"run_validation": "true", "skip_rule_apply": "true"}
+    decision = injection(workload, defaults, request.proxy, native=request.native)
+    if decision.why_not:
+        return Placement(decision.why_not)
     other = INIT if request.validation else VALIDATION
     if workload.init_container(other) is not None:
-        return Wanted(f"it has an init container {other} already: take that out first (--remove)")
-    options = _options(found, given)
+        return Placement(f"it has an init container {other} already: take that out first (--remove)")
+    options = _options(decision, defaults)
     image = _image(workload, request)
-    spelled = {field: text for field, text in found.texts.items() if field not in RESOLVED}
-    made = container(options, image, spelled, found.environ, _account(workload, request, options))
-    return Wanted("", made, request.validation or found.native, _warning(workload, request))
+    spelled = {field: text for field, text in decision.texts.items() if field not in RESOLVED}
+    made = container(options, image, spelled, decision.environ, _account(workload, request, options))
+    return Placement("", made, request.validation or decision.native, _warning(workload, request))
 
 
-def _options(found: Injection, given: Mapping[str, str]) -> Options:
+def _options(decision: Injection, defaults: Mapping[str, str]) -> Options:
     try:
-        return options_of(found.texts)
+        return options_of(decision.texts)
     except OptionError as error:
-        if any(given.get(field) == error.value for field in given):
+        if any(defaults.get(field) == error.value for field in defaults):
             raise
         raise ValueError(str(error)) from None
 
@@ -134,7 +134,7 @@ def calls_istio_iptables(present: Container) -> bool:
 
 
 def made_here(present: Container) -> bool:
-    """Whether a container looks as `wanted` makes it, but for its image, arguments and variables."""
+    """Whether a container looks as `placement` makes it, but for its image, arguments and variables."""
     like = container(resolve({}, {}, lambda _kind, _name: None))
     fixed = {key: value for key, value in like.items() if key not in {"name", "image", "args", "securityContext"}}
     keys = [key for key in present.body if key != "env"]

@@ -15,7 +15,7 @@ from istio_init.inject.containers import (
     filled,
     is_placeholder,
     made_here,
-    wanted,
+    placement,
 )
 from istio_init.inject.nodes import Document, TextNode, documents, find, values
 from istio_init.inject.removal import fields_removed, item_removed
@@ -28,7 +28,7 @@ from istio_init.record import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from istio_init.inject.containers import Request, Wanted
+    from istio_init.inject.containers import Placement, Request
 
 BYTE_ORDER_MARK = "\ufeff"
 
@@ -36,12 +36,12 @@ BYTE_ORDER_MARK = "\ufeff"
 class Result(Record):
     """A text with the changes made.
 
-    `notes` are (workload, what to know about it): why nothing was done, or what goes wrong. `found` counts workloads.
+    `notes` are (workload, what to know about it): why nothing was done, or what goes wrong. `workloads` is how many.
     """
 
     text: str
     notes: tuple[tuple[str, str], ...]
-    found: int
+    workloads: int
 
 
 class _Place(Record):
@@ -72,15 +72,15 @@ def inject(text: str, request: Request) -> Result:
         present = place.workload.init_container(request.name)
         if present is None or not made_here(present):
             return None
-        found = wanted(place.workload, request)
-        differs = not found.why_not and dict(found.container) != dict(present.body)
+        chosen = placement(place.workload, request)
+        differs = not chosen.why_not and dict(chosen.container) != dict(present.body)
         return _without(text, place, request.name) if differs else None
 
     def change(text: str, place: _Place) -> _Change | None:
-        found = wanted(place.workload, request)
-        if note := f"skipped: {found.why_not}" if found.why_not else found.warning:
+        chosen = placement(place.workload, request)
+        if note := f"skipped: {chosen.why_not}" if chosen.why_not else chosen.warning:
             notes[place.document, place.path] = (place.workload.title, note)
-        return None if found.why_not else _with(text, place, found, request)
+        return None if chosen.why_not else _with(text, place, chosen, request)
 
     mark, before = _parted(text)
     read = documents(before)
@@ -156,17 +156,17 @@ def _places(read: list[Document]) -> Iterator[_Place]:
                 yield _Place(number, workload, path, spec)
 
 
-def _with(text: str, place: _Place, found: Wanted, request: Request) -> _Change | None:
+def _with(text: str, place: _Place, chosen: Placement, request: Request) -> _Change | None:
     """What puts a container in; None where it is there already."""
-    container = dict(found.container)
+    container = dict(chosen.container)
     present = place.workload.init_container(request.name)
     if present is None:
 
         def put(spec: dict[str, Any]) -> None:
             listed = spec.get(INIT_CONTAINERS) or []
-            spec[INIT_CONTAINERS] = [container, *listed] if found.first else [*listed, container]
+            spec[INIT_CONTAINERS] = [container, *listed] if chosen.first else [*listed, container]
 
-        return _Change((insertion(text, place.spec, container, first=found.first),), put)
+        return _Change((insertion(text, place.spec, container, first=chosen.first),), put)
     if dict(present.body) == container:
         return None
     number, node = _item(place, request.name)

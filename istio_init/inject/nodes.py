@@ -53,8 +53,8 @@ class TextNode:
         if (own := self.entry(step)) is not None:
             return own[1].resolved
         for merged in self._merged():
-            if (found := merged.child(step)) is not None:
-                return found
+            if (value := merged.child(step)) is not None:
+                return value
         return None
 
     def _merged(self) -> Iterator[TextNode]:

@@ -112,7 +112,7 @@ def _image_policy(request: Request) -> list[str]:
         "  reinvocationPolicy: IfNeeded",
         "  matchConstraints:",
         PODS,
-        "  # No matchConditions: policies run before webhooks, and one that did not match then is not asked again.",
+        "  # No matchConditions: policies run before webhooks, and one that did not match is not called again.",
         "  variables:",
         *_variable("image", _text(request.image or IMAGE)),
         *_variable(
@@ -129,10 +129,10 @@ def _image_policy(request: Request) -> list[str]:
 
 
 def _capture_policy(request: Request) -> list[str]:
-    given = dict(request.given)
+    defaults = dict(request.defaults)
     if request.validation:
-        given |= {"run_validation": "true", "skip_rule_apply": "true"}
-    fixed = container(options_of(given), request.image or IMAGE, account=(PROXY_UID, PROXY_UID))
+        defaults |= {"run_validation": "true", "skip_rule_apply": "true"}
+    fixed = container(options_of(defaults), request.image or IMAGE, account=(PROXY_UID, PROXY_UID))
     key, value = NAMESPACE_LABEL
     place = "'0'" if request.validation else "(variables.native ? '0' : '-')"
     if request.validation:
@@ -149,7 +149,7 @@ def _capture_policy(request: Request) -> list[str]:
         "  matchConditions:",
         *_conditions(request),
         "  variables:",
-        *_variables(request, given),
+        *_variables(request, defaults),
         "  mutations:",
         "  - patchType: JSONPatch",
         "    jsonPatch:",
@@ -157,7 +157,7 @@ def _capture_policy(request: Request) -> list[str]:
         "        (has(object.spec.initContainers) ? [] :",
         "          [JSONPatch{op: 'add', path: '/spec/initContainers', value: []}]) +",
         f"        [JSONPatch{{op: 'add', path: '/spec/initContainers/' + {place}, value:",
-        *(f"          {line}" for line in _container(fixed, _arguments(fixed["args"], given))),
+        *(f"          {line}" for line in _container(fixed, _arguments(fixed["args"], defaults))),
         "        }]",
     ]
 
@@ -185,7 +185,7 @@ def _conditions(request: Request) -> Iterable[str]:
         yield f"    expression: |-\n      {expression}"
 
 
-def _variables(request: Request, given: Mapping[str, str]) -> Iterable[str]:
+def _variables(request: Request, defaults: Mapping[str, str]) -> Iterable[str]:
     """The values that a pod's annotations and its proxy decide."""
     proxy = f"(object.spec.containers + {_listed('initContainers')}).filter(c, c.name == {_text(request.proxy)})"
     yield from _variable("annotations", "has(object.metadata.annotations) ? object.metadata.annotations : {}")
@@ -195,17 +195,17 @@ def _variables(request: Request, given: Mapping[str, str]) -> Iterable[str]:
     yield from _variable(
         "proxy_uid",
         "variables.proxy.size() > 0 && has(variables.proxy[0].securityContext) && "
-        f"has({user}) && {user} != 0\n        ? string({user}) : {_text(given.get('proxy_uid', '1337'))}",
+        f"has({user}) && {user} != 0\n        ? string({user}) : {_text(defaults.get('proxy_uid', '1337'))}",
     )
-    mode = given.get("istio_inbound_interception_mode", "REDIRECT")
+    mode = defaults.get("istio_inbound_interception_mode", "REDIRECT")
     yield from _variable("istio_inbound_interception_mode", _chosen((MODE,), mode))
     for field, names, default in VALUES:
         if field == "log_output_level":
             continue
-        value = given.get(field, default)
+        value = defaults.get(field, default)
         if value is not None:
             yield from _variable(field, _chosen(names, value))
-    base = given.get("istio_local_exclude_ports")
+    base = defaults.get("istio_local_exclude_ports")
     yield from _variable("excluded", _chosen((EXCLUDED_INBOUND,), ""))
     yield from _variable("status", _chosen((STATUS_PORT,), AGENT_PORT if base is None else ""))
     ports = _text(SIDECAR_PORTS if base is None else base)
@@ -217,11 +217,11 @@ def _variables(request: Request, given: Mapping[str, str]) -> Iterable[str]:
     )
 
 
-def _arguments(fixed: list[str], given: Mapping[str, str]) -> str:
+def _arguments(fixed: list[str], defaults: Mapping[str, str]) -> str:
     """The container's arguments: those of all pods, and in between what a pod decides."""
     lists: list[list[str]] = [[]]
     parts: list[str] = []
-    optional = [(FLAGS[field], names) for field, names, default in VALUES if default is None and field not in given]
+    optional = [(FLAGS[field], names) for field, names, default in VALUES if default is None and field not in defaults]
     decided = {flag: f"variables.{field}" for field, flag in FLAGS.items()}
     words = iter(fixed)
     for word in words:

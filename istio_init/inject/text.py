@@ -39,20 +39,20 @@ def applied(text: str, edits: Iterable[TextEdit]) -> str:
 
 def line_start(text: str, at: int) -> int:
     """Where the line of a place begins."""
-    starts = [found.end() for found in _BREAK.finditer(text, max(0, text.rfind("\n", 0, at)), at)]
+    starts = [match.end() for match in _BREAK.finditer(text, max(0, text.rfind("\n", 0, at)), at)]
     return starts[-1] if starts else (text.rfind("\n", 0, at) + 1)
 
 
 def line_end(text: str, at: int) -> int:
     """Where the line of a place ends, its break included: the next line's beginning, or the end of the text."""
-    found = _BREAK.search(text, at)
-    return found.end() if found else len(text)
+    match = _BREAK.search(text, at)
+    return match.end() if match else len(text)
 
 
 def newline(text: str, at: int) -> str:
     """The line break of the line of a place, or else that of the text's first line."""
-    found = _BREAK.search(text, at) or _BREAK.search(text)
-    return found[0] if found else "\n"
+    match = _BREAK.search(text, at) or _BREAK.search(text)
+    return match[0] if match else "\n"
 
 
 def is_blank(text: str) -> bool:

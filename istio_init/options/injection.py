@@ -73,36 +73,36 @@ class Injection(Record):
 
 def injection(
     workload: Workload,
-    given: Mapping[str, str] | None = None,
+    defaults: Mapping[str, str] | None = None,
     proxy_name: str = PROXY_CONTAINER,
     *,
     native: bool = True,
 ) -> Injection:
     """What Istio's injector would make of a workload.
 
-    `given` are option texts by field that stand for the mesh's values: annotations win. `native` is what a proxy is
+    `defaults` are option texts by field that stand for the mesh's values: annotations win. `native` is what a proxy is
     that is not in the pod yet. AnnotationError where Istio would refuse the pod, ValueError where it can't be read.
     """
-    given = given or {}
+    defaults = defaults or {}
     if why := _not_required(workload):
         return Injection(why)
     annotations = workload.annotations
     config, metadata = _checked(annotations)
     if why := _no_capture(workload, metadata, proxy_name):
         return Injection(why)
-    mode = annotations.get(MODE) or config or given.get("istio_inbound_interception_mode", "REDIRECT")
+    mode = annotations.get(MODE) or config or defaults.get("istio_inbound_interception_mode", "REDIRECT")
     if mode == NO_CAPTURE:
         return Injection(f"interception mode {mode}: nothing is captured in this pod")
     texts = {
         "istio_inbound_interception_mode": mode,
-        "istio_local_exclude_ports": _excluded_inbound(annotations, given),
-        "proxy_uid": _proxy_uid(workload, given, proxy_name),
+        "istio_local_exclude_ports": _excluded_inbound(annotations, defaults),
+        "proxy_uid": _proxy_uid(workload, defaults, proxy_name),
     }
     for field, names, default in VALUES:
-        value = next((annotations[name] for name in names if name in annotations), given.get(field, default))
+        value = next((annotations[name] for name in names if name in annotations), defaults.get(field, default))
         if value is not None:
             texts[field] = value
-    return Injection("", {**given, **texts}, metadata, _native(workload, proxy_name, native=native))
+    return Injection("", {**defaults, **texts}, metadata, _native(workload, proxy_name, native=native))
 
 
 def _not_required(workload: Workload) -> str:
@@ -125,17 +125,17 @@ def _no_capture(workload: Workload, metadata: Mapping[str, str], proxy_name: str
         if SIDECAR not in templates:
             return f"annotation {TEMPLATES}: {shown(chosen)}: no sidecar: nothing is captured in this pod"
     proxy = workload.proxy(proxy_name)
-    if (found := role(proxy)) and found != SIDECAR:
-        return f"{proxy_name} runs as {shown(found)}, not as a sidecar: nothing is captured in this pod"
+    if (proxy_role := role(proxy)) and proxy_role != SIDECAR:
+        return f"{proxy_name} runs as {shown(proxy_role)}, not as a sidecar: nothing is captured in this pod"
     variables = {**metadata, **(proxy.environment({"DISABLE_ENVOY"}) if proxy else {})}
     if variables.get("DISABLE_ENVOY", "") in parsers.TRUE:
         return f"DISABLE_ENVOY is set on {proxy_name}: nothing is captured in this pod"
     return ""
 
 
-def _excluded_inbound(annotations: Mapping[str, str], given: Mapping[str, str]) -> str:
+def _excluded_inbound(annotations: Mapping[str, str], defaults: Mapping[str, str]) -> str:
     """The inbound ports to leave alone: the sidecar's, those of the annotation, and the agent's status port."""
-    base = given.get("istio_local_exclude_ports")
+    base = defaults.get("istio_local_exclude_ports")
     status = annotations.get(STATUS_PORT, AGENT_PORT if base is None else "").strip()
     listed = annotations.get(EXCLUDED_INBOUND, "")
     if status not in {"", "0"} and status not in listed.split(","):
@@ -143,11 +143,11 @@ def _excluded_inbound(annotations: Mapping[str, str], given: Mapping[str, str]) 
     return ",".join(filter(None, [SIDECAR_PORTS if base is None else base, listed]))
 
 
-def _proxy_uid(workload: Workload, given: Mapping[str, str], proxy_name: str) -> str:
+def _proxy_uid(workload: Workload, defaults: Mapping[str, str], proxy_name: str) -> str:
     """The proxy's user: that of its container, unless it is root (which -u can't mean, even with TPROXY)."""
     proxy = workload.proxy(proxy_name)
     uid = proxy.account("runAsUser") if proxy else None
-    return str(uid) if uid else given.get("proxy_uid", str(PROXY_UID))
+    return str(uid) if uid else defaults.get("proxy_uid", str(PROXY_UID))
 
 
 def _native(workload: Workload, proxy_name: str, *, native: bool) -> bool:

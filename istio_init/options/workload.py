@@ -78,8 +78,8 @@ class Workload(Record):
 
     def proxy(self, name: str) -> Container | None:
         """The proxy's container: an ordinary one, or else a native sidecar, as Istio's injector looks for it."""
-        found = [each for each in self.containers() if each.name == name]
-        return next((each for each in found if not each.init), found[0] if found else None)
+        matching = [each for each in self.containers() if each.name == name]
+        return next((each for each in matching if not each.init), matching[0] if matching else None)
 
     def owners(self) -> tuple[Owner, ...]:
         """The users and groups of all containers, those of the pod where a container gives none."""
@@ -125,13 +125,13 @@ def role(container: Container | None) -> str:
 
 def only_workload(documents: Sequence[Any]) -> Workload:
     """The one workload in these documents: a Pod, a Deployment or the like, or a piece of a specification."""
-    found = [workload for document in documents for workload in workloads(document)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    matching = [workload for document in documents for workload in workloads(document)]
+    if len(matching) == 1:
+        return matching[0]
+    if not matching:
         raise ValueError("no pod in it, and nothing that makes pods")
-    names = ", ".join(each.title for each in found[:5]) + (" ..." if len(found) > 5 else "")
-    raise ValueError(f"{len(found)} pods in it ({names}): give one")
+    names = ", ".join(each.title for each in matching[:5]) + (" ..." if len(matching) > 5 else "")
+    raise ValueError(f"{len(matching)} pods in it ({names}): give one")
 
 
 def workloads(document: Any, path: tuple[str | int, ...] = ()) -> Iterator[Workload]:  # noqa: ANN401 (whatever YAML has)

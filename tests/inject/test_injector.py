@@ -15,7 +15,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from istio_init.inject.containers import Request, wanted
+from istio_init.inject.containers import Request, placement
 from istio_init.inject.injector import inject, remove
 from istio_init.options.workload import workloads
 from tests.kit.corpus import KINDS, SITUATIONS, corpus
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 REQUESTS = (Request({}), Request({}, native=False), Request({}, validation=True))
 requests = st.builds(
     Request,
-    given=st.sampled_from([{}, {"istio_service_cidr": "10.0.0.0/8"}, {"redirect_dns": "true"}]),
+    defaults=st.sampled_from([{}, {"istio_service_cidr": "10.0.0.0/8"}, {"redirect_dns": "true"}]),
     native=st.booleans(),
     validation=st.booleans(),
 )
@@ -43,7 +43,7 @@ def edited(documents: list[Any], request: Request) -> list[Any]:
     result = copy.deepcopy([json.loads(json.dumps(document)) for document in documents])
     for document in result:
         for workload in workloads(document) if isinstance(document, dict) else ():
-            made = wanted(workload, request)
+            made = placement(workload, request)
             if not made.why_not:
                 spec: dict[str, Any] = workload.spec  # type: ignore[assignment]
                 listed = spec.get("initContainers") or []
@@ -153,7 +153,7 @@ def test_a_pod_inside_of_a_list() -> None:
     text = "kind: List\nitems:\n- spec:\n    containers:\n    - name: a\n- kind: Service\n"
     text += "-   kind: Pod\n    spec: {containers: [{name: b}]}\n"
     assert hold(text, Request({})).count("name: istio-init\n") == 1
-    assert inject(text, Request({})).found == 2
+    assert inject(text, Request({})).workloads == 2
 
 
 def test_a_piece_of_a_specification() -> None:

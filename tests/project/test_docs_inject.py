@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ def snippets(kind: str) -> list[str]:
 
 
 def test_each_way_has_its_snippet() -> None:
-    assert [kind for kind, _ in SNIPPET.findall(PAGE)] == ["file", "file", "policy", "policy", "values"]
+    assert [kind for kind, _ in SNIPPET.findall(PAGE)] == ["file", "pipe", "file", "policy", "policy", "values"]
 
 
 @pytest.mark.parametrize("command", snippets("file"))
@@ -41,6 +43,19 @@ def test_the_commands_for_files(command: str, tmp_path: Path, monkeypatch: pytes
     assert made["name"] == ("istio-validation" if "--validation" in arguments else "istio-init")
     assert main(["inject", "-f", "shop.yaml", "--remove", "--in-place"], {}) == 0
     assert (tmp_path / "shop.yaml").read_text() == shop[1]
+
+
+def test_the_command_in_a_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shop = MANIFEST.search(PAGE)
+    assert shop
+    (command,) = snippets("pipe")
+    reader, program = command.split(" | ")
+    assert reader == "cat shop.yaml"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(shop[1].encode())))
+    assert main(shlex.split(program)[1:], {}) == 0
+    assert f"image: {IMAGE}\n" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("command", snippets("policy"))

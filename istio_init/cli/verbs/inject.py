@@ -44,7 +44,7 @@ class _Source(Record):
 
 
 def inject(  # noqa: PLR0913 (its flags)
-    given: Mapping[str, str],
+    texts: Mapping[str, str],
     *,
     filename: Annotated[
         str, typer.Option("--filename", "-f", metavar="FILE", help="A manifest, a directory of them, or -.")
@@ -86,7 +86,7 @@ def inject(  # noqa: PLR0913 (its flags)
     """
     if output and output != "-" and not output.strip("0123456789,-: "):
         raise OptionError(OUTPUT, output, "a file here, not ports: those are --istio-local-outbound-ports-exclude")
-    request = Request(given, image, proxy_container, native, validation)
+    request = Request(texts, image, proxy_container, native, validation)
     if policy_kind:
         kind = choice("--policy", policy_kind, policy.KINDS)
         if filename or output or in_place or check or remove:
@@ -124,10 +124,10 @@ def _read(filename: str, output: str, *, in_place: bool, check: bool) -> list[_S
         return [_source(filename)]
     if output:
         raise UsageError(f"{OUTPUT}: {shown(filename)} is a directory: use --in-place")
-    found = [_source(path) for path in _manifests(filename)]
-    if not found:
+    sources = [_source(path) for path in _manifests(filename)]
+    if not sources:
         raise OptionError(FILE, filename, f"no file in it that ends in {', '.join(SUFFIXES)}")
-    return found
+    return sources
 
 
 def _manifests(directory: str) -> Iterator[str]:
@@ -158,7 +158,7 @@ def _result(source: _Source, request: Request, *, remove: bool) -> str:
         raise UsageError(f"{name}: {error}") from None
     for title, note in result.notes:
         sys.stderr.write(f"istio-init: {name}: {title}: {note}\n")
-    if not result.found:
+    if not result.workloads:
         sys.stderr.write(f"istio-init: {name}: no workload in it\n")
     return result.text
 

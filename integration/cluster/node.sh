@@ -193,6 +193,7 @@ start_control_plane() {
         --service-account-issuer=https://kubernetes.default.svc.cluster.local \
         --service-account-key-file="$pki/sa.pub" --service-account-signing-key-file="$pki/sa.key" \
         --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
+        --feature-gates=MutatingAdmissionPolicy=true --runtime-config=admissionregistration.k8s.io/v1beta1=true \
         --kubelet-client-certificate="$pki/admin.crt" --kubelet-client-key="$pki/admin.key" \
         --kubelet-certificate-authority="$pki/ca.crt" --kubelet-preferred-address-types=InternalIP \
         --requestheader-client-ca-file="$pki/ca.crt" --requestheader-allowed-names=front-proxy \

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from integration.kit.asking import ask
+from integration.kit.endpoints import awaited
 from integration.kit.namespace import Namespace
 
 OPTIONS = ("-u", "1337", "-i", "*", "-b", "*", "-c", "net1")
@@ -93,3 +95,15 @@ def test_a_namespace_whose_lo_is_down_is_proved_with_a_warning(pod: Namespace) -
         answer = ask(fresh, "prove", "--live", "-i", "*", "-b", "*")
         assert answer.code == 1
         assert answer.output.startswith("warning: lo has no 127.0.0.1: is it down?")
+
+
+def test_who_runs_in_the_namespace_of_a_process_is_asked_about(pod: Namespace) -> None:
+    sleeper = pod.start("setpriv", "--reuid", "4321", "--regid", "4322", "--clear-groups", "sleep", "60")
+    try:
+        awaited(lambda: "4321" in Path(f"/proc/{sleeper.pid}/status").read_text(), "another user")
+        answer = ask(pod, "explain", "--pid", str(sleeper.pid), "--outbound", *OPTIONS, "--output", "json").told
+        packet = answer["legs"][0]["packet"]
+        assert (packet["uid"], packet["gid"]) == (4321, 4322)
+    finally:
+        sleeper.kill()
+        sleeper.communicate()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from istio_init.cli.verbs import envoy_flags, packet_flags
+from istio_init.cli.verbs import envoy_flags, packet_flags, who_runs
 from istio_init.cli.verbs.output import choice, show
 from istio_init.cli.verbs.subject import Container, FromSave, Pid, Where, is_live, pod_addresses, subject
 from istio_init.envoy import wording
@@ -77,7 +77,11 @@ def explain(  # noqa: PLR0913 (a command line's options)
     )  # fmt: skip
     if request.family == IPV6 and options.enable_ipv6 is None and not (live or from_save):
         options = options.replace(enable_ipv6=True)
-    about = subject(options, where, pod_addresses(pod_address))
+    who = who_runs.residents(where)
+    if not uid and not gid:
+        owner = who_runs.sender(who)
+        request = request.replace(uid=owner[0], gid=owner[1])
+    about = who_runs.with_proxy(subject(options, where, pod_addresses(pod_address)), who)
     about = packet_flags.with_request(about, request, runs_as)
     packet = packet_flags.packet(request, about)
     known = purposes(about.options, request.family)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from istio_init.cli.verbs import envoy_flags, packet_flags
+from istio_init.cli.verbs import envoy_flags, packet_flags, who_runs
 from istio_init.cli.verbs.output import choice, show, working
 from istio_init.cli.verbs.subject import POD, Container, FromSave, Pid, Where, is_live, pod_addresses, subject
 from istio_init.envoy import fit_report
@@ -58,7 +58,9 @@ def prove(  # noqa: PLR0913 (a command line's options)
     if options.enable_ipv6 is None and not (live or from_save):
         # A proxy without a listener for IPv6 is one of a pod without IPv6.
         options = options.replace(enable_ipv6=proxy is None or envoy_flags.has_ipv6(proxy))
-    about = packet_flags.run_as(subject(options, where, pod_addresses(pod_address)), runs_as)
+    who = who_runs.residents(where)
+    about = who_runs.with_proxy(subject(options, where, pod_addresses(pod_address)), who)
+    about = packet_flags.run_as(about, runs_as)
     planned = plan.build(about.options).rulesets
     wanted = {ruleset.family for ruleset in planned}
     rulesets = tuple(ruleset for ruleset in about.rulesets if ruleset.family in wanted)
@@ -68,6 +70,9 @@ def prove(  # noqa: PLR0913 (a command line's options)
     about = about.replace(facts=about.facts.replace(lookup=None), rulesets=rulesets)
     with working(f"proving {' and '.join(ruleset.family for ruleset in rulesets) or 'nothing'}"):
         proof = prove_rules(about.options, rulesets, about.facts, about.envoy, planned if about.given else None)
+    if found := tuple(who_runs.faults(about, who)):
+        names = dict.fromkeys((*proof.invariants, *(fault.invariant for fault in found)))
+        proof = proof.replace(faults=(*proof.faults, *found), invariants=tuple(names))
     fit = envoy_flags.fit(about, proxy) if proxy else None
     if form == "json":
         values = _json(proof, about) | ({"envoy": _fit_json(fit, about)} if fit else {})

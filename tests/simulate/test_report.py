@@ -385,8 +385,7 @@ def test_where_nothing_follows_from_the_proxy_it_is_said(
         ("--outbound --mark 0x1ffffffff", "--mark"),
         ("--outbound --output yaml", "--output"),
         ("--outbound --pod-address here", "--pod-address"),
-        ("--outbound --pid 1", "--pid, --netns, --container"),
-        ("--outbound --live --pid 1 --netns /x", "--pid, --netns, --container"),
+        ("--outbound --live --pid 1 --netns /x", "--pid, --container, --network-namespace"),
     ],
 )
 def test_a_question_that_makes_no_sense_is_one_line(

@@ -88,7 +88,7 @@ def hello(sni: str, alpn: tuple[str, ...]) -> bytes:
     return sent.read()
 
 
-def random_listener(chance: random.Random, number: int, port: int) -> Json:
+def random_listener(chance: random.Random, port: int) -> Json:
     """A listener of random chains, each of which answers with its name."""
     chains: list[Json] = []
     taken: set[tuple[str, ...]] = set()
@@ -102,7 +102,7 @@ def random_listener(chance: random.Random, number: int, port: int) -> Json:
         taken |= combined
         chains.append(_chain(f"chain-{len(chains) + 1}", values))
     listener: Json = {
-        "name": f"listener-{number}",
+        "name": f"listener-{port}",
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
         "listener_filters": [
             _filter("proxy_protocol", "proxy_protocol.v3.ProxyProtocol"),

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from integration.containers.envoy import ROOT_USER, Envoy
+from integration.containers.envoy import Envoy
+from integration.envoy.many_listeners import running
 from integration.envoy.random_chains import Call, random_listener
-from integration.kit.namespace import Namespace
 from istio_init.envoy import chains, listeners
 from istio_init.envoy.addresses import packed
 from istio_init.envoy.client import CLIENTS, Client
 from istio_init.envoy.dump import Dump, load
 
-LISTENERS, CALLS, FIRST_PORT = 120, 50, 20000
+LISTENERS, CALLS = 120, 50
 PATIENCE = 10.0
 
 
@@ -27,20 +27,8 @@ def seed() -> int:
 
 @pytest.fixture(scope="module")
 def envoy(seed: int) -> Iterator[Envoy]:
-    chance = random.Random(seed)
-    made = [random_listener(chance, number, FIRST_PORT + number) for number in range(LISTENERS)]
-    with (
-        Namespace() as namespace,
-        Envoy(
-            namespace,
-            ROOT_USER,
-            lambda admin: {
-                "admin": {"address": {"pipe": {"path": str(admin)}}},
-                "static_resources": {"listeners": made},
-            },
-        ) as running,
-    ):
-        yield running
+    with running(seed, LISTENERS, random_listener) as made:
+        yield made
 
 
 def test_each_connection_reaches_the_chain_that_the_walk_names(envoy: Envoy, seed: int) -> None:

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from integration.containers.envoy import ROOT_USER, Envoy
+from integration.containers.envoy import Envoy
+from integration.envoy.many_listeners import running
 from integration.envoy.random_routes import listener, random_configuration, random_request
-from integration.kit.namespace import Namespace
 from istio_init.envoy.client import Request
 from istio_init.envoy.dump import load
 from istio_init.envoy.hosts import choose
 from istio_init.envoy.listeners import listeners
 
-CONFIGURATIONS, REQUESTS, FIRST_PORT = 160, 60, 20000
+CONFIGURATIONS, REQUESTS = 160, 60
 PATIENCE = 10.0
 NOT_FOUND = "404"
 
@@ -28,20 +28,8 @@ def seed() -> int:
 
 @pytest.fixture(scope="module")
 def envoy(seed: int) -> Iterator[Envoy]:
-    chance = random.Random(seed)
-    made = [listener(*random_configuration(chance), FIRST_PORT + number) for number in range(CONFIGURATIONS)]
-    with (
-        Namespace() as namespace,
-        Envoy(
-            namespace,
-            ROOT_USER,
-            lambda admin: {
-                "admin": {"address": {"pipe": {"path": str(admin)}}},
-                "static_resources": {"listeners": made},
-            },
-        ) as running,
-    ):
-        yield running
+    with running(seed, CONFIGURATIONS, lambda chance, port: listener(*random_configuration(chance), port)) as made:
+        yield made
 
 
 def test_each_request_takes_the_route_that_the_walk_names(envoy: Envoy, seed: int) -> None:

@@ -74,11 +74,11 @@ def proxy_checks(found: Any) -> list[tuple[str, str]]:  # noqa: ANN401
 def test_the_verbs_ask_the_pods_own_envoy(capsys: pytest.CaptureFixture[str]) -> None:
     with World("REDIRECT", ARTICLE) as world, admin_port(world):
         live = ("--live", "--netns", world.pod.namespace.path)
-        for admin in (f"unix:{world.envoy.path}", "http://127.0.0.1:15000"):
-            found = answered(capsys, "explain", *live, "--envoy", admin, "--url", "http://ratings:9080/")
+        for admin in (f"--envoy=unix:{world.envoy.path}", "--envoy=http://127.0.0.1:15000", "--host=ratings"):
+            found = answered(capsys, "explain", *live, admin, "--url", "http://ratings:9080/")
             (path,) = found["answers"][0]["paths"]
             assert (path["stages"][1]["envoy"]["route"], path["end"]) == ("rest", "wire")
-            assert answered(capsys, "prove", *live, "--envoy", admin)["envoy"]["fits"] is True
+        assert answered(capsys, "prove", *live, "--envoy=http://127.0.0.1:15000")["envoy"]["fits"] is True
         assert proxy_checks(answered(capsys, "doctor", *live, codes=frozenset({0, 1}))) == [("Envoy", "ok")]
 
 

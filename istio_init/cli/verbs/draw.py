@@ -90,10 +90,8 @@ def draw(  # noqa: PLR0913 (a command line's options)
     where = Where(live, pid, container, from_save)
     live = is_live(options, where)
     http = envoy_flags.RequestFlags(host=host, path=path, speaks=speaks)
-    proxy = envoy_flags.configuration(envoy, options, where) if envoy else None
-    if proxy is None:
-        envoy_flags.require_proxy(http)
-    elif form != "html" or request is None:
+    proxy = envoy_flags.proxy(envoy, http, options, where)
+    if proxy and (form != "html" or request is None):
         raise UsageError("--envoy: the proxy's part is shown by a page: add --format html and --outbound or --inbound")
     if (chosen == IPV6 or form == "html") and options.enable_ipv6 is None and not (live or from_save):
         options = options.replace(enable_ipv6=True)

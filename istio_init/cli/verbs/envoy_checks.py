@@ -13,7 +13,7 @@ from istio_init.envoy.node import plain
 from istio_init.errors import InitError
 from istio_init.inspect.doctor.case import Check
 from istio_init.kernel.host import tcp_connections
-from istio_init.kernel.host.envoy_admin import DEFAULT_PORT, HTTP
+from istio_init.kernel.host.envoy_admin import DEFAULT_PORT
 from istio_init.runner import access
 from istio_init.simulate.purposes import purposes
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from istio_init.options.table import Options
 
 NAME = "Envoy"
-ADMIN = f"{HTTP}127.0.0.1:{DEFAULT_PORT}"
 
 
 def checks(options: Options, source: str, runs_as: str) -> tuple[Check, ...]:
@@ -32,7 +31,7 @@ def checks(options: Options, source: str, runs_as: str) -> tuple[Check, ...]:
         return (Check(NAME, "ok", f"nothing listens at port {DEFAULT_PORT}, Envoy's admin port: not checked"),)
     where = Where(live=True)
     try:
-        configuration = envoy_flags.configuration(source or ADMIN, options, where)
+        configuration = envoy_flags.configuration(source or envoy_flags.ADMIN, options, where)
         about = run_as(subject(options, where), runs_as)
         fit = envoy_flags.fit(about, configuration)
     except InitError as error:

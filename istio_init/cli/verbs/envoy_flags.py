@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from istio_init.options.table import Options
 
 FLAG = "--envoy"
+# Where Istio has Envoy's admin interface in a pod.
+ADMIN = f"{envoy_admin.HTTP}127.0.0.1:{envoy_admin.DEFAULT_PORT}"
 DUMP_PATH, HEALTH_PATH = "/config_dump?include_eds", "/clusters?format=json"
 
 # The flags, as Typer wants them.
@@ -111,15 +113,21 @@ def _text(source: str, data: bytes) -> str:
         raise KernelError(f"{shown(source)}: no text in UTF-8; is it Envoy's admin port?") from None
 
 
-def require_proxy(flags: RequestFlags) -> None:
-    """UsageError where flags ask about a request; for where no proxy is given."""
+def proxy(source: str, flags: RequestFlags, options: Options, where: Where) -> Configuration | None:
+    """Envoy's configuration by --envoy, or by the admin port of a running pod that is asked about a request.
+
+    None where neither a proxy nor a request is given; UsageError for a request without a proxy.
+    """
+    if source:
+        return configuration(source, options, where)
     given = [
         f"--{field.removesuffix('s') if field == 'headers' else field}"
         for field in RequestFlags._fields
         if getattr(flags, field)
     ]
-    if given:
+    if given and not is_live(options, where):
         raise UsageError(f"{', '.join(given)}: a request is the proxy's to route; add --envoy")
+    return configuration(ADMIN, options, where) if given else None
 
 
 def parse_url(text: str) -> ParsedUrl:

@@ -63,9 +63,7 @@ def explain(  # noqa: PLR0913 (a command line's options)
     where = Where(live, pid, container, from_save)
     live = is_live(options, where)
     http = envoy_flags.RequestFlags(url, host, path, method, tuple(header or ()), speaks, sni)
-    proxy = envoy_flags.configuration(envoy, options, where) if envoy else None
-    if proxy is None:
-        envoy_flags.require_proxy(http)
+    proxy = envoy_flags.proxy(envoy, http, options, where)
     parsed = envoy_flags.parse_url(url) if url else None
     if parsed and not inbound:
         outbound = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 
 from istio_init.errors_rare import OptionError
@@ -24,6 +25,9 @@ def read_bytes(flag: str, path: str, longest: int = LONGEST, what: str = "manife
     try:
         if path == "-":
             data = sys.stdin.buffer.read(longest + 1) if sys.stdin else b""
+        elif not path.startswith("/dev/") and stat.S_ISFIFO(os.stat(path).st_mode):
+            # Nobody may ever write to it; what a shell makes of <(...) is below /dev/fd.
+            raise OptionError(flag, path, "no regular file")
         else:
             with open(path, "rb") as file:
                 data = file.read(longest + 1)

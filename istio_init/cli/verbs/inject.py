@@ -140,9 +140,6 @@ def _manifests(directory: str) -> Iterator[str]:
 
 
 def _source(path: str) -> _Source:
-    if path != "-" and not os.path.isfile(path) and not path.startswith("/dev/"):
-        # Of a pipe nobody knows the end; those that a shell makes, /dev/fd/63, are meant to be read.
-        raise OptionError(FILE, path, "no such file" if not os.path.lexists(path) else "no regular file")
     name = STANDARD_INPUT if path == "-" else path
     return _Source(name, path, decode(FILE, path, read_bytes(FILE, path)))
 

@@ -34,6 +34,11 @@ HEALTHY = frozenset({"UNKNOWN", "HEALTHY", "DEGRADED"})
 # Percent of healthy hosts under which Envoy takes all hosts, where a cluster says nothing; what a healthy host counts.
 PANIC, OVERPROVISIONING = 50.0, 1.4
 MATCHING = "envoy.transport_socket_match"
+# Kinds of addresses that are no IP addresses, by their field.
+NO_IP = {
+    "envoy_internal_address": "an internal listener, which is not followed",
+    "pipe": "a Unix socket, which is not followed",
+}
 PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 # socket_options by which a cluster marks its packets: SOL_SOCKET, SO_MARK.
 SO_MARK = (1, 36)
@@ -118,7 +123,8 @@ def endpoints(dump: Dump, of: Cluster) -> Endpoints:
     every = tuple(_endpoints(assignment, ejected))
     usable, panic = _callable(every, _threshold(of.node))
     if name := next((each.name for each in usable if not each.address), ""):
-        return Endpoints(every, usable, panic, f"{plain(name)} is a name, which Envoy looks up itself")
+        why = NO_IP.get(name, f"{plain(name)} is a name, which Envoy looks up itself")
+        return Endpoints(every, usable, panic, f"endpoint of {plain(of.name)}: {why}")
     return Endpoints(every, usable, panic)
 
 

@@ -143,9 +143,9 @@ def _representatives(dials: tuple[Dial, ...], facts: Facts) -> tuple[Dial, ...]:
 
 
 def arrival_of(leg: Leg, configuration: Configuration) -> Arrival | None:
-    """How a leg reached Envoy; None where it reached something else."""
+    """How a leg reached Envoy; None where it reached something else, or opens no TCP connection."""
     packet, start = leg.arrived, leg.packet
-    if leg.end not in DELIVERED or start.protocol != TCP:
+    if leg.end not in DELIVERED or start.protocol != TCP or start.ctstate != "NEW":
         return None
     port = packet.tproxy_port or packet.destination_port
     if leg.end == "application" and configuration.listeners.bound(packet.destination, port) is None:

@@ -175,3 +175,23 @@ def test_notes() -> None:
     assert any(text.startswith("n2 outbound calls to any host's port 15090") for text in texts)
     assert any(text.startswith("n3 inbound port 7071: a server that speaks first hangs") for text in texts)
     assert any(text.startswith("n4 port 15021 goes through") for text in texts)
+
+
+def test_notes_of_what_envoy_leaves_open_and_of_its_admin_interface() -> None:
+    dump = sidecar.value()
+    chain = sidecar.listener(dump, "virtualInbound")["filter_chains"][-1]
+    chain["filter_chain_match"]["prefix_ranges"] = [{"address_prefix": "0.0.0.0", "prefix_len": 0}]
+    bootstrap = next(part["bootstrap"] for part in dump["configs"] if "bootstrap" in part)
+    bootstrap["admin"] = {"address": {"socket_address": {"address": "0.0.0.0", "port_value": 15000}}}
+    texts = [note.text for note in proved(dump).notes]
+    assert any("0.0.0.0/0 beside chains without prefix_ranges" in text for text in texts)
+    assert any("admin interface listens at 0.0.0.0" in text for text in texts)
+
+
+@pytest.mark.parametrize(("listening", "noted"), [(frozenset({15053}), False), (frozenset({80}), True), (None, False)])
+def test_captured_dns_without_a_resolver_is_noted(listening: frozenset[int] | None, noted: bool) -> None:
+    line = f"{sidecar.ARTICLE} --redirect-dns --dns-servers 10.96.0.53"
+    made = options(line.split(), {})
+    assert made
+    found = fit.prove((sidecar.pod(line=line),), made, listening)
+    assert any("DNS is captured" in note.text for note in found.notes) is noted

@@ -365,3 +365,22 @@ def test_a_pod_of_its_own_and_one_elsewhere_are_two_paths() -> None:
         pod, sidecar.outbound(pod, RATINGS, 9080), client.replace(request=client.request.replace(host="ratings"))
     )
     assert sorted(path.end for path in paths) == ["application", "wire"]
+
+
+def test_what_opens_no_tcp_connection_goes_no_further_than_the_rules() -> None:
+    pod = sidecar.pod()
+    for changes in ({"ctstate": "ESTABLISHED"}, {"protocol": 17}):
+        (path,) = follow(pod, sidecar.inbound(9080).replace(**changes), CLIENTS["http"])
+        assert path.passages == ()
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [({"pipe": {"path": "/x"}}, "a Unix socket"), ({"envoy_internal_address": {}}, "an internal listener")],
+)
+def test_endpoints_without_an_ip_address_are_undecided(address: Any, why: str) -> None:  # noqa: ANN401
+    dump = sidecar.value()
+    ratings(dump)[0]["endpoint"]["address"] = address
+    end, _, text = ended(dump)
+    assert end == "undecided"
+    assert why in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from istio_init.inspect.state import conformance, findings, inspect, inspect_dump
+from istio_init.inspect.state import conformance, findings, inspect, inspect_dump, warnings
 from istio_init.inspect.table_view import inet_rows, table_rows
 from istio_init.kernel.netlink import conntrack
 from istio_init.kernel.probe import counters
@@ -46,6 +46,7 @@ class Snapshot(Record):
     routing: tuple[tuple[EntryState, str], ...]
     usage: Usage | None
     connections: dict[str, int] | None
+    warnings: tuple[str, ...] = ()
 
 
 def take(options: Options, log: Log) -> Snapshot:
@@ -65,6 +66,7 @@ def take(options: Options, log: Log) -> Snapshot:
         routing,
         usage,
         count if usage else None,
+        warnings(inspection),
     )
 
 
@@ -84,7 +86,9 @@ def of_dump(options: Options, rulesets: tuple[Ruleset, ...], log: Log) -> Snapsh
             wanted = planned.table(table.name) if planned else None
             shown.append(("dump", table_rows(counted, wanted, known[ruleset.family], stray)))
     state = conformance(inspection)
-    return Snapshot(state, "dump", inspection.why, findings(inspection), tuple(shown), (), None, None)
+    return Snapshot(
+        state, "dump", inspection.why, findings(inspection), tuple(shown), (), None, None, warnings(inspection)
+    )
 
 
 def _tables(inspection: Inspection) -> Iterator[tuple[str, TableRows]]:

@@ -19,6 +19,7 @@ from istio_init.record import Record
 from istio_init.runner import access, backends
 from istio_init.runner.defaults import resolve_defaults
 from istio_init.runner.transaction import routing_matters
+from istio_init.simulate.precedence import precedences
 
 if TYPE_CHECKING:
     from istio_init.kernel import Firewall
@@ -151,6 +152,13 @@ def findings(inspection: Inspection) -> tuple[str, ...]:
     stale = tuple(entry for entry in leftovers(found, plan) if entry not in plan.routing)
     elsewhere = [f"Istio rules also exist in the {state.backend} tables" for state in inspection.conflicting]
     return (*elsewhere, *deviations(plan, found, missing, stale))
+
+
+def warnings(inspection: Inspection) -> tuple[str, ...]:
+    """Rules of other programs that keep packets from Istio's rules, each with a packet that shows it."""
+    states = {ruleset.family: ruleset for ruleset in inspection.chosen.rulesets}
+    found = ((want, states[want.family]) for want in inspection.plan.rulesets if want.family in states)
+    return tuple(each.text for want, have in found for each in precedences(have, want))
 
 
 def forecast(inspection: Inspection) -> Forecast:

@@ -136,7 +136,7 @@ def _change(options: Options, environ: Mapping[str, str], log: Log, interrupts: 
 
             cleaned = cleanup.clean(plan, firewall, router, log, on_commit=interrupts.ignore, others=others)
             return "cleaned up" if cleaned else "no Istio rules found; nothing to clean up"
-        wishes = {"reconcile": options.reconcile, "force": options.force_apply}
+        wishes = {"reconcile": options.reconcile, "force": options.force_apply, "warn": True}
         changes = transaction.apply(plan, firewall, router, log, **wishes, on_commit=interrupts.ignore, others=others)
         return transaction.summary(changes, plan.rulesets)
 

@@ -35,12 +35,14 @@ def apply(  # noqa: PLR0913 (what to work with, and each wish by its name)
     force: bool = False,
     on_commit: Callable[[], None] = do_nothing,
     others: tuple[tuple[str, Firewall], ...] = (),
+    warn: bool = False,
 ) -> Changes:
     """Bring the namespace to the plan; returns what was changed in `firewall`, which is nothing where it was in place.
 
     Istio rules in `others`, the Firewalls of other backends by name, are removed in the same transaction. Drifted
     where different Istio rules exist and `reconcile` is off, KernelError where the kernel refuses; the namespace is
-    then as before, or the error's notes say what it is. `on_commit` is called last of all, when everything can still
+    then as before, or the error's notes say what it is. With `warn`, rules of other programs are logged that decide
+    before Istio's. `on_commit` is called last of all, when everything can still
     be undone: for callers that turn signals into exceptions.
     """
     if others:
@@ -55,7 +57,27 @@ def apply(  # noqa: PLR0913 (what to work with, and each wish by its name)
         log.debug(f"writing: {changes.why}")
         transaction = Transaction(router, log, on_commit)
         transaction.perform((Write(firewall, changes.tables, found),), changes, found, check=plan, chosen=firewall)
+    if warn:
+        warn_of_precedence(plan, found, log)
     return changes
+
+
+def warn_of_precedence(plan: Plan, found: NamespaceState, log: Log) -> None:
+    """Log each rule of another program that keeps packets from Istio's rules; `found` is the state before them."""
+    shared = any(
+        not rule.ours
+        for wanted in plan.rulesets
+        for table in found.ruleset(wanted.family).tables
+        if table is not wanted.table(table.name)
+        for chain in table.chains
+        if chain.policy is not None
+        for rule in chain.rules
+    )
+    if shared:
+        from istio_init.simulate.precedence import precedences_after
+
+        for each in precedences_after(plan.rulesets, found.rulesets):
+            log.warn(each.text)
 
 
 def observe(plan: Plan, firewall: Firewall, router: Router, *, reconcile: bool) -> NamespaceState:

@@ -12,7 +12,7 @@ from istio_init.cli.verbs import ebpf
 from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.subject import Container, FromSave, Live, Pid, Where, placed, require_no_place, saved_rules
 from istio_init.errors import printable
-from istio_init.inspect.state import conformance, findings, inspect, inspect_dump
+from istio_init.inspect.state import conformance, findings, inspect, inspect_dump, warnings
 from istio_init.log import Log
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
 
@@ -50,11 +50,13 @@ def _say(looked: Inspection, form: str) -> int:
     state, found = conformance(looked), findings(looked)
     code = CODES[state]
     if form == "json":
-        told = {"state": state, "code": code, "backend": looked.backend, "findings": list(found)}
+        told: dict[str, object] = {"state": state, "code": code, "backend": looked.backend, "findings": list(found)}
+        told["warnings"] = list(warnings(looked))
         sys.stdout.write(json.dumps(told) + "\n")
     else:
         said = ": no Istio rules found" if state == "absent" else _told(found)
         sys.stdout.write(printable(f"{state} ({looked.backend}){said}") + "\n")
+        sys.stdout.writelines(printable(f"warning: {text}") + "\n" for text in warnings(looked))
     return code
 
 

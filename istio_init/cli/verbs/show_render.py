@@ -66,6 +66,7 @@ def summary(sight: Snapshot) -> Iterator[str]:
     yield f"{sight.verdict} ({sight.backend}: {sight.why})"
     if sight.verdict != "absent":
         yield from (f"  {printable(finding)}" for finding in sight.findings)
+    yield from (f"  warning: {printable(warning)}" for warning in sight.warnings)
 
 
 def beside(sight: Snapshot) -> Iterator[str]:
@@ -179,6 +180,7 @@ def as_json(sight: Snapshot) -> dict[str, Any]:
         "backend": sight.backend,
         "why": sight.why,
         "findings": list(sight.findings),
+        "warnings": list(sight.warnings),
         "tables": [
             {
                 "backend": backend,

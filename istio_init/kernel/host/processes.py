@@ -10,7 +10,7 @@ from istio_init.record import Record
 SILENT = frozenset({"pause", "catatonit"})
 
 
-class Process(Record):
+class NetworkProcess(Record):
     """A process by its id and name; `uid` and `gid` are the file system's, which its sockets get (xt_owner)."""
 
     pid: int
@@ -19,7 +19,7 @@ class Process(Record):
     gid: int
 
 
-def sharing_network(pid: int, proc: str = "/proc") -> tuple[Process, ...]:
+def sharing_network(pid: int, proc: str = "/proc") -> tuple[NetworkProcess, ...]:
     """The processes in the network namespace of one, by id, as far as /proc shows them."""
     found = []
     try:
@@ -36,8 +36,8 @@ def sharing_network(pid: int, proc: str = "/proc") -> tuple[Process, ...]:
     return tuple(each for each in found if each.name not in SILENT)
 
 
-def _process(pid: int, proc: str) -> Process:
+def _process(pid: int, proc: str) -> NetworkProcess:
     with open(f"{proc}/{pid}/status", encoding="utf-8", errors="replace") as file:
         fields = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
     uid, gid = (int(fields[name].split("\t")[3]) for name in ("Uid", "Gid"))
-    return Process(pid, fields["Name"], uid, gid)
+    return NetworkProcess(pid, fields["Name"], uid, gid)

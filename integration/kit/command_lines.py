@@ -52,6 +52,19 @@ def switch(flag: str) -> st.SearchStrategy[list[str]]:
     return st.sampled_from([[], [flag]])
 
 
+id_ranges = st.tuples(st.integers(0, 2**32 - 2), st.integers(0, 2**32 - 2)).map(lambda pair: f"{min(pair)}-{max(pair)}")
+port_lists = st.lists(numbers.map(str) | ranges.filter(lambda text: ":" not in text), min_size=1, max_size=3)
+users_ports = st.lists(
+    st.builds(
+        "{}:{}:{}".format,
+        st.sampled_from(["tcp", "udp"]),
+        st.just("*") | port_lists.map(",".join),
+        st.lists(ids | id_ranges, min_size=1, max_size=3).map(",".join),
+    ),
+    max_size=3,
+).map(";".join)
+
+
 def one_address(family: str) -> st.SearchStrategy[str]:
     """An address of the family's."""
     return addresses[family]
@@ -77,6 +90,8 @@ command_lines: st.SearchStrategy[list[str]] = st.tuples(
     option("-r", tables),
     option("--istio-outbound-owner-groups", st.just("*") | listed(ids)),
     option("--istio-outbound-owner-groups-exclude", listed(ids)),
+    option("--istio-inbound-exclude-cidr", listed(networks)),
+    option("--exclude-uids-for-ports", users_ports),
     option("--dns-servers", listed(addresses["ipv4"] | addresses["ipv6"], 3)),
     option("--istio-outbound-ipv4-loopback-cidr", st.sampled_from(["127.0.0.0/8", "127.1.2.3", "127.0.0.1/9"])),
     option("--compat-version", st.just("1.13")),

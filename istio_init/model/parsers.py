@@ -9,7 +9,7 @@ from __future__ import annotations
 # The C half of socket: the module around it takes as long to import as Python takes to start.
 from _socket import AF_INET, AF_INET6, inet_pton
 
-from istio_init.model.rules import IPV4, Network, PortRange
+from istio_init.model.rules import IPV4, TCP, UDP, Network, PortRange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from typing import Literal, TypeAlias, TypeVar
 
     T = TypeVar("T")
+    # A protocol's number, ports (none for all of them), and users as ranges of ids.
+    PortsOfUsers: TypeAlias = tuple[int, tuple[PortRange, ...], tuple[tuple[int, int], ...]]
     Everything: TypeAlias = Literal["*"]
 
 ALL: Everything = "*"
@@ -234,6 +236,45 @@ def all_or_owner_groups(text: str) -> tuple[int, ...] | Everything:
     if len(entries) > MOST_OWNER_GROUPS:
         raise ValueError(f"{len(entries)} groups, at most {MOST_OWNER_GROUPS} are allowed")
     return owners(text)
+
+
+def ports_of_users(text: str) -> tuple[PortsOfUsers, ...]:
+    """Entries PROTOCOL:PORTS:UIDS, separated by semicolons: tcp or udp, ports or *, users by id or range of ids."""
+    return each(_ports_of_users, [entry for part in text.split(";") if (entry := part.strip())])
+
+
+def _ports_of_users(text: str) -> PortsOfUsers:
+    parts = text.split(":")
+    protocol = {"tcp": TCP, "udp": UDP}.get(parts[0].strip())
+    if len(parts) != 3 or protocol is None:
+        raise ValueError("not PROTOCOL:PORTS:UIDS, such as tcp:443,8000-8100:1000 (PROTOCOL is tcp or udp)")
+    numbers, users = all_or_ports(parts[1].strip()), tuple(map(_owner_range, items(parts[2])))
+    if not numbers or not users:
+        raise ValueError("it needs at least one port, or *, and at least one user")
+    return protocol, () if numbers == ALL else numbers, users
+
+
+def _owner_range(text: str) -> tuple[int, int]:
+    low, dash, high = text.partition("-")
+    first = owner(low)
+    last = owner(high) if dash else first
+    if first > last:
+        raise ValueError(f"the range {text} ends before it begins")
+    return first, last
+
+
+def ports_of_users_text(entries: tuple[PortsOfUsers, ...]) -> str:
+    """What ports_of_users() makes the entries of."""
+    texts = []
+    for protocol, numbers, users in entries:
+        spelled = (",".join([_range(*pair) for pair in pairs]) for pairs in ([(n.low, n.high) for n in numbers], users))
+        port_list, user_list = spelled
+        texts.append(f"{'tcp' if protocol == TCP else 'udp'}:{port_list or ALL}:{user_list}")
+    return ";".join(texts)
+
+
+def _range(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}-{high}"
 
 
 def mark(text: str) -> int:

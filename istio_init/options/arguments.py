@@ -95,6 +95,8 @@ def _spelled(each: Option, value: object) -> str:
 
 def text(each: Option, value: object) -> str:
     """The text that the option's parser makes this value from; empty for what is unset."""
+    if each.parse is parsers.ports_of_users:
+        return parsers.ports_of_users_text(value)  # type: ignore[arg-type]
     if isinstance(value, tuple):
         return ",".join(text(each, entry) for entry in value)
     if isinstance(value, Network):

@@ -28,7 +28,7 @@ _OPTIONS = {each.field: each for each in OPTIONS}
 def to_data(options: Options) -> dict[str, Any]:
     """The options that are not the default, by field, as values that JSON can hold."""
     values = ((each, getattr(options, each.field)) for each in OPTIONS)
-    return {each.field: _to_data(value) for each, value in values if value != each.default}
+    return {each.field: _option_data(each, value) for each, value in values if value != each.default}
 
 
 def from_data(data: Mapping[str, Any]) -> Options:
@@ -43,6 +43,12 @@ def from_data(data: Mapping[str, Any]) -> Options:
         except (ValueError, TypeError) as error:
             raise ValueError(f"option {field[:80]!r}: {error}") from None
     return Options(**values)
+
+
+def _option_data(each: Option, value: Any) -> Any:  # noqa: ANN401 (each option has its own type)
+    if each.parse is parsers.ports_of_users:
+        return [parsers.ports_of_users_text((entry,)) for entry in value]
+    return _to_data(value)
 
 
 def _to_data(value: Any) -> Any:  # noqa: ANN401 (each option has its own type)
@@ -93,6 +99,11 @@ def _target(entry: Any) -> str:  # noqa: ANN401 (JSON)
     return _typed(entry, str)
 
 
+def _ports_of_users(entry: Any) -> object:  # noqa: ANN401 (JSON)
+    [found] = parsers.ports_of_users(_typed(entry, str))
+    return found
+
+
 # What reads an entry of a list, by the option's parser.
 _ENTRIES: dict[object, Callable[[Any], object]] = {
     **dict.fromkeys((parsers.ports, parsers.all_or_ports), _ports),
@@ -100,5 +111,6 @@ _ENTRIES: dict[object, Callable[[Any], object]] = {
     **dict.fromkeys((parsers.owners, parsers.all_or_owner_groups), _owner),
     parsers.log_targets: _target,
     parsers.interfaces: _interface,
+    parsers.ports_of_users: _ports_of_users,
 }
 _WITH_ALL = (parsers.all_or_ports, parsers.all_or_networks, parsers.all_or_owner_groups)

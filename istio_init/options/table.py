@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, TypeAlias, TypeVar
 
-    from istio_init.model.parsers import Everything
+    from istio_init.model.parsers import Everything, PortsOfUsers
     from istio_init.model.rules import PortRange
 
     T = TypeVar("T")
@@ -182,6 +182,10 @@ class Options(Record):
     istio_service_exclude_cidr: tuple[Network, ...] = option(
         parsers.networks, (), "x", group=ADDRESSES, metavar="CIDRS", help="Destinations to exclude."
     )
+    istio_inbound_exclude_cidr: tuple[Network, ...] = option(
+        parsers.networks, (), group=ADDRESSES, metavar="CIDRS",
+        help="Sources whose inbound traffic is not captured.",
+    )  # fmt: skip
     istio_exclude_interfaces: tuple[str, ...] = option(
         parsers.interfaces,
         (),
@@ -226,6 +230,10 @@ class Options(Record):
     istio_outbound_owner_groups_exclude: tuple[int, ...] = option(
         parsers.owners, (), group=OWNERS, metavar="GIDS", accounts="group",
         help="Groups whose outbound traffic is not captured; only with all groups included.",
+    )  # fmt: skip
+    exclude_uids_for_ports: tuple[PortsOfUsers, ...] = option(
+        parsers.ports_of_users, (), group=OWNERS, metavar="PROTOCOL:PORTS:UIDS",
+        help="Users whose outbound traffic to some ports is not captured, e.g. tcp:443:1000; several with ;.",
     )  # fmt: skip
 
     # DNS.

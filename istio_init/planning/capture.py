@@ -270,6 +270,10 @@ def inbound(options: Options, family: Family) -> Iterator[PlannedRule]:
         yield from _tproxy_chains(options, family)
     why: Why = ("all inbound TCP traffic enters ISTIO_INBOUND", "-b -m", "", INBOUND_STEPS)
     yield PlannedRule(table, "PREROUTING", _rule(IS_TCP, to=Jump("ISTIO_INBOUND")), why)
+    why = ("traffic from an excluded source is not captured", "--istio-inbound-exclude-cidr")
+    for network in _of_family(options.istio_inbound_exclude_cidr, family):
+        source = Source(network, False) if network.prefix else None
+        yield PlannedRule(table, "ISTIO_INBOUND", _rule(source, to=RETURN), why)
     whys = _inbound_reasons(options)
     if ports != parsers.ALL:
         for run in _port_run(ports, lambda each: _inbound_capture(options, each)):
@@ -378,6 +382,20 @@ def _self_call_ports(options: Options, owner: Owner, *, dns: bool) -> tuple[Matc
         excluded = (PortRange(DNS_PORT, DNS_PORT), PortRange(tunnel, tunnel))
         return IS_TCP, Multiport("dports", excluded, negated=True)
     return IS_TCP, _port(tunnel, negated=True)
+
+
+def excluded_users(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001
+    """Users whose traffic to some ports is not captured."""
+    why: Why = ("traffic of a user to an excluded port is not captured", "--exclude-uids-for-ports")
+    for number, ports, users in options.exclude_uids_for_ports:
+        protocol = IS_TCP if number == TCP else IS_UDP
+        for low, high in users:
+            owner = Owner("uid", low, high)
+            if not ports:
+                yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(protocol, owner, to=RETURN), why)
+            for port in ports:
+                rule = _rule(protocol, DestinationPorts(port, False), owner, to=RETURN)
+                yield PlannedRule("nat", "ISTIO_OUTPUT", rule, why)
 
 
 def owner_groups(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001
@@ -505,6 +523,7 @@ CONCERNS: tuple[Callable[[Options, Family], Iterator[PlannedRule]], ...] = (
     inbound,
     outbound_entry,
     proxy_identities,
+    excluded_users,
     owner_groups,
     dns_capture,
     outbound,

@@ -90,6 +90,10 @@ def refusals(options: Options) -> Iterator[str]:
             f"--istio-exclude-interfaces (-c): {','.join(options.istio_exclude_interfaces)!r}: "
             "connect(2) does not know the interface; use --capture-backend iptables"
         )
+    if options.istio_inbound_exclude_cidr:
+        yield f"--istio-inbound-exclude-cidr: {_WITH_IPTABLES}"
+    if options.exclude_uids_for_ports:
+        yield f"--exclude-uids-for-ports: {_WITH_IPTABLES}"
     for flag, ids in (("--proxy-uid (-u)", options.proxy_uid), ("--proxy-gid (-g)", options.proxy_gid)):
         if len(ids) > MOST_OWNERS:
             yield f"{flag}: {','.join(map(str, ids))!r}: at most {MOST_OWNERS} with {FLAG}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.kernel.probe.dial import Expected
 from istio_init.kernel.probe.dial import validate as dial
 from istio_init.model import parsers
-from istio_init.model.rules import FAMILIES, IPV4, Network
+from istio_init.model.rules import FAMILIES, IPV4, TCP, Network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def captured(options: Options) -> tuple[Network, ...]:
     """
     port = options.iptables_probe_port
     excluded_port = any(ports.low <= port <= ports.high for ports in options.istio_local_outbound_ports_exclude)
+    # The probe may come from one of these users, with a port that is left alone for them.
+    excluded_port |= any(protocol == TCP for protocol, _, _ in options.exclude_uids_for_ports)
     if excluded_port or options.istio_exclude_interfaces:
         return ()
     wanted = NOBODYS if options.istio_service_cidr == parsers.ALL else options.istio_service_cidr

@@ -69,7 +69,7 @@ def _pairs(one: Named, other: Named) -> list[tuple[int, int]]:
 def _named(result: FamilyResult, options: Options, dimension: int) -> Named:
     """The classes of addresses that have a counterpart in the other family, but for those that an option names."""
     space, family, facts = result.space, result.family, result.facts
-    named = [*options.istio_service_exclude_cidr, *(options.dns_servers or ())]
+    named = [*options.istio_service_exclude_cidr, *options.istio_inbound_exclude_cidr, *(options.dns_servers or ())]
     named += [] if options.istio_service_cidr == ALL else options.istio_service_cidr
     mine = (each.network for each in facts.addresses if each.device == facts.uplink)
     own = (network.address for network in mine if network.family == family and not scope(network.address))

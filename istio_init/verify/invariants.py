@@ -92,6 +92,7 @@ class Invariants:
         yield Invariant("Envoy reaches its own app", cube(source=source, out_interface=self._lo), (DIRECT,))
         yield from self._proxys_own()
         yield from self._apps_own()
+        yield from self._users()
         yield from self._groups()
         if captures_dns(options) and (servers := self._servers(DESTINATION)):
             queries = cube(protocol=both, destination_port=self._port(DNS_PORT), destination=servers)
@@ -169,6 +170,14 @@ class Invariants:
         named = self._options.istio_service_cidr
         return named != parsers.ALL and any(map(parsers.is_loopback, named))
 
+    def _users(self) -> Iterator[Invariant]:
+        space = self._space
+        for protocol, ports, users in self._options.exclude_uids_for_ports:
+            uids = space.where(UID, lambda uid: uid is not None and any(low <= uid <= high for low, high in users))  # noqa: B023 (called at once)
+            to = space.ports(DESTINATION_PORT, ports) if ports else space.everything[DESTINATION_PORT]
+            packets = space.cube(protocol=space.only(PROTOCOL, protocol), destination_port=to, uid=uids)
+            yield Invariant("a user's traffic to excluded ports is not captured", packets, (DIRECT,))
+
     def _groups(self) -> Iterator[Invariant]:
         included, space = self._options.istio_outbound_owner_groups, self._space
         if included == parsers.ALL:
@@ -187,6 +196,9 @@ class Invariants:
         )
         every = space.everything[PROTOCOL]
         yield Invariant("only TCP is captured inbound", cube(protocol=every & ~self._tcp), (DIRECT,))
+        if options.istio_inbound_ports:
+            sources = space.inside(SOURCE, options.istio_inbound_exclude_cidr)
+            yield Invariant("an excluded source is not captured", cube(source=sources), (DIRECT,))
         if not (uses_tproxy(options) or self._old):
             tunnel = self._port(options.inbound_tunnel_port)
             yield Invariant("the tunnel's port is not captured (-e)", cube(destination_port=tunnel), (DIRECT,))

@@ -142,3 +142,35 @@ def test_networks_are_what_ipaddress_makes_of_them(
 @given(st.lists(st.integers(1, 65535)))
 def test_port_lists_round_trip(numbers: list[int]) -> None:
     assert parsers.ports(",".join(map(str, numbers))) == tuple(PortRange(number, number) for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("text", "spelled"),
+    [
+        ("tcp:443:1000", "tcp:443:1000"),
+        (" udp:*:5-7 ; tcp:1-2,80:0,4294967294;", "udp:*:5-7;tcp:1-2,80:0,4294967294"),
+        ("", ""),
+    ],
+)
+def test_ports_of_users_come_back(text: str, spelled: str) -> None:
+    entries = parsers.ports_of_users(text)
+    assert parsers.ports_of_users_text(entries) == spelled
+    assert parsers.ports_of_users(spelled) == entries
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tcp:443", "not PROTOCOL:PORTS:UIDS"),
+        ("sctp:443:1000", "not PROTOCOL:PORTS:UIDS"),
+        ("tcp::1000", "at least one port"),
+        ("tcp:443:", "at least one user"),
+        ("tcp:443:9-5", "ends before it begins"),
+        ("tcp:0:5", "not a port"),
+        ("tcp:443:root", "numeric id"),
+        ("tcp:1:1;tcp:443", "entry 'tcp:443'"),
+    ],
+)
+def test_ports_of_users_that_make_no_sense_are_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parsers.ports_of_users(text)

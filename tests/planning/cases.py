@@ -45,6 +45,12 @@ CASES = {
     "owner-groups-include": "-i '*' --istio-outbound-owner-groups 101,202",
     "owner-groups-include-none": "-i '*' --istio-outbound-owner-groups ''",
     "owner-groups-exclude": "-i '*' --istio-outbound-owner-groups-exclude 888,1000",
+    "exclude-users-for-ports": "-i '*' --exclude-uids-for-ports 'tcp:443,8000-8100:1000,2000-2010;udp:*:1000' "
+    "--redirect-dns --capture-all-dns",
+    "inbound-exclude-sources": "-b '*' -d 22 --istio-inbound-exclude-cidr 10.9.0.0/16,192.168.1.7,fd00:9::/32 "
+    "--enable-ipv6",
+    "inbound-exclude-sources-tproxy": "-b 80 -m TPROXY "
+    "--istio-inbound-exclude-cidr 10.9.0.0/16,0.0.0.0/0,fd00:9::/32,::/0",
     "dns-servers": "-i '*' --redirect-dns --dns-servers 10.0.0.10,fd00::10,10.0.0.11 --enable-ipv6",
     "dns-servers-one-family": "-i '*' --redirect-dns --dns-servers fd00::10 --enable-ipv6",
     "dns-all": "-i '*' --redirect-dns --capture-all-dns --enable-ipv6 -u 3,4",

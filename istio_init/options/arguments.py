@@ -17,6 +17,7 @@ from istio_init.options.table import OPTIONS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from istio_init.options.table import Option, Options
 
@@ -79,6 +80,8 @@ def _spelled(each: Option, value: object) -> str:
     """A program's value as the text of its flag; TypeError for one that has none."""
     if value is None and each.default is not None:
         raise TypeError("None is no value of this option")
+    if each.parse is parsers.ports_of_users and isinstance(value, tuple):
+        return ";".join(map(_users_spelled, value))
     if isinstance(value, tuple):
         if any(isinstance(entry, tuple) for entry in value):
             raise TypeError("a tuple in a tuple")
@@ -93,10 +96,20 @@ def _spelled(each: Option, value: object) -> str:
     raise TypeError(f"{kind} is not a type for it: give text as on a command line, or a tuple of entries")
 
 
+def _users_spelled(entry: Any) -> str:  # noqa: ANN401 (whatever a program gives)
+    """An entry of --exclude-uids-for-ports: text, or what the parser makes of it."""
+    if isinstance(entry, str):
+        return entry
+    try:
+        return parsers.ports_of_users_text((entry,))
+    except (AttributeError, TypeError, ValueError):
+        raise TypeError("not PROTOCOL:PORTS:UIDS, such as tcp:443:1000") from None
+
+
 def text(each: Option, value: object) -> str:
     """The text that the option's parser makes this value from; empty for what is unset."""
-    if each.parse is parsers.ports_of_users:
-        return parsers.ports_of_users_text(value)  # type: ignore[arg-type]
+    if each.parse is parsers.ports_of_users and isinstance(value, tuple):
+        return parsers.ports_of_users_text(value)
     if isinstance(value, tuple):
         return ",".join(text(each, entry) for entry in value)
     if isinstance(value, Network):

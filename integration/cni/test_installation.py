@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -361,3 +362,39 @@ def test_several_at_once_and_one_who_takes_away(host: Host) -> None:
     assert types(path.read_text()) == ("flannel", "portmap", PLUGIN)
     host.succeed("uninstall")
     assert host.files() == {"net.d/10-flannel.conflist": FLANNEL}
+
+
+def test_uninstalling_beside_a_running_installer_is_refused(host: Host) -> None:
+    """The installer would restore the entry between the two steps of an uninstall."""
+    path = host.network("10-flannel.conflist", FLANNEL)
+    with subprocess.Popen(host.command("install", "--watch"), cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
+        awaited(lambda: entered(path), "the entry")
+        refused = subprocess.run(host.command("uninstall"), cwd=ROOT, capture_output=True, text=True, check=False)
+        assert refused.returncode == 1
+        assert "kept installed by a running `istio-init cni install --watch`" in refused.stderr
+        assert entered(path)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait() == 0
+    assert host.files() == {"net.d/10-flannel.conflist": FLANNEL}
+
+
+@pytest.mark.parametrize("moment", [0.05, 0.15, 0.3, 0.6])
+def test_a_signal_while_it_starts_takes_away_what_one_before_it_left(host: Host, moment: float) -> None:
+    """As process 1 of a container, to which a signal without a handler does nothing."""
+    host.network("10-flannel.conflist", FLANNEL)
+    host.succeed("install")
+    command = ["unshare", "--pid", "--fork", "--kill-child", *host.command("install", "--watch")]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as run:
+        time.sleep(moment)
+        [child] = pathlib.Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        awaited(lambda: handles_sigterm(int(child)), "a handler for SIGTERM")
+        os.kill(int(child), signal.SIGTERM)
+        run.wait(30)
+    assert host.files() == {"net.d/10-flannel.conflist": FLANNEL}
+
+
+def handles_sigterm(pid: int) -> bool:
+    """Whether a process has a handler for SIGTERM (proc(5), SigCgt)."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)

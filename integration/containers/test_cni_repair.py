@@ -31,7 +31,7 @@ from istio_init.model.rules import IPV4
 
 PROGRAM = [*program.VERBS, "cni", "repair"]
 # Every run has the capabilities of the pod that does this in a cluster, and no others.
-POD = yaml.safe_load((ROOT / "deploy/cni-repair.yaml").read_text())
+POD = yaml.safe_load((ROOT / "deploy/cni-repair.yaml").read_text())["spec"]["template"]
 ADDED = POD["spec"]["containers"][0]["securityContext"]["capabilities"]["add"]
 RIGHTS = ",".join(["-all", *(f"+{name.lower()}" for name in ADDED)])
 WITH_THOSE_RIGHTS = ["setpriv", f"--bounding-set={RIGHTS}", f"--inh-caps={RIGHTS}"]

@@ -11,15 +11,19 @@ import sys
 from typing import NoReturn
 
 from istio_init.cli.start import INTERRUPTED
-from istio_init.kernel.host.process import reserve_standard_descriptors
+from istio_init.kernel.host.process import remember_signals, reserve_standard_descriptors
 
 
 def istio_init() -> NoReturn:
     """Run `istio-init` with the process' arguments, and end with its exit code."""
     reserve_standard_descriptors()
+    keeps = sys.argv[1:3] == ["cni", "install"] and "--watch" in sys.argv
+    if keeps:
+        # What it keeps on the node has to be taken away even if the signal comes before the verb is imported.
+        remember_signals()
     try:
         # The image's launcher ends the process at once; a verb may have a terminal to restore.
-        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        if not keeps and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         from istio_init.cli import app
 

@@ -171,11 +171,16 @@ def test_where_the_entry_comes_from(tmp_path: Path) -> None:
     assert network_of(str(networks), str(config)) == PodNetwork("cbr0", given)
 
 
-def test_the_pod_that_repairs_a_node() -> None:
+def test_the_job_that_repairs_a_node() -> None:
     """What deploy/ has for it: a command of ours, the host's places by the paths that they have there, known fields."""
-    pod = yaml.safe_load((ROOT / "deploy/cni-repair.yaml").read_text())
+    job = yaml.safe_load((ROOT / "deploy/cni-repair.yaml").read_text())
     for release in ("1.30", "1.34"):
-        kubernetes_validate.validate(pod, release, strict=True)
+        kubernetes_validate.validate(job, release, strict=True)
+    pod = job["spec"]["template"]
+    objects = yaml.safe_load_all((ROOT / "deploy/istio-init-cni.yaml").read_text())
+    [selector] = [each["spec"]["selector"]["matchLabels"] for each in objects if each["kind"] == "DaemonSet"]
+    # A pod with the labels of the DaemonSet's selector is adopted by it, and deleted as one too many.
+    assert not selector.items() <= pod["metadata"]["labels"].items()
     (container,) = pod["spec"]["containers"]
     words: list[str] = container["command"] + container["args"]
     program, group, verb, *flags = words

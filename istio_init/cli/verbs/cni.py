@@ -116,18 +116,18 @@ def _keep(log: Log, places: Directories, source: str, plugin_config: str, pause:
     """Install whenever something is not as it should be, until a signal comes."""
     said = ""
     watched = [places.networks, places.programs, *([os.path.dirname(plugin_config)] if plugin_config else [])]
-    with Watch(watched) as watch:
-        while True:
+    with Watch(watched) as watch, installation.claim(places) as claim:
+        while not watch.asked_to_end:
             try:
                 _tell(log, installation.install(places, source, entry(plugin_config)))
+                claim.renew()
                 said = ""
             except InitError as error:
                 # Somebody may be in the middle of writing the network; what stays wrong is said once.
                 if str(error) != said:
                     said = str(error)
                     log.warn(f"not in place, and tried again: {said}")
-            if not watch.wait(pause):
-                return
+            watch.wait(pause)
 
 
 def _tell(log: Log, done: tuple[str, ...]) -> None:

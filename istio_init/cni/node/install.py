@@ -43,6 +43,24 @@ class Status(Record):
         return self.program == "present" and self.entry == "in place"
 
 
+def claim(places: Directories) -> files.Claim:
+    """Says, for the length of a `with`, that a running installer keeps the plugin there; renew() after each install.
+
+    It is a lock on the installed program, so that nothing else is left in the directory.
+    """
+    return files.Claim(os.path.join(places.programs, PLUGIN))
+
+
+def _require_no_claim(places: Directories) -> None:
+    """InitError where a running installer keeps the plugin installed: it would restore what is taken away."""
+    path = os.path.join(places.programs, PLUGIN)
+    if files.is_claimed(path):
+        raise InitError(
+            f"{path}: kept installed by a running `istio-init cni install --watch`, which would restore it; "
+            "end that first (helm uninstall, or kubectl delete daemonset istio-init-cni)"
+        )
+
+
 def install(places: Directories, source: str, plugin: Mapping[str, Any]) -> tuple[str, ...]:
     """Put the program and our entry in place; returns what was done, nothing where all stood already.
 
@@ -63,8 +81,9 @@ def uninstall(places: Directories, *, keep_program: bool = False) -> tuple[str, 
     """Take our entry out of every network, then the program away; returns what was done.
 
     A file that can't be understood has nothing of ours in it and is left alone, unless it names the plugin: then the
-    program stays, and an InitError tells which file it was.
+    program stays, and an InitError tells which file it was. A running installer is an InitError, too.
     """
+    _require_no_claim(places)
     done: list[str] = []
     failed: list[str] = []
     with files.DirectoryLock(places.networks):

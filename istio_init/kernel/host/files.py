@@ -58,6 +58,45 @@ class DirectoryLock:
         os.close(self._descriptor)
 
 
+class Claim:
+    """A shared flock(2) on a file, for the length of a `with`: says that this process keeps it where it is."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self._descriptor = path, -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._release()
+
+    def renew(self) -> None:
+        """Claim the file that is at the path now, which may have been replaced; OSError where there is none."""
+        self._release()
+        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def _release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def is_claimed(path: str) -> bool:
+    """Whether a running process has a Claim on the file at a path; a file that is not there is not claimed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def read(path: str, largest: int = LARGEST) -> Content | None:
     """A file's content, None where there is no such file; InitError where it is no regular file or too large."""
     try:

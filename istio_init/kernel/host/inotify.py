@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from istio_init.errors import KernelError, shown
 from istio_init.kernel.host.libc import function, get_errno, library
+from istio_init.kernel.host.process import asked_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,8 @@ class Watch:
 
     def __init__(self, directories: Sequence[str]) -> None:
         self._directories = directories
-        self._asked = False
+        # A signal may have come while the program started.
+        self._asked = asked_to_end()
         self._before: dict[int, Any] = {}
         self._inotify = -1
 
@@ -70,6 +72,11 @@ class Watch:
                 number = get_errno()
                 if number not in {errno.ENOENT, errno.ENOTDIR, errno.ENOSPC}:
                     raise KernelError(f"{shown(directory)}: can't be watched: {os.strerror(number)}", number)
+
+    @property
+    def asked_to_end(self) -> bool:
+        """Whether the program was asked to end."""
+        return self._asked
 
     def wait(self, seconds: float) -> bool:
         """Wait for a change, for that long at the longest; False once the program was asked to end."""

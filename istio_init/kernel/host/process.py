@@ -46,6 +46,24 @@ def exit_on_signals() -> None:
             _signal.signal(number, lambda number, _frame: os._exit(128 + number))  # noqa: SLF001 (that is its name)
 
 
+# The signals that came after remember_signals.
+_remembered: list[int] = []
+
+
+def remember_signals() -> None:
+    """From here on, SIGINT, SIGTERM and SIGHUP are noted and end nothing: for a program that cleans up when it ends.
+
+    Called before its modules are imported: as process 1 of a container it would not even notice a SIGTERM until then.
+    """
+    for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
+        _signal.signal(number, lambda number, _frame: _remembered.append(number))
+
+
+def asked_to_end() -> bool:
+    """Whether a signal has come since remember_signals was called."""
+    return bool(_remembered)
+
+
 def require_descriptors() -> None:
     """KernelError where fewer files can be opened than a run needs, to write as well as to undo what it has written."""
     opened: list[int] = []

@@ -96,7 +96,7 @@ def test_a_pod_that_is_stopped_and_started(podman: Podman, node: Node) -> None:
 @pytest.mark.parametrize(
     ("wrong", "code", "reason"),
     [
-        (('"15001"', '"70000"'), 255, "70000"),
+        (('"15001"', '"70000"'), 1, "70000"),
         (("add: [NET_ADMIN, NET_RAW]", "add: [NET_RAW]"), 1, "NET_ADMIN missing"),
     ],
 )

@@ -43,12 +43,12 @@ class Status(Record):
         return self.program == "present" and self.entry == "in place"
 
 
-def claim(places: Directories) -> files.Claim:
+def claim(places: Directories) -> files.FileClaim:
     """Says, for the length of a `with`, that a running installer keeps the plugin there; renew() after each install.
 
     It is a lock on the installed program, so that nothing else is left in the directory.
     """
-    return files.Claim(os.path.join(places.programs, PLUGIN))
+    return files.FileClaim(os.path.join(places.programs, PLUGIN))
 
 
 def _require_no_claim(places: Directories) -> None:

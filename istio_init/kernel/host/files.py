@@ -58,7 +58,7 @@ class DirectoryLock:
         os.close(self._descriptor)
 
 
-class Claim:
+class FileClaim:
     """A shared flock(2) on a file, for the length of a `with`: says that this process keeps it where it is."""
 
     def __init__(self, path: str) -> None:
@@ -83,7 +83,7 @@ class Claim:
 
 
 def is_claimed(path: str) -> bool:
-    """Whether a running process has a Claim on the file at a path; a file that is not there is not claimed."""
+    """Whether a running process has a FileClaim on the file at a path; a file that is not there is not claimed."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:

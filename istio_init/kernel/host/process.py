@@ -69,10 +69,10 @@ def require_descriptors() -> None:
     opened: list[int] = []
     try:
         while len(opened) < _DESCRIPTORS:
-            opened.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+            opened.append(os.open("/", os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
         number = error.errno or 0
-        why = limit_remedy(number) or "see that /dev/null can be read"
+        why = limit_remedy(number) or "see that / can be opened"
         text = f"{_DESCRIPTORS} more files must be opened, and only {len(opened)} can be: {error.strerror}; {why}"
         raise KernelError(text, number) from error
     finally:
@@ -83,7 +83,7 @@ def require_descriptors() -> None:
 def exhausted() -> int:
     """The error number (EMFILE, ENFILE, ENOMEM) of a limit that is reached now, 0 for none."""
     try:
-        os.close(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        os.close(os.open("/", os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
         return error.errno or 0
     return 0

@@ -111,7 +111,17 @@ def test_docker_tells_the_exit_code_of_each_kind_of_failure(owner: Owner) -> Non
 def explained(identity: str) -> tuple[int, str]:
     """The exit code and output of `istio-init explain` about what a container's namespace holds."""
     # The container has no network but lo: --interface names the interface that a pod would have.
-    question = ["explain", "--outbound", "--to", "10.1.2.3:443", "--interface", "eth0", "--live", "--container", identity]
+    question = [
+        "explain",
+        "--outbound",
+        "--to",
+        "10.1.2.3:443",
+        "--interface",
+        "eth0",
+        "--live",
+        "--container",
+        identity,
+    ]
     command = [*VERBS, *question]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from istio_init.inspect.doctor.case import Case
-from istio_init.kernel.probe.facts import LockStatus, Machine, Process, Resolver
+from istio_init.kernel.probe.facts import Credentials, LockStatus, Machine, Resolver
 from istio_init.kernel.probe.rehearsal import Trial
 from istio_init.model.rules import FAMILIES, Network
 from istio_init.planning import plan
@@ -14,7 +14,7 @@ from tests.kit.options import options
 
 EVERYTHING = (1 << 41) - 1
 
-PROCESS = Process(0, EVERYTHING, EVERYTHING)
+PROCESS = Credentials(0, EVERYTHING, EVERYTHING)
 SYSCTLS = {
     "net/ipv4/conf/all/src_valid_mark": 0,
     "net/ipv4/conf/default/src_valid_mark": 0,

@@ -62,7 +62,7 @@ SYSCTLS = (
 )
 
 
-class Process(Record):
+class Credentials(Record):
     """This process: whose it is and what it may do.
 
     `effective` and `bounding` are capability sets (bits of <linux/capability.h>), `seccomp` is prctl(2)'s mode (2: a
@@ -120,7 +120,7 @@ class Machine(Record):
     uid of the proxy's user by name, None where nobody has it.
     """
 
-    process: Process
+    process: Credentials
     sysctls: Mapping[str, int]
     loopback_up: bool
     addresses: tuple[Address, ...]
@@ -166,11 +166,11 @@ def collect(wishes: FactsRequest) -> Machine:
     )
 
 
-def _process() -> Process:
+def _process() -> Credentials:
     with open("/proc/thread-self/status", encoding="utf-8", errors="replace") as file:
         said = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
     uids, gids = denial.mapped("uid"), denial.mapped("gid")
-    return Process(
+    return Credentials(
         os.geteuid(), int(said["CapEff"], 16), int(said["CapBnd"], 16), int(said.get("Seccomp", "0")),
         uids == ((0, HIGHEST_ID),), denial.owns_network_namespace(), uids, gids,
     )  # fmt: skip

@@ -195,13 +195,16 @@ def test_it_is_used_with_the_keyboard_alone(browser: Browser, page: Path) -> Non
     assert type_(Keys.TAB) == "uid"
     type_("1337", Keys.ENTER)
     assert summary() == "Left alone"
-    # What can't be understood is said, where it was typed, and read out; what was shown stays.
+    # What can't be understood is said, where it was typed, and read out; the answer to the last request is not shown.
     type_(Keys.BACKSPACE * 4, "nobody", Keys.ENTER)
     wrong = "return [document.getElementById('wrong').textContent, document.activeElement.matches('[aria-invalid]')]"
     assert browser.run(wrong) == ["nobody: not an id, or - for no socket's: use a number from 0 to 4294967294", True]
-    assert summary() == "Left alone"
+    visible = "return document.getElementById('answer').checkVisibility()"
+    assert not browser.run(visible)
+    assert not browser.run("return document.querySelector('.row.hit, .line.lit')")
     type_(Keys.BACKSPACE * 6, Keys.TAB)
     assert summary() == "Captured by Envoy, outbound"
+    assert browser.run(visible)
     assert not browser.run("return document.querySelector('[aria-invalid]')")
     # To what comes in, and back to the other family.
     browser.run("document.querySelector('[name=way]:checked').focus()")

@@ -120,7 +120,9 @@ def _picture(graph: Graph, *, hidden: bool) -> str:
     return (
         f'<div class="frame" data-family="{family}" tabindex="0" role="region" aria-label="{label}"{_hidden(hidden)}>\n'
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" class="chart" role="img" '
-        f'aria-label="{label}; what each rule is for is explained below">\n{drawn(picture)}</svg></div>'
+        f'aria-label="{label}; what each rule is for is explained below">\n{drawn(picture)}</svg></div>\n'
+        f'<p class="more" data-family="{family}"{_hidden(hidden)}>Wider than the window? Scroll sideways, or use the '
+        "arrow keys once the picture has the focus.</p>"
     )
 
 

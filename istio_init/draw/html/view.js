@@ -90,7 +90,7 @@ function show(model, form) {
   light(highlightsOf(model.families[shownFamily()]?.links ?? {}, described));
 }
 
-/** Say what is wrong, and where it was typed; what is shown is the answer to another request. */
+/** Say what is wrong, and where it was typed; the answer to the last request is hidden. */
 function refuse(field, message) {
   byId("wrong").textContent = visible(message);
   byId("wrong").hidden = false;
@@ -98,6 +98,7 @@ function refuse(field, message) {
   field.setAttribute("aria-errormessage", "wrong");
   byId("more").open ||= byId("more").contains(field);
   document.body.classList.add("stale");
+  light([]);
 }
 
 function start() {

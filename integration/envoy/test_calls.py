@@ -20,7 +20,7 @@ POD, ELSEWHERE = "10.77.0.2", "203.0.113.9"
 # Which way, to where, who: a service and a pod, the app's own service, what is excluded, what nobody knows.
 CALLS: dict[str, tuple[str, str, int, Client]] = {
     "in http": ("in", POD, 9080, client("http", "reviews")),
-    "in http, any path": ("in", POD, 9080, client("http", "whoever", "/a/b?c")),
+    "in http, any path": ("in", POD, 9080, client("http", "any-host", "/a/b?c")),
     "in bytes on an HTTP port": ("in", POD, 9080, client("tcp")),
     "in mtls": ("in", POD, 9080, client("mtls", "reviews")),
     "in the app's TLS on an HTTP port": ("in", POD, 9080, client("tls", "reviews")),

@@ -144,7 +144,7 @@ def sieve(every: tuple[Chain, ...], fallback: Chain | None, connection: Connecti
             return Selection(
                 None,
                 tuple(others),
-                f"{what} stands beside chains without {both}: Envoy keeps one of the two, by chance (Envoy #7341)",
+                f"one chain names {what}, another has no {both}: Envoy keeps one of the two by chance (envoy#7341)",
             )
         kept, having = [], ""
         for each in left:

@@ -1,4 +1,4 @@
-"""The claims that join rules and proxy, P1 to P12, each with the outage that it stands for in docs/envoy.md."""
+"""The claims that join rules and proxy, P1 to P12, each with the outage that it prevents; docs/envoy.md lists them."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def _clusters(messages: Any) -> Iterator[Node]:  # noqa: ANN401
 
 
 def _routes(messages: Any) -> Iterator[Node]:  # noqa: ANN401
-    # A route configuration that stands inside of its listener is a static one, and its name need not be unique.
+    # A route configuration inside a listener is a static one; its name need not be unique.
     for message in messages:
         for part in ("dynamic_route_configs", "static_route_configs"):
             for each in message.get(part).each():

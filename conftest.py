@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Grouped(LoadScopeScheduling):
-    """A test at a time to whoever is free, a group as a whole."""
+    """Hands a test at a time to a free worker, a group as a whole."""
 
     def _split_scope(self, nodeid: str) -> str:
         return next((group for group in GROUPS if nodeid.startswith(group)), nodeid)

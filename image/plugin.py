@@ -5,7 +5,7 @@ An interpreter that needs nothing of a host but its kernel, in a directory that 
     ld.so               the dynamic linker; a script whose first line names it, and python3, is a program
     python3             the interpreter; it looks for shared libraries in lib, which is beside it
     python3._pth        has it look for modules in python, and neither at the environment nor elsewhere
-    launcher.py         what stands in the plugin behind that first line (istio_init/cni/node/program.py)
+    launcher.py         what is in the plugin behind that first line (istio_init/cni/node/program.py)
     istio_init.bundle   the plugin
     python, lib         the standard library and PyYAML as far as it imports them, and all shared libraries
     origins             the packages that the files come from, and their licences

@@ -6,7 +6,7 @@ from istio_init.errors import InitError, shown
 
 
 class ValidationFailed(InitError):
-    """The rules stand, but real connections were not captured."""
+    """The rules exist, but real connections were not captured."""
 
     exit_code = 126
 
@@ -16,7 +16,7 @@ class SaveError(InitError):
 
 
 class Drifted(InitError):
-    """Something of ours stands, but it is not the plan, and nobody asked to reconcile it."""
+    """Istio rules exist that differ from the plan, and --reconcile was not given."""
 
 
 class Locked(InitError):

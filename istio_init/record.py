@@ -74,7 +74,7 @@ _MAKERS: dict[int, Callable[..., Any]] = {1: _of_one, 2: _of_two, 3: _of_three, 
 
 @dataclass_transform(frozen_default=True, eq_default=True)
 class RecordType(type):
-    """Turns a class body's annotations into slots, parameters and match arguments; defaults stand at the end.
+    """Turns a class body's annotations into slots, parameters and match arguments; defaults are at the end.
 
     A field's default may be given by an object that has it as its `default` and knows more: one of the `specifiers`.
     """

@@ -26,7 +26,7 @@ MANY = 200
 
 def start(path: str, *argv: str, prefix: tuple[str, ...] = (), **env: str) -> subprocess.Popen[str]:
     """A run begun on the node, for the namespace at a path."""
-    # Without site, as the image runs it: that asks for the home directory of whoever this is.
+    # Without site, as the image runs it: that asks for the home directory of the present user.
     command = [*prefix, sys.executable, "-S", "-m", "istio_init", *argv, "--network-namespace", path]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(program.ROOT), **env}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -352,7 +352,7 @@ def test_what_a_signal_leaves(host: Host, ending: str, *, chained: bool, program
 
 
 def test_several_at_once_and_one_who_takes_away(host: Host) -> None:
-    """Whoever comes last, what stands is whole."""
+    """Whichever comes last, the result is complete."""
     path = host.network("10-flannel.conflist", FLANNEL)
     verbs = ["install", "install", "uninstall", "install"]
     runs = [subprocess.Popen(host.command(verb), cwd=ROOT, stderr=subprocess.PIPE, text=True) for verb in verbs]

@@ -165,7 +165,7 @@ def test_the_nodes_own_network_is_never_touched(plugin: Plugin) -> None:
 def test_a_path_that_changes_while_it_is_called_never_means_the_nodes_network(
     namespace: Namespace, plugin: Plugin, tmp_path: Path
 ) -> None:
-    """Whoever controls the path could have the pod's namespace checked, and the node's written."""
+    """A process that controls the path could have the pod's namespace checked, and the node's written."""
     path = tmp_path / "netns"
     stop = threading.Event()
 
@@ -205,7 +205,7 @@ def test_a_container_on_two_networks_is_captured_until_it_leaves_the_last(namesp
 
 
 def test_a_pod_in_a_user_namespace_of_its_own(tmp_path: Path) -> None:
-    """hostUsers: false. Whoever writes its rules can't come back from there, and has things to do on the node yet."""
+    """hostUsers: false. Its writer can't come back from there, and has things to do on the node yet."""
     plugin = Plugin(tmp_path)
     with Foreign() as pod, Foreign() as other:
         plugin.done("ADD", pod.path, INJECTED, prevResult=PREVIOUS)

@@ -87,7 +87,7 @@ class Envoy(Admin):
         self.namespace, self.user, self.config = namespace, user, config
 
     def __enter__(self) -> Self:
-        # Envoy makes its admin socket in it, as whoever it is.
+        # Envoy makes its admin socket in it, as its own user.
         os.chmod(self._directory.name, 0o777)  # noqa: S103 (for the length of a test)
         config = Path(self._directory.name, "config.json")
         config.write_text(json.dumps(self.config(self.path)))

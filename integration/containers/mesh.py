@@ -26,7 +26,7 @@ SERVICES: dict[Family, Service] = {
 
 
 class Mesh:
-    """All of it from `with` to its end, for clients of one family; no rule stands until `pod.apply`.
+    """All of it from `with` to its end, for clients of one family; no rule exists until `pod.apply`.
 
     The other attributes are the names under which Envoy counts: its listeners and its clusters.
     """

@@ -47,7 +47,7 @@ class Node:
         with contextlib.ExitStack() as stack:
             self.directory.mkdir()
             stack.enter_context(self.namespace)
-            # Before there is a pod the address stands on lo; ptp gives it to each pod's veth as well.
+            # Before there is a pod the address is on lo; ptp gives it to each pod's veth as well.
             self.namespace.run("ip", "addr", "add", f"{ADDRESS}/32", "dev", "lo")
             listener = opened(self.namespace, IPV4, socket.SOCK_STREAM)
             listener.bind((ADDRESS, UPSTREAM_PORT))

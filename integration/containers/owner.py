@@ -85,7 +85,7 @@ class Owner:
         return done.stdout
 
     def saved(self, family: str = "ipv4") -> dict[str, str]:
-        """The tables as they stand, from *table to COMMIT, that have rules of ours."""
+        """The tables as they are, from *table to COMMIT, that have Istio rules."""
         tool = "iptables-legacy-save" if family == "ipv4" else "ip6tables-legacy-save"
         existing = self.inside("cat", "/proc/net/ip_tables_names" if family == "ipv4" else "/proc/net/ip6_tables_names")
         return {table: _body(self.inside(tool, "-t", table)) for table in TABLES if table in existing.split()}

@@ -28,7 +28,7 @@ FROM_PASSTHROUGH, PROXY_TO_OWN, APP_TO_OWN, PROXY_OUT = 0, 1, 2, 3
 
 @pytest.fixture(params=FAMILIES)
 def mesh(request: pytest.FixtureRequest) -> Iterator[Mesh]:
-    """Envoy runs, no rule stands yet."""
+    """Envoy runs, no rule exists yet."""
     with Mesh(request.param, REDIRECT_USER) as running:
         yield running
 

@@ -49,7 +49,7 @@ class Names:
 
 @pytest.fixture(params=FAMILIES)
 def names(request: pytest.FixtureRequest) -> Iterator[Names]:
-    """A mesh with both nameservers; no rule stands yet."""
+    """A mesh with both nameservers; no rule exists yet."""
     with Mesh(request.param, REDIRECT_USER) as mesh:
         made = Names(mesh)
         with made.agent, made.resolver:

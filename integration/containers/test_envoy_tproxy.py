@@ -26,7 +26,7 @@ PORTS = itertools.count(20000)
 
 @pytest.fixture(params=FAMILIES)
 def mesh(request: pytest.FixtureRequest) -> Iterator[Mesh]:
-    """Envoy runs, no rule stands yet."""
+    """Envoy runs, no rule exists yet."""
     with Mesh(request.param, TPROXY_USER) as running:
         running.pod.namespace.run("sysctl", "-q", "-w", "net.ipv4.ip_local_port_range=40000 60999")
         yield running

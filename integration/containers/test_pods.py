@@ -78,7 +78,7 @@ def test_a_pod_with_a_sidecar(podman: Podman, node: Node, mode: str) -> None:
         assert played.returncode == 0, played.stderr.decode()
         assert podman.inspect(f"{name}-istio-init")["State"]["ExitCode"] == 0
         assert podman.inspect(f"{name}-istio-init")["EffectiveCaps"] == ["CAP_NET_ADMIN", "CAP_NET_RAW"]
-        stands(podman, f"{name}-app", mode)
+        in_place(podman, f"{name}-app", mode)
         captured(podman, node, name, sidecar)
 
 
@@ -89,7 +89,7 @@ def test_a_pod_that_is_stopped_and_started(podman: Podman, node: Node) -> None:
         assert played.returncode == 0, played.stderr.decode()
         podman.run("pod", "stop", "--time=0", "restarted")
         podman.run("pod", "start", "restarted")
-        stands(podman, "restarted-app", "REDIRECT")
+        in_place(podman, "restarted-app", "REDIRECT")
         captured(podman, node, "restarted", sidecar)
 
 
@@ -121,7 +121,7 @@ def test_a_failure_keeps_the_app_from_starting_and_says_why(
         assert podman.log("failing-istio-init").rstrip().endswith(message.read_text())
 
 
-def stands(podman: Podman, container: str, mode: str) -> None:
+def in_place(podman: Podman, container: str, mode: str) -> None:
     """The nat table of the container's namespace is what a dry run of the same arguments prints."""
     pid = podman.inspect(container)["State"]["Pid"]
     command = ["nsenter", f"--net=/proc/{pid}/ns/net", "iptables-legacy-save", "-t", "nat"]

@@ -1,6 +1,6 @@
 """What the capture costs a request: the same request through no capture and through each kind of it, in turns.
 
-Run by scripts/capture-cost. All pods stand at once and are asked in turns, so that whatever else the machine does
+Run by scripts/capture-cost. All pods run at once and are asked in turns, so that whatever else the machine does
 falls on all of them alike; the result is ratios, not milliseconds.
 """
 

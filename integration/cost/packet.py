@@ -1,6 +1,6 @@
 """What a long list of excluded networks costs a connection's first packet, through each backend, in turns.
 
-Run by scripts/packet-cost. All namespaces stand at once and send in turns, so that whatever else the machine does falls
+Run by scripts/packet-cost. All namespaces exist at once and send in turns, so that whatever else the machine does falls
 on all of them alike; the result is ratios to a packet that no rule looks at, not microseconds.
 """
 

@@ -63,7 +63,7 @@ def test_an_empty_namespace_is_well_and_stays_empty(namespace: Namespace, argv: 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_stands_stays(namespace: Namespace, backend: str) -> None:
-    """Rules of ours and of others, with their counters, in whichever backend."""
+    """Istio rules and other programs' rules, with their counters, in any backend."""
     for tool in ("iptables-legacy", "ip6tables-legacy", "iptables-nft"):
         namespace.run(tool, "-t", "filter", "-A", "INPUT", "-i", "lo", "-j", "ACCEPT")
     succeed(namespace, *FULL, *BACKENDS[backend])

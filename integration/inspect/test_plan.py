@@ -28,7 +28,7 @@ TPROXY = [
     *("-u", "1337", "-i", "*", "-x", "10.0.0.0/8,fd00::/8", "-b", "*", "-m", "TPROXY", "--enable-ipv6"),
     *("--redirect-dns", "--dns-servers", "10.0.0.10,fd00::10"),
 ]
-# What is planted between an apply and a look: a rule of ours taken out, one put in.
+# What is planted between an apply and a look: an Istio rule removed, one inserted.
 RULE = "ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN"
 INTRUDER = "ISTIO_INBOUND -p tcp -m tcp --dport 4444 -j RETURN"
 
@@ -62,7 +62,7 @@ def standing(namespace: Namespace, backend: str) -> dict[str, list[str]]:
 
 
 def patched(before: dict[str, list[str]], diff: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """What stands after the diff: its lines that stay and those that it adds; before it stood what it says."""
+    """What exists after the diff: its lines that stay and those that it adds; before it stood what it says."""
     after = dict(before)
     for hunk in diff:
         if hunk["table"] == "routing":
@@ -81,7 +81,7 @@ def routed(diff: list[dict[str, Any]]) -> list[str]:
 @pytest.mark.parametrize("argv", [ARTICLE, TPROXY], ids=["article", "tproxy"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_absent_then_in_place(namespace: Namespace, backend: str, argv: list[str]) -> None:
-    """The diff's lines are what stands once it is applied."""
+    """The diff's lines are what exists once it is applied."""
     told = look(namespace, "plan", backend, argv).told
     assert told["state"] == "absent"
     assert (told["apply"]["does"], told["apply"]["why"]) == ("write", "no Istio rules found")

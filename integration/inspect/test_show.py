@@ -199,7 +199,7 @@ def test_drift_and_rules_of_others(namespace: Namespace, backend: str) -> None:
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_family_that_is_left_alone(namespace: Namespace, backend: str, mode: str) -> None:
-    """What stands of IPv6 is no drift where IPv6 is not asked for: `check` says so, and so do the rules."""
+    """What exists of IPv6 is no drift where IPv6 is not asked for: `check` says so, and so do the rules."""
     both = f"-u 1337 -i '*' -b '*' -m {mode}"
     one = f"{both} --no-enable-ipv6 --reconcile"
     namespace.inside(lambda: applied(options_of(shlex.join([*BACKENDS[backend], *shlex.split(both), "--enable-ipv6"]))))

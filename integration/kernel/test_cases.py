@@ -1,4 +1,4 @@
-"""Every row of the case table in the real kernel: what stands after a run is the golden text, and so is a dry run's."""
+"""Every row of the case table in the real kernel: what exists after a run is the golden text, and so is a dry run's."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_case(namespace: Namespace, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_in_place_whoever_wrote_it(namespace: Namespace, name: str) -> None:
+def test_in_place_whichever_program_wrote_it(namespace: Namespace, name: str) -> None:
     """What iptables-restore has loaded from our text is the plan; and cleaning up with the same flags ends empty."""
     empty = routing(namespace)
     for family, text in golden(name).items():

@@ -69,7 +69,7 @@ def test_rules_in_both_mean_legacy(namespace: Namespace) -> None:
 
 
 def test_ours_stay_where_they_are(namespace: Namespace) -> None:
-    """Rules of others in the legacy tables come later: they are no reason to have ours twice."""
+    """Other programs' rules in the legacy tables come later: they are no reason to have Istio rules twice."""
     succeed(namespace, *argv("article"), *BACKENDS["nft"])
     namespace.run("iptables-legacy", *A_RULE)
     assert chosen(namespace) == "nft (the iptables-nft tables have Istio rules)"
@@ -123,7 +123,7 @@ def test_a_kernel_without_legacy_tables(
 
 @pytest.mark.parametrize(("backend", "flags"), BACKENDS.items())
 def test_cleaning_up_finds_what_stands_by_itself(namespace: Namespace, backend: str, flags: list[str]) -> None:
-    """Wherever it stands and whatever the marks are, without a flag."""
+    """Wherever it is and whatever the marks are, without a flag."""
     empty = routing(namespace)
     succeed(namespace, *TPROXY, *flags)
     assert rules(namespace, backend)
@@ -151,7 +151,7 @@ def test_cleaning_up_takes_from_all_what_all_hold(namespace: Namespace) -> None:
 @pytest.mark.parametrize("first", BACKENDS)
 @pytest.mark.parametrize("second", BACKENDS)
 def test_moving_from_one_to_another(namespace: Namespace, first: str, second: str) -> None:
-    """Rules of ours in two places would take packets twice: an error, unless they may be moved."""
+    """Istio rules in two places would take packets twice: an error, unless they may be moved."""
     if first == second:
         return
     succeed(namespace, *TPROXY, *BACKENDS[first])

@@ -37,7 +37,7 @@ REDIRECT = [*argv("article-ipv6"), *NFT]
 SAVE = {IPV4: "iptables-nft-save", IPV6: "ip6tables-nft-save"}
 RESTORE = {IPV4: "iptables-nft-restore", IPV6: "ip6tables-nft-restore"}
 
-# Rules of others: by expressions and extensions that we model and that we don't, before, between and after ours.
+# Other programs' rules: by expressions and extensions that we model and that we don't, before, between and after ours.
 CANARIES = {
     IPV4: """\
 *nat
@@ -85,7 +85,7 @@ def golden(name: str) -> dict[Family, str]:
 
 
 def messages(namespace: Namespace) -> list[tuple[bytes, ...]]:
-    """Every rule that stands in iptables-nft's tables: what it does, as the kernel hands it out."""
+    """Every rule that is in iptables-nft's tables: what it does, as the kernel hands it out."""
 
     def read() -> list[tuple[bytes, ...]]:
         with NfnetlinkChannel() as channel:

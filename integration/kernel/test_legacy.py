@@ -152,7 +152,7 @@ def own_table(family: Family) -> st.SearchStrategy[Table]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ours_is_merged_into_what_others_have(namespace: Namespace, family: Family) -> None:
-    """Over any table of others (and rules of ours that a restore wrote), one plan, then another, then none."""
+    """Over any table of other programs (and Istio rules that a restore wrote), one plan, then another, then none."""
 
     @settings(max_examples=25, deadline=None)
     @given(st.data())
@@ -182,7 +182,7 @@ def test_ours_is_merged_into_what_others_have(namespace: Namespace, family: Fami
 
 # What others have stays as it is
 
-# By table, rules with matches, targets and header fields that no value of ours can say. `{far}` is an address.
+# By table, rules with matches, targets and header fields that no value of the model can express. `{far}` is an address.
 STRANGE: dict[TableName, str] = {
     "raw": """
 -A PREROUTING -m rpfilter --invert -j DROP

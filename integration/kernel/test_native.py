@@ -42,7 +42,7 @@ NATIVE = "--native-nftables"
 TPROXY = [*argv("article-tproxy"), NATIVE]
 REDIRECT = [*argv("article-ipv6"), NATIVE]
 TABLES = ("istio-proxy-raw", "istio-proxy-mangle", "istio-proxy-nat")
-# Tables of others, one of them with a name like ours in another family.
+# Other programs' tables, one of them with a name like ours in another family.
 OTHERS = """\
 table inet mine {
 	chain output {
@@ -59,7 +59,7 @@ table ip istio-proxy-nat {
 
 
 def ruleset(namespace: Namespace) -> str:
-    """What nft says of everything that stands."""
+    """What nft says of everything that exists."""
     return namespace.run("nft", "list", "ruleset")
 
 
@@ -160,7 +160,7 @@ def generation(namespace: Namespace) -> int:
 
 
 def test_one_transaction_replaces_all(namespace: Namespace) -> None:
-    """One for six tables of iptables, one for what stands instead of them, one to take all away."""
+    """One for six tables of iptables, one for what replaces them, one to take all away."""
     before = generation(namespace)
     for words in (TPROXY, [*REDIRECT, "--reconcile"], [NATIVE, "--cleanup-only"]):
         succeed(namespace, *words)

@@ -123,7 +123,7 @@ def test_others_rules_outlive_everything(first: list[str], second: list[str], fl
 
 
 def test_a_namespace_of_its_own_is_one() -> None:
-    """The helper that these properties stand on."""
+    """The helper that these properties rely on."""
     before = inode()
     first = inside_new(inode)
     assert first != before

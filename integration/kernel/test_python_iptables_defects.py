@@ -83,7 +83,7 @@ def test_an_option_can_not_be_empty(namespace: Namespace) -> None:
 
 
 def test_a_rule_is_deleted_by_its_looks(namespace: Namespace) -> None:
-    """Of equal rules the first goes, whoever wrote which. See TableHandle._edit."""
+    """Of equal rules the first goes, whichever program wrote it. See TableHandle._edit."""
     add, save = ("-t", "nat", "-A", "OUTPUT", "-o", "lo", "-j"), (program.SAVE[IPV4], "-t", "nat", "--counters")
     for counters in (("5", "6"), ("7", "8")):
         namespace.run(program.IPTABLES[IPV4], *add, "RETURN", "--set-counters", *counters)
@@ -93,7 +93,7 @@ def test_a_rule_is_deleted_by_its_looks(namespace: Namespace) -> None:
 
 
 def test_it_takes_no_lock(namespace: Namespace) -> None:
-    """The iptables command does, and waits for whoever holds it. Our commands take it before they call any engine."""
+    """The iptables command does, and waits for its holder. Our commands take it before they call any engine."""
     with open(namespace.lock, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert (

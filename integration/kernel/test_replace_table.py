@@ -227,7 +227,7 @@ def test_so_it_is_whatever_stands_around_a_run(
         check()
 
 
-# What stands already
+# What exists already
 
 
 POLICIES = """*mangle
@@ -240,7 +240,7 @@ COMMIT
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_policies_and_their_counters_stay(namespace: Namespace, family: Family, given_to_kernel: list[int]) -> None:
-    """Over no rules, over others of ours, and over the same once more."""
+    """Over no rules, over other Istio rules, and over the same once more."""
     namespace.run(RESTORE[family], "--counters", text=POLICIES)
     long = mangle(family)
     chains = {chain.name: chain for chain in long.chains}
@@ -312,7 +312,7 @@ def test_a_long_run_that_only_counts_is_written_by_libiptc(
 def test_rules_of_ours_that_a_restore_wrote_are_replaced(
     namespace: Namespace, family: Family, given_to_kernel: list[int]
 ) -> None:
-    """Those without a signature, too, that jump to no chain of ours; a second one of them is somebody else's."""
+    """Those without a signature, too, that jump to no Istio chain; a second one of them is another program's."""
     excluded = Chain("PREROUTING", (Rule((InInterface("eth1"),), Verdict("RETURN"), True),), "ACCEPT")
     table = nat(family)
     table = table.replace(chains=(excluded, *table.chains[1:]))

@@ -143,7 +143,7 @@ def test_removing_takes_every_double(namespace: Namespace) -> None:
     assert "0x539" not in namespace.run("ip", "rule")
 
 
-# Each is like an entry of ours in something, and none is one: they neither satisfy a plan nor go with it.
+# Each is like an Istio entry in something, and none is one: they neither satisfy a plan nor go with it.
 FOREIGN = (
     "ip -4 rule add from 10.0.0.0/8 fwmark 1337 lookup 133 priority 10",
     "ip -4 rule add not fwmark 1337 lookup 133 priority 11",
@@ -225,7 +225,7 @@ def test_something_else_in_its_place_is_an_error(namespace: Namespace) -> None:
     error = refusal(namespace, Route("ipv4", "lo", 133))
     assert str(error) == (
         "ip -4 route add local default dev lo table 133: File exists (EEXIST); "
-        "see what stands in its way: ip -4 route show table 133"
+        "see what is in its way: ip -4 route show table 133"
     )
     assert "ip -6 addr add ::6/128 dev lo: " in str(refusal(namespace, SIX))
 
@@ -306,7 +306,7 @@ def test_reading_needs_no_capability(namespace: Namespace) -> None:
 
     def work() -> bool:
         become(1337, 1337)
-        Rtnetlink().replace(TPROXY)  # all of it stands: nothing to write
+        Rtnetlink().replace(TPROXY)  # all of it exists: nothing to write
         return set(TPROXY) <= set(Rtnetlink().read())
 
     assert namespace.forked(work)

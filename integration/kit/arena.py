@@ -1,6 +1,6 @@
 """A pod in which single packets are sent, and what the rules did to each is seen: which it met, marks, zones, end.
 
-Only packets of ours pass (raw_packets.OURS); whatever the kernel says by itself, such as a reset, is dropped before
+Only the tests' packets pass (raw_packets.OURS); whatever the kernel says by itself, such as a reset, is dropped before
 the first table. Behind the last one, what is delivered (INPUT) and what is sent (POSTROUTING) is logged.
 """
 
@@ -103,14 +103,14 @@ class Arena:
         return options_of(f"{shlex.join(BACKENDS[self.backend])} --enable-ipv6 {line}")
 
     def apply(self, options: Options) -> dict[Family, Ruleset]:
-        """Bring the pod to these options, whatever stood before, with no connection left over; what stands then."""
+        """Bring the pod to these options, whatever stood before, with no connection left over; what exists then."""
         wanted = options.replace(reconcile=True)
         self.pod.namespace.inside(lambda: applied(wanted))
         self.pod.namespace.completed("conntrack", "-F")
         return self.look_again(options, build(options).rulesets)
 
     def look_again(self, options: Options, expecting: tuple[Ruleset, ...]) -> dict[Family, Ruleset]:
-        """Read what stands, now that the tables were written; sets are read as the rules that are expected."""
+        """Read what exists, now that the tables were written; sets are read as the rules that are expected."""
         firewall = backends.firewall(options)
         rules = {
             each.family: self.pod.namespace.inside(partial(firewall.read, each.family, each)) for each in expecting

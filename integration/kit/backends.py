@@ -70,7 +70,7 @@ class IptablesTables:
 
 
 class NativeTables:
-    """The same for native nftables: its rules are told by those of iptables that they stand for."""
+    """The same for native nftables: its rules are identified by those of iptables that they stand for."""
 
     def __init__(self, namespace: Namespace, family: Family) -> None:
         self._namespace, self._family = namespace, family

@@ -1,6 +1,6 @@
-"""Rules of others, in every table and by many extensions, that no run of ours may touch.
+"""Other programs' rules, in every table and by many extensions, that no run may touch.
 
-Each bears counters that no traffic gave it: so a canary is told from an equal rule of ours, and it shows if a
+Each bears counters that no traffic gave it: so a canary differs from an equal Istio rule, and it shows if a
 rewrite of the table forgets them.
 """
 
@@ -102,7 +102,7 @@ def plant(namespace: Place, *families: Family) -> None:
 
 
 def canaries(namespace: Place, family: Family = IPV4) -> list[str]:
-    """Everything of others as the kernel saves it, with counters: rules that were counted, their chains, policies."""
+    """What other programs wrote, as the kernel saves it, with counters: rules, their chains, policies."""
     lines = namespace.run(SAVE[family], "--counters").splitlines()
     kept = [line for line in lines if line.startswith(("*", ":")) and not re.match(r":ISTIO_\w+(?<!2) ", line)]
     return kept + [line for line in lines if re.match(r"\[[1-9]", line)]

@@ -1,6 +1,6 @@
 """Archives as a kernel takes them for its first root file system: cpio's "new ASCII" form.
 
-It is told by Linux' Documentation/driver-api/early-userspace/buffer-format.rst.
+It is described in Linux' Documentation/driver-api/early-userspace/buffer-format.rst.
 """
 
 from __future__ import annotations

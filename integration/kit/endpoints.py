@@ -1,6 +1,6 @@
 """Sockets of other users in other namespaces, and one connection or datagram followed from end to end.
 
-A socket belongs to the namespace and to the user of the process that made it, whoever uses it later: a
+A socket belongs to the namespace and to the user of the process that made it, even if another uses it later: a
 forked child makes it and hands it over. So one test holds both ends of every connection, and waits on all
 listeners at once to see which of them is reached.
 """

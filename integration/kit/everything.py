@@ -20,7 +20,7 @@ SAVES = ("iptables-legacy-save -c", "ip6tables-legacy-save -c")
 
 
 def state(namespace: Namespace) -> list[str]:
-    """What stands; the legacy tables are read only where there are some, as reading makes them."""
+    """What exists; the legacy tables are read only where there are some, as reading makes them."""
     shown = [namespace.run(*each.split()) for each in LOOKS]
     names = [shown[0], shown[1]]
     saves = [namespace.run(*each.split()) for each, there in zip(SAVES, names, strict=True) if there]

@@ -132,7 +132,7 @@ def completed(run: list[str]) -> tuple[int, str, str]:
 
 
 def state() -> dict[str, str]:
-    """What stands in the namespace, as the kernel's own tools show it."""
+    """What is in the namespace, as the kernel's own tools show it."""
     shown = {}
     for name, (needed, command, text) in LOOKS.items():
         shown[name] = ""

@@ -45,7 +45,7 @@ def told(code):
     leave(code)
 posix._exit = told
 """
-# A module that is imported by another stands before it, indented by two more blanks.
+# A module that is imported by another comes before it, indented by two more blanks.
 _IMPORTED = re.compile(r"^import time:\s+\d+ \|\s+\d+ \| (\s*)(\S+)$", re.MULTILINE)
 
 

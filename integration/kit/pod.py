@@ -199,7 +199,7 @@ def options_of(arguments: str) -> Options:
 
 
 def applied(chosen: Options) -> Changes:
-    """Apply in the calling thread's namespace, without the lock: nobody else is in a namespace of ours."""
+    """Apply in the calling thread's namespace, without the lock: no other process is in the tests' namespace."""
     firewall, router = backends.firewall(chosen), access.router()
     return transaction.apply(build(chosen), firewall, router, Log("none"), reconcile=chosen.reconcile)
 

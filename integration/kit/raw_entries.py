@@ -1,4 +1,4 @@
-"""Every entry of others in a table, as its bytes: nothing but the counters, the hooks and where jumps lead is left out.
+"""Every entry of other programs in a table, as its bytes, without counters, hooks and the targets of jumps.
 
 Read here a second time, apart from the program's own reading, after <linux/netfilter_ipv4/ip_tables.h>.
 """
@@ -21,7 +21,7 @@ SIGNATURE = b"ISTI"
 
 
 def of_others(namespace: Namespace, family: Family, name: TableName) -> list[bytes]:
-    """The entries that are neither signed nor in chains of ours, in order; jumps bear their chain's name."""
+    """The entries that are neither signed nor in Istio chains, in order; jumps bear their chain's name."""
     entries = _read(namespace, family, name)
     return [entry for chain, entry in _entries(family, entries) if chain not in OWN_CHAINS and SIGNATURE not in entry]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # (table, chain, number from 1); the number behind the last rule's is the policy, or the end of the chain.
 Place: TypeAlias = tuple[str, str, int]
 
-# Of an entry: where its target's and the next entry's offsets, and its packet counter stand.
+# Of an entry: where its target's and the next entry's offsets, and its packet counter are.
 OFFSETS = {"ipv4": 88, "ipv6": 140}
 COUNTERS = {"ipv4": 96, "ipv6": 152}
 # In struct ipt_getinfo, behind the name: valid_hooks, then hook_entry for each of the five hooks.

@@ -21,7 +21,7 @@ PATIENCE = 60
 def at_a_terminal(namespace: Namespace, *command: str, columns: int = 160) -> Iterator[pexpect.spawn[str]]:
     """The command inside of the namespace, on a terminal of so many columns with colours, to be watched and typed at.
 
-    No shell stands between: which one would be the user's choice (SHELL), and not each of them becomes the program.
+    No shell is between: which one would be the user's choice (SHELL), and not each of them becomes the program.
     """
     words = ["netns", "exec", namespace.name, *command]
     environ = environment(namespace, {"TERM": "xterm", "COLUMNS": str(columns)})

@@ -116,7 +116,7 @@ class LegacyWitness:
 
 
 class Listing:
-    """The rules of a namespace as `nft` lists them: where each handle stands, and what its counter says."""
+    """The rules of a namespace as `nft` lists them: where each handle is, and what its counter says."""
 
     def __init__(self, namespace: Namespace) -> None:
         self.places: dict[tuple[str, str, int], Place] = {}
@@ -253,7 +253,7 @@ class NativeWitness(NftWitness):
 
 
 def _standing(table: InetTable, chain: Chain, family: Family) -> Iterator[tuple[tuple[Family, Place], Place]]:
-    """Where each rule of a family's chain stands in the inet table."""
+    """Where each rule of a family's chain is in the inet table."""
     there = next((each for each in table.chains if each.name == chain.name), None)
     if there is None:
         return

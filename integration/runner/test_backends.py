@@ -81,7 +81,7 @@ def test_printed_applied_and_read_are_one(backend: str, flags: list[str]) -> Non
     holds()
 
 
-# What stands before, and what is run.
+# The state before, and what is run.
 SCENARIOS: dict[str, tuple[list[str] | None, list[str]]] = {
     "from nothing": (None, TPROXY),
     "to TPROXY": (REDIRECT, [*TPROXY, "--reconcile"]),
@@ -91,7 +91,7 @@ CALLS = "sendto,sendmsg"
 
 
 def prepared(namespace: Namespace, backend: str, scenario: str) -> object:
-    """Bring the namespace to what stands before; what stands then."""
+    """Bring the namespace to its first state; what exists then."""
     namespace.run("nft", "-f", "-", text=OTHERS)
     if before := SCENARIOS[scenario][0]:
         succeed(namespace, *before, *BACKENDS[backend])

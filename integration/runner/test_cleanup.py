@@ -1,4 +1,4 @@
-"""Cleaning up takes everything of ours away, whoever wrote it, and nothing of others."""
+"""Cleanup removes all Istio rules, whichever program wrote them, and nothing else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_dry_run(namespace: Namespace, *arguments: str) -> None:
                 namespace.run(*line[1:].split())
 
 
-# With EXCLUDED, canaries for eth9 look like rules of ours.
+# With EXCLUDED, canaries for eth9 look like Istio rules.
 @pytest.mark.parametrize("flags", ["the same", "none", "others"])
 @pytest.mark.parametrize("name", ["article-ipv6", "article-tproxy", "drop-invalid-tproxy", "tproxy-mark-and-table"])
 def test_with_any_flags(namespace: Namespace, name: str, flags: str) -> None:
@@ -151,7 +151,7 @@ def test_a_dry_run_of_it_changes_nothing(namespace: Namespace) -> None:
 
 
 def test_a_chain_of_others_that_uses_ours_is_kept_but_for_its_jump(namespace: Namespace) -> None:
-    """A chain of ours can't go while something jumps to it."""
+    """An Istio chain can't go while something jumps to it."""
     succeed(namespace, *argv("article"))
     namespace.run("iptables-legacy", "-t", "nat", "-N", "THEIRS")
     for rule in ("-A THEIRS -d 192.0.2.1 -j ACCEPT", "-A THEIRS -j ISTIO_REDIRECT", "-A OUTPUT -j THEIRS"):

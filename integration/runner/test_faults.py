@@ -73,7 +73,7 @@ def test_many_at_once(namespace: Namespace) -> None:
 
 
 def test_many_at_once_that_disagree(namespace: Namespace) -> None:
-    """With --reconcile each does its own, one after the other: what stands in the end is one plan and whole."""
+    """With --reconcile each does its own, one after the other: the result is one complete plan."""
     commands = [[*REDIRECT, "--reconcile"], [*TPROXY, "--reconcile"], ["--cleanup-only"]]
     ends = []
     for command in commands:

@@ -1,4 +1,4 @@
-"""The program from outside: which namespace, which variables, which exit codes, and what stands in its way."""
+"""The program from outside: which namespace, which variables, which exit codes, and what is in its way."""
 
 from __future__ import annotations
 

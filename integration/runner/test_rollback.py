@@ -21,7 +21,7 @@ Picture = tuple[dict[tuple[str, str], str], str, list[list[str]]]
 WRITES = ("SO_SET_", "RTM_NEW", "RTM_DEL")
 EXCLUDED = ["-c", "eth9", "-k", "eth9"]
 
-# What stands before, and what is run.
+# The state before, and what is run.
 SCENARIOS: dict[str, tuple[list[str] | None, list[str]]] = {
     "from nothing": (None, [*TPROXY, *EXCLUDED]),
     "to TPROXY": ([*REDIRECT, *EXCLUDED], [*TPROXY, "--reconcile"]),

@@ -34,7 +34,7 @@ def run(namespace: Namespace, line: str, **variables: str) -> subprocess.Complet
 
 @pytest.mark.parametrize("closed", CLOSED)
 @pytest.mark.parametrize("options", ["", "--native-nftables"])
-def test_what_is_done_is_done_whoever_listens(namespace: Namespace, options: str, closed: str) -> None:
+def test_what_is_done_is_done_with_any_stream_closed(namespace: Namespace, options: str, closed: str) -> None:
     """And nothing is written to what is opened in the stream's place, the lock's file first of all."""
     line = f"{shlex.join(COMMAND)} {WORDS} {options} {closed}"
     assert run(namespace, line).returncode == 0
@@ -76,7 +76,7 @@ def test_a_pod_from_a_closed_standard_input(namespace: Namespace) -> None:
 
 
 @pytest.mark.parametrize(("closed", "code"), [("2>&-", 0), (">&-", 1), ("<&-", 0)])
-def test_the_plugin_answers_whoever_listens(namespace: Namespace, closed: str, code: int) -> None:
+def test_the_plugin_answers_with_any_stream_closed(namespace: Namespace, closed: str, code: int) -> None:
     plugin = f"CNI_COMMAND=VERSION {shlex.join([sys.executable, '-m', 'istio_init.cni'])}"
     done = run(namespace, f"""printf '{{"cniVersion": "1.1.0"}}' | {{ {plugin} {closed}; }}""")
     assert done.returncode == code

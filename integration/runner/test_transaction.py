@@ -33,7 +33,7 @@ EVERY_TABLE = [f"{family} {table}" for family in ("ipv6", "ipv4") for table in (
 ROUTING = "setsockopt,sendto"
 
 
-def stands(namespace: Namespace, name: str) -> bool:
+def in_place(namespace: Namespace, name: str) -> bool:
     """Whether the kernel holds a case's golden text in every table that the text has."""
     first, _, second = (GOLDEN / f"{name}.txt").read_text().partition("# IPv6: for ip6tables-restore\n")
     return all(saved(namespace, family) == tables(text) for family, text in ((IPV4, first), (IPV6, second)))
@@ -96,7 +96,7 @@ DRIFTS = {
     ),
     "a jump twice": ("-t nat -A OUTPUT -j ISTIO_OUTPUT", "nat OUTPUT rule 2 unexpected: -j ISTIO_OUTPUT"),
     "a chain empty": ("-t mangle -F ISTIO_DIVERT", "mangle ISTIO_DIVERT rule 1 missing: -j MARK --set-xmark"),
-    "a chain of ours that was not planned": ("-t nat -N ISTIO_DROP", "nat chain ISTIO_DROP: unexpected"),
+    "an Istio chain that was not planned": ("-t nat -N ISTIO_DROP", "nat chain ISTIO_DROP: unexpected"),
 }  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def test_drift(namespace: Namespace, drift: str, family: Family) -> None:
     mended = traced(namespace, ROUTING, *TPROXY, "--reconcile")
     assert mended.code == 0, mended.log
     assert commits(mended) == [f"{family} {shlex.split(command)[1]}"]
-    assert stands(namespace, "article-tproxy")
+    assert in_place(namespace, "article-tproxy")
 
 
 def test_a_rule_in_another_place(namespace: Namespace) -> None:
@@ -126,7 +126,7 @@ def test_a_rule_in_another_place(namespace: Namespace) -> None:
     message = refuse(namespace, *TPROXY)
     assert "ipv4 nat ISTIO_OUTPUT rule 4 misplaced: -m owner --uid-owner 1337 -j RETURN" in message
     succeed(namespace, *TPROXY, "--reconcile")
-    assert stands(namespace, "article-tproxy")
+    assert in_place(namespace, "article-tproxy")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ SWITCHES = [
 
 @pytest.mark.parametrize(("before", "after"), SWITCHES)
 def test_reconciling_other_options(namespace: Namespace, before: str, after: str) -> None:
-    """To the new plan and nothing but it, each table in one write at most, with the rules of others in between."""
+    """To the new plan and nothing but it, each table in one write at most, with other programs' rules in between."""
     with Namespace() as fresh:
         empty = routing(fresh)
         succeed(fresh, *argv(after), *with_ipv6(after))

@@ -1,7 +1,7 @@
 """Planted faults, twice over: what the prover says of a fault is what real packets show.
 
 A fault that is reported comes with a packet: sent through the rules with the fault, and through those without, it
-fares differently. A fault of which the prover says that it changes nothing changes nothing for any packet that is
+is treated differently. A fault of which the prover says that it changes nothing changes nothing for any packet that is
 sent. Over random options the promises hold.
 """
 

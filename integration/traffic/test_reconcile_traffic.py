@@ -1,4 +1,4 @@
-"""While a run brings one plan to another, no connection passes uncaptured, and those that stand go on."""
+"""While a run brings one plan to another, no connection passes uncaptured, and those that exist go on."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class WatchedRouter:
 
 
 class Traffic:
-    """Connections and queries of all kinds, to be made again and again, and two connections that stand."""
+    """Connections and queries of all kinds, to be made again and again, and two connections that exist."""
 
     def __init__(self, pod: Pod) -> None:
         self.pod, self.looks = pod, 0
@@ -114,7 +114,7 @@ class Traffic:
         return near, far
 
     def look(self) -> None:
-        """Everything is captured, and those that stand are heard at both ends."""
+        """Everything is captured, and those that exist are heard at both ends."""
         self.looks += 1
         assert self.pod.dial_in((self.pod.addresses.pod, 8080)).at.startswith("inbound")
         outbound = connect(self.tcp.pop(), (self.pod.addresses.peer, 80), self.pod.listeners)

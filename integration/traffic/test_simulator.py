@@ -2,7 +2,7 @@
 
 For each backend's rules. Compared are all rules that the packet meets, and the chains' ends, in order, as the kernel
 traces them; at each end (delivered, sent) the destination, port, mark, interface, conntrack zone and connection mark;
-and, behind many packets, every counter. Hypothesis shrinks what differs; what it once found stands below.
+and, behind many packets, every counter. Hypothesis shrinks what differs; what it once found is below.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Simulation:
         self.count = 0
 
     def look_again(self, expecting: tuple[Ruleset, ...]) -> None:
-        """See what rules stand now that somebody else wrote these."""
+        """See what rules exist now that somebody else wrote these."""
         self._begin(self._arena.look_again(self._options, expecting))
 
     def _begin(self, rules: dict[Family, Ruleset]) -> None:

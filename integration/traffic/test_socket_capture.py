@@ -107,7 +107,7 @@ class Side:
         self.receivers[f"{name} {family}"] = made
 
     def asked(self, caller: Caller, call: Call) -> Outcome:
-        """Send a datagram, have whoever gets it answer, and see where the answer seems to come from."""
+        """Send a datagram, have its receiver answer, and see where the answer seems to come from."""
         if code := caller.call(call).code:
             return Outcome(errno.errorcode[code])
         ready, _, _ = select.select(list(self.receivers.values()), [], [], PATIENCE)

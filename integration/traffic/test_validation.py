@@ -50,7 +50,7 @@ def pod(namespace: Namespace) -> Namespace:
 
 
 def apply(namespace: Namespace, options: Options = OPTIONS) -> None:
-    """Put the plan in place with the tools of others."""
+    """Put the plan in place with other programs."""
     wanted = plan(options)
     for entry in wanted.routing:
         namespace.run(*command(entry).split())
@@ -172,7 +172,7 @@ def test_no_rules_at_all(pod: Namespace) -> None:
     assert f"IPv6 inbound: [::6]:15002, dialled as uid 1337, should arrive at [::1]:15006: {refused}" in said
     assert "IPv4 outbound: 192.0.2.1:15002, dialled as uid 0, should arrive at 127.0.0.1:15001: no answer" in said
     assert "IPv6 outbound: [2001:db8::1]:15002, dialled as uid 0, should arrive at [::1]:15001: no answer" in said
-    assert said.endswith("see which rules stand: iptables-save -t nat and ip6tables-save -t nat")
+    assert said.endswith("see which rules exist: iptables-save -t nat and ip6tables-save -t nat")
 
 
 def test_the_family_that_fails_is_named_and_no_other(pod: Namespace) -> None:

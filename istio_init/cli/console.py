@@ -1,6 +1,6 @@
 """The console script `istio-init`, which a person waits for: Typer, rich and what the verbs import take half a second.
 
-Whoever presses Ctrl-C meanwhile wants to see no traceback.
+Ctrl-C meanwhile must show no traceback.
 """
 
 from __future__ import annotations

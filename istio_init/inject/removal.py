@@ -51,7 +51,7 @@ def _whole_block(text: str, entry: tuple[TextNode, TextNode]) -> TextEdit:
 def _key_lines(text: str, key: TextNode, lines: TextEdit) -> tuple[int, int]:
     start = line_start(text, key.start)
     if text[start : key.start].strip(" \t"):
-        # Something stands before the key in its line: what follows the list takes its place there.
+        # Something comes before the key in its line: what follows the list takes its place there.
         end = lines.end
         while end < len(text) and text[end] in " \t":
             end += 1

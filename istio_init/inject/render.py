@@ -35,7 +35,7 @@ def flow(value: Any, style: Style) -> str:  # noqa: ANN401 (whatever JSON has)
 class Style:
     """How the values around a place are written in brackets.
 
-    `indent` stands before each line of what goes there. `unit` is one level more, None where all is on one line.
+    `indent` comes before each line of what goes there. `unit` is one level more, None where all is on one line.
     """
 
     __slots__ = ("indent", "newline", "unit")

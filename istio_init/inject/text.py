@@ -66,5 +66,5 @@ def ends_line(text: str) -> bool:
 
 
 def indentation(text: str, at: int) -> str:
-    """What stands before a place in its line, with everything but tabs as spaces."""
+    """What comes before a place in its line, with everything but tabs as spaces."""
     return re.sub(r"[^\t]", " ", text[line_start(text, at) : at])

@@ -42,7 +42,7 @@ def inspect(options: Options, log: Log) -> SocketInspection:
 
 
 class NodeSupport(Record):
-    """Whether this node could capture by eBPF: why not (empty where it can), and programs of others that run before.
+    """Whether this node could capture by eBPF: why not (empty where it can), and BPF programs that run before.
 
     `others` are the hooks at the root cgroup that have a program beside this one's, by section.
     """
@@ -76,6 +76,6 @@ def _others(cgroup: str) -> tuple[str, ...]:
             if len(attached_programs(descriptor, attach_type)) > (section in own)
         )
     except OSError:
-        return ()  # without the right to ask, nothing is known of others
+        return ()  # without the right to ask, nothing is known of other programs
     finally:
         os.close(descriptor)

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
         """Policy rules, routes and addresses of the calling thread's network namespace."""
 
         def read(self) -> tuple[RoutingEntry, ...]:
-            """Every entry that stands of the kinds in routing.py.
+            """Every entry of the kinds in routing.py that exists.
 
             Policy rules that have a full-mask fwmark and a table and nothing else, local default routes outside
             the tables local and main, and all addresses of lo.
@@ -72,14 +72,14 @@ if TYPE_CHECKING:
             ...
 
         def replace(self, wanted: tuple[RoutingEntry, ...], existing: tuple[RoutingEntry, ...] | None = None) -> None:
-            """Add those of `wanted` that don't stand yet, in order. KernelError names the entry that was refused.
+            """Add those of `wanted` that don't exist yet, in order. KernelError names the entry that was refused.
 
             `existing` is what has just been read, if it has been.
             """
             ...
 
         def remove(self, entries: tuple[RoutingEntry, ...]) -> None:
-            """Take these away, last first; one that does not stand is fine. KernelError names what was refused."""
+            """Take these away, last first; one that does not exist is fine. KernelError names what was refused."""
             ...
 
         def addresses(self) -> tuple[Address, ...]:

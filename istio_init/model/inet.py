@@ -1,17 +1,17 @@
-"""Tables of nftables' inet family as values: what stands there for rulesets of both families. No I/O.
+"""Tables of nftables' inet family as values: what is there for rulesets of both families. No I/O.
 
 Names and priorities are those of Istio's own nftables mode (tools/istio-nftables): a table each for nat, mangle
 and raw, chains in lower case with dashes. What a packet of either family meets is what the rulesets say:
 
 - Rules that differ in nothing but a port or a CIDR become one rule with a set, its intervals merged (nft_fold.py).
-- A rule that both families have stands once; one with addresses stands once for each family; any other that
+- A rule that both families have exists once; one with addresses exists once for each family; any other that
   one family alone has asks for that family first (nft_layout.py).
 - In a table that one family alone has, the other is sent back at the head of each base chain.
 - Where iptables' TPROXY finds no listener it drops the packet, nftables' tproxy passes it on to the application,
   uncaptured: a rule that drops it follows.
 
 One difference remains: `! --uid-owner` (and gid) holds for packets that have no socket or the kernel's, `meta
-skuid !=` does not. nft_text.py and nft_json.py spell what stands, nft_listing.py reads it back.
+skuid !=` does not. nft_text.py and nft_json.py spell what exists, nft_listing.py reads it back.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def needs_family_match(rule: InetRule) -> bool:
 def sets(table: InetTable) -> dict[tuple[str, tuple[Interval, ...]], str]:
     """The names of the sets that a table has for its longer lists, by the type of their elements and the elements.
 
-    A short list stands in its rule. A long one has a name, and serves every rule that asks the same.
+    A short list is in its rule. A long one has a name, and serves every rule that asks the same.
     """
     named: dict[tuple[str, tuple[Interval, ...]], str] = {}
     for chain in table.chains:

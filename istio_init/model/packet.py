@@ -62,7 +62,7 @@ class Packet(Record):
 
     @property
     def family(self) -> Family:
-        """The address family, told by the addresses' length."""
+        """The address family, by the addresses' length."""
         return "ipv4" if len(self.destination) == 4 else "ipv6"
 
 

@@ -1,6 +1,6 @@
 """A pod's manifest to the options that its rules are made from: `--from-pod`.
 
-The options come from whoever makes the rules: the init container that applies them, with its own arguments and
+The options come from what makes the rules: the init container that applies them, with its own arguments and
 environment; else the CNI plugin, where the pod was injected for it; else the container that Istio's injector would add.
 """
 

@@ -1,4 +1,4 @@
-"""--dry-run: print what would stand afterwards, and touch nothing."""
+"""--dry-run: print what would exist afterwards, and touch nothing."""
 
 from __future__ import annotations
 

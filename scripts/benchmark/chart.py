@@ -42,7 +42,7 @@ class Scale:
         self._begin, self._end = begin, end
 
     def __call__(self, value: float) -> float:
-        """Where a value stands."""
+        """Where a value is drawn."""
         share = (math.log10(value) - self.low) / (self.high - self.low)
         return self._begin + share * (self._end - self._begin)
 

@@ -74,7 +74,7 @@ class Field:
     def __init__(self, python: str, directory: Path, installed: Path | None, others: Iterable[peers.Peer] = ()) -> None:
         self._python, self._directory = python, directory
         self._bin: Path | Unavailable | None = installed
-        # By the table that they stand in, then by name.
+        # By the table that they are in, then by name.
         self._groups: dict[str, dict[str, Callable[[str], Contender]]] = {
             "ways": self._ways(),
             "others": self._others(),
@@ -137,7 +137,7 @@ class Field:
         return makers
 
     def groups(self) -> dict[str, list[str]]:
-        """The names of all contenders by the table that they stand in."""
+        """The names of all contenders by the table that they are in."""
         return {group: list(makers) for group, makers in self._groups.items()}
 
     def contender(self, name: str) -> Contender:

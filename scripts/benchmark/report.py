@@ -74,7 +74,7 @@ def text(outcome: Outcome) -> str:
 
 
 def filled(page: str, found: Mapping[str, str]) -> str:
-    """A page with what stands between `<!-- bench: NAME -->` and `<!-- end -->` made new, for each name found."""
+    """A page with what is between `<!-- bench: NAME -->` and `<!-- end -->` made new, for each name found."""
     for name, content in found.items():
         begin, end = f"<!-- bench: {name} -->\n", "<!-- end -->"
         before, mark, rest = page.partition(begin)

@@ -1,7 +1,7 @@
 """The manual pages, in mdoc(7): `python -m scripts.generate.man_pages docs/man` writes them anew.
 
 Options, verbs, variables and annotations are those of the tables that the programs are made from; only what a page
-tells around them stands here. The wheel installs them below share/man.
+tells around them is here. The wheel installs them below share/man.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from istio_init.options.table import GROUPS, OPTIONS, Option
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# When what stands in this file was last written.
+# When what is in this file was last written.
 DATE = "November 25, 2026"
 WIDTH = 78  # of a line, as mandoc's lint wants it
 
@@ -88,7 +88,8 @@ def _iptables() -> Iterator[str]:
         "itself sends is left alone. A drop-in for Istio's program of the same name: the same flags, variables, "
         "exit codes and rules.",
         "A run is a transaction. Where anything fails, what stood before is put back. Where everything is in place, "
-        "nothing is written. Rules of others stay. It needs the capabilities CAP_NET_ADMIN and CAP_NET_RAW.",
+        "nothing is written. Other programs' rules are left untouched. It needs the capabilities CAP_NET_ADMIN and "
+        "CAP_NET_RAW.",
         "A switch is given as --flag, --flag=true, --flag=false or --no-flag. Lists are separated by commas. "
         "Ports may be ranges, 4000-4003 or 4000:4003.",
     )
@@ -130,7 +131,8 @@ def _clean() -> Iterator[str]:
     yield from _section(
         "DESCRIPTION",
         "Takes everything away that istio-iptables(1) brought into the network namespace that it runs in: rules, "
-        "chains and routing, whatever flags they were made with. Rules of others stay. The same as istio-iptables "
+        "chains and routing, whatever flags they were made with. Other programs' rules are left untouched. The same as "
+        "istio-iptables "
         "--cleanup-only.",
         "It takes the options of istio-iptables(1). Those that say which rules to write are not needed; they help "
         "to know rules in the built-in chains that another program wrote, and the routing that a run which was cut "
@@ -197,7 +199,7 @@ def _cni() -> Iterator[str]:
     yield from _list((f".It Cm {key}", text) for key, text in KEYS.items())
     flags = ", ".join(each.flag for each in OPTIONS if each.field not in NOT_CONFIGURABLE)
     yield ".Pp"
-    yield from _sentences(f"In istio and defaults stand options of istio-iptables(1): {flags}.")
+    yield from _sentences(f"istio and defaults take options of istio-iptables(1): {flags}.")
     yield ".Ss Annotations"
     yield from _list((f".It Li {_quoted(each.title)}", f"{each.help}{_set_by(each.flag)}") for each in ANNOTATIONS)
     yield ".Sh ENVIRONMENT"

@@ -35,7 +35,7 @@ layouts: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 
 @st.composite
 def lists(draw: st.DrawFn) -> str:
-    """A list of others' plugins, in any layout that a JSON writer has."""
+    """A list of other programs' plugins, in any layout that a JSON writer has."""
     document = {**draw(objects), "name": draw(st.text(min_size=1, max_size=8))}
     document["plugins"] = draw(st.lists(plugins, min_size=1, max_size=4))
     text = json.dumps(document, **draw(layouts))

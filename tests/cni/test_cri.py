@@ -29,7 +29,7 @@ class Runtime:
         self.asked: list[str] = []
 
     def call(self, method: str, message: bytes) -> bytes:
-        """A GrpcChannel's, for which this stands."""
+        """A GrpcChannel's, in whose place this is."""
         if method == LIST:
             return bytes(api.ListPodSandboxResponse(items=self.items).SerializeToString())
         assert method == STATUS

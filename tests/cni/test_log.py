@@ -1,4 +1,4 @@
-"""The plugin's log: whole lines of JSON whatever is in them, in a file that stays within its bound, whoever writes."""
+"""The plugin's log: whole lines of JSON whatever is in them, in a file within its bound, however many write."""
 
 from __future__ import annotations
 

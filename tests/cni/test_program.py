@@ -50,7 +50,7 @@ def test_a_bundle_is_installed_replaced_and_removed(tmp_path: Path, programs: Pa
         assert (home / LINKER).stat().st_mode & 0o777 == 0o755
         # The one before is kept for those who are running from it.
         assert names(programs) == {"bridge", PLUGIN, *homes[max(0, number - 1) : number + 1]}
-    # Back to the one before the last, which stands already.
+    # Back to the one before the last, which exists already.
     assert install(sources[1], str(programs))
     assert names(programs) == {"bridge", PLUGIN, homes[1], homes[2]}
     assert remove(str(programs))

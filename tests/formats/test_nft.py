@@ -268,7 +268,7 @@ def test_rules_that_differ_in_one_value_become_one_with_a_set(rules: tuple[Rule,
 @pytest.mark.parametrize(
     "rules",
     [
-        # In between stands one that decides otherwise over a packet of both.
+        # In between is one that decides otherwise over a packet of both.
         (dport(80, 90), dport(85, 95, to=DROP), dport(89)),
         (to("10.0.0.0/8"), Rule((), DROP), to("11.0.0.0/8")),
         # They differ in more than one value, or in one that has no set.

@@ -79,7 +79,7 @@ def test_there_and_back(pod: Path) -> None:
     assert ask("-f", pod, "--in-place", "-i", "10.0.0.0/8", "--image", "registry.example/istio-init:1") == 0
     assert b"registry.example/istio-init:1" in pod.read_bytes()
     assert b"10.0.0.0/8" in pod.read_bytes()
-    # The environment of whoever asks has no part in it.
+    # The caller's environment has no part in it.
     assert b'"80"' not in pod.read_bytes()
     assert ask("-f", pod, "--in-place", "--remove") == 0
     assert pod.read_bytes() == before

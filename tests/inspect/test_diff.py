@@ -1,4 +1,4 @@
-"""The diff of `plan`: what it says of both sides is what stands and what is to stand, nothing is lost."""
+"""The diff of `plan`: what it says of both sides is what exists and what is to exist, nothing is lost."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_whole_rules_are_read_back_as_ours(where: tuple[Family, TableName], data
 
 @given(families.flatmap(lambda family: st.tuples(st.just(family), st.sampled_from(TABLES))), st.data())
 def test_a_changed_byte_is_never_lost(where: tuple[Family, TableName], data: st.DataObject) -> None:
-    """Whatever stands in the fields: what is read says all of it, so packing it gives the same bytes again."""
+    """Whatever is in the fields: what is read says all of it, so packing it gives the same bytes again."""
     family, table = where
     rule = data.draw(rules(family, table, JUMPS))
     entry = bytearray(pack(rule, family))
@@ -192,7 +192,7 @@ def test_a_chain_that_is_as_expected_is_the_very_chain(drawn: tuple[Family, Run]
     standing = Blob(Table("nat", ordered("nat", chains)), family).answers
     expected = {"ISTIO_OUTPUT": (wanted, pack_chain(wanted, family))}
     assert unpack_table("nat", family, standing, expected).chain("ISTIO_OUTPUT") is wanted
-    # One rule more, less, or another: what stands is read.
+    # One rule more, less, or another: what exists is read.
     spelled_out = list(wanted.rules)
     at = data.draw(st.integers(0, len(spelled_out) - 1))
     change = data.draw(st.sampled_from(("more", "less", "other")))

@@ -1,4 +1,4 @@
-"""An API server that has one answer after the other for whoever asks for a pod, and the kubeconfig for it."""
+"""An API server that has one answer after the other for requests of a pod, and the kubeconfig for it."""
 
 from __future__ import annotations
 

@@ -48,11 +48,11 @@ class Memory:
         return tuple(self.firewall.read(family) for family in FAMILIES)
 
     def state(self) -> NamespaceState:
-        """All that stands."""
+        """All that exists."""
         return NamespaceState(self.rulesets(), self.routing)
 
     def hold(self, plan: Plan) -> None:
-        """Let a plan stand, as another run has written it."""
+        """Put a plan in place, as another run has written it."""
         for ruleset in plan.rulesets:
             for table in ruleset.tables:
                 found = self.tables.get((ruleset.family, table.name)) or empty(table.name)
@@ -60,11 +60,11 @@ class Memory:
         self.routing += tuple(entry for entry in plan.routing if entry not in self.routing)
 
     def held(self) -> tuple[dict[tuple[Family, TableName], Table], set[RoutingEntry]]:
-        """All that stands, for comparisons: an empty table is as good as none, and routing has no order."""
+        """All that exists, for comparisons: an empty table is as good as none, and routing has no order."""
         return {key: table for key, table in self.tables.items() if table != empty(table.name)}, set(self.routing)
 
     def ours(self) -> bool:
-        """Whether anything of ours stands."""
+        """Whether anything of Istio's exists."""
         return any(own_part(table) for table in self.tables.values())
 
 

@@ -1,6 +1,6 @@
 """Hypothesis strategies for netfilter's values, as the kernel would keep them and iptables-save would print them.
 
-That means: a rule's own matches come first and in order, a port stands under `-p tcp` or `-p udp`, a match
+That means: a rule's own matches come first and in order, a port is under `-p tcp` or `-p udp`, a match
 that every packet passes is left out. A table is one that the kernel takes: no loops, and in the built-in
 chains (and the chains that they jump to) nothing that another hook or table alone may have.
 """
@@ -197,7 +197,7 @@ HOOK_MATCHES = {Owner, InInterface, OutInterface}
 # Matches and targets that ask for a protocol with ports.
 PORT_MATCHES = {SourcePorts, DestinationPorts, Multiport}
 PORT_TARGETS = {Redirect, Tproxy}
-# Kinds that stand before Protocol; with the ports of both sides, all kinds that have a place of their own.
+# Kinds that come before Protocol; with the ports of both sides, all kinds that have a place of their own.
 ENTRY = (Source, Destination, InInterface, OutInterface)
 ORDERED = (*ENTRY, SourcePorts, DestinationPorts)
 
@@ -227,7 +227,7 @@ def targets(family: Family, table: TableName, *, transport: bool, anywhere: bool
 def rules(
     draw: st.DrawFn, family: Family, table: TableName, jumps: tuple[str, ...] = (), *, anywhere: bool = False
 ) -> Rule:
-    """A rule of the table that may jump to these chains; `anywhere`: one that may stand in every chain."""
+    """A rule of the table that may jump to these chains; `anywhere`: one that may be in every chain."""
     protocol = draw(PROTOCOLS_OF_RULES)
     transport = protocol in (Protocol(TCP), Protocol(UDP))
     kinds = draw(kinds_of_matches(transport=transport, anywhere=anywhere))
@@ -279,7 +279,7 @@ def rulesets(draw: st.DrawFn, family: Family, names: tuple[TableName, ...] = tup
 
 @st.composite
 def wanted_tables(draw: st.DrawFn, family: Family, name: TableName) -> Table:
-    """A table as a plan has it: chains of ours, and rules of ours in the built-in ones, some inserted."""
+    """A table as a plan has it: Istio chains, and Istio rules in the built-in ones, some inserted."""
     table = draw(tables(family, name))
     chains = {}
     for chain in table.chains:

@@ -65,7 +65,7 @@ def command_line(data: bytes) -> None:
 
 
 def save(data: bytes) -> None:
-    """iptables-save text, its family told by the first byte: what is read is stable, what is not says why."""
+    """iptables-save text, its family chosen by the first byte: what is read is stable, what is not says why."""
     family = IPV6 if data[:1] > b"m" else IPV4
     try:
         ruleset = load(data[1:].decode("utf-8", "surrogateescape"), family)
@@ -98,7 +98,7 @@ def document(data: bytes) -> None:
     try:
         yaml_json.load(data.decode("utf-8", "surrogateescape"))
     except ValueError:
-        pass  # whoever reads the document says which it is
+        pass  # the document's reader says which it is
 
 
 def injection(data: bytes) -> None:
@@ -137,7 +137,7 @@ def nftables_dump() -> tuple[InetTable, TableDump]:
 
 
 def nftables(data: bytes) -> None:
-    """A message of nftables, its kind told by the first byte, among those of a table: it is read, or refused."""
+    """A message of nftables, its kind chosen by the first byte, among those of a table: it is read, or refused."""
     table, dump = nftables_dump()
     field = ("chains", "rules", "sets", "elements")[data[0] % 4 if data else 0]
     if field == "elements":

@@ -155,7 +155,7 @@ def test_which_rules_are_ours(chain: Chain, own: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("found", "own"),
     [
-        # Nobody signed, but somebody made chains of ours: an equal rule is ours, but a second one like it is not.
+        # Nobody signed, but some program made Istio chains: an equal rule is Istio's, but a second one like it is not.
         (nat(OUTPUT=(DROP, RETURN, RETURN), ISTIO_OUTPUT=()), (1,)),
         # We have written this table, and signed: an equal rule without a signature is somebody else's,
         (nat(OUTPUT=(RETURN, TO_OURS.replace(ours=True)), ISTIO_OUTPUT=()), (1,)),

@@ -121,7 +121,7 @@ def test_a_message_names_every_difference_up_to_many() -> None:
 
 
 def test_a_run_that_was_killed_is_completed() -> None:
-    """Whole tables stand or don't, and nat, which comes last, bears nothing of ours."""
+    """Whole tables exist or don't, and nat, which comes last, has no Istio rules."""
     wanted = planned(TPROXY)
     order = names(decide(wanted, Memory().state()))
     for count in range(1, len(order)):

@@ -44,7 +44,7 @@ def first_column(head: str) -> set[str]:
 
 def test_the_keys_are_those_that_the_chart_knows() -> None:
     known = {path[1:].replace("/", ".") for path, _ in values_of(SCHEMA["properties"]["plugin"])}
-    # The runtime's own way to hand options on, and what only stands together.
+    # The runtime's own way to hand options on, and what is only valid together.
     assert first_column("key") == known - {"type", "kubernetes"} | {"args.istio"}
 
 

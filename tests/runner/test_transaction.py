@@ -47,7 +47,7 @@ def planned(name: str | None, *more: str) -> Plan:
 
 
 def inhabited(before: str | None) -> Memory:
-    """A namespace in which others have rules in every chain that is built in, and routing; and maybe a plan stands."""
+    """A namespace in which others have rules in every chain that is built in, and routing; and maybe a plan exists."""
     memory = Memory()
     for family in FAMILIES:
         for name in ("raw", "mangle", "nat", "filter"):

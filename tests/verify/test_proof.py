@@ -257,7 +257,7 @@ def test_families_that_differ_are_reported() -> None:
 
 @pytest.mark.parametrize("arguments", [ARTICLE, TPROXY_DNS, "-i 10.0.0.0/8 -b 80 -k net1 -c eth9 -x 10.1.0.0/16"])
 def test_planted_faults_are_found_or_change_nothing(arguments: str) -> None:
-    """Each is reported with a packet that the simulator, too, finds to fare differently; or no packet does."""
+    """Each is reported with a packet that the simulator, too, finds to be treated differently; or no packet is."""
     pod, chance = Pod(arguments), random.Random(arguments)
     planned = pod.plan.rulesets[0]
     made = list(mutations(planned))
@@ -278,7 +278,7 @@ def test_planted_faults_are_found_or_change_nothing(arguments: str) -> None:
 
 
 def walked_apart(pod: Pod, one: Ruleset, other: Ruleset, packet: Packet) -> bool:
-    """Whether the simulator finds a packet to fare differently."""
+    """Whether the simulator finds a packet to be treated differently."""
     return walked(pod, one, packet) != walked(pod, other, packet)
 
 

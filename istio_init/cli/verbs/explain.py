@@ -53,9 +53,7 @@ def explain(  # noqa: PLR0913 (a command line's options)
     pid: Pid = None,
     container: Container = None,
     from_save: FromSave = "",
-    steps: Annotated[
-        bool, typer.Option("--steps", help="Number rules and steps as the article on Istio's traffic does.")
-    ] = False,
+    steps: Annotated[bool, typer.Option("--steps", help="Number the rules and steps as docs/explain.md does.")] = False,
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
     """Show one packet's path through the rules and the proxy, and where it ends."""

@@ -1,4 +1,4 @@
-"""`istio-init plan`: what stands against what is wanted, as a diff, and what a run would do. Changes nothing."""
+"""`istio-init plan`: the current rules against the desired ones, and what a run would do. Changes nothing."""
 
 from __future__ import annotations
 

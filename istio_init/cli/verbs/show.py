@@ -1,4 +1,4 @@
-"""`istio-init show`: what stands in a namespace, as people want to read it."""
+"""`istio-init show`: the rules of a namespace, as people want to read them."""
 
 from __future__ import annotations
 

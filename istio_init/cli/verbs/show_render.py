@@ -62,7 +62,7 @@ def shown(table: TableRows) -> Iterator[ChainRows]:
 
 
 def summary(sight: Snapshot) -> Iterator[str]:
-    """How it stands, and what is not as it should be."""
+    """Whether it is in place, and what is not as it should be."""
     yield f"{sight.verdict} ({sight.backend}: {sight.why})"
     if sight.verdict != "absent":
         yield from (f"  {printable(finding)}" for finding in sight.findings)

@@ -25,7 +25,7 @@ OUR_INDENT = "  "
 
 
 class Item(Record):
-    """A member of a JSON object or array: its key (empty in an array), its value, and where that stands in the text."""
+    """A member of a JSON object or array: its key (empty in an array), its value, and where that is in the text."""
 
     key: str
     value: Any
@@ -105,7 +105,7 @@ def without_plugin(text: str) -> str:
 
 
 def list_of_configuration(text: str) -> str:
-    """A list of one plugin out of that plugin's own configuration (a .conf file), which stands in it as it was."""
+    """A list of one plugin out of that plugin's own configuration (a .conf file), which is in it as it was."""
     document = _document(text)
     _typed(document, "it")
     head = {key: document[key] for key in ("cniVersion", "name") if key in document}

@@ -68,7 +68,7 @@ def detect(networks: str, programs: str, root: str = "/") -> Directories:
 
 
 def detect_networks(root: str = "/") -> str:
-    """The directory of this node's networks below `root`, for those who have no use for the programs.
+    """The directory of this node's networks below `root`, for callers that do not need the programs.
 
     InitError where there is none.
     """

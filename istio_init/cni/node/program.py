@@ -22,7 +22,7 @@ LONGEST_LINE = 255  # bytes of a script's first line that the kernel reads (BINP
 
 
 def install(source: str, programs: str) -> bool:
-    """Have the plugin's program stand, and be that of `source`; whether anything was done. InitError where it fails."""
+    """Install the plugin's program from `source`; returns whether anything was done. InitError where it fails."""
     path = os.path.join(programs, PLUGIN)
     if not os.path.isdir(source):
         return _put(path, _source(source))

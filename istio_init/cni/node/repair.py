@@ -76,7 +76,7 @@ def repair(sandboxes: Iterable[Sandbox], network: PodNetwork, *, fix: bool) -> I
 def examine(sandbox: Sandbox, network: PodNetwork, *, fix: bool) -> Finding:
     """Look at one pod, and fix it if it is to be; never raises what is that pod's fault or its end.
 
-    Whoever has entered a pod's user namespace can't come back from it, so this is for a child (`repair`).
+    A process that has entered a pod's user namespace can't come back from it, so this is for a child (`repair`).
     """
     if sandbox.host:
         return Finding(sandbox, HOST, "it uses the node's network")
@@ -92,7 +92,7 @@ def examine(sandbox: Sandbox, network: PodNetwork, *, fix: bool) -> Finding:
 
 
 def _inspect_pod(sandbox: Sandbox, call: plugin.Call) -> Finding:
-    """A pod as it stands; nothing is changed."""
+    """A pod as it is; nothing is changed."""
     decision = call.decide()
     if decision.options is None:
         return Finding(sandbox, PASSED, decision.why)

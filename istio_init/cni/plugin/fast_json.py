@@ -45,7 +45,7 @@ def decode(text: str) -> Any:  # noqa: ANN401 (whatever it holds)
 
 
 def members(text: str) -> Mapping[str, tuple[Any, str]]:
-    """The members of the object that a JSON text holds: each one's value, and its text as it stands there.
+    """The members of the object that a JSON text holds: each one's value, and its text as it is there.
 
     ValueError where the text is no JSON, or no object. Where a name is there twice, the last one counts.
     """
@@ -92,7 +92,7 @@ def _name(text: str, position: int) -> tuple[str, int]:
 
 def _ended(text: str, position: int, found: dict[str, tuple[Any, str]]) -> Mapping[str, tuple[Any, str]]:
     if _skip(text, position + 1) != len(text):
-        raise ValueError(f"something stands behind the object, at character {position + 1}")
+        raise ValueError(f"something comes after the object, at character {position + 1}")
     return found
 
 

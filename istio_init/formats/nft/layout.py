@@ -66,7 +66,7 @@ def _is_tproxy(rule: InetRule) -> bool:
 
 
 def stored(table: InetTable) -> InetTable:
-    """The table as it stands in the kernel: each tproxy followed by its drop, and one family's table guarded."""
+    """The table as it is in the kernel: each tproxy followed by its drop, and one family's table guarded."""
     families = {rule.family for chain in table.chains for rule in chain.rules}
     hooked = any(chain.name in BASE_CHAINS[table.name] for chain in table.chains)
     alone = next(iter(families)) if hooked and len(families) == 1 else None
@@ -84,7 +84,7 @@ def stored(table: InetTable) -> InetTable:
 
 
 def only_family(table: InetTable) -> Family | None:
-    """The one family that a table which stands in the kernel is for, as its guards tell; None where it is for both."""
+    """The one family that a table which is in the kernel is for, as its guards tell; None where it is for both."""
     guards = {
         chain.rules[0].family
         if chain.rules and (chain.rules[0].matches, chain.rules[0].target) == ((), RETURN)

@@ -194,7 +194,7 @@ def _protocol(rule: InetRule) -> int:
 
 
 class Folded(Record):
-    """A chain of one family as it stands in nftables; `parts[n]` are the rules that `rules[n]` is made of."""
+    """A chain of one family as it is in nftables; `parts[n]` are the rules that `rules[n]` is made of."""
 
     rules: tuple[InetRule, ...]
     parts: tuple[tuple[Rule | Run, ...], ...]

@@ -21,7 +21,7 @@ def namespace_path(pid: int) -> str:
 
 
 def pid_of(container: str, proc: str = "/proc") -> int:
-    """The lowest process id in a container, told by its id or a prefix of it; KernelError where not one is meant.
+    """The lowest process id in a container, which an id or a prefix of it names; KernelError where not one is meant.
 
     The id may bear a runtime's scheme, as in Kubernetes' status (containerd://...).
     """

@@ -69,7 +69,7 @@ def owns_network_namespace() -> bool | None:
     try:
         _owner_inode()
     except OSError as error:
-        # ioctl_ns(2): EPERM is a namespace outside of ours. Others are an old kernel's or a sandbox'.
+        # ioctl_ns(2): EPERM is a namespace outside of this process's. Others are an old kernel's or a sandbox'.
         return False if error.errno == errno.EPERM else None
     return True
 

@@ -41,7 +41,7 @@ class Changed(InitError):
 
 
 class DirectoryLock:
-    """One program of ours at a time in a directory, for the length of a `with`; InitError where it can't be opened."""
+    """One istio-init process at a time in a directory, within a `with`; InitError where it can't be opened."""
 
     def __init__(self, directory: str) -> None:
         self.directory = directory

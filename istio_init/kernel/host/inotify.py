@@ -28,7 +28,7 @@ class Watch:
     """Watches directories by inotify(7) for the length of a `with`, in which signals that end a program only wake it.
 
     inotify does not see everything (a directory that was replaced, another machine's writes), and there may be none
-    left of it; whoever waits looks for himself after a while, too, and then the watches are set anew.
+    left of it; the waiting process looks again after a while, too, and then the watches are set anew.
     """
 
     def __init__(self, directories: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ class Watch:
         os.write(self._writing, b"\0")
 
     def renew(self) -> None:
-        """Watch what now stands at the directories' paths; one that is missing is seen when it is looked for."""
+        """Watch what now is at the directories' paths; one that is missing is seen when it is looked for."""
         if self._inotify >= 0:
             os.close(self._inotify)
         libc = library(None)

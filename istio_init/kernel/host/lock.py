@@ -94,7 +94,7 @@ class XtablesLock:
             if _is_at(path, descriptor):
                 self._temporary = path
                 return True
-            # Whoever held it has removed it.
+            # Its holder has removed it.
             os.close(self._held.pop())
 
     def _opened(self) -> Iterator[tuple[str, int]]:

@@ -12,7 +12,7 @@ OLDER = ".1"
 # How long a line waits for others' lines, in seconds: not for somebody who has stopped with the file locked.
 PATIENCE = 1.0
 PAUSE = 0.001
-# As much as is looked at for the end of the last whole line: more than any line of ours has.
+# As much as is looked at for the end of the last whole line: more than any of the plugin's lines has.
 LAST = 64 << 10
 
 
@@ -32,7 +32,7 @@ def _appended(path: str, data: bytes, limit: int, end: float) -> bool:
     descriptor = _opened(path)
     try:
         _lock(descriptor, end)
-        # Whoever has the lock of the current file is the only one who writes to it and moves it.
+        # Only the holder of the current file's lock writes to it and moves it.
         if not _is_current(path, descriptor):
             return False
         size = _whole(descriptor)

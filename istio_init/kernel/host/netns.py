@@ -32,7 +32,7 @@ _pinned: dict[str, int] = {}
 class Pinned:
     """Within its `with`, a path means the network namespace that it named at the beginning, or none if it named none.
 
-    Whoever may change what is at the path could otherwise have one namespace checked and another one written.
+    A process that may change what is at the path could otherwise have one namespace checked and another one written.
     KernelError where the path can't be opened for another reason than that nothing is there.
     """
 

@@ -42,11 +42,11 @@ def _remedy(entry: RoutingEntry, number: int) -> str:
         case errno.ENODEV:
             return f"look for {device} here: ip link show"
         case _:
-            return f"see what stands in its way: {_look(entry)}"
+            return f"see what is in its way: {_look(entry)}"
 
 
 def _look(entry: RoutingEntry) -> str:
-    """The `ip` command that shows what stands where the entry should."""
+    """The `ip` command that shows what is in the place of the entry."""
     match entry:
         case PolicyRule(family):
             return f"ip {routing.FLAGS[family]} rule show"

@@ -183,7 +183,7 @@ def _body(
             words = {FRA_TABLE: entry.table, FRA_FWMARK: entry.mark, FRA_FWMASK: ALL_BITS}
             return head + _words(words | ({FRA_PRIORITY: priority} if priority else {}))
         case Route():
-            # IPv6's routes have no scope. A deletion means the route of any scope, whoever made it.
+            # IPv6's routes have no scope. A deletion means the route of any scope, whichever program made it.
             scope = RT_SCOPE_HOST if entry.family == IPV4 else RT_SCOPE_UNIVERSE
             scope, protocol = (scope, RTPROT_BOOT) if verb == "add" else (RT_SCOPE_NOWHERE, RTPROT_UNSPEC)
             head = ROUTE.pack(NUMBERS[entry.family], 0, 0, 0, 0, protocol, scope, RTN_LOCAL, 0)

@@ -228,7 +228,7 @@ class _Scribe:
         return DELRULE, 0, self.place(text(RULE_CHAIN, chain), attribute(RULE_HANDLE, handle))
 
     def rules(self, chain: str, change: Edit, kept: list[bytes]) -> Iterator[Message]:
-        """The new rules of a chain, between those of others that stay, whose handles are `kept`."""
+        """The new rules of a chain, between other programs' rules, which stay, whose handles are `kept`."""
         head = text(RULE_CHAIN, chain)
         for rule, count in zip((*change.top, *change.block), change.preceding(), strict=True):
             before = attribute(_RULE_POSITION, kept[count]) if count < len(kept) else b""

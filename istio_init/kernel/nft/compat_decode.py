@@ -1,4 +1,4 @@
-"""Rules that stand in iptables-nft's tables, read out of netlink attributes: what nft_writer.py packs, and others'."""
+"""Rules that are in iptables-nft's tables, read out of netlink attributes: what nft_writer.py packs, and others'."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def _why(number: int, message: Message | None) -> str:
         case errno.ENOBUFS | errno.EMSGSIZE:
             return "the socket has no room for so many rules: raise net.core.wmem_max"
         case errno.EBUSY:
-            return "rules of others jump to a chain of ours: see iptables-nft-save"
+            return "rules of other programs jump to an Istio chain: see iptables-nft-save"
         case errno.EINVAL:
             return denial.explain_owners(_rules(message)) or "the kernel's log (dmesg) may say which extension refused"
         case _:

@@ -1,6 +1,6 @@
-"""Rules with what they have counted, for people who look; a run that writes has no use for it.
+"""Rules with what they have counted, for people who look; a run that writes does not need it.
 
-Nothing is brought into being: the tables that are read are those that stand.
+Nothing is brought into being: the tables that are read are those that exist.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def tables(backend: str) -> tuple[CountedTable, ...]:
 
 
 def inet_tables() -> tuple[CountedInet, ...]:
-    """Our native tables, those that stand. KernelError where they can't be read."""
+    """Our native tables, those that exist. KernelError where they can't be read."""
     with nfnetlink.NfnetlinkChannel() as channel:
         stored = stored_tables(channel)
     return tuple(map(_inet, stored))

@@ -1,6 +1,6 @@
 """Validation: real connections, and whether they are captured.
 
-Two paths of each family are dialled, with listeners of ours where the proxy will be. The first is Istio's:
+Two paths of each family are dialled, with listeners of this program where the proxy will be. The first is Istio's:
 
     inbound:  127.0.0.6:15002 (::6), as the proxy's user -> ISTIO_OUTPUT -> ISTIO_IN_REDIRECT -> 15006
     outbound: an address off this host, as anybody else  -> ISTIO_OUTPUT -> ISTIO_REDIRECT    -> 15001
@@ -53,7 +53,7 @@ NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EI
 
 
 class Expected(Record):
-    """What the rules that stand should do.
+    """What the rules that exist should do.
 
     The families in use, the three ports, the proxy's uids and gids. `outbound` are destinations off this
     host that are captured at the probe port (a network stands for its first host); they are tried in
@@ -134,7 +134,7 @@ def validate(expected: Expected, timeout: float, *, retry: bool = True) -> tuple
 
 def _advice(expected: Expected) -> str:
     saves = {"ipv4": "iptables-save -t nat", "ipv6": "ip6tables-save -t nat"}
-    return f"see which rules stand: {' and '.join(saves[family] for family in expected.families)}"
+    return f"see which rules exist: {' and '.join(saves[family] for family in expected.families)}"
 
 
 def _require_one(family: Family, expected: Expected, results: list[ProbeResult]) -> None:

@@ -1,6 +1,6 @@
 """What there is to know of this machine, this process and this network namespace before an apply; changes nothing.
 
-No legacy table is asked for that does not stand already, no file is made; the lock, where it is free, is tried for
+No legacy table is asked for that does not exist already, no file is made; the lock, where it is free, is tried for
 a moment. Asking about an extension may load its kernel module, as the apply itself would.
 """
 
@@ -81,7 +81,7 @@ class Credentials(Record):
 
 
 class InstalledRules(Record):
-    """The rules that stand in a backend's tables; `why` they could not be read."""
+    """The rules that are in a backend's tables; `why` they could not be read."""
 
     backend: str
     rulesets: tuple[Ruleset, ...]
@@ -89,7 +89,7 @@ class InstalledRules(Record):
 
 
 class ForeignTable(Record):
-    """An nftables table of others with base chains of type nat, and how many of its rules change destinations."""
+    """Another program's nftables table with base chains of type nat, and how many of its rules change destinations."""
 
     family: str
     table: str
@@ -135,7 +135,7 @@ class Machine(Record):
 
 
 class FactsRequest(Record):
-    """What is to be found out about: rules and routing to try, rules that may stand, the lock, the proxy's user."""
+    """What is to be found out about: rules and routing to try, rules that may exist, the lock, the proxy's user."""
 
     rulesets: tuple[Ruleset, ...]
     routing: tuple[PolicyRule | Route, ...]

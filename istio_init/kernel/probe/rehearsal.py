@@ -147,7 +147,7 @@ def _leave(*, may_ask: bool) -> str:
 
 
 def _become_root(uid: int, gid: int) -> None:
-    """Be root in a user namespace of our own, whoever that is outside: files of /proc/net are root's alone."""
+    """Be root in a user namespace of our own, whichever user that is outside: files of /proc/net are root's alone."""
     for name, line in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
         with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
             file.write(line)
@@ -215,7 +215,7 @@ def _alone(table: Table, chain: Chain, rule: Rule) -> Table:
 def _tables(
     backend: str, ruleset: Ruleset, firewall: Firewall, there: tuple[str, ...], place: TrialScope
 ) -> Iterator[Trial]:
-    """A trial for each table: written, or, where that is not to be, known to stand or left open."""
+    """A trial for each table: written, or, where that is not to be, known to exist or left open."""
     for table in ruleset.tables:
         if place.scratch:
             yield _tried(backend, ruleset.family, "table", table.name, _writing(firewall, ruleset.family, table))

@@ -1,6 +1,6 @@
-"""From an entry's bytes to a Rule: for what stands in a table and is not what we expect there.
+"""From an entry's bytes to a Rule: for what is in a table and is not what we expect there.
 
-A plain run knows its own rules by their bytes, and has no use for this.
+A plain run knows its own rules by their bytes, and does not need this.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ _NAME_AT = 2  # in a match or target
 
 
 def is_exactly(wanted: Table, family: Family, answers: tuple[bytes, bytes | bytearray], expected: Expected) -> bool:
-    """Whether the table of these answers is just this one, counters aside, with nothing of others in it.
+    """Whether the table of these answers is just this one, counters aside, with nothing of other programs in it.
 
     `answers` and `expected` are those of unpack_table.
     """
@@ -45,7 +45,7 @@ def unpack_table(
     """A table from the kernel's `answers` to IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES, this without its head.
 
     A user's chain that is just as `expected` is the chain given; of another, entries that are among them are the
-    very rules. What is expected need not be unpacked. With `own` off, chains of ours are there without their rules.
+    very rules. What is expected need not be unpacked. With `own` off, Istio chains are there without their rules.
     """
     info, entries = answers
     blob = _Blob(family, entries, expected or {})

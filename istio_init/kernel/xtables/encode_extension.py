@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 MULTIPORT_DATA = Struct("=BB15H15BB")  # xt_multiport_v1: side, count, ports, "next is its end" marks, inverted
 MARK_DATA = Struct("=IIB7x")  # xt_mark_mtinfo1, xt_connmark_mtinfo1: value, mask, inverted
-CONNTRACK_DATA = Struct("=146xHHH16x")  # xt_conntrack_mtinfo3: 146 bytes of others, which, inverted, states
+CONNTRACK_DATA = Struct("=146xHHH16x")  # xt_conntrack_mtinfo3: 146 bytes of other fields, which, inverted, states
 COMMENT_DATA = Struct("=256s")  # xt_comment_info
 TPROXY_DATA = Struct("=II16s2s6x")  # xt_tproxy_target_info_v1: mask, mark, address, port
 SET_MARK_DATA = Struct("=II")  # xt_mark_tginfo2: mark, mask
@@ -64,7 +64,7 @@ def pack_rare_match(match: RareMatch) -> bytes:
 
 
 def _pack_foreign_match(match: Comment | UnknownMatch) -> bytes:
-    """One that no rule of ours has: what it is is read in only here."""
+    """One that no Istio rule has: its module is imported only here."""
     from istio_init.model.unknown import Comment, UnknownMatch
 
     match match:

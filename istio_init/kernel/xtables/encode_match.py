@@ -5,7 +5,7 @@ revision), then the extension's data, padded with zeros to a multiple of 8. Nati
 the ports of NAT and TPROXY in network order. Sizes are those of 64-bit machines.
 
 Those of every plan are here. The others are in extensions_rare.py, what unpacks them in extensions_read.py: a plain run
-has no use for either.
+needs neither.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ class Libiptc:
             return socket.is_still(name, answers) and _committed(handle, lambda: socket.is_still(name, answers))
 
     def _open(self, family: Family, name: TableName) -> Handle:
-        """A handle on one table as it stands."""
+        """A handle on one table as it is."""
         if family not in self._libraries:
             self._libraries[family] = functions(family)
         return Handle(self._libraries[family], name)

@@ -1,6 +1,6 @@
 """The Firewall on python-iptables: slower than kernel/xtables/firewall.py, and a second opinion on all that it does.
 
-It stands on libxtables, iptables' own library, which parses and prints what matches and targets say; none of our
+It uses libxtables, iptables' own library, which parses and prints what matches and targets say; none of our
 structs come in. python-iptables can't serve both families in one process, and it may end the one it is in. So
 each call is answered by a Python of its own, in the calling thread's network namespace. It takes no xtables
 lock: the caller holds it.

@@ -1,6 +1,6 @@
 """Tables edited the way of kernel/xtables/firewall.py, with python-iptables in the place of its handles and structs.
 
-For python_iptables.py's child processes alone: whoever imports this gets all that importing iptc brings.
+For python_iptables.py's child processes alone: importing this brings all that importing iptc brings.
 """
 
 from __future__ import annotations

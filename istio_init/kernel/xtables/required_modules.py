@@ -1,4 +1,4 @@
-"""What an entry of xtables.py is made of, for whoever neither writes nor reads a table."""
+"""What an entry of xtables.py is made of, for code that neither writes nor reads a table."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ THIS = Path(__file__).resolve()
 PHRASES = {
     "of ours": (r"\bof ours\b", "Istio rules; rules created by istio-init; this program's"),
     "rules of others": (r"\b(rules|chains|tables|entries) of others\b", "other programs' rules"),
-    "stands": (r"\bstands?\b(?! (in |up )?for\b)(?! out\b)(?<!-)", "exist, is in, comes before"),
+    "exists": (r"\bstands?\b(?! (in |up )?for\b)(?! out\b)(?<!-)", "exist, is in, comes before"),
     "told by": (r"\btold by\b", "identified by, known from"),
     "fares": (r"\bfares?\b", "is treated, goes"),
-    "whoever": (r"\bwhoever\b", "the process that, any program that"),
+    "any.example": (r"\bwhoever\b", "the process that, any program that"),
     "has no use for": (r"\bha(ve|s) no use for\b", "does not need"),
 }
 # Texts of others, and the BPF source, whose lines are recorded in the compiled programs.

@@ -172,7 +172,7 @@ def test_where_the_entry_comes_from(tmp_path: Path) -> None:
 
 
 def test_the_job_that_repairs_a_node() -> None:
-    """What deploy/ has for it: a command of ours, the host's places by the paths that they have there, known fields."""
+    """What deploy/ has for it: an existing command, the host's places by their paths there, known fields."""
     job = yaml.safe_load((ROOT / "deploy/cni-repair.yaml").read_text())
     for release in ("1.30", "1.34"):
         kubernetes_validate.validate(job, release, strict=True)

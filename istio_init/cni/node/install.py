@@ -80,7 +80,7 @@ def install(places: Directories, source: str, plugin: Mapping[str, Any]) -> tupl
 def uninstall(places: Directories, *, keep_program: bool = False) -> tuple[str, ...]:
     """Take our entry out of every network, then the program away; returns what was done.
 
-    A file that can't be understood has nothing of ours in it and is left alone, unless it names the plugin: then the
+    A file that can't be understood has no entry of the plugin and is left alone, unless it names the plugin: then the
     program stays, and an InitError tells which file it was. A running installer is an InitError, too.
     """
     _require_no_claim(places)
@@ -179,7 +179,7 @@ def _enter(networks: str, plugin: Mapping[str, Any]) -> list[str]:
 def _convert(path: str, plugin: Mapping[str, Any]) -> list[str]:
     """Make a list of a single plugin's configuration; that is set aside, and put back when we go.
 
-    While both stand the runtime takes the single one, whose name comes first.
+    While both exist the runtime takes the single one, whose name comes first.
     """
     content, text = _read(path)
     made = _checked(path, lambda: conflist.with_plugin(conflist.list_of_configuration(text), plugin))

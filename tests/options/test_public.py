@@ -38,12 +38,12 @@ changes: Changes = apply(made, network_namespace="/x", reconcile=True)
 
 
 def test_the_stub_is_generated_from_the_table() -> None:
-    assert STUB.read_text() == page(), "python -m scripts.generate.options_stub > istio_init/options/public.pyi"
+    assert STUB.read_text() == page(), "python -m scripts.generate writes it anew"
 
 
 def test_the_page_is_generated_from_the_docstrings() -> None:
     kept = Path(__file__).parents[2] / "docs/api.md"
-    assert kept.read_text() == api_page.page(), "python -m scripts.generate.api_page > docs/api.md"
+    assert kept.read_text() == api_page.page(), "python -m scripts.generate writes it anew"
 
 
 @pytest.mark.parametrize(

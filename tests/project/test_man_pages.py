@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("name", PAGES)
 def test_the_pages_are_made_from_the_tables(name: str) -> None:
     kept = (ROOT / "docs/man" / name).read_text()
-    assert kept == page(name), "python -m scripts.generate.man_pages docs/man writes them anew"
+    assert kept == page(name), "python -m scripts.generate writes them anew"
 
 
 def test_there_are_no_others() -> None:

@@ -1,0 +1,18 @@
+"""All that is generated from the tables: `python -m scripts.generate` writes it anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scripts.generate import api_page, man_pages, options_page, options_stub
+
+ROOT = Path(__file__).parents[2]
+
+if __name__ == "__main__":
+    (ROOT / "docs/options.md").write_text(options_page.page())
+    cni = ROOT / "docs/cni.md"
+    cni.write_text(options_page.filled(cni.read_text()))
+    for name in man_pages.PAGES:
+        (ROOT / "docs/man" / name).write_text(man_pages.page(name))
+    (ROOT / "istio_init/options/public.pyi").write_text(options_stub.page())
+    (ROOT / "docs/api.md").write_text(api_page.page())

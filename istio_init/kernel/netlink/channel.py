@@ -64,6 +64,10 @@ def attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
+# Said where Python has no netlink sockets: on macOS, Windows and the BSDs.
+NEEDS_LINUX = "needs Linux: this system has no netlink sockets"
+
+
 class RtnetlinkChannel:
     """An rtnetlink socket in the calling thread's network namespace, open within its `with`.
 
@@ -78,6 +82,8 @@ class RtnetlinkChannel:
             self._socket.connect((0, 0))
         except OSError as error:
             raise _broken("opened", error) from error
+        except AttributeError:
+            raise errors.KernelError(NEEDS_LINUX) from None
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             try:
                 self._socket.setsockopt(SOL_NETLINK, option, 1)

@@ -81,6 +81,8 @@ class NfnetlinkChannel(channel.RtnetlinkChannel):
             )
             text = f"nftables: a socket can't be opened: {error.strerror}: {why}"
             raise errors.KernelError(text, error.errno or 0) from error
+        except AttributeError:
+            raise errors.KernelError(channel.NEEDS_LINUX) from None
         return self
 
     def generation(self) -> int:

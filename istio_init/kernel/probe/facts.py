@@ -167,8 +167,13 @@ def collect(wishes: FactsRequest) -> Machine:
 
 
 def _process() -> Credentials:
-    with open("/proc/thread-self/status", encoding="utf-8", errors="replace") as file:
-        said = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    try:
+        with open("/proc/thread-self/status", encoding="utf-8", errors="replace") as file:
+            said = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    except OSError as error:
+        raise KernelError(
+            f"/proc/thread-self/status: {error.strerror}: needs Linux, with /proc mounted", error.errno or 0
+        ) from error
     uids, gids = denial.mapped("uid"), denial.mapped("gid")
     return Credentials(
         os.geteuid(), int(said["CapEff"], 16), int(said["CapBnd"], 16), int(said.get("Seccomp", "0")),

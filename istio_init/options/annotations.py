@@ -154,6 +154,17 @@ ANNOTATIONS: tuple[Annotation, ...] = (
 )  # fmt: skip
 
 NAMES = frozenset({each.name for each in ANNOTATIONS})
+_KEYS = frozenset({each.name.rpartition("/")[2].lower() for each in ANNOTATIONS})
+
+
+def suspicious(annotations: Mapping[str, str]) -> list[str]:
+    """The names that look like one of ANNOTATIONS and are none: annotation_warnings.py says what was meant."""
+    return [
+        name
+        for name in annotations
+        if name not in NAMES
+        and (name.startswith(TRAFFIC) or ("istio.io/" in name and name.rpartition("/")[2].lower() in _KEYS))
+    ]
 
 
 def find(name: str) -> Annotation | None:

@@ -18,11 +18,11 @@ from istio_init.options.injection import injection
 from istio_init.options.manifest import INIT, VALIDATION
 from istio_init.options.owners import misfits
 from istio_init.options.table import OPTIONS, PROXY_UID, PROXY_USER, Options, resolve
-from istio_init.options.workload import only_workload
+from istio_init.options.workload import only_workload, workloads
 from istio_init.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from istio_init.options.podspec import Container
     from istio_init.options.table import Lookup
@@ -41,7 +41,7 @@ IMAGE_ACCOUNTS = {"root": 0, PROXY_USER: PROXY_UID}
 class Reading(Record):
     """A pod's manifest, and the options of its rules; `source` names who makes the rules.
 
-    `misfits` are those between the rules and who runs in the pod, one line each.
+    `misfits` are warnings, one line each: annotations without effect, and who runs in the pod beside the rules.
     """
 
     options: Options
@@ -70,7 +70,8 @@ def from_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> 
 def read_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> Reading:
     """The same as `from_pod`, with the workload that the manifest describes."""
     try:
-        workload = only_workload(yaml_json.load(text))
+        documents = yaml_json.load(text)
+        workload = only_workload(documents)
         request = _request(workload, given)
     except (UsageError, ValueError) as error:
         raise UsageError(f"{name}: {error}") from None
@@ -85,10 +86,20 @@ def read_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> 
             raise
         raise OptionError(f"{name}: {request.source}: {error.source}", error.value, error.why) from None
     try:
-        found = tuple(misfits(workload, options))
+        found = (*_annotation_warnings(documents, workload), *misfits(workload, options))
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
     return Reading(options, workload, request.source, found)
+
+
+def _annotation_warnings(documents: list[Any], workload: Workload) -> Iterator[str]:
+    """Annotations that were meant to have an effect, and have none."""
+    from istio_init.options.annotation_warnings import misplaced, misspelt
+
+    yield from misspelt(workload.annotations)
+    for document in documents:
+        if any(each.path == workload.path for each in workloads(document)):
+            yield from misplaced(document, workload.path)
 
 
 def _request(workload: Workload, given: Mapping[str, str]) -> _Request:

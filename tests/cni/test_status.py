@@ -52,3 +52,10 @@ def test_a_version_that_the_plugin_refuses_is_never_in_place(tmp_path: Path, ver
     (tmp_path / "10-pods.conflist").write_text(json.dumps(network))
     with pytest.raises(InitError, match="keep every pod from starting"):
         install.status(Directories(str(tmp_path), str(tmp_path)), ENTRY)
+
+
+@pytest.mark.parametrize(("types", "warned"), [(["bridge", "istio-cni"], True), (["bridge", "portmap"], False)])
+def test_istios_own_plugin_in_the_same_list_is_told(tmp_path: Path, types: list[str], warned: bool) -> None:
+    network = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": each} for each in types]}
+    (tmp_path / "10-pods.conflist").write_text(json.dumps(network))
+    assert bool(install.rivals(str(tmp_path))) == warned

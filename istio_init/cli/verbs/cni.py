@@ -63,6 +63,7 @@ def install(  # noqa: PLR0913 (a command line's options)
     places, source = detect(cni_net_dir, cni_bin_dir), plugin or _program()
     if not watch:
         done = installation.install(places, source, entry(plugin_config))
+        _warn(log, places)
         _tell(log, done or ("in place, nothing written",))
         return 0
     _keep(log, places, source, plugin_config, pause)
@@ -119,7 +120,10 @@ def _keep(log: Log, places: Directories, source: str, plugin_config: str, pause:
     with Watch(watched) as watch, installation.claim(places) as claim:
         while not watch.asked_to_end:
             try:
-                _tell(log, installation.install(places, source, entry(plugin_config)))
+                done = installation.install(places, source, entry(plugin_config))
+                if done:
+                    _warn(log, places)
+                _tell(log, done)
                 claim.renew()
                 said = ""
             except InitError as error:
@@ -128,6 +132,11 @@ def _keep(log: Log, places: Directories, source: str, plugin_config: str, pause:
                     said = str(error)
                     log.warn(f"not in place, and tried again: {said}")
             watch.wait(pause)
+
+
+def _warn(log: Log, places: Directories) -> None:
+    for line in installation.rivals(places.networks):
+        log.warn(line)
 
 
 def _tell(log: Log, done: tuple[str, ...]) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # What a .conf is called that a .conflist was made of: no runtime looks at it.
 ASIDE = ".before-istio-init"
 NEW_MODE = 0o600
+# The type of Istio's own plugin.
+ISTIOS = "istio-cni"
 T = TypeVar("T")
 ATTEMPTS = 10
 
@@ -140,6 +142,17 @@ def current_entry(networks: str) -> tuple[str, dict[str, Any]] | None:
     _, text = _read(path)
     entry = _checked(path, lambda: conflist.plugin_entry(text))
     return (conflist.name(text), entry) if entry is not None else None
+
+
+def rivals(networks: str) -> tuple[str, ...]:
+    """A warning if Istio's own plugin is in the network that a runtime uses: both would program every pod."""
+    path = _first(networks)
+    if path is None or not path.endswith(".conflist"):
+        return ()
+    _, text = _read(path)
+    if ISTIOS not in _checked(path, lambda: conflist.types(text)):
+        return ()
+    return (f"{files.named(path)}: {ISTIOS} is in the same list: both plugins would program every pod; remove one",)
 
 
 def _first(networks: str) -> str | None:

@@ -29,6 +29,7 @@ from istio_init.cni.plugin.sandbox_state import PASSED, SandboxState
 from istio_init.cni.plugin.settings import settings
 from istio_init.errors import InitError
 from istio_init.log import now
+from istio_init.options.annotations import suspicious
 from istio_init.options.table import Options
 from istio_init.runner import access, defaults
 from istio_init.runner.run import Interrupts, perform
@@ -71,6 +72,11 @@ class Call:
                 self.log.know(decision=REFUSED, why=str(error))
                 raise
         self.log.know(decision=found.decision, why=found.why)
+        if found.options is not None and suspicious(self.settings.annotations or {}):
+            from istio_init.options.annotation_warnings import misspelt
+
+            for warning in misspelt(self.settings.annotations or {}):
+                self.log.warn(warning)
         return found
 
     def _fetch(self, api: Api, namespace: str, name: str) -> PodDescription:

@@ -12,7 +12,7 @@ from istio_init.formats.addresses import address_text, endpoint_text
 from istio_init.model.parsers import ALL
 from istio_init.planning.capture import uses_tproxy
 from istio_init.simulate.path import Leg
-from istio_init.verify.header_space import DESTINATION_PORT, GID, OUT, UID, intersection
+from istio_init.verify.header_space import DESTINATION_PORT, GID, IN, OUT, SOURCE, UID, intersection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -242,8 +242,10 @@ def _application(case: Case) -> tuple[int, ...]:
     space, options, envoy = case.space, case.options, case.pod.envoy
     groups = options.istio_outbound_owner_groups
     spared = {None, envoy.gid, *options.proxy_gid, *options.proxy_uid, *options.istio_outbound_owner_groups_exclude}
+    excluded = [each for _, _, users in options.exclude_uids_for_ports for each in users]
+    users = space.where(UID, lambda uid: uid is not None and any(low <= uid <= high for low, high in excluded))
     return space.cube(
-        uid=space.everything[UID] & ~space.among(UID, {None, envoy.uid, *options.proxy_uid}),
+        uid=space.everything[UID] & ~space.among(UID, {None, envoy.uid, *options.proxy_uid}) & ~users,
         gid=space.everything[GID] & ~space.among(GID, spared) if groups == ALL else space.among(GID, groups),
         out_interface=space.only(OUT, case.pod.facts.uplink),
         mark=1 << space.mark(0),
@@ -258,8 +260,14 @@ def p9(case: Case) -> Iterator[Misfit]:
         return
     own = {port for port, _, _ in _ports(case)}
     named = {port for chain in chains.chains(listener) for port in chain.criteria[0]} - own
+    space, options = case.space, case.options
     for port in sorted(named):
-        at = case.space.cube(destination_port=case.space.only(DESTINATION_PORT, port))
+        # Sources and interfaces that are excluded (-c) bypass Envoy on purpose.
+        at = space.cube(
+            destination_port=space.only(DESTINATION_PORT, port),
+            source=space.everything[SOURCE] & ~space.inside(SOURCE, options.istio_inbound_exclude_cidr),
+            in_interface=space.only(IN, case.pod.facts.uplink),
+        )
         for each in case.connections_of("PREROUTING"):
             cube = intersection(each.cube, at)
             if cube and not each.redirect and not each.tproxy and each.end == "delivered":

@@ -33,6 +33,7 @@ def broken(found: Fit) -> list[str]:
         ("REDIRECT", f"{sidecar.ARTICLE} -o 15090,15021"),
         ("REDIRECT", "-p 15001 -z 15006 -u 1337 -i * -b 9080,8001,7071"),
         ("REDIRECT", "-p 15001 -z 15006 -u 1337 -b *"),
+        ("REDIRECT", f"{sidecar.ARTICLE} --exclude-uids-for-ports tcp:9080:1001"),
         ("REDIRECT", "-p 15001 -z 15006 -u 1337 -i 10.96.0.0/16 -b *"),
         ("TPROXY", "-p 15001 -z 15006 -u 1337 -i * -b 9080,8001,7071 --redirect-dns --dns-servers 10.96.0.53"),
     ],
@@ -195,3 +196,9 @@ def test_captured_dns_without_a_resolver_is_noted(listening: frozenset[int] | No
     assert made
     found = fit.prove((sidecar.pod(line=line),), made, listening)
     assert any("DNS is captured" in note.text for note in found.notes) is noted
+
+
+def test_sources_that_are_excluded_bypass_a_policy_on_purpose() -> None:
+    dump = sidecar.value()
+    strict(dump)
+    assert broken(proved(dump, line=f"{sidecar.ARTICLE} --istio-inbound-exclude-cidr 10.44.8.0/24")) == []

@@ -29,6 +29,7 @@ def read_bytes(flag: str, path: str, longest: int = LONGEST, what: str = "manife
             # Nobody may ever write to it; what a shell makes of <(...) is below /dev/fd.
             raise OptionError(flag, path, "no regular file")
         else:
+            _refuse_waiting(flag, path)
             with open(path, "rb") as file:
                 data = file.read(longest + 1)
     except OSError as error:
@@ -38,6 +39,12 @@ def read_bytes(flag: str, path: str, longest: int = LONGEST, what: str = "manife
     if len(data) > longest:
         raise OptionError(flag, path, f"longer than {longest >> 20} MiB: no {what}")
     return data
+
+
+def _refuse_waiting(flag: str, path: str) -> None:
+    """OptionError for a named pipe, whose writer may never come; a shell's <(command) has one that is there."""
+    if stat.S_ISFIFO(os.stat(path).st_mode) and not os.path.abspath(path).startswith(("/dev/", "/proc/")):
+        raise OptionError(flag, path, "a named pipe; give a file, or - for standard input")
 
 
 def decode(flag: str, path: str, data: bytes) -> str:

@@ -27,6 +27,11 @@ ALL: Everything = "*"
 HIGHEST_ID = 2**32 - 2
 # IFNAMSIZ in <linux/if.h> less the closing NUL.
 INTERFACE_NAME_BYTES = 15
+# Entries of one list, and rules that one list may make for each entry of another: far above what any mesh has. A pod's
+# annotations could otherwise make the node work for minutes.
+MOST_ENTRIES = 20_000
+# Interfaces, users and DNS servers in a list: each makes rules in several chains.
+MOST_NAMES = 64
 # Istio's limit on each of the two lists of owner groups.
 MOST_OWNER_GROUPS = 64
 # The mark of the proxy's own packets to the pod in TPROXY mode; the inbound mark must differ.
@@ -82,8 +87,10 @@ def port_range(text: str) -> PortRange:
     return PortRange(first, last)
 
 
-def each(parse: Callable[[str], T], entries: list[str]) -> tuple[T, ...]:
-    """The parsed entries of a comma list; if it has several, the error names the bad one."""
+def each(parse: Callable[[str], T], entries: list[str], most: int = MOST_ENTRIES) -> tuple[T, ...]:
+    """The parsed entries of a comma list of at most so many different ones; the error names a bad one of several."""
+    if len(entries) > most and (count := len(set(entries))) > most:
+        raise ValueError(f"{count} entries, at most {most} are allowed")
     try:
         return tuple(map(parse, entries))
     except ValueError:
@@ -172,7 +179,7 @@ def address(text: str) -> Network:
 
 def addresses(text: str) -> tuple[Network, ...]:
     """A comma list of IP addresses."""
-    return each(address, items(text))
+    return each(address, items(text), MOST_NAMES)
 
 
 def loopback(text: str) -> Network:
@@ -212,7 +219,7 @@ def interfaces(text: str) -> tuple[str, ...]:
     entries = items(text)
     if ALL in entries:
         raise ValueError("* is not allowed here, list the interfaces; a prefix that ends in + means all that begin so")
-    return each(interface, entries)
+    return each(interface, entries, MOST_NAMES)
 
 
 def owner(text: str) -> int:
@@ -225,7 +232,7 @@ def owners(text: str) -> tuple[int, ...]:
     entries = items(text)
     if ALL in entries:
         raise ValueError("* is not allowed here, list the ids")
-    return each(owner, entries)
+    return each(owner, entries, MOST_NAMES)
 
 
 def all_or_owner_groups(text: str) -> tuple[int, ...] | Everything:
@@ -233,8 +240,8 @@ def all_or_owner_groups(text: str) -> tuple[int, ...] | Everything:
     entries = items(text)
     if _all(entries):
         return ALL
-    if len(entries) > MOST_OWNER_GROUPS:
-        raise ValueError(f"{len(entries)} groups, at most {MOST_OWNER_GROUPS} are allowed")
+    if len(set(entries)) > MOST_OWNER_GROUPS:
+        raise ValueError(f"{len(set(entries))} groups, at most {MOST_OWNER_GROUPS} are allowed")
     return owners(text)
 
 

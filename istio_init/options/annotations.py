@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from istio_init.errors import shown
 from istio_init.errors_rare import UsageError
+from istio_init.model import parsers
 from istio_init.options.table import OPTIONS
 from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from istio_init.options.table import Option
@@ -102,6 +103,7 @@ class Annotation(Record):
 
 _OPTIONS = {each.field: each for each in OPTIONS}
 MODE_FIELD, _EXCLUDED_PORTS = "istio_inbound_interception_mode", "istio_local_exclude_ports"
+_VIRTUAL = "kube_virt_interfaces"
 
 # If two set the same option the first one wins, except for the lists of excluded inbound ports, which are joined.
 ANNOTATIONS: tuple[Annotation, ...] = (
@@ -194,7 +196,25 @@ def parse_annotations(annotations: Mapping[str, str]) -> dict[str, Any]:
             text = _member(config, each)
         if text is not None:
             _set(values, each, each.parse(text))
+    _require_bounded(values, annotations)
     return values
+
+
+def _require_bounded(values: Mapping[str, Any], annotations: Mapping[str, str]) -> None:
+    """AnnotationError where each of many interfaces would have a rule for each of many destinations."""
+    interfaces, networks = values.get(_VIRTUAL, ()), values.get("istio_service_cidr", ())
+    if count := excess(interfaces, networks):
+        name = next(each.name for each in ANNOTATIONS if each.field == _VIRTUAL and each.name in annotations)
+        why = (
+            f"with {TRAFFIC}includeOutboundIPRanges it makes {count} rules, at most {parsers.MOST_ENTRIES} are allowed"
+        )
+        raise AnnotationError(name, annotations[name], why)
+
+
+def excess(interfaces: Sequence[str], networks: Sequence[object]) -> int:
+    """How many rules virtual machines' interfaces make with so many destinations, 0 where they are not too many."""
+    count = 0 if networks == parsers.ALL else len(interfaces) * len(networks)
+    return count if count > parsers.MOST_ENTRIES else 0
 
 
 def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -415,7 +415,7 @@ def dns_capture(options: Options, family: Family) -> Iterator[PlannedRule]:
     """Redirect queries to the agent; zones keep conntrack from taking the agent's query for the application's."""
     if not captures_dns(options):
         return
-    servers = _of_family(options.dns_servers or (), family)
+    servers = dict.fromkeys(_of_family(options.dns_servers or (), family))
     # None is any server.
     destinations = (None,) if options.capture_all_dns else tuple(map(Destination, servers))
     why: Why = ("outbound packets enter ISTIO_OUTPUT_DNS for conntrack zones", DNS_FLAGS)

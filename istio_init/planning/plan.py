@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from istio_init.model import parsers
 from istio_init.model.routing import Address, PolicyRule, Route
 from istio_init.model.rules import FAMILIES, IPV4, IPV6, LOOPBACK_INTERFACE, Ruleset
 from istio_init.planning.capture import PASSTHROUGH, capture, uses_tproxy
@@ -42,7 +43,9 @@ class Plan(Record):
 
 
 def build(options: Options) -> Plan:
-    """The plan for these options; the same options always give the same plan."""
+    """The plan for these options; the same options always give the same plan. OptionError for too many rules."""
+    if len(options.kube_virt_interfaces) > 1:
+        _require_bounded(options)
     families = FAMILIES if options.enable_ipv6 else (IPV4,)
     rulesets = tuple(capture(options, family) for family in families)
     # Without ::6 on lo, Envoy's connections to the app have another source, match rule 2 and loop.
@@ -54,6 +57,16 @@ def build(options: Options) -> Plan:
         mark, table = transition_mark(options.istio_inbound_tproxy_mark), options.istio_inbound_tproxy_route_table
         spare += tuple(PolicyRule(family, mark, table) for family in used)
     return Plan(rulesets, _policy_rules(options, used), _routes(options, used), addresses, spare)
+
+
+def _require_bounded(options: Options) -> None:
+    from istio_init.errors_rare import OptionError
+    from istio_init.options.annotations import excess
+
+    if count := excess(options.kube_virt_interfaces, options.istio_service_cidr):
+        value = ",".join(options.kube_virt_interfaces)
+        why = f"with --istio-service-cidr (-i) it makes {count} rules, at most {parsers.MOST_ENTRIES} are allowed"
+        raise OptionError("--kube-virt-interfaces", value, why)
 
 
 def transition_mark(mark: int) -> int:

@@ -35,7 +35,7 @@ NEITHER = (
     "the namespace has neither the previous state nor the plan: run again with --reconcile, or with --cleanup-only to "
     "remove all Istio rules"
 )
-SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
+SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGALRM)
 
 
 def roll_back(  # noqa: PLR0913, PLR0917 (what was done, what was there, with what, and why)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 from istio_init.cni.plugin import kubernetes_api, plugin
 from istio_init.cni.plugin.protocol import CONFIGURATION, NEWEST, TRY_AGAIN, PluginError
 from istio_init.cni.plugin.settings import Api as Asking
+from istio_init.errors import Interrupted
 from istio_init.log import Log
 from istio_init.options.annotations import INJECT, STATUS
 from istio_init.options.cni_pod import PodDescription
@@ -175,3 +179,35 @@ def test_the_client_is_imported_only_to_ask(tmp_path: Path) -> None:
             [sys.executable, "-c", program, json.dumps(CALL)], input=data, cwd=ROOT, capture_output=True, check=True
         )
         assert done.stdout.decode().strip() == imported
+
+
+def test_a_kubeconfig_that_is_no_small_file_is_refused(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    large = tmp_path / "large"
+    large.write_bytes(b"#" * ((1 << 20) + 1))
+    bomb = tmp_path / "bomb"
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    bomb.write_text("\n".join(lines))
+    for path, why in ((pipe, "no regular file"), (large, "more than"), (bomb, "aliases")):
+        assert why in str(refused(str(path)))
+
+
+def test_a_command_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "SECONDS", 0.05)
+    with pytest.raises(Interrupted, match=r"^ADD took longer than 0.05 s"), plugin.Deadline("ADD"):
+        threading.Event().wait(30)
+    with plugin.Deadline("ADD"):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_the_deadline_ends_the_attempts_at_the_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "SECONDS", 0.5)
+    with (
+        serving(tmp_path, *[BUSY] * 1000) as server,
+        pytest.raises(Interrupted, match="ADD took longer"),
+        plugin.Deadline("ADD"),
+    ):
+        kubernetes_api.pod(Asking(server.kubeconfig, 1000, 0.01, 20), "default", "web-0", Log("none"))

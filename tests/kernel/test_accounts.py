@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import os
 import pwd
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istio_init.kernel.host.accounts import group_id, user_id
+from istio_init.kernel.host.accounts import LARGEST, group_id, user_id
 
 PASSWD = b"""root:x:0:0:root:/root:/bin/bash
 # istio-proxy:x:1:1::/:
@@ -98,3 +99,15 @@ def test_every_user_is_found(tmp_path_factory: pytest.TempPathFactory, users: di
     path.write_bytes("".join(f"{name}:x:{number}:0::/:\n" for name, number in users.items()).encode())
     for name, number in users.items():
         assert user_id(name, str(path)) == number
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "passwd"
+    os.mkfifo(path)
+    assert user_id("root", str(path)) is None
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "passwd"
+    path.write_bytes(b"root:x:0:0::/:\n" + b"#" * LARGEST)
+    assert user_id("root", str(path)) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_what_is_read(tmp_path: Path, text: bytes, addresses: list[str]) -> None
 def test_a_line_that_is_wrong_is_complained_about_and_passed_over(tmp_path: Path, line: bytes, shown: str) -> None:
     found, complaints = servers(tmp_path, b"nameserver 10.0.0.1\n" + line + b"\nnameserver 10.0.0.2\n")
     assert found == ["10.0.0.1", "10.0.0.2"]
-    assert complaints == (f"PATH line 2: nameserver {shown} is no IP address and is passed over",)
+    assert complaints == (f"PATH line 2: nameserver {shown} is not an IP address and is ignored",)
 
 
 @pytest.mark.parametrize("path", ["/nonexistent/resolv.conf", "/etc/passwd/resolv.conf"])
@@ -66,7 +67,9 @@ def test_a_missing_file_has_no_servers(path: str) -> None:
 
 
 def test_one_that_cannot_be_read_is_an_error() -> None:
-    with pytest.raises(KernelError, match=r"^/etc: the nameservers can't be read: Is a directory; .*--dns-servers$"):
+    with pytest.raises(
+        KernelError, match=r"^/etc: the nameservers can't be read: not a regular file; .*--dns-servers$"
+    ):
         nameservers("/etc")
 
 
@@ -83,3 +86,21 @@ def test_every_server_is_found_in_order(
 @given(st.binary())
 def test_any_bytes_will_do(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
     servers(tmp_path_factory.mktemp("etc"), text)
+
+
+def test_a_server_counts_once_and_so_many_are_no_resolv_conf(tmp_path: Path) -> None:
+    assert set(servers(tmp_path, b"nameserver 10.0.0.1\n" * 1000)[0]) == {"10.0.0.1"}
+    with pytest.raises(KernelError, match="65 nameservers, at most 64 are allowed"):
+        servers(tmp_path, b"".join(b"nameserver 10.0.0.%d\n" % number for number in range(65)))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "resolv.conf"
+    os.mkfifo(path)
+    with pytest.raises(KernelError, match=r"resolv.conf: .*not a regular file"):
+        nameservers(str(path))
+
+
+def test_a_file_that_is_too_large_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KernelError, match=r"longer than 1048576 bytes"):
+        servers(tmp_path, b"#" * (1 << 20) + b"\nnameserver 10.0.0.1\n")

@@ -174,3 +174,25 @@ def test_ports_of_users_come_back(text: str, spelled: str) -> None:
 def test_ports_of_users_that_make_no_sense_are_refused(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parsers.ports_of_users(text)
+
+
+BOUNDED: dict[str, tuple[Callable[[str], Any], Callable[[int], str], int]] = {
+    "ports": (parsers.ports, str, parsers.MOST_ENTRIES),
+    "all or ports": (parsers.all_or_ports, str, parsers.MOST_ENTRIES),
+    "networks": (parsers.networks, lambda n: f"fd00::{n:x}", parsers.MOST_ENTRIES),
+    "all or networks": (parsers.all_or_networks, lambda n: f"fd00::{n:x}", parsers.MOST_ENTRIES),
+    "addresses": (parsers.addresses, lambda n: f"fd00::{n:x}", parsers.MOST_NAMES),
+    "interfaces": (parsers.interfaces, lambda n: f"eth{n}", parsers.MOST_NAMES),
+    "owners": (parsers.owners, str, parsers.MOST_NAMES),
+    "owner groups": (parsers.all_or_owner_groups, str, parsers.MOST_OWNER_GROUPS),
+}
+
+
+@pytest.mark.parametrize("kind", BOUNDED)
+def test_every_list_has_a_bound_and_duplicates_count_once(kind: str) -> None:
+    parse, entry, most = BOUNDED[kind]
+    whole = [entry(number) for number in range(1, most + 1)]
+    assert len(parse(",".join(whole))) == most
+    assert set(parse(",".join([*whole, *whole]))) == set(parse(",".join(whole)))
+    with pytest.raises(ValueError, match=rf"{most + 1} .*at most {most} are allowed"):
+        parse(",".join([*whole, entry(most + 1)]))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from istio_init.errors_rare import UsageError
+from istio_init.errors_rare import OptionError, UsageError
 from istio_init.options.annotations import (
     ANNOTATIONS,
     LONGEST,
@@ -24,6 +24,7 @@ from istio_init.options.annotations import (
     with_defaults,
 )
 from istio_init.options.table import OPTIONS, Options, resolve
+from istio_init.planning.plan import build
 from istio_init.runner.defaults import account
 from tests.kit.options import options
 
@@ -141,3 +142,25 @@ def test_a_value_may_be_as_long_as_kubernetes_lets_it() -> None:
     name = f"{PREFIX}includeInboundPorts"
     longest = ("8080," * LONGEST)[: LONGEST - 1]
     assert parse_annotations({name: longest.rstrip(",")})
+
+
+def test_the_product_of_interfaces_and_destinations_is_bounded() -> None:
+    """11 KB of annotations would make 361,000 rules."""
+    ranges = ",".join(f"10.{n // 256}.{n % 256}.0/24" for n in range(1000))
+    found = {f"{PREFIX}includeOutboundIPRanges": ranges}
+    for name in (f"{PREFIX}kubevirtInterfaces", "istio.io/reroute-virtual-interfaces"):
+        parse_annotations({**found, name: ",".join(f"net{n}" for n in range(20))})
+        with pytest.raises(AnnotationError, match=rf"^annotation {name}: .* makes 21000 rules, at most 20000"):
+            parse_annotations({**found, name: ",".join(f"net{n}" for n in range(21))})
+
+
+def test_so_is_that_of_flags() -> None:
+    argv = ["-u", "1337", "-i", ",".join(f"10.{n // 256}.{n % 256}.0/24" for n in range(1000)), "-k"]
+    for count, fits in ((20, True), (21, False)):
+        chosen = options([*argv, ",".join(f"net{n}" for n in range(count))], {})
+        assert chosen
+        if fits:
+            build(chosen)
+        else:
+            with pytest.raises(OptionError, match=r"--kube-virt-interfaces: .* makes 21000 rules"):
+                build(chosen)

@@ -5,11 +5,15 @@ Imported where a kubeconfig is given, and only there: the client takes longer to
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from istio_init.cni.plugin.protocol import CONFIGURATION, TRY_AGAIN, PluginError
-from istio_init.errors import shown
+from istio_init.errors import InitError, shown
+from istio_init.formats import yaml_json
+from istio_init.kernel.host import files
 from istio_init.options.cni_pod import PROXY_CONTAINER, PodDescription, proxy_role
 
 if TYPE_CHECKING:
@@ -31,6 +35,8 @@ def pod(api: Api, namespace: str, name: str, log: Log) -> PodDescription:
             time.sleep(api.pause)
         try:
             return _description(name, core.read_namespaced_pod(name, namespace, _request_timeout=limits).to_dict())
+        except InitError:
+            raise  # the deadline of the call, or a signal
         except Exception as error:  # noqa: BLE001 (the client lets through what its libraries raise)
             why = _reason(error)
             log.warn(f"the Kubernetes API has no answer for pod {namespace}/{name}, try {attempt}: {why}")
@@ -51,6 +57,7 @@ def _client(api: Api) -> Any:  # noqa: ANN401 (the client has no types)
             CONFIGURATION, f"kubernetes.kubeconfig needs the client: pip install istio-init[kubernetes] ({error})"
         ) from error
     try:
+        _require_bounded(api.kubeconfig)
         made = config.new_client_from_config(api.kubeconfig, persist_config=False)
     except Exception as error:
         raise PluginError(
@@ -60,6 +67,14 @@ def _client(api: Api) -> Any:  # noqa: ANN401 (the client has no types)
     made.configuration.retries = False
     made.rest_client = type(made.rest_client)(made.configuration)
     return client.CoreV1Api(made)
+
+
+def _require_bounded(path: str) -> None:
+    """InitError or ValueError for a kubeconfig that is not a regular file, too large, or a bomb of YAML aliases."""
+    content = files.read(path)
+    if content is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    yaml_json.load(content.data.decode())
 
 
 def _reason(error: Exception) -> str:

@@ -27,7 +27,7 @@ from istio_init.cni.plugin.protocol import (
 )
 from istio_init.cni.plugin.sandbox_state import PASSED, SandboxState
 from istio_init.cni.plugin.settings import settings
-from istio_init.errors import InitError
+from istio_init.errors import InitError, Interrupted
 from istio_init.log import now
 from istio_init.options.annotations import suspicious
 from istio_init.options.table import Options
@@ -36,12 +36,18 @@ from istio_init.runner.run import Interrupts, perform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Callable, Mapping
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from istio_init.cni.plugin.settings import Api, Settings
     from istio_init.options.cni_pod import PodDescription
+else:
+    # The C half of signal; the module around it imports enum.
+    import _signal
 
+# The deadline of a command. Longer than --wait and all attempts at the Kubernetes API together.
+SECONDS = 100.0
 ATTACHMENTS = "cni.dev/valid-attachments"
 # What a log calls the decision that there was none: what the pod asks for can't be understood.
 REFUSED = "refused"
@@ -303,6 +309,29 @@ VERBS: dict[str, Callable[[Call], str]] = {
 }
 
 
+class Deadline:
+    """Within its `with`, a command that takes too long is interrupted, and what it has changed is undone.
+
+    A runtime waits for minutes, and starts no other pod's sandbox in the meantime.
+    """
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        self._before = _signal.signal(_signal.SIGALRM, self._expire)
+        _signal.setitimer(_signal.ITIMER_REAL, SECONDS)
+
+    def __exit__(self, *_: object) -> None:
+        _signal.setitimer(_signal.ITIMER_REAL, 0)
+        _signal.signal(_signal.SIGALRM, self._before)
+
+    def _expire(self, *_: object) -> None:
+        what = f"{self.command} took longer than {SECONDS:g} s and was interrupted"
+        raise Interrupted(f"{what}; see the node's load, and the length of the pod's lists")
+
+
 def answer(environ: Mapping[str, str], data: bytes) -> tuple[int, str]:
     """The exit code, and what belongs on standard output."""
     call = None
@@ -311,7 +340,7 @@ def answer(environ: Mapping[str, str], data: bytes) -> tuple[int, str]:
         if request.command == "VERSION":
             return 0, version(request) + "\n"
         call = Call(request, settings(request.members))
-        with access.pinned(request.netns):
+        with Deadline(request.command), access.pinned(request.netns):
             result = VERBS[request.command](call)
     except InitError as error:
         failure = error

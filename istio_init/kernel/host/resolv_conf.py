@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import _socket as socket  # socket.py imports enum and selectors; inet_pton in C is all that is needed
-import posix as os  # the C half of os; the other half costs a start a millisecond
 
 from istio_init import errors
+from istio_init.kernel.host.small_file import read_regular
 from istio_init.model.rules import Network
 
-# Nothing that a resolver library would read is longer than this many bytes.
+# Bytes; far more than a resolver library reads.
 LONGEST = 1 << 20
-_AT_ONCE = 1 << 16  # mostly all of it, and no more than the allocator has at hand
+# Nameservers that count. A resolver library uses three; each makes rules in several chains.
+MOST_SERVERS = 64
 
 # ::ffff:0:0/96
 MAPPED = bytes(10) + b"\xff\xff"
 
 
 def nameservers(path: str = "/etc/resolv.conf") -> tuple[tuple[Network, ...], tuple[str, ...]]:
-    """The servers in the file's order, as networks of one address each, and a complaint for each line that is wrong.
+    """The servers in the file's order, as networks of one address, and a complaint for each wrong line.
 
-    The zone of a scoped address (fe80::1%eth0) is left out: rules know no zones. A missing file has no
-    servers. KernelError where there is one that can't be read.
+    The zone of a scoped address (fe80::1%eth0) is dropped: rules have no zones. A missing file has no servers.
+    KernelError where it can't be read, is not a regular file or names too many servers.
     """
     servers: list[Network] = []
     complaints: list[str] = []
     for number, line in enumerate(_read(path).split(b"\n"), 1):
-        # Comments have another first word. What follows the address is ignored, as every resolver does.
+        # Comments have another first word. The rest of the line is ignored, as every resolver does.
         words = line.split(None, 2)
         if words[:1] != [b"nameserver"]:
             continue
@@ -35,12 +36,15 @@ def nameservers(path: str = "/etc/resolv.conf") -> tuple[tuple[Network, ...], tu
             servers.append(server)
         else:
             shown = errors.shown(text.decode("utf-8", "backslashreplace"))
-            complaints.append(f"{path} line {number}: nameserver {shown} is no IP address and is passed over")
+            complaints.append(f"{path} line {number}: nameserver {shown} is not an IP address and is ignored")
+    if (count := len(set(servers))) > MOST_SERVERS:
+        why = f"{count} nameservers, at most {MOST_SERVERS} are allowed"
+        raise errors.KernelError(f"{path}: {why}; name them: --dns-servers")
     return tuple(servers), tuple(complaints)
 
 
 def _server(text: bytes) -> Network | None:
-    """The address as a network of its own, or None where it is none."""
+    """The address as a network of one, or None where it is none."""
     address, _, _zone = text.partition(b"%")
     family = socket.AF_INET6 if b":" in address else socket.AF_INET
     try:
@@ -54,20 +58,11 @@ def _server(text: bytes) -> Network | None:
 
 def _read(path: str) -> bytes:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return read_regular(path, LONGEST)
     except (FileNotFoundError, NotADirectoryError):
         return b""
     except OSError as error:
         raise _error(path, error) from error
-    try:
-        content = b""
-        while len(content) <= LONGEST and (chunk := os.read(descriptor, _AT_ONCE)):
-            content += chunk
-    except OSError as error:
-        raise _error(path, error) from error
-    finally:
-        os.close(descriptor)
-    return content
 
 
 def _error(path: str, error: OSError) -> errors.KernelError:

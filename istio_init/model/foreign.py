@@ -43,6 +43,7 @@ class Direction(Record):
     """-m conntrack --ctdir: the packet goes as its connection's first one, or, with `reply`, the other way."""
 
     reply: bool
+    negated: bool = False
 
 
 class Assumed(Record):

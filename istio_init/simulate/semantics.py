@@ -124,7 +124,7 @@ def holds(match: Part, packet: Packet, facts: Facts) -> bool | None:  # noqa: C9
         case TcpFlags(mask, compared, negated):
             return _has_flags(packet, mask, compared, negated=negated)
         case Direction(reply):
-            return packet.reply == reply
+            return (packet.reply == reply) != match.negated
         case Assumed(held):
             return held
         case Undecidable():

@@ -17,7 +17,7 @@ from __future__ import annotations
 from istio_init.errors import InitError, shown
 from istio_init.model.extensions import Tproxy
 from istio_init.model.foreign import Fixed
-from istio_init.model.rules import Jump, Redirect, Verdict
+from istio_init.model.rules import Chain, Jump, Redirect, Verdict
 from istio_init.model.unknown import UnknownTarget
 from istio_init.record import Record
 from istio_init.simulate.foreign import effect_of
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
     from istio_init.model.packet import Facts, Packet, Side
-    from istio_init.model.rules import Chain, Hook, Rule, Ruleset, Table, TableName, Target
+    from istio_init.model.rules import Hook, Rule, Ruleset, Table, TableName, Target
     from istio_init.simulate.foreign import Part
 
     HookVerdict: TypeAlias = Literal["ACCEPT", "DROP", "QUEUE", "UNDECIDED"]
@@ -154,17 +154,33 @@ def trace(ruleset: Ruleset, packet: Packet, facts: Facts) -> Trace:
     before = packet
     outcome: HookVerdict = "ACCEPT"
     for name in HOOKS[packet.hook]:
-        table = ruleset.table(name)
-        if table is None:
-            continue
-        if name == "nat" and (why := _not_translated(packet)):
-            steps.append(SkippedTable(name, why))
-            packet = _translated(table, packet, facts)
-            continue
-        packet, outcome = _Walk(table, packet, facts, steps).run()
-        if outcome != "ACCEPT":
-            break
+        for table in tables_of(ruleset, name):
+            why = _not_translated(packet) if name == "nat" else ""
+            if why and table.name == name:
+                packet = _translated(table, packet, facts)
+            elif name == "nat" and not why and _ends(packet) != _ends(before):
+                why = "the tables of another backend have translated the connection"
+            if why:
+                steps.append(SkippedTable(table.name, why))
+                continue
+            packet, outcome = _Walk(table, packet, facts, steps).run()
+            if outcome != "ACCEPT":
+                return Trace(before, tuple(steps), _leaving(packet), outcome)
     return Trace(before, tuple(steps), _leaving(packet), outcome)
+
+
+def tables_of(ruleset: Ruleset, name: TableName) -> tuple[Table, ...]:
+    """The tables of this name, those of other backends first: theirs are called such as `nat (nft)`.
+
+    The kernel calls base chains of one priority in the reverse of the order in which they were made, which no listing
+    shows.
+    """
+    found = [table for table in ruleset.tables if table.name.partition(" ")[0] == name]
+    return tuple(sorted(found, key=lambda table: table.name == name))
+
+
+def _ends(packet: Packet) -> tuple[object, ...]:
+    return packet.source, packet.source_port, packet.destination, packet.destination_port
 
 
 def _leaving(packet: Packet) -> Packet:
@@ -211,7 +227,7 @@ class _Walk:
         self, table: Table, packet: Packet, facts: Facts, steps: list[RuleStep | ChainEnd | SkippedTable]
     ) -> None:
         self._table, self._packet, self._facts, self._steps = table, packet, facts, steps
-        self._base = self._chain(packet.hook)
+        self._base = table.chain(packet.hook) or Chain(packet.hook, (), "ACCEPT")
         # Where to go on behind each jump: the chain, the position, and the jump that led to that chain.
         self._stack: list[tuple[Chain, int, RuleStep | None]] = []
 

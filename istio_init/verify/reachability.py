@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from istio_init.model.rules import LOOPBACK_INTERFACE, Jump
-from istio_init.simulate.trace import HOOKS, ICMP, NAT_SIDES, passes_on
-from istio_init.verify.header_space import DESTINATION, GID, IN, MARK, OUT, PROTOCOL, STATE, UID, intersection
+from istio_init.simulate.trace import HOOKS, ICMP, NAT_SIDES, passes_on, tables_of
+from istio_init.verify.header_space import (
+    DESTINATION,
+    DESTINATION_PORT,
+    GID,
+    IN,
+    MARK,
+    OUT,
+    PROTOCOL,
+    SOURCE,
+    STATE,
+    UID,
+    intersection,
+)
 from istio_init.verify.match_sets import MatchSets
 from istio_init.verify.packet_set import CONNECTIONLESS, FIRST_ONE, ICMP_ERROR, LATER, PacketSet, merged
 from istio_init.verify.transfer import Transfer
@@ -114,21 +126,23 @@ class Reachability:
     def _through(self, hook: Hook, sets: list[PacketSet], ended: list[PacketSet]) -> list[PacketSet]:
         """What of the sets passes all tables of a hook; the rest is added to `ended`."""
         for name in HOOKS[hook]:
-            table = self._ruleset.table(name)
-            if table is None or not sets:
-                continue
-            if name == "nat":
-                first = [packet_set for packet_set in sets if _is_first(packet_set, hook)]
-                spared = [
-                    part
-                    for packet_set in sets
-                    if not _is_first(packet_set, hook)
-                    for part in self._later(table, packet_set, hook)
-                ]
-                sets = self._table(table, hook, first, ended) + spared
-            else:
-                sets = self._table(table, hook, sets, ended)
+            for table in tables_of(self._ruleset, name) if sets else ():
+                if name == "nat":
+                    sets = self._translated(table, hook, sets, ended)
+                else:
+                    sets = self._table(table, hook, sets, ended)
         return [_leaving(packet_set, hook) for packet_set in sets]
+
+    def _translated(self, table: Table, hook: Hook, sets: list[PacketSet], ended: list[PacketSet]) -> list[PacketSet]:
+        """What of the sets a nat table accepts: those that it sees, and those that are translated already."""
+        first = [packet_set for packet_set in sets if _is_first(packet_set, hook)]
+        # What a table of another backend translated at this hook, the next one is not asked about.
+        done = [each for each in first if table.name == "nat" and _was_translated(each, hook)]
+        seen = [each for each in first if each not in done]
+        others = [packet_set for packet_set in sets if not _is_first(packet_set, hook)]
+        if table.name == "nat":
+            others = [part for packet_set in others for part in self._later(table, packet_set, hook)]
+        return self._table(table, hook, seen, ended) + done + others
 
     def _later(self, nat: Table, packet_set: PacketSet, hook: Hook) -> list[PacketSet]:
         """A later packet's set with the translation that its first packet was given by these same rules."""
@@ -217,6 +231,12 @@ class Reachability:
 
 def _is_first(packet_set: PacketSet, hook: Hook) -> bool:
     return packet_set.kind == FIRST_ONE and NAT_SIDES[hook] not in packet_set.nat
+
+
+def _was_translated(packet_set: PacketSet, hook: Hook) -> bool:
+    """Whether a set of first packets got another end at this hook already: each side is decided at one hook only."""
+    dimensions = {DESTINATION, DESTINATION_PORT} if NAT_SIDES[hook] == "destination" else {SOURCE}
+    return any(dimension in dimensions for dimension, _ in packet_set.changed)
 
 
 def _leaving(packet_set: PacketSet, hook: Hook) -> PacketSet:

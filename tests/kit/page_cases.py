@@ -56,7 +56,7 @@ from tests.kit.packets import Sidecar
 if TYPE_CHECKING:
     from random import Random
 
-    from istio_init.model.rules import Family, Match, Target
+    from istio_init.model.rules import Family, Match, TableName, Target
 
 ADDRESSES = (
     *("10.1.2.3", "192.0.2.10", "127.0.0.1", "127.0.0.6", "198.51.100.7", "10.99.0.53", "0.0.0.1", "224.0.0.5"),
@@ -225,14 +225,16 @@ USERS = {"ISTIO_OUTPUT": ("A",), "A": ("ISTIO_REDIRECT",), "ISTIO_REDIRECT": ()}
 def ruleset(chance: Random, family: Family) -> Ruleset:
     """Rules of every kind, wherever; also where the kernel would not take them."""
     tables = []
-    for name, hooks in BUILTIN_CHAINS.items():
-        if chance.randrange(2):
-            built_in = [
-                Chain(hook, _rules(chance, family, ("ISTIO_OUTPUT", "A")), chance.choice(("ACCEPT", "ACCEPT", "DROP")))
-                for hook in hooks
-            ]
-            users = [Chain(user, _rules(chance, family, others)) for user, others in USERS.items()]
-            tables.append(Table(name, (*built_in, *users)))
+    several: list[tuple[TableName, str]] = [(name, end) for name in BUILTIN_CHAINS for end in ("", "", " (nft)")]
+    for name, end in {each: None for each in several if not chance.randrange(3)}:
+        built_in = [
+            Chain(hook, _rules(chance, family, ("ISTIO_OUTPUT", "A")), chance.choice(("ACCEPT", "ACCEPT", "DROP")))
+            for hook in BUILTIN_CHAINS[name]
+        ]
+        users = [Chain(user, _rules(chance, family, others)) for user, others in USERS.items()]
+        # With an end, another backend's table of the same name.
+        called: TableName = f"{name}{end}"  # type: ignore[assignment]
+        tables.append(Table(called, (*built_in, *users)))
     return Ruleset(family, tuple(tables))
 
 

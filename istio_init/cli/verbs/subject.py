@@ -171,8 +171,22 @@ def _live(options: Options, where: Where, log: Log) -> Subject:
         # Native nftables' sets are expanded to the rules that these options would make.
         planned = build(options)
         rulesets = tuple(firewall.read(family, planned.ruleset(family)) for family in FAMILIES)
+        for name, other in backends.others(options, firewall, backends.tables()):
+            # The native tables are Istio's alone.
+            if name != "native":
+                rulesets = tuple(_beside(ruleset, other.read(ruleset.family), name) for ruleset in rulesets)
         facts = with_lookup(live_facts())
     return Subject(options, rulesets, facts, proxy(options), live=True)
+
+
+def _beside(ruleset: Ruleset, other: Ruleset, backend: str) -> Ruleset:
+    """The rules with those of another backend's tables, which see the same packets; empty ones are left out."""
+    further = tuple(
+        table.replace(name=f"{table.name} ({backend})")
+        for table in other.tables
+        if any(chain.parts or chain.policy == "DROP" for chain in table.chains)
+    )
+    return ruleset.replace(tables=(*ruleset.tables, *further)) if further else ruleset
 
 
 def with_lookup(facts: Facts) -> Facts:

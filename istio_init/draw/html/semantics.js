@@ -62,7 +62,7 @@ function holds(match, packet, facts) {
       }
       return packet.ctstate === "NEW" ? ((SYN & match.mask) === match.compared) !== negated : null;
     case "Direction":
-      return packet.reply === match.reply;
+      return (packet.reply === match.reply) !== negated;
     case "Assumed":
       return match.held;
     default: // Undecidable

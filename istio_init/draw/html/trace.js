@@ -21,22 +21,34 @@ function trace(tables, packet, facts) {
   const steps = [];
   let outcome = "ACCEPT";
   for (const name of HOOKS[packet.hook]) {
-    const table = tables.find((each) => each.name === name);
-    if (!table) {
-      continue;
-    }
-    const why = name === "nat" ? notTranslated(packet) : "";
-    if (why) {
-      steps.push({ table: name, skipped: why });
-      packet = translated(table, packet, facts);
-      continue;
-    }
-    [packet, outcome] = walk(table, packet, facts, steps);
-    if (outcome !== "ACCEPT") {
-      break;
+    for (const table of tablesOf(tables, name)) {
+      let why = name === "nat" ? notTranslated(packet) : "";
+      if (why && table.name === name) {
+        packet = translated(table, packet, facts);
+      } else if (name === "nat" && !why && ends(packet) !== ends(before)) {
+        why = "the tables of another backend have translated the connection";
+      }
+      if (why) {
+        steps.push({ table: table.name, skipped: why });
+        continue;
+      }
+      [packet, outcome] = walk(table, packet, facts, steps);
+      if (outcome !== "ACCEPT") {
+        return { hook: before.hook, before, steps, packet: leaving(packet), outcome };
+      }
     }
   }
   return { hook: before.hook, before, steps, packet: leaving(packet), outcome };
+}
+
+/** The tables of this name, those of other backends first: theirs are called such as `nat (nft)`. */
+function tablesOf(tables, name) {
+  const found = tables.filter((each) => each.name.split(" ")[0] === name);
+  return [...found.filter((each) => each.name !== name), ...found.filter((each) => each.name === name)];
+}
+
+function ends({ source, source_port, destination, destination_port }) {
+  return [source, source_port, destination, destination_port].join();
 }
 
 /** The packet behind its hook: tracked, and its connection's translation decided on that hook's side. */
@@ -79,7 +91,7 @@ function translated(nat, packet, facts) {
 /** The packet behind one table, and the verdict; what it met is added to the steps. */
 function walk(table, packet, facts, steps) {
   const chainOf = (name) => table.chains.find((chain) => chain.name === name);
-  const base = chainOf(packet.hook);
+  const base = chainOf(packet.hook) ?? { name: packet.hook, rules: [], policy: "ACCEPT" };
   // Where to go on behind each jump: the chain, the position, and the jump that led to that chain.
   const stack = [];
   let [chain, at, via] = [base, 0, null];

@@ -1,6 +1,6 @@
 """Annotations that have no effect and were meant to have one: warnings, each with what was probably meant.
 
-Imported only for an annotation that looks like one of ours and is none (annotations.suspicious): few pods have such.
+Imported only for an annotation that looks like a known one and is none (annotations.suspicious): few pods have such.
 """
 
 from __future__ import annotations

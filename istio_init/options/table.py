@@ -90,6 +90,11 @@ class Option:
         """The option as an error message calls it: --flag (-s)."""
         return f"--{self.flag} (-{self.short})" if self.short else f"--{self.flag}"
 
+    def all_names(self) -> tuple[str, ...]:
+        """All names of the flag: its own, the short one, the aliases."""
+        short = (f"-{self.short}",) if self.short else ()
+        return (f"--{self.flag}", *short, *(f"--{alias}" for alias in self.aliases))
+
     @property
     def choices(self) -> tuple[str, ...]:
         """The words that it takes, where there are only so many."""

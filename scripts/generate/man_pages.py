@@ -47,7 +47,7 @@ VERB_EXITS = {
     "prove": {1: "A packet breaks what the options promise."},
     "cni status": {1: "The plugin is not in place."},
 }
-# Istio's, of the article's pod.
+# Istio's, for a pod with a sidecar.
 ARTICLE = "istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -x \"\" -b '*' -d 15090,15020"
 # Keys of the plugin's own part of a network configuration, beside the options.
 KEYS = {

@@ -18,13 +18,20 @@ HEAD = """# Options
 
 Generated from `istio_init/options/table.py` by `python -m scripts.generate.options_page`; don't edit it by hand.
 
-What counts is, in this order: the command line, the environment variables in the order listed, the default.
-An empty variable counts as unset; a variable's value is checked as an argument is. A switch is given as
-`--flag`, `--flag=true`, `--flag=false` or `--no-flag`. Lists are separated by commas; doubled and trailing
-commas don't count. Ports may be ranges, `4000-4003` or `4000:4003`.
+Precedence: the command line, the environment variables in the order listed, the default. An empty variable counts
+as unset; a variable's value is checked as an argument is, except that a switch's variable which is not true or
+false means false, with a warning, as in Istio's program (`--strict-env` refuses it). A switch is given as `--flag`,
+`--flag=true`, `--flag=false` or `--no-flag`; `--flag false` is true, and the word that belongs to no flag is
+ignored with a warning. Short flags may be joined (`-np 15001`). Lists are separated by commas; white space around
+entries, doubled and trailing commas don't count. Ports may be ranges, `4000-4003` or `4000:4003`.
 
-Exit codes: 0 done (or nothing to do), 1 an error, 126 the validation failed, 255 the command line or the
-environment could not be understood.
+Flags of Istio's program that mean nothing here are accepted: `--vklog`, `--log_rotate`, `--log_rotate_max_age`,
+`--log_rotate_max_size`, `--log_rotate_max_backups`, `--host-nsenter-exec`, `--iptables-trace-logging`,
+`--restore-format` (`-f`).
+
+Exit codes are Istio's: 0 done (or nothing to do); 1 an error, such as a wrong CIDR, port, mode or user; 126 the
+validation failed; 255 the command line can't be parsed: an unknown flag, a missing value, or a switch, number or
+duration (`--iptables-probe-port`, `--probe-timeout`, `--wait`) that is none.
 """
 
 
@@ -38,7 +45,7 @@ def page() -> str:
 
 
 def _row(each: Option) -> str:
-    flag = f"`--{each.flag}`" + (f", `-{each.short}`" if each.short else "")
+    flag = ", ".join(f"`{name}`" for name in each.all_names())
     value = "" if each.switch else f" {each.metavar}"
     variables = ", ".join(f"`{variable}`" for variable in each.variables) or "none"
     default = default_text(each)

@@ -1,4 +1,4 @@
-"""A dump of rules as bug reports have it, iptables-save of one family or both, as rulesets."""
+"""A dump of rules as bug reports have it: iptables-save of one family or both, or `nft list ruleset`, as rulesets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def read_dump(text: str) -> tuple[Ruleset, ...]:
     """
     lines = [line.strip() for line in text.splitlines()]
     if any(line.startswith("table ") and line.endswith("{") for line in lines):
-        raise SaveError("this is what nft prints: give what iptables-nft-save and ip6tables-nft-save print")
+        from istio_init.formats.nft.dump_reader import read_nft
+
+        return read_nft(text)
     found: dict[Family, Ruleset] = {}
     for family, save in _saves(lines):
         ruleset = _parsed(save, family)
@@ -33,7 +35,7 @@ def read_dump(text: str) -> tuple[Ruleset, ...]:
         tables = {table.name: table for table in (*before.tables, *ruleset.tables)}
         found[ruleset.family] = before.replace(tables=tuple(tables[name] for name in BUILTIN_CHAINS if name in tables))
     if not found:
-        raise SaveError("no table in it: give what iptables-save or ip6tables-save prints")
+        raise SaveError("no table in it: give what iptables-save, ip6tables-save or `nft list ruleset` prints")
     return tuple(found[family] for family in FAMILIES if family in found)
 
 

@@ -11,7 +11,13 @@ import pytest
 from istio_init.cli.app import main
 from istio_init.formats.dump_reader import read_dump
 from istio_init.formats.iptables_save import dump
+from istio_init.formats.nft.layout import layout
+from istio_init.formats.nft.listing import listing
+from istio_init.model.inet import NAMES
+from istio_init.model.unknown import UnknownMatch
+from istio_init.verify.proof import differences_between
 from tests.kit.packets import ARTICLE, Sidecar
+from tests.planning.cases import argv
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +85,7 @@ def test_a_foreign_rule_in_a_dump_is_followed_and_proved(capsys: pytest.CaptureF
     ("text", "why"),
     [
         ("", "no table in it"),
-        ("table ip nat {\n}\n", "this is what nft prints"),
+        ("table inet other {\n}\n", "no table in it that is iptables' (ip nat and so on) or Istio's"),
         ("*nat\n-A OUTPUT -j\nCOMMIT\n", "line 2"),
         ("*nat\nCOMMIT\n*nat\nCOMMIT\n", "twice"),
         ("-A OUTPUT -j ACCEPT\n", "a rule before any table"),
@@ -100,3 +106,24 @@ def test_a_dump_and_a_namespace_contradict_each_other(capsys: pytest.CaptureFixt
         code, _, error = run(capsys, f"{verb} --from-save {file} --pid 1")
         assert code != 0
         assert "leave out --live and what names a namespace" in error
+
+
+@pytest.mark.parametrize(
+    "name", ["article", "article-tproxy", "dns-servers", "kubevirt-list", "include-outbound-ports"]
+)
+def test_a_listing_of_native_tables_means_the_plan(name: str) -> None:
+    sidecar = Sidecar(shlex.join(argv(name)))
+    text = listing(table for each in NAMES if (table := layout(sidecar.plan.rulesets, each)).chains)
+    for planned, read in zip(sidecar.plan.rulesets, read_dump(text), strict=True):
+        facts = (sidecar.options, sidecar.facts, sidecar.envoy)
+        assert next(differences_between(planned, read, *facts), None) is None
+
+
+def test_what_nft_does_not_print_is_undecided_by_its_name() -> None:
+    text = "table ip nat {\n\tchain OUTPUT {\n\t\ttype nat hook output priority -100; policy accept;\n%s\t}\n}\n"
+    rules = '\t\tmeta l4proto tcp xt match "owner" counter packets 0 bytes 0 xt target "REDIRECT"\n\t\tnumgen random\n'
+    [ruleset] = read_dump(text % rules)
+    output = ruleset.tables[0].chain("OUTPUT")
+    assert output
+    unknown = [match.name for rule in output.rules for match in rule.matches if isinstance(match, UnknownMatch)]
+    assert unknown == ["owner", "nftables"]

@@ -50,7 +50,9 @@ Container = Annotated[str | None, typer.Option(metavar="ID", help="Look in this 
 
 FromSave = Annotated[
     str,
-    typer.Option("--from-save", metavar="FILE|-", help="Take the rules from what iptables-save printed."),
+    typer.Option(
+        "--from-save", metavar="FILE|-", help="Take the rules from what iptables-save or nft list ruleset printed."
+    ),
 ]
 
 

@@ -1,0 +1,316 @@
+"""What `nft list ruleset` prints, as rulesets: iptables-nft's tables and Istio's native ones.
+
+The expressions are those that translate iptables' matches and targets. Anything else becomes an UnknownMatch that
+holds the rule's text, so that what it matches is undecided and named; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from typing import TYPE_CHECKING
+
+from istio_init.errors_rare import SaveError
+from istio_init.formats.addresses import PROTOCOLS
+from istio_init.model.extensions import (
+    CT_STATES,
+    ConnMark,
+    CtState,
+    CtZone,
+    Mark,
+    Multiport,
+    RestoreMark,
+    SaveMark,
+    SetMark,
+    Tproxy,
+)
+from istio_init.model.inet import NAMES, iptables_name
+from istio_init.model.parsers import network
+from istio_init.model.rules import (
+    BUILTIN_CHAINS,
+    FAMILIES,
+    IPV4,
+    IPV6,
+    Chain,
+    Destination,
+    DestinationPorts,
+    InInterface,
+    Jump,
+    OutInterface,
+    Owner,
+    PortRange,
+    Protocol,
+    Redirect,
+    Rule,
+    Ruleset,
+    Source,
+    SourcePorts,
+    Table,
+    Verdict,
+    ordered,
+)
+from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.model.rules import Family, Match, TableName, Target
+
+_WORD = re.compile(r'"[^"]*"|[{}]|[^\s{},;]+|[,;]')
+_NUMBERS = {name: number for number, name in PROTOCOLS.items()} | {"icmpv6": 58}
+_TABLES: dict[str, TableName] = {theirs: ours for ours, theirs in NAMES.items()}
+_OWNERS = {"skuid": "uid", "skgid": "gid"}
+EVERY = 0xFFFFFFFF
+
+
+class _NotReadError(Exception):
+    """An expression that has no translation."""
+
+
+def read_nft(text: str) -> tuple[Ruleset, ...]:
+    """The rulesets of both families, those that have tables. SaveError where no table is iptables' or Istio's."""
+    found: dict[Family, dict[TableName, dict[str, Chain]]] = {}
+    for kind, name, body in _blocks(text, "table"):
+        table = _TABLES.get(name) if kind == "inet" else name if kind in {"ip", "ip6"} else None
+        if table not in BUILTIN_CHAINS:
+            continue
+        sets = {each: _elements(inner) for _, each, inner in _blocks(body, "set")}
+        families = {"ip": (IPV4,), "ip6": (IPV6,)}.get(kind, FAMILIES)
+        for family in families:
+            chains = found.setdefault(family, {}).setdefault(table, {})
+            for _, chain, inner in _blocks(body, "chain"):
+                read = _chain(iptables_name(chain) if kind == "inet" else chain, inner, family, sets)
+                chains[read.name] = read
+    if not found:
+        raise SaveError("no table in it that is iptables' (ip nat and so on) or Istio's (inet istio-proxy-nat)")
+    return tuple(
+        Ruleset(
+            family,
+            tuple(Table(name, ordered(name, found[family][name])) for name in BUILTIN_CHAINS if name in found[family]),
+        )
+        for family in FAMILIES
+        if family in found
+    )
+
+
+def _blocks(text: str, word: str) -> Iterator[tuple[str, str, str]]:
+    """The blocks `word [KIND] NAME { ... }` of a text: kind, name and what is inside."""
+    for match in re.finditer(rf"^\s*{word} (?:(\S+) )?(\S+) \{{", text, re.MULTILINE):
+        depth, at = 1, match.end()
+        while depth and at < len(text):
+            depth += {"{": 1, "}": -1}.get(text[at], 0)
+            at += 1
+        yield match[1] or "", match[2], text[match.end() : at - 1]
+
+
+def _elements(body: str) -> list[str]:
+    inner = re.search(r"elements = \{([^}]*)\}", body)
+    return [each.strip() for each in inner[1].split(",")] if inner else []
+
+
+def _chain(name: str, body: str, family: Family, sets: dict[str, list[str]]) -> Chain:
+    policy, rules = None, []
+    for line in filter(None, map(str.strip, body.splitlines())):
+        if hook := re.match(r"type \S+ hook (\S+) .*?(?:policy (\S+);)?$", line):
+            name, policy = hook[1].upper(), (hook[2] or "accept").upper()
+        elif not line.startswith("#"):
+            rules += _rules(line, family, sets)
+    return Chain(name, tuple(rules), policy)
+
+
+def _rules(line: str, family: Family, sets: dict[str, list[str]]) -> list[Rule]:
+    """The rules of iptables that a line means for a family: one for each address of a set; none of the other family."""
+    try:
+        reader = _Reader(line, family, sets)
+        reader.read()
+    except (_NotReadError, ValueError, IndexError, KeyError):
+        return [Rule((UnknownMatch("nftables", -1, line.encode(), None),), Verdict("DROP"))]
+    if reader.other_family:
+        return []
+    return [Rule((*some, *reader.matches), reader.target) for some in product(*reader.either)]
+
+
+class _Reader:
+    """The words of one rule."""
+
+    def __init__(self, line: str, family: Family, sets: dict[str, list[str]]) -> None:
+        self._words, self._at, self._family, self._sets = _WORD.findall(line), 0, family, sets
+        self.matches: list[Match] = []
+        # Matches of which one must hold, as rules of their own.
+        self.either: list[list[Match]] = []
+        self.target: Target = Verdict("")
+        self.other_family = False
+
+    def read(self) -> None:
+        while self._at < len(self._words):
+            self._expression(self._next())
+
+    def _next(self) -> str:
+        self._at += 1
+        word: str = self._words[self._at - 1]
+        return word
+
+    def _peek(self) -> str:
+        return self._words[self._at] if self._at < len(self._words) else ""
+
+    def _took(self, *words: str) -> bool:
+        """Whether these words follow, which are then read."""
+        here = tuple(self._words[self._at : self._at + len(words)]) == words
+        self._at += len(words) if here else 0
+        return here
+
+    def _values(self) -> list[str]:
+        """A value, those in braces, or those of a named set."""
+        word = self._next()
+        if word.startswith("@"):
+            return self._sets[word[1:]]
+        if word != "{":
+            return [word]
+        found = []
+        while (word := self._next()) != "}":
+            found += [word] if word != "," else []
+        return found
+
+    def _asked(self) -> tuple[bool, list[str]]:
+        negated = self._took("!=")
+        return negated, self._values()
+
+    def _expression(self, word: str) -> None:  # noqa: C901 (one arm an expression)
+        match word:
+            case "meta":
+                self._expression(self._next())
+            case "counter":
+                while self._peek() in {"packets", "bytes"}:
+                    self._at += 2
+            case "comment":
+                self.matches.append(Comment(self._next().strip('"')))
+            case "nfproto":
+                self.other_family |= (self._next() == "ipv4") != (self._family == IPV4)
+            case "ip" | "ip6":
+                self.other_family |= (word == "ip") != (self._family == IPV4)
+                self._header(self._next())
+            case "iifname" | "oifname":
+                negated, names = self._asked()
+                kind = InInterface if word == "iifname" else OutInterface
+                self._add([kind(name.strip('"').replace("*", "+"), negated) for name in names], negated=negated)
+            case "l4proto":
+                negated, names = self._asked()
+                self._add([Protocol(_NUMBERS.get(name) or int(name), negated) for name in names], negated=negated)
+            case "tcp" | "udp":
+                if Protocol(_NUMBERS[word]) not in self.matches:
+                    self.matches.append(Protocol(_NUMBERS[word]))
+                self._ports(self._next())
+            case "th":
+                self._ports(self._next())
+            case "skuid" | "skgid":
+                negated, ids = self._asked()
+                self._add([Owner(_OWNERS[word], *_range(each), negated) for each in ids], negated=negated)  # type: ignore[arg-type]
+            case "mark":
+                self._mark(Mark)
+            case "ct":
+                self._connection(self._next())
+            case "xt":
+                self._extension(self._next(), self._next().strip('"'))
+            case _:
+                self._verdict(word)
+
+    def _extension(self, kind: str, name: str) -> None:
+        """An extension of iptables, of which nft prints the name alone."""
+        if kind == "match":
+            self.matches.append(UnknownMatch(name, -1, name.encode()))
+        else:
+            self.target = UnknownTarget(name, -1, name.encode())
+
+    def _add(self, found: list[Match], *, negated: bool) -> None:
+        if negated or len(found) == 1:
+            self.matches += found
+        else:
+            self.either.append(found)
+
+    def _header(self, field: str) -> None:
+        negated, values = self._asked()
+        if field in {"protocol", "nexthdr"}:
+            self._add([Protocol(_NUMBERS.get(each) or int(each), negated) for each in values], negated=negated)
+            return
+        kinds: dict[str, type[Source | Destination]] = {"saddr": Source, "daddr": Destination}
+        kind = kinds[field]
+        self._add([kind(network(each), negated) for each in values], negated=negated)
+
+    def _ports(self, side: str) -> None:
+        negated, values = self._asked()
+        ranges = tuple(PortRange(*_range(each)) for each in values)
+        if len(ranges) == 1:
+            kinds: dict[str, type[SourcePorts | DestinationPorts]] = {"sport": SourcePorts, "dport": DestinationPorts}
+            self.matches.append(kinds[side](ranges[0], negated))
+        else:
+            self.matches.append(Multiport({"sport": "sports", "dport": "dports"}[side], ranges, negated))  # type: ignore[arg-type]
+
+    def _mark(self, kind: type[Mark | ConnMark]) -> None:
+        if self._took("set"):
+            if kind is ConnMark:
+                if not (self._took("meta", "mark") or self._took("mark")):
+                    raise _NotReadError
+                self.target = SaveMark()
+            elif isinstance(self.target, Tproxy):
+                self.target = self.target.replace(mark=int(self._next(), 0), mask=EVERY)
+            else:
+                self.target = RestoreMark() if self._took("ct", "mark") else SetMark(int(self._next(), 0))
+            return
+        mask = int(self._next(), 0) if self._took("&") or self._took("and") else EVERY
+        negated = self._took("!=")
+        self._took("==")
+        self.matches.append(kind(int(self._next(), 0), mask, negated))
+
+    def _connection(self, field: str) -> None:
+        if field == "mark":
+            self._mark(ConnMark)
+        elif field == "state":
+            negated = self._took("!=")
+            words = [self._next()]
+            while self._took(","):
+                words.append(self._next())
+            states = {each.upper() for word in words for each in word.split(",")}
+            self.matches.append(CtState(tuple(state for state in CT_STATES if state in states), negated))
+        elif field == "zone" and self._took("set"):
+            self.target = CtZone(int(self._next()))
+        else:
+            raise _NotReadError
+
+    def _verdict(self, word: str) -> None:
+        match word:
+            case "accept" if isinstance(self.target, Tproxy):
+                pass
+            case "accept" | "drop" | "return" | "queue":
+                # A mark that was set before an accept: one target alone has a place in a rule of iptables.
+                if self.target != Verdict(""):
+                    raise _NotReadError
+                self.target = Verdict(word.upper())  # type: ignore[arg-type]
+                self._at = len(self._words) if word == "queue" else self._at
+            case "jump" | "goto":
+                self.target = Jump(iptables_name(self._next()), word == "goto")
+            case "redirect":
+                self._took("to")
+                self.target = Redirect(PortRange(*_range(self._next().removeprefix(":"))))
+            case "tproxy":
+                self._took("ip") or self._took("ip6")
+                self._took("to")
+                port = int(self._next().rpartition(":")[2])
+                self.target = Tproxy(port, bytes(4 if self._family == IPV4 else 16), 0, 0)
+            case "dnat" | "snat":
+                self._took("ip") or self._took("ip6")
+                self._took("to")
+                options = f"--to-{'destination' if word == 'dnat' else 'source'} {self._next()}"
+                self.target = UnknownTarget(word.upper(), -1, options.encode(), options)
+            case "masquerade" | "reject" | "log" | "notrack":
+                name, options = ("CT", "--notrack") if word == "notrack" else (word.upper(), "")
+                if word == "log" and self.target != Verdict(""):
+                    raise _NotReadError
+                self._at = len(self._words)
+                self.target = UnknownTarget(name, -1, options.encode(), options)
+            case _:
+                raise _NotReadError
+
+
+def _range(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("-")
+    return int(low), int(high or low)

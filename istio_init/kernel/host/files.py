@@ -9,6 +9,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from istio_init.errors import InitError, shown
+from istio_init.kernel.host.libc import function, get_errno, library
 from istio_init.record import Record
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 # How a file begins and ends, in the directory of the one that it is to become, until it is whole. Runtimes would take
 # one that ends in .conf, .conflist or .json for a network, hidden or not.
 PARTIAL, UNREAD = ".istio-init-partial-", ".tmp"
+AT_FDCWD, RENAME_NOREPLACE, RENAME_EXCHANGE = -100, 1, 2  # <linux/fcntl.h>, <linux/fs.h>
 LARGEST = 1 << 20  # bytes of a file that is read; no network's configuration comes near
 
 
@@ -51,7 +53,13 @@ class DirectoryLock:
             self._descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise InitError(f"{named(self.directory)}: can't be opened: {error.strerror}; is it the host's?") from error
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise InitError(
+                f"{named(self.directory)}: can't be locked: {error.strerror}; see its file system"
+            ) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -112,9 +120,13 @@ def read(path: str, largest: int = LARGEST) -> Content | None:
         if status.st_size > largest:
             raise InitError(f"{named(path)}: {status.st_size} bytes, more than {largest} are not read")
         with open(descriptor, "rb", closefd=False) as file:
-            data = file.read()
+            data = file.read(largest + 1)
+    except OSError as error:
+        raise InitError(f"{named(path)}: can't be read: {error.strerror}; see its file system") from error
     finally:
         os.close(descriptor)
+    if len(data) > largest:
+        raise InitError(f"{named(path)}: more than {largest} bytes are not read")
     return Content(data, stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid), _version(status))
 
 
@@ -142,9 +154,50 @@ def replace(path: str, data: bytes, like: Content | None, mode: int) -> None:
 
 
 def _rename_over(partial: str, path: str, like: Content | None) -> None:
+    """Put the partial file in the place of what was read, and of nothing else. Changed where another program wrote."""
+    changed = Changed(f"{named(path)}: another program has written it meanwhile")
     if _current(path) != (like.version if like else None):
-        raise Changed(f"{named(path)}: somebody else has written it meanwhile")
-    os.rename(partial, path)
+        raise changed
+    try:
+        if like is None:
+            _rename(partial, path, RENAME_NOREPLACE)
+        else:
+            exchanged = _exchanged(partial, path, like)
+            os.unlink(partial)
+            if not exchanged:
+                raise changed
+    except OSError as error:
+        if error.errno in {errno.EEXIST, errno.ENOENT}:
+            raise changed from error
+        if error.errno not in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
+            raise
+        os.rename(partial, path)  # a file system, or a kernel, that can't do more
+
+
+def _exchanged(partial: str, path: str, like: Content) -> bool:
+    """Exchange the two, and see what was at the path; what is not `like` goes back there, unless it was replaced again.
+
+    Comparing before a rename would leave a moment in which another program's write is lost.
+    """
+    placed = _current(partial)
+    _rename(partial, path, RENAME_EXCHANGE)
+    if _current(partial) == like.version:
+        return True
+    while True:
+        # What came out is newer than what was placed, and goes back; over, if what was placed comes out.
+        newer = _current(partial)
+        _rename(partial, path, RENAME_EXCHANGE)
+        if _current(partial) == placed:
+            return False
+        placed = newer
+
+
+def _rename(old: str, new: str, flags: int) -> None:
+    """renameat2(2). OSError where it is refused, or not known."""
+    call = function(library(None), "renameat2")
+    if call(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags):
+        number = get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _partial(path: str) -> str:
@@ -220,5 +273,9 @@ def sweep(directory: str) -> Iterator[str]:
         if name.startswith(PARTIAL):
             path = os.path.join(directory, name)
             if not os.path.isdir(path):
-                remove(path)
+                try:
+                    remove(path)
+                except OSError as error:
+                    why = f"{error.strerror}; {_remedy(error.errno)}"
+                    raise InitError(f"{named(path)}: can't be removed: {why}") from error
                 yield name

@@ -14,7 +14,7 @@ from istio_init.formats.nft import layout, merge
 from istio_init.kernel.netlink.batch import BatchChannel
 from istio_init.kernel.netlink.channel import AnswerLost
 from istio_init.kernel.netlink.nfnetlink import NfnetlinkChannel
-from istio_init.kernel.nft.native_dump import dump_tables, holds
+from istio_init.kernel.nft.native_dump import dump_tables, emptying, holds
 from istio_init.kernel.nft.native_encode import TableEncoder, deletion
 from istio_init.model.inet import NAMES
 from istio_init.model.rules import FAMILIES, Ruleset
@@ -50,6 +50,8 @@ class Nftables:
         self._encoded: dict[int, tuple[InetTable, EncodedTable]] = {}
         # The tables at a generation of the rules, which changes whenever anyone writes; None if they are the plan's.
         self._cached: tuple[int, tuple[InetTable, ...] | None] | None = None
+        # The kernel's messages about them.
+        self._dumps: dict[TableName, TableDump] = {}
         # Chains' rules as nftables has them, with the rules that they were made from.
         self._folded: dict[tuple[int, Family], tuple[Sequence[Rule | Run], merge.Folded]] = {}
 
@@ -116,9 +118,8 @@ class Nftables:
         self, names: tuple[TableName, ...], desired: Sequence[Desired], existing: tuple[InetTable, ...]
     ) -> tuple[list[Message], list[Subject]]:
         """The messages that replace the tables, and what each is about."""
-        there = [table for table in names if any(each.name == table for each in existing)]
-        messages: list[Message] = [deletion(table) for table in there]
-        subjects: list[Subject] = [(NAMES[table], "", 0, None) for table in there]
+        messages: list[Message] = []
+        subjects: list[Subject] = []
         for table in names:
             changed = {family: wanted for family, each, wanted in desired if each == table}
             rulesets: list[Ruleset] = []
@@ -128,8 +129,12 @@ class Nftables:
                 elif (wanted := changed[family]) is not None:
                     rulesets.append(Ruleset(family, (wanted,)))
             planned = self._layout(rulesets, table)
-            if planned.chains:
-                encoded = self._encode(planned)
+            encoded = self._encode(planned) if planned.chains else None
+            if (dump := self._dumps.get(table)) is not None:
+                removed = emptying(table, dump, encoded) if encoded else [deletion(table)]
+                messages += removed
+                subjects += [(NAMES[table], "", 0, None)] * len(removed)
+            if encoded:
                 messages += encoded.messages
                 subjects += encoded.subjects
         return messages, subjects
@@ -139,6 +144,7 @@ class Nftables:
         generation = channel.generation()
         if self._cached is None or self._cached[0] != generation:
             generation, dumps = channel.consistent(lambda: dump_tables(channel), generation)
+            self._dumps = dumps
             self._cached = generation, self._meaning(dumps)
         return self._cached
 

@@ -5,9 +5,29 @@ from __future__ import annotations
 import sys
 
 from istio_init.kernel.netlink.channel import attributes
-from istio_init.kernel.netlink.nfnetlink import CHAIN_NAME, HEAD, NFPROTO_INET, NFT_NAME, RULE_CHAIN, SET_NAME, name
+from istio_init.kernel.netlink.nfnetlink import (
+    CHAIN_NAME,
+    DELCHAIN,
+    DELRULE,
+    HEAD,
+    NFPROTO_INET,
+    NFT_NAME,
+    RULE_CHAIN,
+    SET_NAME,
+    body,
+    name,
+    text,
+)
 from istio_init.kernel.nft.expressions import EXPRESSIONS, USERDATA, expression
-from istio_init.kernel.nft.native_encode import CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE, ELEMENTS, SET_FLAGS, SET_INTERVAL
+from istio_init.kernel.nft.native_encode import (
+    CHAIN_HOOK,
+    CHAIN_POLICY,
+    CHAIN_TYPE,
+    ELEMENTS,
+    SET_FLAGS,
+    SET_INTERVAL,
+    deletion,
+)
 from istio_init.model.inet import NAMES
 from istio_init.record import Record
 
@@ -16,10 +36,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from istio_init.kernel.netlink.nfnetlink import NfnetlinkChannel
-    from istio_init.kernel.nft.native_encode import EncodedSet, EncodedTable
+    from istio_init.kernel.nft.native_encode import EncodedSet, EncodedTable, Message
     from istio_init.model.rules import TableName
 
 TABLE_FLAGS = 2  # NFTA_TABLE_FLAGS
+DELSET = 11  # NFT_MSG_DELSET
+SET_ANONYMOUS = 1  # NFT_SET_ANONYMOUS
 _COUNTER = expression("counter", bytes(24))
 # What a counter begins with, up to the first number; behind the packets there is nothing.
 _COUNTER_HEAD = _COUNTER[:20]
@@ -73,6 +95,34 @@ def holds(dump: TableDump, encoded: EncodedTable) -> bool:
         and _same_sets(dump, encoded.sets)
         and _same_rules(dump.rules, encoded.rules)
     )
+
+
+def emptying(table: TableName, dump: TableDump, encoded: EncodedTable) -> list[Message]:
+    """Empty a table that is written anew; base chains that are hooked as they should be stay.
+
+    A packet would else meet the hooks of the old chains and of the new ones, in one of them before the batch takes
+    effect and in the other after it: neither would capture it.
+    """
+    found = _chains(dump.chains)
+    kept = [each for each, facts in found.items() if facts]
+    wanted = [each for each, facts in encoded.chains.items() if facts]
+    dormant = any(attributes(dump.table[HEAD.size :]).get(TABLE_FLAGS, b""))
+    # Chains are listed in the order in which they were created.
+    if dormant or wanted[: len(kept)] != kept or any(found[each] != encoded.chains[each] for each in kept):
+        return [deletion(table)]
+    head = body(NFPROTO_INET, text(NFT_NAME, NAMES[table]))
+    chains = [each for each, facts in found.items() if not facts]
+    # The kernel deletes sets without a name of their own with the rules that they are in.
+    sets = [set_name(data) for data in dump.sets if not _flags(data) & SET_ANONYMOUS]
+    return [
+        (DELRULE, 0, head),
+        *((DELCHAIN, 0, head + text(CHAIN_NAME, each)) for each in chains),
+        *((DELSET, 0, head + text(SET_NAME, each)) for each in sets),
+    ]
+
+
+def _flags(data: bytes) -> int:
+    return int.from_bytes(attributes(data[HEAD.size :]).get(SET_FLAGS, b""), "big")
 
 
 def _chains(dumped: Sequence[bytes]) -> dict[str, tuple[bytes, ...]]:

@@ -1,0 +1,110 @@
+"""While a run moves the rules from one backend's tables to another's, no connection is lost or passes uncaptured."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+import pytest
+
+from integration.kit import program
+from integration.kit.backends import BACKENDS
+from integration.kit.pod import Pod, options_of
+from integration.traffic.test_reconcile_traffic import REDIRECT, TPROXY, Traffic, WatchedRouter, pod
+from istio_init.errors import KernelError
+from istio_init.log import Log
+from istio_init.planning.plan import build
+from istio_init.runner import backends, transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from istio_init.kernel import Firewall
+    from istio_init.model.compare import TableChange
+    from istio_init.model.rules import Family, Table, TableName
+
+__all__ = ["pod"]  # the fixture
+
+PAIRS = list(permutations(BACKENDS, 2))
+
+
+class Watched:
+    """A backend's real Firewall; `look` is called after each change."""
+
+    def __init__(self, backend: str, look: Callable[[], None]) -> None:
+        self.real: Firewall = backends.firewall(options_of(shlex.join(BACKENDS[backend])))
+        self.read, self.look = self.real.read, look
+        if hasattr(self.real, "write"):
+            self.write = self._write
+
+    def _write(self, changes: tuple[TableChange, ...]) -> None:
+        self.real.write(changes)  # type: ignore[attr-defined]
+        self.look()
+
+    def restore(self, family: Family, wanted: Table, like: Table) -> None:
+        """As Restoring.restore."""
+        self.real.restore(family, wanted, like)  # type: ignore[attr-defined]
+        self.look()
+
+    def replace(self, family: Family, wanted: Table) -> None:
+        """As Firewall.replace."""
+        self.real.replace(family, wanted)
+        self.look()
+
+    def remove(self, family: Family, name: TableName, wanted: Table | None = None) -> None:
+        """As Firewall.remove."""
+        self.real.remove(family, name, wanted)
+        self.look()
+
+
+def moved(traffic: Traffic, pair: tuple[str, str], options: str, on_commit: Callable[[], None]) -> None:
+    """Move the rules, with a look at the traffic after each write of rules or routing."""
+    old, new = (Watched(backend, traffic.look) for backend in pair)
+    router = WatchedRouter(traffic.look)
+    transaction.apply(
+        build(options_of(f"{options} --enable-ipv6")), new, router, Log("none"),
+        reconcile=True, on_commit=on_commit, others=((pair[0], old),),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [REDIRECT, TPROXY], ids=["redirect", "tproxy"])
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_after_each_write(pod: Pod, pair: tuple[str, str], options: str) -> None:
+    pod.apply(f"{shlex.join(BACKENDS[pair[0]])} {options}")
+    with contextlib.closing(Traffic(pod)) as traffic:
+        traffic.look()
+        pod.namespace.inside(lambda: moved(traffic, pair, options, lambda: None))
+        traffic.look()
+        assert traffic.looks > 4
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_an_undone_move_lets_nothing_pass(pod: Pod, pair: tuple[str, str]) -> None:
+    """One that fails when all is done goes all the way back, and captures on the way."""
+
+    def fail() -> None:
+        raise KernelError("the last step")
+
+    pod.apply(f"{shlex.join(BACKENDS[pair[0]])} {TPROXY}")
+    with contextlib.closing(Traffic(pod)) as traffic:
+        with pytest.raises(KernelError, match="the last step"):
+            pod.namespace.inside(lambda: moved(traffic, pair, TPROXY, fail))
+        traffic.look()
+
+
+@pytest.mark.parametrize("pair", [("legacy", "nft"), ("legacy", "native"), ("nft", "native")], ids="-".join)
+def test_at_every_moment(pod: Pod, pair: tuple[str, str]) -> None:
+    """Inbound connections without a break while the program moves TPROXY's rules there and back, twice."""
+    pod.apply(f"{shlex.join(BACKENDS[pair[0]])} {TPROXY}")
+    made = 0
+    for backend in (pair[1], pair[0], pair[1], pair[0]):
+        argv = ("-u", "1337", *shlex.split(TPROXY), *BACKENDS[backend], "--enable-ipv6", "--reconcile")
+        with program.start(pod.namespace, *argv) as run:
+            while run.poll() is None:
+                assert pod.dial_in((pod.addresses.pod, 8080)).at == "inbound:15006"
+                made += 1
+            _, said = run.communicate()
+        assert run.returncode == 0, said
+    assert made > 20

@@ -132,6 +132,7 @@ def surround(namespace: Namespace, backend: str) -> tuple[list[str], str]:
         for table, chain in (("nat", "OUTPUT"), ("mangle", "PREROUTING"), ("raw", "OUTPUT")):
             namespace.run(tool, "-w", "-t", table, "-I", chain, "-p", "udp", "-j", "RETURN")
             namespace.run(tool, "-w", "-t", table, "-A", chain, "-p", "tcp", "-j", "ACCEPT")
+    namespace.run("ip", "rule", "add", "fwmark", "77", "lookup", "77")
     return exact(namespace, backend)
 
 

@@ -63,13 +63,22 @@ def phases(
 
     `changes` are those of the chosen backend's tables, whose state is `found`.
     """
-    shared = frozenset(
-        change.family
-        for change in changes.tables
-        if change.name == "mangle" and change.wanted is not None and captures(change.wanted)
-        if any(_captures(state, change.family, plan) for _, state in elsewhere)
+    capturing = {
+        wanted.family: table
+        for wanted in plan.rulesets
+        if (table := wanted.table("mangle")) is not None and captures(table)
+    }
+    if not any(_own(state, family, plan) for family in capturing for _, state in elsewhere):
+        capturing = {}
+    # All families together: a native table is one for both. Tables that are in place already go through it again.
+    written = {(change.family, change.name) for change in changes.tables}
+    missing = (
+        TableChange(family, "mangle", table, table)
+        for family, table in capturing.items()
+        if (family, "mangle") not in written
     )
-    move = _Move(plan, found, changes, elsewhere, shared)
+    changes = changes.replace(tables=(*missing, *changes.tables))
+    move = _Move(plan, found, changes, elsewhere, frozenset(capturing))
     return tuple(phase for phase in move.phases() if phase.changes), move.routing()
 
 
@@ -131,7 +140,11 @@ class _Move:
         return tuple(change for change in tables if change.name == "mangle" and change.family in self._shared)
 
     def _first(self, change: TableChange) -> TableChange:
-        return self._transition(change, saves=False) if change in self._shared_tables() else change
+        """The first form of a new table; it saves Envoy's marks only where no old table does."""
+        if change not in self._shared_tables():
+            return change
+        saved = any(_own(self._states[name], change.family, self._plan) for name in self._old)
+        return self._transition(change, saves=not saved)
 
     def _marked(self, state: NamespaceState) -> tuple[TableChange, ...]:
         """One of the old tables, of both families, with the chain that says that a move is under way."""

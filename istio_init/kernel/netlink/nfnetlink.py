@@ -74,7 +74,10 @@ class NfnetlinkChannel(channel.RtnetlinkChannel):
             # Connected to the kernel, the socket takes no message from another process.
             self._socket.connect((0, 0))
             for option in (channel.NETLINK_CAP_ACK, channel.NETLINK_EXT_ACK, NETLINK_NO_ENOBUFS):
-                self._socket.setsockopt(channel.SOL_NETLINK, option, 1)
+                try:
+                    self._socket.setsockopt(channel.SOL_NETLINK, option, 1)
+                except OSError:
+                    continue  # a sandbox may forbid it; without, an error says less
         except OSError as error:
             why = channel.no_socket(
                 error.errno or 0, "the kernel has no nftables: load the modules nfnetlink and nf_tables"

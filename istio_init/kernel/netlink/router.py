@@ -65,6 +65,10 @@ class Rtnetlink:
     Each call opens its own socket, because a socket belongs to the namespace in which it was opened.
     """
 
+    def __init__(self) -> None:
+        # The priorities of policy rules that were removed: they go back to their places among other programs' rules.
+        self._removed: dict[RoutingEntry, int] = {}
+
     def read(self) -> tuple[RoutingEntry, ...]:
         """As Router.read."""
         with RtnetlinkChannel() as channel:
@@ -80,7 +84,7 @@ class Rtnetlink:
             indexes: dict[str, int] = {}
             for entry in wanted:
                 if entry not in there:
-                    _add(channel, entry, indexes)
+                    _add(channel, entry, indexes, self._removed.get(entry, 0))
                     there.add(entry)
 
     def remove(self, entries: tuple[RoutingEntry, ...]) -> None:
@@ -93,6 +97,8 @@ class Rtnetlink:
             for unwanted in dict.fromkeys(reversed(entries)):
                 for entry, priority in existing:
                     if entry == unwanted:
+                        if isinstance(entry, PolicyRule):
+                            self._removed[entry] = priority  # before the deletion: a signal may follow it at once
                         _delete(channel, entry, priority, indexes)
 
     def addresses(self) -> tuple[Address, ...]:
@@ -125,11 +131,11 @@ def _is_local(address: Address) -> bool:
     return own or packed == bytes(15) + b"\x01" or (packed[0] == 0xFE and packed[1] & 0xC0 == 0x80)
 
 
-def _add(channel: RtnetlinkChannel, entry: RoutingEntry, indexes: dict[str, int]) -> None:
+def _add(channel: RtnetlinkChannel, entry: RoutingEntry, indexes: dict[str, int], priority: int) -> None:
     kinds = {PolicyRule: RTM_NEWRULE, Route: RTM_NEWROUTE, Address: RTM_NEWADDR}
     # EXCL refuses a duplicate route or address. A duplicate policy rule is refused only at the same priority, and the
     # kernel chooses another one each time: that is why policy rules are read before, under the lock of the run.
-    flags, body = NLM_F_CREATE | NLM_F_EXCL, _body(channel, entry, "add", indexes)
+    flags, body = NLM_F_CREATE | NLM_F_EXCL, _body(channel, entry, "add", indexes, priority)
     for attempt in range(ATTEMPTS):
         try:
             return channel.request(kinds[type(entry)], flags, body)

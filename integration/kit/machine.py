@@ -46,10 +46,10 @@ PATIENCE = 900.0
 # What the program, and the one that starts it in there, have loaded once the doctor has tried everything.
 INVENTORY = """
 import glob, json, os, sys
-from integration.kit.guest import interactive
+from integration.kit.guest import console
 said, sys.stdout, sys.argv = sys.stdout, open("/dev/null", "w"), ["istio-init", "doctor", "--output", "json"]
 try:
-    interactive.istio_init()
+    console.istio_init()
 except SystemExit:
     pass
 files = [f for m in list(sys.modules.values()) for f in (getattr(m, "__file__", None), getattr(m, "__cached__", None))]
@@ -175,6 +175,6 @@ def launcher() -> str:
 import os, sys
 os.environ.update(PATH={SYSTEM!r}, PYTHONPATH={os.pathsep.join(paths)!r}, PYTHONSAFEPATH="1")
 sys.path += {paths!r}
-from integration import guest
+from integration.kit import guest
 guest.main()
 """

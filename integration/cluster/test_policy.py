@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from integration.cluster.node import KubernetesNode
-from istio_init.inject.containers import Request
+from istio_init.inject.containers import InitSpec
 from istio_init.inject.injector import inject
 from istio_init.inject.policy import CAPTURE, IMAGE_ALONE, printed
 
@@ -57,9 +57,9 @@ PODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no Envoy": ({}, {"containers": [{**PROXY, "env": [{"name": "DISABLE_ENVOY", "value": "true"}]}]}),
 }
 REQUESTS = {
-    "as it is": Request({}, IMAGE, native=False),
-    "options": Request({"istio_service_cidr": "10.0.0.0/8", "native_nftables": "true"}, IMAGE, native=False),
-    "validation": Request({}, IMAGE, native=False, validation=True),
+    "as it is": InitSpec({}, IMAGE, native=False),
+    "options": InitSpec({"istio_service_cidr": "10.0.0.0/8", "native_nftables": "true"}, IMAGE, native=False),
+    "validation": InitSpec({}, IMAGE, native=False, validation=True),
 }
 
 
@@ -76,7 +76,7 @@ def pod_of(name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", **metadata}, "spec": spec}
 
 
-def in_a_file(name: str, request: Request) -> list[dict[str, Any]]:
+def in_a_file(name: str, request: InitSpec) -> list[dict[str, Any]]:
     """The init containers that `inject` puts into the same pod's manifest."""
     (made,) = yaml.safe_load_all(inject(json.dumps(pod_of(name)), request).text)
     listed: list[dict[str, Any]] = made["spec"].get("initContainers", [])
@@ -93,13 +93,13 @@ def facts(containers: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(params=REQUESTS)
-def request_(node: KubernetesNode, namespace: str, request: pytest.FixtureRequest) -> Iterator[Request]:
+def request_(node: KubernetesNode, namespace: str, request: pytest.FixtureRequest) -> Iterator[InitSpec]:
     """A policy in force for the namespace."""
     chosen = REQUESTS[request.param]
     yield from in_force(node, namespace, chosen, CAPTURE)
 
 
-def in_force(node: KubernetesNode, namespace: str, request: Request, kind: str) -> Iterator[Request]:
+def in_force(node: KubernetesNode, namespace: str, request: InitSpec, kind: str) -> Iterator[InitSpec]:
     text = printed(kind, request, VERSION)
     node.kubectl("label", "namespace", namespace, "istio-injection=enabled")
     node.kubectl("apply", "--filename=-", text=text)
@@ -109,7 +109,7 @@ def in_force(node: KubernetesNode, namespace: str, request: Request, kind: str) 
         node.kubectl("delete", "--filename=-", text=text)
 
 
-def test_a_pod_gets_what_its_manifest_would_get(node: KubernetesNode, namespace: str, request_: Request) -> None:
+def test_a_pod_gets_what_its_manifest_would_get(node: KubernetesNode, namespace: str, request_: InitSpec) -> None:
     # The API server compiles a new policy within a moment, and not at once.
     node.until(lambda: bool(admitted(node, namespace, pod_of("status port 0"))), "the policy to be in force")
     time.sleep(1)
@@ -121,7 +121,7 @@ def test_a_pod_gets_what_its_manifest_would_get(node: KubernetesNode, namespace:
     assert differing == {}
 
 
-def test_a_namespace_without_the_label_is_left_alone(node: KubernetesNode, namespace: str, request_: Request) -> None:
+def test_a_namespace_without_the_label_is_left_alone(node: KubernetesNode, namespace: str, request_: InitSpec) -> None:
     node.until(lambda: bool(admitted(node, namespace, pod_of("status port 0"))), "the policy to be in force")
     assert admitted(node, "default", pod_of("status port 0")) == []
 
@@ -133,7 +133,7 @@ def test_the_image_alone(node: KubernetesNode, namespace: str) -> None:
         "args": ["istio-iptables", "-p", "15001"],
     }
     pod = {**pod_of("plain"), "spec": {"containers": [APP], "initContainers": [WAIT, theirs]}}
-    for _ in in_force(node, namespace, Request({}, IMAGE), IMAGE_ALONE):
+    for _ in in_force(node, namespace, InitSpec({}, IMAGE), IMAGE_ALONE):
         node.until(lambda: admitted(node, namespace, pod)[1]["image"] == IMAGE, "the policy to be in force")
         wait, swapped = admitted(node, namespace, pod)
         assert (wait["image"], swapped["image"], swapped["args"]) == (WAIT["image"], IMAGE, theirs["args"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from integration.containers.envoy_config import TYPES, Json
-from istio_init.envoy.client import Request
+from istio_init.envoy.client import HttpCall
 
 DOMAINS = [
     "a.example.com", "b.a.example.com", "*.example.com", "*.a.example.com", "*-x.example.com", "a.*", "a.example.*",
@@ -105,12 +105,12 @@ def _parameter(chance: random.Random) -> Json:
     return parameter
 
 
-def random_request(chance: random.Random) -> Request:
+def random_request(chance: random.Random) -> HttpCall:
     """A request."""
     headers = [(name, chance.choice(VALUES)) for name in HEADERS[:3] if chance.random() < 0.5]
     if chance.random() < 0.1 and headers:
         headers.append((headers[0][0], chance.choice(VALUES)))
-    return Request(chance.choice(HOSTS), chance.choice(ASKED), chance.choice(["GET", "GET", "POST"]), tuple(headers))
+    return HttpCall(chance.choice(HOSTS), chance.choice(ASKED), chance.choice(["GET", "GET", "POST"]), tuple(headers))
 
 
 def listener(configuration: Json, manager: Json, port: int) -> Json:

@@ -67,7 +67,7 @@ def chosen(dump: Dump, listener: listeners.Listener, call: Call) -> str:
     source, destination = packed(call.source), packed(call.destination)
     assert source
     assert destination
-    connection = chains.Connection(
+    connection = chains.Downstream(
         source, call.source_port, destination, call.port, detected.transport, detected.sni, detected.alpn,
         packed("127.0.0.1") or b"",
     )  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from integration.containers.envoy import Envoy
 from integration.envoy.many_listeners import running
 from integration.envoy.random_routes import listener, random_configuration, random_request
-from istio_init.envoy.client import Request
+from istio_init.envoy.client import HttpCall
 from istio_init.envoy.dump import load
 from istio_init.envoy.hosts import choose
 from istio_init.envoy.listeners import listeners
@@ -53,7 +53,7 @@ def test_each_request_takes_the_route_that_the_walk_names(envoy: Envoy, seed: in
     assert len({*answers}) > 20, "the requests take many routes, or this shows nothing"
 
 
-def asked(port: int, requests: list[Request]) -> list[str]:
+def asked(port: int, requests: list[HttpCall]) -> list[str]:
     """The names of the routes that requests take, one after the other on one connection."""
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
         stream = client.makefile("rb")

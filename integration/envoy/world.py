@@ -17,7 +17,7 @@ from integration.kit.endpoints import ROOT
 from integration.kit.pod import ADDRESSES, APP, Pod
 from istio_init.cli.verbs.packet_flags import run_as
 from istio_init.cli.verbs.subject import Subject, Where, subject
-from istio_init.envoy.client import CLIENTS, Client, Request
+from istio_init.envoy.client import CLIENTS, Client, HttpCall
 from istio_init.envoy.dump import load
 from istio_init.envoy.path import Path, follow
 from istio_init.envoy.path import Pod as Followed
@@ -159,4 +159,4 @@ class World:
 def client(speaks: str, host: str = "", path: str = "/", **headers: str) -> Client:
     """A client of a kind with its request."""
     named = tuple((name.replace("_", "-"), value) for name, value in headers.items())
-    return CLIENTS[speaks].replace(request=Request(host, path, "GET", named))
+    return CLIENTS[speaks].replace(request=HttpCall(host, path, "GET", named))

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from istio_init.options.workload import Owner
+    from istio_init.options.workload import RunsAs
 
 # Set for each verb before it runs: empty without --from-pod.
-pod_owners: ContextVar[tuple[Owner, ...]] = ContextVar("pod_owners", default=())
+pod_owners: ContextVar[tuple[RunsAs, ...]] = ContextVar("pod_owners", default=())

@@ -33,7 +33,7 @@ from istio_init.runner.run import run
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from istio_init.options.workload import Owner
+    from istio_init.options.workload import RunsAs
 
 LONGEST_MESSAGE = 400
 
@@ -243,7 +243,7 @@ _HELP_ALL = inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, defaul
 def _options(pod: str, texts: Mapping[str, str], environ: Mapping[str, str]) -> Options:
     """The options that texts mean by field, with the environment, or a pod's manifest in its place."""
     warnings: list[str] = []
-    owners: tuple[Owner, ...] = ()
+    owners: tuple[RunsAs, ...] = ()
     if pod:
         from istio_init.cli.input_file import read
         from istio_init.options.from_pod import FLAG, read_pod

@@ -35,7 +35,7 @@ ANY_SOURCE, LOCAL, EXTERNAL = "ANY", "SAME_IP_OR_LOOPBACK", "EXTERNAL"
 SOURCE_TYPES = (ANY_SOURCE, LOCAL, EXTERNAL)
 
 
-class Chain(Record):
+class FilterChain(Record):
     """A filter chain: `number` from 1, 0 for the default one; what it names of each criterion, in the sieve's order."""
 
     number: int
@@ -45,7 +45,7 @@ class Chain(Record):
     unknown: tuple[str, ...] = ()
 
 
-class Connection(Record):
+class Downstream(Record):
     """What a listener's filters made of a connection: addresses (the destination as it was restored) and what it says.
 
     `direct` is the address that the connection comes from, where a PROXY header names another.
@@ -72,23 +72,23 @@ class Selection(Record):
     `unclear` is why that can't be having, or empty.
     """
 
-    chain: Chain | None
-    others: tuple[tuple[Chain, str], ...]
+    chain: FilterChain | None
+    others: tuple[tuple[FilterChain, str], ...]
     unclear: str = ""
 
 
-def chains(listener: Listener) -> tuple[Chain, ...]:
+def chains(listener: Listener) -> tuple[FilterChain, ...]:
     """A listener's filter chains in order, without the default one."""
     return tuple(_chain(node, number) for number, node in enumerate(listener.node.get("filter_chains").each(), 1))
 
 
-def default(listener: Listener) -> Chain | None:
+def default(listener: Listener) -> FilterChain | None:
     """The chain for what no other takes."""
     node = listener.node.get("default_filter_chain")
-    return Chain(0, node.get("name").text(), node) if node else None
+    return FilterChain(0, node.get("name").text(), node) if node else None
 
 
-def _chain(node: Node, number: int) -> Chain:
+def _chain(node: Node, number: int) -> FilterChain:
     match = node.get("filter_chain_match")
     fields = match.fields()
     criteria: tuple[Values, ...] = (
@@ -102,7 +102,7 @@ def _chain(node: Node, number: int) -> Chain:
         _networks(match.get("source_prefix_ranges")),
         tuple(each.port() for each in match.get("source_ports").each()),
     )
-    return Chain(number, node.get("name").text(), node, criteria, tuple(sorted(fields.keys() - KNOWN)))
+    return FilterChain(number, node.get("name").text(), node, criteria, tuple(sorted(fields.keys() - KNOWN)))
 
 
 def _set(value: int | str) -> Values:
@@ -120,16 +120,16 @@ def _source_type(node: Node) -> str:
     return "" if found == ANY_SOURCE else found
 
 
-def select(listener: Listener, connection: Connection) -> Selection:
+def select(listener: Listener, connection: Downstream) -> Selection:
     """The chain of a listener that takes a connection."""
     if listener.node.get("filter_chain_matcher"):
         return Selection(None, (), "filter_chain_matcher, which is not followed, chooses the chain")
     return sieve(chains(listener), default(listener), connection)
 
 
-def sieve(every: tuple[Chain, ...], fallback: Chain | None, connection: Connection) -> Selection:
+def sieve(every: tuple[FilterChain, ...], fallback: FilterChain | None, connection: Downstream) -> Selection:
     """The chain that takes a connection of all chains, or else the default one."""
-    others: list[tuple[Chain, str]] = []
+    others: list[tuple[FilterChain, str]] = []
     if unknown := next((each for each in every if each.unknown), None):
         return Selection(
             None, (), f"filter chain {unknown.number} matches by {', '.join(unknown.unknown)}, which is not followed"
@@ -161,7 +161,7 @@ def sieve(every: tuple[Chain, ...], fallback: Chain | None, connection: Connecti
     return Selection(fallback, tuple(sorted(others, key=_number)))
 
 
-def _number(other: tuple[Chain, str]) -> int:
+def _number(other: tuple[FilterChain, str]) -> int:
     number: int = other[0].number
     return number
 
@@ -185,16 +185,16 @@ def value_text(value: object) -> str:
     return str(value) if prefix is None else network_text(value)  # type: ignore[arg-type] # a Network has one
 
 
-def _equal(read: Callable[[Connection], Any]) -> Callable[[Iterable[Any], Connection], Any]:
-    def best(values: Iterable[Any], connection: Connection) -> Any:  # noqa: ANN401
+def _equal(read: Callable[[Downstream], Any]) -> Callable[[Iterable[Any], Downstream], Any]:
+    def best(values: Iterable[Any], connection: Downstream) -> Any:  # noqa: ANN401
         mine = read(connection)
         return mine if mine in set(values) else None
 
     return best
 
 
-def _closest(read: Callable[[Connection], bytes]) -> Callable[[Iterable[Network], Connection], Network | None]:
-    def best(values: Iterable[Network], connection: Connection) -> Network | None:
+def _closest(read: Callable[[Downstream], bytes]) -> Callable[[Iterable[Network], Downstream], Network | None]:
+    def best(values: Iterable[Network], connection: Downstream) -> Network | None:
         address = read(connection)
         holding = [each for each in values if len(each.address) == len(address) and contains(each, address)]
         return max(holding, key=lambda each: each.prefix) if holding else None
@@ -202,7 +202,7 @@ def _closest(read: Callable[[Connection], bytes]) -> Callable[[Iterable[Network]
     return best
 
 
-def _server_name(values: Iterable[str], connection: Connection) -> str | None:
+def _server_name(values: Iterable[str], connection: Downstream) -> str | None:
     """The exact name, else the longest wildcard (*.example.com)."""
     names, sni = {*values}, connection.sni.lower()
     if sni in names and sni:
@@ -215,37 +215,37 @@ def _server_name(values: Iterable[str], connection: Connection) -> str | None:
     return None
 
 
-def _first_alpn(values: Iterable[str], connection: Connection) -> str | None:
+def _first_alpn(values: Iterable[str], connection: Downstream) -> str | None:
     names = {*values}
     return next((each for each in connection.alpn if each in names), None)
 
 
-def _source_kind(values: Iterable[str], connection: Connection) -> str | None:
+def _source_kind(values: Iterable[str], connection: Downstream) -> str | None:
     mine = LOCAL if connection.is_local else EXTERNAL
     return mine if mine in set(values) else None
 
 
-def _direct(connection: Connection) -> bytes:
+def _direct(connection: Downstream) -> bytes:
     found: bytes = connection.direct or connection.source
     return found
 
 
-def _sni_text(connection: Connection) -> str:
+def _sni_text(connection: Downstream) -> str:
     return f"its SNI is {connection.sni}" if connection.sni else "it has no SNI"
 
 
-def _alpn_text(connection: Connection) -> str:
+def _alpn_text(connection: Downstream) -> str:
     return f"its protocols are {', '.join(connection.alpn)}" if connection.alpn else "its protocol is not known"
 
 
-def _transport(connection: Connection) -> str:
+def _transport(connection: Downstream) -> str:
     found: str = connection.transport or RAW_BUFFER
     return found
 
 
 # In the sieve's order: the value that fits best of those that chains name, what the connection has, and, of addresses,
 # the field that chains may leave out: to Envoy they name 0.0.0.0/0 and ::/0.
-CRITERIA: tuple[tuple[Callable[[Any, Connection], Any], Callable[[Connection], str], str], ...] = (
+CRITERIA: tuple[tuple[Callable[[Any, Downstream], Any], Callable[[Downstream], str], str], ...] = (
     (_equal(lambda each: each.destination_port), lambda each: f"its port is {each.destination_port}", ""),
     (
         _closest(lambda each: each.destination),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from istio_init.envoy import chains, clusters, listeners, references
 from istio_init.envoy.addresses import ANY
-from istio_init.envoy.client import CLIENTS, RAW_BUFFER, TLS, Request
-from istio_init.envoy.fit import Case, Claim, Misfit
+from istio_init.envoy.client import CLIENTS, RAW_BUFFER, TLS, HttpCall
+from istio_init.envoy.fit import Claim, FitCase, Misfit
 from istio_init.envoy.node import plain
-from istio_init.envoy.walk import Arrival, walk
+from istio_init.envoy.walk import ListenerArrival, walk
 from istio_init.formats.addresses import address_text, endpoint_text
 from istio_init.model.parsers import ALL
 from istio_init.planning.capture import uses_tproxy
@@ -42,32 +42,32 @@ P11 = Claim("P11", "every filter chain that asks for TLS, SNI or a protocol has 
 P12 = Claim("P12", "the rules capture every address that Envoy has an outbound listener or a domain for")
 
 
-def misfits(case: Case) -> Iterator[Misfit]:
+def misfits(case: FitCase) -> Iterator[Misfit]:
     """Everything that breaks a claim, for one family."""
     for check in CHECKS.values():
         yield from check(case)
 
 
-def _misfit(case: Case, claim: Claim, found: str, packet: Packet, client: Client = HTTP) -> Misfit:
+def _misfit(case: FitCase, claim: Claim, found: str, packet: Packet, client: Client = HTTP) -> Misfit:
     return Misfit(claim, case.family, found, client, case.follow(packet, client)[0])
 
 
-def _first(case: Case, hook: Hook, port: int) -> Packet | None:
+def _first(case: FitCase, hook: Hook, port: int) -> Packet | None:
     """A packet that the rules give to a port of Envoy's; None where there is none."""
     found = next(case.captured(hook, port), None)
     return case.packet(found.cube, hook) if found else None
 
 
-def _ports(case: Case) -> tuple[tuple[int, Hook, str], ...]:
+def _ports(case: FitCase) -> tuple[tuple[int, Hook, str], ...]:
     envoy = case.pod.envoy
     return (envoy.outbound_port, "OUTPUT", "outbound"), (envoy.inbound_port, "PREROUTING", "inbound")
 
 
-def _listener(case: Case, port: int) -> Listener | None:
+def _listener(case: FitCase, port: int) -> Listener | None:
     return case.pod.configuration.listeners.bound(bytes(4 if case.family == "ipv4" else 16), port)
 
 
-def p1(case: Case) -> Iterator[Misfit]:
+def p1(case: FitCase) -> Iterator[Misfit]:
     """A port without a listener: connections are refused."""
     for port, hook, way in _ports(case):
         packet = _first(case, hook, port)
@@ -75,13 +75,13 @@ def p1(case: Case) -> Iterator[Misfit]:
             yield _misfit(case, P1, f"no listener is bound to port {port} for {case.family} {way} connections", packet)
 
 
-def _reached(case: Case, packet: Packet) -> str:
+def _reached(case: FitCase, packet: Packet) -> str:
     """The listener of Envoy's that a packet reaches; empty where none listens."""
     path = case.follow(packet, HTTP)[0]
     return path.passages[0].listener if path.passages else ""
 
 
-def p2(case: Case) -> Iterator[Misfit]:
+def p2(case: FitCase) -> Iterator[Misfit]:
     """Nothing is handed on: what other listeners are for is blackholed or passed through."""
     port, hook, _ = _ports(case)[0]
     listener, packet = _listener(case, port), _first(case, hook, port)
@@ -96,7 +96,7 @@ def p2(case: Case) -> Iterator[Misfit]:
         yield _misfit(case, P2, found, packet).replace(where=listener.node.path)
 
 
-def p3(case: Case) -> Iterator[Misfit]:
+def p3(case: FitCase) -> Iterator[Misfit]:
     """No destination is restored: every connection is blackholed."""
     port, hook, _ = _ports(case)[1]
     listener, packet = _listener(case, port), _first(case, hook, port)
@@ -105,7 +105,7 @@ def p3(case: Case) -> Iterator[Misfit]:
         yield _misfit(case, P3, found, packet).replace(where=listener.node.path)
 
 
-def p4(case: Case) -> Iterator[Misfit]:
+def p4(case: FitCase) -> Iterator[Misfit]:
     """TPROXY's rules and REDIRECT's proxy, or the other way round: connections time out."""
     port, hook, _ = _ports(case)[1]
     listener, packet = _listener(case, port), _first(case, hook, port)
@@ -125,7 +125,7 @@ def p4(case: Case) -> Iterator[Misfit]:
         yield _misfit(case, P4, found, packet).replace(where=spoofing.node.path if spoofing else "")
 
 
-def p5(case: Case) -> Iterator[Misfit]:
+def p5(case: FitCase) -> Iterator[Misfit]:
     """A wrong source, or none: Envoy's connection to the app is captured, a loop that takes all connections."""
     own = {case.pod.envoy.outbound_port, case.pod.envoy.inbound_port}
     seen: set[str] = set()
@@ -145,7 +145,7 @@ def _source_text(path: Path) -> str:
     return f"what cluster {cluster} dials from {address_text(legs[-1].packet.source)}"
 
 
-def p6(case: Case) -> Iterator[Misfit]:
+def p6(case: FitCase) -> Iterator[Misfit]:
     """A listener's own port leads back to it."""
     client = CLIENTS["tcp"]
     for port, _, _ in _ports(case):
@@ -155,7 +155,7 @@ def p6(case: Case) -> Iterator[Misfit]:
                 break
 
 
-def _to_port(case: Case, port: int) -> Iterator[Packet]:
+def _to_port(case: FitCase, port: int) -> Iterator[Packet]:
     """A packet of each set for a port, from inside and outside; not Envoy's own."""
     envoy, space = case.pod.envoy, case.space
     at = space.cube(
@@ -169,7 +169,7 @@ def _to_port(case: Case, port: int) -> Iterator[Packet]:
                 yield case.packet(cube, hook)
 
 
-def p7(case: Case) -> Iterator[Misfit]:
+def p7(case: FitCase) -> Iterator[Misfit]:
     """A cluster that is missing is a 503, routes that are missing a 404; what was refused is as old as it is."""
     for each in case.pod.configuration.dump.refused:
         name = plain(each.name) if each.name else "(no name)"
@@ -178,7 +178,7 @@ def p7(case: Case) -> Iterator[Misfit]:
         yield Misfit(P7, case.family, f"{kind} {plain(name)} is named and is not there", where=node.path)
 
 
-def p8(case: Case) -> Iterator[Misfit]:
+def p8(case: FitCase) -> Iterator[Misfit]:
     """A connection from a loopback address can't leave: every connection of the cluster fails."""
     configuration = case.pod.configuration
     length = 4 if case.family == "ipv4" else 16
@@ -196,7 +196,7 @@ def p8(case: Case) -> Iterator[Misfit]:
                 yield Misfit(P8, case.family, found, client, path, bound[1].path)
 
 
-def _dials_out(case: Case, cluster: clusters.Cluster | None) -> bool:
+def _dials_out(case: FitCase, cluster: clusters.Cluster | None) -> bool:
     """Whether a cluster has an endpoint outside of the pod, or any, where the client says which."""
     if cluster is None or not cluster.type:
         return False
@@ -210,20 +210,20 @@ def _is_loopback(address: bytes) -> bool:
     return address[0] == 127 if len(address) == 4 else address == bytes(15) + b"\1"
 
 
-def _caller(case: Case, listener: Listener, cluster: str) -> tuple[Packet, Client]:
+def _caller(case: FitCase, listener: Listener, cluster: str) -> tuple[Packet, Client]:
     """A packet and a client whose connection goes to a cluster by a listener, as far as one is found."""
     packet = _to(case, listener)
     domains = references.domains_of(case.pod.configuration.dump, listener, cluster) or ("",)
     for client in CLIENTS.values():
         for domain in domains:
-            asking = client.replace(request=Request(domain))
+            asking = client.replace(request=HttpCall(domain))
             path = case.follow(packet, asking)[0]
             if any(each.cluster == cluster for each in path.passages):
                 return packet, asking
     return packet, HTTP
 
 
-def _to(case: Case, listener: Listener) -> Packet:
+def _to(case: FitCase, listener: Listener) -> Packet:
     """What an application sends to a listener's address, or to anybody at its port."""
     socket = listener.sockets[0]
     space = case.space
@@ -237,7 +237,7 @@ def _to(case: Case, listener: Listener) -> Packet:
     return case.packet(next(case.connections_of("OUTPUT")).cube, "OUTPUT")
 
 
-def _application(case: Case) -> tuple[int, ...]:
+def _application(case: FitCase) -> tuple[int, ...]:
     """What an application sends, to elsewhere, that the rules treat as they treat any application."""
     space, options, envoy = case.space, case.options, case.pod.envoy
     groups = options.istio_outbound_owner_groups
@@ -252,7 +252,7 @@ def _application(case: Case) -> tuple[int, ...]:
     )
 
 
-def p9(case: Case) -> Iterator[Misfit]:
+def p9(case: FitCase) -> Iterator[Misfit]:
     """A port with a policy that connections do not go through: it is passed by, and no log says so."""
     inbound_port = case.pod.envoy.inbound_port
     listener = _listener(case, inbound_port)
@@ -278,10 +278,10 @@ def p9(case: Case) -> Iterator[Misfit]:
                 break
 
 
-def _policy(case: Case, packet: Packet) -> str:
+def _policy(case: FitCase, packet: Packet) -> str:
     """What of Envoy's a connection in clear would have met; empty where Envoy would have let it pass."""
     envoy = case.pod.envoy
-    arrival = Arrival(
+    arrival = ListenerArrival(
         packet.destination, envoy.inbound_port, packet.source, packet.source_port, packet.destination,
         packet.destination_port, uses_tproxy(case.options),
     )  # fmt: skip
@@ -293,7 +293,7 @@ def _policy(case: Case, packet: Packet) -> str:
     return f"has a filter: {conditions[0]}" if conditions else ""
 
 
-def p10(case: Case) -> Iterator[Misfit]:
+def p10(case: FitCase) -> Iterator[Misfit]:
     """What Envoy sends is given to Envoy: a loop."""
     envoy, space = case.pod.envoy, case.space
     mine = space.cube(uid=space.only(UID, envoy.uid), gid=space.only(GID, envoy.gid), mark=1 << space.mark(0))
@@ -304,7 +304,7 @@ def p10(case: Case) -> Iterator[Misfit]:
             return
 
 
-def p11(case: Case) -> Iterator[Misfit]:
+def p11(case: FitCase) -> Iterator[Misfit]:
     """Without an inspector all is raw_buffer without a protocol: the chain is never chosen."""
     first = _listener(case, case.pod.envoy.outbound_port)
     for listener in case.pod.configuration.listeners.all:
@@ -326,7 +326,7 @@ def _own_port(listener: Listener) -> int:
     return 0 if listener.bound else int(listener.sockets[0].port)
 
 
-def _inbound_to(case: Case, port: int) -> Packet:
+def _inbound_to(case: FitCase, port: int) -> Packet:
     """A packet that comes in for a port."""
     at = case.space.cube(
         destination_port=case.space.only(DESTINATION_PORT, port) or case.space.everything[DESTINATION_PORT]
@@ -336,7 +336,7 @@ def _inbound_to(case: Case, port: int) -> Packet:
     return case.packet(found, "PREROUTING")
 
 
-def _needed(chain: chains.Chain) -> Iterator[str]:
+def _needed(chain: chains.FilterChain) -> Iterator[str]:
     """The inspectors without which a chain is never chosen."""
     named = dict(zip(chains.NAMES, chain.criteria, strict=True))
     transport, protocols = named["transport_protocol"], set(named["application_protocols"])
@@ -346,7 +346,7 @@ def _needed(chain: chains.Chain) -> Iterator[str]:
         yield listeners.HTTP_INSPECTOR
 
 
-def p12(case: Case) -> Iterator[Misfit]:
+def p12(case: FitCase) -> Iterator[Misfit]:
     """A call to a service that Envoy knows goes round it, or nowhere."""
     capturing = case.options.istio_service_cidr or case.options.istio_outbound_ports
     port = case.pod.envoy.outbound_port
@@ -367,6 +367,6 @@ def p12(case: Case) -> Iterator[Misfit]:
             yield _misfit(case, P12, found, case.packet(cube, "OUTPUT")).replace(where=where)
 
 
-CHECKS: dict[Claim, Callable[[Case], Iterator[Misfit]]] = {
+CHECKS: dict[Claim, Callable[[FitCase], Iterator[Misfit]]] = {
     P1: p1, P2: p2, P3: p3, P4: p4, P5: p5, P6: p6, P7: p7, P8: p8, P9: p9, P10: p10, P11: p11, P12: p12,
 }  # fmt: skip

@@ -16,7 +16,7 @@ RAW_BUFFER: Transport = "raw_buffer"
 TLS: Transport = "tls"
 
 
-class Request(Record):
+class HttpCall(Record):
     """An HTTP request; header names are in lower case, `path` has the query with it."""
 
     host: str = ""
@@ -44,7 +44,7 @@ class Client(Record):
     alpn: tuple[str, ...] = ()
     sni: str = ""
     certificate: bool = False
-    request: Request = Request()
+    request: HttpCall = HttpCall()
 
     @property
     def is_http(self) -> bool:

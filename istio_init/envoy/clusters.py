@@ -44,7 +44,7 @@ PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 SO_MARK = (1, 36)
 
 
-class Endpoint(Record):
+class Upstream(Record):
     """An endpoint: its address, or the name that Envoy looks up; whether it may be called; its labels."""
 
     address: bytes
@@ -102,8 +102,8 @@ def knows_clusters(dump: Dump) -> bool:
 class Endpoints(Record):
     """A cluster's endpoints and those of them that may be called; `unclear` is why that cannot be decided, or empty."""
 
-    every: tuple[Endpoint, ...]
-    callable: tuple[Endpoint, ...]
+    every: tuple[Upstream, ...]
+    callable: tuple[Upstream, ...]
     panic: bool = False
     unclear: str = ""
 
@@ -139,7 +139,7 @@ def _assignment(dump: Dump, of: Cluster) -> Node | None:
     return Node(None, "") if dump.has(ENDPOINTS) else None
 
 
-def _endpoints(assignment: Node, ejected: frozenset[str]) -> Iterator[Endpoint]:
+def _endpoints(assignment: Node, ejected: frozenset[str]) -> Iterator[Upstream]:
     for locality in assignment.get("endpoints").each():
         priority = locality.get("priority").number()
         for node in locality.get("lb_endpoints").each():
@@ -148,7 +148,7 @@ def _endpoints(assignment: Node, ejected: frozenset[str]) -> Iterator[Endpoint]:
             port = socket.get("port_value").port()
             name = "" if address else socket.get("address").text() or _other_address(node)
             labels = node.at("metadata", "filter_metadata", MATCHING).fields()
-            yield Endpoint(
+            yield Upstream(
                 address or b"", port, name,
                 _is_healthy(node, address, port, ejected),
                 tuple((key, str(each.value)) for key, each in labels.items()), priority, node,
@@ -177,9 +177,9 @@ def _threshold(node: Node) -> float:
     return float(value)
 
 
-def _callable(every: tuple[Endpoint, ...], threshold: float) -> tuple[tuple[Endpoint, ...], bool]:
+def _callable(every: tuple[Upstream, ...], threshold: float) -> tuple[tuple[Upstream, ...], bool]:
     """Who may be called: healthy endpoints of the first priorities that are enough, or, in a panic, all."""
-    usable: list[Endpoint] = []
+    usable: list[Upstream] = []
     load = 0.0
     for priority in sorted({each.priority for each in every}):
         level = [each for each in every if each.priority == priority]
@@ -212,7 +212,7 @@ def mark(of: Cluster) -> int:
     return 0
 
 
-def security(of: Cluster, endpoint: Endpoint | None) -> Security:
+def security(of: Cluster, endpoint: Upstream | None) -> Security:
     """The transport socket towards an endpoint: the first match whose labels it has, or else the cluster's."""
     labels = dict(endpoint.labels) if endpoint else {}
     for each in of.node.get("transport_socket_matches").each():

@@ -84,7 +84,7 @@ class Fit(Record):
         return not self.misfits
 
 
-class Case:
+class FitCase:
     """The rules of one family and the proxy, with all packets cut into the classes that either tells apart."""
 
     def __init__(self, pod: Pod, options: Options, others: tuple[Listener, ...]) -> None:
@@ -198,7 +198,7 @@ def prove(pods: tuple[Pod, ...], options: Options, listening: frozenset[int] | N
     noted: list[Note] = []
     connections = 0
     for pod in pods:
-        case = Case(pod, options, _capturing(pod))
+        case = FitCase(pod, options, _capturing(pod))
         shown: dict[Claim, int] = {}
         for each in misfits(case):
             shown[each.claim] = shown.get(each.claim, 0) + 1

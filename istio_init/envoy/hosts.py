@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.envoy.client import Request
+    from istio_init.envoy.client import HttpCall
     from istio_init.envoy.node import Node
 
 
@@ -27,7 +27,7 @@ class VirtualHost(Record):
     node: Node
 
 
-class Route(Record):
+class HttpRoute(Record):
     """A route of a virtual host: `number` from 1."""
 
     number: int
@@ -42,8 +42,8 @@ class Choice(Record):
     """
 
     host: VirtualHost | None = None
-    route: Route | None = None
-    others: tuple[tuple[Route, str], ...] = ()
+    route: HttpRoute | None = None
+    others: tuple[tuple[HttpRoute, str], ...] = ()
     unclear: str = ""
 
 
@@ -52,7 +52,7 @@ FOLLOWED = frozenset({"prefix", "path", "safe_regex", "path_separated_prefix", "
     "query_parameters"})  # fmt: skip
 
 
-def choose(configuration: Node, manager: Node, request: Request, destination_port: int) -> Choice:
+def choose(configuration: Node, manager: Node, request: HttpCall, destination_port: int) -> Choice:
     """What a route configuration makes of a request; `manager` is the connection manager that asks it."""
     request = received(manager, request, destination_port)
     try:
@@ -61,7 +61,7 @@ def choose(configuration: Node, manager: Node, request: Request, destination_por
         return Choice(unclear=str(why))
 
 
-def received(manager: Node, request: Request, destination_port: int) -> Request:
+def received(manager: Node, request: HttpCall, destination_port: int) -> HttpCall:
     """The request as the connection manager hands it to routing: its path normalized, its Host without a port."""
     path = request.path
     if manager.get("normalize_path").flag():
@@ -83,7 +83,7 @@ def _merged(path: str) -> str:
     return name + mark + query
 
 
-def _choose(configuration: Node, request: Request) -> Choice:
+def _choose(configuration: Node, request: HttpCall) -> Choice:
     if configuration.get("vhost_header"):
         raise Unclear(f"vhost_header at {configuration.path} is not followed")
     host = virtual_host(configuration, request.host)
@@ -93,9 +93,9 @@ def _choose(configuration: Node, request: Request) -> Choice:
         raise Unclear(f"virtual host {plain(host.name)} chooses its routes by a matcher, which is not followed")
     if host.node.get("require_tls").enum("NONE") != "NONE":
         raise Unclear(f"virtual host {plain(host.name)} has require_tls, which is not followed")
-    others: list[tuple[Route, str]] = []
+    others: list[tuple[HttpRoute, str]] = []
     for number, node in enumerate(host.node.get("routes").each(), 1):
-        route = Route(number, node.get("name").text(), node)
+        route = HttpRoute(number, node.get("name").text(), node)
         why = route_misses(node.get("match"), request)
         if why is None:
             return Choice(host, route, tuple(others))
@@ -140,7 +140,7 @@ def port_start(authority: str) -> int | None:
     return None if colon < 0 or authority.rfind("]") > colon else colon
 
 
-def route_misses(match: Node, request: Request) -> str | None:
+def route_misses(match: Node, request: HttpCall) -> str | None:
     """Why a route does not take a request; None where it does. Unclear where that cannot be decided."""
     fields = match.fields()
     if why := _path_misses(match, fields, request.path):
@@ -182,7 +182,7 @@ def _path_misses(match: Node, fields: dict[str, Node], whole: str) -> str:
 VALUES = ("exact_match", "safe_regex_match", "prefix_match", "suffix_match", "contains_match")
 
 
-def header_misses(node: Node, request: Request) -> str:
+def header_misses(node: Node, request: HttpCall) -> str:
     """Why a header does not match, or empty."""
     name, fields = node.get("name").text(), node.fields()
     if unknown := sorted(fields.keys() - {*VALUES, "name", "string_match", "range_match", "present_match",

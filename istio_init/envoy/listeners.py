@@ -144,7 +144,7 @@ def _name(node: Node, socket: Socket) -> str:
     return node.get("name").text() or f"(no name, port {socket.port})"
 
 
-class Listeners:
+class Bindings:
     """Listeners by address, as a connection finds them."""
 
     def __init__(self, dump: Dump) -> None:

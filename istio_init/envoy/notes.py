@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.envoy import chains
 from istio_init.envoy.addresses import packed
 from istio_init.envoy.client import CLIENTS
-from istio_init.envoy.fit import OWN_PORTS, Case, Note
+from istio_init.envoy.fit import OWN_PORTS, FitCase, Note
 from istio_init.envoy.node import plain
 from istio_init.formats.addresses import address_text
 from istio_init.planning.capture import AGENT_DNS_PORT
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from istio_init.model.rules import Network
 
 
-def notes(case: Case, listening: frozenset[int] | None) -> Iterator[Note]:
+def notes(case: FitCase, listening: frozenset[int] | None) -> Iterator[Note]:
     """All notes for one family. `listening` are the ports that somebody listens at in the pod; None: not known."""
     yield from _refused_clients(case)
     yield from _swallowed(case)
@@ -30,7 +30,7 @@ def notes(case: Case, listening: frozenset[int] | None) -> Iterator[Note]:
     yield from _resolver(case, listening)
 
 
-def _inbound_ports(case: Case) -> dict[int, Packet]:
+def _inbound_ports(case: FitCase) -> dict[int, Packet]:
     """A packet for each port that the inbound listener has chains for, and for one that it has none for."""
     envoy = case.pod.envoy
     found: dict[int, Packet] = {}
@@ -42,7 +42,7 @@ def _inbound_ports(case: Case) -> dict[int, Packet]:
     return {port: packet for port, packet in found.items() if port in named}
 
 
-def _refused_clients(case: Case) -> Iterator[Note]:
+def _refused_clients(case: FitCase) -> Iterator[Note]:
     for port, packet in sorted(_inbound_ports(case).items()):
         refused = [
             name
@@ -53,13 +53,13 @@ def _refused_clients(case: Case) -> Iterator[Note]:
             yield Note("n1", f"inbound port {port}: no filter chain for {', '.join(refused)}: the connection is reset")
 
 
-def _hanging(case: Case) -> Iterator[Note]:
+def _hanging(case: FitCase) -> Iterator[Note]:
     for port, packet in sorted(_inbound_ports(case).items()):
         if any(path.end == "hangs" for path in case.follow(packet, CLIENTS["server-first"])):
             yield Note("n3", f"inbound port {port}: a server that speaks first hangs behind an inspector")
 
 
-def _swallowed(case: Case) -> Iterator[Note]:
+def _swallowed(case: FitCase) -> Iterator[Note]:
     envoy = case.pod.envoy
     every = case.pod.configuration.listeners
     first = every.bound(bytes(4 if case.family == "ipv4" else 16), envoy.outbound_port)
@@ -74,7 +74,7 @@ def _swallowed(case: Case) -> Iterator[Note]:
             )
 
 
-def _ambiguous(case: Case) -> Iterator[Note]:
+def _ambiguous(case: FitCase) -> Iterator[Note]:
     for listener in case.pod.configuration.listeners.all:
         every = [dict(zip(chains.NAMES, chain.criteria, strict=True)) for chain in chains.chains(listener)]
         for port in {named["destination_port"] for named in every}:
@@ -89,7 +89,7 @@ def _has_whole(networks: tuple[Network, ...]) -> bool:
     return any(each.prefix == 0 for each in networks)
 
 
-def _admin(case: Case) -> Iterator[Note]:
+def _admin(case: FitCase) -> Iterator[Note]:
     socket = case.pod.configuration.dump.bootstrap.at("admin", "address", "socket_address")
     address = packed(socket.get("address").text()) if socket else None
     if address and address[0] != 127 and address != bytes(15) + b"\1":
@@ -101,7 +101,7 @@ def _admin(case: Case) -> Iterator[Note]:
         )
 
 
-def _probes(case: Case) -> Iterator[Note]:
+def _probes(case: FitCase) -> Iterator[Note]:
     for port in OWN_PORTS:
         at = case.space.cube(destination_port=case.space.only(DESTINATION_PORT, port))
         if any(intersection(each.cube, at) for each in case.captured("PREROUTING", case.pod.envoy.inbound_port)):
@@ -110,6 +110,6 @@ def _probes(case: Case) -> Iterator[Note]:
             )
 
 
-def _resolver(case: Case, listening: frozenset[int] | None) -> Iterator[Note]:
+def _resolver(case: FitCase, listening: frozenset[int] | None) -> Iterator[Note]:
     if case.options.redirect_dns and listening is not None and AGENT_DNS_PORT not in listening:
         yield Note("n4", f"DNS is captured, and nobody listens at port {AGENT_DNS_PORT}: lookups get no answer")

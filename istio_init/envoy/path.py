@@ -5,7 +5,7 @@ Where one connection leads on to several (endpoints in the pod and elsewhere), t
 
 from __future__ import annotations
 
-from istio_init.envoy.walk import Arrival, End, Passage, walk
+from istio_init.envoy.walk import ListenerArrival, Passage, Stop, walk
 from istio_init.formats.addresses import address_text
 from istio_init.model.packet import Packet, connected
 from istio_init.model.rules import TCP
@@ -100,7 +100,7 @@ def follow(pod: Pod, packet: Packet, client: Client) -> tuple[Path, ...]:
 
 
 def _onward(
-    pod: Pod, packet: Packet, client: Client, sender: str, before: tuple[Leg | Passage | Arrival, ...]
+    pod: Pod, packet: Packet, client: Client, sender: str, before: tuple[Leg | Passage | ListenerArrival, ...]
 ) -> Iterator[Path]:
     leg = travel(pod.ruleset, packet, pod.facts, pod.envoy, sender)
     so_far = (*before, leg)
@@ -123,15 +123,15 @@ def _onward(
             yield from _onward(pod, first_packet(dial, pod), dial.client, ENVOY, so_far)
 
 
-def _same(arrival: Arrival, other: object) -> bool:
+def _same(arrival: ListenerArrival, other: object) -> bool:
     """Whether the same destination reached the same listener before, from whatever source."""
-    if not isinstance(other, Arrival):
+    if not isinstance(other, ListenerArrival):
         return False
     return (arrival.port, arrival.original, arrival.original_port) == (other.port, other.original, other.original_port)
 
 
-def _shown(stages: tuple[Leg | Passage | Arrival, ...]) -> tuple[Leg | Passage, ...]:
-    return tuple(each for each in stages if not isinstance(each, Arrival))
+def _shown(stages: tuple[Leg | Passage | ListenerArrival, ...]) -> tuple[Leg | Passage, ...]:
+    return tuple(each for each in stages if not isinstance(each, ListenerArrival))
 
 
 def _representatives(dials: tuple[Dial, ...], facts: Facts) -> tuple[Dial, ...]:
@@ -142,7 +142,7 @@ def _representatives(dials: tuple[Dial, ...], facts: Facts) -> tuple[Dial, ...]:
     return tuple(found.values())[:MOST_PATHS]
 
 
-def arrival_of(leg: Leg, configuration: Configuration) -> Arrival | None:
+def arrival_of(leg: Leg, configuration: Configuration) -> ListenerArrival | None:
     """How a leg reached Envoy; None where it reached something else, or opens no TCP connection."""
     packet, start = leg.arrived, leg.packet
     if leg.end not in DELIVERED or start.protocol != TCP or start.ctstate != "NEW":
@@ -150,13 +150,13 @@ def arrival_of(leg: Leg, configuration: Configuration) -> Arrival | None:
     port = packet.tproxy_port or packet.destination_port
     if leg.end == "application" and configuration.listeners.bound(packet.destination, port) is None:
         return None
-    return Arrival(
+    return ListenerArrival(
         packet.destination, port, packet.source, packet.source_port, start.destination, start.destination_port,
         bool(packet.tproxy_port),
     )  # fmt: skip
 
 
-def dial_failure(dial: Dial, facts: Facts) -> End | None:
+def dial_failure(dial: Dial, facts: Facts) -> Stop | None:
     """Why the kernel refuses Envoy's connection before it sends anything; None where it does not."""
     source = dial.source
     if source is None:
@@ -171,9 +171,9 @@ def dial_failure(dial: Dial, facts: Facts) -> End | None:
     return None
 
 
-def _failed(dial: Dial, why: str) -> End:
+def _failed(dial: Dial, why: str) -> Stop:
     text = f"Envoy's connection fails: {why}"
-    return End("answers", f"503: {text}", "UF", 503) if dial.client.is_http else End("closes", text, "UF")
+    return Stop("answers", f"503: {text}", "UF", 503) if dial.client.is_http else Stop("closes", text, "UF")
 
 
 def first_packet(dial: Dial, pod: Pod) -> Packet:

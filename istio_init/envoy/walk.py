@@ -17,8 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
-    from istio_init.envoy.chains import Chain
-    from istio_init.envoy.clusters import Cluster, Endpoint
+    from istio_init.envoy.chains import FilterChain
+    from istio_init.envoy.clusters import Cluster, Upstream
     from istio_init.envoy.dump import Dump
     from istio_init.envoy.listeners import Detection, Listener
     from istio_init.envoy.node import Node
@@ -65,7 +65,7 @@ class Step(Record):
     others: tuple[Other, ...] = ()
 
 
-class End(Record):
+class Stop(Record):
     """How it ended: in words, and as Envoy's access log has it, by response flag and HTTP status (0 for none)."""
 
     kind: Ending
@@ -88,7 +88,7 @@ class Passage(Record):
     """A connection's way through Envoy. The names are the access log's; `conditions` are what may change the answer."""
 
     steps: tuple[Step, ...]
-    end: End
+    end: Stop
     listener: str = ""
     chain: str = ""
     route: str = ""
@@ -97,7 +97,7 @@ class Passage(Record):
     conditions: tuple[str, ...] = ()
 
 
-class Arrival(Record):
+class ListenerArrival(Record):
     """How a connection reached Envoy: at which socket, from where, and where the client had called.
 
     `transparent` is whether TPROXY delivered it, which takes a transparent socket.
@@ -117,22 +117,22 @@ class Configuration:
 
     def __init__(self, dump: Dump) -> None:
         self.dump = dump
-        self.listeners = listeners.Listeners(dump)
+        self.listeners = listeners.Bindings(dump)
 
 
-def walk(configuration: Configuration, arrival: Arrival, client: Client) -> Passage:
+def walk(configuration: Configuration, arrival: ListenerArrival, client: Client) -> Passage:
     """The connection's way through Envoy. DumpError where the dump says something that Envoy would not take."""
     return _Walk(configuration, arrival, client).passage()
 
 
 class _Ended(Exception):
-    def __init__(self, end: End) -> None:
+    def __init__(self, end: Stop) -> None:
         super().__init__(end.text)
         self.end = end
 
 
 class _Walk:
-    def __init__(self, configuration: Configuration, arrival: Arrival, client: Client) -> None:
+    def __init__(self, configuration: Configuration, arrival: ListenerArrival, client: Client) -> None:
         self._listeners, self._dump = configuration.listeners, configuration.dump
         self._arrival, self._client = arrival, client
         self._steps: list[Step] = []
@@ -147,7 +147,7 @@ class _Walk:
         """The whole way."""
         try:
             self._go()
-            end = End("dials", self._dialled())
+            end = Stop("dials", self._dialled())
         except _Ended as ended:
             end = ended.end
         return Passage(
@@ -165,13 +165,13 @@ class _Walk:
         listener, connection = self._received()
         selection = chains.select(listener, connection)
         if selection.unclear:
-            raise _Ended(End("undecided", selection.unclear))
+            raise _Ended(Stop("undecided", selection.unclear))
         others = tuple(Other(_chain_name(chain), plain(why), chain.node.path) for chain, why in selection.others)
         chain = selection.chain
         if chain is None:
             self._step("filter chain", "none", listener.node.path, others)
             what = f"no filter chain of {plain(listener.name)} is for this client (filter_chain_not_found)"
-            raise _Ended(End("closes", f"the connection is reset: {what}", "NR"))
+            raise _Ended(Stop("closes", f"the connection is reset: {what}", "NR"))
         self._chain = chain.name
         total = len(others) + (chain.number > 0)
         place = f"chain {chain.number} of {total}" if chain.number else "the default chain, no other fits"
@@ -181,19 +181,19 @@ class _Walk:
 
     # Listener and its filters.
 
-    def _received(self) -> tuple[Listener, chains.Connection]:
+    def _received(self) -> tuple[Listener, chains.Downstream]:
         arrival = self._arrival
         listener = self._listeners.bound(arrival.address, arrival.port)
         at = endpoint_text(arrival.address, arrival.port)
         if listener is None:
-            raise _Ended(End("closes", f"nothing of Envoy's listens at {at}: the connection is refused"))
+            raise _Ended(Stop("closes", f"nothing of Envoy's listens at {at}: the connection is refused"))
         self._listener = listener.name
         if arrival.transparent and not listener.transparent:
             self._step("listener", f"{plain(listener.name)}, whose socket is not transparent", listener.node.path)
             why = (
                 f"TPROXY finds no transparent socket at port {arrival.port} and drops the packet: the client times out"
             )
-            raise _Ended(End("hangs", why))
+            raise _Ended(Stop("hangs", why))
         restored = self._restored = listener.restores
         address, port = (arrival.original, arrival.original_port) if restored else (arrival.address, arrival.port)
         self._step("listener", _listener_text(listener, address, port), listener.node.path)
@@ -209,7 +209,7 @@ class _Walk:
                 self._step(
                     "listener", f"kept: no listener is for {endpoint_text(address, port)} or any address at {port}"
                 )
-        connection = chains.Connection(
+        connection = chains.Downstream(
             arrival.source, arrival.source_port, address, port, detected.transport or RAW_BUFFER, detected.sni,
             detected.alpn,
         )  # fmt: skip
@@ -232,7 +232,7 @@ class _Walk:
                 self._spoofs = each.node.get("typed_config")
                 self._step("listener filter", "original_src: Envoy will dial from the client's address", each.node.path)
         if found.unknown:
-            raise _Ended(End("undecided", f"listener filter {plain(found.unknown)} is not followed"))
+            raise _Ended(Stop("undecided", f"listener filter {plain(found.unknown)} is not followed"))
         if found.waits:
             self._waits(listener, found.waits)
         return found
@@ -243,10 +243,10 @@ class _Walk:
             why = (
                 f"{inspector} waits for the client, the client for the server, for ever (listener_filters_timeout: 0s)"
             )
-            raise _Ended(End("hangs", why))
+            raise _Ended(Stop("hangs", why))
         if not listener.goes_on:
             raise _Ended(
-                End("closes", f"closed after {seconds:g} s: {inspector} waits for the client, which says nothing")
+                Stop("closes", f"closed after {seconds:g} s: {inspector} waits for the client, which says nothing")
             )
         self._step(
             "listener filter", f"after {seconds:g} s (listener_filters_timeout) it goes on without", listener.node.path
@@ -254,7 +254,7 @@ class _Walk:
 
     # What the chain does with it.
 
-    def _secured(self, chain: Chain) -> None:
+    def _secured(self, chain: FilterChain) -> None:
         """TLS that ends here."""
         socket = chain.node.get("transport_socket")
         if not socket or not clusters.is_tls(socket):
@@ -262,16 +262,16 @@ class _Walk:
         client = self._client
         if client.transport != TLS:
             self._step("filter chain", "its transport socket is TLS, the client speaks in clear", socket.path)
-            raise _Ended(End("closes", "the TLS handshake fails: the client speaks no TLS"))
+            raise _Ended(Stop("closes", "the TLS handshake fails: the client speaks no TLS"))
         context = socket.get("typed_config")
         if context.get("require_client_certificate").flag() and not client.certificate:
             self._step("filter chain", "its TLS wants a client certificate", socket.path)
-            raise _Ended(End("closes", "the TLS handshake fails: a client certificate is required"))
+            raise _Ended(Stop("closes", "the TLS handshake fails: a client certificate is required"))
         mutual = "mutual TLS" if context.get("require_client_certificate").flag() else "TLS"
         self._step("filter chain", f"{mutual} ends here", socket.path)
         self._client = client.decrypted
 
-    def _filters(self, chain: Chain, connection: chains.Connection) -> None:
+    def _filters(self, chain: FilterChain, connection: chains.Downstream) -> None:
         for node in chain.node.get("filters").each():
             name = FILTER_KINDS.get(node.get("typed_config").kind, node.get("name").text())
             if name == TCP_PROXY:
@@ -282,8 +282,8 @@ class _Walk:
                 return
             self._condition("network filter", name, node)
         if self._conditions:
-            raise _Ended(End("undecided", f"the chain ends in what is not followed: {self._conditions[-1]}"))
-        raise _Ended(End("closes", "the filter chain has no filters: the connection is closed"))
+            raise _Ended(Stop("undecided", f"the chain ends in what is not followed: {self._conditions[-1]}"))
+        raise _Ended(Stop("closes", "the filter chain has no filters: the connection is closed"))
 
     def _condition(self, what: str, name: str, node: Node) -> None:
         if name in TRANSPARENT:
@@ -291,10 +291,10 @@ class _Walk:
         self._conditions.append(f"{what} {plain(name)} may refuse or change it; it is not followed")
         self._step("filter", f"{plain(name)}: not followed", node.path)
 
-    def _tcp(self, proxy: Node, connection: chains.Connection) -> None:
+    def _tcp(self, proxy: Node, connection: chains.Downstream) -> None:
         if proxy.get("tunneling_config"):
             raise _Ended(
-                End("undecided", "tcp_proxy tunnels by HTTP CONNECT (tunneling_config), which is not followed")
+                Stop("undecided", "tcp_proxy tunnels by HTTP CONNECT (tunneling_config), which is not followed")
             )
         name = self._picked(proxy, "tcp_proxy")
         self._step("filter", f"tcp_proxy: cluster {plain(name)}", proxy.path)
@@ -313,20 +313,20 @@ class _Walk:
             if len(chosen) == 1 and chosen[0]:
                 return chosen[0]
             shares_text = ", ".join(f"{plain(name)} {weight}" for name, weight in shares[:10])
-            raise _Ended(End("undecided", f"{what} picks a cluster by chance, by weight: {shares_text}"))
+            raise _Ended(Stop("undecided", f"{what} picks a cluster by chance, by weight: {shares_text}"))
         found = sorted(
             node.fields().keys() & {"cluster_header", "cluster_specifier_plugin", "inline_cluster_specifier_plugin"}
         )
         raise _Ended(
-            End("undecided", f"{what} chooses its cluster by {found[0] if found else 'nothing'}, which is not followed")
+            Stop("undecided", f"{what} chooses its cluster by {found[0] if found else 'nothing'}: not followed")
         )
 
-    def _http(self, manager: Node, connection: chains.Connection) -> None:
+    def _http(self, manager: Node, connection: chains.Downstream) -> None:
         client = self._client
         if client.application == "silence":
-            raise _Ended(End("hangs", "HTTP: Envoy waits for a request, and the client for the server to begin"))
+            raise _Ended(Stop("hangs", "HTTP: Envoy waits for a request, and the client for the server to begin"))
         if client.transport == TLS or not client.is_http:
-            raise _Ended(End("answers", NOT_HTTP, "DPE", 400))
+            raise _Ended(Stop("answers", NOT_HTTP, "DPE", 400))
         for each in manager.get("http_filters").each():
             if not each.get("disabled").flag():
                 self._condition("HTTP filter", each.get("name").text(), each)
@@ -334,15 +334,15 @@ class _Walk:
         choice = hosts.choose(table, manager, client.request, connection.destination_port)
         name = plain(table.get("name").text())
         if choice.unclear:
-            raise _Ended(End("undecided", choice.unclear))
+            raise _Ended(Stop("undecided", choice.unclear))
         if choice.host is None:
             self._step("route", f"route configuration {name}: no domain is {plain(client.request.host)}", table.path)
-            raise _Ended(End("answers", "404: the Host is in no domain (route_not_found)", "NR", 404))
+            raise _Ended(Stop("answers", "404: the Host is in no domain (route_not_found)", "NR", 404))
         others = tuple(Other(_route_name(each), why, each.node.path) for each, why in choice.others)
         domain = f"route {name}: domain {plain(choice.host.domain)} (of {plain(choice.host.name)})"
         if choice.route is None:
             self._step("route", f"{domain}, none of its routes", choice.host.node.path, others)
-            raise _Ended(End("answers", "404: no route is for this request (route_not_found)", "NR", 404))
+            raise _Ended(Stop("answers", "404: no route is for this request (route_not_found)", "NR", 404))
         self._route = choice.route.name
         matched = _match_text(choice.route.node.get("match"))
         self._step("route", f"{domain}, {_route_name(choice.route)}: {matched}", choice.route.node.path, others)
@@ -353,43 +353,43 @@ class _Walk:
         if table := manager.get("route_config"):
             return table
         if manager.get("scoped_routes"):
-            raise _Ended(End("undecided", "scoped routes, which are not followed, choose the route configuration"))
+            raise _Ended(Stop("undecided", "scoped routes, which are not followed, choose the route configuration"))
         name = manager.at("rds", "route_config_name").text()
         if name in self._dump.routes:
             return self._dump.routes[name]
         if not self._dump.has(ROUTES):
-            raise _Ended(End("undecided", f"route configuration {plain(name)} is not in the dump, which has no routes"))
+            raise _Ended(Stop("undecided", f"route configuration {plain(name)} is not in the dump: it has no routes"))
         self._step("route", f"route configuration {plain(name)} was not received", manager.get("rds").path)
         raise _Ended(
-            End("answers", f"404: route configuration {plain(name)} was not received (route_not_found)", "NR", 404)
+            Stop("answers", f"404: route configuration {plain(name)} was not received (route_not_found)", "NR", 404)
         )
 
-    def _routed(self, route: Node, connection: chains.Connection) -> None:
+    def _routed(self, route: Node, connection: chains.Downstream) -> None:
         if direct := route.get("direct_response"):
             status = direct.get("status").number()
-            raise _Ended(End("answers", f"{status}: Envoy answers itself (direct_response)", "", status))
+            raise _Ended(Stop("answers", f"{status}: Envoy answers itself (direct_response)", "", status))
         if redirect := route.get("redirect"):
             status = REDIRECTS.get(redirect.get("response_code").enum(*REDIRECTS), 301)
-            raise _Ended(End("answers", f"{status}: Envoy sends the client elsewhere (redirect)", "", status))
+            raise _Ended(Stop("answers", f"{status}: Envoy sends the client elsewhere (redirect)", "", status))
         action = route.get("route")
         if not action:
-            raise _Ended(End("undecided", f"{route.path} has an action that is not followed"))
+            raise _Ended(Stop("undecided", f"{route.path} has an action that is not followed"))
         if action.get("metadata_match"):
-            raise _Ended(End("undecided", f"{action.path} chooses endpoints by metadata_match, which is not followed"))
+            raise _Ended(Stop("undecided", f"{action.path} chooses endpoints by metadata_match, which is not followed"))
         self._to_cluster(self._picked(action, "the route"), connection)
 
     # Cluster and endpoint.
 
-    def _to_cluster(self, name: str, connection: chains.Connection) -> None:
+    def _to_cluster(self, name: str, connection: chains.Downstream) -> None:
         self._cluster = name
         found = clusters.cluster(self._dump, name)
         if found is None:
             if not clusters.knows_clusters(self._dump):
-                raise _Ended(End("undecided", f"cluster {plain(name)} is not in the dump, which has no clusters"))
+                raise _Ended(Stop("undecided", f"cluster {plain(name)} is not in the dump, which has no clusters"))
             raise self._failed(f"there is no cluster {plain(name)} (cluster_not_found)", "NC")
         if not found.type:
             kind = found.node.at("cluster_type", "name").text() or found.node.get("type").enum(*clusters.TYPES)
-            raise _Ended(End("undecided", f"cluster {plain(name)} is of type {plain(kind)}, which is not followed"))
+            raise _Ended(Stop("undecided", f"cluster {plain(name)} is of type {plain(kind)}, which is not followed"))
         if found.restored:
             self._original(found, connection)
         else:
@@ -397,14 +397,14 @@ class _Walk:
 
     def _failed(self, why: str, flag: str) -> _Ended:
         if self._is_request:
-            return _Ended(End("answers", f"503: {why}", flag, 503))
-        return _Ended(End("closes", f"the connection is closed: {why}", flag))
+            return _Ended(Stop("answers", f"503: {why}", flag, 503))
+        return _Ended(Stop("closes", f"the connection is closed: {why}", flag))
 
-    def _original(self, of: Cluster, connection: chains.Connection) -> None:
+    def _original(self, of: Cluster, connection: chains.Downstream) -> None:
         config = of.node.get("original_dst_lb_config")
         if config.get("use_http_header").flag() or config.get("metadata_key"):
             raise _Ended(
-                End(
+                Stop(
                     "undecided",
                     f"cluster {plain(of.name)} reads its destination from the request, which is not followed",
                 )
@@ -417,10 +417,10 @@ class _Walk:
         self._step("cluster", f"{plain(of.name)}: ORIGINAL_DST, where the client called, {at}", of.node.path)
         self._dials = (self._dial(of, connection, connection.destination, port, None),)
 
-    def _balanced(self, of: Cluster, connection: chains.Connection) -> None:
+    def _balanced(self, of: Cluster, connection: chains.Downstream) -> None:
         found = clusters.endpoints(self._dump, of)
         if found.unclear:
-            raise _Ended(End("undecided", found.unclear))
+            raise _Ended(Stop("undecided", found.unclear))
         sick = tuple(
             Other(each.text, "not healthy", each.node.path) for each in found.every if each not in found.callable
         )
@@ -439,7 +439,7 @@ class _Walk:
         )
 
     def _dial(
-        self, of: Cluster, connection: chains.Connection, address: bytes, port: int, endpoint: Endpoint | None
+        self, of: Cluster, connection: chains.Downstream, address: bytes, port: int, endpoint: Upstream | None
     ) -> Dial:
         source, mark = None, clusters.mark(of)
         if self._spoofs is not None:
@@ -450,7 +450,7 @@ class _Walk:
                 self._step("cluster", f"bound to {address_text(source)} (upstream_bind_config)", bound[1].path)
         return Dial(address, port, source, mark, self._onward(of, endpoint))
 
-    def _onward(self, of: Cluster, endpoint: Endpoint | None) -> Client:
+    def _onward(self, of: Cluster, endpoint: Upstream | None) -> Client:
         """What Envoy is as a client itself."""
         client, secured = self._client, clusters.security(of, endpoint)
         if self._is_request:
@@ -482,11 +482,11 @@ def _named(name: str) -> str:
     return f" {plain(name)}" if name else ""
 
 
-def _chain_name(chain: Chain) -> str:
+def _chain_name(chain: FilterChain) -> str:
     return f"chain {chain.number}{_named(chain.name)}"
 
 
-def _route_name(route: hosts.Route) -> str:
+def _route_name(route: hosts.HttpRoute) -> str:
     return f"route {route.number}{_named(route.name)}"
 
 
@@ -495,7 +495,7 @@ def _listener_text(listener: Listener, address: bytes, port: int) -> str:
     return f"{plain(listener.name)}, {where}"
 
 
-def _criteria(chain: Chain) -> str:
+def _criteria(chain: FilterChain) -> str:
     named = [
         f"{label}{' or '.join(chains.value_text(value) for value in values[:6])}"
         for label, values in zip(LABELS, chain.criteria, strict=True)

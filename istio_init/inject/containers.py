@@ -26,7 +26,7 @@ RESOLVED = {"proxy_uid", "proxy_gid"}
 FILLED = ("securityContext", "resources", "env", "args")
 
 
-class Request(Record):
+class InitSpec(Record):
     """What is to be injected: option texts by field in the place of the mesh's values, and which container.
 
     `image` is empty if there is no --image: then it is that of a container that is there, or of PROXY_IMAGE.
@@ -53,7 +53,7 @@ class Placement(Record):
     warning: str = ""
 
 
-def placement(workload: Workload, request: Request) -> Placement:
+def placement(workload: Workload, request: InitSpec) -> Placement:
     """The init container that a workload is to get; AnnotationError or ValueError where Istio would refuse the pod."""
     defaults = dict(request.defaults)
     if request.validation:
@@ -89,7 +89,7 @@ def options_of(texts: Mapping[str, str]) -> Options:
         raise OptionError(error.source, error.value, error.why) from None
 
 
-def _image(workload: Workload, request: Request) -> str:
+def _image(workload: Workload, request: InitSpec) -> str:
     """The image: one that a pod chose for its init container stays, as with Istio; then the one that was asked for."""
     present = workload.init_container(request.name)
     own = str((present and present.body.get("image")) or "")
@@ -100,7 +100,7 @@ def _image(workload: Workload, request: Request) -> str:
     return request.image or own or (annotated if "/" in annotated else IMAGE)
 
 
-def _account(workload: Workload, request: Request, options: Options) -> tuple[int, int]:
+def _account(workload: Workload, request: InitSpec, options: Options) -> tuple[int, int]:
     """Whom a container that validates runs as: the proxy, but for TPROXY, where the proxy is root."""
     proxy = workload.proxy(request.proxy)
     if proxy is None or options.istio_inbound_interception_mode == "TPROXY":
@@ -108,7 +108,7 @@ def _account(workload: Workload, request: Request, options: Options) -> tuple[in
     return options.proxy_uid[0], proxy.account("runAsGroup") or PROXY_UID
 
 
-def _warning(workload: Workload, request: Request) -> str:
+def _warning(workload: Workload, request: InitSpec) -> str:
     """What goes wrong with init containers that run before a native sidecar: Istio moves them, a file is left alone."""
     names = [each.name for each in workload.containers() if each.init]
     if request.validation or request.proxy not in names:

@@ -28,7 +28,7 @@ from istio_init.record import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from istio_init.inject.containers import Placement, Request
+    from istio_init.inject.containers import InitSpec, Placement
 
 BYTE_ORDER_MARK = "\ufeff"
 
@@ -60,7 +60,7 @@ class _Change(Record):
     make: Callable[[dict[str, Any]], None]
 
 
-def inject(text: str, request: Request) -> Result:
+def inject(text: str, request: InitSpec) -> Result:
     """The text with the requested init container in each workload that Istio would inject.
 
     ValueError or UsageError, one line that names document and workload, where a workload can't be understood, or the
@@ -156,7 +156,7 @@ def _places(read: list[Document]) -> Iterator[_Place]:
                 yield _Place(number, workload, path, spec)
 
 
-def _with(text: str, place: _Place, chosen: Placement, request: Request) -> _Change | None:
+def _with(text: str, place: _Place, chosen: Placement, request: InitSpec) -> _Change | None:
     """What puts a container in; None where it is there already."""
     container = dict(chosen.container)
     present = place.workload.init_container(request.name)

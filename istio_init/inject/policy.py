@@ -25,7 +25,7 @@ from istio_init.options.table import PROXY_UID
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from istio_init.inject.containers import Request
+    from istio_init.inject.containers import InitSpec
 
 CAPTURE, IMAGE_ALONE = "capture", "image"
 KINDS = (CAPTURE, IMAGE_ALONE)
@@ -64,7 +64,7 @@ class Expression(str):
     __slots__ = ()
 
 
-def printed(kind: str, request: Request, kubernetes: str) -> str:
+def printed(kind: str, request: InitSpec, kubernetes: str) -> str:
     """The policy and its binding as YAML. OptionError where an option or the version is wrong."""
     version = _api_version(kubernetes)
     lines = _image_policy(request) if kind == IMAGE_ALONE else _capture_policy(request)
@@ -104,7 +104,7 @@ PODS = """\
       resources: [pods]"""
 
 
-def _image_policy(request: Request) -> list[str]:
+def _image_policy(request: InitSpec) -> list[str]:
     return [
         "spec:",
         "  # A pod whose image was not swapped still has Istio's, which captures as well.",
@@ -128,7 +128,7 @@ def _image_policy(request: Request) -> list[str]:
     ]
 
 
-def _capture_policy(request: Request) -> list[str]:
+def _capture_policy(request: InitSpec) -> list[str]:
     defaults = dict(request.defaults)
     if request.validation:
         defaults |= {"run_validation": "true", "skip_rule_apply": "true"}
@@ -162,7 +162,7 @@ def _capture_policy(request: Request) -> list[str]:
     ]
 
 
-def _conditions(request: Request) -> Iterable[str]:
+def _conditions(request: InitSpec) -> Iterable[str]:
     """When a pod is left alone: the questions of Istio's injector, and of the CNI plugin."""
     annotation, label = _value("annotations", INJECT), _value("labels", INJECT)
     names = f"[{_text(INIT)}, {_text(VALIDATION)}]"
@@ -185,7 +185,7 @@ def _conditions(request: Request) -> Iterable[str]:
         yield f"    expression: |-\n      {expression}"
 
 
-def _variables(request: Request, defaults: Mapping[str, str]) -> Iterable[str]:
+def _variables(request: InitSpec, defaults: Mapping[str, str]) -> Iterable[str]:
     """The values that a pod's annotations and its proxy decide."""
     proxy = f"(object.spec.containers + {_listed('initContainers')}).filter(c, c.name == {_text(request.proxy)})"
     yield from _variable("annotations", "has(object.metadata.annotations) ? object.metadata.annotations : {}")

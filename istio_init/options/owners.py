@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from istio_init.options.podspec import Container
     from istio_init.options.table import Options
-    from istio_init.options.workload import Owner, Workload
+    from istio_init.options.workload import RunsAs, Workload
 
 TPROXY = "TPROXY"
 
@@ -33,7 +33,7 @@ def misfits(workload: Workload, options: Options, proxy_name: str = PROXY_CONTAI
             yield from _other(container, owner, options)
 
 
-def _other(container: Container, owner: Owner, options: Options) -> Iterator[str]:
+def _other(container: Container, owner: RunsAs, options: Options) -> Iterator[str]:
     if owner.uid in options.proxy_uid:
         yield (
             f"{container.title} runs as uid {owner.uid}, the proxy's (-u): its outbound traffic bypasses the proxy; "
@@ -46,7 +46,7 @@ def _other(container: Container, owner: Owner, options: Options) -> Iterator[str
         )
 
 
-def _proxy(owner: Owner, options: Options) -> Iterator[str]:
+def _proxy(owner: RunsAs, options: Options) -> Iterator[str]:
     tproxy = options.istio_inbound_interception_mode == TPROXY
     if owner.uid is None:
         return

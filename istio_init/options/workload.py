@@ -25,7 +25,7 @@ KINDS = {INIT_CONTAINERS: "initContainer", CONTAINERS: "container"}
 PLUGIN_VARIABLES = {*VARIABLES.values(), "DISABLE_ENVOY"}
 
 
-class Owner(Record):
+class RunsAs(Record):
     """Who runs in a container, as far as the manifest says; None where the image decides.
 
     `groups` are the supplementary groups. The owner match compares a process's own uid and gid alone (xt_owner).
@@ -81,12 +81,14 @@ class Workload(Record):
         matching = [each for each in self.containers() if each.name == name]
         return next((each for each in matching if not each.init), matching[0] if matching else None)
 
-    def owners(self) -> tuple[Owner, ...]:
+    def owners(self) -> tuple[RunsAs, ...]:
         """The users and groups of all containers, those of the pod where a container gives none."""
         context = mapping(self.spec.get("securityContext"), "securityContext")
         groups = [*entries(context, "supplementalGroups"), *filter(None, [account(self.spec, "fsGroup")])]
         return tuple(
-            Owner(each.name, each.init, self._account(each, "runAsUser"), self._account(each, "runAsGroup"), (*groups,))
+            RunsAs(
+                each.name, each.init, self._account(each, "runAsUser"), self._account(each, "runAsGroup"), (*groups,)
+            )
             for each in self.containers()
         )
 

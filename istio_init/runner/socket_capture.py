@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _MARK_ACCEPTED = "/proc/sys/net/ipv4/tcp_fwmark_accept"
 
 
-class Request(Record):
+class CaptureRequest(Record):
     """What a run is to make of one namespace: the options with their defaults resolved, the capture, the routing."""
 
     options: Options
@@ -66,12 +66,12 @@ def perform(options: Options, environ: Mapping[str, str], log: Log, begin: float
             validate(resolve_defaults(options, log), log)
 
 
-def request(options: Options, log: Log) -> Request:
+def request(options: Options, log: Log) -> CaptureRequest:
     """What the options mean in the namespace that they name, with its addresses."""
     with Namespace(options.network_namespace):
         options = resolve_defaults(options, log)
         addresses = tuple(each.network for each in Rtnetlink().addresses())
-    return Request(options, socket_capture(options, addresses), build(options).routing)
+    return CaptureRequest(options, socket_capture(options, addresses), build(options).routing)
 
 
 def _preview(options: Options, environ: Mapping[str, str], log: Log) -> None:
@@ -110,7 +110,7 @@ def add(options: Options, installation: Installation, log: Log) -> SocketCapture
     return wanted.capture
 
 
-def _refuse_others(wanted: Request) -> None:
+def _refuse_others(wanted: CaptureRequest) -> None:
     """InitError where a namespace that is new has Istio rules, or a proxy that listens already."""
     with Namespace(wanted.options.network_namespace):
         found = backends.tables()
@@ -134,7 +134,7 @@ def _refuse_rules(backend: str, ruleset: Ruleset) -> None:
             )
 
 
-def _route(wanted: Request) -> tuple[RoutingEntry, ...]:
+def _route(wanted: CaptureRequest) -> tuple[RoutingEntry, ...]:
     """Add the routing that TPROXY needs, and ::6; returns what was not there before."""
     router = Rtnetlink()
     existing = router.read()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from istio_init.envoy.addresses import packed
-from istio_init.envoy.client import CLIENTS, Request
+from istio_init.envoy.client import CLIENTS, HttpCall
 from istio_init.envoy.dump import Dump, read
 from istio_init.envoy.path import Answer, Pod, answers, follow
 from istio_init.envoy.path import Path as Way
@@ -76,10 +76,10 @@ def inbound(port: int, source: bytes = CLIENT) -> Packet:
 
 def only(about: Pod, packet: Packet, speaks: str = "http", **request: Any) -> Way:  # noqa: ANN401
     """The one path of a kind of client."""
-    (found,) = follow(about, packet, CLIENTS[speaks].replace(request=Request(**request)))
+    (found,) = follow(about, packet, CLIENTS[speaks].replace(request=HttpCall(**request)))
     return found
 
 
 def all_answers(about: Pod, packet: Packet, **request: Any) -> tuple[Answer, ...]:  # noqa: ANN401
     """What becomes of all kinds of clients."""
-    return answers(about, packet, [client.replace(request=Request(**request)) for client in CLIENTS.values()])
+    return answers(about, packet, [client.replace(request=HttpCall(**request)) for client in CLIENTS.values()])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from istio_init.inject.containers import Request
+from istio_init.inject.containers import InitSpec
 from istio_init.inject.injector import inject, remove
 from istio_init.options.manifest import IMAGE, RESOURCES
 from istio_init.options.workload import Workload, workloads
@@ -23,11 +23,11 @@ CASES = Path(__file__).parent / "cases"
 OWN_IMAGE = "registry.example/istio-init:0.1.0"
 # What each setting of the mesh is in the words of `istio-init inject`.
 SETTINGS = {
-    "as it is": Request({}),
-    "cni": Request({}, validation=True),
-    "our-image": Request({}, OWN_IMAGE),
-    "nftables": Request({"native_nftables": "true"}),
-    "json-log-force": Request({"log_as_json": "true", "force_apply": "true"}),
+    "as it is": InitSpec({}),
+    "cni": InitSpec({}, validation=True),
+    "our-image": InitSpec({}, OWN_IMAGE),
+    "nftables": InitSpec({"native_nftables": "true"}),
+    "json-log-force": InitSpec({"log_as_json": "true", "force_apply": "true"}),
 }
 EXPECTED = [
     (case.name, setting, expected)
@@ -92,12 +92,12 @@ def test_every_setting_of_the_cases_is_known() -> None:
 
 def test_an_image_that_was_asked_for_comes_before_the_proxys() -> None:
     text = (CASES / "proxy-image" / "input.yaml").read_text()
-    assert "image: registry.example/proxyv2:special\n" in inject(text, Request({})).text
-    assert f"image: {OWN_IMAGE}\n" in inject(text, Request({}, OWN_IMAGE)).text
+    assert "image: registry.example/proxyv2:special\n" in inject(text, InitSpec({})).text
+    assert f"image: {OWN_IMAGE}\n" in inject(text, InitSpec({}, OWN_IMAGE)).text
     without_registry = text.replace("registry.example/proxyv2:special", "proxyv2-special")
-    assert f"image: {IMAGE}\n" in inject(without_registry, Request({})).text
+    assert f"image: {IMAGE}\n" in inject(without_registry, InitSpec({})).text
 
 
 def test_the_image_of_a_pods_own_stays() -> None:
     text = (CASES / "own-init-image" / "input.yaml").read_text()
-    assert "image: other" not in inject(text, Request({}, "other")).text
+    assert "image: other" not in inject(text, InitSpec({}, "other")).text

@@ -15,16 +15,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from istio_init.inject.containers import Request, placement
+from istio_init.inject.containers import InitSpec, placement
 from istio_init.inject.injector import inject, remove
 from istio_init.options.workload import workloads
 from tests.kit.corpus import KINDS, SITUATIONS, corpus
 from tests.kit.manifests import json_texts, yaml_texts
 
 ROOT = Path(__file__).parents[2]
-REQUESTS = (Request({}), Request({}, native=False), Request({}, validation=True))
+REQUESTS = (InitSpec({}), InitSpec({}, native=False), InitSpec({}, validation=True))
 requests = st.builds(
-    Request,
+    InitSpec,
     defaults=st.sampled_from([{}, {"istio_service_cidr": "10.0.0.0/8"}, {"redirect_dns": "true"}]),
     native=st.booleans(),
     validation=st.booleans(),
@@ -38,7 +38,7 @@ def values(text: str) -> list[Any]:
         return list(yaml.safe_load_all(text.removeprefix("\ufeff")))
 
 
-def edited(documents: list[Any], request: Request) -> list[Any]:
+def edited(documents: list[Any], request: InitSpec) -> list[Any]:
     """The plain edit: the container put into the parsed documents."""
     result = copy.deepcopy([json.loads(json.dumps(document)) for document in documents])
     for document in result:
@@ -56,7 +56,7 @@ def is_subsequence(lines: list[str], of: list[str]) -> bool:
     return all(line in rest for line in lines)
 
 
-def hold(text: str, request: Request) -> str:
+def hold(text: str, request: InitSpec) -> str:
     """The properties of every text."""
     done = inject(text, request)
     assert values(done.text) == edited(values(text), request)
@@ -67,13 +67,13 @@ def hold(text: str, request: Request) -> str:
 
 @settings(max_examples=600, deadline=None)
 @given(yaml_texts(), requests)
-def test_yaml_of_every_style(text: str, request: Request) -> None:
+def test_yaml_of_every_style(text: str, request: InitSpec) -> None:
     hold(text, request)
 
 
 @settings(max_examples=300, deadline=None)
 @given(json_texts(), requests)
-def test_json_of_every_style(text: str, request: Request) -> None:
+def test_json_of_every_style(text: str, request: InitSpec) -> None:
     json.loads(hold(text, request))
 
 
@@ -111,7 +111,7 @@ LISTS = {
 @pytest.mark.parametrize("name", LISTS)
 def test_every_line_stays(name: str, native: bool, ending: str) -> None:
     text = BLOCK.format(init=LISTS[name]).replace("\n", ending)
-    done = hold(text, Request({}, native=native))
+    done = hold(text, InitSpec({}, native=native))
     assert (
         done.count("istio-init\n" if name not in {"empty", "flow", "flow lines"} else '"istio-init"') + done.count("\r")
         >= 1
@@ -130,7 +130,7 @@ def test_every_line_stays(name: str, native: bool, ending: str) -> None:
 @pytest.mark.parametrize("name", ["none", "null", "nothing", "block", "indented", "script", "anchored"])
 def test_block_style_changes_no_line(name: str, native: bool) -> None:
     text = BLOCK.format(init=LISTS[name])
-    done = hold(text, Request({}, native=native)).replace("# filled by istio-init inject, was: ", "")
+    done = hold(text, InitSpec({}, native=native)).replace("# filled by istio-init inject, was: ", "")
     assert is_subsequence(text.splitlines(), done.splitlines())
 
 
@@ -141,9 +141,9 @@ def test_without_a_final_line_break() -> None:
         "kind: Pod\nspec:\n  containers: [{name: a}]\n  initContainers:",
     ):
         for native in (True, False):
-            assert not hold(text, Request({}, native=native)).endswith("\n")
+            assert not hold(text, InitSpec({}, native=native)).endswith("\n")
     alone = "kind: Pod\nspec:\n  containers: [{name: a}]\n  initContainers:\n  - name: istio-init\n    image: x"
-    done = inject(alone, Request({})).text
+    done = inject(alone, InitSpec({})).text
     assert done.startswith(alone)
     assert not done.endswith("\n")
     assert remove(done).text == alone
@@ -152,15 +152,15 @@ def test_without_a_final_line_break() -> None:
 def test_a_pod_inside_of_a_list() -> None:
     text = "kind: List\nitems:\n- spec:\n    containers:\n    - name: a\n- kind: Service\n"
     text += "-   kind: Pod\n    spec: {containers: [{name: b}]}\n"
-    assert hold(text, Request({})).count("name: istio-init\n") == 1
-    assert inject(text, Request({})).workloads == 2
+    assert hold(text, InitSpec({})).count("name: istio-init\n") == 1
+    assert inject(text, InitSpec({})).workloads == 2
 
 
 def test_a_piece_of_a_specification() -> None:
-    assert hold("containers:\n- name: a\n", Request({})).startswith(
+    assert hold("containers:\n- name: a\n", InitSpec({})).startswith(
         "initContainers: # added by istio-init inject\n- name"
     )
-    assert hold("- containers: []\n", Request({})) == "- containers: []\n"
+    assert hold("- containers: []\n", InitSpec({})) == "- containers: []\n"
 
 
 SHARED = """\
@@ -182,10 +182,10 @@ items:
 
 
 def test_a_template_that_an_alias_shares_is_changed_once() -> None:
-    done = hold(SHARED, Request({}))
+    done = hold(SHARED, InitSpec({}))
     assert done.count("name: istio-init") == 1
     merged = "kind: Pod\nx: &x {hostNetwork: false}\nspec:\n  <<: *x\n  containers: [{name: a}]\n"
-    assert hold(merged, Request({})).count("istio-init\n") == 1
+    assert hold(merged, InitSpec({})).count("istio-init\n") == 1
 
 
 LEVEL = "sidecar.istio.io/agentLogLevel"
@@ -203,7 +203,7 @@ LEVEL = "sidecar.istio.io/agentLogLevel"
 )
 def test_what_can_not_be_changed_alone_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"share|more than that|no plain list|has no value") as caught:
-        inject(text, Request({}))
+        inject(text, InitSpec({}))
     assert "\n" not in str(caught.value)
 
 
@@ -228,14 +228,14 @@ spec:
 
 
 def test_istios_container_gets_the_image_and_the_arguments() -> None:
-    done = inject(ISTIOS, Request({}, "registry.example/istio-init:0.1.0")).text
+    done = inject(ISTIOS, InitSpec({}, "registry.example/istio-init:0.1.0")).text
     made = values(done)[0]["spec"]["initContainers"][0]
     assert made["image"] == "registry.example/istio-init:0.1.0"
     assert made["args"][:3] == ["istio-iptables", "-p", "15001"]
     assert made["args"][-1] == "--log_output_level=default:info"
     assert made["securityContext"] == {"runAsUser": 0}
     assert "  - args: # as it was\n" in done
-    assert inject(done, Request({}, "registry.example/istio-init:0.1.0")).text == done
+    assert inject(done, InitSpec({}, "registry.example/istio-init:0.1.0")).text == done
     assert remove(done).text == remove(ISTIOS).text
     assert values(remove(ISTIOS).text)[0]["spec"]["initContainers"] == [{"name": "after"}]
 
@@ -243,7 +243,7 @@ def test_istios_container_gets_the_image_and_the_arguments() -> None:
 @pytest.mark.parametrize("call", ["command: [pilot-agent], args: [istio-iptables, -p, '1']", "args: [istio-iptables]"])
 def test_other_calls_of_istio_iptables(call: str) -> None:
     text = f"kind: Pod\nspec: {{initContainers: [{{name: istio-init, {call}}}], containers: [{{name: a}}]}}\n"
-    (made,) = values(inject(text, Request({})).text)[0]["spec"]["initContainers"]
+    (made,) = values(inject(text, InitSpec({})).text)[0]["spec"]["initContainers"]
     assert [*made.get("command", []), *made["args"]].count("istio-iptables") == 1
     assert "-z" in made["args"]
 
@@ -258,21 +258,21 @@ def test_other_calls_of_istio_iptables(call: str) -> None:
 def test_a_container_that_can_not_be_changed_is_named(call: str, why: str) -> None:
     text = "kind: Pod\nmetadata: {name: x}\nspec: {initContainers: [{name: istio-init, %s}], containers: [{name: a}]}\n"
     with pytest.raises(ValueError, match=f"^Pod x: {why}"):
-        inject(text % call, Request({}))
+        inject(text % call, InitSpec({}))
 
 
 def test_other_options_take_the_place_of_those_before() -> None:
     text = BLOCK.format(init=LISTS["block"])
-    first = inject(text, Request({})).text
-    second = inject(first, Request({"istio_service_cidr": "10.0.0.0/8"}, native=False)).text
-    assert second == inject(text, Request({"istio_service_cidr": "10.0.0.0/8"}, native=False)).text
+    first = inject(text, InitSpec({})).text
+    second = inject(first, InitSpec({"istio_service_cidr": "10.0.0.0/8"}, native=False)).text
+    assert second == inject(text, InitSpec({"istio_service_cidr": "10.0.0.0/8"}, native=False)).text
     assert remove(second).text == text
 
 
 def test_one_container_or_the_other() -> None:
     text = BLOCK.format(init="")
-    done = inject(text, Request({}))
-    again = inject(done.text, Request({}, validation=True))
+    done = inject(text, InitSpec({}))
+    again = inject(done.text, InitSpec({}, validation=True))
     assert again.text == done.text
     assert again.notes == (
         ("Deployment shop", "skipped: it has an init container istio-init already: take that out first (--remove)"),
@@ -287,7 +287,7 @@ def test_both_are_removed() -> None:
 
 def test_what_runs_before_a_native_proxy_is_told() -> None:
     text = "kind: Pod\nspec:\n  containers: [{name: a}]\n  initContainers: [{name: m}, {name: istio-proxy}]\n"
-    assert inject(text, Request({})).notes == (
+    assert inject(text, InitSpec({})).notes == (
         ("Pod without a name", "m: captured before istio-proxy runs; move istio-proxy first"),
     )
 
@@ -300,7 +300,7 @@ def test_manifests_as_tools_write_them(tool: str) -> None:
     found = [text for name, text in corpus() if name.split()[0] == tool]
     assert len(found) == len(KINDS) * len(SITUATIONS)
     for text, request in zip(
-        found, itertools.cycle([Request({}), Request({}, native=False), Request({}, validation=True)])
+        found, itertools.cycle([InitSpec({}), InitSpec({}, native=False), InitSpec({}, validation=True)])
     ):
         assert (hold(text, request) == text) == ("sidecar.istio.io/inject" in text)
 
@@ -315,7 +315,7 @@ def manifests() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
-def test_the_manifests_of_this_repository(request_: Request) -> None:
+def test_the_manifests_of_this_repository(request_: InitSpec) -> None:
     found = 0
     for name, text in manifests():
         if "bad-port" in name or "name: istio-init\n" in text or "istio-validation" in text:

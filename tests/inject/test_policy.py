@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from istio_init.errors_rare import OptionError
-from istio_init.inject.containers import Request
+from istio_init.inject.containers import InitSpec
 from istio_init.inject.policy import CURRENT, KINDS, printed
 from istio_init.options.annotations import ANNOTATIONS
 from istio_init.options.manifest import IMAGE
@@ -18,7 +18,7 @@ from istio_init.options.table import OPTIONS
 IMAGE_POLICY, CAPTURE = "image", "capture"
 
 
-def policy(kind: str, request: Request, kubernetes: str = CURRENT) -> dict[str, Any]:
+def policy(kind: str, request: InitSpec, kubernetes: str = CURRENT) -> dict[str, Any]:
     found, binding = yaml.safe_load_all(printed(kind, request, kubernetes))
     assert binding == {
         "apiVersion": found["apiVersion"],
@@ -53,25 +53,25 @@ def mutation(spec: dict[str, Any]) -> str:
     ],
 )
 def test_the_version_of_the_api_follows_the_clusters(kind: str, kubernetes: str, version: str) -> None:
-    assert policy(kind, Request({}), kubernetes)["version"] == version
+    assert policy(kind, InitSpec({}), kubernetes)["version"] == version
 
 
 @pytest.mark.parametrize("kubernetes", ["1.33", "2.0", "1", "1.x", "1.-1", "latest", ""])
 def test_a_version_without_the_policies_is_refused(kubernetes: str) -> None:
     with pytest.raises(OptionError, match="--kubernetes: "):
-        printed(IMAGE_POLICY, Request({}), kubernetes)
+        printed(IMAGE_POLICY, InitSpec({}), kubernetes)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pods_are_changed_when_they_are_created_and_again_behind_webhooks(kind: str) -> None:
-    spec = policy(kind, Request({}))
+    spec = policy(kind, InitSpec({}))
     (rule,) = spec["matchConstraints"]["resourceRules"]
     assert rule == {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
     assert spec["reinvocationPolicy"] == "IfNeeded"
 
 
 def test_the_image_policy_applies_always() -> None:
-    spec = policy(IMAGE_POLICY, Request({}, "registry.example/istio-init:0.1.0"))
+    spec = policy(IMAGE_POLICY, InitSpec({}, "registry.example/istio-init:0.1.0"))
     # One that did not match before a webhook is not asked again behind it.
     assert "matchConditions" not in spec
     assert spec["failurePolicy"] == "Ignore"
@@ -79,7 +79,7 @@ def test_the_image_policy_applies_always() -> None:
 
 
 def test_the_capture_policy_fails_rather_than_let_a_pod_through() -> None:
-    spec = policy(CAPTURE, Request({}))
+    spec = policy(CAPTURE, InitSpec({}))
     assert spec["failurePolicy"] == "Fail"
     assert spec["matchConstraints"]["namespaceSelector"] == {"matchLabels": {"istio-injection": "enabled"}}
     assert [each["name"] for each in spec["matchConditions"]] == [
@@ -90,7 +90,7 @@ def test_the_capture_policy_fails_rather_than_let_a_pod_through() -> None:
 
 
 def test_every_annotation_that_sets_an_option_is_looked_up() -> None:
-    text = printed(CAPTURE, Request({}), CURRENT)
+    text = printed(CAPTURE, InitSpec({}), CURRENT)
     for each in ANNOTATIONS:
         if each.field and not each.path:
             assert f"'{each.name}' in " in text
@@ -102,7 +102,7 @@ def test_options_are_what_a_pod_without_annotations_gets() -> None:
         "istio_outbound_ports": "443", "proxy_uid": "2000", "istio_inbound_interception_mode": "TPROXY",
         "envoy_port": "15011", "native_nftables": "true", "redirect_dns": "true",
     }  # fmt: skip
-    spec = policy(CAPTURE, Request(given))
+    spec = policy(CAPTURE, InitSpec(given))
     found = variables(spec)
     for field in ("istio_service_cidr", "istio_inbound_ports", "istio_outbound_ports", "proxy_uid"):
         assert f": '{given[field]}'" in found[field]
@@ -115,7 +115,7 @@ def test_options_are_what_a_pod_without_annotations_gets() -> None:
 
 
 def test_variables_are_defined_before_they_are_used() -> None:
-    for request in (Request({}), Request({}, validation=True), Request({"istio_exclude_interfaces": "net1"})):
+    for request in (InitSpec({}), InitSpec({}, validation=True), InitSpec({"istio_exclude_interfaces": "net1"})):
         spec = policy(CAPTURE, request)
         known: set[str] = set()
         for name, expression in variables(spec).items():
@@ -125,7 +125,7 @@ def test_variables_are_defined_before_they_are_used() -> None:
 
 
 def test_the_validation_runs_as_the_proxy_and_comes_first() -> None:
-    text = mutation(policy(CAPTURE, Request({}, validation=True)))
+    text = mutation(policy(CAPTURE, InitSpec({}, validation=True)))
     assert "name: 'istio-validation'" in text
     assert "path: '/spec/initContainers/' + '0'," in text
     assert "'--run-validation', '--skip-rule-apply']" in text
@@ -134,7 +134,7 @@ def test_the_validation_runs_as_the_proxy_and_comes_first() -> None:
 
 @pytest.mark.parametrize("image", ["it's", "back\\slash", "new\nline", "é\u2028", "${x}"])
 def test_a_text_can_not_leave_its_literal(image: str) -> None:
-    spec = policy(IMAGE_POLICY, Request({}, image))
+    spec = policy(IMAGE_POLICY, InitSpec({}, image))
     literal = variables(spec)["image"]
     assert re.fullmatch(r"'(?:[^'\\\n]|\\['\\]|\\U[0-9a-f]{8})*'", literal)
     assert literal.encode().decode("unicode_escape" if literal.isascii() else "utf-8") in {f"'{image}'", literal}
@@ -142,7 +142,7 @@ def test_a_text_can_not_leave_its_literal(image: str) -> None:
 
 def test_a_wrong_value_of_an_option_is_refused() -> None:
     with pytest.raises(OptionError, match=r"--istio-inbound-ports \(-b\): 'http'"):
-        printed(CAPTURE, Request({"istio_inbound_ports": "http"}), CURRENT)
+        printed(CAPTURE, InitSpec({"istio_inbound_ports": "http"}), CURRENT)
 
 
 def test_every_option_can_be_given() -> None:
@@ -152,4 +152,4 @@ def test_every_option_can_be_given() -> None:
         if text := examples.get(getattr(each.parse, "__name__", "")):
             if each.field in {"skip_rule_apply", "dry_run", "cleanup_only"}:
                 continue
-            assert printed(CAPTURE, Request({each.field: text}), CURRENT) != printed(CAPTURE, Request({}), CURRENT)
+            assert printed(CAPTURE, InitSpec({each.field: text}), CURRENT) != printed(CAPTURE, InitSpec({}), CURRENT)

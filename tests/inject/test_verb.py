@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from istio_init.cli.app import main
-from istio_init.inject.containers import Request
+from istio_init.inject.containers import InitSpec
 from istio_init.inject.injector import inject
 
 POD = "kind: Pod\nmetadata: {name: %s}\nspec:\n  # all\n  containers:\n  - name: web # the app\n"
@@ -20,7 +20,7 @@ SKIPPED = "kind: Pod\nmetadata: {name: node}\nspec: {hostNetwork: true, containe
 
 
 def made(text: str, **request: str) -> str:
-    return inject(text, Request(request)).text
+    return inject(text, InitSpec(request)).text
 
 
 @pytest.fixture

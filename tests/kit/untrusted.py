@@ -20,7 +20,7 @@ from istio_init.formats import yaml_json
 from istio_init.formats.iptables_restore import parse as load
 from istio_init.formats.iptables_save import dump as dump_ruleset
 from istio_init.formats.nft.layout import layout
-from istio_init.inject.containers import Request
+from istio_init.inject.containers import InitSpec
 from istio_init.inject.injector import inject, remove
 from istio_init.kernel.host.grpc import GrpcError
 from istio_init.kernel.nft.native_decode import read_table
@@ -105,7 +105,7 @@ def injection(data: bytes) -> None:
     """A manifest that the init container is to go into: what goes in comes out again, to the same bytes."""
     text = data.decode("utf-8", "replace")
     try:
-        done = inject(text, Request({}))
+        done = inject(text, InitSpec({}))
     except UsageError as error:
         shown_well(error)
         return

@@ -11,7 +11,7 @@ import pytest
 from istio_init.cli.app import main
 from istio_init.errors_rare import UsageError
 from istio_init.options.from_pod import read_pod
-from istio_init.options.workload import Owner
+from istio_init.options.workload import RunsAs
 
 
 def found(spec: dict[str, Any], annotations: dict[str, str] | None = None, **given: str) -> list[str]:
@@ -94,4 +94,4 @@ def test_the_owners_of_all_containers() -> None:
     pod = json.dumps({"kind": "Pod", "spec": spec})
     workload = read_pod(pod, "pod.yaml", {}, lambda _kind, _name: None).workload
     groups = (4000, 3000)
-    assert workload.owners() == (Owner("a", True, 1000, 2000, groups), Owner("b", False, 5, 6, groups))
+    assert workload.owners() == (RunsAs("a", True, 1000, 2000, groups), RunsAs("b", False, 5, 6, groups))

@@ -52,13 +52,6 @@ HOT_IMPORTS = {
 }
 
 
-# Class names with two meanings, to be given one.
-AMBIGUOUS = {
-    "Arrival", "Case", "Chain", "Connection", "End", "Endpoint", "Listeners", "Owner", "Request", "Route", "RuleReader",
-    "Subject",
-}  # fmt: skip
-
-
 def relative(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
@@ -109,4 +102,4 @@ def test_no_two_public_classes_have_one_name() -> None:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes.setdefault(node.name, []).append(relative(path))
-    assert {name: paths for name, paths in homes.items() if len(paths) > 1 and name not in AMBIGUOUS} == {}
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}

@@ -11,7 +11,7 @@ from istio_init.cli import input_file
 from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.subject import Where, is_live, placed
 from istio_init.envoy.addresses import packed
-from istio_init.envoy.client import CLIENTS, Request
+from istio_init.envoy.client import CLIENTS, HttpCall
 from istio_init.envoy.dump import load, with_health
 from istio_init.envoy.fit import prove
 from istio_init.envoy.names import address_of
@@ -171,13 +171,13 @@ def clients(flags: RequestFlags, url: ParsedUrl | None, default_host: str, *, in
     if not path.startswith(("/", "*")):
         raise OptionError("--path", path, "a path begins with /")
     host = flags.host or (url.host if url else default_host)
-    request = Request(host, path, flags.method or "GET", tuple(map(_header, flags.headers)))
+    request = HttpCall(host, path, flags.method or "GET", tuple(map(_header, flags.headers)))
     name = urlsplit(f"//{host}").hostname or ""
     sni = flags.sni or ("" if packed(name) else name)
     return tuple(_with(CLIENTS[name], request, sni) for name in names)
 
 
-def _with(client: Client, request: Request, sni: str) -> Client:
+def _with(client: Client, request: HttpCall, sni: str) -> Client:
     return client.replace(request=request, sni=sni if client.transport == "tls" else "")
 
 

@@ -15,7 +15,7 @@ from istio_init.cli.verbs.output import choice
 from istio_init.errors import shown
 from istio_init.errors_rare import OptionError, UsageError
 from istio_init.inject import injector, policy
-from istio_init.inject.containers import Request
+from istio_init.inject.containers import InitSpec
 from istio_init.kernel.host import files
 from istio_init.options.cni_pod import PROXY_CONTAINER
 from istio_init.options.table import OPTIONS
@@ -86,7 +86,7 @@ def inject(  # noqa: PLR0913 (its flags)
     """
     if output and output != "-" and not output.strip("0123456789,-: "):
         raise OptionError(OUTPUT, output, "a file here, not ports: those are --istio-local-outbound-ports-exclude")
-    request = Request(texts, image, proxy_container, native, validation)
+    request = InitSpec(texts, image, proxy_container, native, validation)
     if policy_kind:
         kind = choice("--policy", policy_kind, policy.KINDS)
         if filename or output or in_place or check or remove:
@@ -144,7 +144,7 @@ def _source(path: str) -> _Source:
     return _Source(name, path, decode(FILE, path, read_bytes(FILE, path)))
 
 
-def _result(source: _Source, request: Request, *, remove: bool) -> str:
+def _result(source: _Source, request: InitSpec, *, remove: bool) -> str:
     """A file's text with the change made; what there is to know of its workloads goes to standard error."""
     name = source.name if source.name.isprintable() else shown(source.name)
     try:

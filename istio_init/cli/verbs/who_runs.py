@@ -10,7 +10,7 @@ from istio_init.kernel.host import containers, processes
 from istio_init.model.packet import Packet
 from istio_init.model.rules import TCP
 from istio_init.options.cni_pod import PROXY_CONTAINER
-from istio_init.options.workload import Owner
+from istio_init.options.workload import RunsAs
 from istio_init.record import Record
 from istio_init.simulate.path import follow, routed
 from istio_init.simulate.report import ENDS, verdict
@@ -32,8 +32,8 @@ APP_PORT, WORLD_PORT, CLIENT_PORT = 8080, 443, 40000
 class Residents(Record):
     """The applications in the pod, the one that is meant first, and the proxy; those whose ids are known."""
 
-    applications: tuple[Owner, ...] = ()
-    proxy: Owner | None = None
+    applications: tuple[RunsAs, ...] = ()
+    proxy: RunsAs | None = None
 
 
 def residents(where: Where) -> Residents:
@@ -49,10 +49,10 @@ def _processes(where: Where) -> Residents:
     pid = containers.pid_of(where.container) if where.container is not None else where.pid
     found = processes.sharing_network(pid) if pid is not None else ()
     # The one that was named first, then the others; of those that are alike one.
-    by_ids: dict[tuple[str, int, int], Owner] = {}
+    by_ids: dict[tuple[str, int, int], RunsAs] = {}
     for each in sorted(found, key=lambda process: process.pid != pid):
         title = f"{printable(each.name)} (process {each.pid})"
-        by_ids.setdefault((each.name, each.uid, each.gid), Owner(title, init=False, uid=each.uid, gid=each.gid))
+        by_ids.setdefault((each.name, each.uid, each.gid), RunsAs(title, init=False, uid=each.uid, gid=each.gid))
     proxies = [owner for (name, _, _), owner in by_ids.items() if name in PROXIES]
     applications = tuple(owner for (name, _, _), owner in by_ids.items() if name not in PROXIES)
     return Residents(applications, next(iter(proxies), None))

@@ -127,7 +127,7 @@ def _read_table(table: TableName, dump: TableDump) -> StoredTable:
     contents = {
         each: found for data in dump.sets if (found := _contents(data, dump.elements)) for each in [set_name(data)]
     }
-    reader = RuleReader(contents)
+    reader = NativeReader(contents)
     # A table that is switched off has no hooks.
     dormant = any(attributes(dump.table[HEAD.size :]).get(TABLE_FLAGS, b""))
     names: dict[str, str] = {}
@@ -204,7 +204,7 @@ def _without_drops(rules: list[InetRule]) -> Iterator[InetRule]:
             yield rule.replace(target=UnknownTarget("tproxy that passes on what nobody listens for", 0, kept))
 
 
-class RuleReader:
+class NativeReader:
     """Reads rules of a table whose sets are known; expressions that many rules have are taken apart once."""
 
     def __init__(self, sets: Mapping[str, SetContents]) -> None:

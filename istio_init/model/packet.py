@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     class Lookup(Protocol):
         """A routing table that can be asked; RouteLookup asks the kernel's."""
 
-        def sent(self, packet: Packet, *, local_source: bool) -> NextHop:
-            """Where a packet goes that a process here sends."""
+        def sent(self, packet: Packet, *, local_source: bool) -> NextHop | None:
+            """Where a packet goes that a process here sends; None where no route covers its destination."""
             ...
 
         def arriving(self, packet: Packet) -> NextHop | None:
@@ -100,8 +100,7 @@ class Facts(Record):
         """Where a packet goes that a process here sends: local destinations first, then policy routes."""
         local = self.is_local(packet.destination)
         rule = None if local else self.policy_route(packet.family, packet.mark)
-        if self.lookup:
-            answer = self.lookup.sent(packet, local_source=self.is_local(packet.source))
+        if self.lookup and (answer := self.lookup.sent(packet, local_source=self.is_local(packet.source))):
             return answer.replace(by=rule if answer.local else None)
         if local or rule:
             return NextHop("lo", local=True, by=rule)

@@ -66,7 +66,6 @@ UNKNOWABLE = {
     "string": "its content",
     "u32": "its content",
     "mac": "its MAC address",
-    "bpf": "what a BPF program answers",
 }
 
 # Targets after which a packet goes on as it was, as far as this program follows it.
@@ -92,11 +91,11 @@ def _parts(name: str, options: str | None) -> tuple[Part, ...]:
     if name in UNKNOWABLE:
         return (Undecidable(UNKNOWABLE[name].format(options=options or "the set")),)
     if options is None:
-        return (Undecidable(f"what -m {name} matches is not known to this program"),)
+        return (Undecidable(f"what -m {name} asks is not known to this program"),)
     try:
         return tuple(_read(name, _options(options)))
     except (KeyError, ValueError, IndexError):
-        return (Undecidable(f"what -m {name} {options} matches is not known to this program"),)
+        return (Undecidable(f"what -m {name} {options} asks is not known to this program"),)
 
 
 def _options(text: str) -> list[Option]:

@@ -195,7 +195,7 @@ PACKET = Packet(
         (Mark(1), "its mark is 0x7, not 0x1"),
         (ConnMark(1), "its connection's mark is 0x0, not 0x1"),
         (CtState(("INVALID",)), "its connection is NEW, not INVALID"),
-        (UnknownMatch("bpf", 1, b""), "what a BPF program answers is not known"),
+        (UnknownMatch("bpf", 1, b""), "what -m bpf asks is not known to this program"),
     ],
 )
 def test_every_match_says_why_it_failed(match: Match, words: str) -> None:

@@ -196,8 +196,8 @@ def with_lookup(facts: Facts) -> Facts:
     lookup = RouteLookup()
     for family in FAMILIES:
         packet = Packet("OUTPUT", TCP, bytes(len(ELSEWHERE[family])), ELSEWHERE[family])
-        if device := lookup.sent(packet, local_source=False).device:
-            return facts.replace(lookup=lookup, uplink=device)
+        if (hop := lookup.sent(packet, local_source=False)) and hop.device:
+            return facts.replace(lookup=lookup, uplink=hop.device)
     return facts.replace(lookup=lookup)
 
 

@@ -7,6 +7,7 @@ See inet_rtm_getroute (net/ipv4/route.c) and inet6_rtm_getroute (net/ipv6/route.
 from __future__ import annotations
 
 import _struct as struct
+import errno
 import os
 
 from istio_init.kernel.netlink.channel import NLMSG_ERROR, NUMBER, RtnetlinkChannel, attribute, attributes
@@ -60,19 +61,22 @@ class RouteLookup:
     def __del__(self) -> None:
         self._channel.__exit__()
 
-    def sent(self, packet: Packet, *, local_source: bool) -> NextHop:
-        """Where a packet goes that a process here sends; `local_source` says that its source is an address here."""
+    def sent(self, packet: Packet, *, local_source: bool) -> NextHop | None:
+        """Where a packet goes that a process here sends; `local_source` says that its source is an address here.
+
+        None where no route covers its destination, as before a network is set up.
+        """
         extra = [] if packet.uid is None else [attribute(RTA_UID, WORD.pack(packet.uid))]
         return self._looked_up(packet, extra, with_source=local_source)
 
     def arriving(self, packet: Packet) -> NextHop | None:
-        """Where a packet goes that comes in by an interface; None where there is no such interface."""
+        """Where a packet goes that comes in by an interface; None where there is no such interface, or no route."""
         index = self._indexes.get(packet.in_interface)
         if index is None:
             return None
         return self._looked_up(packet, [attribute(RTA_IIF, WORD.pack(index))], with_source=True)
 
-    def _looked_up(self, packet: Packet, extra: list[bytes], *, with_source: bool) -> NextHop:
+    def _looked_up(self, packet: Packet, extra: list[bytes], *, with_source: bool) -> NextHop | None:
         bits = len(packet.destination) * 8
         head = ROUTE.pack(NUMBERS[len(packet.destination)], bits, bits if with_source else 0, 0, 0, 0, 0, 0, 0)
         parts = [attribute(RTA_DST, packet.destination), attribute(RTA_MARK, WORD.pack(packet.mark)), *extra]
@@ -84,6 +88,8 @@ class RouteLookup:
         try:
             data = self._channel.query(RTM_GETROUTE, head + b"".join(parts))
         except OSError as error:
+            if error.errno == errno.ENETUNREACH:
+                return None
             return NextHop("", refused=f"the kernel has no route for it: {error.strerror}")
         values = attributes(data[ROUTE.size :])
         kind = ROUTE.unpack_from(data)[7]

@@ -125,18 +125,18 @@ def each_write(run: Traced) -> Iterator[tuple[str, int]]:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("backend", NEWER)
 def test_a_refusal(backend: str, scenario: str) -> None:
-    """The kernel refuses one write: the run has done nothing, and says so."""
-    whole, _ = whole_run(backend, scenario)
+    """The kernel refuses one write: the run tries again and does everything, or has done nothing and says so."""
+    whole, done = whole_run(backend, scenario)
     for name, number in each_write(whole):
         with Namespace() as namespace:
             before = prepared(namespace, backend, scenario)
             fault = f"{name}:error=ENOMEM:when={number}"
             run = traced(namespace, CALLS, *SCENARIOS[scenario][1], *BACKENDS[backend], inject=fault)
-            assert run.code == 1, f"{fault}: {run.log}"
             assert "Traceback" not in run.log
             assert "not everything could be put back" not in run.log
-            assert "Cannot allocate memory" in run.log.splitlines()[-1]
-            assert picture(namespace) == before, f"{fault}: {run.log}"
+            assert picture(namespace) == (before if run.code else done), f"{fault}: {run.log}"
+            if run.code:
+                assert "Cannot allocate memory" in run.log.splitlines()[-1]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

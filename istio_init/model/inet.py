@@ -1,17 +1,17 @@
 """Tables of nftables' inet family as values: what is there for rulesets of both families. No I/O.
 
 Names and priorities are those of Istio's own nftables mode (tools/istio-nftables): a table each for nat, mangle
-and raw, chains in lower case with dashes. What a packet of either family meets is what the rulesets say:
+and raw, chains in lower case with dashes. A packet of either family is treated as its ruleset says:
 
-- Rules that differ in nothing but a port or a CIDR become one rule with a set, its intervals merged (nft_fold.py).
+- Rules that differ only in a port or a CIDR become one rule with a set, its intervals merged (formats/nft/merge.py).
 - A rule that both families have exists once; one with addresses exists once for each family; any other that
-  one family alone has asks for that family first (nft_layout.py).
-- In a table that one family alone has, the other is sent back at the head of each base chain.
+  one family alone has compares the family first (formats/nft/layout.py).
+- In a table of one family, the base chains begin with a rule that returns the other family's packets.
 - Where iptables' TPROXY finds no listener it drops the packet, nftables' tproxy passes it on to the application,
   uncaptured: a rule that drops it follows.
 
 One difference remains: `! --uid-owner` (and gid) holds for packets that have no socket or the kernel's, `meta
-skuid !=` does not. nft_text.py and nft_json.py spell what exists, nft_listing.py reads it back.
+skuid !=` does not. formats/nft/listing.py spells them, kernel/nft/native_encode.py writes them.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class InetChain(Record):
 
 
 class InetTable(Record):
-    """The inet table that stands for a table of iptables: base chains first, then users' by name."""
+    """The inet table for a table of iptables: base chains first, then user-defined chains by name."""
 
     name: TableName
     chains: tuple[InetChain, ...]
@@ -147,14 +147,14 @@ def interval(network: Network) -> Interval:
 
 
 def needs_family_match(rule: InetRule) -> bool:
-    """Whether a rule has to ask for its family."""
+    """Whether a rule has to compare the packet's family."""
     return rule.family is not None and not any(isinstance(match, Addresses) for match in rule.matches)
 
 
 def sets(table: InetTable) -> dict[tuple[str, tuple[Interval, ...]], str]:
     """The names of the sets that a table has for its longer lists, by the type of their elements and the elements.
 
-    A short list is in its rule. A long one has a name, and serves every rule that asks the same.
+    A short list is in its rule. A long one has a name, and serves every rule with the same elements.
     """
     named: dict[tuple[str, tuple[Interval, ...]], str] = {}
     for chain in table.chains:

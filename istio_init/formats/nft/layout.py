@@ -1,4 +1,4 @@
-"""Rulesets of both families laid out as inet tables, and inet tables read as the rulesets that they stand for."""
+"""Lays rulesets of both families out as inet tables, and reads inet tables back as rulesets."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ def layout(rulesets: Iterable[Ruleset], name: TableName, fold: Fold = fold) -> I
                 folded.setdefault(chain.name, {})[ruleset.family] = fold(chain.parts, ruleset.family).rules
     base = [hook for hook in BUILTIN_CHAINS[name] if hook in folded]
     if strange := [hook for hook in base if hook not in BASE_CHAINS.get(name, {})]:
-        raise InitError(
-            f"--native-nftables: {name} {shown(strange[0])}: no base chain stands for it; leave the flag out"
-        )
+        raise InitError(f"--native-nftables: {name} {shown(strange[0])}: no base chain there; leave the flag out")
     users = sorted(chain for chain in folded if chain not in base)
     return InetTable(name, tuple(InetChain(chain, _together(folded[chain])) for chain in (*base, *users)))
 
@@ -84,7 +82,7 @@ def stored(table: InetTable) -> InetTable:
 
 
 def only_family(table: InetTable) -> Family | None:
-    """The one family that a table which is in the kernel is for, as its guards tell; None where it is for both."""
+    """The only family of a stored table, by the guards of its base chains; None if it is for both families."""
     guards = {
         chain.rules[0].family
         if chain.rules and (chain.rules[0].matches, chain.rules[0].target) == ((), RETURN)
@@ -101,8 +99,8 @@ def ruleset(
 ) -> Ruleset:
     """What tables (as `meant`) hold for one family.
 
-    A set tells neither the order nor the overlaps of what it was made of: where it is just what rules of
-    `expecting` would become, those are the ones it stands for.
+    A set keeps neither the order nor the overlaps of the rules it was made from: if it is what rules of `expecting`
+    would become, it is read as those rules.
     """
     found = []
     for table in tables:

@@ -84,7 +84,7 @@ class _Group:
         return not varying or (len(varying) == 1 and _widens(*varying[0][1:]))
 
     def _varying(self, rule: InetRule) -> list[tuple[int, InetMatch, InetMatch]]:
-        """Where the rule differs from this group's first, or the others of it do: position, and both's match."""
+        """The positions at which the rule differs from this group's first rule, or its others do, with both matches."""
         pairs = enumerate(zip(self.first.matches, rule.matches, strict=True))
         return [(at, one, other) for at, (one, other) in pairs if at == self.at or one != other]
 
@@ -167,7 +167,7 @@ def _kind(match: InetMatch) -> object:
 
 
 def _widens(one: InetMatch, other: InetMatch) -> bool:
-    """Whether one match can ask for either's values."""
+    """Whether one match can have the values of both."""
     match one, other:
         case (Ports(), Ports()):
             return (one.protocol, one.side, one.negated, other.negated) == (other.protocol, other.side, False, False)
@@ -208,8 +208,8 @@ class Folded(Record):
 def fold(parts: Sequence[Rule | Run], family: Family) -> Folded:
     """A chain's rules (Chain.parts), those that differ in one port or network alone made one.
 
-    A rule joins an earlier one across others only if that changes no packet's way: no packet meets both, or
-    both do the same. InitError for what nftables, or this module, can't express.
+    A rule joins an earlier one across others only if that changes no packet's path: no packet matches both, or
+    both have the same target. InitError for what nftables, or this module, can't express.
     """
     groups: list[_Group] = []
     for part in parts:
@@ -224,7 +224,7 @@ def _take(groups: list[_Group], source: Rule, family: Family) -> _Group:
     """Put one more rule into a group, an earlier one or its own; returns that."""
     if groups and groups[-1].continues(source):
         return groups[-1]
-    rule = InetRule(_asks(source, family), source.target, family)
+    rule = InetRule(_inet_matches(source, family), source.target, family)
     shape = _shape(rule)
     home = _home(groups, rule, shape)
     if home is None:
@@ -282,19 +282,21 @@ _IPTABLES_ORDER = (
 _IPTABLES_RANK = {kind: rank for rank, kind in enumerate(_IPTABLES_ORDER)}
 
 
-def _asks(rule: Rule, family: Family) -> tuple[InetMatch, ...]:
+def _inet_matches(rule: Rule, family: Family) -> tuple[InetMatch, ...]:
     protocol = next((match.number for match in rule.matches if isinstance(match, Protocol) and not match.negated), 0)
-    asks = [ask for match in rule.matches if (ask := _ask(match, protocol)) is not None]
-    if any(isinstance(ask, Ports) for ask in asks):
-        asks = [ask for ask in asks if not isinstance(ask, Protocol)]
-    if any(isinstance(ask, Addresses) and ask.intervals[-1][1] >> (32 if family == IPV4 else 128) for ask in asks):
+    matches = [found for match in rule.matches if (found := _inet_match(match, protocol)) is not None]
+    if any(isinstance(each, Ports) for each in matches):
+        matches = [each for each in matches if not isinstance(each, Protocol)]
+    if any(
+        isinstance(each, Addresses) and each.intervals[-1][1] >> (32 if family == IPV4 else 128) for each in matches
+    ):
         raise _inexpressible(rule, f"an address that is not one of {family}")
-    if len(asks) > 1:
-        asks.sort(key=lambda ask: _NFT_RANK[type(ask).__name__])
-    return tuple(asks)
+    if len(matches) > 1:
+        matches.sort(key=lambda each: _NFT_RANK[type(each).__name__])
+    return tuple(matches)
 
 
-def _ask(match: Match, protocol: int) -> InetMatch | None:
+def _inet_match(match: Match, protocol: int) -> InetMatch | None:
     """A match in nftables' terms; None if it matches every packet."""
     match match:
         case DestinationPorts():
@@ -359,32 +361,32 @@ def _inexpressible(value: object, what: str) -> InitError:
 
 
 def unfold(rule: InetRule, family: Family) -> tuple[Rule, ...]:
-    """The rules of one family that an inet rule stands for: one for each interval of ports, one for each network."""
+    """The equivalent rules of one family: one for each interval of ports, one for each network."""
     choices: list[tuple[Match, ...]] = [()]
-    for ask in rule.matches:
-        choices = [(*before, *each) for before in choices for each in _choices(ask, family)]
+    for each_match in rule.matches:
+        choices = [(*before, *each) for before in choices for each in _choices(each_match, family)]
     for number, matches in enumerate(choices):
         unique = tuple(dict.fromkeys(matches))
         choices[number] = tuple(sorted(unique, key=lambda match: _IPTABLES_RANK[type(match).__name__]))
     return tuple(Rule(matches, rule.target, ours=True) for matches in choices)
 
 
-def _choices(ask: InetMatch, family: Family) -> tuple[tuple[Match, ...], ...]:
-    match ask:
+def _choices(inet: InetMatch, family: Family) -> tuple[tuple[Match, ...], ...]:
+    match inet:
         case Ports():
-            protocol = Protocol(ask.protocol)
-            ranges = tuple(PortRange(low, high) for low, high in ask.intervals)
-            if ask.negated and len(ranges) > 1:
+            protocol = Protocol(inet.protocol)
+            ranges = tuple(PortRange(low, high) for low, high in inet.intervals)
+            if inet.negated and len(ranges) > 1:
                 from istio_init.model.extensions import Multiport
 
-                return ((protocol, Multiport("sports" if ask.side == "sport" else "dports", ranges, negated=True)),)
-            kind = SourcePorts if ask.side == "sport" else DestinationPorts
-            return tuple((protocol, kind(each, ask.negated)) for each in ranges)
+                return ((protocol, Multiport("sports" if inet.side == "sport" else "dports", ranges, negated=True)),)
+            kind = SourcePorts if inet.side == "sport" else DestinationPorts
+            return tuple((protocol, kind(each, inet.negated)) for each in ranges)
         case Addresses():
-            blocks = [network for each in ask.intervals for network in networks(each, family)]
-            side = Source if ask.side == "saddr" else Destination
-            if ask.negated:
+            blocks = [network for each in inet.intervals for network in networks(each, family)]
+            side = Source if inet.side == "saddr" else Destination
+            if inet.negated:
                 return (tuple(side(network, negated=True) for network in blocks),)
             return tuple((side(network),) for network in blocks)
         case _:
-            return ((ask,),)
+            return ((inet,),)

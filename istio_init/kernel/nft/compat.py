@@ -1,8 +1,8 @@
-"""The Firewall of iptables-nft nodes: the tables that iptables-nft keeps in nftables, edited through netlink.
+"""The Firewall of iptables-nft nodes: edits the tables that iptables-nft keeps in nftables, through netlink.
 
-All tables of both families are written in one batch. Others' rules are not touched: ours are put in and taken
-out between them, by their handles. The kernel takes a batch only if nobody has written since the tables were
-read; where somebody has, everything is read and worked out anew. No library and no program is needed.
+All tables of both families are written in one batch. Other programs' rules are left untouched: Istio rules are inserted
+and deleted between them, by handle. The kernel accepts a batch only if nobody has written since the tables were read;
+if somebody has, they are read again and a new batch is made. No library and no program is needed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
 _RULE_POSITION = 6  # NFTA_RULE_POSITION
 _NESTED = 0x8000
 
-# How often a batch is made anew because somebody else wrote meanwhile.
+# How often a batch is made anew because another program wrote meanwhile.
 _ATTEMPTS = 50
 
 
@@ -107,8 +107,8 @@ class IptablesNft:
                 else:
                     return
         raise KernelError(
-            f"nftables: somebody else wrote {_ATTEMPTS} times while {_names(changes)} were being edited; nothing was "
-            "written; find out who, and run again"
+            f"nftables: other programs wrote {_ATTEMPTS} times while {_names(changes)} were being edited; nothing was "
+            "written; stop them, and run again"
         )
 
 

@@ -1,4 +1,4 @@
-"""Rules that are in iptables-nft's tables, read out of netlink attributes: what nft_writer.py packs, and others'."""
+"""Decodes rules of iptables-nft's tables from netlink attributes: those of compat_encode.py, and other programs'."""
 
 from __future__ import annotations
 
@@ -77,17 +77,17 @@ class RuleReader:
         self._targets: dict[bytes, tuple[Target, int]] = {}
 
     def unpack(self, said: dict[int, bytes]) -> Rule:
-        """The rule that a message's attributes tell of.
+        """The rule in a message's attributes.
 
         Expressions that iptables-nft would not write become one UnknownMatch that bears them all.
         """
         elements = list(_elements(said.get(EXPRESSIONS, b"")))
         target, used = self._target(elements)
-        asked = elements[: len(elements) - used]
+        conditions = elements[: len(elements) - used]
         try:
-            matches = tuple(_Reader(self._family).matches([self._apart(each) for each in asked]))
+            matches = tuple(_Reader(self._family).matches([self._apart(each) for each in conditions]))
         except (KeyError, ValueError):
-            raw = b"".join(attribute(ELEMENT, each) for each in asked if _name(each) != "counter")
+            raw = b"".join(attribute(ELEMENT, each) for each in conditions if _name(each) != "counter")
             matches = (UnknownMatch(UNREAD, 0, raw),)
         return Rule(matches, target, SIGNATURE in said.get(USERDATA, b""))
 
@@ -171,7 +171,7 @@ class _Reader:
         self._registers: dict[int, Loaded] = {}
 
     def matches(self, expressions: list[Expression]) -> list[Match]:
-        """All that a rule asks, in iptables' order."""
+        """All matches of a rule, in iptables' order."""
         found: list[Match] = []
         for kind, said in expressions:
             match kind:

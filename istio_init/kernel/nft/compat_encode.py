@@ -1,6 +1,6 @@
 """Rules as iptables-nft keeps them in nftables: a Rule packed into netlink attributes; nft_reader.py unpacks it.
 
-What a rule asks of addresses, interfaces, protocol, ports and mark are expressions of nftables' own; any other
+Matches of addresses, interfaces, protocol, ports and mark are native nftables expressions; any other
 match, and every target but a verdict, is an x_tables extension with its struct (extensions.py, extensions_rare.py) in
 an expression "match" or "target". That is what iptables-nft 1.8.9 writes, so every iptables-nft can list, edit and
 delete it.
@@ -76,7 +76,7 @@ class RuleWriter:
         protocol = next((match for match in rule.matches if isinstance(match, Protocol)), None)
         compat = b""
         if protocol is not None:
-            # Extensions ask the rule's head for the protocol; here it stands for that head.
+            # Extensions read the protocol from the rule's head, which this replaces.
             compat = attribute(COMPAT, word(1, protocol.number) + word(2, _INVERTED * protocol.negated))
         return attribute(EXPRESSIONS, expressions) + compat + _SIGNED
 

@@ -1,4 +1,4 @@
-"""Which x_tables extensions nftables can use here, as iptables-nft's rules do: asked of the kernel's nft_compat.
+"""Which x_tables extensions nftables can use here, as iptables-nft's rules do: by a query to the kernel's nft_compat.
 
 The question is that of <linux/netfilter/nf_tables_compat.h>; putting it loads the extension's
 module, where there is one.

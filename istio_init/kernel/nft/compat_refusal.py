@@ -105,6 +105,6 @@ def _missing_extensions(message: Message) -> str:
     causes = [f"{kind} {each} (revision {revision})" for kind, each, revision in missing]
     modules = dict.fromkeys(["nft_compat", *(module(each) for _, each, _ in missing)])
     return (
-        f"the kernel has no {' and no '.join(causes)} that nftables can use, which {text} asks for: "
+        f"the kernel has no {' and no '.join(causes)} that nftables can use, which {text} needs: "
         f"load the modules {' and '.join(modules)}"
     )

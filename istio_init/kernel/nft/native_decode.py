@@ -248,7 +248,7 @@ def counter_numbers(facts: dict[int, bytes]) -> tuple[int, int]:
 
 
 class _Matches:
-    """The matches at the beginning of a rule, and the family that they ask for."""
+    """The matches at the beginning of a rule, and the family that they require."""
 
     def __init__(self, sets: Mapping[str, SetContents]) -> None:
         self.family: Family | None = None
@@ -434,7 +434,7 @@ def _of_number(
 def _target(expressions: Sequence[Expression], begin: int) -> tuple[Target | None, int]:
     """The target at the end of a rule whose matches end at `begin`, and where it begins.
 
-    A verdict is one whatever is before it; None stands for expressions that are no target that iptables has.
+    A verdict counts whatever precedes it; None means expressions that are no target in iptables.
     """
     rest = expressions[begin:]
     if not rest:

@@ -1,4 +1,4 @@
-"""One run of the program: from Options to what the user asked for."""
+"""One run of the program: apply, clean up, dry run or validate, as the options say."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _last_words(error: InitError) -> str:
 
 
 class Interrupts:
-    """While this is entered, the signals that ask a program to end raise Interrupted, where they were not ignored."""
+    """While entered, SIGTERM, SIGINT and SIGHUP raise Interrupted, unless they were ignored before."""
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
@@ -64,25 +64,25 @@ class Interrupts:
             _signal.signal(number, handler)
 
     def ignore(self) -> None:
-        """From here on a signal comes too late: what was asked for is done."""
+        """Ignore signals from here on: the run is complete."""
         for number in self._before:
             _signal.signal(number, _signal.SIG_IGN)
 
     def restore_handlers(self) -> None:
-        """Be interrupted again."""
+        """Let signals interrupt again."""
         for number in self._before:
             _signal.signal(number, self._interrupt)
 
     def _interrupt(self, number: int, _frame: object) -> None:
-        # The first signal ends the run; those that follow must not cut short the putting back.
+        # The first signal ends the run; later ones must not interrupt the restoring of the previous state.
         self.ignore()
         raise Interrupted(f"ended by signal {number}")
 
 
 def perform(options: Options, environ: Mapping[str, str], log: Log, begin: float, interrupts: Interrupts) -> None:
-    """Do what the options ask for; `begin` is when that began (time.monotonic). InitError where it can't be done.
+    """Run with these options; `begin` is the time at which that began (time.monotonic). InitError where it fails.
 
-    Where that is in a network namespace of another user namespace, the process stays there: it is to end soon.
+    In a network namespace of another user namespace the process stays there: it ends soon.
     """
     if options.capture_backend == "ebpf":
         from istio_init.runner import socket_capture
@@ -119,7 +119,7 @@ def _plan(options: Options) -> Plan:
 
 
 def _change(options: Options, environ: Mapping[str, str], log: Log, interrupts: Interrupts) -> str:
-    """Apply or clean up, under the lock; returns what was done, in words."""
+    """Apply or clean up, under the lock; returns a summary for the log."""
     from istio_init.runner import access, transaction
 
     access.require_descriptors()

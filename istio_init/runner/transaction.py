@@ -42,8 +42,8 @@ def apply(  # noqa: PLR0913 (what to work with, and each wish by its name)
     Istio rules in `others`, the Firewalls of other backends by name, are removed in the same transaction. Drifted
     where different Istio rules exist and `reconcile` is off, KernelError where the kernel refuses; the namespace is
     then as before, or the error's notes say what it is. With `warn`, rules of other programs are logged that decide
-    before Istio's. `on_commit` is called last of all, when everything can still
-    be undone: for callers that turn signals into exceptions.
+    before Istio's. `on_commit` is called last of all, when everything can still be undone: for callers that turn
+    signals into exceptions.
     """
     if others:
         from istio_init.runner import move

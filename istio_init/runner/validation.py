@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from istio_init.log import Log
     from istio_init.options.table import Options
 
-# Addresses that are nobody's: TEST-NET-1 (RFC 5737) and the documentation prefix (RFC 3849).
-NOBODYS = (Network(b"\xc0\x00\x02\x01", 32), Network(bytes.fromhex("20010db8") + bytes(11) + b"\1", 128))
+# Addresses that no host has: TEST-NET-1 (RFC 5737) and the documentation prefix (RFC 3849).
+UNASSIGNED = (Network(b"\xc0\x00\x02\x01", 32), Network(bytes.fromhex("20010db8") + bytes(11) + b"\1", 128))
 
 
 def validate(options: Options, log: Log) -> None:
@@ -50,9 +50,9 @@ def captured(options: Options) -> tuple[Network, ...]:
     excluded_port |= any(protocol == TCP for protocol, _, _ in options.exclude_uids_for_ports)
     if excluded_port or options.istio_exclude_interfaces:
         return ()
-    wanted = NOBODYS if options.istio_service_cidr == parsers.ALL else options.istio_service_cidr
+    wanted = UNASSIGNED if options.istio_service_cidr == parsers.ALL else options.istio_service_cidr
     if any(ports.low <= port <= ports.high for ports in options.istio_outbound_ports):
-        wanted = (*NOBODYS, *wanted)
+        wanted = (*UNASSIGNED, *wanted)
     excluded = options.istio_service_exclude_cidr
     return tuple(network for network in wanted if not any(_overlap(network, other) for other in excluded))
 

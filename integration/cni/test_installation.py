@@ -31,7 +31,7 @@ FLANNEL = LISTS["10-flannel"]
 ENTRY = {"type": PLUGIN}
 
 # What changes a file system, and what makes that last.
-WRITES = ("write", "fchmod", "fsync", "rename", "unlink")
+WRITES = ("write", "fchmod", "fsync", "rename", "renameat2", "unlink")
 
 # The verbs without their command line, in a process that starts in no time.
 BARE = """
@@ -282,7 +282,7 @@ def test_killed_at_each_write(tmp_path: pathlib.Path, verb: str, name: str) -> N
     lists = {content for files in (before, after) for path, content in files.items() if path.startswith("net.d")}
     assert {call for call, _ in points} >= {
         "fsync",
-        "rename" if name.endswith("list") or verb == "install" else "unlink",
+        "renameat2" if name.endswith("list") or verb == "install" else "unlink",
     }
     for number, (call, when) in enumerate(points, 1):
         host = fresh(number)

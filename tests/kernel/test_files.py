@@ -105,5 +105,17 @@ def test_what_is_refused_is_one_line(tmp_path: Path, path: Path, monkeypatch: py
         files.read(str(pipe))
 
 
+def test_a_claim_on_a_file_that_is_gone_is_none(path: Path) -> None:
+    with files.FileClaim(str(path)) as claim:
+        claim.renew()
+        assert files.is_claimed(str(path))
+        path.unlink()
+        claim.renew()
+        path.touch()
+        assert not files.is_claimed(str(path))
+        claim.renew()
+        assert files.is_claimed(str(path))
+
+
 def refusing(*_: object) -> None:
     raise OSError(28, "No space left on device")

@@ -79,10 +79,19 @@ class FileClaim:
         self._release()
 
     def renew(self) -> None:
-        """Claim the file that is at the path now, which may have been replaced; OSError where there is none."""
+        """Claim the file that is at the path now, which may have been replaced. InitError where it can't be claimed.
+
+        Nothing is claimed where it has just been removed: the directory's change wakes whoever keeps it.
+        """
         self._release()
-        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+        try:
+            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            why = f"{error.strerror}; see its file system"
+            raise InitError(f"{named(self._path)}: can't be claimed: {why}") from error
 
     def _release(self) -> None:
         if self._descriptor >= 0:
@@ -100,6 +109,8 @@ def is_claimed(path: str) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:
+        return False  # nobody can claim it here
     finally:
         os.close(descriptor)
     return False

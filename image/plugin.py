@@ -33,7 +33,14 @@ ENTRY = "istio_init.cni.plugin.plugin"
 # Typer's, and what needs further packages; then what the standard library imports in branches that nothing here takes.
 LEFT_OUT = (
     *assemble.LEFT_OUT,
-    *("istio_init.cli.typer_options", "istio_init.kernel.xtables.python_iptables_child", "iptc", "kubernetes", "typer"),
+    *(
+        "istio_init.cli.typer_options",
+        "istio_init.options.public",
+        "istio_init.kernel.xtables.python_iptables_child",
+        "iptc",
+        "kubernetes",
+        "typer",
+    ),
     *("argparse", "email", "importlib.metadata", "importlib.resources", "inspect", "statistics"),
     *("tarfile", "zipfile"),
     # PyYAML's part in C, which it does without.

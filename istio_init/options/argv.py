@@ -10,7 +10,17 @@ from __future__ import annotations
 
 from istio_init.errors import InitError
 from istio_init.model.parsers import ALL
-from istio_init.options.table import OPTIONS, SWITCH_VALUES, Option, Options, resolve
+from istio_init.options.table import (
+    OPTIONS,
+    PROBE_PORT,
+    PROBE_TIMEOUT,
+    SWITCH_VALUES,
+    TPROXY_MARK,
+    TPROXY_TABLE,
+    Option,
+    Options,
+    resolve,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +31,8 @@ if TYPE_CHECKING:
 # The variable by which a shell asks Typer for completions, with an empty command line.
 COMPLETION_VARIABLE = "_ISTIO_IPTABLES_COMPLETE"
 
-LONG = {f"--{name}": each for each in OPTIONS for name in (each.flag, *each.aliases)}
+LONG = {f"--{each.flag}": each for each in OPTIONS}
+LONG.update({f"--{alias}": each for each in OPTIONS if each.aliases for alias in each.aliases})
 SHORT = {f"-{each.short}": each for each in OPTIONS if each.short}
 _NEGATED = {f"--no-{each.flag}": each for each in OPTIONS if each.switch}
 
@@ -150,21 +161,12 @@ def dubious(made: Options) -> bool:
         or (made.capture_all_dns and (made.dns_servers or not made.redirect_dns))
         or (made.dns_servers and not made.redirect_dns)
         or (made.dual_stack and made.enable_ipv6 is not None)
-        or (made.istio_inbound_interception_mode != "TPROXY" and _tproxy_values(made) != _TPROXY_VALUES)
-        or (not made.run_validation and _probe_values(made) != _PROBE_VALUES)
+        or (made.istio_inbound_tproxy_mark != TPROXY_MARK and made.istio_inbound_interception_mode != "TPROXY")
+        or (made.istio_inbound_tproxy_route_table != TPROXY_TABLE and made.istio_inbound_interception_mode != "TPROXY")
+        or (made.probe_timeout != PROBE_TIMEOUT and not made.run_validation)
+        or (made.iptables_probe_port != PROBE_PORT and not made.run_validation)
         or ((made.cleanup_only or made.skip_rule_apply) and (made.reconcile or made.force_apply))
     )
-
-
-def _tproxy_values(made: Options) -> tuple[int, int]:
-    return made.istio_inbound_tproxy_mark, made.istio_inbound_tproxy_route_table
-
-
-def _probe_values(made: Options) -> tuple[float, int]:
-    return made.probe_timeout, made.iptables_probe_port
-
-
-_TPROXY_VALUES, _PROBE_VALUES = _tproxy_values(Options()), _probe_values(Options())
 
 
 def stray_words(words: Sequence[str]) -> str:

@@ -34,6 +34,9 @@ GROUPS = (PORTS, ADDRESSES, OWNERS, DNS, TPROXY, RUNNING)
 PROXY_USER = "istio-proxy"
 PROXY_UID = 1337
 
+# Defaults that are compared with elsewhere (argv.dubious).
+TPROXY_MARK, TPROXY_TABLE, PROBE_PORT, PROBE_TIMEOUT = 1337, 133, 15002, 5.0
+
 SWITCH_VALUES = parsers.TRUE | parsers.FALSE
 
 # What is wrong with a value that begins with a dash.
@@ -176,7 +179,7 @@ class Options(Record):
         parsers.ports, (), "o", group=PORTS, metavar="PORTS", help="Outbound ports to exclude."
     )
     iptables_probe_port: int = option(
-        parsers.port, 15002, group=PORTS, metavar="PORT", help="The port that --run-validation dials."
+        parsers.port, PROBE_PORT, group=PORTS, metavar="PORT", help="The port that --run-validation dials."
     )
 
     # Addresses and interfaces.
@@ -260,11 +263,11 @@ class Options(Record):
         help="How inbound traffic reaches Envoy: REDIRECT, or TPROXY, which keeps the client's address.",
     )  # fmt: skip
     istio_inbound_tproxy_mark: int = option(
-        parsers.mark, 1337, "t", group=TPROXY, metavar="MARK", help="The mark of inbound packets in TPROXY mode."
+        parsers.mark, TPROXY_MARK, "t", group=TPROXY, metavar="MARK", help="The mark of inbound packets in TPROXY mode."
     )
     istio_inbound_tproxy_route_table: int = option(
         parsers.route_table,
-        133,
+        TPROXY_TABLE,
         "r",
         group=TPROXY,
         metavar="TABLE",
@@ -294,7 +297,7 @@ class Options(Record):
     )
     probe_timeout: float = option(
         parsers.duration,
-        5.0,
+        PROBE_TIMEOUT,
         group=RUNNING,
         metavar="DURATION",
         help="How long the validation tries, e.g. 500ms or 1m30s.",

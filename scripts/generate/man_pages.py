@@ -165,7 +165,7 @@ def _init() -> Iterator[str]:
     ])  # fmt: skip
     for name, command in _verbs():
         yield f".Ss {_flag_text(name)}"
-        yield from _sentences(command.help)
+        yield from _sentences(" ".join(command.help.split()))
         yield from _list(_parameter(each) for each in command.params if _own(each))
         if name in VERB_EXITS:
             yield from (".Pp", "Its exit status:")

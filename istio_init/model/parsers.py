@@ -33,6 +33,7 @@ MOST_ENTRIES = 20_000
 # Interfaces, users and DNS servers in a list: each makes rules in several chains.
 MOST_NAMES = 64
 # Istio's limit on each of the two lists of owner groups.
+MOST_EXCLUDED_GROUPS = 1000
 MOST_OWNER_GROUPS = 64
 # The mark of the proxy's own packets to the pod in TPROXY mode; the inbound mark must differ.
 OUTBOUND_MARK = 1338
@@ -233,6 +234,14 @@ def owners(text: str) -> tuple[int, ...]:
     if ALL in entries:
         raise ValueError("* is not allowed here, list the ids")
     return each(owner, entries, MOST_NAMES)
+
+
+def excluded_owner_groups(text: str) -> tuple[int, ...]:
+    """A comma list of numeric gids, which Istio does not limit to 64 as it does the included ones."""
+    entries = items(text)
+    if ALL in entries:
+        raise ValueError("* is not allowed here, list the ids")
+    return each(owner, entries, MOST_EXCLUDED_GROUPS)
 
 
 def all_or_owner_groups(text: str) -> tuple[int, ...] | Everything:

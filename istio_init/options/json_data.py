@@ -108,7 +108,7 @@ def _ports_of_users(entry: Any) -> object:  # noqa: ANN401 (JSON)
 _ENTRIES: dict[object, Callable[[Any], object]] = {
     **dict.fromkeys((parsers.ports, parsers.all_or_ports), _ports),
     **dict.fromkeys((parsers.networks, parsers.all_or_networks, parsers.addresses), _network),
-    **dict.fromkeys((parsers.owners, parsers.all_or_owner_groups), _owner),
+    **dict.fromkeys((parsers.owners, parsers.excluded_owner_groups, parsers.all_or_owner_groups), _owner),
     parsers.log_targets: _target,
     parsers.interfaces: _interface,
     parsers.ports_of_users: _ports_of_users,

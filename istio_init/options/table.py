@@ -236,7 +236,7 @@ class Options(Record):
         help="Groups whose outbound traffic is captured, or * for all; at most 64.",
     )  # fmt: skip
     istio_outbound_owner_groups_exclude: tuple[int, ...] = option(
-        parsers.owners, (), group=OWNERS, metavar="GIDS", accounts="group",
+        parsers.excluded_owner_groups, (), group=OWNERS, metavar="GIDS", accounts="group",
         help="Groups whose outbound traffic is not captured; only with all groups included.",
     )  # fmt: skip
     exclude_uids_for_ports: tuple[PortsOfUsers, ...] = option(

@@ -42,6 +42,7 @@ KINDS = {
     parsers.log_targets: "Names",
     parsers.owners: "Ids",
     parsers.all_or_owner_groups: "Ids",
+    parsers.excluded_owner_groups: "Ids",
     parsers.boolean: "bool",
     parsers.duration: "float | str",
     parsers.seconds: "float | str",

@@ -81,7 +81,7 @@ class FileClaim:
     def renew(self) -> None:
         """Claim the file that is at the path now, which may have been replaced. InitError where it can't be claimed.
 
-        Nothing is claimed where it has just been removed: the directory's change wakes whoever keeps it.
+        Nothing is claimed where it has just been removed: the directory's change wakes the watcher.
         """
         self._release()
         try:

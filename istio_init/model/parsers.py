@@ -32,9 +32,8 @@ INTERFACE_NAME_BYTES = 15
 MOST_ENTRIES = 20_000
 # Interfaces, users and DNS servers in a list: each makes rules in several chains.
 MOST_NAMES = 64
-# Istio's limit on each of the two lists of owner groups.
-MOST_EXCLUDED_GROUPS = 1000
-MOST_OWNER_GROUPS = 64
+# Istio limits the included owner groups, and not the excluded ones, which are bounded here all the same.
+MOST_OWNER_GROUPS, MOST_EXCLUDED_GROUPS = 64, 1000
 # The mark of the proxy's own packets to the pod in TPROXY mode; the inbound mark must differ.
 OUTBOUND_MARK = 1338
 

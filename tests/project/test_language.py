@@ -17,7 +17,7 @@ PHRASES = {
     "exists": (r"\bstands?\b(?! (in |up )?for\b)(?! out\b)(?<!-)", "exist, is in, comes before"),
     "told by": (r"\btold by\b", "identified by, known from"),
     "fares": (r"\bfares?\b", "is treated, goes"),
-    "any.example": (r"\bwhoever\b", "the process that, any program that"),
+    "whoever": (r"\bwhoever\b", "the process that, any program that"),
     "has no use for": (r"\bha(ve|s) no use for\b", "does not need"),
 }
 # Texts of others, and the BPF source, whose lines are recorded in the compiled programs.

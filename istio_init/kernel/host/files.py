@@ -131,7 +131,7 @@ def read(path: str, largest: int = LARGEST) -> Content | None:
         if status.st_size > largest:
             raise InitError(f"{named(path)}: {status.st_size} bytes, more than {largest} are not read")
         with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(largest + 1)
+            data = file.read(min(largest, status.st_size + LARGEST) + 1)
     except OSError as error:
         raise InitError(f"{named(path)}: can't be read: {error.strerror}; see its file system") from error
     finally:

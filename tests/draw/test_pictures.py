@@ -211,12 +211,12 @@ QUIET = {"ENVOY_USER": "0"}
     ("question", "flag"),
     [
         ("--format png", "--format"),
-        ("--family ipv5", "--family"),
+        ("--family ipv5", "--ip-family"),
         ("--to 1.2.3.4", "--from, --to"),
         ("--outbound --inbound", "--outbound, --inbound"),
-        ("--outbound --to ::1 --family ipv4", "--family"),
+        ("--outbound --to ::1 --family ipv4", "--ip-family"),
         ("--outbound --protocol tpc", "--protocol"),
-        ("--pid 1", "--pid, --netns, --container"),
+        ("--pid 1 --container 3f2a9c417d0e", ""),
         ("--file /nowhere/at/all.svg", "--file"),
     ],
 )

@@ -273,7 +273,9 @@ def test_one_who_may_not_know_makes_no_table(namespace: Namespace) -> None:
     assert namespace.run("cat", "/proc/net/ip_tables_names") == ""
 
 
-@pytest.mark.parametrize(("table", "rule"), [("nat", "OUTPUT -m time -j ACCEPT"), ("filter", "INPUT -m time -j ACCEPT")])
+@pytest.mark.parametrize(
+    ("table", "rule"), [("nat", "OUTPUT -m time -j ACCEPT"), ("filter", "INPUT -m time -j ACCEPT")]
+)
 def test_rules_that_are_not_modelled(namespace: Namespace, table: TableName, rule: str) -> None:
     """Others' rules may be anything: they are shown in a form that no program loads."""
     tables_of(namespace, IPV4, "legacy").insert(table, rule)

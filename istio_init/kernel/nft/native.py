@@ -125,7 +125,10 @@ class Nftables:
             rulesets: list[Ruleset] = []
             for family in FAMILIES:
                 if family not in changed:
-                    rulesets.append(layout.ruleset([each for each in existing if each.name == table], family))
+                    kept = layout.ruleset([each for each in existing if each.name == table], family)
+                    # A chain without rules belongs to both families, and must not keep the table of the other alive.
+                    if any(chain.count for each in kept.tables for chain in each.chains):
+                        rulesets.append(kept)
                 elif (wanted := changed[family]) is not None:
                     rulesets.append(Ruleset(family, (wanted,)))
             planned = self._layout(rulesets, table)

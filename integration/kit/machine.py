@@ -46,7 +46,7 @@ PATIENCE = 900.0
 # What the program, and the one that starts it in there, have loaded once the doctor has tried everything.
 INVENTORY = """
 import glob, json, os, sys
-from istio_init.cli import console
+from integration.kit.guest import console
 said, sys.stdout, sys.argv = sys.stdout, open("/dev/null", "w"), ["istio-init", "doctor", "--output", "json"]
 try:
     console.istio_init()

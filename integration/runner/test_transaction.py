@@ -65,7 +65,7 @@ def test_force_apply_writes_where_all_is_in_place(namespace: Namespace) -> None:
 def test_force_apply_is_no_reconcile(namespace: Namespace) -> None:
     succeed(namespace, *REDIRECT)
     before = standing(namespace)
-    assert "--reconcile mends this" in refuse(namespace, *TPROXY, "--force-apply")
+    assert "use --reconcile to update them" in refuse(namespace, *TPROXY, "--force-apply")
     assert standing(namespace) == before
 
 
@@ -110,7 +110,7 @@ def test_drift(namespace: Namespace, drift: str, family: Family) -> None:
     before = standing(namespace)
     message = refuse(namespace, *TPROXY)
     assert f"{family} {said}" in message
-    assert "--reconcile mends this" in message
+    assert "use --reconcile to update them" in message
     assert standing(namespace) == before
     mended = traced(namespace, ROUTING, *TPROXY, "--reconcile")
     assert mended.code == 0, mended.log

@@ -68,8 +68,11 @@ class Side:
         self.listeners: dict[str, socket.socket] = {}
         self.receivers: dict[str, socket.socket] = {}
 
-    def start(self, stack: contextlib.ExitStack, *, transparent: bool) -> None:
-        """Have everybody listen, once the pod is captured: the proxy is started after its network."""
+    def start(self, stack: contextlib.ExitStack, agent: User, *, transparent: bool) -> None:
+        """Have everybody listen, once the pod is captured: the proxy is started after its network.
+
+        `agent` is who answers DNS queries: one of the proxy's users, by which the rules know its answers.
+        """
         for family in FAMILIES:
             self._listen("outbound", self.pod.namespace, family, OUTBOUND, PROXY, transparent=False)
             self._listen("inbound", self.pod.namespace, family, INBOUND, PROXY, transparent=transparent)
@@ -78,7 +81,7 @@ class Side:
                 self._listen(f"app {port}", self.pod.namespace, family, port, APP, transparent=False)
             loopback, anywhere = ADDRESSES[family].loopback, any_address(family)
             # The agent listens on loopback alone, and so answers from where the query was redirected to.
-            self._receive("agent", self.pod.namespace, family, (loopback, AGENT), PROXY)
+            self._receive("agent", self.pod.namespace, family, (loopback, AGENT), agent)
             self._receive("app", self.pod.namespace, family, (anywhere, DNS), APP)
             self._receive("server", self.pod.peer, family, (anywhere, DNS), ROOT)
             for port in PEER_PORTS:
@@ -244,7 +247,7 @@ def compare(node: EbpfNode, configuration: str) -> None:
         )
         socket_capture.add(chosen, node.installation, Log("none"))
         for side in (ruled, captured):
-            side.start(stack, transparent=False)
+            side.start(stack, User(chosen.proxy_uid[0], (chosen.proxy_gid or chosen.proxy_uid)[0]), transparent=False)
         for family in FAMILIES:
             for user in USERS:
                 for call in calls(family):

@@ -18,6 +18,7 @@ class StandardOutput:
     def __init__(self) -> None:
         # None if it is closed (kernel/host/process.py).
         self._stream: TextIO = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (to the end)
+        self._failure: InitError | None = None
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (the stream's own)
         return getattr(self._stream, name)
@@ -33,6 +34,9 @@ class StandardOutput:
         self._call(self._stream.flush)
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        if self._failure is not None:
+            # Typer tries a stream out before it prints help, and would swallow the only error.
+            raise self._failure
         try:
             function(*arguments)
         except BrokenPipeError:
@@ -40,7 +44,8 @@ class StandardOutput:
             raise
         except OSError as error:
             self._discard()
-            raise InitError(f"standard output: can't be written: {error.strerror}") from error
+            self._failure = InitError(f"standard output: can't be written: {error.strerror}")
+            raise self._failure from error
 
     def _discard(self) -> None:
         """Keep Python's shutdown from writing the rest once more."""

@@ -49,6 +49,7 @@ STARTS = (
     ("istio_init.cli.image_entry",),
     ("istio_init.planning.plan",),
     ("istio_init.model.extensions",),
+    ("istio_init.formats",),
     ("istio_init.formats.nft",),
     ("istio_init.runner.dry_run", "istio_init.formats.iptables_save"),
     (

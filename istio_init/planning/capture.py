@@ -384,7 +384,7 @@ def _self_call_ports(options: Options, owner: Owner, *, dns: bool) -> tuple[Matc
     return IS_TCP, _port(tunnel, negated=True)
 
 
-def excluded_users(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001
+def ports_excluded_for_users(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001
     """Users whose traffic to some ports is not captured."""
     why: Why = ("traffic of a user to an excluded port is not captured", "--exclude-uids-for-ports")
     for number, ports, users in options.exclude_uids_for_ports:
@@ -523,7 +523,7 @@ CONCERNS: tuple[Callable[[Options, Family], Iterator[PlannedRule]], ...] = (
     inbound,
     outbound_entry,
     proxy_identities,
-    excluded_users,
+    ports_excluded_for_users,
     owner_groups,
     dns_capture,
     outbound,

@@ -16,14 +16,11 @@ from pathlib import Path
 import pytest
 
 from integration.kit.cni import INJECTED, PREVIOUS, Plugin
-from integration.kit.ebpf_node import EbpfNode, enclosed
-from integration.kit.endpoints import original_destination
+from integration.kit.ebpf_node import ADDRESS, ELSEWHERE, EbpfNode, enclosed, reached
 from integration.kit.namespace import Namespace
 from integration.kit.program import ROOT
 from istio_init.cni.plugin.protocol import DRIFTED
 
-ADDRESS = "10.1.2.3"
-ELSEWHERE = ("203.0.113.9", 443)
 EBPF: dict[str, object] = {"capture-backend": "ebpf"}
 
 
@@ -45,26 +42,6 @@ def sandbox() -> Iterator[Namespace]:
     with Namespace() as fresh:
         fresh.run("ip", "addr", "add", f"{ADDRESS}/24", "dev", "lo")
         yield fresh
-
-
-def reached(namespace: Namespace) -> tuple[str, int] | None:
-    """What the proxy is told of a connection's destination; None where nothing reaches it."""
-
-    def dial() -> tuple[str, int] | None:
-        with socket.socket() as proxy, socket.socket() as client:
-            proxy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            proxy.bind(("0.0.0.0", 15001))
-            proxy.listen()
-            client.settimeout(1)
-            try:
-                client.connect(ELSEWHERE)
-            except OSError:
-                return None
-            accepted, _ = proxy.accept()
-            with accepted:
-                return original_destination(accepted)
-
-    return namespace.inside(dial)
 
 
 def test_a_sandboxs_life(plugin: Plugin, sandbox: Namespace) -> None:

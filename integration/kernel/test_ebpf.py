@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from integration.kit.capabilities import only
-from integration.kit.ebpf_node import EbpfNode
-from integration.kit.endpoints import original_destination
+from integration.kit.ebpf_node import ADDRESS, ELSEWHERE, EbpfNode, reached
 from integration.kit.namespace import Foreign, Namespace
 from istio_init.errors import KernelError
 from istio_init.kernel.ebpf import pods, syscall
@@ -25,8 +24,6 @@ from istio_init.model.socket_capture import SocketCapture
 
 # <linux/capability.h>
 CAP_NET_ADMIN, CAP_BPF = 12, 39
-ADDRESS = "10.1.2.3"
-ELSEWHERE = ("203.0.113.9", 443)
 CAPTURE = SocketCapture(
     (Network(socket.inet_aton(ADDRESS), 32),), inbound="all", inbound_ports=(PortRange(15090, 15090),), outbound="all"
 )
@@ -53,28 +50,6 @@ def installation(node: EbpfNode) -> Iterator[Installation]:
 def namespace(namespace: Namespace) -> Namespace:
     namespace.run("ip", "addr", "add", f"{ADDRESS}/24", "dev", "lo")
     return namespace
-
-
-def reached(namespace: Namespace, to: tuple[str, int] = ELSEWHERE) -> tuple[str, int] | None:
-    """What the proxy is told of a connection's destination; None where the connection did not come to the proxy."""
-
-    def dial() -> tuple[str, int] | None:
-        with socket.socket() as proxy, socket.socket() as client:
-            proxy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            proxy.bind(("0.0.0.0", 15001))
-            proxy.listen()
-            client.settimeout(1)
-            try:
-                client.connect(to)
-            except OSError:
-                return None
-            assert client.getpeername() == to
-            accepted, (source, _) = proxy.accept()
-            with accepted:
-                assert source == ADDRESS
-                return original_destination(accepted)
-
-    return namespace.inside(dial)
 
 
 def left(installation: Installation) -> tuple[list[int], int]:

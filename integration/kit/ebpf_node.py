@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from integration.kit.endpoints import original_destination
+from integration.kit.namespace import Namespace
 from istio_init.kernel.ebpf.installation import Installation, root_cgroup
+
+# The address that the tests give a captured namespace, and one that nobody has.
+ADDRESS = "10.1.2.3"
+ELSEWHERE = ("203.0.113.9", 443)
 
 
 class EbpfNode:
@@ -47,6 +54,28 @@ class EbpfNode:
         """The paths of all pins and directories, from the installation's directory on."""
         top = Path(self.installation.directory)
         return (str(path.relative_to(top)) for path in sorted(top.rglob("*")))
+
+
+def reached(namespace: Namespace, to: tuple[str, int] = ELSEWHERE) -> tuple[str, int] | None:
+    """What the proxy is told of a connection's destination; None where the connection did not come to the proxy."""
+
+    def dial() -> tuple[str, int] | None:
+        with socket.socket() as proxy, socket.socket() as client:
+            proxy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            proxy.bind(("0.0.0.0", 15001))
+            proxy.listen()
+            client.settimeout(1)
+            try:
+                client.connect(to)
+            except OSError:
+                return None
+            assert client.getpeername() == to
+            accepted, (source, _) = proxy.accept()
+            with accepted:
+                assert source == ADDRESS
+                return original_destination(accepted)
+
+    return namespace.inside(dial)
 
 
 def enclosed(node: EbpfNode) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istio_init.cli.verbs import ebpf
-from istio_init.cli.verbs.output import choice
+from istio_init.cli.verbs.output import CHECK_EXIT_CODES, choice
 from istio_init.cli.verbs.subject import Container, FromSave, Live, Pid, Where, placed, require_no_place, saved_rules
 from istio_init.errors import printable
 from istio_init.inspect.state import conformance, findings, inspect, inspect_dump, warnings
@@ -19,7 +19,6 @@ from istio_init.options.table import Options  # noqa: TC001 (Typer reads the ver
 if TYPE_CHECKING:
     from istio_init.inspect.state import Inspection
 
-CODES = {"in place": 0, "drifted": 3, "absent": 4}
 # How many findings the line names.
 MOST_SHOWN = 3
 
@@ -48,7 +47,7 @@ def check(
 def _say(looked: Inspection, form: str) -> int:
     """Print how a namespace compares with the plan; returns the exit code."""
     state, found = conformance(looked), findings(looked)
-    code = CODES[state]
+    code = CHECK_EXIT_CODES[state]
     if form == "json":
         told: dict[str, object] = {"state": state, "code": code, "backend": looked.backend, "findings": list(found)}
         told["warnings"] = list(warnings(looked))

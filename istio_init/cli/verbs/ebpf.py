@@ -6,6 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from istio_init.cli.verbs.output import CHECK_EXIT_CODES
 from istio_init.errors_rare import UsageError
 from istio_init.formats.socket_capture import as_json
 from istio_init.inspect.socket_capture import inspect
@@ -15,13 +16,11 @@ if TYPE_CHECKING:
     from istio_init.log import Log
     from istio_init.options.table import Options
 
-EXIT_CODES = {"in place": 0, "drifted": 3, "absent": 4}
-
 
 def check(options: Options, log: Log, form: str) -> int:
     """Print whether the capture is in place; returns check's exit code."""
     found = _inspected(options, log)
-    code = EXIT_CODES[found.conformance]
+    code = CHECK_EXIT_CODES[found.conformance]
     if form == "json":
         _print({**_state(found), "code": code})
     else:

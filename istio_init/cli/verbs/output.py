@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from istio_init.simulate.report import TextLine
 
+# How check answers, by what it found (inspect.state.Conformance).
+CHECK_EXIT_CODES = {"in place": 0, "drifted": 3, "absent": 4}
 STYLES = {
     "title": "bold",
     "hook": "cyan",

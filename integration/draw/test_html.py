@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from selenium.webdriver.common.keys import Keys
 
 from integration.kit.browser import Browser
+from integration.kit.program import ROOT
 from integration.traffic.test_simulator import command_lines
 from istio_init.cli.app import main
 from istio_init.cli.verbs import packet_flags
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from istio_init.model.rules import Family
 
 QUIET = {"ENVOY_USER": "0"}
+DUMP = ROOT / "tests" / "envoy" / "dumps" / "redirect.json"
 ARTICLE = "-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -b '*' -d 15090,15020"
 TPROXY = "-u 1337 -m TPROXY -i '*' -b '*' -o 22 --redirect-dns --dns-servers 10.0.0.10,fd00::10 --drop-invalid"
 
@@ -230,6 +232,28 @@ def test_it_says_why_nothing_follows_from_a_port_of_the_proxys(browser: Browser,
     told = browser.run("return document.getElementById('legs').textContent")
     assert "tcp 127.0.0.1:40000 → 127.0.0.1:15006" in told
     assert told.endswith("or it would dial itself.")
+
+
+def test_the_proxys_part_is_that_of_its_own_packet(browser: Browser, page: Path) -> None:
+    """Of every other one the page says how to ask, and shows nothing that is not its own."""
+    write(page, f"{ARTICLE} --pod-address 10.44.0.2 --inbound --to :9080 --envoy {DUMP}")
+    browser.open(page)
+    shown = "return ['lines', 'other'].map((name) => document.getElementById(`proxy-${name}`).checkVisibility())"
+
+    def type_to(text: str) -> list[bool]:
+        browser.run(f"document.getElementById('to').value = '{text}'; document.getElementById('ask').requestSubmit()")
+        return [bool(each) for each in browser.run(shown)]
+
+    assert browser.run(shown) == [True, False]
+    assert type_to(":9081") == [False, True]
+    command = browser.run("return document.getElementById('proxy-command').textContent")
+    assert command.startswith("istio-init explain -p 15001 ")
+    assert command.endswith(f" --envoy {DUMP} --inbound --to :9081")
+    assert type_to("nowhere") == [False, False]
+    assert type_to(":09080") == [False, False]
+    assert type_to(":9080") == [True, False]
+    assert browser.barriers() == []
+    assert browser.complaints() == []
 
 
 def test_nothing_keeps_people_from_using_it(browser: Browser, page: Path) -> None:

@@ -21,7 +21,8 @@ function answer(model, family, typed) {
   try {
     const described = explain(model, typed, family);
     const links = model.families[parseRequest(model, typed).family ?? family]?.links ?? {};
-    return { described, highlights: highlightsOf(links, described).map(listed) };
+    const command = commandFor(model, typed, family);
+    return { described, command, highlights: highlightsOf(links, described).map(listed) };
   } catch (error) {
     if (error instanceof Refused) {
       return null;

@@ -98,20 +98,22 @@ def draw(  # noqa: PLR0913 (a command line's options)
     about = subject(options, where, pod_addresses(pod_address))
     if form == "html":
         lines: tuple[TextLine, ...] = ()
+        asks = ""
         if proxy and request:
             of_request = packet_flags.with_request(about, request, runs_as)
             packet = packet_flags.packet(request, of_request, chosen or IPV4)
             answers = envoy_flags.answers_to(of_request, proxy, packet, http, inbound=inbound)
             lines = tuple(wording.proxy_lines(answers, purposes(about.options, packet.family)))
+            asks = envoy_flags.explain_command(options, where, envoy, http, pod_address, runs_as)
         typed = packet_flags.form_values(request, source, destination, protocol) if request else {}
-        _write(_page(packet_flags.run_as(about, runs_as), typed, chosen or IPV4, lines), file)
+        _write(_page(packet_flags.run_as(about, runs_as), typed, chosen or IPV4, lines, asks), file)
     else:
         _write(_drawn(about, chosen or IPV4, request, runs_as, form), file)
     return 0
 
 
-def _page(about: Subject, typed: Mapping[str, Any], family: Family, proxy: tuple[TextLine, ...]) -> str:
-    matter = PageSubject(about.options, about.rulesets, about.facts, about.envoy, about.live, proxy)
+def _page(about: Subject, typed: Mapping[str, Any], family: Family, proxy: tuple[TextLine, ...], explain: str) -> str:
+    matter = PageSubject(about.options, about.rulesets, about.facts, about.envoy, about.live, proxy, explain)
     return document(matter, packet_flags.form_defaults(), typed, family)
 
 

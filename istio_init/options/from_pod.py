@@ -17,6 +17,7 @@ from istio_init.options.cni_pod import PROXY_CONTAINER, judge
 from istio_init.options.injection import injection
 from istio_init.options.manifest import INIT, VALIDATION
 from istio_init.options.owners import misfits
+from istio_init.options.privileges import Privileges, privileges
 from istio_init.options.table import OPTIONS, PROXY_UID, PROXY_USER, Options, resolve
 from istio_init.options.workload import only_workload, workloads
 from istio_init.record import Record
@@ -42,12 +43,14 @@ class Reading(Record):
     """A pod's manifest, and the options of its rules; `source` names who makes the rules.
 
     `misfits` are warnings, one line each: annotations without effect, and who runs in the pod beside the rules.
+    `privileges` are those of the init container that makes the rules, None where another program makes them.
     """
 
     options: Options
     workload: Workload
     source: str
     misfits: tuple[str, ...] = ()
+    privileges: Privileges | None = None
 
 
 class _Request(Record):
@@ -57,6 +60,7 @@ class _Request(Record):
     texts: Mapping[str, str]
     environ: Mapping[str, str]
     values: Mapping[str, Any] = {}
+    maker: Container | None = None
 
 
 def from_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> Options:
@@ -87,9 +91,10 @@ def read_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> 
         raise OptionError(f"{name}: {request.source}: {error.source}", error.value, error.why) from None
     try:
         found = (*_annotation_warnings(documents, workload), *misfits(workload, options))
+        allowed = privileges(request.maker, workload) if request.maker else None
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
-    return Reading(options, workload, request.source, found)
+    return Reading(options, workload, request.source, found, allowed)
 
 
 def _annotation_warnings(documents: list[Any], workload: Workload) -> Iterator[str]:
@@ -108,7 +113,7 @@ def _request(workload: Workload, given: Mapping[str, str]) -> _Request:
         raise ValueError("hostNetwork: the pod is in the node's own network: nothing is captured in this pod")
     if (maker := _rule_maker(workload)) is not None:
         container, texts = maker
-        return _Request(container.title, texts, container.environment(_variables(given)))
+        return _Request(container.title, texts, container.environment(_variables(given)), maker=container)
     if STATUS in workload.annotations or workload.init_container(VALIDATION):
         why, values = judge(workload.description(PROXY_CONTAINER), {})
         if why:

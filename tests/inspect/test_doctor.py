@@ -13,13 +13,18 @@ from istio_init.inspect.doctor.checks import CHECKS, diagnose
 from istio_init.inspect.socket_capture import NodeSupport
 from istio_init.kernel.probe.facts import ForeignTable, InstalledRules, LockStatus, Resolver
 from istio_init.kernel.probe.rehearsal import Trial
-from istio_init.model.routing import PolicyRule, Route
+from istio_init.model.routing import Address, PolicyRule, Route
 from istio_init.model.rules import Network, Ruleset
+from istio_init.options.privileges import Privileges
 from tests.inspect.cases_doctor import PROCESS, SYSCTLS, TRIALS, case
 
 NET_ADMIN, NET_RAW = 1 << 12, 1 << 13
 ALL = "-i * -b *"
 TPROXY = f"{ALL} -m TPROXY"
+BOTH = (
+    Address(Network(b"\x0a\1\1\5", 24), "eth0"),
+    Address(Network(bytes.fromhex("20010db8") + bytes(12), 64), "eth0"),
+)
 IPV6_SERVER = Network(bytes.fromhex("fd00") + bytes(13) + b"\x0a", 128)
 
 UNREADABLE = InstalledRules("legacy", (), "can't")
@@ -114,6 +119,10 @@ OUTCOMES: list[tuple[str, dict[str, Any], str, str, str, str]] = [
     ("", {"loopback_up": False}, "interface lo", "fail", "down", "ip link set lo up"),
     ("", {}, "IPv6", "ok", "not in use", ""),
     ("--no-enable-ipv6", {}, "IPv6", "ok", "--no-enable-ipv6", ""),
+    ("", {"addresses": BOTH}, "IPv6", "warn", "in use, and not captured", "--dual-stack"),
+    ("--no-enable-ipv6", {"addresses": BOTH}, "IPv6", "ok", "--no-enable-ipv6", ""),
+    ("", {"addresses": BOTH[:1]}, "IPv6", "ok", "not in use", ""),
+    ("", sysctls(lo__disable_ipv6=None), "IPv6", "ok", "the kernel has none", ""),
     ("--enable-ipv6", {}, "IPv6", "ok", "::6", ""),
     ("--enable-ipv6", sysctls(lo__disable_ipv6=1), "IPv6", "fail", "off", "net.ipv6.conf.lo.disable_ipv6=0"),
     ("--enable-ipv6", sysctls(lo__disable_ipv6=None), "IPv6", "fail", "none", "--no-enable-ipv6"),
@@ -208,6 +217,32 @@ def test_an_ailment_shows_in_its_own_check_alone(command: str, ailment: dict[str
     assert (name in failing) == (status == "fail")
 
 
+@pytest.mark.parametrize(
+    ("privileges", "backend", "name", "status", "finding"),
+    [
+        (Privileges("i", {}, None), "legacy", "the pod's i", "ok", "allows"),
+        (Privileges("i", {"NET_RAW": "why"}, 0), "legacy", "the pod's i: capability NET_RAW", "fail", "why"),
+        (Privileges("i", {"NET_RAW": "why"}, 0), "native", "the pod's i: capability NET_RAW", "warn", "why"),
+        (Privileges("i", {"NET_ADMIN": "why"}, 0), "native", "the pod's i: capability NET_ADMIN", "fail", "why"),
+        (Privileges("i", {}, 1337), "legacy", "the pod's i: user", "fail", "uid 1337"),
+        (Privileges("i", {}, None, root_refused=True), "legacy", "the pod's i: user", "fail", "runAsNonRoot"),
+    ],
+)
+def test_what_the_pod_allows(privileges: Privileges, backend: str, name: str, status: str, finding: str) -> None:
+    checks = [
+        check for check in diagnose(case(backend=backend).replace(privileges=privileges)) if "pod's" in check.name
+    ]
+    assert [(check.name, check.status) for check in checks] == [(name, status)]
+    assert finding in checks[0].finding
+
+
+def test_a_kernel_without_ipv6_is_one_check() -> None:
+    refused = tuple(Trial("legacy", "ipv6", "match", name, works=False, why="no") for name in ("tcp", "owner", "udp"))
+    for asked in ("", "--enable-ipv6"):
+        checks = diagnose(case(asked, **sysctls(lo__disable_ipv6=None), trials=(*TRIALS, *refused)))
+        assert [check.name for check in checks if "ipv6" in check.name.lower()] == ["IPv6"]
+
+
 def test_what_is_behind_ours_is_no_shadow() -> None:
     behind = nat("-A PREROUTING -p tcp -j ISTIO_INBOUND", "-A PREROUTING -p tcp -j REDIRECT --to-ports 9",
                  "-A ISTIO_INBOUND -p tcp -j RETURN")  # fmt: skip
@@ -244,7 +279,10 @@ def test_dockers_rules_are_known(lines: tuple[str, ...]) -> None:
 
 
 def test_every_look_says_something() -> None:
-    cases = case(TPROXY), case("--capture-backend ebpf --dry-run").replace(node=NodeSupport("", ()))
+    cases = (
+        case(TPROXY).replace(privileges=Privileges("i", {}, None)),
+        case("--capture-backend ebpf --dry-run").replace(node=NodeSupport("", ())),
+    )
     assert all(any(list(look(each)) for each in cases) for look in CHECKS)
 
 

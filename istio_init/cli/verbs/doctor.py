@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from istio_init.cli.pod_owners import pod_privileges
 from istio_init.cli.verbs import envoy_checks, envoy_flags
 from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.packet_flags import account
@@ -59,7 +60,7 @@ def examine(options: Options, runs_as: str = "") -> Case:
     `runs_as` is --proxy-runs-as, empty for the proxy as Istio runs it. KernelError where the namespace can't be
     entered.
     """
-    return collect.examine(options, _identity(options, runs_as))
+    return collect.examine(options, _identity(options, runs_as)).replace(privileges=pod_privileges.get())
 
 
 def _identity(options: Options, runs_as: str) -> tuple[int, int]:

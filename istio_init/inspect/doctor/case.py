@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from istio_init.inspect.socket_capture import NodeSupport
     from istio_init.kernel.probe.facts import Machine
     from istio_init.model.rules import Family
+    from istio_init.options.privileges import Privileges
     from istio_init.options.table import Options
     from istio_init.planning.plan import Plan
 
@@ -38,7 +39,8 @@ class Case(Record):
     """Options as they were given and as they are settled, their plan, and what there is to know of the machine.
 
     `backend` is the one that an apply would write to and `why` it would, the backend empty where that can't be
-    told. `runs_as` is the proxy's uid and gid, `proxy_user` the name that its uid is looked up by.
+    told. `runs_as` is the proxy's uid and gid, `proxy_user` the name that its uid is looked up by. `privileges` are
+    those of the container that makes the rules, by the pod's manifest; None where no manifest says.
     """
 
     asked: Options
@@ -50,6 +52,7 @@ class Case(Record):
     runs_as: tuple[int, int]
     proxy_user: str = "istio-proxy"
     node: NodeSupport | None = None
+    privileges: Privileges | None = None
 
     @property
     def families(self) -> tuple[Family, ...]:

@@ -11,7 +11,9 @@ from istio_init.formats.addresses import network_text
 from istio_init.inspect.doctor.case import Check
 from istio_init.inspect.doctor.conflicts import leftovers, shadows
 from istio_init.inspect.doctor.ebpf import ebpf_checks
-from istio_init.inspect.doctor.support import support_checks
+from istio_init.inspect.doctor.pod import pod_checks
+from istio_init.inspect.doctor.support import DISABLE_IPV6, support_checks
+from istio_init.kernel.netlink.router import has_ipv6
 from istio_init.model.parsers import ALL
 from istio_init.model.rules import IPV4, IPV6
 
@@ -135,12 +137,9 @@ def loopback(case: Case) -> Iterator[Check]:
 
 def ipv6(case: Case) -> Iterator[Check]:
     """Whether the kernel takes ::6 on lo, without which captured IPv6 traffic loops."""
-    disabled = case.machine.sysctls.get("net/ipv6/conf/lo/disable_ipv6")
+    disabled = case.machine.sysctls.get(DISABLE_IPV6)
     if IPV6 not in case.families:
-        finding = "--no-enable-ipv6" if case.asked.enable_ipv6 is False else "not in use, by the namespace's addresses"
-        yield Check(
-            "IPv6", "ok", f"no rules are written: {finding}", "--enable-ipv6 asks for it, --dual-stack looks further"
-        )
+        yield _uncaptured_ipv6(case)
         return
     matters = "--enable-ipv6: without ::6 on lo Envoy's connections to the app loop"
     if disabled is None:
@@ -150,6 +149,22 @@ def ipv6(case: Case) -> Iterator[Check]:
         yield Check("IPv6", "fail", "it is off on lo", matters, _sysctl("net/ipv6/conf/lo/disable_ipv6", 0))
     else:
         yield Check("IPv6", "ok", "lo can have ::6", matters)
+
+
+def _uncaptured_ipv6(case: Case) -> Check:
+    """What it means that the plan has no rules for IPv6."""
+    if case.asked.enable_ipv6 is False:
+        why = "--no-enable-ipv6"
+    elif has_ipv6(case.machine.addresses, dual_stack=True):
+        return Check(
+            "IPv6", "warn", "in use, and not captured: the first address of the namespace is IPv4, and another is IPv6",
+            "connections by IPv6 bypass the proxy, in both directions", "--dual-stack",
+        )  # fmt: skip
+    elif DISABLE_IPV6 not in case.machine.sysctls:
+        why = "the kernel has none"
+    else:
+        why = "not in use, by the namespace's addresses"
+    return Check("IPv6", "ok", f"no rules are written: {why}", "--enable-ipv6 asks for it, --dual-stack looks further")
 
 
 def forwarding(case: Case) -> Iterator[Check]:
@@ -288,6 +303,7 @@ def lock(case: Case) -> Iterator[Check]:
 
 CHECKS: tuple[Callable[[Case], Iterator[Check]], ...] = (
     capabilities,
+    pod_checks,
     seccomp,
     user_namespace,
     owners,

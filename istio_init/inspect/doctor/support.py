@@ -8,6 +8,7 @@ from istio_init.inspect.doctor.case import Check
 from istio_init.kernel.xtables.refusal import module
 from istio_init.kernel.xtables.required_modules import extensions
 from istio_init.model.routing import command
+from istio_init.model.rules import IPV6
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from istio_init.inspect.doctor.case import Case
     from istio_init.kernel.probe.rehearsal import Trial
 
+# Below /proc/sys; it exists where the kernel has IPv6, also with `net.ipv6.conf.all.disable_ipv6`.
+DISABLE_IPV6 = "net/ipv6/conf/lo/disable_ipv6"
 # Which flag wants what; everything else is always needed.
 TPROXY = "-m TPROXY"
 FLAGS = {
@@ -44,9 +47,15 @@ NATIVE_MODULES = {
 
 
 def support_checks(case: Case) -> Iterator[Check]:
-    """A check for each trial; what was not asked and is not needed is left out."""
+    """A check for each trial; what was not asked and is not needed is left out.
+
+    Of a kernel without IPv6 a single check tells (checks.ipv6), instead of every extension of it.
+    """
     yield _where(case)
+    absent = None if DISABLE_IPV6 in case.machine.sysctls else IPV6
     for trial in case.machine.trials:
+        if trial.family == absent:
+            continue
         needed = _needed(case, trial)
         name, group = f"{trial.kind} {trial.name}", f"{trial.backend} {trial.family}"
         matters = _matters(trial, needed=needed)

@@ -15,7 +15,7 @@ from integration.kit.capabilities import become
 from integration.kit.everything import state
 from integration.kit.namespace import Namespace
 from integration.kit.pod import applied, options_of
-from integration.kit.program import routing
+from integration.kit.program import routing, succeed
 from integration.kit.settling import settled
 from istio_init.errors_rare import Drifted
 from istio_init.model.rules import IPV4
@@ -292,3 +292,20 @@ def test_a_rule_of_nftables_that_is_not_modelled(namespace: Namespace) -> None:
     assert told["apply"]["does"] == "refuse"
     [hunk] = told["diff"]
     assert [line[0] for line in hunk["lines"]].count("-") == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rules_of_a_family_that_the_options_leave_out(namespace: Namespace, backend: str) -> None:
+    """A run of both families, then one of IPv4 with another port: the old IPv6 rules are left, and everyone says so."""
+    plain = [*BACKENDS[backend], "-u", "1337", "-i", "*", "-b", "*"]
+    succeed(namespace, *plain, "--enable-ipv6")
+    again = [*plain, "-p", "15002", "--no-enable-ipv6"]
+    warning = "ipv6 has Istio rules of an earlier run (nat), and these options make none"
+    [line] = [line for line in succeed(namespace, *again, "--reconcile").splitlines() if warning in line]
+    assert "\twarn\t" in line
+    for verb in ("check", "show"):
+        assert warning in ask(namespace, verb, *again).output
+    succeed(namespace, *again, "--enable-ipv6", "--reconcile")
+    assert warning not in ask(namespace, "check", *again, "--enable-ipv6").output
+    succeed(namespace, *again, "--cleanup-only")
+    assert warning not in succeed(namespace, *again, "--reconcile")

@@ -13,6 +13,7 @@ from istio_init.model.rules import FAMILIES, IPV6
 from istio_init.planning.changes import Changes, NamespaceState, decide, leftovers
 from istio_init.planning.drift_text import deviations
 from istio_init.planning.move import is_unfinished
+from istio_init.planning.other_families import unplanned
 from istio_init.planning.plan import build
 from istio_init.planning.removal import removal
 from istio_init.record import Record
@@ -155,10 +156,11 @@ def findings(inspection: Inspection) -> tuple[str, ...]:
 
 
 def warnings(inspection: Inspection) -> tuple[str, ...]:
-    """Rules of other programs that keep packets from Istio's rules, each with a packet that shows it."""
+    """What is not drift, and matters: other programs' rules that decide before Istio's, and old rules of a family."""
     states = {ruleset.family: ruleset for ruleset in inspection.chosen.rulesets}
     found = ((want, states[want.family]) for want in inspection.plan.rulesets if want.family in states)
-    return tuple(each.text for want, have in found for each in precedences(have, want))
+    preceding = tuple(each.text for want, have in found for each in precedences(have, want))
+    return (*preceding, *unplanned(inspection.plan, inspection.chosen.rulesets))
 
 
 def forecast(inspection: Inspection) -> Forecast:

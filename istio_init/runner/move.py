@@ -10,7 +10,7 @@ from istio_init.planning.changes import decide
 from istio_init.planning.move import is_unfinished, phases
 from istio_init.planning.removal import removal
 from istio_init.runner.cleanup import rules_of
-from istio_init.runner.transaction import Transaction, Write, observe, warn_of_precedence
+from istio_init.runner.transaction import Transaction, Write, observe, warn_of_other_families, warn_of_precedence
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def apply(  # noqa: PLR0913 (what to work with, and each wish by its name)
 
     Transaction(router, log, on_commit).perform(writes, routing, found, check=plan, chosen=firewall, verify=verify)
     warn_of_precedence(plan, found, log)
+    warn_of_other_families(plan, firewall, log)
     written = tuple(change for step in steps for change in step.changes)
     why = changes.why if changes else "reconciling"
     return routing.replace(tables=written, why=why)

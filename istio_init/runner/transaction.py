@@ -9,6 +9,7 @@ from __future__ import annotations
 from istio_init.errors import KernelError
 from istio_init.model.compare import TableChange, differences
 from istio_init.model.routing import command
+from istio_init.model.rules import FAMILIES
 from istio_init.planning.changes import Changes, NamespaceState, decide
 
 TYPE_CHECKING = False
@@ -59,6 +60,8 @@ def apply(  # noqa: PLR0913 (what to work with, and each wish by its name)
         transaction.perform((Write(firewall, changes.tables, found),), changes, found, check=plan, chosen=firewall)
     if warn:
         warn_of_precedence(plan, found, log)
+    if warn and reconcile:
+        warn_of_other_families(plan, firewall, log)
     return changes
 
 
@@ -78,6 +81,16 @@ def warn_of_precedence(plan: Plan, found: NamespaceState, log: Log) -> None:
 
         for each in precedences_after(plan.rulesets, found.rulesets):
             log.warn(each.text)
+
+
+def warn_of_other_families(plan: Plan, firewall: Firewall, log: Log) -> None:
+    """Log which families without rules in the plan have Istio rules, which a run leaves as they are."""
+    others = tuple(firewall.read(family) for family in FAMILIES if plan.ruleset(family) is None)
+    if others:
+        from istio_init.planning.other_families import unplanned
+
+        for text in unplanned(plan, others):
+            log.warn(text)
 
 
 def observe(plan: Plan, firewall: Firewall, router: Router, *, reconcile: bool) -> NamespaceState:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from istio_init.errors import shown
 from istio_init.errors_rare import OptionError, UsageError
 from istio_init.formats import yaml_json
+from istio_init.model import parsers
 from istio_init.options.annotations import STATUS
 from istio_init.options.argv import parse
 from istio_init.options.cni_pod import PROXY_CONTAINER, judge
@@ -90,11 +91,23 @@ def read_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> 
             raise
         raise OptionError(f"{name}: {request.source}: {error.source}", error.value, error.why) from None
     try:
+        options = _with_nameservers(options, workload)
         found = (*_annotation_warnings(documents, workload), *misfits(workload, options))
         allowed = privileges(request.maker, workload) if request.maker else None
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
     return Reading(options, workload, request.source, found, allowed)
+
+
+def _with_nameservers(options: Options, workload: Workload) -> Options:
+    """The options with the nameservers that the kubelet will write into the pod's resolv.conf, where all are known."""
+    if not options.redirect_dns or options.capture_all_dns or options.dns_servers is not None:
+        return options
+    try:
+        servers = parsers.addresses(",".join(workload.nameservers))
+    except ValueError as error:
+        raise ValueError(f"dnsConfig: nameservers: {error}") from None
+    return options.replace(dns_servers=servers or None)
 
 
 def _annotation_warnings(documents: list[Any], workload: Workload) -> Iterator[str]:

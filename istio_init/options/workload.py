@@ -67,6 +67,13 @@ class Workload(Record):
         """Whether the pod runs in the node's network namespace."""
         return self.spec.get("hostNetwork") is True
 
+    @property
+    def nameservers(self) -> list[str]:
+        """All nameservers of the pod; none where the cluster's or the node's are added to those that it names."""
+        if self.spec.get("dnsPolicy") != "None":
+            return []
+        return [str(each) for each in entries(mapping(self.spec.get("dnsConfig"), "dnsConfig"), "nameservers")]
+
     def containers(self) -> Iterator[Container]:
         """Its init containers, then the others."""
         for key in KINDS:

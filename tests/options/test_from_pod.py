@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from istio_init.cli.app import main
 from istio_init.errors_rare import UsageError
 from istio_init.formats import yaml_json
+from istio_init.model.parsers import addresses
 from istio_init.model.rules import PortRange
 from istio_init.options.podspec import expanded
 from istio_init.options.table import Options
@@ -101,6 +102,16 @@ def test_every_way_that_istio_has_called_it(tmp_path: Path, name: str, call: dic
     body["args"] = [*body["args"], "-p", "15009"]
     spec = {"initContainers": [{"name": "other", "args": ["istio-iptables", "-p", "1"]}, body]}
     assert read(tmp_path, json.dumps({"kind": "Pod", "spec": spec})).envoy_port == 15009
+
+
+def test_nameservers_are_the_manifests_where_it_has_all_of_them(tmp_path: Path) -> None:
+    alone = "  dnsPolicy: None\n  dnsConfig: {nameservers: [10.96.0.10, 'fd00::a']}\n"
+    known = read(tmp_path, INJECTED + alone)
+    assert known.dns_servers == addresses("10.96.0.10,fd00::a")
+    # The cluster's are added to these, and are not known.
+    assert read(tmp_path, INJECTED + alone.replace("None", "ClusterFirst")).dns_servers is None
+    assert read(tmp_path, INJECTED + alone, dns_servers="10.0.0.1").dns_servers != known.dns_servers
+    assert "dnsConfig: nameservers: " in refused(tmp_path, INJECTED + alone.replace("10.96.0.10", "dns.example"))
 
 
 def test_a_clean_up_is_one(tmp_path: Path) -> None:

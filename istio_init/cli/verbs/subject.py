@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istio_init.cli.input_file import read
+from istio_init.cli.pod_owners import pod_owners
 from istio_init.errors_rare import OptionError, SaveError, UsageError
 from istio_init.formats.dump_reader import read_dump
-from istio_init.kernel.host import containers
+from istio_init.kernel.host import container_files, containers
 from istio_init.kernel.netlink.route_lookup import RouteLookup
 from istio_init.kernel.probe.facts import switched_on
 from istio_init.log import Log
@@ -111,17 +112,19 @@ def is_live(options: Options, where: Where) -> bool:
 
 
 def placed(options: Options, where: Where) -> Options:
-    """The options with the namespace of the place that is named; as they are where none is.
+    """The options with the namespace of the place that is named, and its nameservers; as they are where none is.
 
     UsageError where several are named or a name is empty, KernelError where there is no such process or container.
     """
     _one_place(options, where)
-    path = options.network_namespace
-    if where.container is not None:
-        path = containers.namespace_path(containers.pid_of(where.container))
-    elif where.pid is not None:
-        path = containers.namespace_path(where.pid)
-    return options.replace(network_namespace=path)
+    pid = where.pid if where.container is None else containers.pid_of(where.container)
+    if pid is None:
+        return options
+    options = options.replace(network_namespace=containers.namespace_path(pid))
+    if options.redirect_dns and options.dns_servers is None and not (options.capture_all_dns or options.cni_mode):
+        # The pod's: the resolv.conf of the caller may be the node's.
+        options = options.replace(dns_servers=container_files.nameservers(pid))
+    return options
 
 
 def _one_place(options: Options, where: Where) -> None:
@@ -136,6 +139,8 @@ def _one_place(options: Options, where: Where) -> None:
 
 
 def _planned(options: Options, addresses: tuple[Address, ...], log: Log) -> Subject:
+    if pod_owners.get() and options.redirect_dns and options.dns_servers is None and not options.capture_all_dns:
+        log.warn("the manifest does not name the pod's DNS servers; this machine's are used: name them: --dns-servers")
     options = resolve_defaults(options, log)
     plan = build(options)
     own = tuple(Address(LOOPBACK[family], LOOPBACK_INTERFACE) for family in FAMILIES)

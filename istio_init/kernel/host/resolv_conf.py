@@ -23,9 +23,14 @@ def nameservers(path: str = "/etc/resolv.conf") -> tuple[tuple[Network, ...], tu
     The zone of a scoped address (fe80::1%eth0) is dropped: rules have no zones. A missing file has no servers.
     KernelError where it can't be read, is not a regular file or names too many servers.
     """
+    return parse(_read(path), path)
+
+
+def parse(content: bytes, path: str) -> tuple[tuple[Network, ...], tuple[str, ...]]:
+    """The same for a file's content; `path` is for the complaints. KernelError where it names too many servers."""
     servers: list[Network] = []
     complaints: list[str] = []
-    for number, line in enumerate(_read(path).split(b"\n"), 1):
+    for number, line in enumerate(content.split(b"\n"), 1):
         # Comments have another first word. The rest of the line is ignored, as every resolver does.
         words = line.split(None, 2)
         if words[:1] != [b"nameserver"]:

@@ -6,6 +6,8 @@ import errno
 import posix as os  # the C half of os; the other half costs a start a millisecond
 
 _FORMAT, _REGULAR = 0o170000, 0o100000  # <linux/stat.h>
+# O_NONBLOCK: opening a pipe does not wait for its writer. O_NOCTTY: a terminal does not become this process's.
+OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _CHUNK = 1 << 16  # bytes; mostly the whole file, and no more than the allocator has at hand
 
 
@@ -14,7 +16,11 @@ def read_regular(path: str, largest: int) -> bytes:
 
     A pipe is not waited for: its writer could keep a root process for as long as it likes.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    return regular_content(os.open(path, OPEN_FLAGS), largest)
+
+
+def regular_content(descriptor: int, largest: int) -> bytes:
+    """The same for a file that is open already, which is closed."""
     try:
         if os.fstat(descriptor).st_mode & _FORMAT != _REGULAR:
             raise OSError(errno.EINVAL, "not a regular file")

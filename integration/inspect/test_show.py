@@ -193,7 +193,7 @@ def test_drift_and_rules_of_others(namespace: Namespace, backend: str) -> None:
     namespace.run(*tool, "-D", "ISTIO_INBOUND", "-p", "udp", "-j", "RETURN")
     text = ask(namespace, "show", *shlex.split(ALL), *BACKENDS[backend]).output
     assert "missing: -d 127.0.0.1/32 -j RETURN" in text
-    assert "foreign: not ours, left alone" in text
+    assert "foreign: not an Istio rule, left alone" in text
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
@@ -216,7 +216,7 @@ def test_a_family_that_is_left_alone(namespace: Namespace, backend: str, mode: s
     entries = {(each["entry"].split()[1], each["state"]) for each in told["routing"]}
     assert entries == ({("-4", "in place"), ("-6", "other family")} if mode == "TPROXY" else set())
     text = ask(namespace, "show", *shlex.split(one), *BACKENDS[backend]).output
-    assert "other family: ours, but these options leave it alone" in text
+    assert "other family: an Istio rule of a family that these options do not manage" in text
     assert "UNEXPECTED" not in text
     assert ask(namespace, "check", *shlex.split(one), *BACKENDS[backend]).code == 0
 
@@ -317,7 +317,7 @@ def test_a_table_on_a_terminal(namespace: Namespace) -> None:
     with at_a_terminal(namespace, *verb) as child:
         code, shown = ended(child)
     assert code == 0
-    assert "extra, and what it is for" in shown
+    assert "extra, and purpose" in shown
     assert "always there" in shown
     assert "\x1b[32min place" in shown
     with at_a_terminal(namespace, *verb, "--watch", "0.1") as child:
@@ -340,7 +340,7 @@ def test_a_terminal_that_is_too_narrow_for_a_table(namespace: Namespace) -> None
             code, shown = ended(child)
         assert code == 0
         assert shown.splitlines() == ask(namespace, "show", *shlex.split(ALL)).output.splitlines()
-        for word in ("always there", "owner UID match 1337", "UNEXPECTED: ours", "foreign: not ours"):
+        for word in ("always there", "owner UID match 1337", "UNEXPECTED: an Istio", "foreign: not an Istio"):
             assert word in shown
     with at_a_terminal(namespace, *verb, "--watch", "0.1", "--count", "1", columns=80) as child:
         code, shown = ended(child)
@@ -356,7 +356,7 @@ def test_a_table_where_nobody_watches(namespace: Namespace) -> None:
     settled(namespace)
     answer = ask(namespace, "show", *shlex.split(ALL), "--output", "table")
     assert answer.code == 0
-    assert "extra, and what it is for" in answer.output
+    assert "extra, and purpose" in answer.output
     assert "destination" in answer.output
     assert "…" not in answer.output
 

@@ -1,4 +1,4 @@
-"""The command `istio-init`: two verbs that act, and others that ask questions of a plan or of the kernel.
+"""The command `istio-init`: `apply` and `clean` change a namespace; the other verbs inspect a plan or the kernel.
 
 Every verb takes the options of `istio-iptables` that have an effect in it.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 PROGRAM = "istio-init"
-HELP = "Program a pod's network namespace for a sidecar proxy, and ask what its rules do."
+HELP = "Program a pod's network namespace for a sidecar proxy, and inspect the rules."
 
 
 def apply(options: Options, environ: Mapping[str, str]) -> int:
@@ -40,12 +40,12 @@ def clean(options: Options, environ: Mapping[str, str]) -> int:
     return run(options.replace(cleanup_only=True), environ)
 
 
-# What matters to a run that acts, and to no question.
+# Options that only matter to a run that changes the namespace.
 ACTING = frozenset(
     {"dry_run", "reconcile", "force_apply", "cleanup_only", "skip_rule_apply", "run_validation", "probe_timeout"}
     | {"iptables_probe_port", "wait", "cni_mode", "ip_family"}
 )
-# What each verb does not take: `plan` foretells a run, doctor looks at what a run would meet.
+# The options that each verb does not take. `plan` predicts a run, and `doctor` inspects what a run would find.
 WITHOUT: Mapping[str, frozenset[str]] = {
     "apply": frozenset(),
     "clean": frozenset({"reconcile", "force_apply", "cleanup_only", "skip_rule_apply", "run_validation"})
@@ -53,7 +53,7 @@ WITHOUT: Mapping[str, frozenset[str]] = {
     "plan": ACTING - {"reconcile", "force_apply", "cleanup_only", "skip_rule_apply"},
     "doctor": ACTING - {"reconcile", "cleanup_only", "run_validation", "wait", "cni_mode"},
     "manifest": frozenset({"dry_run", "network_namespace", "ip_family"}),
-    # What a family that the options leave alone means depends on --reconcile.
+    # Whether rules of a family that the options do not manage are drift depends on --reconcile.
     **dict.fromkeys(("check", "show"), ACTING - {"reconcile"}),
     **dict.fromkeys(("draw", "explain", "prove"), ACTING),
 }
@@ -71,7 +71,7 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
 
     @application.callback(help=HELP)
     def program(*, _version: typer_options.Version = False, _help_all: typer_options.HelpAll = False) -> None:
-        """What all verbs have in common."""
+        """Options common to all verbs."""
 
     def add(name: str, verb: Callable[..., int], *, pods: bool = True) -> None:
         command = typer_options.with_options(verb, environ, pods=pods, without=WITHOUT[name])
@@ -104,6 +104,6 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run `istio-init` with these arguments; returns the exit code."""
     verb = next((word for word in argv if not word.startswith("-")), "")
-    taken = SHORTS if verb == "inject" else ()
+    own_shorts = SHORTS if verb == "inject" else ()
     words = spelled_out(argv)
-    return typer_options.invoke(app(environ), PROGRAM, words, table=verb != "cni", shorts_taken=taken)
+    return typer_options.invoke(app(environ), PROGRAM, words, table=verb != "cni", shorts_taken=own_shorts)

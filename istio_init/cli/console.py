@@ -1,6 +1,6 @@
-"""The console script `istio-init`, which a person waits for: Typer, rich and what the verbs import take half a second.
+"""The console script `istio-init`, for people: importing Typer, rich and the verbs takes half a second.
 
-Ctrl-C meanwhile must show no traceback.
+Ctrl-C during that time must not print a traceback.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from istio_init.kernel.host.process import remember_signals, reserve_standard_de
 
 
 def istio_init() -> NoReturn:
-    """Run `istio-init` with the process' arguments, and end with its exit code."""
+    """Run `istio-init` with the process's arguments, and exit with its code."""
     reserve_standard_descriptors()
-    keeps = sys.argv[1:3] == ["cni", "install"] and "--watch" in sys.argv
-    if keeps:
-        # What it keeps on the node has to be taken away even if the signal comes before the verb is imported.
+    watches = sys.argv[1:3] == ["cni", "install"] and "--watch" in sys.argv
+    if watches:
+        # The plugin must be removed from the node even if the signal arrives before the verb is imported.
         remember_signals()
     try:
         # The image's launcher ends the process at once; a verb may have a terminal to restore.
-        if not keeps and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        if not watches and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         from istio_init.cli import app
 

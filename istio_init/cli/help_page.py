@@ -1,6 +1,6 @@
-"""What --help and --help-all print: 80 columns, examples first, then the options that most people use, or all.
+"""The pages of --help and --help-all: 80 columns, examples first, then the common options, or all of them.
 
-Plain text and no library: help is there at once, and reads the same on a terminal, in a pipe and in a log.
+Plain text without a library: it prints at once, and reads the same on a terminal, in a pipe and in a log.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ COMMON = (
 _OF_TABLE = {each.field for each in OPTIONS}
 # Typer's own, which --help-all shows.
 _COMPLETION = {"install_completion", "show_completion"}
-# What every command has, at the end.
+# Options that every command has, listed last.
 _LAST = {"_version", "_help_all", "help_all", "help"}
 
 EVERYTHING = "-u 1337 -i '*' -b '*' -d 15020,15021,15090"
-# What people do with a command, by its path below the program; each line fits the width.
+# Examples by the command's path below the program; each line fits the width.
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "istio-iptables": (
         ("Capture everything, as Istio's injection does", f"istio-iptables {EVERYTHING}"),

@@ -1,4 +1,4 @@
-"""How the image is entered: by which name, with what arguments, and where the reason of a failure is left.
+"""The image's entry point: finds the program and its arguments, and writes a failure to the termination log.
 
 Istio's injection calls its own image as `pilot-agent istio-iptables -p 15001 ...`; with only the image swapped,
 the arguments still begin with `istio-iptables`.
@@ -24,9 +24,9 @@ TERMINATION_LOG = "/dev/termination-log"
 
 
 def command(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """The program that a command line means, and its arguments.
+    """The program that a command line names, and its arguments.
 
-    It is the one it was called by, or the last of those named before the first argument.
+    It is the last program name before the first argument; without one, the name that the process was called by.
     """
     program = argv[0].rpartition("/")[2]
     for position, token in enumerate(argv[1:], 1):
@@ -47,7 +47,7 @@ def main() -> NoReturn:
         log.write_termination_message(message)
         sys.exit(message)
     except Exception as error:
-        log.write_termination_message(f"{program}: a fault of the program itself: {type(error).__name__}: {error}")
+        log.write_termination_message(f"{program}: internal error: {type(error).__name__}: {error}")
         raise
 
 
@@ -63,8 +63,8 @@ def _become(program: str, arguments: list[str]) -> NoReturn:
         case "pilot-agent":
             from istio_init.errors_rare import UsageError
 
-            asked = shown(arguments[0]) if arguments else "no subcommand"
-            message = f"{program}: {asked}: this image has {', '.join(PROGRAMS)} only; it is no proxy"
+            name = shown(arguments[0]) if arguments else "no subcommand"
+            message = f"{program}: {name}: this image has only {', '.join(PROGRAMS)}; it is not a proxy"
             sys.stderr.write(message + "\n")
             log.write_termination_message(message)
             sys.exit(UsageError.exit_code)

@@ -1,7 +1,7 @@
-"""Istio's flag syntax (spf13/pflag) put into the one that Typer reads.
+"""Translates Istio's flag syntax (spf13/pflag) to Typer's.
 
-Every value is joined to its flag, aliases become the flag's own name, joined short switches are taken apart, and flags
-without effect are dropped. Tokens that belong to no option of the table stay as they are.
+Every value is joined to its flag, aliases become the flag's own name, combined short switches are separated, and flags
+without effect are dropped. Tokens that belong to no option of the table are kept as they are.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 def normalised(argv: Sequence[str], shorts_taken: Collection[str] = ()) -> list[str]:
     """The command line as Typer reads it; raises UsageError for a wrong value of a switch or a flag without effect.
 
-    `shorts_taken` are short flags that are none of the table's here.
+    `shorts_taken` are short flags that mean something else in this command.
     """
-    found: list[str] = []
+    tokens: list[str] = []
     rest = iter(argv)
     for word in rest:
         if word == "--":
-            found += [word, *rest]
+            tokens += [word, *rest]
         elif word.startswith("--"):
-            found += _long(word, rest)
+            tokens += _long(word, rest)
         elif word.startswith("-") and word != "-" and word[1] not in shorts_taken:
-            found += _short(word, rest)
+            tokens += _short(word, rest)
         else:
-            found.append(word)
-    return found
+            tokens.append(word)
+    return tokens
 
 
 def _long(word: str, rest: Iterator[str]) -> list[str]:
@@ -47,28 +47,28 @@ def _long(word: str, rest: Iterator[str]) -> list[str]:
     if flag == "--netns":
         text = next(rest, "") if attached is None else attached
         if not text.strip():
-            # Such as an unset variable's: the caller's own namespace is not what the user means.
+            # An unset shell variable, for example: the user does not mean the caller's own namespace.
             raise OptionError(flag, text, "empty: name one, or leave the flag out for the namespace of this process")
         attached = text
     return [word] if option is None else _spelled(option, attached, rest)
 
 
 def _short(word: str, rest: Iterator[str]) -> list[str]:
-    found: list[str] = []
+    tokens: list[str] = []
     while True:
-        flag, behind = word[:2], word[2:]
+        flag, rest_of_word = word[:2], word[2:]
         option = SHORT.get(flag)
         switch = option.switch if option else WITHOUT_EFFECT.get(flag) == "switch"
-        attached = behind.removeprefix("=") if behind and (behind[0] == "=" or not switch) else None
+        attached = rest_of_word.removeprefix("=") if rest_of_word and (rest_of_word[0] == "=" or not switch) else None
         if option is not None:
-            found += _spelled(option, attached, rest)
+            tokens += _spelled(option, attached, rest)
         elif flag in WITHOUT_EFFECT:
-            found += _skipped(flag, attached, rest)
+            tokens += _skipped(flag, attached, rest)
         else:
-            return [*found, word]
-        if not switch or not behind or attached is not None:
-            return found
-        word = f"-{behind}"
+            return [*tokens, word]
+        if not switch or not rest_of_word or attached is not None:
+            return tokens
+        word = f"-{rest_of_word}"
 
 
 def _spelled(option: Option, attached: str | None, rest: Iterator[str]) -> list[str]:

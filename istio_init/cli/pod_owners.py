@@ -1,4 +1,4 @@
-"""What the manifest that the options of the running verb come from says of its pod: who runs in it, and may do what."""
+"""The users and privileges of the pod's containers, from the manifest that the current verb reads its options from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from istio_init.options.privileges import Privileges
     from istio_init.options.workload import RunsAs
 
-# Set for each verb before it runs: empty without --from-pod.
+# Set before a verb runs; empty without --from-pod.
 pod_owners: ContextVar[tuple[RunsAs, ...]] = ContextVar("pod_owners", default=())
-# Those of the init container that makes the rules; None where none does, and without --from-pod.
+# The privileges of the init container that applies the rules; None without one, and without --from-pod.
 pod_privileges: ContextVar[Privileges | None] = ContextVar("pod_privileges", default=None)

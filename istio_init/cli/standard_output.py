@@ -1,4 +1,4 @@
-"""Standard output for programs that people call: its failures are errors in one line."""
+"""Standard output for the interactive programs: a failure to write is an error in one line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class StandardOutput:
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
         if self._failure is not None:
-            # Typer tries a stream out before it prints help, and would swallow the only error.
+            # Typer probes a stream before it prints help, and swallows that first error.
             raise self._failure
         try:
             function(*arguments)
@@ -48,7 +48,7 @@ class StandardOutput:
             raise self._failure from error
 
     def _discard(self) -> None:
-        """Keep Python's shutdown from writing the rest once more."""
+        """Redirect the stream to /dev/null, since Python's shutdown flushes it again."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

@@ -1,11 +1,11 @@
-"""The fast way in: argv to Options with next to nothing imported, for every pod that waits.
+"""The fast start: from argv to Options with few imports, since every pod waits for it.
 
-What the fast parser (options/argv.py) does not take, help, completion and mistakes, goes to the Typer command.
+The Typer command handles what the fast parser (options/argv.py) does not: help, completion and mistakes.
 """
 
 from __future__ import annotations
 
-import posix as os  # the C half of os; the other half costs a start a millisecond
+import posix as os  # the C half of os; importing the other half takes a millisecond
 import sys
 
 from istio_init.kernel.host.process import environment, exit_on_signals, reserve_standard_descriptors
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 PROGRAM = "istio-iptables"
 
-INTERRUPTED = 130  # 128 + SIGINT, as a shell tells it
+INTERRUPTED = 130  # 128 + SIGINT, as in a shell
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str], program: str = PROGRAM) -> int:
-    """Run `istio-iptables` with these arguments, called by whatever name; returns the exit code."""
+    """Run `istio-iptables` with these arguments; returns the exit code. `program` is the name for messages."""
     warnings: list[str] = []
-    wanted = options(argv, environ, account, warnings)
-    if wanted is not None:
-        return run(wanted, environ, warnings)
+    parsed = options(argv, environ, account, warnings)
+    if parsed is not None:
+        return run(parsed, environ, warnings)
     try:
         from istio_init.cli import typer_options
 
@@ -52,7 +52,7 @@ def istio_clean_iptables() -> NoReturn:
 
 
 def _leave(code: int) -> NoReturn:
-    # Everything is written and nothing needs tearing down: an orderly interpreter shutdown takes 1 to 2 ms.
+    # Everything is written and nothing needs cleanup; an orderly interpreter shutdown would take 1 to 2 ms.
     for stream in (sys.stdout, sys.stderr):
         if stream:
             stream.flush()

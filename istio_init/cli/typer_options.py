@@ -1,6 +1,6 @@
 """The Typer commands: help, completion, and the message for every mistake on a command line.
 
-A plain run never comes here (start.py); the commands are made from the same table of options.
+A plain run does not import this module (start.py). The commands are made from the same table of options.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def invoke(
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stdout.write(error.format_message() + "\n")
             return UsageError.exit_code
-        message = _swallowed(argv) or _without_effect(error) or error.format_message()
+        message = _swallowed_flag(argv) or _without_effect(error) or error.format_message()
         return _refuse(program, message, UsageError.exit_code, argv)
     except InitError as error:
         return _refuse(program, str(error), error.exit_code, argv)
@@ -84,7 +84,7 @@ def invoke(
 
 
 def _refuse(program: str, message: str, code: int, argv: Sequence[str]) -> int:
-    """One line on standard error, whatever a user typed; one of JSON if the log was to be JSON."""
+    """Print one line on standard error, as JSON if the log is JSON; control characters in it are escaped."""
     line = " ".join(message.split())
     safe = printable(line[: LONGEST_MESSAGE + 1])
     if len(line) > LONGEST_MESSAGE:
@@ -98,7 +98,7 @@ def _refuse(program: str, message: str, code: int, argv: Sequence[str]) -> int:
 
 
 def wants_json(argv: Sequence[str]) -> bool:
-    """Whether a command line, which need not make sense, asks for a log of JSON."""
+    """Whether a command line, even a wrong one, requests a JSON log."""
     flags = ("--log_as_json", "--log-as-json")
     return any(flag in flags and (not equals or value in TRUE) for flag, equals, value in map(_parted, argv))
 
@@ -107,8 +107,8 @@ def _parted(token: str) -> tuple[str, str, str]:
     return token.partition("=")
 
 
-def _swallowed(argv: Sequence[str]) -> str:
-    """Which flag took the flag behind it for its value, in words; empty if none did."""
+def _swallowed_flag(argv: Sequence[str]) -> str:
+    """The message for a flag whose value is missing, so that it took the next flag as its value; empty without one."""
     named = {name: each for each in OPTIONS if not each.switch for name in (f"--{each.flag}", f"-{each.short}")}
     for flag, value in pairwise(argv):
         if flag in named and value.startswith("-"):
@@ -117,20 +117,20 @@ def _swallowed(argv: Sequence[str]) -> str:
 
 
 def _without_effect(error: typer.TyperException) -> str:
-    """What is to be said of an option of the table that a verb does not have; empty for any other mistake."""
+    """The message for an option of the table that this verb does not take; empty for any other mistake."""
     name = str(getattr(error, "option_name", "")) if type(error).__name__ == "NoSuchOption" else ""
     option = LONG.get(name.replace("--no-", "--", 1))
     return f"{option.names()}: has no effect here: leave it out" if option else ""
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001 (Typer calls it with the switch)
-    if wanted:
+def _print_version(requested: bool) -> None:  # noqa: FBT001 (Typer calls it with the switch)
+    if requested:
         sys.stdout.write(f"istio-init {__version__}\n")
         raise typer.Exit
 
 
-def _print_all_help(context: typer.Context, wanted: bool) -> None:  # noqa: FBT001 (Typer calls it with the switch)
-    if wanted:
+def _print_all_help(context: typer.Context, requested: bool) -> None:  # noqa: FBT001 (Typer calls it with the switch)
+    if requested:
         sys.stdout.write(help_page.page(context.command, context, everything=True))
         raise typer.Exit
 
@@ -149,9 +149,9 @@ HelpAll = Annotated[
     ),
 ]  # fmt: skip
 
-# Istio's program knows both.
+# Istio's program accepts both.
 HELP_FLAGS = {"help_option_names": ["-h", "--help"]}
-# As pflag's programs do: words that belong to no flag are ignored, with a warning.
+# As in pflag programs, words that belong to no flag are ignored, with a warning.
 STRAY_WORDS = {"allow_extra_args": True}
 
 
@@ -172,18 +172,18 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
 def with_options(
     verb: Callable[..., int], environ: Mapping[str, str], *, pods: bool = False, without: Collection[str] = ()
 ) -> Callable[..., int]:
-    """A Typer command that takes the options of the table, but those `without` (fields), beside the verb's parameters.
+    """A Typer command that takes the verb's parameters and the options of the table, except the fields in `without`.
 
-    The verb is called with the resolved Options as its first argument (behind the context, if it has one), and with
-    its own parameters by name; these are declared in its signature as Typer wants them. With `pods` the options may
-    also come --from-pod. Raises OptionError for a wrong value; warnings are logged.
+    The verb is called with the resolved Options as its first argument (after the context, if it has one), and with
+    its own parameters, which its signature declares for Typer, by name. With `pods` the options may also come from a
+    manifest (--from-pod). Raises OptionError for a wrong value; warnings are logged.
     """
     offered = [each for each in OPTIONS if each.field not in without]
 
     def options(given: dict[str, Any]) -> Options:
         pod, texts = given.pop(_POD.name, ""), _texts(given)
         if pods and texts.get("network_namespace") == "":
-            # Such as an unset variable's: the caller's own namespace is not what the user means.
+            # An unset shell variable, for example: the user does not mean the caller's own namespace.
             raise OptionError("--network-namespace", "", "empty: name one, or leave the flag out")
         return _options(pod, texts, environ)
 
@@ -193,9 +193,10 @@ def with_options(
 def with_texts(
     verb: Callable[..., int], offered: Sequence[Option], shorts_taken: Collection[str]
 ) -> Callable[..., int]:
-    """A Typer command that takes some options of the table beside the verb's own parameters.
+    """A Typer command that takes some options of the table in addition to the verb's own parameters.
 
-    The verb is called with the texts of those that were given, by field. `shorts_taken` are short flags of its own.
+    The verb is called with the texts of the options on the command line, by field. `shorts_taken` are its own short
+    flags.
     """
     return _command(verb, [_parameter(each, short=each.short not in shorts_taken) for each in offered], _texts)
 
@@ -203,9 +204,9 @@ def with_texts(
 def _command(
     verb: Callable[..., int], options: Sequence[inspect.Parameter], make: Callable[[dict[str, Any]], object]
 ) -> Callable[..., int]:
-    """A Typer command with a verb's own parameters and these options, of which `make` makes one argument.
+    """A Typer command with a verb's own parameters and these options, which `make` turns into one argument.
 
-    That is the verb's first, behind the context if it has one.
+    That argument is the verb's first, after the context if it has one.
     """
     first, *own = list(inspect.signature(verb, eval_str=True).parameters.values())
     with_context = first.annotation is typer.Context
@@ -215,8 +216,8 @@ def _command(
     def command(**given: Any) -> int:  # noqa: ANN401 (each verb has its own)
         context = [given.pop(first.name)] if with_context else []
         given.pop(_HELP_ALL.name)
-        mine = {parameter.name: given.pop(parameter.name) for parameter in own}
-        return verb(*context, make(given), **mine)
+        own_values = {parameter.name: given.pop(parameter.name) for parameter in own}
+        return verb(*context, make(given), **own_values)
 
     described: Any = command
     described.__signature__ = inspect.Signature(
@@ -234,7 +235,7 @@ _POD = inspect.Parameter(
         "--from-pod",
         metavar="FILE",
         show_default=False,
-        help="Take the options from this pod's manifest, - for standard input; flags given beside it win.",
+        help="Take the options from this pod's manifest, - for standard input; flags take precedence.",
     ),
     annotation=str,
 )
@@ -242,7 +243,7 @@ _HELP_ALL = inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, defaul
 
 
 def _options(pod: str, texts: Mapping[str, str], environ: Mapping[str, str]) -> Options:
-    """The options that texts mean by field, with the environment, or a pod's manifest in its place."""
+    """The options from texts by field, completed from the environment, or from a pod's manifest instead."""
     warnings: list[str] = []
     owners: tuple[RunsAs, ...] = ()
     allowed: Privileges | None = None
@@ -264,7 +265,7 @@ def _options(pod: str, texts: Mapping[str, str], environ: Mapping[str, str]) -> 
 
 
 def _texts(given: Mapping[str, str | bool | list[str] | None]) -> dict[str, str]:
-    """What Typer read, as the texts that options.resolve parses; what was not given is left out."""
+    """Typer's values as the texts that options.resolve parses; options not on the command line are left out."""
     return {field: _text(value) for field, value in given.items() if value is not None and value != []}
 
 
@@ -290,12 +291,12 @@ def _parameter(each: Option, *, short: bool = True) -> inspect.Parameter:
 
 
 def _completion(choices: Sequence[str]) -> Callable[[str], list[str]] | None:
-    """What a shell is offered for a value that is one of a few words; None leaves it to the shell: files."""
+    """The completion for a value that is one of a few words; None lets the shell complete file names."""
     return (lambda incomplete: [each for each in choices if each.startswith(incomplete)]) if choices else None
 
 
 def _verb_parameter(parameter: inspect.Parameter) -> inspect.Parameter:
-    """A verb's own parameter; a switch takes no value, and where a metavar lists words, a shell is offered them."""
+    """A verb's own parameter: a switch takes no value, and the words that a metavar lists are completed."""
     for option in getattr(parameter.annotation, "__metadata__", ()):
         words = (getattr(option, "metavar", None) or "").split("|")
         if len(words) > 1 and all(word.islower() for word in words):

@@ -45,7 +45,7 @@ def container(
 
 
 def _account(options: Options) -> tuple[int, int]:
-    return options.proxy_uid[0], (options.proxy_gid or options.proxy_uid)[0]
+    return options.proxy_uid[0], options.proxy_groups[0]
 
 
 def _applying() -> dict[str, Any]:

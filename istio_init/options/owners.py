@@ -1,6 +1,6 @@
-"""Who runs in a pod, held against the rules: the proxy must be let through, and nobody else.
+"""Compares the users of a pod's containers with the options: only the proxy may match the rules for the proxy.
 
-The rules know the proxy by its uid or gid (`-u`, `-g`; xt_owner compares a process's own ids). Pure.
+The rules identify the proxy by its uid or gid (`-u`, `-g`; xt_owner compares a process's own ids). Pure.
 """
 
 from __future__ import annotations
@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 TPROXY = "TPROXY"
 
 
-def misfits(workload: Workload, options: Options, proxy_name: str = PROXY_CONTAINER) -> Iterator[str]:
-    """What does not fit between a pod's users and the options of its rules, each in one line.
+def matches_proxy(options: Options, uid: int | None, gid: int | None) -> bool:
+    """Whether the rules of these options take a process with these ids for the proxy."""
+    return uid in options.proxy_uid or gid in options.proxy_groups
 
-    Only what the manifest says counts: the user of an image is not known. Init containers that end before the proxy
-    starts may run as the proxy on purpose, to reach the network: they are left out.
+
+def misfits(workload: Workload, options: Options, proxy_name: str = PROXY_CONTAINER) -> Iterator[str]:
+    """The containers whose user does not fit the options, each in one line.
+
+    A container counts if the manifest gives its user; an image's user is unknown. Init containers that end before the
+    proxy starts are left out: they may run as the proxy on purpose, to reach the network.
     """
     for container, owner in zip(workload.containers(), workload.owners(), strict=True):
         if container.name == proxy_name:
@@ -39,7 +44,7 @@ def _other(container: Container, owner: RunsAs, options: Options) -> Iterator[st
             f"{container.title} runs as uid {owner.uid}, the proxy's (-u): its outbound traffic bypasses the proxy; "
             "give it another runAsUser"
         )
-    elif owner.gid in _groups(options):
+    elif owner.gid in options.proxy_groups:
         yield (
             f"{container.title} runs as gid {owner.gid}, the proxy's (-g): its outbound traffic bypasses the proxy; "
             "give it another runAsGroup"
@@ -56,15 +61,10 @@ def _proxy(owner: RunsAs, options: Options) -> Iterator[str]:
             "run it as uid 0 with the gid of -g"
         )
     gid = PROXY_UID if owner.gid is None else owner.gid
-    if owner.uid not in options.proxy_uid and gid not in _groups(options):
-        known = ", ".join(map(str, options.proxy_uid))
+    if not matches_proxy(options, owner.uid, gid):
+        users = ", ".join(map(str, options.proxy_uid))
         yield (
-            f"{owner.container} runs as uid {owner.uid} and gid {gid}, the rules let uid {known} and gid "
-            f"{', '.join(map(str, _groups(options)))} through: its own traffic is captured again, in a loop; "
+            f"{owner.container} runs as uid {owner.uid} and gid {gid}, the rules let uid {users} and gid "
+            f"{', '.join(map(str, options.proxy_groups))} through: its own traffic is captured again, in a loop; "
             f"set -u {owner.uid}, or its runAsUser"
         )
-
-
-def _groups(options: Options) -> tuple[int, ...]:
-    """The proxy's groups; without -g they have the numbers of its users."""
-    return options.proxy_gid or options.proxy_uid

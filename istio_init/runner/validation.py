@@ -32,7 +32,7 @@ def expected(options: Options) -> Expected:
         options.inbound_capture_port,
         options.iptables_probe_port,
         options.proxy_uid,
-        options.proxy_gid or options.proxy_uid,
+        options.proxy_groups,
         captured(options),
         () if groups == parsers.ALL else groups,
         options.istio_outbound_owner_groups_exclude if groups == parsers.ALL else (),

@@ -72,7 +72,7 @@ class Proxy(Record):
 def proxy(options: Options) -> Proxy:
     """The proxy as Istio runs it: as the first of its ids, and in TPROXY mode as root with the proxy's group."""
     uid = options.proxy_uid[0]
-    gid = (options.proxy_gid or options.proxy_uid)[0]
+    gid = options.proxy_groups[0]
     ports = (options.envoy_port, options.inbound_capture_port, options.inbound_tunnel_port)
     if uses_tproxy(options):
         return Proxy(*ports, 0, gid, options.istio_inbound_tproxy_mark)

@@ -70,7 +70,7 @@ class Invariants:
         self._loopback, self._elsewhere = loopbacks, space.everything[DESTINATION] & ~loopbacks
         self._old = options.compat_version == "1.13"
         self._uids = options.proxy_uid
-        self._gids = options.proxy_gid or options.proxy_uid
+        self._gids = options.proxy_groups
 
     def outbound(self) -> Iterator[Invariant]:
         """New connections that the pod makes, without a mark."""

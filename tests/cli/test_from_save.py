@@ -105,7 +105,7 @@ def test_a_dump_and_a_namespace_contradict_each_other(capsys: pytest.CaptureFixt
     for verb in ("explain --outbound", "prove", "check", "show", "draw"):
         code, _, error = run(capsys, f"{verb} --from-save {file} --pid 1")
         assert code != 0
-        assert "leave out --live and what names a namespace" in error
+        assert "leave out --live and flags that name a namespace" in error
 
 
 @pytest.mark.parametrize(

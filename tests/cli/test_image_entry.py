@@ -63,7 +63,8 @@ def test_it_is_no_proxy() -> None:
     asked = enter("/usr/local/bin/pilot-agent", "proxy", "sidecar")
     assert asked.returncode == 255
     assert asked.stderr == (
-        "pilot-agent: 'proxy': this image has istio-iptables, istio-clean-iptables, istio-init only; it is no proxy\n"
+        "pilot-agent: 'proxy': this image has only istio-iptables, istio-clean-iptables, istio-init; "
+        "it is not a proxy\n"
     )
 
 

@@ -66,9 +66,9 @@ def test_the_text() -> None:
         "uncaptured, fixed  default/web-1  no mark; open connections that were cut: 3",
         "drifted            default/web-1  changed; rule 1 missing and 1 more",
         r"unknown            é/x\n\x1b[2J   a\tb",
-        "5 in all: 1 captured, 1 drifted, 1 uncaptured, 1 uncaptured, fixed, 1 unknown; --fix captures 2",
+        "5 pods: 1 captured, 1 drifted, 1 uncaptured, 1 uncaptured, fixed, 1 unknown; --fix captures 2",
     ]
-    assert summary([]) == "0 in all"
+    assert summary([]) == "0 pods"
 
 
 def test_the_document() -> None:
@@ -130,7 +130,7 @@ def test_one_pods_fault_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch)
     pods = [POD.replace(name=name) for name in ("worst", "bad", "good")]
     worst, bad, good = repair.repair(pods, NETWORK, fix=True)
     assert (worst.state, worst.why) == (UNKNOWN, "the process that looked at it was ended")
-    assert (bad.state, bad.why) == (UNKNOWN, "a fault of the program itself: RuntimeError: of\nits own")
+    assert (bad.state, bad.why) == (UNKNOWN, "internal error: RuntimeError: of\nits own")
     assert good == Finding(pods[2], CAPTURED, "ok", ("a", "b"), 4, fixed=True)
 
 
@@ -159,7 +159,7 @@ def test_where_the_entry_comes_from(tmp_path: Path) -> None:
     networks.mkdir(parents=True)
     (networks / "10-flannel.conflist").write_text(LISTS["10-flannel"])
     assert detect_networks(str(tmp_path)) == str(networks)
-    with pytest.raises(InitError, match="the plugin is in no network here: istio-init cni install enters it"):
+    with pytest.raises(InitError, match="no network here has the plugin; add it with istio-init cni install"):
         network_of(str(networks), "")
     config.write_text('{"istio": {}, "capabilities": {}}')
     given = {"type": "istio-init-cni", "istio": {}, "capabilities": {}}

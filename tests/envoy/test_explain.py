@@ -64,7 +64,7 @@ def test_where_requests_go(flags: list[str], cluster: str, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("flags", "why"),
     [
-        (["--url", "http://nobody:80/"], "no virtual host or listener of the dump says the address of 'nobody'"),
+        (["--url", "http://nobody:80/"], "no virtual host or listener in the dump has an address for 'nobody'"),
         (["--url", "ratings"], "not a URL such as"),
         (["--url", "http://ratings:99999/"], "--url: 'http://ratings:99999/'"),
         (["--outbound", "--header", "x"], "not NAME:VALUE"),
@@ -73,7 +73,7 @@ def test_where_requests_go(flags: list[str], cluster: str, capsys: pytest.Captur
         (["--outbound", "--envoy", "/none"], "--envoy: '/none': No such file or directory"),
         (["--outbound", "--envoy", "http://127.0.0.1:1"], "--envoy: 'http://127.0.0.1:1': Connection refused"),
         (["--outbound", "--envoy", __file__], "not JSON"),
-        (["--outbound", "--envoy", "", "--host", "x"], "--host: a request is the proxy's to route; add --envoy"),
+        (["--outbound", "--envoy", "", "--host", "x"], "--host: only the proxy routes requests; add --envoy"),
     ],
 )
 def test_mistakes_are_one_line(flags: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,7 +121,7 @@ def test_who_is_skipped_is_told_with_the_reason(tmp_path: Path, capfd: pytest.Ca
     assert said == f"istio-init: {path}: Pod node: skipped: hostNetwork: the pod is in the node's own network\n"
     path.write_text("kind: Service\n")
     assert ask("-f", path) == 0
-    assert capfd.readouterr() == ("kind: Service\n", f"istio-init: {path}: no workload in it\n")
+    assert capfd.readouterr() == ("kind: Service\n", f"istio-init: {path}: no workload\n")
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ def test_who_is_skipped_is_told_with_the_reason(tmp_path: Path, capfd: pytest.Ca
         ([], "--filename (-f): missing: name a manifest, a directory, or - for standard input"),
         (["-f", "POD", "--in-place", "--check"], "--in-place, --check, --output-file (-o): use one of them"),
         (["-f", "POD", "--in-place", "-o", "x"], "--in-place, --check, --output-file (-o): use one of them"),
-        (["-f", "-", "--in-place"], "--in-place: standard input has no place to write to"),
+        (["-f", "-", "--in-place"], "--in-place: standard input can't be replaced; name a file"),
         (["-f", "DIR", "-o", "x"], "is a directory: use --in-place"),
-        (["-f", "DIR/empty"], "no file in it that ends in .yaml, .yml, .json"),
+        (["-f", "DIR/empty"], "no file in this directory ends in .yaml, .yml, .json"),
         (["-f", "POD", "-o", "15020,22"], "-o): '15020,22': a file here, not ports: those are --istio-local-outbound"),
         (["-f", "/nonexistent"], "--filename (-f): '/nonexistent': No such file or directory"),
         (["-f", "POD", "-b", "http"], "--istio-inbound-ports (-b): 'http': "),

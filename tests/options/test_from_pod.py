@@ -417,7 +417,7 @@ def test_a_flag_that_is_wrong_is_not_the_pods_fault(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_text_is_said(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UsageError, match="no regular file"):
+    with pytest.raises(UsageError, match="a named pipe"):
         from_pod_file(str(tmp_path / "pipe"), {}, nobody)
     (tmp_path / "pod.yaml").write_bytes(b"\xff\xfe")
     for path, why in ((tmp_path / "pod.yaml", "not text in UTF-8"), (tmp_path, "Is a directory")):

@@ -1,1 +1,1 @@
-"""The verbs of `istio-init` that ask questions: one module each, and subject.py for what they ask about."""
+"""The verbs of `istio-init`, one module each; subject.py reads the rules that they inspect."""

@@ -19,7 +19,7 @@ from istio_init.options.table import Options  # noqa: TC001 (Typer reads the ver
 if TYPE_CHECKING:
     from istio_init.inspect.state import Inspection
 
-# How many findings the line names.
+# The line names at most this many differences.
 MOST_SHOWN = 3
 
 
@@ -38,29 +38,34 @@ def check(
     chosen = placed(options, Where(True, pid, container))
     if from_save:
         require_no_place(chosen)
-        return _say(inspect_dump(chosen, saved_rules(from_save), log), form)
+        return _report(inspect_dump(chosen, saved_rules(from_save), log), form)
     if chosen.capture_backend == "ebpf":
         return ebpf.check(chosen, log, form)
-    return _say(inspect(chosen, log), form)
+    return _report(inspect(chosen, log), form)
 
 
-def _say(looked: Inspection, form: str) -> int:
+def _report(inspection: Inspection, form: str) -> int:
     """Print how a namespace compares with the plan; returns the exit code."""
-    state, found = conformance(looked), findings(looked)
+    state, problems = conformance(inspection), findings(inspection)
     code = CHECK_EXIT_CODES[state]
     if form == "json":
-        told: dict[str, object] = {"state": state, "code": code, "backend": looked.backend, "findings": list(found)}
-        told["warnings"] = list(warnings(looked))
-        sys.stdout.write(json.dumps(told) + "\n")
+        document: dict[str, object] = {
+            "state": state,
+            "code": code,
+            "backend": inspection.backend,
+            "findings": list(problems),
+        }
+        document["warnings"] = list(warnings(inspection))
+        sys.stdout.write(json.dumps(document) + "\n")
     else:
-        said = ": no Istio rules found" if state == "absent" else _told(found)
-        sys.stdout.write(printable(f"{state} ({looked.backend}){said}") + "\n")
-        sys.stdout.writelines(printable(f"warning: {text}") + "\n" for text in warnings(looked))
+        detail = ": no Istio rules found" if state == "absent" else _detail(problems)
+        sys.stdout.write(printable(f"{state} ({inspection.backend}){detail}") + "\n")
+        sys.stdout.writelines(printable(f"warning: {text}") + "\n" for text in warnings(inspection))
     return code
 
 
-def _told(found: tuple[str, ...]) -> str:
-    if not found:
+def _detail(problems: tuple[str, ...]) -> str:
+    if not problems:
         return ""
-    more = f"; and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
-    return f": {'; '.join(found[:MOST_SHOWN])}{more}"
+    more = f"; and {len(problems) - MOST_SHOWN} more" if len(problems) > MOST_SHOWN else ""
+    return f": {'; '.join(problems[:MOST_SHOWN])}{more}"

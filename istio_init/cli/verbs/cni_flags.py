@@ -1,4 +1,4 @@
-"""What verbs of the CNI plugin are told of a node: where its networks are, and what is entered there."""
+"""Flags of the `cni` verbs for a node: the directory of its networks, and the plugin's entry in them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from istio_init.errors import InitError, shown
 from istio_init.errors_rare import OptionError
 from istio_init.kernel.host import files
 
-# The containerd-and-CRI-O way to hand a plugin the pod's annotations (CNI conventions, dynamic plugin specific fields).
+# containerd and CRI-O pass the pod's annotations by this capability (CNI conventions, dynamic plugin specific fields).
 ENTRY: dict[str, Any] = {"type": conflist.PLUGIN, "capabilities": {"io.kubernetes.cri.pod-annotations": True}}
 
-NetDir = Annotated[str, typer.Option("--cni-net-dir", metavar="DIR", help="Where the networks are. Unset: detected.")]
+NetDir = Annotated[
+    str, typer.Option("--cni-net-dir", metavar="DIR", help="The directory of CNI networks. Unset: detected.")
+]
 Config = Annotated[str, typer.Option("--plugin-config", metavar="FILE", help="JSON: the entry in the network.")]
 
 
 def entry(path: str) -> dict[str, Any]:
-    """Our entry in the network: the file's, with the standing defaults where it says nothing."""
+    """The plugin's entry in the network: the file's fields over the defaults."""
     if not path:
         return ENTRY
     content = files.read(path)
     if content is None:
-        raise OptionError("--plugin-config", path, "there is no such file")
+        raise OptionError("--plugin-config", path, "no such file")
     try:
         return {**ENTRY, **conflist.plugin_configuration(content.data.decode())}
     except ValueError as error:

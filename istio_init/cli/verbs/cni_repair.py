@@ -1,4 +1,4 @@
-"""`istio-init cni repair`: the pods that the plugin missed on this node, and their rules made after all."""
+"""`istio-init cni repair`: finds the pods that the plugin missed on this node, and applies their rules."""
 
 from __future__ import annotations
 
@@ -24,21 +24,24 @@ if TYPE_CHECKING:
 
     from istio_init.cni.node.repair import Finding
 
-# As `istio-init check` has them.
+# The same exit codes as `istio-init check`.
 CODES = {CAPTURED: 0, DRIFTED: 3, UNCAPTURED: 4}
-# How a state is shown in a table.
+# The colour of a state in a table.
 STYLES = {CAPTURED: "green", DRIFTED: "yellow", UNCAPTURED: "bold red", UNKNOWN: "bold red"}
-# The network's name where --plugin-config tells of its entry, and nobody of the rest.
+# The network's name if --plugin-config gives its entry, and nothing gives the name.
 ANY_NETWORK = "istio-init"
 
 
 def repair_pods(
     *,
     fix: Annotated[
-        bool, typer.Option("--fix/--dry-run", metavar="", help="Capture what is to be captured, or only tell.")
+        bool,
+        typer.Option(
+            "--fix/--dry-run", metavar="", help="Capture the pods that should be captured, or only report them."
+        ),
     ] = False,
     cri_socket: Annotated[
-        str, typer.Option("--cri-socket", metavar="PATH", help="The container runtime's. Unset: detected.")
+        str, typer.Option("--cri-socket", metavar="PATH", help="The container runtime's socket. Unset: detected.")
     ] = "",
     cni_net_dir: NetDir = "",
     plugin_config: Config = "",
@@ -51,97 +54,101 @@ def repair_pods(
     network = network_of(cni_net_dir, plugin_config)
     with GrpcChannel(cri.endpoint(cri_socket, os.environ)) as channel:
         sandboxes = tuple(cri.sandboxes(channel))
-    found = tuple(repair(sandboxes, network, fix=fix))
-    code = exit_code(found)
+    findings = tuple(repair(sandboxes, network, fix=fix))
+    code = exit_code(findings)
     if form == "json":
-        sys.stdout.write(json.dumps({"code": code, "pods": [document(each) for each in found]}, indent=2) + "\n")
+        sys.stdout.write(json.dumps({"code": code, "pods": [document(each) for each in findings]}, indent=2) + "\n")
     elif form == "text":
-        sys.stdout.write("".join(f"{line}\n" for line in text(found)))
+        sys.stdout.write("".join(f"{line}\n" for line in text(findings)))
     else:
-        _print(found)
+        _print(findings)
     return code
 
 
 def network_of(cni_net_dir: str, plugin_config: str) -> PodNetwork:
-    """The network that the plugin is in, with the entry that it has there or the one that is given."""
+    """The network that the plugin is in, with its entry there or the one in --plugin-config."""
     if plugin_config:
-        standing = install.current_entry(cni_net_dir) if cni_net_dir else None
-        return PodNetwork(standing[0] if standing else ANY_NETWORK, entry(plugin_config))
+        current = install.current_entry(cni_net_dir) if cni_net_dir else None
+        return PodNetwork(current[0] if current else ANY_NETWORK, entry(plugin_config))
     networks = cni_net_dir or detect_networks()
-    standing = install.current_entry(networks)
-    if standing is None:
+    current = install.current_entry(networks)
+    if current is None:
         raise InitError(
-            f"{shown(networks, 256)}: the plugin is in no network here: istio-init cni install enters it; "
-            "or tell with --plugin-config what it is set up to do"
+            f"{shown(networks, 256)}: no network here has the plugin; add it with istio-init cni install, "
+            "or give its configuration with --plugin-config"
         )
-    return PodNetwork(*standing)
+    return PodNetwork(*current)
 
 
-def exit_code(found: Iterable[Finding]) -> int:
-    """0 where nothing is left to be done; 1 where that can't be told of each pod, else the worst that is left."""
-    codes = [CODES.get(each.state, 1) for each in found if each.wrong]
+def exit_code(findings: Iterable[Finding]) -> int:
+    """0 if no pod needs a fix, 1 if the state of any pod is unknown, else the highest code among the pods."""
+    codes = [CODES.get(each.state, 1) for each in findings if each.wrong]
     return 1 if 1 in codes else max(codes, default=0)
 
 
-def document(found: Finding) -> dict[str, object]:
-    """A pod as JSON has it."""
-    pod = found.sandbox
+def document(finding: Finding) -> dict[str, object]:
+    """The JSON object of a pod."""
+    pod = finding.sandbox
     return {
         "namespace": pod.namespace,
         "pod": pod.name,
         "uid": pod.uid,
         "sandbox": pod.identity,
-        "state": found.state,
-        "fixed": found.fixed,
-        "why": found.why,
-        "differences": list(found.differences),
-        "connections": found.connections,
+        "state": finding.state,
+        "fixed": finding.fixed,
+        "why": finding.why,
+        "differences": list(finding.differences),
+        "connections": finding.connections,
     }
 
 
-def text(found: Sequence[Finding]) -> list[str]:
-    """A line for each pod, and one for all."""
-    rows = [(_state(each), _name(each), _told(each)) for each in found]
+def text(findings: Sequence[Finding]) -> list[str]:
+    """One line for each pod, and a summary."""
+    rows = [(_state(each), _name(each), _detail(each)) for each in findings]
     widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
     lines = [f"{state:{widths[0]}}  {name:{widths[1]}}  {why}" for state, name, why in rows]
-    return [*lines, summary(found)]
+    return [*lines, summary(findings)]
 
 
-def summary(found: Sequence[Finding]) -> str:
-    """How many pods are in which state."""
-    counts = Counter(map(_state, found))
-    told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    left = sum(each.wrong and each.state in FIXABLE for each in found)
-    return f"{len(found)} in all" + (f": {told}" if told else "") + (f"; --fix captures {left}" if left else "")
+def summary(findings: Sequence[Finding]) -> str:
+    """The number of pods in each state."""
+    counts = Counter(map(_state, findings))
+    by_state = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    fixable = sum(each.wrong and each.state in FIXABLE for each in findings)
+    return (
+        f"{len(findings)} pods"
+        + (f": {by_state}" if by_state else "")
+        + (f"; --fix captures {fixable}" if fixable else "")
+    )
 
 
-def _state(found: Finding) -> str:
-    return f"{found.state}, fixed" if found.fixed else found.state
+def _state(finding: Finding) -> str:
+    return f"{finding.state}, fixed" if finding.fixed else finding.state
 
 
-def _name(found: Finding) -> str:
-    return printable(f"{found.sandbox.namespace}/{found.sandbox.name}")
+def _name(finding: Finding) -> str:
+    return printable(f"{finding.sandbox.namespace}/{finding.sandbox.name}")
 
 
-def _told(found: Finding) -> str:
-    """Why, what differs first, and what a fix ends."""
-    parts = [found.why]
-    if found.differences and found.state == DRIFTED and not found.fixed:
-        more = f" and {len(found.differences) - 1} more" if found.differences[1:] else ""
-        parts.append(found.differences[0] + more)
-    if found.connections:
-        parts.append(f"open connections that {'were' if found.fixed else 'would be'} cut: {found.connections}")
+def _detail(finding: Finding) -> str:
+    """The reason, the first difference, and how many connections a fix cuts."""
+    parts = [finding.why]
+    if finding.differences and finding.state == DRIFTED and not finding.fixed:
+        more = f" and {len(finding.differences) - 1} more" if finding.differences[1:] else ""
+        parts.append(finding.differences[0] + more)
+    if finding.connections:
+        parts.append(f"open connections that {'were' if finding.fixed else 'would be'} cut: {finding.connections}")
     return printable("; ".join(parts))
 
 
-def _print(found: Sequence[Finding]) -> None:
+def _print(findings: Sequence[Finding]) -> None:
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
     why = Column("Why", overflow="fold")
-    table = Table("Pod", "State", why, caption=summary(found), caption_justify="left")
-    for each in found:
+    table = Table("Pod", "State", why, caption=summary(findings), caption_justify="left")
+    for each in findings:
         state = Text(_state(each), style="green" if each.fixed else STYLES.get(each.state, "dim"))
-        table.add_row(Text(_name(each)), state, Text(_told(each)))
+        table.add_row(Text(_name(each)), state, Text(_detail(each)))
     Console().print(table)

@@ -1,4 +1,4 @@
-"""`istio-init doctor`: what works on this machine and what does not, before anybody finds out."""
+"""`istio-init doctor`: checks whether this machine and namespace support the plan."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 def doctor(  # noqa: PLR0913 (a command line's options)
     options: Options,
     *,
-    runs_as: Annotated[str, typer.Option("--proxy-runs-as", metavar="UID[:GID]", help="Whose Envoy is.")] = "",
+    runs_as: Annotated[
+        str, typer.Option("--proxy-runs-as", metavar="UID[:GID]", help="The proxy's user and group.")
+    ] = "",
     live: Annotated[
         bool, typer.Option("--live", help="Also check whether the rules in the kernel and the running Envoy fit.")
     ] = False,
@@ -39,7 +41,7 @@ def doctor(  # noqa: PLR0913 (a command line's options)
     envoy: envoy_flags.Source = "",
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
-    """Check that this machine and namespace support the plan, and say what to do if not."""
+    """Check that this machine and namespace support the plan; print what to do if not."""
     form = choice("--output", output, ("text", "json"))
     options = placed(options, Where(live, pid, container))
     checks = diagnose(examine(options, runs_as))
@@ -55,9 +57,9 @@ def doctor(  # noqa: PLR0913 (a command line's options)
 
 
 def examine(options: Options, runs_as: str = "") -> Case:
-    """The case of these options in the namespace that they name.
+    """Collect what the checks need to know of the namespace that these options name.
 
-    `runs_as` is --proxy-runs-as, empty for the proxy as Istio runs it. KernelError where the namespace can't be
+    `runs_as` is --proxy-runs-as, empty for the proxy as Istio runs it. KernelError if the namespace can't be
     entered.
     """
     return collect.examine(options, _identity(options, runs_as)).replace(privileges=pod_privileges.get())
@@ -74,7 +76,7 @@ def _identity(options: Options, runs_as: str) -> tuple[int, int]:
 
 
 def as_json(checks: tuple[Check, ...]) -> dict[str, object]:
-    """All checks for programs."""
+    """The JSON document of all checks."""
     fields = ("name", "status", "finding", "matters", "remedy")
     return {
         "ok": all(check.status != "fail" for check in checks),
@@ -83,7 +85,7 @@ def as_json(checks: tuple[Check, ...]) -> dict[str, object]:
 
 
 def folded(checks: tuple[Check, ...]) -> tuple[Check, ...]:
-    """The checks for people: those of one group that are well are one."""
+    """The checks for people: the passed checks of a group are combined."""
     groups: dict[str, list[Check]] = {}
     for check in checks:
         key = check.group if check.group and check.status == "ok" else f"\0{check.name}"
@@ -108,20 +110,20 @@ def show(checks: tuple[Check, ...]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("", "check", "what was found, what it means, and what to do", show_lines=True)
+    table = Table("", "check", "finding, consequence, and what to do", show_lines=True)
     for check in checks:
-        said = Text(printable(check.finding))
+        text = Text(printable(check.finding))
         if check.status != "ok":
-            said.append(f"\n{printable(check.matters)}", style="italic")
-            said.append(f"\n{printable(check.remedy)}", style="bold")
+            text.append(f"\n{printable(check.matters)}", style="italic")
+            text.append(f"\n{printable(check.remedy)}", style="bold")
         table.add_row(
-            Text(check.status, style=STYLES[check.status]), Text(printable(check.name), overflow="fold"), said
+            Text(check.status, style=STYLES[check.status]), Text(printable(check.name), overflow="fold"), text
         )
     Console().print(table)
 
 
 def _plain(check: Check) -> str:
-    """A line, and where something is to be said or done, further ones."""
+    """One line; a check that did not pass adds its consequence and remedy."""
     lines = [f"{check.status:<5} {check.name}: {check.finding}"]
     if check.status != "ok":
         lines += [f"      {label}: {text}" for label, text in (("means", check.matters), ("do", check.remedy)) if text]

@@ -1,4 +1,4 @@
-"""`istio-init draw`: the chains as a picture, and one packet's way through it."""
+"""`istio-init draw`: the chains as a picture, and one packet's path through them."""
 
 from __future__ import annotations
 
@@ -42,11 +42,14 @@ FORMS = ("mermaid", "dot", "svg", "html")
 def draw(  # noqa: PLR0913 (a command line's options)
     options: Options,
     *,
-    form: Annotated[str, typer.Option("--format", metavar="|".join(FORMS), help="What to draw it as.")] = "svg",
+    form: Annotated[str, typer.Option("--format", metavar="|".join(FORMS), help="The format of the picture.")] = "svg",
     family: Annotated[
         str,
         typer.Option(
-            "--ip-family", "--family", metavar="ipv4|ipv6", help="Whose rules; the packet's where one is given."
+            "--ip-family",
+            "--family",
+            metavar="ipv4|ipv6",
+            help="The family of the rules. Unset: the packet's, else IPv4.",
         ),
     ] = "",
     file: Annotated[str, typer.Option(metavar="PATH", help="Where to write it; unset: standard output.")] = "",
@@ -68,74 +71,76 @@ def draw(  # noqa: PLR0913 (a command line's options)
     host: envoy_flags.Host = "",
     path: envoy_flags.PathName = "",
     speaks: envoy_flags.Speaks = "",
-    live: Annotated[bool, typer.Option("--live", help="Draw what the kernel holds, not the plan.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Draw the rules in the kernel, not the plan.")] = False,
     pid: Pid = None,
     container: Container = None,
     from_save: FromSave = "",
 ) -> int:
     """Draw the chains; with --outbound or --inbound, a packet's path through them as well."""
     choice("--format", form, FORMS)
-    chosen: Family | None = choice("--ip-family", family, (IPV4, IPV6)) if family else None  # type: ignore[assignment]
+    chosen_family: Family | None = choice("--ip-family", family, (IPV4, IPV6)) if family else None  # type: ignore[assignment]
     request = None
     if inbound or outbound:
         request = packet_flags.parse_request(
             outbound=outbound, inbound=inbound, source=source, destination=destination, protocol=protocol,
             interface=interface, uid=uid, gid=gid, mark=mark, connmark=connmark, state=state, reply=reply,
         )  # fmt: skip
-        if request.addressed and chosen not in {None, request.family}:
+        if request.addressed and chosen_family not in {None, request.family}:
             raise OptionError("--ip-family", family, f"the packet is {request.family}")
-        chosen = request.family if request.addressed else chosen
+        chosen_family = request.family if request.addressed else chosen_family
     elif source or destination:
-        raise UsageError("--from, --to: say which way the packet goes: add --outbound or --inbound")
+        raise UsageError("--from, --to: the packet needs a direction: add --outbound or --inbound")
     where = Where(live, pid, container, from_save)
     live = is_live(options, where)
     http = envoy_flags.RequestFlags(host=host, path=path, speaks=speaks)
     proxy = envoy_flags.proxy(envoy, http, options, where)
     if proxy and (form != "html" or request is None):
-        raise UsageError("--envoy: the proxy's part is shown by a page: add --format html and --outbound or --inbound")
-    if (chosen == IPV6 or form == "html") and options.enable_ipv6 is None and not (live or from_save):
+        raise UsageError("--envoy: only a page shows the proxy: add --format html and --outbound or --inbound")
+    if (chosen_family == IPV6 or form == "html") and options.enable_ipv6 is None and not (live or from_save):
         options = options.replace(enable_ipv6=True)
     about = subject(options, where, pod_addresses(pod_address))
     if form == "html":
         lines: tuple[TextLine, ...] = ()
-        asks = ""
+        explain = ""
         if proxy and request:
             of_request = packet_flags.with_request(about, request, runs_as)
-            packet = packet_flags.packet(request, of_request, chosen or IPV4)
+            packet = packet_flags.packet(request, of_request, chosen_family or IPV4)
             answers = envoy_flags.answers_to(of_request, proxy, packet, http, inbound=inbound)
             lines = tuple(wording.proxy_lines(answers, purposes(about.options, packet.family)))
-            asks = envoy_flags.explain_command(options, where, envoy, http, pod_address, runs_as)
-        typed = packet_flags.form_values(request, source, destination, protocol) if request else {}
-        _write(_page(packet_flags.run_as(about, runs_as), typed, chosen or IPV4, lines, asks), file)
+            explain = envoy_flags.explain_command(options, where, envoy, http, pod_address, runs_as)
+        values = packet_flags.form_values(request, source, destination, protocol) if request else {}
+        _write(_page(packet_flags.run_as(about, runs_as), values, chosen_family or IPV4, lines, explain), file)
     else:
-        _write(_drawn(about, chosen or IPV4, request, runs_as, form), file)
+        _write(_drawing(about, chosen_family or IPV4, request, runs_as, form), file)
     return 0
 
 
-def _page(about: Subject, typed: Mapping[str, Any], family: Family, proxy: tuple[TextLine, ...], explain: str) -> str:
+def _page(about: Subject, values: Mapping[str, Any], family: Family, proxy: tuple[TextLine, ...], explain: str) -> str:
     matter = PageSubject(about.options, about.rulesets, about.facts, about.envoy, about.live, proxy, explain)
-    return document(matter, packet_flags.form_defaults(), typed, family)
+    return document(matter, packet_flags.form_defaults(), values, family)
 
 
-def _drawn(about: Subject, family: Family, request: packet_flags.PacketRequest | None, runs_as: str, form: str) -> str:
-    known = purposes(about.options, family)
-    drawing = build_graph(about.ruleset(family), known, about.envoy)
-    lit: tuple[Highlight, ...] = ()
+def _drawing(
+    about: Subject, family: Family, request: packet_flags.PacketRequest | None, runs_as: str, form: str
+) -> str:
+    reasons = purposes(about.options, family)
+    graph = build_graph(about.ruleset(family), reasons, about.envoy)
+    highlighted: tuple[Highlight, ...] = ()
     captions: list[str] = []
     if request:
         about = packet_flags.with_request(about, request, runs_as)
         path = follow(about.ruleset(family), packet_flags.packet(request, about, family), about.facts, about.envoy)
-        lit = highlights(path, drawing)
-        captions = [f"{at}. From {leg.sender}: {fate(leg, known)}." for at, leg in enumerate(path.legs, 1)]
-        captions += ["It reaches the same listener again, and again: a loop."] * bool(path.loop)
+        highlighted = highlights(path, graph)
+        captions = [f"{at}. From {leg.sender}: {fate(leg, reasons)}." for at, leg in enumerate(path.legs, 1)]
+        captions += ["It reaches the same listener again: a loop."] * bool(path.loop)
         captions += [why] if (why := stop(path)) else []
-    return _formed(form, drawing, lit, captions)
+    return _rendered(form, graph, highlighted, captions)
 
 
-def _formed(form: str, drawing: Graph, lit: tuple[Highlight, ...], captions: list[str]) -> str:
+def _rendered(form: str, graph: Graph, highlighted: tuple[Highlight, ...], captions: list[str]) -> str:
     if form == "mermaid":
-        return mermaid(drawing, lit)
-    return dot(drawing, lit) if form == "dot" else svg(picture(drawing), lit, captions)
+        return mermaid(graph, highlighted)
+    return dot(graph, highlighted) if form == "dot" else svg(picture(graph), highlighted, captions)
 
 
 def _write(text: str, path: str) -> None:

@@ -1,4 +1,4 @@
-"""What check, plan and show say with --capture-backend ebpf."""
+"""Output of check, plan and show with --capture-backend ebpf."""
 
 from __future__ import annotations
 
@@ -19,56 +19,56 @@ if TYPE_CHECKING:
 
 def check(options: Options, log: Log, form: str) -> int:
     """Print whether the capture is in place; returns check's exit code."""
-    found = _inspected(options, log)
-    code = CHECK_EXIT_CODES[found.conformance]
+    inspection = _inspect(options, log)
+    code = CHECK_EXIT_CODES[inspection.conformance]
     if form == "json":
-        _print({**_state(found), "code": code})
+        _print({**_state(inspection), "code": code})
     else:
-        print(_line(found))  # noqa: T201 (a verb's output)
+        print(_line(inspection))  # noqa: T201 (a verb's output)
     return code
 
 
 def plan(options: Options, log: Log, form: str) -> int:
     """Print the requested capture, whether it is in place, and what an apply would do."""
-    found = _inspected(options, log)
-    does = "nothing" if found.conformance == "in place" else "write"
+    inspection = _inspect(options, log)
+    action = "nothing" if inspection.conformance == "in place" else "write"
     if form == "json":
-        _print({**_state(found), "capture": as_json(found.capture), "apply": {"does": does}})
+        _print({**_state(inspection), "capture": as_json(inspection.capture), "apply": {"does": action}})
     else:
-        print(_line(found))  # noqa: T201
-        print(json.dumps(as_json(found.capture), indent=2))  # noqa: T201
-        print("apply would do nothing" if does == "nothing" else "apply would write this")  # noqa: T201
+        print(_line(inspection))  # noqa: T201
+        print(json.dumps(as_json(inspection.capture), indent=2))  # noqa: T201
+        print("apply would do nothing" if action == "nothing" else "apply would write this")  # noqa: T201
     return 0
 
 
 def show(options: Options, log: Log, form: str) -> int:
     """Print the capture with the node's counters."""
-    found = _inspected(options, log)
+    inspection = _inspect(options, log)
     if form == "json":
-        _print({**_state(found), "capture": as_json(found.capture), "counters": found.counts})
+        _print({**_state(inspection), "capture": as_json(inspection.capture), "counters": inspection.counts})
     else:
-        print(_line(found))  # noqa: T201
-        for name, count in found.counts.items():
+        print(_line(inspection))  # noqa: T201
+        for name, count in inspection.counts.items():
             print(f"  {count:>12}  {COUNTERS[name]}")  # noqa: T201
     return 0
 
 
-# What each counter of the node counts since the programs were installed.
+# The node's counters, which start when the programs are installed.
 COUNTERS = {
     "captured": "outbound connections sent to the proxy",
-    "taken": "of these, accepted by the proxy with their destination",
+    "taken": "captured connections that the proxy accepted with their destination",
     "answered": "answers to SO_ORIGINAL_DST",
     "lost": "connections that the proxy accepted without a destination",
-    "no_room": "calls refused, as the kernel had no memory for their destination",
-    "listening": "listeners of proxies noted",
-    "no_slot": "listeners of proxies beyond the sixteenth of a pod",
-    "inbound_given": "inbound connections given to the proxy",
-    "no_listener": "inbound connections refused, as no proxy listened",
+    "no_room": "connections refused, since the kernel had no memory for their destination",
+    "listening": "proxy listeners recorded",
+    "no_slot": "proxy listeners beyond the sixteenth of a pod",
+    "inbound_given": "inbound connections redirected to the proxy",
+    "no_listener": "inbound connections refused, since no proxy was listening",
     "dns": "DNS queries sent to the agent",
 }
 
 
-def _inspected(options: Options, log: Log) -> SocketInspection:
+def _inspect(options: Options, log: Log) -> SocketInspection:
     if not options.network_namespace:
         raise UsageError(
             "--capture-backend ebpf: name the pod: --netns PATH, --pid PID or --container ID, from the node"
@@ -76,13 +76,13 @@ def _inspected(options: Options, log: Log) -> SocketInspection:
     return inspect(options, log)
 
 
-def _state(found: SocketInspection) -> dict[str, Any]:
-    return {"state": found.conformance, "backend": "ebpf", "findings": list(found.findings)}
+def _state(inspection: SocketInspection) -> dict[str, Any]:
+    return {"state": inspection.conformance, "backend": "ebpf", "findings": list(inspection.findings)}
 
 
-def _line(found: SocketInspection) -> str:
-    more = f": {'; '.join(found.findings)}" if found.findings else ""
-    return f"{found.conformance} (ebpf){more}"
+def _line(inspection: SocketInspection) -> str:
+    more = f": {'; '.join(inspection.findings)}" if inspection.findings else ""
+    return f"{inspection.conformance} (ebpf){more}"
 
 
 def _print(value: dict[str, Any]) -> None:

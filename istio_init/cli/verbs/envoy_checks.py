@@ -1,4 +1,4 @@
-"""The doctor's look at a running proxy: whether it fits the rules in the kernel of its pod."""
+"""The doctor's check of a running proxy: whether its configuration fits the rules in the pod's namespace."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ NAME = "Envoy"
 
 
 def checks(options: Options, source: str, runs_as: str) -> tuple[Check, ...]:
-    """What there is to say of the proxy in the namespace of the options; `source` is --envoy, empty to look for it."""
+    """The checks of the proxy in the options' namespace; `source` is --envoy, empty to try the admin port."""
     with access.namespace(options):
-        found = bool(source) or DEFAULT_PORT in tcp_connections.listening()
-    if not found:
-        return (Check(NAME, "ok", f"nothing listens at port {DEFAULT_PORT}, Envoy's admin port: not checked"),)
+        running = bool(source) or DEFAULT_PORT in tcp_connections.listening()
+    if not running:
+        return (Check(NAME, "ok", f"not checked: nothing listens on Envoy's admin port, {DEFAULT_PORT}"),)
     where = Where(live=True)
     try:
         configuration = envoy_flags.configuration(source or envoy_flags.ADMIN, options, where)
         about = run_as(subject(options, where), runs_as)
         fit = envoy_flags.fit(about, configuration)
     except InitError as error:
-        means = "whether the rules and the proxy fit is not known"
+        means = "whether the rules and the proxy fit is unknown"
         return (Check(NAME, "warn", str(error), means, "give its configuration with --envoy"),)
     if fit.holds:
         notes = f"; {len(fit.notes)} notes (istio-init prove --envoy shows them)" if fit.notes else ""
         return (Check(NAME, "ok", f"fits the rules: {len(fit.claims)} claims hold{notes}"),)
-    known = partial(purposes, about.options)
+    reasons = partial(purposes, about.options)
     remedy = "change the flags or the proxy's configuration; istio-init prove --envoy shows each step"
     return tuple(
         Check(
             f"{NAME} {each.claim.name} {each.family}",
             "fail",
             plain(each.found),
-            fit_report.summary(each, known),
+            fit_report.summary(each, reasons),
             remedy,
         )
         for each in fit.misfits

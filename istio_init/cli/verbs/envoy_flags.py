@@ -1,4 +1,4 @@
-"""The proxy that a verb asks about: where its configuration comes from, and who calls it with which request."""
+"""Flags for the proxy: where its configuration comes from, and the client and request to follow through it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ Sni = Annotated[str, typer.Option(metavar="NAME", help="With --envoy: the name t
 
 
 class RequestFlags(Record):
-    """What the flags say of a request and its client; empty where they say nothing."""
+    """The flags that describe a request and its client; empty where a flag is not given."""
 
     url: str = ""
     host: str = ""
@@ -76,7 +76,7 @@ class RequestFlags(Record):
 
 
 class ParsedUrl(Record):
-    """A URL taken apart."""
+    """The parts of a URL."""
 
     tls: bool
     host: str
@@ -85,25 +85,23 @@ class ParsedUrl(Record):
 
 
 def configuration(source: str, options: Options, where: Where) -> Configuration:
-    """Envoy's configuration. OptionError or KernelError, in one line, where there is none to be had."""
+    """Envoy's configuration. OptionError or KernelError, in one line, if it can't be read."""
     try:
         if not envoy_admin.is_address(source):
-            text = input_file.read(
-                FLAG, source, envoy_admin.LONGEST, "dump of that size is read; leave parts out (name_regex=...)"
-            )
+            text = input_file.read(FLAG, source, envoy_admin.LONGEST, "dump only some resources (name_regex=...)")
             return Configuration(load(text))
         if is_live(options, where) and source.startswith(envoy_admin.HTTP):
             with access.namespace(placed(options, where)):
-                return fetched(source)
-        return fetched(source)
+                return fetch(source)
+        return fetch(source)
     except DumpError as error:
         raise OptionError(FLAG, source, str(error)) from None
     except KernelError as error:
         raise KernelError(f"{FLAG}: {error}", error.errno) from None
 
 
-def fetched(source: str) -> Configuration:
-    """What the admin interface at an address says, in the calling thread's network namespace."""
+def fetch(source: str) -> Configuration:
+    """The configuration from the admin interface at an address, in the calling thread's network namespace."""
     dump = load(_text(source, envoy_admin.get(source, DUMP_PATH)))
     return Configuration(with_health(dump, _text(source, envoy_admin.get(source, HEALTH_PATH))))
 
@@ -112,28 +110,28 @@ def _text(source: str, data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise KernelError(f"{shown(source)}: no text in UTF-8; is it Envoy's admin port?") from None
+        raise KernelError(f"{shown(source)}: not text in UTF-8; is it Envoy's admin port?") from None
 
 
 def proxy(source: str, flags: RequestFlags, options: Options, where: Where) -> Configuration | None:
-    """Envoy's configuration by --envoy, or by the admin port of a running pod that is asked about a request.
+    """Envoy's configuration from --envoy, or, for a request to a running pod, from its admin port.
 
-    None where neither a proxy nor a request is given; UsageError for a request without a proxy.
+    None without a proxy and a request; UsageError for a request without a proxy.
     """
     if source:
         return configuration(source, options, where)
-    given = [
+    flags_given = [
         f"--{field.removesuffix('s') if field == 'headers' else field}"
         for field in RequestFlags._fields
         if getattr(flags, field)
     ]
-    if given and not is_live(options, where):
-        raise UsageError(f"{', '.join(given)}: a request is the proxy's to route; add --envoy")
-    return configuration(ADMIN, options, where) if given else None
+    if flags_given and not is_live(options, where):
+        raise UsageError(f"{', '.join(flags_given)}: only the proxy routes requests; add --envoy")
+    return configuration(ADMIN, options, where) if flags_given else None
 
 
 def parse_url(text: str) -> ParsedUrl:
-    """A URL taken apart; OptionError for one that is none of HTTP's."""
+    """The parts of a URL; OptionError unless it is http or https."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -147,19 +145,19 @@ def parse_url(text: str) -> ParsedUrl:
 
 
 def destination(about: Configuration, url: ParsedUrl, *, inbound: bool) -> str:
-    """Where a URL leads, as --to has it; inbound it is the pod, whatever the name."""
+    """A URL's destination, as --to has it; inbound it is always the pod."""
     if inbound:
         return f":{url.port}"
     name = urlsplit(f"//{url.host}").hostname or ""
     address = address_of(about, name, url.port)
     if address is None:
-        why = f"no virtual host or listener of the dump says the address of {shown(name)}; say it with --to"
+        why = f"no virtual host or listener in the dump has an address for {shown(name)}; give it with --to"
         raise OptionError("--url", url.host, why)
     return endpoint_text(address, url.port)
 
 
 def clients(flags: RequestFlags, url: ParsedUrl | None, default_host: str, *, inbound: bool) -> tuple[Client, ...]:
-    """The clients that the flags mean, with their request."""
+    """The clients that the flags describe, with their request."""
     if flags.speaks:
         names: tuple[str, ...] = (choice("--speaks", flags.speaks, tuple(CLIENTS)),)
     elif url is None:
@@ -167,7 +165,7 @@ def clients(flags: RequestFlags, url: ParsedUrl | None, default_host: str, *, in
     elif url.tls:
         names = ("tls",)
     else:
-        # From outside of the pod comes what other sidecars have made of it, too.
+        # Other sidecars send the same request over mutual TLS.
         names = ("http", "mtls") if inbound else ("http",)
     path = flags.path or (url.path if url else "/")
     if not path.startswith(("/", "*")):
@@ -223,7 +221,7 @@ def fit(about: Subject, proxy: Configuration) -> Fit:
 def answers_to(
     about: Subject, proxy: Configuration, packet: Packet, flags: RequestFlags, *, inbound: bool
 ) -> tuple[Answer, ...]:
-    """What becomes of a packet that opens a connection, of each kind of client that the flags mean."""
+    """The answer to a packet that opens a connection, for each client that the flags describe."""
     url = parse_url(flags.url) if flags.url else None
     called = endpoint_text(packet.destination, packet.destination_port)
     pod = Pod(about.ruleset(packet.family), about.facts, about.envoy, proxy)

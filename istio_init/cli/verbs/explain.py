@@ -1,4 +1,4 @@
-"""`istio-init explain`: one packet's path, rule by rule, and on through the proxy to where it ends."""
+"""`istio-init explain`: one packet's path through the rules, and on through the proxy to where it ends."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def explain(  # noqa: PLR0913 (a command line's options)
     header: envoy_flags.Header = None,
     speaks: envoy_flags.Speaks = "",
     sni: envoy_flags.Sni = "",
-    live: Annotated[bool, typer.Option("--live", help="Ask about what the kernel holds, not the plan.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Use the rules in the kernel, not the plan.")] = False,
     pid: Pid = None,
     container: Container = None,
     from_save: FromSave = "",
-    steps: Annotated[bool, typer.Option("--steps", help="Number the rules and steps as docs/explain.md does.")] = False,
+    steps: Annotated[bool, typer.Option("--steps", help="Number the rules and steps as in docs/explain.md.")] = False,
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
     """Show one packet's path through the rules and the proxy, and where it ends."""
@@ -80,13 +80,13 @@ def explain(  # noqa: PLR0913 (a command line's options)
     about = who_runs.with_proxy(subject(options, where, pod_addresses(pod_address)), who)
     about = packet_flags.with_request(about, request, runs_as)
     packet = packet_flags.packet(request, about)
-    known = purposes(about.options, request.family)
+    reasons = purposes(about.options, request.family)
     if proxy:
-        found = envoy_flags.answers_to(about, proxy, packet, http, inbound=inbound)
-        text, values = wording.lines(found, known, steps=steps), wording.as_json(found, known)
+        answers = envoy_flags.answers_to(about, proxy, packet, http, inbound=inbound)
+        text, values = wording.lines(answers, reasons, steps=steps), wording.as_json(answers, reasons)
     else:
-        followed = follow(about.ruleset(request.family), packet, about.facts, about.envoy)
-        text, values = lines(followed, known, steps=steps), as_json(followed, known)
+        packet_path = follow(about.ruleset(request.family), packet, about.facts, about.envoy)
+        text, values = lines(packet_path, reasons, steps=steps), as_json(packet_path, reasons)
     if form == "json":
         sys.stdout.write(json.dumps(values, indent=2) + "\n")
     else:

@@ -1,4 +1,4 @@
-"""`istio-init inject`: the capture put into the workloads of manifests, or printed as a policy for the API server."""
+"""`istio-init inject`: adds the init container to the workloads of manifests, or prints an admission policy for it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ FILE = "--filename (-f)"
 SUFFIXES = (".yaml", ".yml", ".json")
 OUTPUT = "--output-file (-o)"
 STANDARD_INPUT = "standard input"
-# Options of a run that mean nothing in an init container.
+# Options without a meaning in an init container.
 NOT_OFFERED = {"dry_run", "network_namespace", "cni_mode", "cleanup_only", "skip_rule_apply", "ip_family"}
 OFFERED = tuple(each for each in OPTIONS if each.field not in NOT_OFFERED)
-# Short flags of this verb that are options elsewhere: -o is a file here, as it is kubectl's and istioctl's.
+# Short flags that mean something else in other verbs: -o is a file here, as with kubectl and istioctl.
 SHORTS = frozenset({"f", "o"})
 
 
 class _Source(Record):
-    """A file that was read: what errors call it, its path (- for standard input), and its text."""
+    """A file: its name in errors, its path (- for standard input), and its text."""
 
     name: str
     path: str
@@ -52,18 +52,19 @@ def inject(  # noqa: PLR0913 (its flags)
     output: Annotated[
         str, typer.Option("--output-file", "-o", metavar="FILE", help="Write there instead of to standard output.")
     ] = "",
-    in_place: Annotated[bool, typer.Option("--in-place", help="Write each file back, at once or not at all.")] = False,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Replace each file, atomically.")] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; print a diff and exit 1 if something would change.")
     ] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Take the init container out again.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the init container.")] = False,
     validation: Annotated[
-        bool, typer.Option("--validation", help="Put istio-validation in, for pods that the CNI plugin captures.")
+        bool, typer.Option("--validation", help="Add istio-validation instead, for pods that the CNI plugin captures.")
     ] = False,
     native: Annotated[
         bool,
         typer.Option(
-            "--native/--plain", help="What the proxy is where it is not in the pod yet: native sidecars start first."
+            "--native/--plain",
+            help="The kind of sidecar to expect in a pod that has none yet; a native sidecar starts first.",
         ),
     ] = True,
     proxy_container: Annotated[
@@ -80,9 +81,9 @@ def inject(  # noqa: PLR0913 (its flags)
         str, typer.Option(metavar="VERSION", help="With --policy: the cluster's version, such as 1.34.")
     ] = policy.CURRENT,
 ) -> int:
-    """Put the init container into the workloads of a manifest, and leave every other byte as it is.
+    """Add the init container to the workloads of a manifest, and leave every other byte as it is.
 
-    Options take the place of the mesh's values: a workload's annotations win.
+    Options set the mesh's defaults; a workload's annotations take precedence.
     """
     if output and output != "-" and not output.strip("0123456789,-: "):
         raise OptionError(OUTPUT, output, "a file here, not ports: those are --istio-local-outbound-ports-exclude")
@@ -111,14 +112,14 @@ def inject(  # noqa: PLR0913 (its flags)
 
 
 def _read(filename: str, output: str, *, in_place: bool, check: bool) -> list[_Source]:
-    """The files that are named; UsageError where the flags contradict each other."""
+    """The files that the flags name; UsageError if the flags contradict each other."""
     if not filename:
         raise UsageError(f"{FILE}: missing: name a manifest, a directory, or - for standard input")
     if sum((in_place, check, bool(output))) > 1:
         raise UsageError(f"--in-place, --check, {OUTPUT}: use one of them")
     if filename == "-":
         if in_place:
-            raise UsageError("--in-place: standard input has no place to write to")
+            raise UsageError("--in-place: standard input can't be replaced; name a file")
         return [_source(filename)]
     if not os.path.isdir(filename):
         return [_source(filename)]
@@ -126,12 +127,12 @@ def _read(filename: str, output: str, *, in_place: bool, check: bool) -> list[_S
         raise UsageError(f"{OUTPUT}: {shown(filename)} is a directory: use --in-place")
     sources = [_source(path) for path in _manifests(filename)]
     if not sources:
-        raise OptionError(FILE, filename, f"no file in it that ends in {', '.join(SUFFIXES)}")
+        raise OptionError(FILE, filename, f"no file in this directory ends in {', '.join(SUFFIXES)}")
     return sources
 
 
 def _manifests(directory: str) -> Iterator[str]:
-    """The manifests of a directory and those below it, in their order; hidden ones are left out."""
+    """The manifests of a directory and its subdirectories, sorted; hidden files are skipped."""
     for parent, directories, names in os.walk(directory):
         directories[:] = sorted(name for name in directories if not name.startswith("."))
         for name in sorted(names):
@@ -145,7 +146,7 @@ def _source(path: str) -> _Source:
 
 
 def _result(source: _Source, request: InitSpec, *, remove: bool) -> str:
-    """A file's text with the change made; what there is to know of its workloads goes to standard error."""
+    """A file's text after the change; notes about its workloads go to standard error."""
     name = source.name if source.name.isprintable() else shown(source.name)
     try:
         result = injector.remove(source.text) if remove else injector.inject(source.text, request)
@@ -156,12 +157,12 @@ def _result(source: _Source, request: InitSpec, *, remove: bool) -> str:
     for title, note in result.notes:
         sys.stderr.write(f"istio-init: {name}: {title}: {note}\n")
     if not result.workloads:
-        sys.stderr.write(f"istio-init: {name}: no workload in it\n")
+        sys.stderr.write(f"istio-init: {name}: no workload\n")
     return result.text
 
 
 def _joined(texts: Iterator[str]) -> Iterator[str]:
-    """Several files as one text: a line of three dashes between them, where the next has none."""
+    """Several files as one YAML stream, separated by `---` unless the next file begins with it."""
     before = ""
     for text in texts:
         if before:
@@ -181,7 +182,7 @@ def _diff(source: _Source, result: str) -> str:
 
 
 def _write(path: str, text: str) -> None:
-    """Have a file hold the text from one moment to the next; a link's file, not the link."""
+    """Replace a file's content atomically; of a symbolic link, the target's."""
     target = os.path.realpath(path)
     with files.DirectoryLock(os.path.dirname(target)):
         like = files.read(target, sys.maxsize)

@@ -17,9 +17,9 @@ def manifest(
     options: Options,
     *,
     image: Annotated[str, typer.Option("--image", metavar="IMAGE", help="The image's name.")] = IMAGE,
-    output: Annotated[str, typer.Option(metavar="yaml|json", help="How to write it.")] = "yaml",
+    output: Annotated[str, typer.Option(metavar="yaml|json", help="The format.")] = "yaml",
 ) -> int:
-    """Print the init container for these options, the first one for a pod's spec."""
+    """Print the init container for these options; it goes first in a pod's spec."""
     form = choice("--output", output, ("yaml", "json"))
     sys.stdout.write(yaml_json.dump({"initContainers": [container(options, image)]}, form))
     return 0

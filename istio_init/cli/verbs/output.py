@@ -1,4 +1,4 @@
-"""How verbs print: with colours on a terminal, plain where the output goes elsewhere."""
+"""Output of the verbs: coloured on a terminal, plain elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from istio_init.simulate.report import TextLine
 
-# How check answers, by what it found (inspect.state.Conformance).
+# The exit codes of check by inspect.state.Conformance.
 CHECK_EXIT_CODES = {"in place": 0, "drifted": 3, "absent": 4}
 STYLES = {
     "title": "bold",
@@ -44,7 +44,7 @@ def show(lines: Iterable[TextLine]) -> None:
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Show on a terminal that work is under way, and for how long, until it is done."""
+    """Show a spinner with the elapsed time on a terminal while the body runs."""
     if not sys.stderr.isatty():
         yield
         return

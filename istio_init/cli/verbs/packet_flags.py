@@ -1,4 +1,4 @@
-"""A packet as a user asks about it: the flags of the verbs that take one, and what they leave open filled in."""
+"""Flags that describe a packet, and the defaults for what they leave out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from istio_init.cli.verbs.subject import Subject
     from istio_init.model.rules import Family
 
-# Defaults: an application that is not the proxy, a client and a server elsewhere (RFC 5737, RFC 3849).
+# Defaults: an application that is not the proxy, and ports of a client and a server.
 APPLICATION_ID = 1000
 CLIENT_PORT, SERVER_PORT = 40000, 80
 NO_ENDPOINT = (
@@ -33,31 +33,33 @@ STATES = tuple(state for state in CT_STATES if state not in {"SNAT", "DNAT"})
 
 
 # The flags, as Typer wants them.
-Outbound = Annotated[bool, typer.Option("--outbound", help="A packet that something in the pod sends.")]
-Inbound = Annotated[bool, typer.Option("--inbound", help="A packet that comes into the pod.")]
-From = Annotated[str, typer.Option("--from", metavar="ADDRESS[:PORT]", help="Where it comes from.")]
-To = Annotated[str, typer.Option("--to", metavar="[ADDRESS][:PORT]", help="Where it goes to.")]
+Outbound = Annotated[bool, typer.Option("--outbound", help="A packet that the pod sends.")]
+Inbound = Annotated[bool, typer.Option("--inbound", help="A packet that the pod receives.")]
+From = Annotated[str, typer.Option("--from", metavar="ADDRESS[:PORT]", help="The source.")]
+To = Annotated[str, typer.Option("--to", metavar="[ADDRESS][:PORT]", help="The destination.")]
 ProtocolName = Annotated[str, typer.Option(metavar="NAME|NUMBER", help="tcp, udp, icmp ... or a number.")]
-Interface = Annotated[str, typer.Option(metavar="NAME", help="The interface that it comes in or leaves by.")]
-Uid = Annotated[str, typer.Option(metavar="UID", help="Whose it is, outbound; - for no socket's.")]
-Gid = Annotated[str, typer.Option(metavar="GID", help="Its group, outbound. Unset: the uid.")]
+Interface = Annotated[str, typer.Option(metavar="NAME", help="The interface that it arrives or leaves by.")]
+Uid = Annotated[str, typer.Option(metavar="UID", help="The sender's user, outbound; - for a packet without a socket.")]
+Gid = Annotated[str, typer.Option(metavar="GID", help="The sender's group, outbound. Unset: the uid.")]
 Mark = Annotated[str, typer.Option(metavar="MARK", help="The packet's mark.")]
-ConnMark = Annotated[str, typer.Option(metavar="MARK", help="Its connection's mark.")]
-State = Annotated[str, typer.Option(metavar="STATE", help="Its connection's state: NEW, ESTABLISHED ...")]
-Reply = Annotated[bool, typer.Option("--reply", help="With --state ESTABLISHED: from the side that was called.")]
-PodAddress = Annotated[str, typer.Option(metavar="ADDRESSES", help="The pod's own addresses; --live looks.")]
-RunsAs = Annotated[str, typer.Option("--proxy-runs-as", metavar="UID[:GID]", help="Whose Envoy is.")]
+ConnMark = Annotated[str, typer.Option(metavar="MARK", help="The connection's mark.")]
+State = Annotated[str, typer.Option(metavar="STATE", help="The connection's state: NEW, ESTABLISHED ...")]
+Reply = Annotated[
+    bool, typer.Option("--reply", help="With --state ESTABLISHED: a packet from the server to the client.")
+]
+PodAddress = Annotated[str, typer.Option(metavar="ADDRESSES", help="The pod's own addresses; --live reads them.")]
+RunsAs = Annotated[str, typer.Option("--proxy-runs-as", metavar="UID[:GID]", help="The proxy's user and group.")]
 
 
 class Endpoint(Record):
-    """An address and a port as a user gave them, either of which may be missing."""
+    """An address and a port from a flag; either may be missing."""
 
     address: bytes | None = None
     port: int | None = None
 
 
 class PacketRequest(Record):
-    """The packet that a user asks about, parsed; None where the user left it open."""
+    """The packet that the flags describe; None for what they leave out."""
 
     inbound: bool
     source: Endpoint
@@ -73,7 +75,7 @@ class PacketRequest(Record):
 
     @property
     def addressed(self) -> bool:
-        """Whether any address was given, which settles the family."""
+        """Whether the flags give an address, which determines the family."""
         return self.source.address is not None or self.destination.address is not None
 
     @property
@@ -90,9 +92,9 @@ def parse_request(  # noqa: PLR0913 (a command line's options)
     *, outbound: bool, inbound: bool, source: str, destination: str, protocol: str, interface: str, uid: str, gid: str,
     mark: str, connmark: str, state: str, reply: bool,
 ) -> PacketRequest:  # fmt: skip
-    """The flags' texts as a question; OptionError where one is wrong, UsageError where they contradict each other."""
+    """The request from the flags' texts; OptionError for a wrong value, UsageError for contradictory flags."""
     if inbound == outbound:
-        raise UsageError("--outbound, --inbound: say which way the packet goes: one of the two")
+        raise UsageError("--outbound, --inbound: give exactly one of the two")
     start, to = endpoint("--from", source), endpoint("--to", destination)
     if outbound and to.address is not None:
         to = to.replace(address=connected(to.address, start.address))
@@ -107,7 +109,7 @@ def parse_request(  # noqa: PLR0913 (a command line's options)
 
 
 def run_as(about: Subject, runs_as: str) -> Subject:
-    """The subject with the proxy as --proxy-runs-as says; as it is where that is empty."""
+    """The subject with the proxy's ids from --proxy-runs-as; unchanged if that is empty."""
     if not runs_as:
         return about
     user, _, group = runs_as.partition(":")
@@ -116,26 +118,26 @@ def run_as(about: Subject, runs_as: str) -> Subject:
 
 
 def with_request(about: Subject, request: PacketRequest, runs_as: str) -> Subject:
-    """The subject with what the question says about the pod: whose its proxy is, which addresses are its own."""
+    """The subject with what the request implies about the pod: the proxy's ids, and the pod's own addresses."""
     about = run_as(about, runs_as)
     facts = about.facts
     address = request.destination.address
     if about.live or facts.uplink != UPLINK:
         return about
     here = request.interface or (UPLINK if request.inbound else "")
-    further: list[Address] = []
+    addresses: list[Address] = []
     virtual = any(parsers.interface(name) == here for name in about.options.kube_virt_interfaces)
-    # What comes in is for the pod, but from a virtual machine; what leaves by lo is for the pod, too.
-    mine = (request.inbound and not virtual) or (not request.inbound and here == LOOPBACK_INTERFACE)
-    if address is not None and mine and not facts.is_local(address):
-        further.append(Address(Network(address, len(address) * 8), here if here != LOOPBACK_INTERFACE else UPLINK))
+    # Inbound packets are addressed to the pod, unless a virtual machine sends them; so are packets that leave by lo.
+    local = (request.inbound and not virtual) or (not request.inbound and here == LOOPBACK_INTERFACE)
+    if address is not None and local and not facts.is_local(address):
+        addresses.append(Address(Network(address, len(address) * 8), here if here != LOOPBACK_INTERFACE else UPLINK))
     if here not in {"", UPLINK, LOOPBACK_INTERFACE}:
-        further.extend(Address(POD[family], here) for family in FAMILIES)
-    return about.replace(facts=facts.replace(addresses=(*further, *facts.addresses)))
+        addresses.extend(Address(POD[family], here) for family in FAMILIES)
+    return about.replace(facts=facts.replace(addresses=(*addresses, *facts.addresses)))
 
 
 def packet(request: PacketRequest, about: Subject, family: Family | None = None) -> Packet:
-    """The packet at the hook where it starts; of `family`, where no address was given."""
+    """The packet at its first hook; of `family` if the request has no address."""
     family, facts = family or request.family, about.facts
     ports = (CLIENT_PORT, SERVER_PORT) if request.protocol in {TCP, UDP} else (0, 0)
     source_port = ports[0] if request.source.port is None else request.source.port
@@ -161,7 +163,7 @@ def packet(request: PacketRequest, about: Subject, family: Family | None = None)
 
 
 def form_values(request: PacketRequest, source: str, destination: str, protocol: str) -> dict[str, Any]:
-    """A question as it would be typed into a page's form, ids and marks as numbers; three texts as they were given."""
+    """The request as values of the page's form; source, destination and protocol as the user wrote them."""
     uid, gid = ("-" if number is None else str(number) for number in (request.uid, request.gid))
     return {
         "way": "inbound" if request.inbound else "outbound",
@@ -179,7 +181,7 @@ def form_values(request: PacketRequest, source: str, destination: str, protocol:
 
 
 def form_defaults() -> dict[str, Any]:
-    """What a page's script takes where a packet says nothing: the same as the functions above."""
+    """The defaults for the page's script, the same as those of the functions above."""
     return {
         "application_id": APPLICATION_ID,
         "elsewhere": {family: address.hex() for family, address in ELSEWHERE.items()},
@@ -197,17 +199,17 @@ def endpoint(flag: str, text: str) -> Endpoint:
     """ADDRESS, ADDRESS:PORT, :PORT, or [ADDRESS]:PORT for IPv6; OptionError for anything else."""
     address, port = _split(text)
     try:
-        known = parsers.address(address).address if address else None
+        parsed = parsers.address(address).address if address else None
     except ValueError:
         raise OptionError(flag, text, NO_ENDPOINT) from None
     try:
-        return Endpoint(known, parsers.number(port, 0, 65535, "a port") if port else None)
+        return Endpoint(parsed, parsers.number(port, 0, 65535, "a port") if port else None)
     except ValueError as error:
         raise OptionError(flag, text, str(error)) from None
 
 
 def _split(text: str) -> tuple[str, str]:
-    """An endpoint's address and port as text; what has its brackets wrong is left whole, and is no address."""
+    """An endpoint's address and port as text; with unbalanced brackets the whole text, which is no address."""
     if text.startswith("["):
         address, _, port = text[1:].partition("]")
         right = ":" in address and (not port or port.startswith(":")) and text.count("]") == 1
@@ -233,21 +235,21 @@ def interface_name(interface: str) -> str:
     """An interface's name, empty where none is given."""
     try:
         if interface.endswith("+"):
-            raise ValueError("a packet comes or leaves by one interface: give its whole name")  # noqa: TRY301
+            raise ValueError("a packet uses one interface: give its full name")  # noqa: TRY301
         return parsers.interface(interface) if interface else ""
     except ValueError as error:
         raise OptionError("--interface", interface, str(error)) from None
 
 
 def account(flag: str, kind: str, text: str) -> int | None:
-    """An id or a name as an id; an application's where nothing is said, None for `-`."""
+    """The id from a number or a name; an application's if the text is empty, None for `-`."""
     if text == "-":
         return None
     if not text:
         return APPLICATION_ID
-    found = defaults.account(kind, text)
+    number = defaults.account(kind, text)
     try:
-        return parsers.owner(text) if found is None else found
+        return parsers.owner(text) if number is None else number
     except ValueError as error:
         raise OptionError(flag, text, str(error)) from None
 

@@ -1,4 +1,4 @@
-"""`istio-init plan`: the current rules against the desired ones, and what a run would do. Changes nothing."""
+"""`istio-init plan`: the difference between current and desired rules, and what a run would do. Changes nothing."""
 
 from __future__ import annotations
 
@@ -44,30 +44,30 @@ def plan(
     chosen = placed(options, Where(True, pid, container))
     if chosen.capture_backend == "ebpf":
         return ebpf.plan(chosen, log, form)
-    looked = inspect(chosen, log)
-    result = forecast(looked)
+    inspection = inspect(chosen, log)
+    result = forecast(inspection)
     if form == "json":
-        sys.stdout.write(json.dumps(as_json(looked, result), indent=2) + "\n")
+        sys.stdout.write(json.dumps(as_json(inspection, result), indent=2) + "\n")
     else:
-        show(lines(looked, result))
+        show(lines(inspection, result))
     return 0
 
 
-def lines(looked: Inspection, result: Forecast) -> Iterator[TextLine]:
-    """The plan for people."""
-    yield TextLine("title", 0, f"{conformance(looked)} ({looked.backend}: {looked.why})")
+def lines(inspection: Inspection, result: Forecast) -> Iterator[TextLine]:
+    """The lines of the text output."""
+    yield TextLine("title", 0, f"{conformance(inspection)} ({inspection.backend}: {inspection.why})")
     for _, hunk in _hunks(result):
         yield TextLine("hook", 0, "")
         yield TextLine("hook", 0, hunk.place)
         for sign, text in folded(hunk.lines):
             yield TextLine(STYLES[sign], 1, f"{sign} {text}")
     yield TextLine("hook", 0, "")
-    yield from _actions(looked, result)
+    yield from _actions(inspection, result)
 
 
-def _actions(looked: Inspection, result: Forecast) -> Iterator[TextLine]:
+def _actions(inspection: Inspection, result: Forecast) -> Iterator[TextLine]:
     """What a run would do, in order."""
-    verb = "clean" if looked.options.cleanup_only else "apply"
+    verb = "clean" if inspection.options.cleanup_only else "apply"
     if result.action == "nothing":
         yield TextLine("fate", 0, f"{verb} would do nothing: {result.why}")
         return
@@ -98,22 +98,22 @@ def _count(change: TableChange) -> int:
 
 
 def _hunks(result: Forecast) -> Iterator[tuple[str, Hunk]]:
-    """Each hunk with its backend; routing last, without any."""
+    """Each hunk with its backend; routing comes last, without a backend."""
     for target, changes in result.changes:
         native = target.backend == "native"
-        found = inet_hunks(target.rulesets, target.inet, changes) if native else hunks(target.rulesets, changes)
-        yield from ((target.backend, hunk) for hunk in found)
+        differences = inet_hunks(target.rulesets, target.inet, changes) if native else hunks(target.rulesets, changes)
+        yield from ((target.backend, hunk) for hunk in differences)
     if routing := routing_hunk(changes for _, changes in result.changes):
         yield "", routing
 
 
-def as_json(looked: Inspection, result: Forecast) -> dict[str, Any]:
-    """The plan for programs."""
+def as_json(inspection: Inspection, result: Forecast) -> dict[str, Any]:
+    """The JSON document."""
     return {
-        "state": conformance(looked),
-        "backend": looked.backend,
-        "why": looked.why,
-        "findings": list(findings(looked)),
+        "state": conformance(inspection),
+        "backend": inspection.backend,
+        "why": inspection.why,
+        "findings": list(findings(inspection)),
         "diff": [
             {
                 "backend": backend or None,

@@ -1,4 +1,4 @@
-"""`istio-init prove`: all packets at once, and a packet for each promise of the options that does not hold."""
+"""`istio-init prove`: checks the options' invariants for all packets, with a counterexample for each broken one."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ if TYPE_CHECKING:
 def prove(  # noqa: PLR0913 (a command line's options)
     options: Options,
     *,
-    strict: Annotated[bool, typer.Option("--strict", help="Known faults of Istio's own rules count as well.")] = False,
-    pod_address: Annotated[str, typer.Option(metavar="ADDRESSES", help="The pod's own addresses; --live looks.")] = "",
+    strict: Annotated[bool, typer.Option("--strict", help="Also fail on known faults of Istio's own rules.")] = False,
+    pod_address: Annotated[
+        str, typer.Option(metavar="ADDRESSES", help="The pod's own addresses; --live reads them.")
+    ] = "",
     live: Annotated[
         bool, typer.Option("--live", help="Prove the rules in the kernel, other programs' rules included.")
     ] = False,
@@ -50,29 +52,29 @@ def prove(  # noqa: PLR0913 (a command line's options)
     runs_as: packet_flags.RunsAs = "",
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
-    """Check for every possible packet what the options promise; exit 1 if one breaks it."""
+    """Check the options' invariants for every possible packet; exit 1 if one is broken."""
     form = choice("--output", output, ("text", "json"))
     where = Where(live, pid, container, from_save)
     live = is_live(options, where)
     proxy = envoy_flags.configuration(envoy, options, where) if envoy else None
     if options.enable_ipv6 is None and not (live or from_save):
-        # A proxy without a listener for IPv6 is one of a pod without IPv6.
+        # A proxy without an IPv6 listener means a pod without IPv6.
         options = options.replace(enable_ipv6=proxy is None or envoy_flags.has_ipv6(proxy))
     who = who_runs.residents(where)
     about = who_runs.with_proxy(subject(options, where, pod_addresses(pod_address)), who)
     about = packet_flags.run_as(about, runs_as)
     planned = plan.build(about.options).rulesets
-    wanted = {ruleset.family for ruleset in planned}
-    rulesets = tuple(ruleset for ruleset in about.rulesets if ruleset.family in wanted)
+    families = {ruleset.family for ruleset in planned}
+    rulesets = tuple(ruleset for ruleset in about.rulesets if ruleset.family in families)
     if not live:
         about = about.replace(facts=with_interfaces(about.facts, about.options, POD.values()))
-    # All packets at once are judged by the facts alone; a single one that is shown is, too.
+    # The proof uses the facts alone, without the kernel's route lookup; so does the counterexample's path.
     about = about.replace(facts=about.facts.replace(lookup=None), rulesets=rulesets)
     with working(f"proving {' and '.join(ruleset.family for ruleset in rulesets) or 'nothing'}"):
         proof = prove_rules(about.options, rulesets, about.facts, about.envoy, planned if about.given else None)
-    if found := tuple(who_runs.faults(about, who)):
-        names = dict.fromkeys((*proof.invariants, *(fault.invariant for fault in found)))
-        proof = proof.replace(faults=(*proof.faults, *found), invariants=tuple(names))
+    if misidentified := tuple(who_runs.faults(about, who)):
+        names = dict.fromkeys((*proof.invariants, *(fault.invariant for fault in misidentified)))
+        proof = proof.replace(faults=(*proof.faults, *misidentified), invariants=tuple(names))
     fit = envoy_flags.fit(about, proxy) if proxy else None
     if form == "json":
         values = _json(proof, about) | ({"envoy": _fit_json(fit, about)} if fit else {})
@@ -121,15 +123,15 @@ def _lines(proof: Proof, about: Subject) -> Iterator[TextLine]:
         yield TextLine(
             "title", 0, "Rules that decide nothing for these options (no fault; some of Istio's own rules are such):"
         )
-        for idle in proof.dead_rules:
-            yield TextLine("miss", 1, _idle_text(idle, about))
+        for dead in proof.dead_rules:
+            yield TextLine("miss", 1, _idle_text(dead, about))
     yield TextLine("hook", 0, "")
-    counted = f"{len(proof.invariants)} invariants, {proof.packet_classes} packet classes."
-    yield TextLine("trouble", 0, f"NOT proved: {counted}") if broken else TextLine("fate", 0, f"Proved: {counted}")
+    counts = f"{len(proof.invariants)} invariants, {proof.packet_classes} packet classes."
+    yield TextLine("trouble", 0, f"NOT proved: {counts}") if broken else TextLine("fate", 0, f"Proved: {counts}")
 
 
 def _warnings(about: Subject) -> list[str]:
-    """What of the namespace itself keeps the rules from working."""
+    """Properties of the namespace that keep the rules from working."""
     missing = [
         address_text(LOOPBACKS[ruleset.family])
         for ruleset in about.rulesets
@@ -137,7 +139,7 @@ def _warnings(about: Subject) -> list[str]:
     ]
     if not missing:
         return []
-    return [f"lo has no {' and no '.join(missing)}: is it down? What is captured outbound cannot reach Envoy"]
+    return [f"lo has no {' and no '.join(missing)}: is it down? Captured outbound traffic cannot reach Envoy"]
 
 
 def _idle_text(idle: DeadRule, about: Subject) -> str:
@@ -161,14 +163,14 @@ def _json(proof: Proof, about: Subject) -> dict[str, Any]:
 
 
 def _fault_json(fault: Fault, about: Subject) -> dict[str, Any]:
-    known = purposes(about.options, fault.family)
+    reasons = purposes(about.options, fault.family)
     return {
         "claim": fault.invariant,
         "family": fault.family,
         "expected": fault.expected,
         "found": fault.found,
         "known": fault.known or None,
-        "explain": as_json(_path(fault, about), known),
+        "explain": as_json(_path(fault, about), reasons),
     }
 
 

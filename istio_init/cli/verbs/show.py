@@ -1,4 +1,4 @@
-"""`istio-init show`: the rules of a namespace, as people want to read them."""
+"""`istio-init show`: the rules of a namespace with counters and purposes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from istio_init.options.table import Options  # noqa: TC001 (Typer reads the ver
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-# The seconds of a --watch that says none.
+# Seconds of a --watch without a value.
 INTERVAL = "2"
 SHORTEST, LONGEST = 0.1, 86400.0
 
@@ -35,11 +35,9 @@ def show(  # noqa: PLR0913 (a command line's options)
     pid: Pid = None,
     container: Container = None,
     from_save: FromSave = "",
-    watch: Annotated[
-        str, typer.Option(metavar="[SECONDS]", help="Look again and again, until Ctrl-C. Every 2 seconds.")
-    ] = "",
+    watch: Annotated[str, typer.Option(metavar="[SECONDS]", help="Refresh until Ctrl-C. Unset: every 2 seconds.")] = "",
     times: Annotated[
-        int | None, typer.Option("--count", metavar="N", min=1, help="With --watch: look so many times.")
+        int | None, typer.Option("--count", metavar="N", min=1, help="With --watch: stop after this many refreshes.")
     ] = None,
     output: Annotated[
         str,
@@ -49,7 +47,7 @@ def show(  # noqa: PLR0913 (a command line's options)
     """Show the current rules with their counters, what each is for, and whether the plan is in place."""
     form = choice("--output", output or ("table" if sys.stdout.isatty() else "text"), ("table", "text", "json"))
     if times is not None and not watch:
-        raise OptionError("--count", str(times), "it says how often --watch looks; add --watch")
+        raise OptionError("--count", str(times), "only used with --watch; add --watch")
     chosen = placed(options, Where(True, pid, container))
     log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
     if from_save:
@@ -67,61 +65,61 @@ def show(  # noqa: PLR0913 (a command line's options)
     if not watch:
         _print(look(), form, watching=False)
         return 0
-    looks = islice(_looks(look, interval(watch)), times)
+    snapshots = islice(_snapshots(look, interval(watch)), times)
     try:
         if form == "table" and sys.stdout.isatty():
-            _refresh(looks)
+            _refresh(snapshots)
         else:
-            for sight in looks:
-                _print(sight, form, watching=True)
+            for snapshot in snapshots:
+                _print(snapshot, form, watching=True)
     except KeyboardInterrupt:
         pass
     return 0
 
 
-def _looks(look: Callable[[], Snapshot], seconds: float) -> Iterator[Snapshot]:
-    """One look at once, then one behind each interval."""
+def _snapshots(look: Callable[[], Snapshot], seconds: float) -> Iterator[Snapshot]:
+    """One snapshot at once, then one after each interval."""
     yield look()
     while True:
         time.sleep(seconds)
         yield look()
 
 
-def _print(sight: Snapshot, form: str, *, watching: bool) -> None:
-    """Print what was seen; of several JSON documents each is one line, of several texts each ends in an empty one."""
+def _print(snapshot: Snapshot, form: str, *, watching: bool) -> None:
+    """Print a snapshot; while watching, a JSON document is one line, and a text ends in an empty line."""
     if form == "json":
-        sys.stdout.write(json.dumps(as_json(sight), indent=None if watching else 2) + "\n")
-    elif form == "text" or _too_narrow(sight):
-        sys.stdout.write("".join(f"{line}\n" for line in plain(sight)) + "\n" * watching)
+        sys.stdout.write(json.dumps(as_json(snapshot), indent=None if watching else 2) + "\n")
+    elif form == "text" or _too_narrow(snapshot):
+        sys.stdout.write("".join(f"{line}\n" for line in plain(snapshot)) + "\n" * watching)
     else:
         from rich.console import Console
 
-        # Elsewhere than on a terminal there is as much room as it takes.
-        Console(width=max(_columns(), least_width(sight))).print(tables(sight))
+        # Output to a file or a pipe has no width limit.
+        Console(width=max(_columns(), least_width(snapshot))).print(tables(snapshot))
     sys.stdout.flush()
 
 
-def _too_narrow(sight: Snapshot) -> bool:
-    """Whether this is a terminal on which a table would lose columns."""
-    return sys.stdout.isatty() and _columns() < least_width(sight)
+def _too_narrow(snapshot: Snapshot) -> bool:
+    """Whether the terminal is too narrow for all columns of a table."""
+    return sys.stdout.isatty() and _columns() < least_width(snapshot)
 
 
 def _columns() -> int:
     return shutil.get_terminal_size().columns
 
 
-def _refresh(looks: Iterator[Snapshot]) -> None:
-    """Show each look in place of the one before it."""
+def _refresh(snapshots: Iterator[Snapshot]) -> None:
+    """Show each snapshot in place of the previous one."""
     from rich.live import Live
 
     with Live(auto_refresh=False) as live:
-        for sight in looks:
-            shown = lines(sight, brief=True) if _too_narrow(sight) else tables(sight, brief=True)
-            live.update(shown, refresh=True)
+        for snapshot in snapshots:
+            view = lines(snapshot, brief=True) if _too_narrow(snapshot) else tables(snapshot, brief=True)
+            live.update(view, refresh=True)
 
 
 def interval(text: str) -> float:
-    """The seconds of --watch; OptionError for what is no number of them."""
+    """The seconds of --watch; OptionError for anything else."""
     try:
         seconds = float(text)
     except ValueError:
@@ -132,7 +130,7 @@ def interval(text: str) -> float:
 
 
 def spelled_out(argv: Sequence[str]) -> list[str]:
-    """A command line in which a --watch that says no seconds says those that it means: Typer wants some."""
+    """The command line with the default seconds after a --watch that has none, since Typer requires a value."""
     tokens = list(argv)
     for at in reversed(range(len(tokens))):
         if tokens[:1] == ["show"] and tokens[at] == "--watch":

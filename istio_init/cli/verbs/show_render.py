@@ -1,4 +1,4 @@
-"""What is seen of a namespace, as plain lines, as rich tables, and as JSON."""
+"""A snapshot of a namespace as plain lines, as rich tables, and as JSON."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 HEADINGS = ("num", "pkts", "bytes", "target", "prot", "in", "out", "source", "destination", "extra")
 RIGHT = {"num", "pkts", "bytes"}
-# What a table on a terminal has beside its cells' text: blanks around each, and lines between them; and how much room
-# its last column, which alone is folded, needs to be read.
+# The width of a table's borders and padding, and the least readable width of its last column, the only one that folds.
 FRAME = 3 * len(HEADINGS) + 1
 NARROWEST_EXTRA = 30
 STYLES = {"in place": "green", "other family": "yellow", "foreign": "yellow", "absent": "bold red"}
@@ -26,73 +25,73 @@ TROUBLE = "bold red"
 # The row of a rule that is missing; its text is the last cell.
 MISSING = ("-", "", "", "missing", "", "", "", "", "", "")
 NOT_IN_PLACE = {
-    "foreign": "foreign: not ours, left alone",
-    "other family": "other family: ours, but these options leave it alone",
-    "unexpected": "UNEXPECTED: ours, but not of this plan",
-    "misplaced": "MISPLACED: of this plan, but at another place",
+    "foreign": "foreign: not an Istio rule, left alone",
+    "other family": "other family: an Istio rule of a family that these options do not manage",
+    "unexpected": "UNEXPECTED: an Istio rule that is not in the plan",
+    "misplaced": "MISPLACED: in the plan, but at another position",
 }
 
 
 def cells(row: RuleRow) -> tuple[str, ...]:
-    """A row of the article's table; a rule without a counter has no numbers."""
-    told = row.columns
-    met = (str(row.count.packets), str(row.count.bytes)) if row.count else ("-", "-")
-    networks = (told.source, told.destination)
-    texts = (told.target, told.protocol, told.in_interface, told.out_interface, *networks, told.extra)
-    return (str(row.number), *met, *map(printable, texts))
+    """The cells of a rule's row, in the order of HEADINGS; a rule without a counter has dashes for its counts."""
+    columns = row.columns
+    counters = (str(row.count.packets), str(row.count.bytes)) if row.count else ("-", "-")
+    networks = (columns.source, columns.destination)
+    texts = (columns.target, columns.protocol, columns.in_interface, columns.out_interface, *networks, columns.extra)
+    return (str(row.number), *counters, *map(printable, texts))
 
 
 def notes(row: RuleRow) -> list[str]:
-    """What a rule is for, or whose it is."""
-    told = [NOT_IN_PLACE[row.state]] if row.state in NOT_IN_PLACE else []
-    return told + [purpose_text(each) if each.concern else each.text for each in row.purposes]
+    """A rule's purposes, and its state unless it is in place."""
+    texts = [NOT_IN_PLACE[row.state]] if row.state in NOT_IN_PLACE else []
+    return texts + [purpose_text(each) if each.concern else each.text for each in row.purposes]
 
 
 def head(chain: ChainRows) -> str:
-    """A chain's first line, as iptables -L has it."""
+    """A chain's heading, as iptables -L prints it."""
     if chain.policy is None:
         return f"Chain {printable(chain.name)}"
-    met = f" {chain.count.packets} packets, {chain.count.bytes} bytes" if chain.count else ""
-    return f"Chain {printable(chain.name)} (policy {chain.policy}{met})"
+    counters = f" {chain.count.packets} packets, {chain.count.bytes} bytes" if chain.count else ""
+    return f"Chain {printable(chain.name)} (policy {chain.policy}{counters})"
 
 
 def shown(table: TableRows) -> Iterator[ChainRows]:
-    """The chains that there is something to see of: built-in ones without rules are left out."""
+    """The chains to show: all but built-in ones without rules."""
     return (chain for chain in table.chains if chain.rows or chain.missing or chain.policy is None)
 
 
-def summary(sight: Snapshot) -> Iterator[str]:
-    """Whether it is in place, and what is not as it should be."""
-    yield f"{sight.verdict} ({sight.backend}: {sight.why})"
-    if sight.verdict != "absent":
-        yield from (f"  {printable(finding)}" for finding in sight.findings)
-    yield from (f"  warning: {printable(warning)}" for warning in sight.warnings)
+def summary(snapshot: Snapshot) -> Iterator[str]:
+    """Whether the plan is in place, and the differences."""
+    yield f"{snapshot.verdict} ({snapshot.backend}: {snapshot.why})"
+    if snapshot.verdict != "absent":
+        yield from (f"  {printable(finding)}" for finding in snapshot.findings)
+    yield from (f"  warning: {printable(warning)}" for warning in snapshot.warnings)
 
 
-def beside(sight: Snapshot) -> Iterator[str]:
+def beside(snapshot: Snapshot) -> Iterator[str]:
     """Routing and tracked connections."""
-    if sight.routing:
+    if snapshot.routing:
         yield "routing"
-        yield from (f"  {state:<12}  {printable(text)}" for state, text in sight.routing)
-    yield conntrack(sight)
+        yield from (f"  {state:<12}  {printable(text)}" for state, text in snapshot.routing)
+    yield conntrack(snapshot)
 
 
-def conntrack(sight: Snapshot) -> str:
+def conntrack(snapshot: Snapshot) -> str:
     """Connection tracking in one line."""
-    if sight.usage is None:
-        return "conntrack: no connection is tracked here"
-    entries, limit = sight.usage.entries, sight.usage.limit
+    if snapshot.usage is None:
+        return "conntrack: no tracked connections"
+    entries, limit = snapshot.usage.entries, snapshot.usage.limit
     share = f" ({entries / limit:.1%})" if limit else ""
-    told = f"conntrack: {entries} of {limit} entries{share}"
-    if sight.connections is None:
-        return told
-    return f"{told}; captured: {', '.join(f'{kind} {count}' for kind, count in sight.connections.items())}"
+    text = f"conntrack: {entries} of {limit} entries{share}"
+    if snapshot.connections is None:
+        return text
+    return f"{text}; captured: {', '.join(f'{kind} {count}' for kind, count in snapshot.connections.items())}"
 
 
-def plain(sight: Snapshot, *, brief: bool = False) -> Iterator[str]:
-    """All of it as lines; `brief` leaves out what the rules are for."""
-    yield from summary(sight)
-    for backend, table in sight.tables:
+def plain(snapshot: Snapshot, *, brief: bool = False) -> Iterator[str]:
+    """The whole snapshot as lines; `brief` leaves out the rules' purposes."""
+    yield from summary(snapshot)
+    for backend, table in snapshot.tables:
         yield ""
         yield f"{table.family} {table.name} ({backend})"
         for chain in shown(table):
@@ -100,11 +99,11 @@ def plain(sight: Snapshot, *, brief: bool = False) -> Iterator[str]:
             yield from (f"    {line}" for line in _plain_rows(chain, brief=brief))
             yield from (f"    missing: {printable(text)}" for text in chain.missing)
     yield ""
-    yield from beside(sight)
+    yield from beside(snapshot)
 
 
 def _widths(lines: list[tuple[str, ...]]) -> list[int]:
-    """How wide each column of the article's table is."""
+    """The width of each column."""
     return [max(map(len, column)) for column in zip(*lines, strict=True)]
 
 
@@ -123,33 +122,33 @@ def _plain_rows(chain: ChainRows, *, brief: bool) -> Iterator[str]:
             yield from (f"{' ' * widths[0]}  {note}" for note in notes(chain.rows[at - 1]))
 
 
-def least_width(sight: Snapshot) -> int:
-    """The columns that a terminal needs for `tables`: in fewer, cells would be cut and columns left out."""
-    chains = (chain for _, table in sight.tables for chain in shown(table))
+def least_width(snapshot: Snapshot) -> int:
+    """The terminal width that `tables` needs; in a narrower one, rich cuts cells and drops columns."""
+    chains = (chain for _, table in snapshot.tables for chain in shown(table))
     wide = (sum(_widths([HEADINGS, MISSING, *map(cells, chain.rows)])[:-1]) for chain in chains)
     return max(wide, default=0) + NARROWEST_EXTRA + FRAME
 
 
-def lines(sight: Snapshot, *, brief: bool = False) -> RenderableType:
-    """What `plain` says, for a terminal: folded at its width."""
+def lines(snapshot: Snapshot, *, brief: bool = False) -> RenderableType:
+    """The lines of `plain` for a terminal, folded at its width."""
     from rich.text import Text
 
-    return Text("\n".join(plain(sight, brief=brief)))
+    return Text("\n".join(plain(snapshot, brief=brief)))
 
 
-def tables(sight: Snapshot, *, brief: bool = False) -> RenderableType:
-    """All of it for a terminal; `brief` leaves out what the rules are for."""
+def tables(snapshot: Snapshot, *, brief: bool = False) -> RenderableType:
+    """The whole snapshot for a terminal; `brief` leaves out the rules' purposes."""
     from rich.console import Group
     from rich.text import Text
 
-    first, *rest = summary(sight)
-    parts: list[RenderableType] = [Text(first, style=STYLES.get(sight.verdict, TROUBLE))]
+    first, *rest = summary(snapshot)
+    parts: list[RenderableType] = [Text(first, style=STYLES.get(snapshot.verdict, TROUBLE))]
     parts += [Text(line, style=TROUBLE) for line in rest]
-    for backend, table in sight.tables:
+    for backend, table in snapshot.tables:
         parts.append(Text(f"\n{table.family} {table.name} ({backend})", style="bold"))
         parts += [_table(chain, brief=brief) for chain in shown(table)]
     parts.append(Text(""))
-    return Group(*parts, *(Text(line, style=TROUBLE if " missing " in line else "") for line in beside(sight)))
+    return Group(*parts, *(Text(line, style=TROUBLE if " missing " in line else "") for line in beside(snapshot)))
 
 
 def _table(chain: ChainRows, *, brief: bool) -> RenderableType:
@@ -159,28 +158,28 @@ def _table(chain: ChainRows, *, brief: bool) -> RenderableType:
     table = Table(title=head(chain), title_justify="left", title_style="cyan", expand=False, show_lines=not brief)
     for heading in HEADINGS:
         last = heading == HEADINGS[-1]
-        what = "extra, and what it is for" if last and not brief else heading
+        what = "extra, and purpose" if last and not brief else heading
         table.add_column(what, justify="right" if heading in RIGHT else "left", overflow="fold", no_wrap=not last)
     for row in chain.rows:
         *front, extra = cells(row)
-        told = Text(extra)
+        extra_text = Text(extra)
         for note in [] if brief else notes(row):
-            told.append("\n" * bool(told.plain) + note, style="italic dim")
+            extra_text.append("\n" * bool(extra_text.plain) + note, style="italic dim")
         style = "" if row.state == "in place" else STYLES.get(row.state, TROUBLE)
-        table.add_row(*map(Text, front), told, style=style)
+        table.add_row(*map(Text, front), extra_text, style=style)
     for text in chain.missing:
         table.add_row(*MISSING[:-1], Text(printable(text)), style=TROUBLE)
     return table
 
 
-def as_json(sight: Snapshot) -> dict[str, Any]:
-    """All of it for programs."""
+def as_json(snapshot: Snapshot) -> dict[str, Any]:
+    """The JSON document."""
     return {
-        "state": sight.verdict,
-        "backend": sight.backend,
-        "why": sight.why,
-        "findings": list(sight.findings),
-        "warnings": list(sight.warnings),
+        "state": snapshot.verdict,
+        "backend": snapshot.backend,
+        "why": snapshot.why,
+        "findings": list(snapshot.findings),
+        "warnings": list(snapshot.warnings),
         "tables": [
             {
                 "backend": backend,
@@ -188,11 +187,15 @@ def as_json(sight: Snapshot) -> dict[str, Any]:
                 "table": table.name,
                 "chains": [_chain_json(chain) for chain in table.chains],
             }
-            for backend, table in sight.tables
+            for backend, table in snapshot.tables
         ],
-        "routing": [{"state": state, "entry": text} for state, text in sight.routing],
-        "conntrack": {"entries": sight.usage.entries, "limit": sight.usage.limit, "captured": sight.connections}
-        if sight.usage
+        "routing": [{"state": state, "entry": text} for state, text in snapshot.routing],
+        "conntrack": {
+            "entries": snapshot.usage.entries,
+            "limit": snapshot.usage.limit,
+            "captured": snapshot.connections,
+        }
+        if snapshot.usage
         else None,
     }
 
@@ -209,12 +212,12 @@ def _chain_json(chain: ChainRows) -> dict[str, Any]:
 
 
 def _row_json(row: RuleRow) -> dict[str, Any]:
-    told = row.columns
+    columns = row.columns
     return {
         "number": row.number,
         "packets": row.count.packets if row.count else None,
         "bytes": row.count.bytes if row.count else None,
-        **{field: getattr(told, field) for field in told._fields},
+        **{field: getattr(columns, field) for field in columns._fields},
         "rule": row.text,
         "state": row.state,
         "purposes": [purpose_json(each) for each in row.purposes],

@@ -1,4 +1,4 @@
-"""The subject of a verb: the plan that its options mean, or, with --live, the rules in a namespace."""
+"""The rules that a verb inspects: the plan's, those in a namespace (--live), or those of a dump (--from-save)."""
 
 from __future__ import annotations
 
@@ -30,38 +30,38 @@ if TYPE_CHECKING:
     from istio_init.options.table import Options
     from istio_init.simulate.path import Proxy
 
-# A pod's addresses where none are given: those reserved for documentation (RFC 5737, RFC 3849).
+# A pod's default addresses, reserved for documentation (RFC 5737, RFC 3849).
 POD = {
     "ipv4": Network(bytes([192, 0, 2, 10]), 24),
     "ipv6": Network(bytes.fromhex("20010db8") + bytes(11) + b"\x0a", 64),
 }
 LOOPBACK = {"ipv4": Network(b"\x7f\0\0\1", 8), "ipv6": Network(bytes(15) + b"\1", 128)}
 UPLINK = "eth0"
-# A host that no namespace knows (RFC 5737, RFC 3849).
+# A remote host, with addresses reserved for documentation.
 ELSEWHERE = {IPV4: bytes([198, 51, 100, 7]), IPV6: bytes.fromhex("20010db80001") + bytes(9) + b"\7"}
 
 # Bytes.
 LONGEST_DUMP = 64 << 20
 
 # The parameters of verbs that read a namespace.
-Live = Annotated[bool, typer.Option("--live", help="Look at what the kernel holds, as this verb does anyway.")]
-Pid = Annotated[int | None, typer.Option(metavar="PID", help="Look in this process' namespace.")]
-Container = Annotated[str | None, typer.Option(metavar="ID", help="Look in this container's namespace.")]
+Live = Annotated[bool, typer.Option("--live", help="Read the rules in the kernel; this verb always does.")]
+Pid = Annotated[int | None, typer.Option(metavar="PID", help="Use this process's namespace.")]
+Container = Annotated[str | None, typer.Option(metavar="ID", help="Use this container's namespace.")]
 
 
 FromSave = Annotated[
     str,
     typer.Option(
-        "--from-save", metavar="FILE|-", help="Take the rules from what iptables-save or nft list ruleset printed."
+        "--from-save", metavar="FILE|-", help="Read the rules from the output of iptables-save or nft list ruleset."
     ),
 ]
 
 
 class Where(Record):
-    """Where to look: at the plan, or (live) in the namespace of a process, of a container, or the caller's.
+    """Where the rules come from: the plan, or (live) the namespace of a process, of a container, or the caller's.
 
-    The options name a path, --network-namespace. A place that is named means live. `save` names a file with a dump of
-    rules, - for standard input.
+    The path of a namespace is in the options (--network-namespace). Naming a namespace implies live. `save` names a
+    file with a dump of rules, - for standard input.
     """
 
     live: bool = False
@@ -71,9 +71,9 @@ class Where(Record):
 
 
 class Subject(Record):
-    """Rules, routing and proxy to ask about; `options` have their defaults.
+    """The rules, routing and proxy that a verb inspects; defaults of `options` are resolved.
 
-    `live` says that the rules are the kernel's, `saved` that they are those of a dump.
+    `live` means that the rules are the kernel's, `saved` that they come from a dump.
     """
 
     options: Options
@@ -85,7 +85,7 @@ class Subject(Record):
 
     @property
     def given(self) -> bool:
-        """Whether the rules are others than the plan's: the kernel's, or a dump's."""
+        """Whether the rules come from the kernel or a dump, and may differ from the plan's."""
         return self.live or self.saved
 
     def ruleset(self, family: Family) -> Ruleset:
@@ -94,9 +94,9 @@ class Subject(Record):
 
 
 def subject(options: Options, where: Where, addresses: tuple[Address, ...] = ()) -> Subject:
-    """What the options and --live mean. `addresses` are further ones of the pod's; a live look finds its own.
+    """The subject of these options. `addresses` are further addresses of the pod; with --live they are the kernel's.
 
-    UsageError where the places contradict each other, KernelError where the kernel can't be read.
+    UsageError if the flags name several namespaces, KernelError if the kernel can't be read.
     """
     log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
     _one_place(options, where)
@@ -107,14 +107,14 @@ def subject(options: Options, where: Where, addresses: tuple[Address, ...] = ())
 
 
 def is_live(options: Options, where: Where) -> bool:
-    """Whether the kernel's rules are meant, and not the plan's."""
+    """Whether the flags select the kernel's rules instead of the plan's."""
     return where.live or bool(options.network_namespace) or (where.pid, where.container) != (None, None)
 
 
 def placed(options: Options, where: Where) -> Options:
-    """The options with the namespace of the place that is named, and its nameservers; as they are where none is.
+    """The options with the path of the namespace that --pid or --container names, and its nameservers.
 
-    UsageError where several are named or a name is empty, KernelError where there is no such process or container.
+    UsageError for several namespaces or an empty name, KernelError if there is no such process or container.
     """
     _one_place(options, where)
     pid = where.pid if where.container is None else containers.pid_of(where.container)
@@ -122,20 +122,20 @@ def placed(options: Options, where: Where) -> Options:
         return options
     options = options.replace(network_namespace=containers.namespace_path(pid))
     if options.redirect_dns and options.dns_servers is None and not (options.capture_all_dns or options.cni_mode):
-        # The pod's: the resolv.conf of the caller may be the node's.
+        # The pod's nameservers: the caller's resolv.conf may be the node's.
         options = options.replace(dns_servers=container_files.nameservers(pid))
     return options
 
 
 def _one_place(options: Options, where: Where) -> None:
     if where.container is not None and not where.container.strip():
-        # Such as an unset variable's: the caller's own namespace is not what the user means.
+        # An unset shell variable, for example: the user does not mean the caller's own namespace.
         raise OptionError(
             "--container", where.container, "empty: name one, or leave the flag out for the namespace of this process"
         )
     places = [where.pid, where.container, options.network_namespace or None]
     if places.count(None) < len(places) - 1:
-        raise UsageError("--pid, --container, --network-namespace: name one place")
+        raise UsageError("--pid, --container, --network-namespace: use only one of them")
 
 
 def _planned(options: Options, addresses: tuple[Address, ...], log: Log) -> Subject:
@@ -149,13 +149,13 @@ def _planned(options: Options, addresses: tuple[Address, ...], log: Log) -> Subj
 
 
 def require_no_place(options: Options, *, live: bool = False) -> None:
-    """UsageError where a namespace is named beside a dump."""
+    """UsageError if a namespace is named as well as a dump."""
     if live or options.network_namespace:
-        raise UsageError("--from-save: the rules are in the file: leave out --live and what names a namespace")
+        raise UsageError("--from-save: reads the rules from a file: leave out --live and flags that name a namespace")
 
 
 def saved_rules(path: str) -> tuple[Ruleset, ...]:
-    """The rulesets of a dump. OptionError where it can't be read."""
+    """The rulesets of a dump. OptionError if it can't be read."""
     try:
         return read_dump(read("--from-save", path, LONGEST_DUMP, "dump of rules"))
     except SaveError as error:
@@ -175,11 +175,11 @@ def _live(options: Options, where: Where, log: Log) -> Subject:
     with access.namespace(options):
         options = resolve_defaults(options, log)
         firewall = backends.firewall(options)
-        # Native nftables' sets are expanded to the rules that these options would make.
+        # The sets of native nftables are expanded to the rules of these options' plan.
         planned = build(options)
         rulesets = tuple(firewall.read(family, planned.ruleset(family)) for family in FAMILIES)
         for name, other in backends.others(options, firewall, backends.tables()):
-            # The native tables are Istio's alone.
+            # The native tables contain only Istio rules.
             if name != "native":
                 rulesets = tuple(_beside(ruleset, other.read(ruleset.family), name) for ruleset in rulesets)
         facts = with_lookup(live_facts())
@@ -187,7 +187,7 @@ def _live(options: Options, where: Where, log: Log) -> Subject:
 
 
 def _beside(ruleset: Ruleset, other: Ruleset, backend: str) -> Ruleset:
-    """The rules with those of another backend's tables, which see the same packets; empty ones are left out."""
+    """The rules with another backend's tables, which see the same packets; empty tables are left out."""
     further = tuple(
         table.replace(name=f"{table.name} ({backend})")
         for table in other.tables
@@ -207,7 +207,7 @@ def with_lookup(facts: Facts) -> Facts:
 
 
 def live_facts() -> Facts:
-    """What routing of the calling thread's namespace knows. KernelError where it can't be read."""
+    """Routing facts of the calling thread's namespace. KernelError if they can't be read."""
     router = access.router()
     return _facts(router.addresses(), router.read())
 

@@ -1,15 +1,17 @@
-"""Who runs in a pod, from its manifest or from /proc: whose packets verbs ask about, and what that means."""
+"""The users that run a pod's applications and proxy, from its manifest or /proc, and faults that follow from them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from istio_init.cli.pod_owners import pod_owners
+from istio_init.cli.verbs.packet_flags import APPLICATION_ID
 from istio_init.errors import printable
 from istio_init.kernel.host import containers, processes
 from istio_init.model.packet import Packet
 from istio_init.model.rules import TCP
 from istio_init.options.cni_pod import PROXY_CONTAINER
+from istio_init.options.owners import matches_proxy
 from istio_init.options.workload import RunsAs
 from istio_init.record import Record
 from istio_init.simulate.path import follow, routed
@@ -24,33 +26,31 @@ if TYPE_CHECKING:
     from istio_init.simulate.path import PacketPath
 
 PROXIES = frozenset({"envoy", "pilot-agent"})
-# An application that is not the proxy.
-APPLICATION_ID = 1000
 APP_PORT, WORLD_PORT, CLIENT_PORT = 8080, 443, 40000
 
 
 class Residents(Record):
-    """The applications in the pod, the one that is meant first, and the proxy; those whose ids are known."""
+    """A pod's applications and proxy, as far as their ids are known; the application that a flag names comes first."""
 
     applications: tuple[RunsAs, ...] = ()
     proxy: RunsAs | None = None
 
 
 def residents(where: Where) -> Residents:
-    """Who runs in the pod: of the process or container that is named, else of the manifest; nobody where none is."""
+    """The residents of the pod that the flags name by a process, a container or a manifest; none without a pod."""
     if where.pid is not None or where.container is not None:
         return _processes(where)
-    known = [each for each in pod_owners.get() if each.uid is not None or each.gid is not None]
-    applications = tuple(each for each in known if not each.init and each.container != PROXY_CONTAINER)
-    return Residents(applications, next((each for each in known if each.container == PROXY_CONTAINER), None))
+    owners = [each for each in pod_owners.get() if each.uid is not None or each.gid is not None]
+    applications = tuple(each for each in owners if not each.init and each.container != PROXY_CONTAINER)
+    return Residents(applications, next((each for each in owners if each.container == PROXY_CONTAINER), None))
 
 
 def _processes(where: Where) -> Residents:
     pid = containers.pid_of(where.container) if where.container is not None else where.pid
-    found = processes.sharing_network(pid) if pid is not None else ()
-    # The one that was named first, then the others; of those that are alike one.
+    running = processes.sharing_network(pid) if pid is not None else ()
+    # The named process comes first. Processes with the same name and ids count once.
     by_ids: dict[tuple[str, int, int], RunsAs] = {}
-    for each in sorted(found, key=lambda process: process.pid != pid):
+    for each in sorted(running, key=lambda process: process.pid != pid):
         title = f"{printable(each.name)} (process {each.pid})"
         by_ids.setdefault((each.name, each.uid, each.gid), RunsAs(title, init=False, uid=each.uid, gid=each.gid))
     proxies = [owner for (name, _, _), owner in by_ids.items() if name in PROXIES]
@@ -59,7 +59,7 @@ def _processes(where: Where) -> Residents:
 
 
 def with_proxy(about: Subject, who: Residents) -> Subject:
-    """The subject with the proxy as it runs."""
+    """The subject with the proxy's actual ids."""
     if who.proxy is None:
         return about
     envoy = about.envoy
@@ -68,7 +68,7 @@ def with_proxy(about: Subject, who: Residents) -> Subject:
 
 
 def sender(who: Residents) -> tuple[int, int]:
-    """The ids of the application that is asked about, where nothing else is said. Without a group it has root's."""
+    """The default sender's ids: the first application's with a known user. Its group is root's if unknown."""
     app = next((each for each in who.applications if each.uid is not None), None)
     if app is None or app.uid is None:
         return APPLICATION_ID, APPLICATION_ID
@@ -76,14 +76,13 @@ def sender(who: Residents) -> tuple[int, int]:
 
 
 def faults(about: Subject, who: Residents) -> Iterator[Fault]:
-    """What comes of who runs: applications that the rules take for the proxy, a proxy that they take for one."""
-    options = about.options
+    """Faults of misidentified senders: an application that the rules match as the proxy, or the reverse."""
     for family in (ruleset.family for ruleset in about.rulesets):
         usual = _sent(about, family, (APPLICATION_ID, APPLICATION_ID))
         for app in who.applications:
             ids = sender(Residents((app,)))
-            # Other ids may be left out on purpose, such as those of --istio-outbound-owner-groups-exclude.
-            if ids[0] not in options.proxy_uid and ids[1] not in (options.proxy_gid or options.proxy_uid):
+            # Other ids may be excluded on purpose, such as by --istio-outbound-owner-groups-exclude.
+            if not matches_proxy(about.options, *ids):
                 continue
             path = _sent(about, family, ids)
             if verdict(path) != verdict(usual):

@@ -181,7 +181,7 @@ def _report(writing: int, sandbox: Sandbox, look: Callable[[], Finding]) -> NoRe
         try:
             found = look()
         except Exception as error:  # noqa: BLE001 (one pod's must not keep the others from being looked at)
-            found = Finding(sandbox, UNKNOWN, f"a fault of the program itself: {type(error).__name__}: {error}")
+            found = Finding(sandbox, UNKNOWN, f"internal error: {type(error).__name__}: {error}")
         with os.fdopen(writing, "w", encoding="utf-8") as pipe:
             json.dump([found.state, found.why, found.differences, found.connections, found.fixed], pipe)
     finally:

@@ -350,7 +350,7 @@ def answer(environ: Mapping[str, str], data: bytes) -> tuple[int, str]:
             where = where.tb_next
         place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else ""
         failure = PluginError(
-            FAULT, f"a fault of the program itself: {type(error).__name__}: {' '.join(str(error).split())[:300]}", place
+            FAULT, f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:300]}", place
         )
     else:
         return 0, f"{result}\n" if result else ""

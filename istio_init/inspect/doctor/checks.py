@@ -94,7 +94,7 @@ def user_namespace(case: Case) -> Iterator[Check]:
 def owners(case: Case) -> Iterator[Check]:
     """Whether the user namespace has the ids that the rules name; -m owner takes no other."""
     process, options = case.machine.process, case.options
-    groups = [*(options.proxy_gid or options.proxy_uid), *options.istio_outbound_owner_groups_exclude]
+    groups = [*options.proxy_groups, *options.istio_outbound_owner_groups_exclude]
     if options.istio_outbound_owner_groups != ALL:
         groups += options.istio_outbound_owner_groups
     asked = (("uid", options.proxy_uid, process.uids), ("gid", groups, process.gids))
@@ -259,7 +259,7 @@ def proxy_user(case: Case) -> Iterator[Check]:
 def identity(case: Case) -> Iterator[Check]:
     """Whether the rules can tell the proxy from everybody else."""
     (uid, gid), users = case.runs_as, case.options.proxy_uid
-    groups = case.options.proxy_gid or users
+    groups = case.options.proxy_groups
     name, who = "proxy identity", f"uid {uid}, gid {gid}"
     whom = f"-u {','.join(map(str, users))}, -g {','.join(map(str, groups))}"
     if uid not in users and gid not in groups:

@@ -20,6 +20,7 @@ from integration.kit.ebpf_node import ADDRESS, ELSEWHERE, EbpfNode, enclosed, re
 from integration.kit.namespace import Namespace
 from integration.kit.program import ROOT
 from istio_init.cni.plugin.protocol import DRIFTED
+from tests.kit.schemas import validated
 
 EBPF: dict[str, object] = {"capture-backend": "ebpf"}
 
@@ -118,13 +119,14 @@ def test_by_hand_and_the_verbs(node: EbpfNode, sandbox: Namespace) -> None:
     assert reached(sandbox) == ELSEWHERE
     check = run(node, "istio-init", "check", *flags)
     assert (check.returncode, check.stdout) == (0, "in place (ebpf)\n")
+    validated(run(node, "istio-init", "check", *flags, "--output", "json").stdout, "check")
     other = run(node, "istio-init", "check", *flags, "-o", "4000-4003")
     assert (other.returncode, other.stdout.split(":")[0]) == (3, "drifted (ebpf)")
-    plan = json.loads(run(node, "istio-init", "plan", *flags, "--output", "json").stdout)
+    plan = validated(run(node, "istio-init", "plan", *flags, "--output", "json").stdout, "plan-ebpf")
     assert (plan["state"], plan["apply"]["does"], plan["capture"]["addresses"]) == (
         "in place", "nothing", [f"{ADDRESS}/32"],
     )  # fmt: skip
-    show = json.loads(run(node, "istio-init", "show", *flags, "--output", "json").stdout)
+    show = validated(run(node, "istio-init", "show", *flags, "--output", "json").stdout, "show-ebpf")
     assert show["counters"]["taken"] >= 1
     dry = run(node, "istio-iptables", *flags, "--dry-run")
     assert json.loads(dry.stdout) == plan["capture"]
@@ -142,7 +144,7 @@ def test_inside_a_pod_it_is_refused(sandbox: Namespace) -> None:
 def doctor(node: EbpfNode, sandbox: Namespace, *flags: str) -> dict[str, dict[str, str]]:
     common = ["-u", "1337", "-i", "*", "-b", "*", "--capture-backend", "ebpf", "--network-namespace", sandbox.path]
     done = run(node, "istio-init", "doctor", *common, *flags, "--output", "json")
-    return {each["name"]: each for each in json.loads(done.stdout)["checks"]}
+    return {each["name"]: each for each in validated(done.stdout, "doctor")["checks"]}
 
 
 def test_the_doctor_loads_the_programs_and_attaches_none(node: EbpfNode, sandbox: Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import pathlib
 import shlex
@@ -25,6 +24,7 @@ from istio_init.kernel.host.lock import XtablesLock
 from istio_init.kernel.probe import rehearsal
 from istio_init.model.rules import FAMILIES
 from tests.kit.options import options
+from tests.kit.schemas import validated
 
 PLAIN = ["-u", "1337", "-i", "*", "-b", "*"]
 TPROXY = [*PLAIN, "-m", "TPROXY"]
@@ -54,7 +54,7 @@ def test_an_empty_namespace_is_well_and_stays_empty(namespace: Namespace, argv: 
     done = command(namespace, *argv, "--output", "json")
     assert done.returncode == 0, done.stdout
     assert done.stderr == ""
-    answer = json.loads(done.stdout)
+    answer = validated(done.stdout, "doctor")
     assert answer["ok"]
     assert not [check for check in answer["checks"] if check["status"] != "ok"]
     assert state(namespace) == before
@@ -71,7 +71,7 @@ def test_what_stands_stays(namespace: Namespace, backend: str) -> None:
     before = state(namespace)
     done = command(namespace, *FULL, *BACKENDS[backend], "--output", "json")
     assert state(namespace) == before
-    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    checks = {check["name"]: check for check in validated(done.stdout, "doctor")["checks"]}
     assert checks["leftovers"]["finding"] == "the plan is in place"
     assert done.returncode == 0
 

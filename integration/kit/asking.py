@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from istio_init.cli.app import main
+from tests.kit.schemas import validated
 
 if TYPE_CHECKING:
     from integration.kit.namespace import Namespace
@@ -22,8 +22,8 @@ class Answer(NamedTuple):
 
     @property
     def told(self) -> Any:  # noqa: ANN401 (each verb has its own)
-        """The output, which is JSON."""
-        return json.loads(self.output)
+        """The output, which is JSON and what its schema says."""
+        return validated(self.output)
 
 
 def ask(namespace: Namespace, *argv: str) -> Answer:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from istio_init.cli import help_page, typer_options
-from istio_init.cli.verbs import cni
+from istio_init.cli.verbs import acting, cni
 from istio_init.cli.verbs.check import check
 from istio_init.cli.verbs.doctor import doctor
 from istio_init.cli.verbs.draw import draw
@@ -20,8 +20,6 @@ from istio_init.cli.verbs.manifest import manifest
 from istio_init.cli.verbs.plan import plan
 from istio_init.cli.verbs.prove import prove
 from istio_init.cli.verbs.show import show, spelled_out
-from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verbs' annotations)
-from istio_init.runner.run import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,15 +28,8 @@ PROGRAM = "istio-init"
 HELP = "Program a pod's network namespace for a sidecar proxy, and inspect the rules."
 
 
-def apply(options: Options, environ: Mapping[str, str]) -> int:
-    """Apply the plan: the same as istio-iptables with these options."""
-    return run(options, environ)
-
-
-def clean(options: Options, environ: Mapping[str, str]) -> int:
-    """Remove all Istio rules: the same as istio-clean-iptables."""
-    return run(options.replace(cleanup_only=True), environ)
-
+APPLY = "Apply the plan: the same as istio-iptables with these options."
+CLEAN = "Remove all Istio rules: the same as istio-clean-iptables."
 
 # Options that only matter to a run that changes the namespace.
 ACTING = frozenset(
@@ -77,15 +68,13 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
         command = typer_options.with_options(verb, environ, pods=pods, without=WITHOUT[name])
         application.command(name=name, help=verb.__doc__, cls=help_page.Command)(command)
 
-    def acting(verb: Callable[[Options, Mapping[str, str]], int]) -> Callable[[Options], int]:
-        def command(options: Options) -> int:
-            return verb(options, environ)
+    def add_acting(name: str, about: str, **changes: bool) -> None:
+        verb = acting.verb(name, environ, **changes)
+        verb.__doc__ = about
+        add(name, verb, pods=False)
 
-        command.__doc__ = verb.__doc__
-        return command
-
-    add("apply", acting(apply), pods=False)
-    add("clean", acting(clean), pods=False)
+    add_acting("apply", APPLY)
+    add_acting("clean", CLEAN, cleanup_only=True)
     add("check", check)
     add("doctor", doctor)
     add("draw", draw)

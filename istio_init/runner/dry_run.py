@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 def preview(options: Options, environ: Mapping[str, str], log: Log) -> None:
     """Print the plan, and write it to the file that DRY_RUN_FILE_PATH names."""
+    publish(rendered(options, log), environ)
+
+
+def rendered(options: Options, log: Log) -> str:
+    """The text of the plan."""
     if options.network_namespace and options.enable_ipv6 is None:
         with access.namespace(options):
             options = resolve_defaults(options, log)
@@ -29,12 +34,10 @@ def preview(options: Options, environ: Mapping[str, str], log: Log) -> None:
         options = resolve_defaults(options, log)
     families: tuple[Family, ...] = tuple(f for f in FAMILIES if options.ip_family in {f, "all"})
     if options.cleanup_only or options.skip_rule_apply:
-        text = ""  # no rule would be written
-    elif options.native_nftables:
-        text = dump_nftables(build(options))  # both families are in one table: there is no half of it
-    else:
-        text = dump(build(options), families)
-    publish(text, environ)
+        return ""  # no rule would be written
+    if options.native_nftables:
+        return dump_nftables(build(options))  # both families are in one table: there is no half of it
+    return dump(build(options), families)
 
 
 def publish(text: str, environ: Mapping[str, str]) -> None:

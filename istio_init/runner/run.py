@@ -22,10 +22,10 @@ else:
     import _signal
 
 
-def run(options: Options, environ: Mapping[str, str], warnings: Sequence[str] = ()) -> int:
+def run(options: Options, environ: Mapping[str, str], warnings: Sequence[str] = (), log: Log | None = None) -> int:
     """Do what the options ask for; returns the exit code. Warnings and errors are logged, one line each."""
     begin = time.monotonic()
-    log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
+    log = log or Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
     for warning in warnings:
         log.warn(warning)
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.generate import api_page, man_pages, options_page, options_stub
+from scripts.generate import api_page, man_pages, options_page, options_stub, schema_table, schemas
+from tests.kit.transcripts import transcribed
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,3 +17,6 @@ if __name__ == "__main__":
         (ROOT / "docs/man" / name).write_text(man_pages.page(name))
     (ROOT / "istio_init/options/public.pyi").write_text(options_stub.page())
     (ROOT / "docs/api.md").write_text(api_page.page())
+    for name in schema_table.SCHEMAS:
+        (ROOT / f"istio_init/schemas/{name}.v1.json").write_text(schemas.file(name))
+    (ROOT / "docs/json.md").write_text(transcribed(schemas.page()))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from istio_init.cli.verbs import ebpf
-from istio_init.cli.verbs.output import CHECK_EXIT_CODES, choice
+from istio_init.cli.verbs.output import CHECK_EXIT_CODES, choice, print_json
 from istio_init.cli.verbs.subject import Container, FromSave, Live, Pid, Where, placed, require_no_place, saved_rules
 from istio_init.errors import printable
 from istio_init.inspect.state import conformance, findings, inspect, inspect_dump, warnings
@@ -56,7 +55,7 @@ def _report(inspection: Inspection, form: str) -> int:
             "findings": list(problems),
         }
         document["warnings"] = list(warnings(inspection))
-        sys.stdout.write(json.dumps(document) + "\n")
+        print_json("check", document, indent=None)
     else:
         detail = ": no Istio rules found" if state == "absent" else _detail(problems)
         sys.stdout.write(printable(f"{state} ({inspection.backend}){detail}") + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istio_init.cli.help_page import Command, Group
+from istio_init.cli.verbs.acting import RecordedLog
 from istio_init.cli.verbs.cni_flags import Config, NetDir, entry
 from istio_init.cli.verbs.cni_repair import repair_pods
-from istio_init.cli.verbs.output import choice
+from istio_init.cli.verbs.output import choice, print_json
 from istio_init.cni.node import conflist
 from istio_init.cni.node import install as installation
 from istio_init.cni.node.directories import detect
@@ -55,9 +55,12 @@ def install(  # noqa: PLR0913 (a command line's options)
     interval: Annotated[str, typer.Option(metavar="DURATION", help="With --watch: check at least this often.")] = "10s",
     on_exit: Annotated[str, typer.Option(metavar="|".join(ON_EXIT), help="With --watch: what SIGTERM does.")] = "",
     log_as_json: Json = False,
+    output: Output = "text",
 ) -> int:
     """Install the plugin's program, and add it to the network that pods get."""
-    log = Log("info", as_json=log_as_json)
+    log = _log(output, log_as_json=log_as_json)
+    if watch and isinstance(log, RecordedLog):
+        raise UsageError("--output json: --watch does not end with a document; use --log-as-json")
     if on_exit and not watch:
         raise OptionError("--on-exit", on_exit, "only used with --watch; add --watch")
     ending = choice("--on-exit", on_exit or "uninstall", ON_EXIT)
@@ -67,6 +70,7 @@ def install(  # noqa: PLR0913 (a command line's options)
         actions = installation.install(places, source, entry(plugin_config))
         _warn_of_rivals(log, places)
         _log_actions(log, actions or ("in place, nothing written",))
+        _report(log, "install", changed=bool(actions))
         return 0
     _keep_installed(log, places, source, plugin_config, pause)
     log.info(f"terminating: {ending}")
@@ -84,12 +88,28 @@ def uninstall(
         bool, typer.Option("--keep-program", metavar="", help="Only remove it from the network.")
     ] = False,
     log_as_json: Json = False,
+    output: Output = "text",
 ) -> int:
     """Remove the plugin from every network of this node, and its program."""
+    log = _log(output, log_as_json=log_as_json)
     places = detect(cni_net_dir, cni_bin_dir)
     actions = installation.uninstall(places, keep_program=keep_program)
-    _log_actions(Log("info", as_json=log_as_json), actions or ("the plugin is not installed; nothing to remove",))
+    _log_actions(log, actions or ("the plugin is not installed; nothing to remove",))
+    _report(log, "uninstall", changed=bool(actions))
     return 0
+
+
+def _log(output: str, *, log_as_json: bool) -> Log:
+    """The log of a verb that acts: its lines are kept if they are to be one document."""
+    if choice("--output", output, ("text", "json")) == "json":
+        return RecordedLog("info")
+    return Log("info", as_json=log_as_json)
+
+
+def _report(log: Log, verb: str, *, changed: bool) -> None:
+    if isinstance(log, RecordedLog):
+        lines = [{"level": level, "message": message} for level, message in log.lines]
+        print_json("cni-change", {"verb": verb, "changed": changed, "log": lines})
 
 
 @application.command(cls=Command)
@@ -111,7 +131,7 @@ def status(
             "network": installed.network,
             "entry": installed.entry,
         }
-        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        print_json("cni-status", document)
     else:
         program = os.path.join(places.programs, conflist.PLUGIN)
         network = installed.network or f"none in {places.networks}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections import Counter
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istio_init.cli.verbs.cni_flags import Config, NetDir, entry
-from istio_init.cli.verbs.output import choice
+from istio_init.cli.verbs.output import choice, print_json
 from istio_init.cni.node import cri, install
 from istio_init.cni.node.directories import detect_networks
 from istio_init.cni.node.repair import DRIFTED, FIXABLE, UNCAPTURED, UNKNOWN, PodNetwork, repair
@@ -57,7 +56,7 @@ def repair_pods(
     findings = tuple(repair(sandboxes, network, fix=fix))
     code = exit_code(findings)
     if form == "json":
-        sys.stdout.write(json.dumps({"code": code, "pods": [document(each) for each in findings]}, indent=2) + "\n")
+        print_json("cni-repair", {"code": code, "pods": [document(each) for each in findings]})
     elif form == "text":
         sys.stdout.write("".join(f"{line}\n" for line in text(findings)))
     else:

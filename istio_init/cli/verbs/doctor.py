@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from istio_init.cli.pod_owners import pod_privileges
 from istio_init.cli.verbs import envoy_checks, envoy_flags
-from istio_init.cli.verbs.output import choice
+from istio_init.cli.verbs.output import choice, print_json
 from istio_init.cli.verbs.packet_flags import account
 from istio_init.cli.verbs.subject import Container, Pid, Where, placed
 from istio_init.errors import printable
@@ -50,7 +49,7 @@ def doctor(  # noqa: PLR0913 (a command line's options)
     elif envoy:
         raise UsageError("--envoy: only used with --live, which checks the running proxy; add --live")
     if form == "json":
-        sys.stdout.write(json.dumps(as_json(checks), indent=2) + "\n")
+        print_json("doctor", as_json(checks))
     else:
         show(folded(checks))
     return 1 if any(check.status == "fail" for check in checks) else 0

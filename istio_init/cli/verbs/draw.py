@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from istio_init.cli.verbs import envoy_flags, packet_flags
-from istio_init.cli.verbs.output import choice
+from istio_init.cli.verbs.output import choice, json_text
 from istio_init.cli.verbs.subject import Container, FromSave, Pid, Where, is_live, pod_addresses, subject
+from istio_init.draw.data import as_json
 from istio_init.draw.dot import dot
 from istio_init.draw.graph import build_graph
 from istio_init.draw.highlight import highlights
@@ -71,6 +72,9 @@ def draw(  # noqa: PLR0913 (a command line's options)
     host: envoy_flags.Host = "",
     path: envoy_flags.PathName = "",
     speaks: envoy_flags.Speaks = "",
+    output: Annotated[
+        str, typer.Option("--output", metavar="text|json", help="json: the chains as data instead of a picture.")
+    ] = "text",
     live: Annotated[bool, typer.Option("--live", help="Draw the rules in the kernel, not the plan.")] = False,
     pid: Pid = None,
     container: Container = None,
@@ -78,6 +82,9 @@ def draw(  # noqa: PLR0913 (a command line's options)
 ) -> int:
     """Draw the chains; with --outbound or --inbound, a packet's path through them as well."""
     choice("--format", form, FORMS)
+    as_data = choice("--output", output, ("text", "json")) == "json"
+    if as_data and form == "html":
+        raise UsageError("--output json: a page is for people; leave --format out")
     chosen_family: Family | None = choice("--ip-family", family, (IPV4, IPV6)) if family else None  # type: ignore[assignment]
     request = None
     if inbound or outbound:
@@ -111,7 +118,7 @@ def draw(  # noqa: PLR0913 (a command line's options)
         values = packet_flags.form_values(request, source, destination, protocol) if request else {}
         _write(_page(packet_flags.run_as(about, runs_as), values, chosen_family or IPV4, lines, explain), file)
     else:
-        _write(_drawing(about, chosen_family or IPV4, request, runs_as, form), file)
+        _write(_drawing(about, chosen_family or IPV4, request, runs_as, "json" if as_data else form), file)
     return 0
 
 
@@ -138,6 +145,8 @@ def _drawing(
 
 
 def _rendered(form: str, graph: Graph, highlighted: tuple[Highlight, ...], captions: list[str]) -> str:
+    if form == "json":
+        return json_text("draw", as_json(graph, highlighted, captions))
     if form == "mermaid":
         return mermaid(graph, highlighted)
     return dot(graph, highlighted) if form == "dot" else svg(picture(graph), highlighted, captions)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
-from istio_init.cli.verbs.output import CHECK_EXIT_CODES
+from istio_init.cli.verbs.output import CHECK_EXIT_CODES, print_json
 from istio_init.errors_rare import UsageError
 from istio_init.formats.socket_capture import as_json
 from istio_init.inspect.socket_capture import inspect
@@ -22,7 +21,7 @@ def check(options: Options, log: Log, form: str) -> int:
     inspection = _inspect(options, log)
     code = CHECK_EXIT_CODES[inspection.conformance]
     if form == "json":
-        _print({**_state(inspection), "code": code})
+        print_json("check", {**_state(inspection), "code": code, "warnings": []})
     else:
         print(_line(inspection))  # noqa: T201 (a verb's output)
     return code
@@ -33,7 +32,9 @@ def plan(options: Options, log: Log, form: str) -> int:
     inspection = _inspect(options, log)
     action = "nothing" if inspection.conformance == "in place" else "write"
     if form == "json":
-        _print({**_state(inspection), "capture": as_json(inspection.capture), "apply": {"does": action}})
+        print_json(
+            "plan-ebpf", {**_state(inspection), "capture": as_json(inspection.capture), "apply": {"does": action}}
+        )
     else:
         print(_line(inspection))  # noqa: T201
         print(json.dumps(as_json(inspection.capture), indent=2))  # noqa: T201
@@ -45,7 +46,9 @@ def show(options: Options, log: Log, form: str) -> int:
     """Print the capture with the node's counters."""
     inspection = _inspect(options, log)
     if form == "json":
-        _print({**_state(inspection), "capture": as_json(inspection.capture), "counters": inspection.counts})
+        print_json(
+            "show-ebpf", {**_state(inspection), "capture": as_json(inspection.capture), "counters": inspection.counts}
+        )
     else:
         print(_line(inspection))  # noqa: T201
         for name, count in inspection.counts.items():
@@ -83,7 +86,3 @@ def _state(inspection: SocketInspection) -> dict[str, Any]:
 def _line(inspection: SocketInspection) -> str:
     more = f": {'; '.join(inspection.findings)}" if inspection.findings else ""
     return f"{inspection.conformance} (ebpf){more}"
-
-
-def _print(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated
 
 import typer
 
 from istio_init.cli.verbs import envoy_flags, packet_flags, who_runs
-from istio_init.cli.verbs.output import choice, show
+from istio_init.cli.verbs.output import choice, print_json, show
 from istio_init.cli.verbs.subject import Container, FromSave, Pid, Where, is_live, pod_addresses, subject
 from istio_init.envoy import wording
 from istio_init.model.rules import IPV6
@@ -88,7 +86,7 @@ def explain(  # noqa: PLR0913 (a command line's options)
         packet_path = follow(about.ruleset(request.family), packet, about.facts, about.envoy)
         text, values = lines(packet_path, reasons, steps=steps), as_json(packet_path, reasons)
     if form == "json":
-        sys.stdout.write(json.dumps(values, indent=2) + "\n")
+        print_json("explain-envoy" if proxy else "explain", values)
     else:
         show([TextLine("purpose", 0, ARTICLE), TextLine("hook", 0, "")] if steps else [])
         show(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import sys
 from collections.abc import Mapping  # noqa: TC003 (Typer reads the verb's annotations)
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istio_init.cli.input_file import decode, read_bytes
-from istio_init.cli.verbs.output import choice
+from istio_init.cli.verbs.output import choice, print_json
 from istio_init.errors import shown
 from istio_init.errors_rare import OptionError, UsageError
+from istio_init.formats import yaml_json
 from istio_init.inject import injector, policy
 from istio_init.inject.containers import InitSpec
 from istio_init.kernel.host import files
@@ -80,6 +82,7 @@ def inject(  # noqa: PLR0913 (its flags)
     kubernetes: Annotated[
         str, typer.Option(metavar="VERSION", help="With --policy: the cluster's version, such as 1.34.")
     ] = policy.CURRENT,
+    form: Annotated[str, typer.Option("--output", metavar="text|json", help="json: a report of each file.")] = "text",
 ) -> int:
     """Add the init container to the workloads of a manifest, and leave every other byte as it is.
 
@@ -87,28 +90,51 @@ def inject(  # noqa: PLR0913 (its flags)
     """
     if output and output != "-" and not output.strip("0123456789,-: "):
         raise OptionError(OUTPUT, output, "a file here, not ports: those are --istio-local-outbound-ports-exclude")
+    as_json = choice("--output", form, ("text", "json")) == "json"
     request = InitSpec(texts, image, proxy_container, native, validation)
     if policy_kind:
         kind = choice("--policy", policy_kind, policy.KINDS)
         if filename or output or in_place or check or remove:
             raise UsageError("--policy: prints a policy, and takes no files")
-        sys.stdout.write(policy.printed(kind, request, kubernetes))
+        printed = policy.printed(kind, request, kubernetes)
+        sys.stdout.write(_kubernetes_list(printed) if as_json else printed)
         return 0
     sources = _read(filename, output, in_place=in_place, check=check)
-    results = [(source, _result(source, request, remove=remove)) for source in sources]
-    changed = [(source, result) for source, result in results if result != source.text]
-    if check:
-        sys.stdout.write("".join(_diff(source, result) for source, result in changed))
-        return 1 if changed else 0
+    results = [(source, _result(source, request, remove=remove, quiet=as_json)) for source in sources]
+    changed = [(source, result.text) for source, result in results if result.text != source.text]
+    to_file = bool(output) and output != "-"
     if in_place:
-        for source, result in changed:
-            _write(source.path, result)
-    elif output and output != "-":
-        _write(output, results[0][1])
-    else:
+        for source, text in changed:
+            _write(source.path, text)
+    elif to_file:
+        _write(output, results[0][1].text)
+    if as_json:
+        with_text = not (in_place or check or to_file)
+        reports = [_report(source, result, with_text=with_text) for source, result in results]
+        print_json("inject", {"changed": bool(changed), "files": reports})
+    elif check:
+        sys.stdout.write("".join(_diff(source, text) for source, text in changed))
+    elif not (in_place or to_file):
         sys.stdout.flush()
-        sys.stdout.buffer.write("".join(_joined(text for _, text in results)).encode())
-    return 0
+        sys.stdout.buffer.write("".join(_joined(result.text for _, result in results)).encode())
+    return 1 if check and changed else 0
+
+
+def _report(source: _Source, result: injector.Result, *, with_text: bool) -> dict[str, object]:
+    """What was done to one file; `with_text`: with the manifest, which is not written anywhere else."""
+    return {
+        "file": source.name,
+        "changed": result.text != source.text,
+        "workloads": result.workloads,
+        "notes": [{"workload": title, "note": note} for title, note in result.notes],
+        "text": result.text if with_text else None,
+    }
+
+
+def _kubernetes_list(manifest: str) -> str:
+    """Kubernetes objects in YAML as a List in JSON, which kubectl takes as well."""
+    items = yaml_json.load(manifest)
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items}, indent=2) + "\n"
 
 
 def _read(filename: str, output: str, *, in_place: bool, check: bool) -> list[_Source]:
@@ -145,8 +171,8 @@ def _source(path: str) -> _Source:
     return _Source(name, path, decode(FILE, path, read_bytes(FILE, path)))
 
 
-def _result(source: _Source, request: InitSpec, *, remove: bool) -> str:
-    """A file's text after the change; notes about its workloads go to standard error."""
+def _result(source: _Source, request: InitSpec, *, remove: bool, quiet: bool) -> injector.Result:
+    """A file's text after the change; notes about its workloads go to standard error, unless `quiet`."""
     name = source.name if source.name.isprintable() else shown(source.name)
     try:
         result = injector.remove(source.text) if remove else injector.inject(source.text, request)
@@ -154,11 +180,13 @@ def _result(source: _Source, request: InitSpec, *, remove: bool) -> str:
         raise
     except (UsageError, ValueError) as error:
         raise UsageError(f"{name}: {error}") from None
+    if quiet:
+        return result
     for title, note in result.notes:
         sys.stderr.write(f"istio-init: {name}: {title}: {note}\n")
     if not result.workloads:
         sys.stderr.write(f"istio-init: {name}: no workload\n")
-    return result.text
+    return result
 
 
 def _joined(texts: Iterator[str]) -> Iterator[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from istio_init.errors import printable
 from istio_init.errors_rare import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from istio_init.simulate.report import TextLine
 
@@ -26,6 +27,16 @@ STYLES = {
     "fate": "bold green",
     "trouble": "bold red",
 }
+
+
+def print_json(schema: str, value: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Print an answer for programs."""
+    sys.stdout.write(json_text(schema, value, indent=indent))
+
+
+def json_text(schema: str, value: Mapping[str, Any], *, indent: int | None = 2) -> str:
+    """An answer for programs; it begins with the name and version of its schema (istio_init/schemas)."""
+    return json.dumps({"schema": f"{schema}.v1", **value}, indent=indent) + "\n"
 
 
 def show(lines: Iterable[TextLine]) -> None:

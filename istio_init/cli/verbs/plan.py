@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from istio_init.cli.verbs import ebpf
-from istio_init.cli.verbs.output import choice, show
+from istio_init.cli.verbs.output import choice, print_json, show
 from istio_init.cli.verbs.subject import Container, Live, Pid, Where, placed
 from istio_init.inspect.diff import folded, hunks, inet_hunks, routing_hunk
 from istio_init.inspect.state import conformance, findings, forecast, inspect
@@ -47,7 +45,7 @@ def plan(
     inspection = inspect(chosen, log)
     result = forecast(inspection)
     if form == "json":
-        sys.stdout.write(json.dumps(as_json(inspection, result), indent=2) + "\n")
+        print_json("plan", as_json(inspection, result))
     else:
         show(lines(inspection, result))
     return 0

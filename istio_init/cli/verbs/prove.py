@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from istio_init.cli.verbs import envoy_flags, packet_flags, who_runs
-from istio_init.cli.verbs.output import choice, show, working
+from istio_init.cli.verbs.output import choice, print_json, show, working
 from istio_init.cli.verbs.subject import POD, Container, FromSave, Pid, Where, is_live, pod_addresses, subject
 from istio_init.envoy import fit_report
 from istio_init.formats.addresses import address_text
@@ -78,7 +76,7 @@ def prove(  # noqa: PLR0913 (a command line's options)
     fit = envoy_flags.fit(about, proxy) if proxy else None
     if form == "json":
         values = _json(proof, about) | ({"envoy": _fit_json(fit, about)} if fit else {})
-        sys.stdout.write(json.dumps(values, indent=2) + "\n")
+        print_json("prove", values)
     else:
         show([*_lines(proof, about), *(_fit_lines(fit, about) if fit else ())])
     sound = proof.holds and not (strict and proof.faults)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istio_init.cli.verbs import ebpf
-from istio_init.cli.verbs.output import choice
+from istio_init.cli.verbs.output import choice, print_json
 from istio_init.cli.verbs.show_render import as_json, least_width, lines, plain, tables
 from istio_init.cli.verbs.subject import Container, FromSave, Live, Pid, Where, placed, require_no_place, saved_rules
 from istio_init.errors_rare import OptionError
@@ -88,7 +87,7 @@ def _snapshots(look: Callable[[], Snapshot], seconds: float) -> Iterator[Snapsho
 def _print(snapshot: Snapshot, form: str, *, watching: bool) -> None:
     """Print a snapshot; while watching, a JSON document is one line, and a text ends in an empty line."""
     if form == "json":
-        sys.stdout.write(json.dumps(as_json(snapshot), indent=None if watching else 2) + "\n")
+        print_json("show", as_json(snapshot), indent=None if watching else 2)
     elif form == "text" or _too_narrow(snapshot):
         sys.stdout.write("".join(f"{line}\n" for line in plain(snapshot)) + "\n" * watching)
     else:

@@ -44,9 +44,9 @@ class BackendState(Record):
     rulesets: tuple[Ruleset, ...]
     inet: tuple[InetTable, ...] = ()
 
-    def removal(self, plan: Plan) -> Changes:
+    def removal(self, plan: Plan, *, releases: bool = False) -> Changes:
         """The changes that remove all Istio rules from these tables, without routing."""
-        return removal(NamespaceState(self.rulesets), plan)
+        return removal(NamespaceState(self.rulesets), plan, releases=releases)
 
 
 class Inspection(Record):
@@ -194,8 +194,8 @@ def _made(inspection: Inspection, changes: Changes) -> tuple[tuple[BackendState,
 
 
 def _cleaning(inspection: Inspection) -> Forecast:
-    elsewhere = ((state, state.removal(inspection.plan)) for state in inspection.others)
+    elsewhere = ((state, state.removal(inspection.plan, releases=True)) for state in inspection.others)
     others = tuple(ruleset for state in inspection.others for ruleset in state.rulesets)
-    steps = (*elsewhere, (inspection.chosen, removal(inspection.state, inspection.plan, others)))
+    steps = (*elsewhere, (inspection.chosen, removal(inspection.state, inspection.plan, others, releases=True)))
     made = tuple((state, changes) for state, changes in steps if changes)
     return Forecast("write", "cleaning up", made) if made else Forecast("nothing", "no Istio rules found")

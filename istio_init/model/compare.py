@@ -59,10 +59,14 @@ def recognised(found: Table, wanted: Table | None) -> Table:
     """Mark the rules that equal `wanted` ones as Istio's, if the table was written by a program that does not sign.
 
     Such a table has Istio's chains, and no signed rule outside of them. Each wanted rule marks one rule: a second
-    equal rule belongs to another program.
+    equal rule belongs to another program. The claims of a KnownTable (claims.py) are marked in any table.
     """
     outside = [chain for chain in found.chains if chain.name not in OWN_CHAINS]
     signed = any(rule.ours for chain in outside for rule in chain.rules)
+    if claims := getattr(wanted, "claims", ()):
+        from istio_init.model.claims import marked
+
+        found = marked(found, claims)
     if wanted is None or signed or len(outside) == len(found.chains):
         return found
     return found.replace(chains=tuple(_recognised(chain, wanted.chain(chain.name)) for chain in found.chains))
@@ -124,7 +128,13 @@ def own_part(found: Table, wanted: Table | None = None) -> Table | None:
             else:
                 rules = tuple([chain.rules[number] for number in own])
                 chains[chain.name] = chain.replace(rules=rules, inserted=_leading(own))
-    return Table(found.name, ordered(found.name, chains)) if chains else None
+    if not chains:
+        return None
+    if claims := getattr(wanted, "claims", ()):
+        from istio_init.model.claims import KnownTable
+
+        return KnownTable(found.name, ordered(found.name, chains), claims)
+    return Table(found.name, ordered(found.name, chains))
 
 
 def _leading(positions: tuple[int, ...]) -> int:

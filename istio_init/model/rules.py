@@ -65,6 +65,9 @@ OWN_CHAINS = frozenset(
         "ISTIO_DIVERT",
         "ISTIO_TPROXY",
         "ISTIO_DROP",
+        # Of the ambient mode's redirection, in pods and on nodes; no plan has them.
+        "ISTIO_PRERT",
+        "ISTIO_POSTRT",
         MOVING_CHAIN,
     }
 )

@@ -138,7 +138,7 @@ def leftovers(found: NamespaceState, plan: Plan, others: tuple[Ruleset, ...] = (
     """
     rulesets = (*found.rulesets, *others)
     families = {ruleset.family for ruleset in rulesets}
-    marks = {(ruleset.family, mark) for ruleset in rulesets for mark in _marks(ruleset.table("mangle"))}
+    marks = {(ruleset.family, mark) for ruleset in rulesets for mark in inbound_marks(ruleset.table("mangle"))}
     rules = [entry for entry in found.routing if isinstance(entry, PolicyRule) and (entry.family, entry.mark) in marks]
     tables = {(rule.family, rule.table) for rule in rules}
     routes = [
@@ -153,7 +153,7 @@ def leftovers(found: NamespaceState, plan: Plan, others: tuple[Ruleset, ...] = (
     return (*by_mark, *(entry for entry in by_options if entry in found.routing))
 
 
-def _marks(mangle: Table | None) -> set[int]:
+def inbound_marks(mangle: Table | None) -> set[int]:
     """The inbound marks that the TPROXY chains of a table set."""
     own = own_part(mangle) if mangle else None
     if own is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from istio_init.errors import KernelError
 from istio_init.model.rules import FAMILIES
 from istio_init.planning.changes import Changes, NamespaceState
+from istio_init.planning.earlier_releases import suspects
 from istio_init.planning.removal import removal
 from istio_init.runner.transaction import Transaction, Write, do_nothing
 
@@ -28,30 +29,44 @@ def clean(  # noqa: PLR0913 (what to work with, each by its name)
     *,
     on_commit: Callable[[], None] = do_nothing,
     others: tuple[tuple[str, Firewall], ...] = (),
+    chosen: str = "legacy",
 ) -> Changes:
     """Remove all Istio rules and routing, in both families; returns what was changed.
 
     `plan` is that of the current options: it identifies Istio rules without a signature. `others` are the Firewalls
-    of other backends by name, which are cleaned first. `on_commit` is as apply's.
+    of other backends by name, which are cleaned first, `chosen` is the name of the first one's. `on_commit` is as
+    apply's.
     """
     states = [(name, each, rules_of(each)) for name, each in (*others, ("", firewall))]
     elsewhere = tuple(ruleset for _, _, state in states[:-1] for ruleset in state.rulesets)
     found = states[-1][2].replace(routing=router.read())
-    changes = removal(found, plan, elsewhere)
-    tables = {name: removal(state, plan).tables for name, _, state in states}
+    changes = removal(found, plan, elsewhere, releases=True)
+    tables = {name: removal(state, plan, releases=True).tables for name, _, state in states}
     writes = tuple(Write(each, tables[name], state, name) for name, each, state in states if tables[name])
     everything = changes.replace(tables=tuple(change for each in tables.values() for change in each))
     if everything:
 
         def verify() -> None:
             for write in writes:
-                if removal(rules_of(write.firewall), plan).tables:
+                if removal(rules_of(write.firewall), plan, releases=True).tables:
                     raise KernelError(
                         "Istio rules were removed, and exist again: is another program editing the tables?"
                     )
 
         Transaction(router, log, on_commit).perform(writes, changes, found, verify=verify)
+    _name_suspects(states, chosen, log)
     return everything
+
+
+def _name_suspects(states: list[tuple[str, Firewall, NamespaceState]], chosen: str, log: Log) -> None:
+    """Log the rules that look like Istio's and may be another program's, each with the command that removes it."""
+    for name, _, state in states:
+        backend = name or chosen
+        for each in suspects(state.rulesets) if backend != "native" else ():
+            log.warn(
+                f"left as it is: {backend} {each.family} {each.table} {each.chain} {each.text}: Istio's releases made "
+                f"such rules, and so do other programs; to remove it: {each.command(backend)}"
+            )
 
 
 def rules_of(firewall: Firewall) -> NamespaceState:

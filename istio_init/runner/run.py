@@ -134,7 +134,10 @@ def _change(options: Options, environ: Mapping[str, str], log: Log, interrupts: 
         if options.cleanup_only:
             from istio_init.runner import cleanup
 
-            cleaned = cleanup.clean(plan, firewall, router, log, on_commit=interrupts.ignore, others=others)
+            name, _ = backends.choose(options, found)
+            cleaned = cleanup.clean(
+                plan, firewall, router, log, on_commit=interrupts.ignore, others=others, chosen=name
+            )
             return "cleaned up" if cleaned else "no Istio rules found; nothing to clean up"
         wishes = {"reconcile": options.reconcile, "force": options.force_apply, "warn": True}
         changes = transaction.apply(plan, firewall, router, log, **wishes, on_commit=interrupts.ignore, others=others)

@@ -333,7 +333,7 @@ def test_other_writers(host: Host, watching: subprocess.Popen[str]) -> None:
     (host.networks / "00-broken.conflist").write_text("{")
     assert watching.stderr is not None
     said = next(line for line in watching.stderr if "00-broken" in line)
-    assert "not in place" in said
+    assert "not installed, will retry" in said
     (host.networks / "00-broken.conflist").unlink()
     watching.send_signal(signal.SIGTERM)
     assert watching.wait() == 0

@@ -17,7 +17,8 @@ from istio_init.kernel.host.process import remember_signals, reserve_standard_de
 def istio_init() -> NoReturn:
     """Run `istio-init` with the process's arguments, and exit with its code."""
     reserve_standard_descriptors()
-    watches = sys.argv[1:3] == ["cni", "install"] and "--watch" in sys.argv
+    verb = sys.argv[1:3]
+    watches = verb == ["cni", "agent"] or (verb == ["cni", "install"] and "--watch" in sys.argv)
     if watches:
         # The plugin must be removed from the node even if the signal arrives before the verb is imported.
         remember_signals()

@@ -64,6 +64,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "cni": (("Install the plugin on this node and keep it there", "istio-init cni install --watch"),),
     "cni install": (("Install the plugin on this node", "istio-init cni install"),),
     "cni status": (("Is the plugin in place?", "istio-init cni status --output json"),),
+    "cni agent": (("Keep the plugin installed, and know the node's pods", "istio-init cni agent --node NAME"),),
     "cni repair": (("Capture the pods that the plugin missed", "istio-init cni repair --fix"),),
 }
 

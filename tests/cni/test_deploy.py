@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from istio_init import __version__
-from istio_init.cli.verbs.cni import ON_EXIT, application
+from istio_init.cli.verbs.cni import application
+from istio_init.cli.verbs.cni_flags import ON_EXIT
 from istio_init.cni.node.conflist import PLUGIN, plugin_configuration
 from tests.kit.helm import documents, merged, template
 

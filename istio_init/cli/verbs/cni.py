@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,36 +10,41 @@ import typer
 
 from istio_init.cli.help_page import Command, Group
 from istio_init.cli.verbs.acting import RecordedLog
-from istio_init.cli.verbs.cni_flags import Config, NetDir, entry
+from istio_init.cli.verbs.cni_agent import agent
+from istio_init.cli.verbs.cni_flags import (
+    BinDir,
+    Config,
+    Interval,
+    Json,
+    NetDir,
+    OnExit,
+    Plugin,
+    duration,
+    ending,
+    entry,
+    program,
+)
 from istio_init.cli.verbs.cni_repair import repair_pods
 from istio_init.cli.verbs.output import choice, print_json
 from istio_init.cni.node import conflist
 from istio_init.cni.node import install as installation
 from istio_init.cni.node.directories import detect
-from istio_init.errors import InitError, printable
+from istio_init.cni.node.keep import Keeper, watched
+from istio_init.errors import printable
 from istio_init.errors_rare import OptionError, UsageError
 from istio_init.kernel.host.inotify import Watch
 from istio_init.log import Log
-from istio_init.model import parsers
 
 if TYPE_CHECKING:
     from istio_init.cni.node.directories import Directories
 
-# The plugin's bundle in the node image.
-BUNDLE = "/usr/lib/istio-init/cni"
-ON_EXIT = ("uninstall", "unchain", "keep")
-
-BinDir = Annotated[
-    str, typer.Option("--cni-bin-dir", metavar="DIR", help="The directory of CNI plugins. Unset: detected.")
-]
-Plugin = Annotated[str, typer.Option("--plugin", metavar="PATH", help="The program, or the bundle, to install.")]
-Json = Annotated[bool, typer.Option("--log-as-json", metavar="", help="Log lines of JSON.")]
 Output = Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")]
 
 application = typer.Typer(
     help="The CNI plugin on this node.", cls=Group, no_args_is_help=True, rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )  # fmt: skip
+application.command(name="agent", cls=Command)(agent)
 application.command(name="repair", cls=Command)(repair_pods)
 
 
@@ -52,8 +56,8 @@ def install(  # noqa: PLR0913 (a command line's options)
     plugin: Plugin = "",
     plugin_config: Config = "",
     watch: Annotated[bool, typer.Option("--watch", metavar="", help="Keep it installed until SIGTERM.")] = False,
-    interval: Annotated[str, typer.Option(metavar="DURATION", help="With --watch: check at least this often.")] = "10s",
-    on_exit: Annotated[str, typer.Option(metavar="|".join(ON_EXIT), help="With --watch: what SIGTERM does.")] = "",
+    interval: Interval = "10s",
+    on_exit: OnExit = "",
     log_as_json: Json = False,
     output: Output = "text",
 ) -> int:
@@ -63,9 +67,8 @@ def install(  # noqa: PLR0913 (a command line's options)
         raise UsageError("--output json: --watch does not end with a document; use --log-as-json")
     if on_exit and not watch:
         raise OptionError("--on-exit", on_exit, "only used with --watch; add --watch")
-    ending = choice("--on-exit", on_exit or "uninstall", ON_EXIT)
-    pause = _duration("--interval", interval)
-    places, source = detect(cni_net_dir, cni_bin_dir), plugin or _program()
+    at_end, pause = ending(on_exit), duration("--interval", interval)
+    places, source = detect(cni_net_dir, cni_bin_dir), plugin or program()
     if not watch:
         actions = installation.install(places, source, entry(plugin_config))
         _warn_of_rivals(log, places)
@@ -73,9 +76,9 @@ def install(  # noqa: PLR0913 (a command line's options)
         _report(log, "install", changed=bool(actions))
         return 0
     _keep_installed(log, places, source, plugin_config, pause)
-    log.info(f"terminating: {ending}")
-    if ending != "keep":
-        _log_actions(log, installation.uninstall(places, keep_program=ending == "unchain"))
+    log.info(f"terminating: {at_end}")
+    if at_end != "keep":
+        _log_actions(log, installation.uninstall(places, keep_program=at_end == "unchain"))
     return 0
 
 
@@ -133,31 +136,21 @@ def status(
         }
         print_json("cni-status", document)
     else:
-        program = os.path.join(places.programs, conflist.PLUGIN)
+        path = os.path.join(places.programs, conflist.PLUGIN)
         network = installed.network or f"none in {places.networks}"
-        for line in (f"program  {installed.program}: {program}", f"entry    {installed.entry}: {network}"):
+        for line in (f"program  {installed.program}: {path}", f"entry    {installed.entry}: {network}"):
             sys.stdout.write(printable(line) + "\n")
     return 0 if installed.whole else 1
 
 
 def _keep_installed(log: Log, places: Directories, source: str, plugin_config: str, pause: float) -> None:
     """Reinstall whenever the installation is incomplete, until a signal arrives."""
-    last_warning = ""
-    watched = [places.networks, places.programs, *([os.path.dirname(plugin_config)] if plugin_config else [])]
-    with Watch(watched) as watch, installation.claim(places) as claim:
+    with (
+        Watch(watched(places, plugin_config)) as watch,
+        Keeper(log, places, source, lambda: entry(plugin_config)) as keeper,
+    ):
         while not watch.asked_to_end:
-            try:
-                actions = installation.install(places, source, entry(plugin_config))
-                if actions:
-                    _warn_of_rivals(log, places)
-                _log_actions(log, actions)
-                claim.renew()
-                last_warning = ""
-            except InitError as error:
-                # Another program may be writing the network at this moment. Log a lasting error once.
-                if str(error) != last_warning:
-                    last_warning = str(error)
-                    log.warn(f"not installed, will retry: {last_warning}")
+            keeper.attempt()
             watch.wait(pause)
 
 
@@ -169,21 +162,3 @@ def _warn_of_rivals(log: Log, places: Directories) -> None:
 def _log_actions(log: Log, actions: tuple[str, ...]) -> None:
     for line in actions:
         log.info(line)
-
-
-def _program() -> str:
-    """The default plugin: the image's bundle, else the program that was installed with this one."""
-    if os.path.isdir(BUNDLE):
-        return BUNDLE
-    beside = os.path.join(os.path.dirname(sys.argv[0]), conflist.PLUGIN)
-    program = beside if os.access(beside, os.X_OK) else shutil.which(conflist.PLUGIN)
-    if not program:
-        raise UsageError(f"--plugin: no {conflist.PLUGIN} next to this program or in PATH; give its path")
-    return program
-
-
-def _duration(flag: str, text: str) -> float:
-    try:
-        return parsers.duration(text)
-    except ValueError as error:
-        raise OptionError(flag, text, str(error)) from None

@@ -58,8 +58,8 @@ def _require_no_claim(places: Directories) -> None:
     path = os.path.join(places.programs, PLUGIN)
     if files.is_claimed(path):
         raise InitError(
-            f"{path}: kept installed by a running `istio-init cni install --watch`, which would restore it; "
-            "end that first (helm uninstall, or kubectl delete daemonset istio-init-cni)"
+            f"{path}: kept installed by a running `istio-init cni install --watch` or `cni agent`, which would "
+            "restore it; end that first (helm uninstall, or kubectl delete daemonset istio-init-cni)"
         )
 
 

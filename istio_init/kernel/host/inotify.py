@@ -24,54 +24,80 @@ CHANGES = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE |
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class Watch:
-    """Watches directories by inotify(7) for the length of a `with`, in which signals that end a program only wake it.
+class DirectoryWatch:
+    """Watches directories by inotify(7) for the length of a `with`; `descriptor` is readable after a change.
 
     inotify does not see everything (a directory that was replaced, another machine's writes), and there may be none
-    left of it; the waiting process looks again after a while, too, and then the watches are set anew.
+    left of it, where `descriptor` is -1. So the waiting process looks again after a while, and calls renew().
     """
 
     def __init__(self, directories: Sequence[str]) -> None:
         self._directories = directories
-        # A signal may have come while the program started.
-        self._asked = asked_to_end()
-        self._before: dict[int, Any] = {}
-        self._inotify = -1
+        self.descriptor = -1
 
     def __enter__(self) -> Self:
-        self._reading, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        for number in ENDING:
-            self._before[number] = signal.signal(number, self._end)
         self.renew()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        for descriptor in (self._reading, self._writing, self._inotify):
-            if descriptor >= 0:
-                os.close(descriptor)
+        self._close()
 
-    def _end(self, *_: object) -> None:
-        self._asked = True
-        os.write(self._writing, b"\0")
+    def _close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
 
     def renew(self) -> None:
         """Watch what now is at the directories' paths; one that is missing is seen when it is looked for."""
-        if self._inotify >= 0:
-            os.close(self._inotify)
+        self._close()
         libc = library(None)
-        self._inotify = function(libc, "inotify_init1")(os.O_CLOEXEC | os.O_NONBLOCK)
-        if self._inotify < 0:
+        self.descriptor = function(libc, "inotify_init1")(os.O_CLOEXEC | os.O_NONBLOCK)
+        if self.descriptor < 0:
             if get_errno() not in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSYS}:
                 raise KernelError(f"inotify: {os.strerror(get_errno())}", get_errno())
             return
         add = function(libc, "inotify_add_watch")
         for directory in self._directories:
-            if add(self._inotify, os.fsencode(directory), CHANGES | IN_ONLYDIR) < 0:
+            if add(self.descriptor, os.fsencode(directory), CHANGES | IN_ONLYDIR) < 0:
                 number = get_errno()
                 if number not in {errno.ENOENT, errno.ENOTDIR, errno.ENOSPC}:
                     raise KernelError(f"{shown(directory)}: can't be watched: {os.strerror(number)}", number)
+
+    def drain(self) -> None:
+        """Read all events away; which they were does not matter."""
+        while self.descriptor >= 0:
+            try:
+                if not os.read(self.descriptor, 1 << 16):
+                    return
+            except BlockingIOError:
+                return
+
+
+class Watch(DirectoryWatch):
+    """A DirectoryWatch that waits, in which signals that end a program only wake it."""
+
+    def __init__(self, directories: Sequence[str]) -> None:
+        super().__init__(directories)
+        # A signal may have come while the program started.
+        self._asked = asked_to_end()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._reading, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        for number in ENDING:
+            self._before[number] = signal.signal(number, self._end)
+        return super().__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        for descriptor in (self._reading, self._writing):
+            os.close(descriptor)
+        super().__exit__(kind, error, at)
+
+    def _end(self, *_: object) -> None:
+        self._asked = True
+        os.write(self._writing, b"\0")
 
     @property
     def asked_to_end(self) -> bool:
@@ -82,19 +108,10 @@ class Watch:
         """Wait for a change, for that long at the longest; False once the program was asked to end."""
         if self._asked:
             return False
-        waiting = [self._reading] if self._inotify < 0 else [self._reading, self._inotify]
+        waiting = [self._reading] if self.descriptor < 0 else [self._reading, self.descriptor]
         ready, _, _ = select.select(waiting, [], [], seconds)
-        if self._inotify in ready:
-            while _drained(self._inotify):
-                pass
+        if self.descriptor in ready:
+            self.drain()
         else:
             self.renew()
         return not self._asked
-
-
-def _drained(descriptor: int) -> bool:
-    """Read events away; which they were does not matter. Whether there may be more."""
-    try:
-        return bool(os.read(descriptor, 1 << 16))
-    except BlockingIOError:
-        return False

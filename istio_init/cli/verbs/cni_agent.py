@@ -1,0 +1,102 @@
+"""`istio-init cni agent`: the node's process, which a DaemonSet runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from istio_init.cli.verbs.cni_flags import (
+    BinDir,
+    Config,
+    Interval,
+    Json,
+    NetDir,
+    OnExit,
+    Plugin,
+    duration,
+    ending,
+    entry,
+    program,
+)
+from istio_init.cni.node.directories import detect
+from istio_init.errors import InitError
+from istio_init.errors_rare import OptionError
+from istio_init.log import Log
+
+if TYPE_CHECKING:
+    from istio_init.cni.agent.credentials import ApiCredentials
+
+# As the manifest sets it, from the pod's own spec.nodeName.
+NODE_NAME = "NODE_NAME"
+LONGEST_NAME = 253  # a Kubernetes name
+
+
+def agent(  # noqa: PLR0913 (a command line's options)
+    *,
+    cni_net_dir: NetDir = "",
+    cni_bin_dir: BinDir = "",
+    plugin: Plugin = "",
+    plugin_config: Config = "",
+    interval: Interval = "10s",
+    on_exit: OnExit = "uninstall",
+    node: Annotated[str, typer.Option("--node", metavar="NAME", help=f"This node's name. Unset: ${NODE_NAME}.")] = "",
+    kubeconfig: Annotated[
+        str, typer.Option("--kubeconfig", metavar="FILE", help="How to reach the API. Unset: as a pod does.")
+    ] = "",
+    listen: Annotated[
+        str, typer.Option(metavar="ADDRESS:PORT", help="Where /healthz and /readyz are served; empty: nowhere.")
+    ] = "127.0.0.1:15014",
+    log_as_json: Json = False,
+) -> int:
+    """Keep the plugin installed, and know this node's pods, until a signal comes."""
+    log = Log("info", as_json=log_as_json)
+    try:
+        from istio_init.cni.agent.agent import Agent, AgentSettings
+    except ImportError as error:
+        raise InitError(f"cni agent needs further packages: pip install istio-init[agent] ({error})") from error
+    settings = AgentSettings(
+        _node(node, os.environ.get(NODE_NAME, "")),
+        _credentials(kubeconfig),
+        detect(cni_net_dir, cni_bin_dir),
+        plugin or program(),
+        plugin_config,
+        lambda: entry(plugin_config),
+        duration("--interval", interval),
+        ending(on_exit),
+        listen,
+    )
+
+    async def run() -> None:
+        await Agent(settings, log).run()
+
+    try:
+        asyncio.run(run())
+    except* InitError as group:
+        raise _first(group) from None
+    return 0
+
+
+def _first(group: BaseExceptionGroup[InitError]) -> InitError:
+    """The error that ended the tasks; a user gets one line."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error if isinstance(error, InitError) else InitError(str(error))
+
+
+def _node(given: str, environment: str) -> str:
+    name = given or environment
+    if not name:
+        raise OptionError("--node", name, f"empty; name this node, or set {NODE_NAME}")
+    if len(name) > LONGEST_NAME or not all(each.isascii() and (each.isalnum() or each in "-.") for each in name):
+        raise OptionError("--node" if given else NODE_NAME, name, "not a node's name")
+    return name
+
+
+def _credentials(kubeconfig: str) -> ApiCredentials:
+    from istio_init.cni.agent.credentials import from_kubeconfig, in_cluster
+
+    return from_kubeconfig(kubeconfig) if kubeconfig else in_cluster(os.environ)

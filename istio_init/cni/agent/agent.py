@@ -1,0 +1,116 @@
+"""The agent's tasks, from its first to its last moment: a signal ends them in an order in which no pod is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from istio_init.cni.agent.endpoint import HttpEndpoint
+from istio_init.cni.agent.health import Health
+from istio_init.cni.agent.kubernetes import KubernetesApi
+from istio_init.cni.agent.pods import PodStore
+from istio_init.cni.agent.watch import PodWatch
+from istio_init.cni.node import install
+from istio_init.cni.node.keep import Keeper, watched
+from istio_init.kernel.host.inotify import ENDING, DirectoryWatch
+from istio_init.kernel.host.process import asked_to_end
+from istio_init.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from istio_init.cni.agent.credentials import ApiCredentials
+    from istio_init.cni.node.directories import Directories
+    from istio_init.log import Log
+
+
+class AgentSettings(Record):
+    """What an agent is started with. `entry` gives the plugin's entry in the network, `interval` is in seconds."""
+
+    node: str
+    credentials: ApiCredentials
+    places: Directories
+    source: str
+    plugin_config: str
+    entry: Callable[[], Mapping[str, Any]]
+    interval: float
+    ending: str
+    listen: str
+
+
+class Agent:
+    """The node's agent; `run` lasts until a signal asks it to end."""
+
+    def __init__(self, settings: AgentSettings, log: Log) -> None:
+        self._settings, self._log = settings, log
+        self._stop = asyncio.Event()
+        self.health = Health()
+        self.store = PodStore()
+        self._api = KubernetesApi(settings.credentials)
+        self._watch = PodWatch(self._api, settings.node, self.store, log)
+        self._watch.listed = self._listed
+
+    async def run(self) -> None:
+        """Run all tasks until a signal comes; then take from the node what is to be taken."""
+        loop = asyncio.get_running_loop()
+        for number in ENDING:
+            loop.add_signal_handler(number, self._stop.set)
+        # One may have come while the program started.
+        if asked_to_end():
+            self._stop.set()
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+            if self._settings.listen:
+                pages = {"/healthz": self.health.alive, "/readyz": self.health.ready}
+                port = await stack.enter_async_context(HttpEndpoint(pages).serving(self._settings.listen))
+                self._log.info(f"listening on port :{port} for {', '.join(pages)}")
+            tasks = [group.create_task(self._watch.run(), name="watch")]
+            await self._keep_installed()
+            await self._leave()
+            for task in tasks:
+                task.cancel()
+
+    async def _keep_installed(self) -> None:
+        """Install whenever something is not as it should be, until the agent is to end."""
+        settings = self._settings
+        with (
+            DirectoryWatch(watched(settings.places, settings.plugin_config)) as watch,
+            Keeper(self._log, settings.places, settings.source, settings.entry) as keeper,
+        ):
+            while not self._stop.is_set():
+                # In a thread: it waits for locks of files and for the disk, and pods must not wait for that.
+                self.health.installed = await asyncio.to_thread(keeper.attempt)
+                await self._change(watch)
+
+    async def _change(self, watch: DirectoryWatch) -> None:
+        """Wait for a change in the watched directories, for the interval at the longest, or until the end."""
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+        if watch.descriptor >= 0:
+            loop.add_reader(watch.descriptor, changed.set)
+        waiting = [asyncio.create_task(event.wait()) for event in (self._stop, changed)]
+        try:
+            await asyncio.wait(waiting, timeout=self._settings.interval, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            loop.remove_reader(watch.descriptor)
+            for task in waiting:
+                task.cancel()
+        if changed.is_set():
+            watch.drain()
+        else:
+            watch.renew()
+
+    async def _leave(self) -> None:
+        """Do what the end of the agent is to do to the node."""
+        ending, places = self._settings.ending, self._settings.places
+        self._log.info(f"terminating: {ending}")
+        self.health.installed = False
+        if ending != "keep":
+            actions = await asyncio.to_thread(install.uninstall, places, keep_program=ending == "unchain")
+            for line in actions:
+                self._log.info(line)
+
+    def _listed(self) -> None:
+        if not self.health.synced:
+            self.health.synced = True
+            self._log.info(f"{len(self.store)} pods of the node {self._settings.node} are known")

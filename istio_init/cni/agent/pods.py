@@ -1,0 +1,143 @@
+"""The pods of a node as the agent keeps them: what decides about capture, and nothing else of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from istio_init.errors import shown
+from istio_init.options.annotations import INJECT, NAMES
+from istio_init.options.cni_pod import PROXY_CONTAINER, PodDescription
+from istio_init.options.manifest import VALIDATION
+from istio_init.options.workload import Workload
+from istio_init.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+# By these the kubelet knows a static pod, whose object in the API has another uid.
+MIRROR = "kubernetes.io/config.mirror"
+ENDED = frozenset({"Succeeded", "Failed"})
+
+
+class NodePod(Record):
+    """A pod. `description` is None if it cannot be understood, and `why` says what is wrong then.
+
+    `version` is the object's resource version, `phase` the pod's, `validation` the exit code of istio-validation's
+    last run, None where it has not ended yet.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    version: str
+    description: PodDescription | None
+    why: str = ""
+    mirror: str = ""
+    phase: str = ""
+    deleting: bool = False
+    validation: int | None = None
+    labels: Mapping[str, str] = {}
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names it among the pods that exist at one time."""
+        return self.namespace, self.name
+
+    @property
+    def ended(self) -> bool:
+        """Whether it runs no more, and has no network."""
+        return self.phase in ENDED
+
+    def has_uid(self, uid: str) -> bool:
+        """Whether a runtime that names this uid means this pod; one that names none may."""
+        return uid in {"", self.uid, self.mirror}
+
+
+def from_object(found: Any) -> NodePod:  # noqa: ANN401 (JSON)
+    """A pod from the API's JSON; ValueError where that is no pod."""
+    try:
+        metadata, spec, status = found["metadata"], found["spec"], found.get("status") or {}
+        namespace, name = str(metadata["namespace"]), str(metadata["name"])
+        uid, version = str(metadata["uid"]), str(metadata["resourceVersion"])
+        annotations = metadata.get("annotations") or {}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a pod: {shown(str(error))[1:-1]}") from None
+    description, why = None, ""
+    try:
+        whole = Workload(f"pod {name}", namespace, metadata, spec).description(PROXY_CONTAINER)
+        description = _trimmed(whole)
+    except (ValueError, AttributeError, TypeError) as error:
+        why = str(error)
+    return NodePod(
+        namespace, name, uid, version, description, why,
+        str(annotations.get(MIRROR, "")) if isinstance(annotations, dict) else "",
+        str(status.get("phase", "")), "deletionTimestamp" in metadata, _validation(status),
+    )  # fmt: skip
+
+
+def _trimmed(pod: PodDescription) -> PodDescription:
+    """The description without what decides nothing: of the annotations, the names that resemble Istio's stay."""
+    annotations = {name: text for name, text in pod.annotations.items() if name in NAMES or "istio.io/" in name}
+    return pod.replace(
+        annotations=annotations, labels={name: text for name, text in pod.labels.items() if name == INJECT}
+    )
+
+
+def _validation(status: Mapping[str, Any]) -> int | None:
+    """The exit code of the last run of the container istio-validation."""
+    for each in status.get("initContainerStatuses") or ():
+        if each.get("name") != VALIDATION:
+            continue
+        for state in (each.get("state"), each.get("lastState")):
+            if (ended := (state or {}).get("terminated")) is not None:
+                return int(ended.get("exitCode") or 0)
+    return None
+
+
+class PodStore:
+    """This node's pods by namespace and name, and the resource version up to which they are known.
+
+    `listen` gets every pod that was added or changed, and the one before it; a pod that is gone as its last state and
+    None.
+    """
+
+    def __init__(self, listen: Callable[[NodePod | None, NodePod | None], None] = lambda _new, _old: None) -> None:
+        self._pods: dict[tuple[str, str], NodePod] = {}
+        self._listen = listen
+        self.version = ""
+
+    def __len__(self) -> int:
+        return len(self._pods)
+
+    def __iter__(self) -> Iterator[NodePod]:
+        return iter(tuple(self._pods.values()))
+
+    def get(self, namespace: str, name: str) -> NodePod | None:
+        """The pod of this name, if the agent knows it."""
+        return self._pods.get((namespace, name))
+
+    def replace(self, pods: Iterable[NodePod], version: str) -> None:
+        """Take a whole list: what is not in it is gone."""
+        listed = {pod.key: pod for pod in pods}
+        for key in self._pods.keys() - listed.keys():
+            self._listen(None, self._pods.pop(key))
+        for pod in listed.values():
+            self._put(pod)
+        self.version = version
+
+    def apply(self, kind: str, pod: NodePod) -> None:
+        """Take one event of a watch: ADDED, MODIFIED or DELETED."""
+        if kind == "DELETED":
+            known = self._pods.get(pod.key)
+            # The next pod of the same name may be known by a direct request already.
+            if known is not None and known.uid == pod.uid:
+                self._listen(None, self._pods.pop(pod.key))
+        else:
+            self._put(pod)
+        self.version = pod.version
+
+    def _put(self, pod: NodePod) -> None:
+        before = self._pods.get(pod.key)
+        if before is None or before.version != pod.version:
+            self._pods[pod.key] = pod
+            self._listen(pod, before)

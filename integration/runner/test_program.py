@@ -213,6 +213,23 @@ def test_nothing_but_the_plan_on_standard_output(namespace: Namespace) -> None:
     assert completed(namespace, *TPROXY).stdout == ""
 
 
+def test_a_dry_run_says_which_families_it_prints(namespace: Namespace) -> None:
+    """Where that depends on the addresses of this machine, and where it is none; standard output is as ever."""
+    flags = [each for each in argv("article") if each != "--no-enable-ipv6"]
+    none = completed(namespace, *flags, "--dry-run", "--ip-family", "ipv6")
+    assert (none.returncode, none.stdout) == (0, "")
+    assert "--ip-family ipv6: nothing is printed: IPv6 is not in use" in none.stderr
+    assert completed(namespace, *flags, "--dry-run").stderr == ""
+    namespace.run("ip", "address", "add", "2001:db8::5/64", "dev", "lo")
+    found = completed(namespace, *flags, "--dry-run")
+    assert found.stdout == completed(namespace, *flags, "--dry-run", "--enable-ipv6").stdout
+    assert "IPv6 rules are printed" in found.stderr
+    assert completed(namespace, *flags, "--dry-run", "--enable-ipv6").stderr == ""
+    one = completed(namespace, *flags, "--dry-run", "--ip-family", "ipv4")
+    assert one.stderr == ""
+    namespace.run(program.RESTORE[IPV4], text=one.stdout)
+
+
 def test_rules_left_as_they_are(namespace: Namespace) -> None:
     before = standing(namespace)
     succeed(namespace, *TPROXY, "--skip-rule-apply")

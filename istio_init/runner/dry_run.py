@@ -5,7 +5,7 @@ from __future__ import annotations
 import posix as os  # the C half of os; the other half costs a start a millisecond
 
 from istio_init.errors import InitError
-from istio_init.model.rules import FAMILIES
+from istio_init.model.rules import FAMILIES, IPV4, IPV6
 from istio_init.planning.plan import build
 from istio_init.planning.preview import dump, dump_nftables
 from istio_init.runner import access
@@ -27,6 +27,7 @@ def preview(options: Options, environ: Mapping[str, str], log: Log) -> None:
 
 def rendered(options: Options, log: Log) -> str:
     """The text of the plan."""
+    asked = options.enable_ipv6
     if options.network_namespace and options.enable_ipv6 is None:
         with access.namespace(options):
             options = resolve_defaults(options, log)
@@ -37,7 +38,23 @@ def rendered(options: Options, log: Log) -> str:
         return ""  # no rule would be written
     if options.native_nftables:
         return dump_nftables(build(options))  # both families are in one table: there is no half of it
+    _name_families(options, families, log, detected=asked is None)
     return dump(build(options), families)
+
+
+def _name_families(options: Options, families: tuple[Family, ...], log: Log, *, detected: bool) -> None:
+    """Say which families are printed, where that depends on this machine or is none."""
+    if IPV6 not in families:
+        return
+    if not options.enable_ipv6:
+        if IPV4 not in families:
+            why = "IPv6 is not in use, by the addresses here; --enable-ipv6" if detected else "--no-enable-ipv6"
+            log.warn(f"--ip-family ipv6: nothing is printed: {why}")
+    elif detected:
+        log.info(
+            "IPv6 rules are printed: the addresses here are the reason; --no-enable-ipv6 leaves them out, and "
+            "--ip-family ipv4 or ipv6 prints one family, for iptables-restore or ip6tables-restore"
+        )
 
 
 def publish(text: str, environ: Mapping[str, str]) -> None:

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 HOME = Path("usr/lib/istio-init")
+LIBRARY = HOME / "library.zip"
 COMMANDS = ("istio-iptables", "istio-clean-iptables", "istio-init", "pilot-agent")
 
 # dlopened by the program, so the dynamic linker can't tell.
@@ -73,6 +75,10 @@ BUILT_IN = "built-in"
 
 # Looked up by name at run time.
 CODECS = ("ascii", "idna", "latin_1", "raw_unicode_escape", "unicode_escape", "utf_8")
+
+# What is not in LIBRARY: the interpreter looks for os.py, and imports encodings, before the launcher can name an
+# archive; cni is the plugin.
+STAY = frozenset({"os", "encodings", "cni"})
 
 # Of the collections in pygments, which rich imports, what is imported at once. The rest colours sources.
 PYGMENTS_KEPT = {"__init__", "_mapping", "default", "python", "special", "text"}
@@ -234,6 +240,41 @@ def write_library(files: list[Path], root: Path) -> None:
         write_module(file, root / str(file).lstrip("/"), file)
 
 
+def pack_modules(root: Path, stay: frozenset[str] = frozenset()) -> None:
+    """Move modules that no start imports from their files into one compressed archive, which launcher.py names.
+
+    What the interpreter itself looks for when it starts stays, extension modules do, and so do the top-level modules
+    and packages of these names.
+    """
+    with zipfile.ZipFile(root / LIBRARY, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for home in (root / library_home(), root / HOME):
+            for file in sorted(home.rglob("*.pyc")):
+                name = file.relative_to(home)
+                if name.parts[0].removesuffix(".pyc") in stay | STAY:
+                    continue
+                entry = zipfile.ZipInfo(str(name))  # of 1980, with no owner
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(entry, file.read_bytes())
+                file.unlink()
+    for directory in sorted((path for path in (root / "usr/lib").rglob("*") if path.is_dir()), reverse=True):
+        if not any(directory.iterdir()):
+            directory.rmdir()
+
+
+def unpack_modules(root: Path) -> None:
+    """Have all modules at their own places again."""
+    with zipfile.ZipFile(root / LIBRARY) as archive:
+        for name in archive.namelist():
+            of_library = Path("/", library_home(), name).with_suffix(".py").exists()
+            archive.extract(name, root / (library_home() if of_library else HOME))
+    (root / LIBRARY).unlink()
+
+
+def library_home() -> Path:
+    """Where the image has the standard library, below its root."""
+    return Path(sysconfig.get_path("stdlib").lstrip("/"))
+
+
 def libraries(files: list[Path]) -> set[Path]:
     """The shared libraries that these ELF files need, the dynamic linker among them, by the paths it gives."""
     found = set()
@@ -318,6 +359,7 @@ def main(program: Path, dependencies: Path, root: Path) -> None:
         copy(file, root)
     copy(python, root, "usr/bin/python3")
     write_commands(root)
+    pack_modules(root)
     for directory in ("etc", "run", "proc", "sys", "dev"):
         (root / directory).mkdir(exist_ok=True)
     (root / "etc/passwd").write_text(USERS)

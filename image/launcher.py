@@ -6,8 +6,8 @@ import marshal
 import posix
 import sys
 
-# Last: the parts of the standard library that a start needs are not there.
-sys.path.append("/usr/lib/istio-init")
+# The standard library and Typer, which no start needs; and what the packages say of themselves.
+sys.path += "/usr/lib/istio-init/library.zip", "/usr/lib/istio-init"
 try:
     file = posix.open("/usr/lib/istio-init/istio_init.bundle", posix.O_RDONLY | posix.O_CLOEXEC)
     code = posix.read(file, 12288)

@@ -33,6 +33,7 @@ def share(root: Path) -> None:
 
 def main(program: Path, dependencies: Path, root: Path) -> None:
     """Complete the root file system."""
+    assemble.unpack_modules(root)
     # protobuf's is a namespace package, which modulefinder does not know.
     (dependencies / "google" / "__init__.py").touch()
     assemble.write_dependencies(dependencies, root)
@@ -43,6 +44,9 @@ def main(program: Path, dependencies: Path, root: Path) -> None:
     # In pure Python, so that no shared library comes along with any of it.
     assemble.write_library(assemble.standard_library([dependencies]), root)
     plugin.main(program, root / BUNDLE)
+    # What the bundle has in files, too, is there once only if it stays in files.
+    inside = (path.name.removesuffix(".pyc") for path in (root / BUNDLE / "python").iterdir())
+    assemble.pack_modules(root, frozenset(inside))
     # The bundle's serves both: what it does not find beside itself it looks for where every program does.
     (root / "usr/bin/python3").unlink()
     os.link(root / BUNDLE / "python3", root / "usr/bin/python3")

@@ -64,7 +64,11 @@ def ruleset(namespace: Namespace) -> str:
 
 
 def by_table(text: str) -> dict[str, str]:
-    """A listing by table; comments left out."""
+    """A listing by table, as nft 1.0.6 prints it; comments left out.
+
+    Newer ones print the priority -100 by its name in the output hook as well, and nothing else otherwise.
+    """
+    text = text.replace("type nat hook output priority dstnat;", "type nat hook output priority -100;")
     found: dict[str, str] = {}
     lines: list[str] = []
     for line in text.splitlines(keepends=True):

@@ -333,4 +333,7 @@ def _binary() -> int:
 BINARY = _binary()
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)  # 128 + SIGINT, as a shell has it

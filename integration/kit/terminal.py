@@ -24,7 +24,7 @@ def at_a_terminal(namespace: Namespace, *command: str, columns: int = 160) -> It
     No shell is between: which one would be the user's choice (SHELL), and not each of them becomes the program.
     """
     words = ["netns", "exec", namespace.name, *command]
-    environ = environment(namespace, {"TERM": "xterm", "COLUMNS": str(columns)})
+    environ = environment(namespace, {"TERM": "xterm", "COLUMNS": str(columns), "ISTIO_INIT_PAGER": ""})
     # A typed Ctrl-C is echoed wherever the output is, be it within a character.
     child = pexpect.spawn(
         "/usr/sbin/ip",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from istio_init.cli import help_page, typer_options
+from istio_init.cli import help_page, terminal, typer_options
 from istio_init.cli.verbs import acting, cni
 from istio_init.cli.verbs.check import check
 from istio_init.cli.verbs.doctor import doctor
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 PROGRAM = "istio-init"
+SHARED = typer_options.TERMINAL
 HELP = "Program a pod's network namespace for a sidecar proxy, and inspect the rules."
 
 
@@ -61,11 +62,17 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
     )
 
     @application.callback(help=HELP)
-    def program(*, _version: typer_options.Version = False, _help_all: typer_options.HelpAll = False) -> None:
+    def program(
+        *,
+        _color: typer_options.Color = None,
+        _no_pager: typer_options.NoPager = False,
+        _version: typer_options.Version = False,
+        _help_all: typer_options.HelpAll = False,
+    ) -> None:
         """Options common to all verbs."""
 
     def add(name: str, verb: Callable[..., int], *, pods: bool = True) -> None:
-        command = typer_options.with_options(verb, environ, pods=pods, without=WITHOUT[name])
+        command = typer_options.with_options(verb, environ, pods=pods, without=WITHOUT[name], shared=SHARED)
         application.command(name=name, help=verb.__doc__, cls=help_page.Command)(command)
 
     def add_acting(name: str, about: str, **changes: bool) -> None:
@@ -80,7 +87,7 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
     add("draw", draw)
     add("explain", explain)
     application.command(name="inject", help=inject.__doc__, cls=help_page.Command)(
-        typer_options.with_texts(inject, OFFERED, SHORTS)
+        typer_options.with_texts(inject, OFFERED, SHORTS, SHARED)
     )
     add("manifest", manifest)
     add("plan", plan)
@@ -92,6 +99,7 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run `istio-init` with these arguments; returns the exit code."""
+    terminal.reset()
     verb = next((word for word in argv if not word.startswith("-")), "")
     own_shorts = SHORTS if verb == "inject" else ()
     words = spelled_out(argv)

@@ -10,6 +10,10 @@ import signal
 import sys
 from typing import NoReturn
 
+# pip's wrapper does more between this import and the call of the function below: until then Ctrl-C ends the process.
+if sys.argv[:1] and os.path.basename(sys.argv[0]) == "istio-init" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from istio_init.cli.start import INTERRUPTED
 from istio_init.kernel.host.process import remember_signals, reserve_standard_descriptors
 

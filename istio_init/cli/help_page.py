@@ -30,7 +30,7 @@ _OF_TABLE = {each.field for each in OPTIONS}
 # Typer's own, which --help-all shows.
 _COMPLETION = {"install_completion", "show_completion"}
 # Options that every command has, listed last.
-_LAST = {"_version", "_help_all", "help_all", "help"}
+_LAST = {"color", "no_pager", "_color", "_no_pager", "_version", "_help_all", "help_all", "help"}
 
 EVERYTHING = "-u 1337 -i '*' -b '*' -d 15020,15021,15090"
 # Examples by the command's path below the program; each line fits the width.

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from istio_init import __version__
-from istio_init.cli import help_page
+from istio_init.cli import help_page, terminal
 from istio_init.cli.pflag import normalised
 from istio_init.cli.pod_owners import pod_owners, pod_privileges
 from istio_init.cli.standard_output import StandardOutput
@@ -125,7 +124,9 @@ def _without_effect(error: typer.TyperException) -> str:
 
 def _print_version(requested: bool) -> None:  # noqa: FBT001 (Typer calls it with the switch)
     if requested:
-        sys.stdout.write(f"istio-init {__version__}\n")
+        from istio_init.cli import version
+
+        sys.stdout.write(version.text())
         raise typer.Exit
 
 
@@ -138,7 +139,11 @@ def _print_all_help(context: typer.Context, requested: bool) -> None:  # noqa: F
 Version = Annotated[
     bool,
     typer.Option(
-        "--version", metavar="", help="Print the version, and do nothing.", callback=_print_version, is_eager=True
+        "--version",
+        metavar="",
+        help="Print the version and the libraries, and do nothing.",
+        callback=_print_version,
+        is_eager=True,
     ),
 ]
 HelpAll = Annotated[
@@ -146,6 +151,24 @@ HelpAll = Annotated[
     typer.Option(
         "--help-all", metavar="", help="Show every option; the man pages have them, too.", callback=_print_all_help,
         is_eager=True,
+    ),
+]  # fmt: skip
+
+Color = Annotated[
+    str | None,
+    typer.Option(
+        "--color",
+        metavar="|".join(terminal.COLORS),
+        help="Colours. auto: on a terminal, unless NO_COLOR is set.",
+        callback=terminal.set_color,
+        show_default=False,
+    ),
+]
+NoPager = Annotated[
+    bool,
+    typer.Option(
+        "--no-pager", metavar="", help="Print long answers at once on a terminal, not by $PAGER or less.",
+        callback=terminal.set_no_pager,
     ),
 ]  # fmt: skip
 
@@ -170,13 +193,19 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
 
 
 def with_options(
-    verb: Callable[..., int], environ: Mapping[str, str], *, pods: bool = False, without: Collection[str] = ()
+    verb: Callable[..., int],
+    environ: Mapping[str, str],
+    *,
+    pods: bool = False,
+    without: Collection[str] = (),
+    shared: Sequence[inspect.Parameter] = (),
 ) -> Callable[..., int]:
     """A Typer command that takes the verb's parameters and the options of the table, except the fields in `without`.
 
     The verb is called with the resolved Options as its first argument (after the context, if it has one), and with
     its own parameters, which its signature declares for Typer, by name. With `pods` the options may also come from a
-    manifest (--from-pod). Raises OptionError for a wrong value; warnings are logged.
+    manifest (--from-pod). `shared` are parameters whose callbacks do all there is to do. Raises OptionError for a
+    wrong value; warnings are logged.
     """
     offered = [each for each in OPTIONS if each.field not in without]
 
@@ -187,22 +216,28 @@ def with_options(
             raise OptionError("--network-namespace", "", "empty: name one, or leave the flag out")
         return _options(pod, texts, environ)
 
-    return _command(verb, [*([_POD] if pods else []), *map(_parameter, offered)], options)
+    return _command(verb, [*([_POD] if pods else []), *map(_parameter, offered)], options, shared)
 
 
 def with_texts(
-    verb: Callable[..., int], offered: Sequence[Option], shorts_taken: Collection[str]
+    verb: Callable[..., int],
+    offered: Sequence[Option],
+    shorts_taken: Collection[str],
+    shared: Sequence[inspect.Parameter] = (),
 ) -> Callable[..., int]:
     """A Typer command that takes some options of the table in addition to the verb's own parameters.
 
     The verb is called with the texts of the options on the command line, by field. `shorts_taken` are its own short
     flags.
     """
-    return _command(verb, [_parameter(each, short=each.short not in shorts_taken) for each in offered], _texts)
+    return _command(verb, [_parameter(each, short=each.short not in shorts_taken) for each in offered], _texts, shared)
 
 
 def _command(
-    verb: Callable[..., int], options: Sequence[inspect.Parameter], make: Callable[[dict[str, Any]], object]
+    verb: Callable[..., int],
+    options: Sequence[inspect.Parameter],
+    make: Callable[[dict[str, Any]], object],
+    shared: Sequence[inspect.Parameter],
 ) -> Callable[..., int]:
     """A Typer command with a verb's own parameters and these options, which `make` turns into one argument.
 
@@ -211,11 +246,12 @@ def _command(
     first, *own = list(inspect.signature(verb, eval_str=True).parameters.values())
     with_context = first.annotation is typer.Context
     own = own[1:] if with_context else own
-    parameters = [*([first] if with_context else []), *map(_verb_parameter, own), *options, _HELP_ALL]
+    parameters = [*([first] if with_context else []), *map(_verb_parameter, own), *options, *shared, _HELP_ALL]
 
     def command(**given: Any) -> int:  # noqa: ANN401 (each verb has its own)
         context = [given.pop(first.name)] if with_context else []
-        given.pop(_HELP_ALL.name)
+        for each in (*shared, _HELP_ALL):
+            given.pop(each.name)
         own_values = {parameter.name: given.pop(parameter.name) for parameter in own}
         return verb(*context, make(given), **own_values)
 
@@ -238,6 +274,11 @@ _POD = inspect.Parameter(
         help="Take the options from this pod's manifest, - for standard input; flags take precedence.",
     ),
     annotation=str,
+)
+# What every verb of istio-init has; the names do not begin with an underscore, as Typer makes flags of them.
+TERMINAL = (
+    inspect.Parameter("color", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Color),
+    inspect.Parameter("no_pager", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=NoPager),
 )
 _HELP_ALL = inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll)
 

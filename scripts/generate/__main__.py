@@ -13,8 +13,7 @@ if __name__ == "__main__":
     (ROOT / "docs/options.md").write_text(options_page.page())
     cni = ROOT / "docs/cni.md"
     cni.write_text(options_page.filled(cni.read_text()))
-    for name in man_pages.PAGES:
-        (ROOT / "docs/man" / name).write_text(man_pages.page(name))
+    man_pages.write(str(ROOT / "docs/man"))
     (ROOT / "istio_init/options/public.pyi").write_text(options_stub.page())
     (ROOT / "docs/api.md").write_text(api_page.page())
     for name in schema_table.SCHEMAS:

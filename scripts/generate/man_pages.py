@@ -7,9 +7,7 @@ tells around them is here. The wheel installs them below share/man.
 from __future__ import annotations
 
 import os
-import re
 import sys
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from typer.main import get_command
@@ -20,15 +18,15 @@ from istio_init.cni.plugin.protocol import VERSIONS
 from istio_init.cni.plugin.settings import CAPABILITY, LOG_FILE, NOT_CONFIGURABLE
 from istio_init.options.annotations import ANNOTATIONS
 from istio_init.options.table import GROUPS, OPTIONS, Option
+from scripts.generate import mdoc, verb_pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 # When what is in this file was last written.
 DATE = "November 25, 2026"
-WIDTH = 78  # of a line, as mandoc's lint wants it
 
-PAGES = ("istio-iptables.1", "istio-clean-iptables.1", "istio-init.1", "istio-init-cni.8")
+PROGRAMS = ("istio-iptables.1", "istio-clean-iptables.1", "istio-init.1", "istio-init-cni.8")
 
 ENVIRONMENT = (
     "Where a flag is not given, the variable of its name in capitals with underscores counts (--istio-inbound-ports: "
@@ -39,13 +37,6 @@ EXITS = {
     1: "An error: one line on standard error says what is wrong and what to do. The namespace is as it was.",
     126: "The validation failed.",
     255: "The command line or the environment could not be understood.",
-}
-# What the verbs end with beside that.
-VERB_EXITS = {
-    "check": {0: "In place.", 3: "Drifted.", 4: "Absent.", 1: "That can't be told."},
-    "doctor": {1: "Something would fail."},
-    "prove": {1: "A packet breaks what the options promise."},
-    "cni status": {1: "The plugin is not in place."},
 }
 # Istio's, for a pod with a sidecar.
 ARTICLE = "istio-iptables -p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -x \"\" -b '*' -d 15090,15020"
@@ -67,21 +58,18 @@ KEYS = {
 
 def page(name: str) -> str:
     """The text of a page, by its file's name."""
-    lines = {
-        "istio-iptables.1": _iptables,
-        "istio-clean-iptables.1": _clean,
-        "istio-init.1": _init,
-        "istio-init-cni.8": _cni,
-    }[name]()
+    programs = dict(zip(PROGRAMS, (_iptables, _clean, _init, _cni), strict=True))
+    verbs = {verb_pages.file_name(verb): (verb, command) for verb, command in _verbs()}
+    lines = programs[name]() if name in programs else verb_pages.lines(*verbs[name])
     program, _, section = name.rpartition(".")
     head = [f".Dd {DATE}", f".Dt {program.upper()} {section}", ".Os"]
     return "\n".join([*head, *lines]) + "\n"
 
 
 def _iptables() -> Iterator[str]:
-    yield from _name("istio-iptables", "program a pod's network namespace for a sidecar proxy")
+    yield from mdoc.name("istio-iptables", "program a pod's network namespace for a sidecar proxy")
     yield from (".Sh SYNOPSIS", ".Nm", ".Op Ar option ...")
-    yield from _section(
+    yield from mdoc.section(
         "DESCRIPTION",
         "Programs the network namespace that it runs in so that all TCP traffic passes through Envoy, the sidecar "
         "proxy: what comes in goes to its port 15006, what the pod sends to its port 15001, and what the proxy "
@@ -95,26 +83,26 @@ def _iptables() -> Iterator[str]:
     )
     for group in GROUPS:
         yield f".Ss {group}"
-        yield from _list(_option(each) for each in OPTIONS if each.group == group)
+        yield from mdoc.listed(_option(each) for each in OPTIONS if each.group == group)
     yield from _environment(OPTIONS)
     yield ".Pp"
-    yield from _sentences("And two that no option is named after:")
-    yield from _list(
+    yield from mdoc.sentences("And two that no option is named after:")
+    yield from mdoc.listed(
         [
             (".It Ev ENVOY_USER", "The user whose id is the proxy's where --proxy-uid is empty; istio-proxy."),
             (".It Ev XTABLES_LOCKFILE", "The lock, in the place of /run/xtables.lock."),
         ]
     )
-    yield from _section("FILES")
-    yield from _list(
+    yield from mdoc.section("FILES")
+    yield from mdoc.listed(
         (".It Pa " + path, text)
         for path, text in (
             ("/run/xtables.lock", "The lock that programs which write iptables share."),
             ("/etc/resolv.conf", "The servers of --redirect-dns where --dns-servers names none."),
         )
     )
-    yield from _exits(EXITS)
-    yield from _examples(
+    yield from mdoc.exits(EXITS)
+    yield from mdoc.examples(
         {
             "What Istio's injection has an init container do, in the pod's namespace:": ARTICLE,
             "The same as a preview, anywhere and without root:": f"{ARTICLE} --dry-run",
@@ -122,13 +110,13 @@ def _iptables() -> Iterator[str]:
             "Other flags than before:": "istio-iptables -i '*' -b 80,443 --reconcile",
         }
     )
-    yield from _see_also("istio-clean-iptables 1", "istio-init 1", "istio-init-cni 8", "iptables 8", "nft 8")
+    yield from mdoc.see_also("istio-clean-iptables 1", "istio-init 1", "istio-init-cni 8", "iptables 8", "nft 8")
 
 
 def _clean() -> Iterator[str]:
-    yield from _name("istio-clean-iptables", "take a sidecar proxy's rules out of a network namespace")
+    yield from mdoc.name("istio-clean-iptables", "take a sidecar proxy's rules out of a network namespace")
     yield from (".Sh SYNOPSIS", ".Nm", ".Op Ar option ...")
-    yield from _section(
+    yield from mdoc.section(
         "DESCRIPTION",
         "Takes everything away that istio-iptables(1) brought into the network namespace that it runs in: rules, "
         "chains and routing, whatever flags they were made with. Other programs' rules are left untouched. The same as "
@@ -143,35 +131,37 @@ def _clean() -> Iterator[str]:
         *("istio_inbound_tproxy_mark", "istio_inbound_tproxy_route_table"),
     )
     some = [each for each in OPTIONS if each.field in chosen]
-    yield from _list(map(_option, some))
-    yield from _section("ENVIRONMENT", "As of istio-iptables(1).")
-    yield from _exits({code: text for code, text in EXITS.items() if code != 126})
-    yield from _examples({"From outside:": "istio-clean-iptables --network-namespace /var/run/netns/x"})
-    yield from _see_also("istio-init 1", "istio-iptables 1")
+    yield from mdoc.listed(map(_option, some))
+    yield from mdoc.section("ENVIRONMENT", "As of istio-iptables(1).")
+    yield from mdoc.exits({code: text for code, text in EXITS.items() if code != 126})
+    yield from mdoc.examples({"From outside:": "istio-clean-iptables --network-namespace /var/run/netns/x"})
+    yield from mdoc.see_also("istio-init 1", "istio-iptables 1")
 
 
 def _init() -> Iterator[str]:
-    yield from _name("istio-init", "ask what a sidecar proxy's rules do")
+    yield from mdoc.name("istio-init", "ask what a sidecar proxy's rules do")
     yield from (".Sh SYNOPSIS", ".Nm", ".Ar verb", ".Op Ar option ...")
-    yield from _section(
+    yield from mdoc.section(
         "DESCRIPTION",
         "Asks questions of the rules that istio-iptables(1) writes. Each verb takes the options of "
         "istio-iptables(1) and means by them the plan that is wanted, beside options of its own. But for apply, "
         "clean and cni, the verbs change nothing.",
     )
-    yield from _list([
+    yield from mdoc.listed([
         (".It Fl -from-pod Ar FILE", "But for apply, clean and cni: take the options from this pod's manifest."),
-        (".It Fl -version", "Print the version, and do nothing."),
+        (".It Fl -version", "Print the version, the commit where it is known, and the libraries; do nothing."),
+        (".It Fl -color Ar auto|always|never", "Colours. auto: on a terminal, unless NO_COLOR is set."),
+        (".It Fl -no-pager", "Print long answers at once, not by $PAGER or less."),
     ])  # fmt: skip
     for name, command in _verbs():
-        yield f".Ss {_flag_text(name)}"
-        yield from _sentences(" ".join(command.help.split()))
-        yield from _list(_parameter(each) for each in command.params if _own(each))
-        if name in VERB_EXITS:
+        yield f".Ss {mdoc.flag_text(name)}"
+        yield from mdoc.sentences(" ".join(command.help.split()))
+        yield from mdoc.listed(mdoc.parameter(each) for each in command.params if _own(name, each))
+        if name in verb_pages.VERB_EXITS:
             yield from (".Pp", "Its exit status:")
-            yield from _list((f".It {code}", text) for code, text in VERB_EXITS[name].items())
-    yield from _exits(EXITS)
-    yield from _examples(
+            yield from mdoc.listed((f".It {code}", text) for code, text in verb_pages.VERB_EXITS[name].items())
+    yield from mdoc.exits(EXITS)
+    yield from mdoc.examples(
         {
             "Where a connection of the app's goes:": "istio-init explain --outbound --to 10.1.2.3:443 -i '*' -b '*'",
             "The same of a pod that runs:": "istio-init explain --outbound --to 10.1.2.3:443 --live --pid 4711",
@@ -180,13 +170,14 @@ def _init() -> Iterator[str]:
             "A probe:": "istio-init check -i '*' -b '*' --netns /var/run/netns/x",
         }
     )
-    yield from _see_also("istio-clean-iptables 1", "istio-iptables 1", "istio-init-cni 8")
+    verbs = (f"{verb_pages.file_name(verb)[:-2]} 1" for verb, _ in _verbs())
+    yield from mdoc.see_also("istio-clean-iptables 1", "istio-iptables 1", "istio-init-cni 8", *verbs)
 
 
 def _cni() -> Iterator[str]:
-    yield from _name("istio-init-cni", "CNI plugin that programs pods for a sidecar proxy")
+    yield from mdoc.name("istio-init-cni", "CNI plugin that programs pods for a sidecar proxy")
     yield from (".Sh SYNOPSIS", ".Nm")
-    yield from _section(
+    yield from mdoc.section(
         "DESCRIPTION",
         "A chained CNI plugin. A container runtime calls it for each sandbox, with the network's configuration on "
         "standard input; it applies in the sandbox what istio-iptables(1) would, so that the pod needs no init "
@@ -196,82 +187,41 @@ def _cni() -> Iterator[str]:
         f"network has the capability {CAPABILITY}.",
     )
     yield ".Ss Configuration"
-    yield from _list((f".It Cm {key}", text) for key, text in KEYS.items())
+    yield from mdoc.listed((f".It Cm {key}", text) for key, text in KEYS.items())
     flags = ", ".join(each.flag for each in OPTIONS if each.field not in NOT_CONFIGURABLE)
     yield ".Pp"
-    yield from _sentences(f"istio and defaults take options of istio-iptables(1): {flags}.")
+    yield from mdoc.sentences(f"istio and defaults take options of istio-iptables(1): {flags}.")
     yield ".Ss Annotations"
-    yield from _list((f".It Li {_quoted(each.title)}", f"{each.help}{_set_by(each.flag)}") for each in ANNOTATIONS)
+    yield from mdoc.listed(
+        (f".It Li {mdoc.quoted(each.title)}", f"{each.help}{_set_by(each.flag)}") for each in ANNOTATIONS
+    )
     yield ".Sh ENVIRONMENT"
-    yield from _sentences(
+    yield from mdoc.sentences(
         "CNI_COMMAND, CNI_CONTAINERID, CNI_NETNS, CNI_IFNAME and CNI_ARGS, as the specification has them. "
         "Variables of istio-iptables(1) don't count here."
     )
     yield ".Sh FILES"
-    yield from _list([(f".It Pa {LOG_FILE}", "What it did, and for which pod.")])
-    yield from _exits({0: "Done.", 1: "An error, told as JSON on standard output."})
-    yield from _see_also("istio-init 1", "istio-iptables 1")
+    yield from mdoc.listed([(f".It Pa {LOG_FILE}", "What it did, and for which pod.")])
+    yield from mdoc.exits({0: "Done.", 1: "An error, told as JSON on standard output."})
+    yield from mdoc.see_also("istio-init 1", "istio-iptables 1")
 
 
 def _set_by(flag: str) -> str:
     return f" Sets {flag}." if flag else ""
 
 
-def _name(name: str, about: str) -> Iterator[str]:
-    yield from (".Sh NAME", f".Nm {name}", f".Nd {about}")
-
-
-def _section(title: str, *paragraphs: str) -> Iterator[str]:
-    yield f".Sh {title}"
-    for at, paragraph in enumerate(paragraphs):
-        if at:
-            yield ".Pp"
-        yield from _sentences(paragraph)
-
-
-def _list(entries: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """A list of tagged entries: what begins each, and its text; nothing where there are none."""
-    some = list(entries)
-    if some:
-        yield ".Bl -tag -width Ds"
-        for begin, text in some:
-            yield begin
-            yield from _sentences(text)
-        yield ".El"
-
-
 def _option(each: Option) -> tuple[str, str]:
     names = [f"Fl {each.short}"] if each.short else []
-    names.append(f"Fl {_flag_text('-' + each.flag)}")
+    names.append(f"Fl {mdoc.flag_text('-' + each.flag)}")
     value = f" Ar {each.metavar}" if each.metavar and not each.switch else ""
     default = default_text(each)
     return f".It {' , '.join(names)}{value}", each.help + (f" Default: {default}." if default else "")
 
 
 def _environment(options: Iterable[Option]) -> Iterator[str]:
-    yield from _section("ENVIRONMENT", ENVIRONMENT)
+    yield from mdoc.section("ENVIRONMENT", ENVIRONMENT)
     further = [(name, each) for each in options for name in each.variables if name != each.field.upper()]
-    yield from _list((f".It Ev {name}", f"Of --{each.flag}.") for name, each in further)
-
-
-def _exits(codes: dict[int, str]) -> Iterator[str]:
-    yield ".Sh EXIT STATUS"
-    yield from _list((f".It {code}", text) for code, text in codes.items())
-
-
-def _examples(some: dict[str, str]) -> Iterator[str]:
-    yield ".Sh EXAMPLES"
-    for at, (title, command) in enumerate(some.items()):
-        if at:
-            yield ".Pp"
-        yield from _sentences(title)
-        yield from (".Bd -literal -offset indent", _literal(command), ".Ed")
-
-
-def _see_also(*pages: str) -> Iterator[str]:
-    yield ".Sh SEE ALSO"
-    ordered = sorted(pages, key=lambda each: (each[-1], each))
-    yield from (f".Xr {each}{' ,' if each != ordered[-1] else ''}" for each in ordered)
+    yield from mdoc.listed((f".It Ev {name}", f"Of --{each.flag}.") for name, each in further)
 
 
 def _verbs() -> Iterator[tuple[str, Any]]:
@@ -281,48 +231,26 @@ def _verbs() -> Iterator[tuple[str, Any]]:
             yield f"{name} {inner}".strip(), one
 
 
-def _own(parameter: Any) -> bool:  # noqa: ANN401 (Typer's)
+def _own(verb: str, parameter: Any) -> bool:  # noqa: ANN401 (Typer's)
     """Whether a parameter is the verb's own, and not one that all verbs take."""
-    common = {each.field for each in OPTIONS} | {"help", "from_pod"}
+    table = set() if verb.startswith("cni ") else {each.field for each in OPTIONS}
+    common = table | {"help", "from_pod"} | verb_pages.SHARED
     return parameter.name not in common
 
 
-def _parameter(each: Any) -> tuple[str, str]:  # noqa: ANN401 (Typer's)
-    """A verb's own parameter."""
-    value = "" if each.is_flag else f" Ar {_quoted(each.metavar)}"
-    default = f" Default: {each.default}." if each.default and not each.is_flag else ""
-    names = " , ".join(f"Fl {_flag_text(name[1:])}" for name in (*each.opts, *each.secondary_opts))
-    return f".It {names}{value}", each.help + default
+PAGES = (*PROGRAMS, *(verb_pages.file_name(verb) for verb, _ in _verbs()))
 
 
-def _quoted(text: str) -> str:
-    """An argument of a macro, whatever is in it."""
-    return '"' + _flag_text(text).replace('"', '""') + '"' if re.search(r"[^\w./-]", text) else _flag_text(text)
-
-
-def _flag_text(text: str) -> str:
-    r"""A text whose hyphens are typed: groff's own would not be found by those who search for --flag."""
-    return text.replace("\\", "\\e").replace("-", "\\-")
-
-
-def _literal(text: str) -> str:
-    return _flag_text(text).replace("'", "\\(aq")
-
-
-def _sentences(text: str) -> Iterator[str]:
-    """A text, each sentence on a line of its own."""
-    for sentence in re.split(r"(?<=[.:])(?<!e\.g\.) +(?=[A-Z/-])", text.strip()):
-        # An apostrophe in a word is one; other single quotes are typed.
-        words = re.sub(r"'(?![a-z ])|(?<![a-z])'", r"\\(aq", _flag_text(sentence))
-        for line in wrap(words, WIDTH, break_long_words=False, break_on_hyphens=False):
-            yield f"\\&{line}" if line.startswith((".", "'")) else line
+def path(name: str) -> str:
+    """Where a page is below the directory of all."""
+    return os.path.join(f"man{name[-1]}", name)
 
 
 def write(directory: str) -> None:
     """Write all pages below a directory."""
-    os.makedirs(directory, exist_ok=True)
     for name in PAGES:
-        with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
+        os.makedirs(os.path.dirname(os.path.join(directory, path(name))), exist_ok=True)
+        with open(os.path.join(directory, path(name)), "w", encoding="utf-8") as file:
             file.write(page(name))
 
 

@@ -46,6 +46,7 @@ def test_every_verb_prints_json() -> None:
     top = get_command(app({}))
     verbs = {name: each for name, each in top.commands.items() if name != "cni"}  # type: ignore[attr-defined]
     verbs |= {f"cni {name}": each for name, each in top.commands["cni"].commands.items()}  # type: ignore[attr-defined]
+    verbs.pop("cni agent")  # which never ends; its log may be JSON
     for name, verb in verbs.items():
         (output,) = [each for each in verb.params if "--output" in each.opts]
         assert "json" in output.metavar.split("|"), name

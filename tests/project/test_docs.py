@@ -29,6 +29,7 @@ TRANSCRIPTS = (
     "quickstart.zh.md",
     "rules.md",
     "rules.zh.md",
+    "terminal.md",
 )
 
 

@@ -38,6 +38,35 @@ def test_help_is_printed_and_nothing_else_is_done(name: str, option: str) -> Non
     assert len(done.stdout.splitlines()) >= 3
 
 
+def python_scripts() -> list[str]:
+    first = {
+        path.name: path.read_bytes().partition(b"\n")[0] for path in (ROOT / "scripts").iterdir() if path.is_file()
+    }
+    return sorted(name for name, line in first.items() if b"python" in line or name.endswith(".py"))
+
+
+# Runs a script whose main() is interrupted before it does anything.
+INTERRUPTED = """
+import pathlib, sys
+path = pathlib.Path(sys.argv[1])
+sys.path.insert(0, str(path.parent))
+sys.argv = [str(path), "a", "b"]
+text = path.read_text()
+begin = text.rindex('\\nif __name__ == "__main__":')
+def main(*_): raise KeyboardInterrupt
+values = {"__name__": "script", "__file__": str(path)}
+exec(compile(text[:begin], str(path), "exec"), values)
+exec(compile(text[begin:], str(path), "exec"), values | {"__name__": "__main__", "main": main})
+"""
+
+
+@pytest.mark.parametrize("name", python_scripts())
+def test_ctrl_c_leaves_no_traceback(name: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, str(ROOT / "scripts" / name)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 @pytest.mark.parametrize("name", ["demo", "image", "sbom", "release", "bundle-cni", "bench"])
 def test_an_unknown_option_is_refused_in_one_line(name: str) -> None:
     done = run(name, "--no-such-option")

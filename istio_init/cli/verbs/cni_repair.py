@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from istio_init.cli import terminal
 from istio_init.cli.verbs.cni_flags import Config, NetDir, entry
 from istio_init.cli.verbs.output import choice, print_json
 from istio_init.cni.node import cri, install
@@ -141,7 +142,6 @@ def _detail(finding: Finding) -> str:
 
 
 def _print(findings: Sequence[Finding]) -> None:
-    from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
@@ -150,4 +150,4 @@ def _print(findings: Sequence[Finding]) -> None:
     for each in findings:
         state = Text(_state(each), style="green" if each.fixed else STYLES.get(each.state, "dim"))
         table.add_row(Text(_name(each)), state, Text(_detail(each)))
-    Console().print(table)
+    terminal.show(lambda console: console.print(table))

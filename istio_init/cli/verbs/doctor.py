@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from istio_init.cli import terminal
 from istio_init.cli.pod_owners import pod_privileges
 from istio_init.cli.verbs import envoy_checks, envoy_flags
 from istio_init.cli.verbs.output import choice, print_json
@@ -102,10 +103,9 @@ def _fold(group: str, checks: list[Check]) -> Check:
 
 def show(checks: tuple[Check, ...]) -> None:
     """A table on a terminal, plain lines elsewhere."""
-    if not sys.stdout.isatty():
+    if not terminal.is_rich():
         sys.stdout.write("".join(map(_plain, checks)))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -118,7 +118,7 @@ def show(checks: tuple[Check, ...]) -> None:
         table.add_row(
             Text(check.status, style=STYLES[check.status]), Text(printable(check.name), overflow="fold"), text
         )
-    Console().print(table)
+    terminal.show(lambda console: console.print(table))
 
 
 def _plain(check: Check) -> str:

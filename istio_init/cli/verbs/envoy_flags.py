@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import typer
 
 from istio_init.cli import input_file
-from istio_init.cli.verbs.output import choice
+from istio_init.cli.verbs.output import choice, working
 from istio_init.cli.verbs.subject import Where, is_live, placed
 from istio_init.envoy.addresses import packed
 from istio_init.envoy.client import CLIENTS, HttpCall
@@ -89,7 +89,8 @@ def configuration(source: str, options: Options, where: Where) -> Configuration:
     try:
         if not envoy_admin.is_address(source):
             text = input_file.read(FLAG, source, envoy_admin.LONGEST, "dump only some resources (name_regex=...)")
-            return Configuration(load(text))
+            with working("reading the proxy's configuration"):
+                return Configuration(load(text))
         if is_live(options, where) and source.startswith(envoy_admin.HTTP):
             with access.namespace(placed(options, where)):
                 return fetch(source)
@@ -215,7 +216,8 @@ def fit(about: Subject, proxy: Configuration) -> Fit:
     if about.live:
         with access.namespace(about.options):
             listening = tcp_connections.listening()
-    return prove(pods, about.options, listening)
+    with working("holding rules and proxy against each other"):
+        return prove(pods, about.options, listening)
 
 
 def answers_to(

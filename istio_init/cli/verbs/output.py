@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from istio_init.cli import terminal
 from istio_init.errors import printable
 from istio_init.errors_rare import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from rich.console import Console
+
     from istio_init.simulate.report import TextLine
 
 # The exit codes of check by inspect.state.Conformance.
 CHECK_EXIT_CODES = {"in place": 0, "drifted": 3, "absent": 4}
+# Seconds that a person waits without asking what is going on.
+PATIENCE = 1.0
 STYLES = {
     "title": "bold",
     "hook": "cyan",
@@ -41,31 +47,49 @@ def json_text(schema: str, value: Mapping[str, Any], *, indent: int | None = 2) 
 
 def show(lines: Iterable[TextLine]) -> None:
     """Print lines, indented by their depth."""
-    if not sys.stdout.isatty():
+    if not terminal.is_rich():
         sys.stdout.write("".join(f"{'  ' * line.depth}{printable(line.text)}".rstrip() + "\n" for line in lines))
         return
-    from rich.console import Console
     from rich.padding import Padding
     from rich.text import Text
 
-    console = Console()
-    for line in lines:
-        console.print(Padding(Text(printable(line.text), style=STYLES[line.style]), (0, 0, 0, 2 * line.depth)))
+    # Elsewhere than on a terminal, a line is as long as it is.
+    folded = sys.stdout.isatty()
+
+    def draw(console: Console) -> None:
+        for line in lines:
+            text = Text(printable(line.text), style=STYLES[line.style])
+            if folded:
+                console.print(Padding(text, (0, 0, 0, 2 * line.depth)))
+            else:
+                console.print(Text("  " * line.depth) + text, soft_wrap=True)
+
+    terminal.show(draw)
 
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Show a spinner with the elapsed time on a terminal while the body runs."""
+    """Show a spinner with the elapsed time on a terminal if the body takes longer than a second.
+
+    The body must not join another user namespace, which a process with a second thread can't.
+    """
     if not sys.stderr.isatty():
         yield
         return
-    from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        progress.add_task(what, total=None)
+    progress = Progress(*columns, console=terminal.console(stderr=True), transient=True)
+    progress.add_task(what, total=None)
+    timer = threading.Timer(PATIENCE, progress.start)
+    timer.daemon = True
+    timer.start()
+    try:
         yield
+    finally:
+        timer.cancel()
+        timer.join()
+        progress.stop()
 
 
 def choice(flag: str, text: str, choices: tuple[str, ...]) -> str:

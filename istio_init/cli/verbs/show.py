@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from istio_init.cli import terminal
 from istio_init.cli.verbs import ebpf
 from istio_init.cli.verbs.output import choice, print_json
 from istio_init.cli.verbs.show_render import as_json, least_width, lines, plain, tables
@@ -89,12 +90,16 @@ def _print(snapshot: Snapshot, form: str, *, watching: bool) -> None:
     if form == "json":
         print_json("show", as_json(snapshot), indent=None if watching else 2)
     elif form == "text" or _too_narrow(snapshot):
-        sys.stdout.write("".join(f"{line}\n" for line in plain(snapshot)) + "\n" * watching)
+        text = "".join(f"{line}\n" for line in plain(snapshot)) + "\n" * watching
+        (sys.stdout.write if watching else terminal.write)(text)
     else:
-        from rich.console import Console
-
         # Output to a file or a pipe has no width limit.
-        Console(width=max(_columns(), least_width(snapshot))).print(tables(snapshot))
+        width = max(_columns(), least_width(snapshot))
+        view = tables(snapshot)
+        if watching:
+            terminal.console(width=width).print(view)
+        else:
+            terminal.show(lambda console: console.print(view), width=width)
     sys.stdout.flush()
 
 
@@ -111,7 +116,7 @@ def _refresh(snapshots: Iterator[Snapshot]) -> None:
     """Show each snapshot in place of the previous one."""
     from rich.live import Live
 
-    with Live(auto_refresh=False) as live:
+    with Live(console=terminal.console(), auto_refresh=False) as live:
         for snapshot in snapshots:
             view = lines(snapshot, brief=True) if _too_narrow(snapshot) else tables(snapshot, brief=True)
             live.update(view, refresh=True)

@@ -1,0 +1,88 @@
+"""What --version prints: the version, the commit where it is known, and the libraries that rules go through."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+from importlib import metadata
+
+from istio_init import __version__
+
+# The libraries of the legacy backend, and the distribution of the second engine.
+LIBRARIES = ("libip4tc.so.2", "libip6tc.so.2")
+SECOND_ENGINE = "python-iptables"
+NAME = "istio-init"
+
+
+def text() -> str:
+    """The lines of --version."""
+    rows = {
+        "commit": commit() or "unknown",
+        "python": platform.python_version(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        **{soname.partition(".")[0]: _library(soname) for soname in LIBRARIES},
+        "nf_tables": "by netlink, without a library",
+        SECOND_ENGINE: _distribution(SECOND_ENGINE),
+    }
+    width = max(map(len, rows))
+    return "".join((f"{NAME} {__version__}\n", *(f"  {name:{width}}  {value}\n" for name, value in rows.items())))
+
+
+def commit() -> str:
+    """The commit of the checkout that this package is in, or that it was installed from; empty if it is unknown."""
+    package = os.path.dirname(os.path.dirname(text.__code__.co_filename))
+    return _checked_out(os.path.join(os.path.dirname(package), ".git")) or _installed()
+
+
+def _installed() -> str:
+    """What pip recorded of a repository that it installed from (PEP 610)."""
+    try:
+        recorded = metadata.distribution(NAME).read_text("direct_url.json") or "{}"
+        found = json.loads(recorded).get("vcs_info", {}).get("commit_id", "")
+    except (metadata.PackageNotFoundError, OSError, ValueError, AttributeError):
+        return ""
+    return found if isinstance(found, str) and found.isalnum() else ""
+
+
+def _checked_out(git: str) -> str:
+    """The commit of HEAD, read from git's files; a worktree has a file that names its directory."""
+    if os.path.isfile(git):
+        git = os.path.join(os.path.dirname(git), _read(git).removeprefix("gitdir: "))
+    shared = os.path.join(git, _read(os.path.join(git, "commondir")))
+    head = _read(os.path.join(git, "HEAD"))
+    reference = head.removeprefix("ref: ")
+    if reference == head:
+        return head
+    packed = _read(os.path.join(shared, "packed-refs")).splitlines()
+    lines = (line.split(" ") for line in packed if not line.startswith(("#", "^")))
+    return _read(os.path.join(shared, reference)) or next((w[0] for w in lines if w[1:] == [reference]), "")
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(1 << 20).strip()
+    except OSError:
+        return ""
+
+
+def _library(soname: str) -> str:
+    """The file of a library, with the version in its name; loaded here as a run loads it."""
+    try:
+        ctypes.CDLL(soname)
+    except OSError:
+        return "missing"
+    stem = soname.partition(".")[0]
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        paths = (line.rstrip("\n").partition("/")[2] for line in maps)
+        found = next((path for path in paths if path.rpartition("/")[2].startswith(stem)), "")
+    return f"/{found}" if found else soname
+
+
+def _distribution(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -147,8 +147,10 @@ class _Sketch:
     def _rows(self, chain: Chain) -> Iterator[GraphRow]:
         for number, rule in enumerate(chain.rules, 1):
             key = row_key(self._table.name, chain.name, number)
-            asks, does = matches_words(rule.matches), target_words(rule.target)
             why = purpose(self._known, self._table.name, chain.name, rule)
+            # --rule-comments: the purpose is shown as such.
+            matches = [each for each in rule.matches if not (why and each == Comment(why.text))]
+            asks, does = matches_words(matches), target_words(rule.target)
             yield GraphRow(key, number, asks, does, self._leads(chain, rule), rule, why)
         if not (chain.rules and _settles(chain.rules[-1])):
             does = f"{chain.policy} (policy)" if chain.policy else "RETURN"

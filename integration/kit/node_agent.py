@@ -36,7 +36,7 @@ class NodeAgent:
         self.source.chmod(0o755)
         self.program = self.programs / PLUGIN
         self.output = directory / "output"
-        self.port = 0
+        self.socket = directory / "agent.sock"
 
     @property
     def command(self) -> list[str]:
@@ -44,11 +44,12 @@ class NodeAgent:
         return [
             *self.prefix, *VERBS, "cni", "agent", f"--cni-net-dir={self.networks}", f"--cni-bin-dir={self.programs}",
             f"--plugin={self.source}", f"--kubeconfig={self.api.kubeconfig}", "--node=node-1",
-            "--listen=127.0.0.1:0", "--log-as-json", *self.options,
+            "--listen=127.0.0.1:0", f"--socket={self.socket}", "--log-as-json", *self.options,
         ]  # fmt: skip
 
     def start(self) -> subprocess.Popen[bytes]:
         """The process, begun; its log is added to `output`."""
+        self._begin = len(self.log)
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(self.command, cwd=ROOT, stderr=output)
         return self.process
@@ -75,7 +76,7 @@ class NodeAgent:
 
     def get(self, path: str) -> tuple[int, str]:
         """The status and the text of a page."""
-        listening = [line for line in self.log.splitlines() if "listening on" in line]
+        listening = [line for line in self.log[self._begin :].splitlines() if "listening on" in line]
         port = int(listening[-1].partition("listening on port ")[2].partition(" ")[0].rpartition(":")[2])
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         connection.request("GET", path)
@@ -86,7 +87,7 @@ class NodeAgent:
 
     def is_ready(self) -> bool:
         """Whether it says that it is."""
-        return "listening on" in self.log and self.get("/readyz")[0] == 200
+        return "listening on" in self.log[self._begin :] and self.get("/readyz")[0] == 200
 
     def ready(self) -> None:
         """Wait until it is."""

@@ -53,6 +53,8 @@ KEYS = {
     "log_file": f"Where it logs; {LOG_FILE}.",
     "log_bytes": "How large that file gets before it is begun anew.",
     "run_dir": "Where it keeps what each sandbox got.",
+    "agent": "Whether the node agent is asked for the pod: required, preferred or none.",
+    "agent_socket": "Where the node agent listens.",
 }
 
 

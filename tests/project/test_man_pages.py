@@ -78,5 +78,6 @@ def test_pages_refer_to_pages() -> None:
 
 def test_every_key_of_the_plugins_configuration_is_told() -> None:
     source = Path(settings.__file__).read_text()
-    keys = re.findall(r'"(kubernetes\.\w+|plugin_log_level|log_\w+|run_dir|exclude_namespaces|defaults|istio)"', source)
+    own = r"kubernetes\.\w+|plugin_log_level|log_\w+|run_dir|agent|agent_\w+|exclude_namespaces|defaults|istio"
+    keys = re.findall(rf'"({own})"', source)
     assert set(keys) == set(KEYS)

@@ -22,6 +22,7 @@ from istio_init.cli.verbs.cni_flags import (
     program,
 )
 from istio_init.cni.node.directories import detect
+from istio_init.cni.plugin.settings import AGENT_SOCKET, REQUIRED
 from istio_init.errors import InitError
 from istio_init.errors_rare import OptionError
 from istio_init.log import Log
@@ -49,9 +50,10 @@ def agent(  # noqa: PLR0913 (a command line's options)
     listen: Annotated[
         str, typer.Option(metavar="ADDRESS:PORT", help="Where /healthz and /readyz are served; empty: nowhere.")
     ] = "127.0.0.1:15014",
+    socket: Annotated[str, typer.Option(metavar="PATH", help="The unix socket for the plugin.")] = AGENT_SOCKET,
     log_as_json: Json = False,
 ) -> int:
-    """Keep the plugin installed, and know this node's pods, until a signal comes."""
+    """Keep the plugin installed, and answer it for this node's pods, until a signal arrives."""
     log = Log("info", as_json=log_as_json)
     try:
         from istio_init.cni.agent.agent import Agent, AgentSettings
@@ -63,10 +65,11 @@ def agent(  # noqa: PLR0913 (a command line's options)
         detect(cni_net_dir, cni_bin_dir),
         plugin or program(),
         plugin_config,
-        lambda: entry(plugin_config),
+        lambda: {"agent": REQUIRED, "agent_socket": socket, **entry(plugin_config)},
         duration("--interval", interval),
         ending(on_exit),
         listen,
+        socket,
     )
 
     async def run() -> None:

@@ -6,10 +6,13 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+from istio_init.cni.agent.answers import Answers
 from istio_init.cni.agent.endpoint import HttpEndpoint
 from istio_init.cni.agent.health import Health
 from istio_init.cni.agent.kubernetes import KubernetesApi
 from istio_init.cni.agent.pods import PodStore
+from istio_init.cni.agent.reports import Reports
+from istio_init.cni.agent.server import PluginServer
 from istio_init.cni.agent.watch import PodWatch
 from istio_init.cni.node import install
 from istio_init.cni.node.keep import Keeper, watched
@@ -38,6 +41,7 @@ class AgentSettings(Record):
     interval: float
     ending: str
     listen: str
+    socket: str
 
 
 class Agent:
@@ -51,6 +55,7 @@ class Agent:
         self._api = KubernetesApi(settings.credentials)
         self._watch = PodWatch(self._api, settings.node, self.store, log)
         self._watch.listed = self._listed
+        self._reports = Reports(log)
 
     async def run(self) -> None:
         """Run all tasks until a signal comes; then take from the node what is to be taken."""
@@ -65,11 +70,17 @@ class Agent:
                 pages = {"/healthz": self.health.alive, "/readyz": self.health.ready}
                 port = await stack.enter_async_context(HttpEndpoint(pages).serving(self._settings.listen))
                 self._log.info(f"listening on port :{port} for {', '.join(pages)}")
+            await stack.enter_async_context(self._server().serving(self._settings.socket))
+            self.health.serving = True
             tasks = [group.create_task(self._watch.run(), name="watch")]
             await self._keep_installed()
             await self._leave()
             for task in tasks:
                 task.cancel()
+
+    def _server(self) -> PluginServer:
+        answers = Answers(self._api, self.store, self.health)
+        return PluginServer({"pod": answers.pod, "health": answers.health, "report": self._reports.take}, self._log)
 
     async def _keep_installed(self) -> None:
         """Install whenever something is not as it should be, until the agent is to end."""

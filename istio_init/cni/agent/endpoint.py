@@ -14,7 +14,7 @@ from istio_init.record import Record
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-# Seconds for one request, bytes of its header, and how many may be open at once: whoever can reach the port may call.
+# Seconds for one request, bytes of its header, and how many may be open at once: the port is open to the network.
 PATIENCE, LONGEST_HEAD, MOST = 5.0, 16 << 10, 64
 CHUNK = 16 << 10
 

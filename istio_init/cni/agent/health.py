@@ -11,12 +11,14 @@ class Health:
     def __init__(self) -> None:
         self.installed = False
         self.synced = False
+        self.serving = False
 
     def troubles(self) -> list[str]:
         """What is missing, each in one line; empty where all is well."""
         parts = {
             "the plugin is not in place on this node": self.installed,
             "the node's pods have not been listed yet": self.synced,
+            "the plugin's socket is not served": self.serving,
         }
         return [text for text, is_well in parts.items() if not is_well]
 

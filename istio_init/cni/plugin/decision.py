@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from istio_init.cni.plugin.fast_json import decode
-from istio_init.cni.plugin.protocol import CONFIGURATION, NAMESPACE, POD, PluginError
+from istio_init.cni.plugin.protocol import CONFIGURATION, NAMESPACE, POD, UID, PluginError
 from istio_init.cni.plugin.sandbox_state import CAPTURED, PASSED
-from istio_init.cni.plugin.settings import CAPABILITY
+from istio_init.cni.plugin.settings import CAPABILITY, NONE
 from istio_init.options.annotations import STATUS
 from istio_init.options.cni_pod import PodDescription, judge, option_values
 from istio_init.options.table import parse_texts, resolve
@@ -30,15 +30,25 @@ class Decision(Record):
 
 
 def decide(
-    request: Request, settings: Settings, fetch: Callable[[Api, str, str], PodDescription], lookup: Lookup
+    request: Request,
+    settings: Settings,
+    fetch: Callable[[Api, str, str], PodDescription],
+    lookup: Lookup,
+    ask: Callable[[str, str, str], PodDescription | None] = lambda _namespace, _name, _uid: None,
 ) -> Decision:
     """The decision for the pod of a request. `fetch` gets the pod from the Kubernetes API.
+
+    `ask` gets a pod from the node agent, whose answer comes before all others; None where another source is to decide.
 
     Raises AnnotationError, OptionError or PluginError if the pod's or the network's settings are wrong.
     """
     name, namespace = request.args.get(POD, ""), request.args.get(NAMESPACE, "")
     if namespace in settings.exclude_namespaces:
         return Decision(PASSED, f"the namespace {namespace} is excluded")
+    if settings.agent != NONE and name and namespace:
+        pod = ask(namespace, name, request.args.get(UID, ""))
+        if pod is not None:
+            return decide_for_pod(pod, settings, lookup)
     if settings.annotations is not None and name:
         return decide_for_pod(pod_from_annotations(settings.annotations), settings, lookup)
     if settings.block is not None:

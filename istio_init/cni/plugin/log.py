@@ -29,6 +29,8 @@ class PodLog(Log):
         super().__init__(level)
         self._path, self._limit, self._aloud = path, limit, LEVELS[aloud]
         self.facts: Mapping[str, str] = {}
+        # The lines that the node agent gets; None where there is none.
+        self.kept: list[str] | None = None
 
     def know(self, **facts: str) -> None:
         """Have each line from here on bear these facts, too."""
@@ -40,6 +42,8 @@ class PodLog(Log):
         data = line(level, message, self.facts)
         if LEVELS[level] <= self._aloud:
             self._tell(data)
+        if self.kept is not None:
+            self.kept.append(data.decode().rstrip("\n"))
         if not self._path:
             return
         try:

@@ -19,6 +19,7 @@ from istio_init.cni.plugin.protocol import (
     FAULT,
     NAMESPACE,
     POD,
+    TRY_AGAIN,
     UID,
     UNAVAILABLE,
     VERSIONS,
@@ -26,7 +27,7 @@ from istio_init.cni.plugin.protocol import (
     Request,
 )
 from istio_init.cni.plugin.sandbox_state import PASSED, SandboxState
-from istio_init.cni.plugin.settings import settings
+from istio_init.cni.plugin.settings import NONE, REQUIRED, settings
 from istio_init.errors import InitError, Interrupted
 from istio_init.log import now
 from istio_init.options.annotations import suspicious
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any, NoReturn
 
+    from istio_init.cni.plugin.agent_client import AgentClient
     from istio_init.cni.plugin.settings import Api, Settings
     from istio_init.options.cni_pod import PodDescription
 else:
@@ -66,6 +68,12 @@ class Call:
             namespace=request.args.get(NAMESPACE, ""),
             sandbox=request.container,
         )
+        self._agent: AgentClient | None = None
+        if chosen.agent != NONE:
+            from istio_init.cni.plugin.agent_client import AgentClient
+
+            self._agent = AgentClient(chosen.agent_socket)
+            self.log.kept = []
 
     def decide(self) -> Decision:
         """What is to be done for the pod; from here on the log says so in each line."""
@@ -73,7 +81,7 @@ class Call:
             found = Decision(PASSED, "the sandbox uses the node's network")
         else:
             try:
-                found = decide(self.request, self.settings, self._fetch, defaults.account)
+                found = decide(self.request, self.settings, self._fetch, defaults.account, self._ask)
             except InitError as error:
                 self.log.know(decision=REFUSED, why=str(error))
                 raise
@@ -89,6 +97,26 @@ class Call:
         from istio_init.cni.plugin.kubernetes_api import pod
 
         return pod(api, namespace, name, self.log)
+
+    def _ask(self, namespace: str, name: str, uid: str) -> PodDescription | None:
+        """The pod as the node agent knows it; None where it does not answer, and need not."""
+        if self._agent is None:
+            return None
+        try:
+            return self._agent.pod(namespace, name, uid)
+        except protocol.PluginError as error:
+            if self.settings.agent == REQUIRED or error.code != TRY_AGAIN:
+                raise
+            self.log.warn(f"{error}; decided without it")
+            return None
+
+    def report(self, code: int, begin: float) -> None:
+        """Report to the node agent what came of the call: the CNI error's code, or 0; `begin` is the call's start."""
+        if self._agent is not None:
+            outcome = {"command": self.request.command, "code": code, "seconds": time.monotonic() - begin}
+            for fact in ("pod", "namespace", "sandbox", "decision"):
+                outcome[fact] = self.log.facts.get(fact, "")
+            self._agent.report(outcome, self.log.kept or [])
 
     def state(self) -> SandboxState | None:
         """The sandbox's state; from here on the log tells what it says was decided."""
@@ -334,7 +362,7 @@ class Deadline:
 
 def answer(environ: Mapping[str, str], data: bytes) -> tuple[int, str]:
     """The exit code, and what belongs on standard output."""
-    call = None
+    call, begin = None, time.monotonic()
     try:
         request = protocol.read(environ, data)
         if request.command == "VERSION":
@@ -353,8 +381,11 @@ def answer(environ: Mapping[str, str], data: bytes) -> tuple[int, str]:
             FAULT, f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:300]}", place
         )
     else:
+        call.report(0, begin)
         return 0, f"{result}\n" if result else ""
     (call.log if call else PodLog("info", "", 0)).error(protocol.said(failure))
+    if call:
+        call.report(protocol.code_of(failure), begin)
     return 1, protocol.error_text(failure, protocol.spoken(data))
 
 

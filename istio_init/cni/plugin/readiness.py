@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from istio_init.cni.plugin.agent_client import AgentClient
 from istio_init.cni.plugin.decision import network_options
+from istio_init.cni.plugin.settings import REQUIRED
+from istio_init.errors import InitError
 from istio_init.inspect.doctor.checks import backend, capabilities
 from istio_init.inspect.doctor.collect import examine
 from istio_init.inspect.doctor.ebpf import ebpf_checks
@@ -31,7 +34,20 @@ def troubles(settings: Settings) -> tuple[str, ...]:
     case = examine(options.replace(network_namespace=OWN), (proxy(options).uid, proxy(options).gid))
     failed = [check for look in LOOKS for check in look(case) if check.status == "fail"]
     found = [f"{check.name}: {check.finding}{f'; {check.remedy}' if check.remedy else ''}" for check in failed]
-    return (*found, *_files(settings))
+    return (*found, *_files(settings), *_agent(settings))
+
+
+def _agent(settings: Settings) -> tuple[str, ...]:
+    """What keeps the node agent from answering for pods, if these cannot start without it."""
+    if settings.agent != REQUIRED:
+        return ()
+    client = AgentClient(settings.agent_socket)
+    try:
+        return client.health()
+    except InitError as error:
+        return (str(error),)
+    finally:
+        client.close()
 
 
 def _files(settings: Settings) -> list[str]:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 CAPABILITY = "io.kubernetes.cri.pod-annotations"
 LOG_FILE = "/var/log/istio-init/cni.log"
 LOG_BYTES = 10 << 20
+AGENT_SOCKET = "/run/istio-init/agent.sock"
+# Whether the node agent decides: it has to, it does where it answers, or nobody asks it.
+REQUIRED, PREFERRED, NONE = "required", "preferred", "none"
 
 # What a plugin decides itself, or a call has no place for.
 NOT_CONFIGURABLE = frozenset(
@@ -52,6 +55,8 @@ class Settings(Record):
     log_file: str = LOG_FILE
     log_bytes: int = LOG_BYTES
     run_dir: str = DIRECTORY
+    agent: str = NONE
+    agent_socket: str = AGENT_SOCKET
 
 
 def settings(members: Mapping[str, Any]) -> Settings:
@@ -70,6 +75,8 @@ def settings(members: Mapping[str, Any]) -> Settings:
         _path(members, "log_file", LOG_FILE),
         _number(members, "log_bytes", LOG_BYTES, 4096, 1 << 40),
         _path(members, "run_dir", DIRECTORY),
+        _choice(members, "agent", (NONE, PREFERRED, REQUIRED)),
+        _path(members, "agent_socket", AGENT_SOCKET),
     )
 
 
@@ -147,6 +154,14 @@ def _path(members: Mapping[str, Any], key: str, default: str) -> str:
     if not isinstance(value, str) or (value and not value.startswith("/")) or "\0" in value or len(value) > 4095:
         raise _wrong(key, value, "not an absolute path")
     return value
+
+
+def _choice(members: Mapping[str, Any], key: str, choices: tuple[str, ...]) -> str:
+    """One of the choices, the first where the key is missing."""
+    value = members.get(key, choices[0])
+    if value not in choices:
+        raise _wrong(key, value, f"use {', '.join(choices[:-1])} or {choices[-1]}")
+    return str(value)
 
 
 def _level(value: object) -> str:

@@ -98,25 +98,30 @@ def holds(dump: TableDump, encoded: EncodedTable) -> bool:
 
 
 def emptying(table: TableName, dump: TableDump, encoded: EncodedTable) -> list[Message]:
-    """Empty a table that is written anew; base chains that are hooked as they should be stay.
+    """Empty a table that is written anew; base chains that are hooked as they should be stay, and so do other chains.
 
     A packet would else meet the hooks of the old chains and of the new ones, in one of them before the batch takes
-    effect and in the other after it: neither would capture it.
+    effect and in the other after it: neither would capture it. A new chain has no rules until the kernel publishes
+    them, one chain after the other: a packet that was held up may come to it by a rule that is published before.
+
+    Chains are listed in the order in which they were created, so those stay that come before the first difference.
     """
     found = _chains(dump.chains)
     kept = [each for each, facts in found.items() if facts]
     wanted = [each for each, facts in encoded.chains.items() if facts]
     dormant = any(attributes(dump.table[HEAD.size :]).get(TABLE_FLAGS, b""))
-    # Chains are listed in the order in which they were created.
     if dormant or wanted[: len(kept)] != kept or any(found[each] != encoded.chains[each] for each in kept):
         return [deletion(table)]
     head = body(NFPROTO_INET, text(NFT_NAME, NAMES[table]))
-    chains = [each for each, facts in found.items() if not facts]
+    users = [each for each, facts in found.items() if not facts]
+    if kept == wanted:
+        pairs = enumerate(zip(users, [each for each, facts in encoded.chains.items() if not facts], strict=False))
+        users = users[next((at for at, (old, new) in pairs if old != new), len(encoded.chains) - len(wanted)) :]
     # The kernel deletes sets without a name of their own with the rules that they are in.
     sets = [set_name(data) for data in dump.sets if not _flags(data) & SET_ANONYMOUS]
     return [
         (DELRULE, 0, head),
-        *((DELCHAIN, 0, head + text(CHAIN_NAME, each)) for each in chains),
+        *((DELCHAIN, 0, head + text(CHAIN_NAME, each)) for each in users),
         *((DELSET, 0, head + text(SET_NAME, each)) for each in sets),
     ]
 

@@ -13,6 +13,7 @@ from typing import Self
 import pytest
 
 from integration.kit.namespace import Namespace
+from integration.kit.program import completed, standing
 from istio_init.errors import KernelError
 from istio_init.errors_rare import Locked
 from istio_init.kernel.host.lock import DIRECTORY, NAMESPACE_PATH, XtablesLock, namespace_lock
@@ -168,6 +169,20 @@ def test_a_pod_can_not_take_its_namespaces_lock(namespace: Namespace) -> None:
 
     with Holder(NAMESPACE_PATH, "ip", "netns", "exec", namespace.name, "setpriv", "--reuid", "1000", "--clear-groups"):
         assert "Permission denied" in namespace.inside(locked)
+
+
+def test_where_no_file_of_the_namespace_can_be_made_a_run_is_refused(namespace: Namespace) -> None:
+    """What could be locked instead, a process of the pod could hold for ever."""
+    prefix = ("unshare", "--mount", "sh", "-ec", 'mount -t tmpfs -o ro none /run; exec "$@"', "-")
+    before = standing(namespace)
+    done = completed(namespace, "-u", "1337", "-i", "*", "--cni-mode", prefix=prefix)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert f"{DIRECTORY}/" in last
+    assert last.endswith(
+        "Read-only file system; make /run writable for root, or leave out --cni-mode to lock the whole node"
+    )
+    assert standing(namespace) == before
 
 
 def test_many_take_turns_at_a_lock_file_that_is_removed_each_time(namespace: Namespace, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The lock that every program takes that edits the legacy tables: flock(2) on /run/xtables.lock, as iptables does.
 
 Pods must not wait for each other's CNI plugin, so that locks a file of its own for each network namespace, in a
-directory of root's: any process of a pod could lock the namespace's own file, /proc/self/ns/net, and keep it. Only
-where no file can be created (a read-only root) that one is locked.
+directory of root's: any process of a pod could lock the namespace's own file, /proc/self/ns/net, and keep it. That one
+is locked only without --cni-mode, where no lock file can be created (a read-only root).
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class XtablesLock:
     def __enter__(self) -> Self:
         deadline = time.monotonic() + self._wait
         try:
-            if not (self._namespace and self._take_temporary(deadline)):
+            if self._namespace:
+                self._take_temporary(deadline)
+            else:
                 for path, descriptor in self._opened():
                     self._held.append(descriptor)
                     self._take(path, descriptor, deadline)
@@ -79,45 +81,41 @@ class XtablesLock:
         while self._held:
             os.close(self._held.pop())
 
-    def _take_temporary(self, deadline: float) -> bool:
-        """Take the namespace's own lock file, created for that; False where it can't be created."""
+    def _take_temporary(self, deadline: float) -> None:
+        """Take the namespace's own lock file, created for that."""
         path = namespace_lock()
         while True:
             try:
                 descriptor = _created(path)
             except OSError as error:
-                if error.errno not in _UNAVAILABLE:
-                    raise _error(path, "can't open the lock", error) from error
-                return False
+                remedy = "; make /run writable for root, or leave out --cni-mode to lock the whole node"
+                raise _error(path, "can't open the lock", error, remedy) from error
             self._held.append(descriptor)
             self._take(path, descriptor, deadline)
             if _is_at(path, descriptor):
                 self._temporary = path
-                return True
+                return
             # Its holder has removed it.
             os.close(self._held.pop())
 
     def _opened(self) -> Iterator[tuple[str, int]]:
         """The files to lock, in this order, each opened when those before it are held."""
-        if not self._namespace:
-            try:
-                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
-            except OSError as error:
-                if error.errno not in _UNAVAILABLE:
-                    what = "can't open the xtables lock"
-                    raise _error(
-                        self._path, what, error, "; set XTABLES_LOCKFILE to a file that can be created"
-                    ) from error
-            else:
-                yield self._path, descriptor
-                return
-            # iptables would lock one that can be read.
-            try:
-                descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            except OSError:
-                pass
-            else:
-                yield self._path, descriptor
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+        except OSError as error:
+            if error.errno not in _UNAVAILABLE:
+                what = "can't open the xtables lock"
+                raise _error(self._path, what, error, "; set XTABLES_LOCKFILE to a file that can be created") from error
+        else:
+            yield self._path, descriptor
+            return
+        # iptables would lock one that can be read.
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            pass
+        else:
+            yield self._path, descriptor
         try:
             descriptor = os.open(NAMESPACE_PATH, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:

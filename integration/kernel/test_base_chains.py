@@ -44,6 +44,14 @@ def spoil(namespace: Namespace, family: str, head: str) -> None:
     namespace.run("nft", commands + jump)
 
 
+def jump_of(namespace: Namespace, family: str) -> str:
+    """What show says of the jump in the family's OUTPUT."""
+    tables = ask(namespace, "show", "--output", "json", *NFT, *REDIRECT).told["tables"]
+    [nat] = [table for table in tables if (table["family"], table["table"]) == (family, "nat")]
+    rules = {chain["chain"]: chain["rules"] for chain in nat["chains"]}
+    return next((rule["state"] for rule in rules.get("OUTPUT", ()) if "ISTIO_OUTPUT" in rule["rule"]), "missing")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("why", CHAINS)
 def test_a_base_chain_that_does_not_work_is_drift(namespace: Namespace, family: str, why: str) -> None:
@@ -53,8 +61,10 @@ def test_a_base_chain_that_does_not_work_is_drift(namespace: Namespace, family: 
     assert checked.code == 3
     assert f"{FAMILIES[family]} nat OUTPUT " in checked.output
     assert f"OUTPUT ({why})" in checked.output or why in {"type filter", "another hook"}
+    assert jump_of(namespace, FAMILIES[family]) != "in place"
     assert "--reconcile" in refuse(namespace, *NFT, *REDIRECT)
     succeed(namespace, *NFT, *REDIRECT, "--reconcile")
+    assert jump_of(namespace, FAMILIES[family]) == "in place"
     mended = chain(namespace, family)
     assert (mended["type"], mended["hook"], mended["prio"]) == ("nat", "output", -100)
     lines = [line.strip() for line in namespace.run("nft", "list", "chain", family, "nat", "OUTPUT").splitlines()]
@@ -89,6 +99,8 @@ def test_tables_that_this_program_created_go(namespace: Namespace, plan: list[st
         "add set ip nat blocked { type ipv4_addr; }",
         "add map ip nat ports { type inet_service : ipv4_addr; }",
         "add counter ip nat hits",
+        "add quota ip nat amount { over 10 mbytes }",
+        "add set ip nat empty { type ipv4_addr; flags timeout; }",
         "add chain ip nat theirs",
     ],
 )

@@ -69,12 +69,14 @@ class Found(Record):
         if not self.broken:
             return self.table
         renamed = (
-            chain.replace(name=f"{chain.name} ({self.broken[chain.name]})", policy=None)
-            if chain.name in self.broken
-            else chain
+            chain.replace(name=self.effective_name(chain.name), policy=None) if chain.name in self.broken else chain
             for chain in self.table.chains
         )
         return Table(self.table.name, ordered(self.table.name, {chain.name: chain for chain in renamed}))
+
+    def effective_name(self, chain: str) -> str:
+        """The name of a chain in `effective`."""
+        return f"{chain} ({self.broken[chain]})" if chain in self.broken else chain
 
 
 def binding(table: TableName, hook: Hook) -> Binding:

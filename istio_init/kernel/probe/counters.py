@@ -106,7 +106,10 @@ def _nft(family: Family) -> Iterator[CountedTable]:
 def _nft_tables(channel: nfnetlink.NfnetlinkChannel, family: Family) -> Iterator[CountedTable]:
     for name, found in compat_dump.found_tables(channel, family).items():
         policies = dict(_policies(channel, family, name))
-        yield CountedTable(family, found.table, _counted(channel, family, found), policies)
+        counts = _counted(channel, family, found)
+        # A base chain that no packet meets has another name, so that its rules do not pass for effective ones.
+        renamed = {found.effective_name(chain): met for chain, met in counts.items()}
+        yield CountedTable(family, found.effective, renamed, policies)
 
 
 def _counted(channel: nfnetlink.NfnetlinkChannel, family: Family, found: Found) -> dict[str, tuple[Count | None, ...]]:

@@ -177,3 +177,25 @@ def test_a_dry_run_chooses_nothing_and_asks_nobody(namespace: Namespace) -> None
     assert run.code == 0
     assert not run.calls
     assert completed(namespace, *argv("article-ipv6"), "--dry-run").stderr == ""
+
+
+@pytest.mark.parametrize("fault", [*(f"{call}:when=1" for call in ("socket", "connect", "sendto")), "recvfrom:when=2"])
+def test_a_lookup_that_fails_once_does_not_hide_rules(namespace: Namespace, fault: str) -> None:
+    """A move that took nftables for missing would leave the old rules beside the new ones."""
+    succeed(namespace, *argv("article"), *BACKENDS["native"])
+    call, _, when = fault.partition(":")
+    move = (*argv("article"), *BACKENDS["legacy"], "--reconcile")
+    run = traced(namespace, call, *move, inject=f"{call}:error=EPERM:{when}")
+    assert run.having("INJECTED")
+    assert (run.code == 0) == bool(rules(namespace, "legacy")) == (not rules(namespace, "native"))
+
+
+def test_names_of_tables_that_a_sandbox_hides_are_not_none(namespace: Namespace) -> None:
+    succeed(namespace, *argv("article"), *BACKENDS["legacy"])
+    move = (*argv("article"), *BACKENDS["nft"], "--reconcile")
+    path = table_names.NAMES[IPV4]
+    prefix = ("strace", "-f", "-qq", "-o", "/dev/null", "-P", path, "-e", "inject=openat:error=EPERM")
+    done = completed(namespace, *move, prefix=prefix)
+    assert done.returncode == 1
+    assert f"{path}: the tables can't be listed: Operation not permitted" in done.stderr
+    assert not rules(namespace, "nft")

@@ -54,17 +54,31 @@ class Tables(Record):
 def tables() -> Tables:
     """The tables of the calling thread's namespace. KernelError where they can't be listed."""
     legacy = tuple((family, each) for family in FAMILIES for each in existing_tables(family) or ())
-    try:
-        with NfnetlinkChannel() as channel:
-            there = channel.tables()
-    except KernelError as error:
-        if error.errno not in _NO_NFTABLES:
-            raise
+    there = _nftables()
+    if there is None:
         return Tables(legacy, None, native=False)
     theirs = tuple(
         (family, table) for family in FAMILIES for table in BUILTIN_CHAINS if (FAMILIES[family], table) in there
     )
     return Tables(legacy, theirs, any(number == NFPROTO_INET and table in _NATIVE for number, table in there))
+
+
+def _nftables() -> tuple[tuple[int, str], ...] | None:
+    """All nftables tables, each by its family's number and its name; None where nftables does not work here.
+
+    Which is believed only if it is so twice: a call that failed once says nothing about the tables.
+    """
+    refused = 0
+    while True:
+        try:
+            with NfnetlinkChannel() as channel:
+                return channel.tables()
+        except KernelError as error:
+            if error.errno not in _NO_NFTABLES or refused not in {0, error.errno}:
+                raise
+            if refused:
+                return None
+            refused = error.errno
 
 
 def decide(found: Tables, families: tuple[Family, ...]) -> tuple[Backend, str]:
@@ -93,8 +107,10 @@ def _legacy_works(family: Family) -> bool:
     """Whether the kernel has the legacy tables of a family: the file exists once their module is loaded."""
     try:
         posix.stat(NAMES[family])
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError:
+        pass  # which says nothing about the kernel: writing will tell
     return True
 
 

@@ -33,9 +33,9 @@ def existing_tables(family: Family) -> tuple[TableName, ...] | None:
             names = os.read(descriptor, _NAMES_BYTES).split()
         finally:
             os.close(descriptor)
-    except PermissionError:
-        return None
     except OSError as error:
+        if error.errno == errno.EACCES:  # by its permissions; EPERM is a sandbox's
+            return None
         if error.errno == errno.ENOENT and _is_mounted():
             return ()
         missing = error.errno == errno.ENOENT

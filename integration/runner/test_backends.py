@@ -14,6 +14,7 @@ from integration.kit.command_lines import command_lines
 from integration.kit.fresh import command, inside_new
 from integration.kit.namespace import Namespace
 from integration.kit.program import routing, succeed, tables
+from integration.kit.settling import settled
 from integration.kit.tracing import Traced, traced
 from istio_init.log import Log
 from istio_init.model.rules import FAMILIES, IPV4, IPV6
@@ -100,6 +101,7 @@ def prepared(namespace: Namespace, backend: str, scenario: str) -> object:
 
 def picture(namespace: Namespace) -> object:
     """All that a run may change, on whichever backend."""
+    settled(namespace)
     return by_table(namespace.run("nft", "list", "ruleset")), rules(namespace, "legacy"), routing(namespace)
 
 

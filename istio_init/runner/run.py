@@ -21,6 +21,9 @@ else:
     # The C half of signal; the module around it imports enum.
     import _signal
 
+# The outcome of a run that failed before it wrote anything.
+UNCHANGED = "nothing was changed"
+
 
 def run(options: Options, environ: Mapping[str, str], warnings: Sequence[str] = (), log: Log | None = None) -> int:
     """Do what the options ask for; returns the exit code. Warnings and errors are logged, one line each."""
@@ -32,19 +35,22 @@ def run(options: Options, environ: Mapping[str, str], warnings: Sequence[str] = 
         with Interrupts() as interrupts:
             perform(options, environ, log, begin, interrupts)
     except InitError as error:
-        log.error(_last_words(error))  # noqa: TRY400 (a user's line, no traceback)
+        log.error(_last_words(str(error), error))  # noqa: TRY400 (a user's line, no traceback)
         return error.exit_code
     except (ImportError, MemoryError, OSError) as error:
-        log.error(out_of_resources(error))  # noqa: TRY400 (the same)
+        log.error(_last_words(out_of_resources(error), error))  # noqa: TRY400 (the same)
         return 1
     return 0
 
 
-def _last_words(error: InitError) -> str:
-    """The error, what was noted since, and, where a change was undone, what state the namespace is in."""
+def _last_words(text: str, error: BaseException) -> str:
+    """The error, what was noted since, and what state the namespace is in, unless the error says that itself."""
     notes = getattr(error, "__notes__", [])
     outcome = getattr(error, "outcome", "")
-    return "; ".join([str(error), *notes, *([outcome] if outcome and outcome not in notes else [])])
+    if outcome == UNCHANGED and isinstance(error, Interrupted):
+        return "; ".join([outcome, text, *notes])
+    said = outcome in notes or (outcome == UNCHANGED and "; nothing was written" in text)
+    return "; ".join([text, *notes, *([outcome] if outcome and not said else [])])
 
 
 class Interrupts:
@@ -102,14 +108,21 @@ def perform(options: Options, environ: Mapping[str, str], log: Log, begin: float
 
 
 def _act(options: Options, environ: Mapping[str, str], log: Log, begin: float, interrupts: Interrupts) -> None:
-    if not options.skip_rule_apply or options.run_validation:
-        options = resolve_defaults(options, log)
-    if not options.skip_rule_apply:
-        done = _change(options, environ, log, interrupts)
-        log.info(f"{done} in {(time.monotonic() - begin) * 1000:.1f} ms")
-    if options.run_validation and not options.cleanup_only:
-        interrupts.restore_handlers()
-        _validate(options, log)
+    outcome = UNCHANGED
+    try:
+        if not options.skip_rule_apply or options.run_validation:
+            options = resolve_defaults(options, log)
+        if not options.skip_rule_apply:
+            done = _change(options, environ, log, interrupts)
+            outcome = "the namespace has the plan"
+            log.info(f"{done} in {(time.monotonic() - begin) * 1000:.1f} ms")
+        if options.run_validation and not options.cleanup_only:
+            interrupts.restore_handlers()
+            _validate(options, log)
+    except BaseException as error:
+        if not hasattr(error, "outcome"):  # which the undoing of changes sets
+            error.outcome = outcome  # type: ignore[attr-defined] # (whatever kind of error ended the run)
+        raise
 
 
 def _plan(options: Options) -> Plan:

@@ -77,10 +77,14 @@ def warn_of_precedence(plan: Plan, found: NamespaceState, log: Log) -> None:
         for rule in chain.rules
     )
     if shared:
-        from istio_init.simulate.precedence import precedences_after
+        try:
+            from istio_init.simulate.precedence import precedences_after
 
-        for each in precedences_after(plan.rulesets, found.rulesets):
-            log.warn(each.text)
+            for each in precedences_after(plan.rulesets, found.rulesets):
+                log.warn(each.text)
+        except (ImportError, MemoryError, OSError, RecursionError) as error:
+            # The plan is applied: that a warning can't be worked out does not end the run.
+            log.warn(f"other programs' rules before Istio's: can't be looked for: {str(error) or type(error).__name__}")
 
 
 def warn_of_other_families(plan: Plan, firewall: Firewall, log: Log) -> None:

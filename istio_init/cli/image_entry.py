@@ -10,7 +10,7 @@ import sys
 
 from istio_init import log
 from istio_init.cli import start
-from istio_init.errors import out_of_resources, shown
+from istio_init.errors import out_of_resources, printable, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def main() -> NoReturn:
     try:
         _become(program, arguments)
     except (ImportError, MemoryError, OSError) as error:
-        message = f"{program}: {out_of_resources(error)}"
+        message = printable(f"{program}: {out_of_resources(error)}")
         log.write_termination_message(message)
         sys.exit(message)
     except Exception as error:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from istio_init.cli.verbs.output import CHECK_EXIT_CODES, print_json
+from istio_init.errors import printable
 from istio_init.errors_rare import UsageError
 from istio_init.formats.socket_capture import as_json
 from istio_init.inspect.socket_capture import inspect
@@ -85,4 +86,4 @@ def _state(inspection: SocketInspection) -> dict[str, Any]:
 
 def _line(inspection: SocketInspection) -> str:
     more = f": {'; '.join(inspection.findings)}" if inspection.findings else ""
-    return f"{inspection.conformance} (ebpf){more}"
+    return printable(f"{inspection.conformance} (ebpf){more}")

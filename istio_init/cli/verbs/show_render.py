@@ -44,7 +44,7 @@ def cells(row: RuleRow) -> tuple[str, ...]:
 def notes(row: RuleRow) -> list[str]:
     """A rule's purposes, and its state unless it is in place."""
     texts = [NOT_IN_PLACE[row.state]] if row.state in NOT_IN_PLACE else []
-    return texts + [purpose_text(each) if each.concern else each.text for each in row.purposes]
+    return [*texts, *(printable(purpose_text(each) if each.concern else each.text) for each in row.purposes)]
 
 
 def head(chain: ChainRows) -> str:
@@ -62,7 +62,7 @@ def shown(table: TableRows) -> Iterator[ChainRows]:
 
 def summary(snapshot: Snapshot) -> Iterator[str]:
     """Whether the plan is in place, and the differences."""
-    yield f"{snapshot.verdict} ({snapshot.backend}: {snapshot.why})"
+    yield printable(f"{snapshot.verdict} ({snapshot.backend}: {snapshot.why})")
     if snapshot.verdict != "absent":
         yield from (f"  {printable(finding)}" for finding in snapshot.findings)
     yield from (f"  warning: {printable(warning)}" for warning in snapshot.warnings)
@@ -155,7 +155,9 @@ def _table(chain: ChainRows, *, brief: bool) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=head(chain), title_justify="left", title_style="cyan", expand=False, show_lines=not brief)
+    # No str, in which rich would look for markup.
+    title = Text(head(chain), style="cyan")
+    table = Table(title=title, title_justify="left", expand=False, show_lines=not brief)
     for heading in HEADINGS:
         last = heading == HEADINGS[-1]
         what = "extra, and purpose" if last and not brief else heading

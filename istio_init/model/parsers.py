@@ -88,9 +88,15 @@ def port_range(text: str) -> PortRange:
 
 
 def each(parse: Callable[[str], T], entries: list[str], most: int = MOST_ENTRIES) -> tuple[T, ...]:
-    """The parsed entries of a comma list of at most so many different ones; the error names a bad one of several."""
-    if len(entries) > most and (count := len(set(entries))) > most:
-        raise ValueError(f"{count} entries, at most {most} are allowed")
+    """The parsed entries of a comma list of at most so many different ones; the error names a bad one of several.
+
+    Istio's program makes a rule of each entry, even if it is there twice, and so does this one. Duplicates are left out
+    where there are more than `most`: the rules mean the same.
+    """
+    if len(entries) > most:
+        entries = list(dict.fromkeys(entries))
+        if len(entries) > most:
+            raise ValueError(f"{len(entries)} entries, at most {most} are allowed")
     try:
         return tuple(map(parse, entries))
     except ValueError:
@@ -255,7 +261,10 @@ def all_or_owner_groups(text: str) -> tuple[int, ...] | Everything:
 
 def ports_of_users(text: str) -> tuple[PortsOfUsers, ...]:
     """Entries PROTOCOL:PORTS:UIDS, separated by semicolons: tcp or udp, ports or *, users by id or range of ids."""
-    return each(_ports_of_users, [entry for part in text.split(";") if (entry := part.strip())])
+    entries = each(_ports_of_users, [entry for part in text.split(";") if (entry := part.strip())])
+    if (count := sum(max(len(numbers), 1) * len(users) for _, numbers, users in entries)) > MOST_ENTRIES:
+        raise ValueError(f"{count} pairs of a port and a user, at most {MOST_ENTRIES} are allowed")
+    return entries
 
 
 def _ports_of_users(text: str) -> PortsOfUsers:
@@ -263,7 +272,7 @@ def _ports_of_users(text: str) -> PortsOfUsers:
     protocol = {"tcp": TCP, "udp": UDP}.get(parts[0].strip())
     if len(parts) != 3 or protocol is None:
         raise ValueError("not PROTOCOL:PORTS:UIDS, such as tcp:443,8000-8100:1000 (PROTOCOL is tcp or udp)")
-    numbers, users = all_or_ports(parts[1].strip()), tuple(map(_owner_range, items(parts[2])))
+    numbers, users = all_or_ports(parts[1].strip()), each(_owner_range, items(parts[2]))
     if not numbers or not users:
         raise ValueError("it needs at least one port, or *, and at least one user")
     return protocol, () if numbers == ALL else numbers, users

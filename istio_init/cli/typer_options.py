@@ -18,7 +18,7 @@ from istio_init.cli.pflag import normalised
 from istio_init.cli.pod_owners import pod_owners, pod_privileges
 from istio_init.cli.standard_output import StandardOutput
 from istio_init.cli.start import PROGRAM
-from istio_init.errors import InitError, printable
+from istio_init.errors import InitError, out_of_resources, printable
 from istio_init.errors_rare import OptionError, UsageError
 from istio_init.log import Log, write_termination_message
 from istio_init.model.parsers import TRUE
@@ -79,6 +79,8 @@ def invoke(
         return _refuse(program, str(error), error.exit_code, argv)
     except (typer.Abort, BrokenPipeError):
         return 1
+    except (ImportError, MemoryError, OSError) as error:
+        return _refuse(program, out_of_resources(error), InitError.exit_code, argv)
     return int(code or 0)
 
 

@@ -151,6 +151,7 @@ def _keep_installed(log: Log, places: Directories, source: str, plugin_config: s
     ):
         while not watch.asked_to_end:
             keeper.attempt()
+            watch.rest(keeper.rest)
             watch.wait(pause)
 
 

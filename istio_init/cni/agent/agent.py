@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+import contextlib
 from typing import TYPE_CHECKING
 
 from istio_init.cni.agent.answers import Answers
@@ -65,7 +65,7 @@ class Agent:
         # One may have come while the program started.
         if asked_to_end():
             self._stop.set()
-        async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             if self._settings.listen:
                 pages = {"/healthz": self.health.alive, "/readyz": self.health.ready}
                 port = await stack.enter_async_context(HttpEndpoint(pages).serving(self._settings.listen))
@@ -92,6 +92,9 @@ class Agent:
             while not self._stop.is_set():
                 # In a thread: it waits for locks of files and for the disk, and pods must not wait for that.
                 self.health.installed = await asyncio.to_thread(keeper.attempt)
+                if keeper.rest:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._stop.wait(), keeper.rest)
                 await self._change(watch)
 
     async def _change(self, watch: DirectoryWatch) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from istio_init.cni.node import install
+from istio_init.cni.node.contest import Contest
 from istio_init.errors import InitError
 
 if TYPE_CHECKING:
@@ -27,7 +29,10 @@ class Keeper:
         self._log, self._places, self._source, self._entry = log, places, source, entry
         self._claim = install.claim(places)
         self._last_warning = ""
+        self._contest = Contest()
         self.whole = False
+        # Seconds for which to leave the files alone, since another program keeps undoing what is done to them.
+        self.rest = 0.0
 
     def __enter__(self) -> Self:
         self._claim.__enter__()
@@ -38,6 +43,7 @@ class Keeper:
 
     def attempt(self) -> bool:
         """Install whatever is not as it should be; whether program and entry are in place now."""
+        self.rest = 0.0
         try:
             actions = install.install(self._places, self._source, self._entry())
             if actions:
@@ -48,6 +54,7 @@ class Keeper:
             self._claim.renew()
             self._last_warning = ""
             self.whole = True
+            self.rest = max(map(self._contested, actions), default=0.0)
         except InitError as error:
             # Another program may be writing the network at this moment. Log a lasting error once.
             self.whole = False
@@ -55,6 +62,17 @@ class Keeper:
                 self._last_warning = str(error)
                 self._log.warn(f"not installed, will retry: {self._last_warning}")
         return self.whole
+
+    def _contested(self, action: str) -> float:
+        """How many seconds to leave alone the file that was just written; warns where that is not 0."""
+        path = action.partition(": ")[0]
+        times, rest = self._contest.wrote(path, time.monotonic())
+        if rest:
+            self._log.warn(
+                f"{path}: written {times} times in a row, and each time another program undid it: left alone for "
+                f"{rest:g} s; end that program, or have both write the same"
+            )
+        return rest
 
 
 def watched(places: Directories, plugin_config: str) -> list[str]:

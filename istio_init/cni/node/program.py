@@ -26,6 +26,14 @@ def install(source: str, programs: str) -> bool:
     path = os.path.join(programs, PLUGIN)
     if not os.path.isdir(source):
         return _put(path, _source(source))
+    try:
+        return _install_bundle(source, programs, path)
+    except OSError as error:
+        why = f"{error.strerror}; see that both file systems can be used"
+        raise InitError(f"{files.named(source)}: can't be installed in {files.named(programs)}: {why}") from error
+
+
+def _install_bundle(source: str, programs: str, path: str) -> bool:
     name = f"{PLUGIN}.{digest(source)}"
     script = entry(source, os.path.join(programs, name))
     there = os.path.isdir(os.path.join(programs, name))

@@ -157,9 +157,9 @@ def replace(path: str, data: bytes, like: Content | None, mode: int) -> None:
             _write(partial, data, mode if like is None else like.mode, like.owner if like else None)
             _rename_over(partial, path, like)
         except BaseException:
-            remove(partial)
+            _unlinked(partial)
             raise
-        sync(os.path.dirname(path))
+        _synced(os.path.dirname(path))
     except OSError as error:
         raise InitError(f"{named(path)}: can't be written: {error.strerror}; {_remedy(error.errno)}") from error
 
@@ -244,7 +244,14 @@ def _remedy(number: int | None) -> str:
 
 
 def remove(path: str) -> bool:
-    """Take a file away; whether there was one. OSError where that is refused."""
+    """Take a file away; whether there was one. InitError where that is refused."""
+    try:
+        return _unlinked(path)
+    except OSError as error:
+        raise InitError(f"{named(path)}: can't be removed: {error.strerror}; {_remedy(error.errno)}") from error
+
+
+def _unlinked(path: str) -> bool:
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -256,13 +263,21 @@ def rename(old: str, new: str) -> None:
     """Give a file another name in the same directory, in place of what bears that; InitError where it is refused."""
     try:
         os.rename(old, new)
-        sync(os.path.dirname(new))
+        _synced(os.path.dirname(new))
     except OSError as error:
         raise InitError(f"{named(old)}: can't be renamed: {error.strerror}; {_remedy(error.errno)}") from error
 
 
 def sync(directory: str) -> None:
-    """Have what was renamed or removed in a directory outlive a power cut."""
+    """Have what was renamed or removed in a directory outlive a power cut. InitError where that fails."""
+    try:
+        _synced(directory)
+    except OSError as error:
+        why = f"{error.strerror}; {_remedy(error.errno)}"
+        raise InitError(f"{named(directory)}: can't be written to disk: {why}") from error
+
+
+def _synced(directory: str) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -284,9 +299,5 @@ def sweep(directory: str) -> Iterator[str]:
         if name.startswith(PARTIAL):
             path = os.path.join(directory, name)
             if not os.path.isdir(path):
-                try:
-                    remove(path)
-                except OSError as error:
-                    why = f"{error.strerror}; {_remedy(error.errno)}"
-                    raise InitError(f"{named(path)}: can't be removed: {why}") from error
+                remove(path)
                 yield name

@@ -115,3 +115,8 @@ class Watch(DirectoryWatch):
         else:
             self.renew()
         return not self._asked
+
+    def rest(self, seconds: float) -> None:
+        """Wait that long, whatever changes, or until the program is asked to end."""
+        if not self._asked and seconds:
+            select.select([self._reading], [], [], seconds)

@@ -7,7 +7,7 @@ import pytest
 from integration.kit.fault_matrix import FAULTS, Matrix, Scenario, scenarios
 
 # How many faults of each scenario: each kind, at calls from the first to the last.
-SAMPLE = 10
+SAMPLE = 6
 
 
 @pytest.mark.parametrize("scenario", scenarios(), ids=lambda scenario: scenario.name)

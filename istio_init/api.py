@@ -1,6 +1,6 @@
-"""What Python programs call: the functions that the package has at its top.
+"""The public functions of the package.
 
-Each imports what it needs when it is called: planning alone must not import kernel code.
+Each imports its dependencies when called, since planning alone must not import kernel code.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ def plan(options: Options) -> Plan:
     """The rules and routing of these options, as a pure value that carries the options along.
 
     A value of an option may be text as on a command line, a number, an object of `ipaddress`, or a tuple of these.
-    `enable_ipv6` and `dns_servers` count as they are given: None means no IPv6 and no servers. Raises OptionError (an
-    InitError), which names the field, for a value that its flag refuses.
+    `enable_ipv6` and `dns_servers` are not detected: None means no IPv6 and no servers. Raises OptionError (an
+    InitError), which names the field, for a value that its flag would reject.
     """
     from istio_init.options.arguments import checked
     from istio_init.planning.plan import build
 
-    made = checked(options)
-    return build(made).replace(options=made)
+    parsed = checked(options)
+    return build(parsed).replace(options=parsed)
 
 
 def dump(plan: Plan) -> str:
@@ -39,7 +39,7 @@ def dump(plan: Plan) -> str:
     return dump_nftables(plan) if native else dump_iptables(plan)
 
 
-# Options that ask for another act than applying a plan: a program calls what does that.
+# Options that select another action than applying a plan; a program calls the function for it.
 NOT_APPLIED = ("dry_run", "cleanup_only", "skip_rule_apply", "run_validation", "capture_backend")
 
 
@@ -51,13 +51,13 @@ def apply(
     force: bool | None = None,
     wait: float | None = None,
 ) -> Changes:
-    """Bring a network namespace to the plan; returns what was changed.
+    """Apply the plan to a network namespace; returns the changes.
 
     The namespace (a path; empty: the calling thread's), the backend (`native_nftables`, `force_iptables_binary`,
-    `iptables_engine`), `reconcile`, `force_apply` and `wait` are those of the plan's options; arguments win. Waits up
-    to `wait` seconds for the xtables lock.
+    `iptables_engine`), `reconcile`, `force_apply` and `wait` come from the plan's options; arguments override them.
+    Waits up to `wait` seconds for the xtables lock.
 
-    Raises OptionError if the plan's options ask for anything but applying it; InitError if different Istio rules exist
+    Raises OptionError if the plan's options select another action; InitError if different Istio rules exist
     and `reconcile` is off, if the lock can't be acquired, and if the kernel refuses: the namespace is then unchanged.
     Needs CAP_NET_ADMIN and CAP_NET_RAW, and CAP_SYS_ADMIN to enter another namespace.
     """
@@ -65,22 +65,22 @@ def apply(
     from istio_init.options.table import Options
     from istio_init.runner import access, backends, transaction
 
-    given = {"network_namespace": network_namespace, "reconcile": reconcile, "force_apply": force, "wait": wait}
+    arguments = {"network_namespace": network_namespace, "reconcile": reconcile, "force_apply": force, "wait": wait}
     options = plan.options or Options()
     _require_applicable(options)
-    options = options.replace(**{field: value for field, value in given.items() if value is not None})
+    options = options.replace(**{field: value for field, value in arguments.items() if value is not None})
     log = Log("none")
     with access.namespace(options), access.lock(options, {}, log):
-        found = backends.tables()
-        firewall, router = backends.firewall(options, log, found), access.router()
-        others = backends.others(options, firewall, found)
+        present = backends.tables()
+        firewall, router = backends.firewall(options, log, present), access.router()
+        others = backends.others(options, firewall, present)
         return transaction.apply(
             plan, firewall, router, log, reconcile=options.reconcile, force=options.force_apply, others=others
         )
 
 
 def _require_applicable(options: Options) -> None:
-    """Raise OptionError if options ask for anything but applying their plan."""
+    """Raise OptionError if the options select another action than applying their plan."""
     from istio_init.errors_rare import OptionError
     from istio_init.options.table import OPTIONS
 

@@ -1,8 +1,8 @@
-"""What can go wrong, in the words of the person who has to mend it.
+"""Errors, with messages for the person who has to fix the cause.
 
 Each kind knows its exit code (Istio's: 1 for any error, 126 for a failed validation, 255 for a command
 line that can't be parsed). An error's text is one line: which flag or object, which value, what is
-wrong, what to do. Those that a run meets only where it ends by them are in errors_rare.py.
+wrong, what to do. Errors that a run does not need to import before it fails are in errors_rare.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class InitError(Exception):
 
 
 class KernelError(InitError):
-    """The kernel refused; `errno` is its number, 0 where there is none."""
+    """The kernel refused a call; `errno` is its error number, 0 if it gave none."""
 
     def __init__(self, message: str, errno: int = 0) -> None:
         super().__init__(message)
@@ -27,17 +27,17 @@ class KernelError(InitError):
 
 
 class Interrupted(InitError):
-    """A signal ended the run; what had been done is undone."""
+    """A signal ended the run; its changes are rolled back."""
 
 
 def shown(value: str, limit: int = 80) -> str:
-    """A user's value as it may appear in one line of output: quoted, escaped, and cut to `limit` characters."""
+    """A user's value for a line of output: quoted, escaped, and cut to `limit` characters."""
     text = value if len(value) <= limit else value[: limit - 3] + "..."
     return repr(text)
 
 
 def limit_remedy(number: int) -> str:
-    """What to do where an error number says that a limit is reached; empty for any other."""
+    """The remedy for an error number that means an exhausted limit; empty for any other."""
     match number:
         case 23 | 24:  # ENFILE, EMFILE: <asm-generic/errno-base.h>
             return "raise the limit of open files (ulimit -n)"
@@ -48,16 +48,16 @@ def limit_remedy(number: int) -> str:
 
 
 def out_of_resources(error: BaseException) -> str:
-    """The message for a failure of Python itself to load or to allocate something."""
+    """The message for Python's own failure to import a module or to allocate memory."""
     why = str(error) or type(error).__name__
-    return f"can't go on: {why}; raise the limits of memory and of open files (ulimit -n), or see that /usr can be read"
+    return f"can't go on: {why}; raise the limits of memory and of open files (ulimit -n), or make /usr readable"
 
 
 def printable(text: str) -> str:
-    """The text with all characters escaped that a terminal acts on, or that begin another line.
+    """The text with control characters and line breaks escaped.
 
-    For every text from the kernel, pods, files or other programs on its way to a terminal, a log or a termination
-    message. Programs get JSON, which is exact.
+    Use it for every text from the kernel, pods, files or other programs before it is written to a terminal, a log or a
+    termination message. JSON output keeps the exact text.
     """
     if text.isprintable():
         return text

@@ -1,4 +1,4 @@
-"""What can go wrong and rarely does: imported where it is raised, as making a class is what costs a start most."""
+"""Errors that are imported only where they are raised, since creating a class costs start time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ValidationFailed(InitError):
 
 
 class SaveError(InitError):
-    """iptables-save text that can't be read, or a rule that can't be written as such."""
+    """iptables-save text that can't be parsed, or a rule that has no such text."""
 
 
 class Drifted(InitError):
@@ -20,11 +20,11 @@ class Drifted(InitError):
 
 
 class Locked(InitError):
-    """Somebody else held the xtables lock for longer than --wait allows."""
+    """Another process held the xtables lock for longer than --wait allows."""
 
 
 class UsageError(InitError):
-    """The command line or the environment can't be understood."""
+    """The command line or the environment is wrong."""
 
     exit_code = 255
 
@@ -32,8 +32,8 @@ class UsageError(InitError):
 class OptionError(UsageError):
     """One option's value is wrong: which flag or variable, which value, why.
 
-    `source` is the flag or the environment variable as the user wrote it, `value` what was given. `exit_code` is 1
-    where Istio's flag parser takes the text, and its program refuses it.
+    `source` is the flag or the environment variable as the user wrote it, `value` its value. `exit_code` is 1 if
+    Istio's flag parser accepts the text and its program rejects it.
     """
 
     def __init__(self, source: str, value: str, why: str, *, exit_code: int = UsageError.exit_code) -> None:

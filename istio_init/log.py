@@ -9,7 +9,7 @@ from istio_init.errors import printable
 
 LEVELS = {"none": 0, "fatal": 1, "error": 2, "warn": 3, "info": 4, "debug": 5}
 STDOUT, STDERR = 1, 2
-# Not to wait for somebody who reads a named pipe.
+# O_NONBLOCK: opening a named pipe must not wait for a reader.
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 # The file for the reason of a failure, which Kubernetes shows in the pod's status; set by the image's entry point.
@@ -41,19 +41,19 @@ def now() -> str:
     """The current time in UTC with microseconds, as in a log line."""
     global _last  # noqa: PLW0603 (lines of the same second share its text)
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    known, written = _last
-    if seconds != known:
+    last_second, text = _last
+    if seconds != last_second:
         year, month, day, hour, minute, second, *_ = time.gmtime(seconds)
         # Not strftime, which reads the time zone's file first.
-        written = f"{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
-        _last = seconds, written
-    return f"{written}.{nanoseconds // 1000:06}Z"
+        text = f"{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}"
+        _last = seconds, text
+    return f"{text}.{nanoseconds // 1000:06}Z"
 
 
 class Log:
-    """Writes lines up to a level to its targets; one that can't be written to is no reason to fail.
+    """Writes lines up to a level to its targets; a target that can't be written is ignored.
 
-    `targets` are stdout, stderr or paths of files, which are appended to; without any it is standard error.
+    `targets` are stdout, stderr or paths of files, which are appended to; the default is standard error.
     """
 
     def __init__(self, level: str = "info", *, as_json: bool = False, targets: tuple[str, ...] = ()) -> None:
@@ -61,7 +61,7 @@ class Log:
         self._outputs: tuple[int, ...] = () if targets else (STDERR,)
 
     def error(self, message: str) -> None:
-        """Log what ends the run; it also becomes the termination message."""
+        """Log the error that ends the run; it also becomes the termination message."""
         write_termination_message(message)
         self._write("error", message)
 
@@ -96,7 +96,7 @@ class Log:
                 pass
 
     def _opened(self) -> tuple[int, ...]:
-        """The targets' file descriptors; standard error in the place of a file that can't be opened."""
+        """The targets' file descriptors; standard error replaces a file that can't be opened."""
         outputs, failures = [], []
         for target in self._targets:
             try:
@@ -104,7 +104,7 @@ class Log:
             except (OSError, ValueError) as error:
                 outputs.append(STDERR)
                 failures.append(
-                    f"--log_target: {target!r}: {getattr(error, 'strerror', error)}; standard error instead"
+                    f"--log_target: {target!r}: {getattr(error, 'strerror', error)}; logging to standard error instead"
                 )
         self._outputs = tuple(dict.fromkeys(outputs))
         for failure in failures:

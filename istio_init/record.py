@@ -1,4 +1,4 @@
-"""Record: an immutable value class that costs nothing to import.
+"""Record: an immutable value class that is cheap to import.
 
 Importing `dataclasses` takes longer than everything else this program does (it brings in inspect, re
 and enum; docs/design.md has the figures), and every pod waits for that import. A Record is declared and
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 else:
 
     def dataclass_transform(**_):
-        """What type checkers read; nothing at run time."""
+        """For type checkers; does nothing at run time."""
         return lambda cls: cls
 
 
-# A record of so many fields is made by a function of its own: what each would be if it were written out in its class.
-# Writing them as text and compiling it, as dataclasses do, would take a start longer than making all of its records.
+# The constructors of records with one to five fields, the same as if each class defined its own. Compiling them from
+# text, as dataclasses does, would take a start longer than creating all of its records.
 
 
 def _of_one(first: _Setter) -> Callable[..., None]:
@@ -76,7 +76,7 @@ _MAKERS: dict[int, Callable[..., Any]] = {1: _of_one, 2: _of_two, 3: _of_three, 
 class RecordType(type):
     """Turns a class body's annotations into slots, parameters and match arguments; defaults are at the end.
 
-    A field's default may be given by an object that has it as its `default` and knows more: one of the `specifiers`.
+    A field's default may be an object that has the value as its `default`; such objects are kept in `specifiers`.
     """
 
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> RecordType:  # noqa: D102
@@ -95,7 +95,7 @@ class RecordType(type):
         namespace["_defaults"] = defaults
         namespace["__slots__"] = (*own, *namespace["__slots__"]) if "__slots__" in namespace else own
         cls: Any = type.__new__(mcs, name, bases, namespace)
-        # Slot descriptors write past the __setattr__ that keeps everyone else from doing so.
+        # Slot descriptors bypass __setattr__, which makes records immutable.
         setters = [getattr(cls, field).__set__ for field in fields]
         if maker := _MAKERS.get(len(fields)):
             init = maker(*setters)
@@ -105,15 +105,14 @@ class RecordType(type):
             cls.__init__ = init
         else:
             cls._setters = setters
-        made: RecordType = cls
-        return made
+        record_type: RecordType = cls
+        return record_type
 
 
 class Record(metaclass=RecordType):
-    """Base of all values: fields from annotations, equal by kind and content, hashable, never changed.
+    """Base of all values: fields from annotations, equality by class and content, hashable, immutable.
 
-    A field that a class lists in `_uncompared` is carried but does not count for equality. Slots beside the fields
-    begin empty.
+    Equality ignores the fields that a class lists in `_uncompared`. Further slots are unset at first.
     """
 
     if TYPE_CHECKING:
@@ -133,7 +132,7 @@ class Record(metaclass=RecordType):
 
     @classmethod
     def _complete(cls, values: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
-        """All fields' values, in order: the given ones, then the defaults."""
+        """The values of all fields, in order: arguments, then defaults."""
         if len(values) > len(cls._fields):
             raise TypeError(f"{cls.__name__} takes {len(cls._fields)} values, {len(values)} were given")
         given = dict(zip(cls._fields, values, strict=False))
@@ -148,7 +147,7 @@ class Record(metaclass=RecordType):
         return tuple(given[field] for field in cls._fields)
 
     def replace(self, **changes: Any) -> Self:
-        """The same record with some fields changed; TypeError for a field that there is not."""
+        """The same record with some fields changed; TypeError for an unknown field."""
         return type(self)(**{**{field: getattr(self, field) for field in self._fields}, **changes})
 
     def __eq__(self, other: object) -> bool:

@@ -94,7 +94,7 @@ def test_a_proxy_that_listens_already_is_refused(plugin: Plugin, sandbox: Namesp
 
     with sandbox.inside(listening):
         error = plugin.call("ADD", sandbox.path, INJECTED, prevResult=PREVIOUS).error
-    assert "port 15001: the proxy listens already" in error["msg"]
+    assert "port 15001: the proxy is already listening" in error["msg"]
     plugin.done("DEL", sandbox.path)
 
 

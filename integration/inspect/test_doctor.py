@@ -153,7 +153,7 @@ def test_in_a_user_namespace_that_owns_the_network_namespace(namespace: Namespac
         return look(*TPROXY)
 
     checks = namespace.forked(rootless)
-    assert checks["user namespace"][:2] == ("ok", "one of its own, and the network namespace belongs to it")
+    assert checks["user namespace"][:2] == ("ok", "a separate one, and the network namespace belongs to it")
     assert checks["rehearsal"][0] == "ok"
     assert failing(checks) == {"owners"}
     assert checks["owners"][1] == "not mapped in the user namespace: uid 1337, gid 1337"
@@ -165,7 +165,7 @@ def test_a_network_namespace_of_another_user_namespace(namespace: Namespace) -> 
         return look(*PLAIN)
 
     checks = namespace.forked(foreign)
-    assert checks["user namespace"][:2] == ("fail", "one of its own; the network namespace belongs to another")
+    assert checks["user namespace"][:2] == ("fail", "a separate one; the network namespace belongs to another")
 
 
 def test_a_seccomp_filter_that_refuses(namespace: Namespace) -> None:
@@ -249,7 +249,10 @@ def test_a_table_of_others_in_nftables(namespace: Namespace) -> None:
     before = state(namespace)
     name = "other programs' rules, nftables ip kube-proxy"
     status, finding, remedy = namespace.inside(lambda: look(*PLAIN))[name]
-    assert (status, finding) == ("warn", "1 that change destinations, from nat-output (hook output, priority -100)")
+    assert (status, finding) == (
+        "warn",
+        "rules that change destinations: 1, in nat-output (hook output, priority -100)",
+    )
     namespace.run(*remedy.partition(" shows")[0].split())
     namespace.run("nft", "flush", "chain", "ip", "kube-proxy", "nat-output")
     assert name not in namespace.inside(lambda: look(*PLAIN))

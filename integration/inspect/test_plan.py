@@ -62,7 +62,7 @@ def standing(namespace: Namespace, backend: str) -> dict[str, list[str]]:
 
 
 def patched(before: dict[str, list[str]], diff: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """What exists after the diff: its lines that stay and those that it adds; before it stood what it says."""
+    """What exists after the diff: its unchanged lines and those that it adds; before it stood what it says."""
     after = dict(before)
     for hunk in diff:
         if hunk["table"] == "routing":
@@ -141,7 +141,7 @@ def test_other_options_than_before(namespace: Namespace, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["legacy", "nft"])
 def test_rules_of_others_stay(namespace: Namespace, backend: str) -> None:
-    """They are in no finding, and in the diff only as lines that stay."""
+    """They are in no finding, and in the diff only as unchanged lines."""
     iptables = f"iptables-{backend}"
     namespace.run(iptables, "-w", "-t", "nat", "-A", "OUTPUT", "-p", "udp", "-j", "ACCEPT")
     namespace.run(iptables, "-w", "-t", "filter", "-A", "INPUT", "-i", "lo", "-j", "ACCEPT")
@@ -209,7 +209,7 @@ def test_text(namespace: Namespace) -> None:
     assert lines[0] == "drifted (legacy: the legacy tables have rules)"
     assert lines[2] == "ipv4 nat ISTIO_OUTPUT"
     assert [line for line in lines if line.startswith("  +")] == ["  + -A ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN"]
-    assert "    ... 5 lines that stay" in lines
+    assert "    ... 5 unchanged lines" in lines
     assert lines[-3:] == [
         "apply refuses without --reconcile: Istio rules that differ from the requested ones already exist",
         "apply --reconcile would, in this order:",
@@ -239,7 +239,7 @@ def test_places(namespace: Namespace) -> None:
             sleeper.communicate()
         both = ask(elsewhere, "check", *ARTICLE, "--netns", namespace.path, "--pid", "1")
         assert (both.code, both.output) == (255, "")
-        assert both.errors.endswith("name one place\n")
+        assert both.errors.endswith("use only one of them\n")
         for flag in ("--netns", "--container"):
             unset = ask(namespace, "check", *ARTICLE, flag, "")
             assert (unset.code, unset.output) == (255, "")

@@ -318,7 +318,7 @@ def test_a_table_on_a_terminal(namespace: Namespace) -> None:
         code, shown = ended(child)
     assert code == 0
     assert "extra, and purpose" in shown
-    assert "always there" in shown
+    assert "in every plan" in shown
     assert "\x1b[32min place" in shown
     with at_a_terminal(namespace, *verb, "--watch", "0.1") as child:
         child.expect_exact("ISTIO_OUTPUT")
@@ -340,7 +340,7 @@ def test_a_terminal_that_is_too_narrow_for_a_table(namespace: Namespace) -> None
             code, shown = ended(child)
         assert code == 0
         assert shown.splitlines() == ask(namespace, "show", *shlex.split(ALL)).output.splitlines()
-        for word in ("always there", "owner UID match 1337", "UNEXPECTED: an Istio", "foreign: not an Istio"):
+        for word in ("in every plan", "owner UID match 1337", "UNEXPECTED: an Istio", "foreign: not an Istio"):
             assert word in shown
     with at_a_terminal(namespace, *verb, "--watch", "0.1", "--count", "1", columns=80) as child:
         code, shown = ended(child)

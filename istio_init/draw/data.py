@@ -45,8 +45,8 @@ def _row(row: GraphRow) -> dict[str, Any]:
     return {
         "key": row.key,
         "number": row.number or None,
-        "matches": row.asks,
-        "target": row.does,
+        "matches": row.condition,
+        "target": row.action,
         "to": row.to or None,
         "rule": rule_text(row.rule) if row.rule else None,
         "purpose": purpose_json(row.why) if row.why else None,

@@ -21,12 +21,12 @@ ENDS = {"alone": "#23804a", "dropped": "#c02b3a", "queued": "#c02b3a"}
 ENVOY = "#5b3fc4"
 
 
-def dot(graph: Graph, lit: Sequence[Highlight] = ()) -> str:
+def dot(graph: Graph, highlighted: Sequence[Highlight] = ()) -> str:
     """The text of a .dot file."""
-    return "\n".join(_lines(graph, lit)) + "\n"
+    return "\n".join(_lines(graph, highlighted)) + "\n"
 
 
-def _lines(graph: Graph, lit: Sequence[Highlight]) -> Iterator[str]:
+def _lines(graph: Graph, highlighted: Sequence[Highlight]) -> Iterator[str]:
     keys = [*(box.key for box in graph.boxes), *(end.key for end in graph.ends)]
     names = {key: f"n{at}" for at, key in enumerate(keys)}
     yield f"digraph {graph.family} {{"
@@ -37,34 +37,38 @@ def _lines(graph: Graph, lit: Sequence[Highlight]) -> Iterator[str]:
         yield f'  subgraph cluster_{at} {{ label="{hook or "nothing leads here"}" color="#c9d1db" style=rounded'
         for box in graph.boxes:
             if box.hook == hook:
-                yield f"    {names[box.key]} [label=<{_table(box, lit)}>]"
+                yield f"    {names[box.key]} [label=<{_table(box, highlighted)}>]"
         yield "  }"
     for end in graph.ends:
-        met = [COLOURS[at % len(COLOURS)] for at, way in enumerate(lit) if end.key in way.reached]
-        colour = met[0] if met else ENDS.get(end.kind, ENVOY)
+        reached = [
+            COLOURS[at % len(COLOURS)] for at, highlight in enumerate(highlighted) if end.key in highlight.reached
+        ]
+        colour = reached[0] if reached else ENDS.get(end.kind, ENVOY)
         label = f"<B>{_text(end.title)}</B><BR/>{_text(end.text)}"
-        look = f'shape=box style=rounded color="{colour}" penwidth={3 if met else 1}'
+        look = f'shape=box style=rounded color="{colour}" penwidth={3 if reached else 1}'
         yield f"  {names[end.key]} [{look} label=<{label}>]"
     for box in graph.boxes:
         for row in box.rows:
             if row.to:
-                legs = [COLOURS[at % len(COLOURS)] for at, way in enumerate(lit) if row.key in way.links]
+                legs = [
+                    COLOURS[at % len(COLOURS)] for at, highlight in enumerate(highlighted) if row.key in highlight.links
+                ]
                 look = f' [color="{":".join(legs)}" penwidth=2]' if legs else ""
                 yield f"  {names[box.key]}:r{row.number}:e -> {names[row.to]}{look}"
     yield "}"
 
 
-def _table(box: Box, lit: Sequence[Highlight]) -> str:
+def _table(box: Box, highlighted: Sequence[Highlight]) -> str:
     name = f'<TR><TD COLSPAN="3" ALIGN="LEFT"><B>{_text(title_of(box))}</B> ({box.table})</TD></TR>'
     rows = ""
     for row in box.rows:
-        hit = [at for at, way in enumerate(lit) if row.key in way.hit]
+        hit = [at for at, highlight in enumerate(highlighted) if row.key in highlight.hit]
         tint = f' BGCOLOR="{TINTS[hit[0] % len(TINTS)]}"' if hit else ""
         number = str(row.number or "")
         rows += (
             f"<TR><TD{tint}>{number}</TD>"
-            f'<TD ALIGN="LEFT"{tint}>{_text(cut(row.asks, LONGEST))}</TD>'
-            f'<TD ALIGN="LEFT" PORT="r{row.number}"{tint}>{_text(cut(row.does, LONGEST))}</TD></TR>'
+            f'<TD ALIGN="LEFT"{tint}>{_text(cut(row.condition, LONGEST))}</TD>'
+            f'<TD ALIGN="LEFT" PORT="r{row.number}"{tint}>{_text(cut(row.action, LONGEST))}</TD></TR>'
         )
     return f'<TABLE BORDER="1" CELLBORDER="0" CELLSPACING="0" CELLPADDING="3" BGCOLOR="white">{name}{rows}</TABLE>'
 

@@ -1,7 +1,7 @@
-"""A ruleset as boxes and links: what there is to draw, before anybody says where. Pure; drawing.py has the places.
+"""A ruleset as boxes and links, without positions, which layout.py assigns. Pure.
 
-A box is a chain, a row a rule, and behind the rules the row of what the chain does otherwise. A link leads from a row
-to the box that it jumps to, or to an end: a listener of the proxy's, a drop, or being left alone.
+A box is a chain; its rows are the rules, and a last row for packets that no rule decides about. A link leads from a
+row to the box that it jumps to, or to an end: a listener of the proxy, a drop, or an uncaptured packet.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ ALONE: dict[Hook, str] = {
 
 
 class GraphRow(Record):
-    """A rule, `number` from 1, or what a chain does otherwise, number 0 and no rule.
+    """A rule, with `number` from 1, or the end of a chain, with number 0 and no rule.
 
-    `asks` and `does` are the words; `to` is the key of the box or end that it leads to, empty where the packet goes
-    on to the next row, or back to more than one place. `why` is its purpose, where it has one.
+    `condition` and `action` are texts; `to` is the key of the box or end that the row leads to, empty if the packet
+    continues with the next row or may return to several chains. `why` is the rule's purpose, if it has one.
     """
 
     key: str
     number: int
-    asks: str
-    does: str
+    condition: str
+    action: str
     to: str = ""
     rule: Rule | None = None
     why: Purpose | None = None
 
     @property
     def nine(self) -> str:
-        """The article's number, 1 to 9, or nothing."""
+        """The rule's number in the article (docs/explain.md), 1 to 9, or empty."""
         return self.why.number if self.why else ""
 
 
 class Box(Record):
-    """A chain of a table, drawn under the first hook that leads to it; one that nothing leads to has none."""
+    """A chain of a table, drawn below the first hook that leads to it, if any."""
 
     key: str
     table: TableName
@@ -65,7 +65,7 @@ class Box(Record):
 
 
 class End(Record):
-    """Where a packet leaves these rules: the hook that it is drawn under, its title and its text."""
+    """Where a packet leaves the rules: the hook that it is drawn below, its title and its text."""
 
     key: str
     kind: str
@@ -75,7 +75,7 @@ class End(Record):
 
 
 class Graph(Record):
-    """All boxes, table by table and callers before those that they call, and the ends that a row leads to."""
+    """All boxes, by table and with callers first, and the ends that rows lead to."""
 
     family: Family
     boxes: tuple[Box, ...]
@@ -83,32 +83,34 @@ class Graph(Record):
 
     @property
     def links(self) -> dict[str, str]:
-        """From the keys of rows to the keys of the boxes and ends that they lead to."""
+        """The keys of the boxes and ends that rows lead to, by the rows' keys."""
         return {row.key: row.to for box in self.boxes for row in box.rows if row.to}
 
 
-def build_graph(ruleset: Ruleset, known: Mapping[RuleLocation, Purpose], envoy: Proxy) -> Graph:
-    """The graph of one family's rules; `known` are the purposes of the rules, where there are any."""
+def build_graph(ruleset: Ruleset, reasons: Mapping[RuleLocation, Purpose], envoy: Proxy) -> Graph:
+    """The graph of one family's rules; `reasons` are the known purposes of rules."""
     boxes: list[Box] = []
     ends: dict[str, End] = {}
     for table in ruleset.tables:
-        boxes += _Sketch(table, known, envoy, ends).boxes()
+        boxes += _Sketch(table, reasons, envoy, ends).boxes()
     used = {row.to for box in boxes for row in box.rows}
     order = {kind: at for at, kind in enumerate(("inbound", "outbound", "dns", "port", "queued", "dropped", "alone"))}
-    kept = sorted((end for end in ends.values() if end.key in used), key=lambda end: order[end.kind])
-    return Graph(ruleset.family, tuple(boxes), tuple(kept))
+    shown = sorted((end for end in ends.values() if end.key in used), key=lambda end: order[end.kind])
+    return Graph(ruleset.family, tuple(boxes), tuple(shown))
 
 
 def row_key(table: str, chain: str, number: int) -> str:
-    """The key of a row: its table, its chain, and its rule's number, or 0 for the chain's end."""
+    """A row's key: its table, its chain, and its rule's number, or 0 for the chain's end."""
     return f"{table}/{chain}/{number}"
 
 
 class _Sketch:
-    """One table's boxes. The kernel takes no table whose jumps run in a circle."""
+    """The boxes of one table. The kernel rejects tables with circular jumps."""
 
-    def __init__(self, table: Table, known: Mapping[RuleLocation, Purpose], envoy: Proxy, ends: dict[str, End]) -> None:
-        self._table, self._known, self._envoy, self._ends = table, known, envoy, ends
+    def __init__(
+        self, table: Table, reasons: Mapping[RuleLocation, Purpose], envoy: Proxy, ends: dict[str, End]
+    ) -> None:
+        self._table, self._known, self._envoy, self._ends = table, reasons, envoy, ends
         self._chains = {chain.name: chain for chain in table.chains}
         self._hooks: dict[str, list[Hook]] = {chain.name: [] for chain in table.chains}
         self._order: list[Chain] = []
@@ -116,9 +118,9 @@ class _Sketch:
             if table.name in tables and hook in self._chains:
                 self._reach(self._chains[hook], hook)
         # Callers first, also among the chains that nothing leads to.
-        done: set[str] = set()
+        visited: set[str] = set()
         for chain in reversed(table.chains):
-            self._sort(chain, done)
+            self._sort(chain, visited)
         self._order.reverse()
 
     def boxes(self) -> Iterator[Box]:
@@ -137,28 +139,26 @@ class _Sketch:
             for name in jumps(chain):
                 self._reach(self._chains[name], hook)
 
-    def _sort(self, chain: Chain, done: set[str]) -> None:
-        if chain.name not in done:
-            done.add(chain.name)
+    def _sort(self, chain: Chain, visited: set[str]) -> None:
+        if chain.name not in visited:
+            visited.add(chain.name)
             for name in reversed(list(jumps(chain))):
-                self._sort(self._chains[name], done)
+                self._sort(self._chains[name], visited)
             self._order.append(chain)
 
     def _rows(self, chain: Chain) -> Iterator[GraphRow]:
         for number, rule in enumerate(chain.rules, 1):
             key = row_key(self._table.name, chain.name, number)
+            condition, action = matches_words(rule.matches), target_words(rule.target)
             why = purpose(self._known, self._table.name, chain.name, rule)
-            # --rule-comments: the purpose is shown as such.
-            matches = [each for each in rule.matches if not (why and each == Comment(why.text))]
-            asks, does = matches_words(matches), target_words(rule.target)
-            yield GraphRow(key, number, asks, does, self._leads(chain, rule), rule, why)
-        if not (chain.rules and _settles(chain.rules[-1])):
-            does = f"{chain.policy} (policy)" if chain.policy else "RETURN"
+            yield GraphRow(key, number, condition, action, self._leads(chain, rule), rule, why)
+        if not (chain.rules and _is_final(chain.rules[-1])):
+            action = f"{chain.policy} (policy)" if chain.policy else "RETURN"
             to = self._alone(self._after(chain, frozenset()))
-            yield GraphRow(row_key(self._table.name, chain.name, 0), 0, "otherwise", does, to)
+            yield GraphRow(row_key(self._table.name, chain.name, 0), 0, "otherwise", action, to)
 
     def _leads(self, chain: Chain, rule: Rule) -> str:
-        """The key of what a rule leads to."""
+        """The key of the box or end that a rule leads to."""
         match rule.target:
             case Jump(name):
                 return f"{self._table.name}/{name}"
@@ -178,26 +178,26 @@ class _Sketch:
     def _column(self, chain: Chain) -> Hook | None:
         return next(iter(self._hooks[chain.name]), None)
 
-    def _after(self, chain: Chain, seen: frozenset[str]) -> set[tuple[Hook | None, str]]:
-        """What becomes of a packet that leaves a chain by its end: hooks and verdicts; an empty one: it goes on."""
+    def _after(self, chain: Chain, visited: frozenset[str]) -> set[tuple[Hook | None, str]]:
+        """The hooks and verdicts of packets that reach the end of a chain; an empty verdict if they continue."""
         if chain.policy is not None:
             hook: Hook = chain.name  # type: ignore[assignment] # a built-in chain is named as its hook
             return {(hook, chain.policy)}
-        found: set[tuple[Hook | None, str]] = set()
+        outcomes: set[tuple[Hook | None, str]] = set()
         for caller in self._table.chains:
             for at, rule in enumerate(caller.rules):
-                if isinstance(rule.target, Jump) and rule.target.chain == chain.name and caller.name not in seen:
+                if isinstance(rule.target, Jump) and rule.target.chain == chain.name and caller.name not in visited:
                     goes_on = at + 1 < len(caller.rules) and not rule.target.goto
-                    found |= {(None, "")} if goes_on else self._after(caller, seen | {chain.name})
-        return found
+                    outcomes |= {(None, "")} if goes_on else self._after(caller, visited | {chain.name})
+        return outcomes
 
     def _alone(self, verdicts: set[tuple[Hook | None, str]]) -> str:
-        """The end of these verdicts, if it is one."""
+        """The key of the common end of these verdicts, if there is exactly one."""
         if len(verdicts) != 1:
             return ""
         ((hook, verdict),) = verdicts
         if verdict == "DROP":
-            return self._end(End("end/dropped", "dropped", hook, "Dropped", "goes nowhere"))
+            return self._end(End("end/dropped", "dropped", hook, "Dropped", "by a rule or policy"))
         if verdict == "QUEUE":
             return self._end(End("end/queued", "queued", hook, "NFQUEUE", "a program decides"))
         if not hook or not verdict:
@@ -206,23 +206,23 @@ class _Sketch:
 
     def _listener(self, chain: Chain, port: int) -> str:
         hook = self._column(chain)
-        named = {
+        listeners = {
             AGENT_DNS_PORT: ("dns", "The agent's DNS", f"port {port}"),
             self._envoy.outbound_port: ("outbound", "Envoy, outbound", f"port {port}"),
             self._envoy.inbound_port: ("inbound", "Envoy, inbound", f"port {port}"),
         }
-        kind, title, text = named.get(port, ("port", f"Port {port}", "of the pod itself"))
+        kind, title, text = listeners.get(port, ("port", f"Port {port}", "of the pod itself"))
         return self._end(End(f"end/{kind}" + (f"/{port}" if kind == "port" else ""), kind, hook, title, text))
 
     def _end(self, end: End) -> str:
-        known = self._ends.setdefault(end.key, end)
-        if known.hook is None:
+        existing = self._ends.setdefault(end.key, end)
+        if existing.hook is None:
             self._ends[end.key] = end
         return end.key
 
 
-def _settles(rule: Rule) -> bool:
-    """Whether no packet gets past a rule."""
+def _is_final(rule: Rule) -> bool:
+    """Whether no packet continues after a rule."""
     final = isinstance(rule.target, Redirect | Tproxy) or (
         (isinstance(rule.target, Jump) and rule.target.goto)
         or (isinstance(rule.target, Verdict) and rule.target.name != "")
@@ -231,5 +231,5 @@ def _settles(rule: Rule) -> bool:
 
 
 def title_of(box: Box) -> str:
-    """A box's name as it may be shown: a live chain's may hold anything."""
+    """A box's title, escaped: the name of a chain in the kernel may contain any character."""
     return printable(box.name)

@@ -1,4 +1,4 @@
-"""Which rows and links of a graph a path lights up, connection by connection."""
+"""The rows and links of a graph that a path passes, for each connection."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ALONE = "end/alone/"
 
 
 class Highlight(Record):
-    """What one connection's packet met, as keys of the graph's.
+    """The parts of a graph that one connection's packet passed, by their keys.
 
-    Rows that did not match and rows that did, rows whose link it took, and the hooks, boxes and ends that it came to.
+    Rows that did not match, rows that did, rows whose link it took, and the hooks, boxes and ends that it reached.
     """
 
     tried: frozenset[str]
@@ -28,7 +28,7 @@ class Highlight(Record):
 
 
 def highlights(path: PacketPath, graph: Graph) -> tuple[Highlight, ...]:
-    """The way of each of the path's legs."""
+    """The highlight of each leg of the path."""
     return tuple(_highlight(leg, graph) for leg in path.legs)
 
 
@@ -36,35 +36,35 @@ def _highlight(leg: Leg, graph: Graph) -> Highlight:
     links = graph.links
     tried: set[str] = set()
     hit: set[str] = set()
-    taken: dict[str, str] = {}
+    links_taken: dict[str, str] = {}
     for hook_trace in leg.traces:
         last = ""  # the row that ended the walk through the hook's tables
-        table, ended = "", False
+        table, is_ended = "", False
         for step in hook_trace.steps:
             if isinstance(step, SkippedTable):
                 continue
             if step.table != table:
-                table, ended = step.table, False
+                table, is_ended = step.table, False
             key, matched = _row(step)
             if not matched:
                 tried.add(key)
                 continue
             to = links.get(key, "")
-            if isinstance(step, ChainEnd) and ended:
+            if isinstance(step, ChainEnd) and is_ended:
                 continue  # the end of a chain that a RETURN led back to
             hit.add(key)
             if to.startswith("end/"):
-                ended = True
+                is_ended = True
                 last = key if not last or links[last].startswith(ALONE) else last
             elif to:
-                taken[key] = to
-        # What one table leaves alone another may still take, and what was taken once is not left alone.
-        if last and not (links[last].startswith(ALONE) and any(_takes(to) for to in taken.values())):
-            taken[last] = links[last]
+                links_taken[key] = to
+        # A packet that one table does not capture may be captured by another.
+        if last and not (links[last].startswith(ALONE) and any(_is_captured(to) for to in links_taken.values())):
+            links_taken[last] = links[last]
     hooks = {f"hook/{hook_trace.hook}" for hook_trace in leg.traces}
-    reached = {key.rpartition("/")[0] for key in tried | hit} | set(taken.values()) | hooks
+    reached = {key.rpartition("/")[0] for key in tried | hit} | set(links_taken.values()) | hooks
     drawn = {row.key for box in graph.boxes for row in box.rows}
-    return Highlight(frozenset(tried - hit), frozenset(hit & drawn), frozenset(taken), frozenset(reached))
+    return Highlight(frozenset(tried - hit), frozenset(hit & drawn), frozenset(links_taken), frozenset(reached))
 
 
 def _row(step: RuleStep | ChainEnd) -> tuple[str, bool]:
@@ -73,5 +73,5 @@ def _row(step: RuleStep | ChainEnd) -> tuple[str, bool]:
     return row_key(step.table, step.chain, step.number), step.matched is not False
 
 
-def _takes(to: str) -> bool:
+def _is_captured(to: str) -> bool:
     return to.startswith("end/") and not to.startswith(ALONE)

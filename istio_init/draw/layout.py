@@ -1,8 +1,8 @@
-"""The place of everything in a graph: hooks left to right, tables top to bottom, jumps as lines in between. Pure.
+"""The layout of a graph: hooks from left to right, tables from top to bottom, jumps as lines between them. Pure.
 
-Below a hook's column head each table has a band; within it a chain is drawn below those that lead to it, one to
-a layer. Lines run down the gutters beside the columns and along the channels above the layers, so that none crosses a
-box; all lines to one target share their track. Lengths are in pixels, y grows downwards.
+Each table is a band across the columns of the hooks; within it a chain is drawn below its callers, one chain per
+layer. Lines run in the gutters between columns and in the channels above layers, so that none crosses a box; all lines
+to one target share a track. Lengths are in pixels, y grows downwards.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ HEAD = 46.0
 END = 46.0
 PAD = 9.0
 NUMBER = 30.0  # the column of the rules' numbers
-BARS = 14.0  # before it, marks of the connections that met the row
-NINE = 22.0  # behind it, the article's number where it is another
+BARS = 14.0  # before it, marks of the connections that reached the row
+NINE = 22.0  # after it, the article's number if it differs
 TRACK = 9.0
 GUTTER = 11.0
 MARGIN = 10.0
 BAND_TITLE = 24.0
 LAYER = 14.0
-LONGEST = 62  # characters of what a rule asks
+LONGEST = 62  # characters of a rule's condition
 NARROWEST = {"INPUT": 98.0, "POSTROUTING": 124.0}
 NARROW = 132.0  # any other column, PREROUTING in bold letters
 
@@ -69,7 +69,7 @@ class Rect(Record):
 
 
 class Text(Record):
-    """A line of text: where it begins (or, `at_end`, ends) on its base line, and how wide it is at most."""
+    """A line of text: the start (or, `at_end`, the end) of its base line, and its greatest width."""
 
     x: float
     y: float
@@ -79,13 +79,13 @@ class Text(Record):
 
 
 class PlacedRow(Record):
-    """A row and its place; `nine` is the place of the article's number, None where it has none."""
+    """A row and its position; `nine` is the position of the article's number, if it has one."""
 
     row: GraphRow
     rect: Rect
     number: Text
-    asks: Text
-    does: Text
+    condition: Text
+    action: Text
     nine: Text | None
 
 
@@ -106,7 +106,7 @@ class PlacedEnd(Record):
 
 
 class Connector(Record):
-    """A link's way from a row to its target, corner by corner."""
+    """The line of a link from a row to its target, as its corners."""
 
     source: str
     target: str
@@ -130,7 +130,7 @@ class Band(Record):
 
 
 class Picture(Record):
-    """All of it, and how large it is."""
+    """The whole picture with its size."""
 
     graph: Graph
     width: float
@@ -143,12 +143,12 @@ class Picture(Record):
 
 
 def cells(text: str) -> int:
-    """How many characters' places a text takes in a monospaced font, rather too many than too few."""
+    """The width of a text in characters of a monospaced font, rounded up in doubt."""
     return sum(2 if each not in "→…" and east_asian_width(each) in "WFA" else 1 for each in text)
 
 
 def cut(text: str, most: int) -> str:
-    """The text, or as much of its beginning as has room in so many places."""
+    """The text, cut to at most this many characters of width."""
     if cells(text) <= most:
         return text
     while cells(text) >= most:
@@ -177,7 +177,7 @@ class _Layout:
             )
             for hook in self._columns
         ]
-        # Everything has a level: for each table its layers, then those of the ends. What is deeper is drawn lower.
+        # The levels from top to bottom: the layers of each table, then those of the ends.
         self._levels: dict[str, int] = {}
         self._tables = list(dict.fromkeys(box.table for box in graph.boxes))
         self._starts: list[int] = []
@@ -195,22 +195,22 @@ class _Layout:
         self._routes()
 
     def _layers(self, boxes: list[Box], start: int) -> int:
-        """Give each box of a table its level; the first one behind."""
-        taken: set[tuple[Hook | None, int]] = set()
+        """Assign each box of a table its level; returns the next free level."""
+        occupied: set[tuple[Hook | None, int]] = set()
         lowest = {box.key: start for box in boxes}
         for box in boxes:
             level = lowest[box.key]
-            while (box.hook, level) in taken:
+            while (box.hook, level) in occupied:
                 level += 1
-            taken.add((box.hook, level))
+            occupied.add((box.hook, level))
             self._levels[box.key] = level
             for row in box.rows:
                 if row.to in lowest:
                     lowest[row.to] = max(lowest[row.to], level + 1)
-        return max((level for _, level in taken), default=start - 1) + 1
+        return max((level for _, level in occupied), default=start - 1) + 1
 
     def _end_rows(self) -> list[list[End]]:
-        """The ends, as many of each column beside each other as have room."""
+        """The ends in rows; in each column as many side by side as fit."""
         rows: list[list[End]] = []
         for at, hook in enumerate(self._columns):
             row, room = 0, self._widths[at]
@@ -226,7 +226,7 @@ class _Layout:
         return rows
 
     def _routes(self) -> None:
-        """Which gutter each link runs down, and which tracks gutters and channels need."""
+        """Assign the gutter of each link, and the tracks of gutters and channels."""
         self._gutters: list[list[str]] = [[] for _ in range(len(self._columns) + 1)]
         self._channels: list[list[str]] = [[] for _ in range(self._depth)]
         self._links: list[tuple[str, str, int]] = []
@@ -241,7 +241,7 @@ class _Layout:
                 _once(self._channels[self._levels[row.to]], row.to)
 
     def picture(self) -> Picture:
-        """Everything placed."""
+        """The picture with everything in place."""
         xs, x = [], MARGIN
         for at, width in enumerate(self._widths):
             x += self._gutter(at)
@@ -329,7 +329,7 @@ def _once(tracks: list[str], target: str) -> None:
 
 
 def _has_nine(box: Box) -> bool:
-    """Whether the article's numbers need a column of their own, beside the rules' own."""
+    """Whether the article's numbers need a separate column because they differ from the rules' numbers."""
     return any(row.nine and row.nine != str(row.number) for row in box.rows)
 
 
@@ -338,20 +338,20 @@ def _lead(box: Box) -> float:
 
 
 def _box_width(box: Box) -> float:
-    asks = max((min(cells(row.asks), LONGEST) for row in box.rows), default=0)
-    does = max((min(cells(row.does), LONGEST) for row in box.rows), default=0)
+    condition = max((min(cells(row.condition), LONGEST) for row in box.rows), default=0)
+    action = max((min(cells(row.action), LONGEST) for row in box.rows), default=0)
     title = min(cells(title_of(box)), LONGEST)
-    return float(max(_lead(box) + CELL * (asks + 2 + does) + PAD, title * CELL * 1.1 + 2 * PAD))
+    return float(max(_lead(box) + CELL * (condition + 2 + action) + PAD, title * CELL * 1.1 + 2 * PAD))
 
 
 def _end_width(end: End) -> float:
-    """Enough for its title in bold letters of 13 pixels, and its text in letters of 12."""
+    """The width for its title in bold 13-pixel letters, and its text in 12-pixel letters."""
     return max(8.2 * len(end.title), 7.1 * len(end.text)) + 28
 
 
 def _row(box: Box, row: GraphRow, rect: Rect) -> PlacedRow:
     base = rect.y + 15
-    asks, does = cut(row.asks, LONGEST), cut(row.does, LONGEST)
+    condition, action = cut(row.condition, LONGEST), cut(row.action, LONGEST)
     number = Text(rect.x + BARS + NUMBER - 10, base, NUMBER - 8, str(row.number or ""), at_end=True)
     nine = None
     if row.nine:
@@ -359,6 +359,6 @@ def _row(box: Box, row: GraphRow, rect: Rect) -> PlacedRow:
         nine = Text(rect.x + at, base, 16, row.nine)
     return PlacedRow(
         row, rect, number,
-        Text(rect.x + _lead(box), base, cells(asks) * CELL, asks),
-        Text(rect.right - PAD, base, cells(does) * CELL, does, at_end=True), nine,
+        Text(rect.x + _lead(box), base, cells(condition) * CELL, condition),
+        Text(rect.right - PAD, base, cells(action) * CELL, action, at_end=True), nine,
     )  # fmt: skip

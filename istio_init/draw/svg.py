@@ -1,4 +1,4 @@
-"""A picture as SVG, legible on light and on dark ground."""
+"""A picture as SVG, for light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from istio_init.draw.highlight import Highlight
     from istio_init.draw.layout import Connector, Picture, PlacedBox, PlacedEnd, PlacedRow, Rect, Text
 
-LEGS = 4  # connections that have a colour of their own
+LEGS = 4  # connections with distinct colours
 CAPTION = 20.0
 MONO = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono','Liberation Mono',monospace"
 SANS = "system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans','Helvetica Neue',Arial,sans-serif"
@@ -78,14 +78,14 @@ PER_LEG = """
 
 
 def style(scope: str = ":root") -> str:
-    """The style sheet; its colours are set on `scope`, by what the reader's system prefers."""
+    """The style sheet; colours are set on `scope`, light or dark as the reader's system prefers."""
     light, dark = ("".join(f"--{name}:{colour};" for name, colour in each.items()) for each in (LIGHT, DARK))
     legs = "".join(PER_LEG.format(n=number) for number in range(1, LEGS + 1))
     return f"{scope}{{{light}}}\n@media(prefers-color-scheme:dark){{{scope}{{{dark}}}}}{RULES}{legs}"
 
 
-def svg(picture: Picture, lit: Sequence[Highlight] = (), captions: Sequence[str] = ()) -> str:
-    """A file of its own; `lit` are the highlights to highlight, and each has its caption."""
+def svg(picture: Picture, highlighted: Sequence[Highlight] = (), captions: Sequence[str] = ()) -> str:
+    """A file of its own; `highlighted` are the highlights to highlight, and each has its caption."""
     lines = [line for number, text in enumerate(captions, 1) for line in _wrapped(text, number, picture.width)]
     above = CAPTION * len(lines) + (8 if lines else 0)
     height = picture.height + above
@@ -95,15 +95,15 @@ def svg(picture: Picture, lit: Sequence[Highlight] = (), captions: Sequence[str]
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {picture.width:g} {height:g}" '
-        f'width="{picture.width:g}" height="{height:g}" class="chart{" asked" if lit else ""}" role="img">\n'
+        f'width="{picture.width:g}" height="{height:g}" class="chart{" asked" if highlighted else ""}" role="img">\n'
         f"<title>The chains of {picture.graph.family}</title>\n<style>{style('svg')}</style>\n"
         f'<rect fill="var(--ground)" width="{picture.width:g}" height="{height:g}"/>\n{texts}'
-        f'<g transform="translate(0 {above:g})">\n{drawn(picture, lit)}</g>\n</svg>\n'
+        f'<g transform="translate(0 {above:g})">\n{elements(picture, highlighted)}</g>\n</svg>\n'
     )
 
 
 def _wrapped(text: str, number: int, width: float) -> Iterator[tuple[int, str]]:
-    """A caption's lines, by a width of letters that no text of sentences reaches."""
+    """The lines of a caption, wrapped by an upper bound of the letters' average width."""
     room, line = int((width - 40) / 7.4), ""
     for word in printable(text).split(" "):
         if line and len(line) + len(word) >= room:
@@ -113,41 +113,43 @@ def _wrapped(text: str, number: int, width: float) -> Iterator[tuple[int, str]]:
     yield number, line
 
 
-def drawn(picture: Picture, lit: Sequence[Highlight] = ()) -> str:
-    """The picture's elements, without a frame: for a file, or for a page. Keys are in data-key."""
-    return "".join(_elements(picture, lit))
+def elements(picture: Picture, highlighted: Sequence[Highlight] = ()) -> str:
+    """The picture's elements, for a file or a page. Keys are in data-key."""
+    return "".join(_elements(picture, highlighted))
 
 
-def _elements(picture: Picture, lit: Sequence[Highlight]) -> Iterator[str]:
+def _elements(picture: Picture, highlighted: Sequence[Highlight]) -> Iterator[str]:
     for band in picture.bands:
         name = _label("", band.rect.x + 12, band.rect.y + 18, band.name.upper())
         yield f'<g class="band">{_rect(band.rect, 8)}{name}</g>\n'
     heads = picture.heads
-    met = frozenset[str]().union(*(way.reached for way in lit))
+    reached = frozenset[str]().union(*(highlight.reached for highlight in highlighted))
     for head in heads:
-        on = " met" if f"hook/{head.hook}" in met or not lit else ""
+        on = " met" if f"hook/{head.hook}" in reached or not highlighted else ""
         x, y = head.rect.x + 10, head.rect.y
         yield (
             f'<g class="head{on}" data-hook="{head.title}">{_rect(head.rect, 8)}'
             f"{_label('', x, y + 19, head.title)}{_label('about', x, y + 36, head.text)}</g>\n"
         )
-    for line in sorted(picture.lines, key=lambda line: any(line.source in way.links for way in lit)):
-        yield from _line(line, lit)
+    for line in sorted(
+        picture.lines, key=lambda line: any(line.source in highlight.links for highlight in highlighted)
+    ):
+        yield from _line(line, highlighted)
     for box in picture.boxes:
-        yield from _box(box, lit)
+        yield from _box(box, highlighted)
     for end in picture.ends:
-        yield _end(end, lit)
+        yield _end(end, highlighted)
 
 
 def _on(keys: Sequence[frozenset[str]], key: str) -> list[int]:
-    """The colours of the highlights in which a key is."""
+    """The colours of the highlights that contain a key."""
     return [number % LEGS + 1 for number, each in enumerate(keys) if key in each]
 
 
-def _line(line: Connector, lit: Sequence[Highlight]) -> Iterator[str]:
-    legs = _on([way.links for way in lit], line.source)
+def _line(line: Connector, highlighted: Sequence[Highlight]) -> Iterator[str]:
+    legs = _on([highlight.links for highlight in highlighted], line.source)
     (x, y), tip = line.points[-1], " ".join(f"{x:g},{y:g}" for x, y in line.points)
-    # Several connections on one line lie beside each other.
+    # Several connections on one line are drawn side by side.
     for shift, leg in enumerate(legs or [0]):
         on, move = (f" on-{leg}", f' transform="translate({3 * shift} {-3 * shift})"') if leg else ("", "")
         key = f' data-key="{_xml(line.source)}"'
@@ -157,19 +159,22 @@ def _line(line: Connector, lit: Sequence[Highlight]) -> Iterator[str]:
         )
 
 
-def _box(placed: PlacedBox, lit: Sequence[Highlight]) -> Iterator[str]:
+def _box(placed: PlacedBox, highlighted: Sequence[Highlight]) -> Iterator[str]:
     box = placed.box
-    classes = " met" if _on([way.reached for way in lit], box.key) else ""
+    classes = " met" if _on([highlight.reached for highlight in highlighted], box.key) else ""
     title = _text(placed.title, "")
     yield f'<g class="box{classes}" data-key="{_xml(box.key)}">{_rect(placed.rect, 6)}{title}\n'
     for row in placed.rows:
-        yield _row(row, lit)
+        yield _row(row, highlighted)
     yield "</g>\n"
 
 
-def _row(placed: PlacedRow, lit: Sequence[Highlight]) -> str:
+def _row(placed: PlacedRow, highlighted: Sequence[Highlight]) -> str:
     row, rect = placed.row, placed.rect
-    hit, tried = _on([way.hit for way in lit], row.key), _on([way.tried for way in lit], row.key)
+    hit, tried = (
+        _on([highlight.hit for highlight in highlighted], row.key),
+        _on([highlight.tried for highlight in highlighted], row.key),
+    )
     classes = "".join([" hit"] * bool(hit) + [" tried"] * bool(tried and not hit) + [f" on-{leg}" for leg in hit[:1]])
     bars = "".join(
         f'<rect class="bar on-{leg}{"" if leg in hit else " tried"}" x="{rect.x + 2 + 4 * at:g}" y="{rect.y + 2:g}" '
@@ -180,20 +185,20 @@ def _row(placed: PlacedRow, lit: Sequence[Highlight]) -> str:
     return (
         f'<g class="row{" rest" if not row.number else ""}{classes}" data-key="{_xml(row.key)}">'
         f'<title>{_xml(_tooltip(row))}</title><rect class="ground" {_place(rect)}/>{bars}{number}'
-        f"{_nine(placed.nine) if placed.nine else ''}{_text(placed.asks, 'asks')}"
-        f"{_text(placed.does, f'does {_kind(row.to, row.does)}')}</g>\n"
+        f"{_nine(placed.nine) if placed.nine else ''}{_text(placed.condition, 'asks')}"
+        f"{_text(placed.action, f'does {_kind(row.to, row.action)}')}</g>\n"
     )
 
 
 def _tooltip(row: object) -> str:
     rule, why, number = row.rule, row.why, row.number  # type: ignore[attr-defined]
     if rule is None:
-        return "what becomes of a packet that no rule of this chain decides"
+        return "the end of this chain, for packets that no rule decides about"
     return printable(f"{number}: {rule_text(rule)}") + (f" - {purpose_text(why)}" if why else "")
 
 
 def _kind(to: str, does: str) -> str:
-    """The class of a target's words: where it leads, or what it does."""
+    """The CSS class of a target's text, by its effect."""
     if to.startswith("end/alone") or does in {"RETURN", "ACCEPT"}:
         return "alone"
     if to.startswith(("end/dropped", "end/queued")):
@@ -211,9 +216,9 @@ def _nine(text: Text) -> str:
     )
 
 
-def _end(placed: PlacedEnd, lit: Sequence[Highlight]) -> str:
+def _end(placed: PlacedEnd, highlighted: Sequence[Highlight]) -> str:
     end, rect = placed.end, placed.rect
-    legs = _on([way.reached for way in lit], end.key)
+    legs = _on([highlight.reached for highlight in highlighted], end.key)
     kind = {"alone": "alone", "dropped": "dropped", "queued": "dropped"}.get(end.kind, "envoy")
     on = "".join([" met"] * bool(legs) + [f" on-{leg}" for leg in legs[:1]])
     return (
@@ -239,13 +244,13 @@ def _label(name: str, x: float, y: float, text: str) -> str:
 
 
 def _text(text: Text, name: str) -> str:
-    """A line of text. Letters that no monospaced font may have are held to the room that they were given."""
+    """A line of text. Letters that monospaced fonts may lack are fitted to the computed width."""
     anchor = ' text-anchor="end"' if text.at_end else ""
-    held = "" if text.text.isascii() else f' textLength="{text.width:g}" lengthAdjust="spacingAndGlyphs"'
-    only_ours = held and "".join(each for each in text.text if not each.isascii()) in {"→", "…"}
+    fixed_width = "" if text.text.isascii() else f' textLength="{text.width:g}" lengthAdjust="spacingAndGlyphs"'
+    only_symbols = fixed_width and "".join(each for each in text.text if not each.isascii()) in {"→", "…"}
     return (
         f'<text{f" class={chr(34)}{name}{chr(34)}" if name else ""} x="{text.x:g}" y="{text.y:g}"{anchor}'
-        f"{'' if only_ours else held}>{_xml(text.text)}</text>"
+        f"{'' if only_symbols else fixed_width}>{_xml(text.text)}</text>"
     )
 
 

@@ -1,1 +1,1 @@
-"""A live namespace compared with the plan: check, the diff of `plan`, show, doctor. Changes nothing."""
+"""Compares a live namespace with the plan, for check, plan, show and doctor. Changes nothing."""

@@ -1,6 +1,6 @@
-"""What changes would do to a namespace: chains aligned rule by rule, printed as iptables-save or nft list print rules.
+"""The diff of a namespace: chains aligned rule by rule, in the syntax of iptables-save or nft list.
 
-The alignment is the one that `check` and a run's errors use (model/alignment.py): of values, never of text.
+It aligns values, not text, with the same algorithm as `check` and a run's errors (model/alignment.py).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from istio_init.model.rules import Chain
     from istio_init.planning.changes import Changes
 
-    # A line that stays, is added, or is removed.
+    # An unchanged, added or removed line.
     DiffLine: TypeAlias = tuple[Sign, str]
-    # A value, by which lines are compared, and its text.
+    # A line's value, used for the comparison, and its text.
     Item: TypeAlias = tuple[Hashable, str]
 
 
 class Hunk(Record):
-    """One chain (or a set of nftables', or the routing) that changes, with all its lines, those that stay included.
+    """One chain (or nftables set, or the routing) that changes, with all its lines, including unchanged ones.
 
     `family` is `inet` for native tables and empty for routing; `table` is the table's name in the kernel.
     """
@@ -45,26 +45,26 @@ class Hunk(Record):
 
     @property
     def place(self) -> str:
-        """Where it is, in words."""
+        """The family, table and chain."""
         return " ".join(word for word in (self.family, self.table, self.chain) if word)
 
 
 def hunks(rulesets: Iterable[Ruleset], changes: Changes) -> Iterator[Hunk]:
     """The hunks of iptables tables, legacy or nft, in the order in which a run writes them."""
-    there = {ruleset.family: ruleset for ruleset in rulesets}
+    existing = {ruleset.family: ruleset for ruleset in rulesets}
     for change in changes.tables:
-        found = there[change.family].table(change.name) or Table(change.name, ordered(change.name, {}))
-        known = recognised(found, change.wanted or change.known)
-        after = merged(known, change.wanted)
-        names = dict.fromkeys(chain.name for table in (after, found) for chain in table.chains)
+        table = existing[change.family].table(change.name) or Table(change.name, ordered(change.name, {}))
+        recognised_table = recognised(table, change.wanted or change.known)
+        after = merged(recognised_table, change.wanted)
+        names = dict.fromkeys(chain.name for table in (after, table) for chain in table.chains)
         for name in names:
-            lines = _diff(_items(found.chain(name)), _items(after.chain(name)))
+            lines = _diff(_items(table.chain(name)), _items(after.chain(name)))
             if lines:
                 yield Hunk(change.family, change.name, name, lines)
 
 
 def _items(chain: Chain | None) -> tuple[Item, ...]:
-    """A chain as iptables-save prints it; a built-in one without its policy, which no change touches."""
+    """A chain as iptables-save prints it; a built-in one without its policy, which never changes."""
     if chain is None:
         return ()
     head = ((chain.name, f":{chain.name} - [0:0]"),) if chain.policy is None else ()
@@ -72,29 +72,31 @@ def _items(chain: Chain | None) -> tuple[Item, ...]:
 
 
 def inet_hunks(rulesets: Iterable[Ruleset], inet: tuple[InetTable, ...], changes: Changes) -> Iterator[Hunk]:
-    """The hunks of native tables, each of which a run replaces whole; `inet` are the existing ones."""
-    after = tuple(_changed(ruleset, changes.tables) for ruleset in rulesets)
+    """The hunks of native tables, which a run replaces as a whole; `inet` are the existing ones."""
+    after = tuple(_ruleset_after(ruleset, changes.tables) for ruleset in rulesets)
     existing = {table.name: table for table in inet}
     for name in dict.fromkeys(change.name for change in changes.tables):
         before = blocks(existing.get(name, InetTable(name, ())))
-        wanted = blocks(layout(after, name))
-        for block in dict.fromkeys((*wanted, *before)):
+        desired = blocks(layout(after, name))
+        for block in dict.fromkeys((*desired, *before)):
             lines = _diff(
-                *(tuple((value, text) for value, text, _ in side.get(block, ())) for side in (before, wanted))
+                *(tuple((value, text) for value, text, _ in side.get(block, ())) for side in (before, desired))
             )
             if lines:
                 yield Hunk("inet", NAMES[name], block, lines)
 
 
-def _changed(found: Ruleset, changes: Iterable[TableChange]) -> Ruleset:
+def _ruleset_after(ruleset: Ruleset, changes: Iterable[TableChange]) -> Ruleset:
     """One family's rules after the changes."""
-    mine: dict[str, Table | None] = {change.name: change.wanted for change in changes if change.family == found.family}
-    kept = (table for table in found.tables if table.name not in mine)
-    return found.replace(tables=(*kept, *(table for table in mine.values() if table is not None)))
+    changed: dict[str, Table | None] = {
+        change.name: change.wanted for change in changes if change.family == ruleset.family
+    }
+    unchanged = (table for table in ruleset.tables if table.name not in changed)
+    return ruleset.replace(tables=(*unchanged, *(table for table in changed.values() if table is not None)))
 
 
 def routing_hunk(all_changes: Iterable[Changes]) -> Hunk | None:
-    """The routing hunk of all changes together, None where they change no routing."""
+    """The routing hunk of all changes, None if they do not change routing."""
     lines: list[DiffLine] = []
     for changes in all_changes:
         lines += [("+", command(entry)) for entry in changes.add]
@@ -103,7 +105,7 @@ def routing_hunk(all_changes: Iterable[Changes]) -> Hunk | None:
 
 
 def _diff(before: tuple[Item, ...], after: tuple[Item, ...]) -> tuple[DiffLine, ...]:
-    """All lines, each with its sign; none where nothing changes."""
+    """All lines with their signs; empty if nothing changes."""
     sides = [value for value, _ in before], [value for value, _ in after]
     if sides[0] == sides[1]:
         return ()
@@ -111,7 +113,7 @@ def _diff(before: tuple[Item, ...], after: tuple[Item, ...]) -> tuple[DiffLine, 
 
 
 def folded(lines: tuple[DiffLine, ...], context: int = 3) -> Iterator[tuple[str, str]]:
-    """The lines with long runs of those that stay made one, but for a few around each change."""
+    """The lines, with each long run of unchanged ones replaced by a count, except for a few around changes."""
     at = 0
     while at < len(lines):
         end = at
@@ -119,10 +121,10 @@ def folded(lines: tuple[DiffLine, ...], context: int = 3) -> Iterator[tuple[str,
             end += 1
         head = context if at else 0
         tail = context if end < len(lines) else 0
-        left_out = end - at - head - tail
-        if left_out > 1:
+        hidden = end - at - head - tail
+        if hidden > 1:
             yield from lines[at : at + head]
-            yield " ", f"... {left_out} lines that stay"
+            yield " ", f"... {hidden} unchanged lines"
             yield from lines[end - tail : end]
         else:
             yield from lines[at:end]

@@ -34,8 +34,8 @@ EntryState: TypeAlias = Literal["in place", "missing", "unexpected", "other fami
 class Snapshot(Record):
     """The tables, each with its backend's name, and how they compare with the plan.
 
-    `routing` are the ip(8) commands that add each entry. `usage` is None where no connection is tracked,
-    `connections` (how many are captured, by kind) where the kernel does not tell them.
+    `routing` are the ip(8) commands that add each entry. `usage` is None without tracked connections. `connections`
+    counts the captured ones by kind; it is None if the kernel does not list them.
     """
 
     verdict: Conformance
@@ -50,7 +50,7 @@ class Snapshot(Record):
 
 
 def take(options: Options, log: Log) -> Snapshot:
-    """Take a snapshot of the namespace that the options name. KernelError where it can't be read."""
+    """Take a snapshot of the namespace that the options name. KernelError if it can't be read."""
     with access.namespace(options):
         inspection = inspect(options, log)
         tables = tuple(_tables(inspection))
@@ -73,8 +73,8 @@ def take(options: Options, log: Log) -> Snapshot:
 def of_dump(options: Options, rulesets: tuple[Ruleset, ...], log: Log) -> Snapshot:
     """A snapshot of a dump's rules, without counters, routing and connections."""
     inspection = inspect_dump(options, rulesets, log)
-    known = {family: purposes(inspection.options, family) for family in FAMILIES}
-    shown = []
+    reasons = {family: purposes(inspection.options, family) for family in FAMILIES}
+    tables = []
     for ruleset in rulesets:
         planned = inspection.plan.ruleset(ruleset.family)
         stray: RuleState = "unexpected" if planned else "other family"
@@ -83,43 +83,45 @@ def of_dump(options: Options, rulesets: tuple[Ruleset, ...], log: Log) -> Snapsh
                 chain.name: (None,) * len(chain.rules) for chain in table.chains
             }
             counted = CountedTable(ruleset.family, table, counts, {})
-            wanted = planned.table(table.name) if planned else None
-            shown.append(("dump", table_rows(counted, wanted, known[ruleset.family], stray)))
+            planned_table = planned.table(table.name) if planned else None
+            tables.append(("dump", table_rows(counted, planned_table, reasons[ruleset.family], stray)))
     state = conformance(inspection)
     return Snapshot(
-        state, "dump", inspection.why, findings(inspection), tuple(shown), (), None, None, warnings(inspection)
+        state, "dump", inspection.why, findings(inspection), tuple(tables), (), None, None, warnings(inspection)
     )
 
 
 def _tables(inspection: Inspection) -> Iterator[tuple[str, TableRows]]:
-    """The tables of the backend that a run writes to, then of the others, without empty ones."""
-    for home in (inspection.chosen, *inspection.others):
-        plan = inspection.plan if home is inspection.chosen else None
+    """The non-empty tables, first of the backend that a run writes to, then of the others."""
+    for backend_state in (inspection.chosen, *inspection.others):
+        plan = inspection.plan if backend_state is inspection.chosen else None
         for rows in (
-            _native(inspection, plan) if home.backend == "native" else _iptables(home.backend, inspection, plan)
+            _native(inspection, plan)
+            if backend_state.backend == "native"
+            else _iptables(backend_state.backend, inspection, plan)
         ):
             if any(chain.rows or chain.missing or chain.policy is None for chain in rows.chains):
-                yield home.backend, rows
+                yield backend_state.backend, rows
 
 
 def _iptables(backend: str, inspection: Inspection, plan: Plan | None) -> Iterator[TableRows]:
-    known = {family: purposes(inspection.options, family) for family in FAMILIES}
+    reasons = {family: purposes(inspection.options, family) for family in FAMILIES}
     for counted in counters.tables(backend):
         ruleset = plan.ruleset(counted.family) if plan else None
-        wanted = ruleset.table(counted.table.name) if ruleset else None
+        planned = ruleset.table(counted.table.name) if ruleset else None
         # A run ignores a family that its plan lacks, but removes all Istio rules from other backends' tables.
         stray: RuleState = "other family" if plan and not ruleset else "unexpected"
-        yield table_rows(counted, wanted, known[counted.family], stray)
+        yield table_rows(counted, planned, reasons[counted.family], stray)
 
 
 def _native(inspection: Inspection, plan: Plan | None) -> Iterator[TableRows]:
-    known = {family: purposes(inspection.options, family) for family in FAMILIES}
+    reasons = {family: purposes(inspection.options, family) for family in FAMILIES}
     for counted in counters.inet_tables():
-        yield inet_rows(counted, plan.rulesets if plan else (), known)
+        yield inet_rows(counted, plan.rulesets if plan else (), reasons)
 
 
 def _routing(inspection: Inspection) -> Iterator[tuple[EntryState, str]]:
-    """The plan's entries, those that earlier Istio rules left, and other programs' entries that use marks."""
+    """The plan's entries, leftovers of earlier Istio rules, and other programs' entries that use marks."""
     plan, existing = inspection.plan, inspection.state.routing
     for entry in plan.routing:
         yield ("in place" if entry in existing else "missing"), command(entry)
@@ -131,18 +133,18 @@ def _routing(inspection: Inspection) -> Iterator[tuple[EntryState, str]]:
 
 
 def captured(connections: Iterable[Connection], options: Options) -> dict[str, int]:
-    """How many connections were redirected to the proxy's ports, by what for; with TPROXY, how many bear its mark."""
+    """The number of connections redirected to each of the proxy's ports; with TPROXY, of those with its mark."""
     names = {
         options.envoy_port: "outbound",
         options.inbound_capture_port: "inbound",
         AGENT_DNS_PORT: "dns",
     }
-    found = dict.fromkeys(names.values(), 0)
+    by_kind = dict.fromkeys(names.values(), 0)
     if uses_tproxy(options):
-        found["marked"] = 0
+        by_kind["marked"] = 0
     for each in connections:
         if each.redirected and each.port in names:
-            found[names[each.port]] += 1
-        elif "marked" in found and each.mark == options.istio_inbound_tproxy_mark:
-            found["marked"] += 1
-    return found
+            by_kind[names[each.port]] += 1
+        elif "marked" in by_kind and each.mark == options.istio_inbound_tproxy_mark:
+            by_kind["marked"] += 1
+    return by_kind

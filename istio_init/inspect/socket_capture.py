@@ -1,4 +1,4 @@
-"""A live namespace compared with what capture by eBPF was asked for. Changes nothing."""
+"""Compares a live namespace with the requested capture by eBPF. Changes nothing."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ class SocketInspection(Record):
 
 
 def inspect(options: Options, log: Log) -> SocketInspection:
-    """Compare the namespace that the options name. InitError where that cannot be done, or an option cannot be had."""
+    """Compare the namespace that the options name. InitError if it can't be read or an option is not supported."""
     installation = Installation(root_cgroup())
     try:
         capture = socket_capture.request(options, log).capture
         if not installation.installed:
             return SocketInspection(capture, "absent", ("capture by eBPF is not installed on this node",), {})
-        found = socket_capture.differences(options, installation, log)
+        differences = socket_capture.differences(options, installation, log)
         captured = pods.is_captured(installation, pods.cookie_of(options.network_namespace))
-        state: Conformance = "drifted" if found and captured else "absent" if found else "in place"
-        return SocketInspection(capture, state, found, pods.counts(installation))
+        state: Conformance = "drifted" if differences and captured else "absent" if differences else "in place"
+        return SocketInspection(capture, state, differences, pods.counts(installation))
     finally:
         installation.close()
 
 
 class NodeSupport(Record):
-    """Whether this node could capture by eBPF: why not (empty where it can), and BPF programs that run before.
+    """Whether this node supports capture by eBPF: the refusal (empty if it does), and other BPF programs.
 
-    `others` are the hooks at the root cgroup that have a program beside this one's, by section.
+    `others` are the hooks at the root cgroup, by section, to which other programs are attached as well.
     """
 
     refusal: str
@@ -52,7 +52,7 @@ class NodeSupport(Record):
 
 
 def node_support() -> NodeSupport:
-    """Load the programs, attach none, and look at what is attached at the root cgroup. InitError is in `refusal`."""
+    """Load the programs without attaching them, and list those attached at the root cgroup."""
     from istio_init.errors import InitError
 
     try:
@@ -76,6 +76,6 @@ def _others(cgroup: str) -> tuple[str, ...]:
             if len(attached_programs(descriptor, attach_type)) > (section in own)
         )
     except OSError:
-        return ()  # without the right to ask, nothing is known of other programs
+        return ()  # the process may not query other programs
     finally:
         os.close(descriptor)

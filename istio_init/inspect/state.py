@@ -1,6 +1,6 @@
 """Compares a namespace with the plan of the options, and predicts what a run would do. Changes nothing.
 
-Takes no lock: a run in progress may be seen half done.
+Takes no lock, so it may see a run in progress half done.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Action: TypeAlias = Literal["nothing", "write", "refuse"]
 class BackendState(Record):
     """The rules in one backend's tables, both families, other programs' rules included.
 
-    `inet` are the inet tables that the rules of the backend `native` are, empty for the other two.
+    `inet` are the tables of the backend `native`, empty for the other two.
     """
 
     backend: str
@@ -50,7 +50,7 @@ class BackendState(Record):
 
 
 class Inspection(Record):
-    """The options with defaults resolved, their plan, the backend that a run writes to, and what the namespace has.
+    """The options with defaults resolved, their plan, the backend that a run writes to, and the namespace's state.
 
     `others` are the tables of other backends; `state` has the backend's own rules and all routing.
     """
@@ -70,33 +70,33 @@ class Inspection(Record):
 
     @property
     def is_unfinished_move(self) -> bool:
-        """Whether an earlier run was killed while it moved Istio's rules between backends: a plain run finishes it."""
+        """Whether an earlier run was killed while moving Istio's rules between backends; a plain run completes it."""
         states = (self.chosen, *self.conflicting)
         return is_unfinished(tuple(ruleset for state in states for ruleset in state.rulesets))
 
     @property
     def observed(self) -> NamespaceState:
-        """What a run with these options would look at: the plan's families, and routing where it matters."""
+        """The state that a run with these options reads: the plan's families, and routing if the rules need it."""
         return self._observed(reconcile=self.options.reconcile)
 
     def _observed(self, *, reconcile: bool) -> NamespaceState:
-        wanted = {ruleset.family for ruleset in self.plan.rulesets}
-        rulesets = tuple(ruleset for ruleset in self.state.rulesets if ruleset.family in wanted)
-        looks = reconcile or routing_matters(self.plan, rulesets)
-        return NamespaceState(rulesets, self.state.routing if looks else ())
+        families = {ruleset.family for ruleset in self.plan.rulesets}
+        rulesets = tuple(ruleset for ruleset in self.state.rulesets if ruleset.family in families)
+        read_routing = reconcile or routing_matters(self.plan, rulesets)
+        return NamespaceState(rulesets, self.state.routing if read_routing else ())
 
     def changes(self, *, reconcile: bool) -> Changes:
-        """What an apply would write to the backend's own tables; Drifted where it would refuse."""
-        found = self._observed(reconcile=reconcile)
+        """The changes that an apply would make to the backend's own tables; Drifted if it would refuse."""
+        observed = self._observed(reconcile=reconcile)
         others = tuple(ruleset for state in self.conflicting for ruleset in state.rulesets)
-        return decide(self.plan, found, reconcile=reconcile, force=self.options.force_apply, others=others)
+        return decide(self.plan, observed, reconcile=reconcile, force=self.options.force_apply, others=others)
 
 
 class Forecast(Record):
-    """What a run with these options would do, and why in words.
+    """What a run with these options would do, and the reason in words.
 
-    `changes` has each backend with what would be written there, in order. Of a run that would refuse they are those
-    that it would make with --reconcile.
+    `changes` has each backend with its changes, in order. If the run would refuse, they are the changes of a run with
+    --reconcile.
     """
 
     action: Action
@@ -105,30 +105,30 @@ class Forecast(Record):
 
 
 def inspect(options: Options, log: Log) -> Inspection:
-    """Look at the namespace that the options name. KernelError where it can't be read."""
+    """Inspect the namespace that the options name. KernelError if it can't be read."""
     with access.namespace(options):
         options = resolve_defaults(options, log)
         plan = build(options)
-        found = backends.tables()
-        backend, why = backends.choose(options, found)
+        present = backends.tables()
+        backend, why = backends.choose(options, present)
         if backend == "legacy":
             backends.require_readable_tables()
-        firewall = backends.firewall(options, found=found)
-        others = tuple(_read_state(name, each, plan) for name, each in backends.others(options, firewall, found))
+        firewall = backends.firewall(options, present=present)
+        others = tuple(_read_state(name, each, plan) for name, each in backends.others(options, firewall, present))
         chosen = _read_state(backend, firewall, plan)
         state = NamespaceState(chosen.rulesets, access.router().read())
     return Inspection(options, plan, backend, why, chosen, others, state)
 
 
 def inspect_dump(options: Options, rulesets: tuple[Ruleset, ...], log: Log) -> Inspection:
-    """Compare a dump's rules with the plan. Routing is not in a dump, and taken to be in place."""
+    """Compare a dump's rules with the plan. A dump has no routing, so it is assumed to be in place."""
     if options.enable_ipv6 is None:
         options = options.replace(enable_ipv6=any(ruleset.family == IPV6 for ruleset in rulesets))
     options = resolve_defaults(options, log)
     plan = build(options)
     chosen = BackendState("dump", rulesets)
     state = NamespaceState(rulesets, plan.routing)
-    return Inspection(options, plan, "dump", "the rules are those of --from-save", chosen, (), state)
+    return Inspection(options, plan, "dump", "the rules come from --from-save", chosen, (), state)
 
 
 def _read_state(backend: str, firewall: Firewall, plan: Plan) -> BackendState:
@@ -138,28 +138,28 @@ def _read_state(backend: str, firewall: Firewall, plan: Plan) -> BackendState:
 
 
 def conformance(inspection: Inspection) -> Conformance:
-    """Whether the plan is in place; absent is where there are no Istio rules in the plan's families."""
+    """Whether the plan is in place; absent means that the plan's families have no Istio rules."""
     if not findings(inspection):
         return "in place"
-    found = inspection.observed
-    exist = any(own_part(table) for ruleset in found.rulesets for table in ruleset.tables)
+    observed = inspection.observed
+    exist = any(own_part(table) for ruleset in observed.rulesets for table in ruleset.tables)
     return "drifted" if exist or inspection.conflicting else "absent"
 
 
 def findings(inspection: Inspection) -> tuple[str, ...]:
-    """Everything that is not as the options want it, in words; empty where the plan is in place."""
-    plan, found = inspection.plan, inspection.observed
-    missing = tuple(entry for entry in plan.routing if entry not in found.routing)
-    stale = tuple(entry for entry in leftovers(found, plan) if entry not in plan.routing)
+    """All differences from the plan, in words; empty if it is in place."""
+    plan, observed = inspection.plan, inspection.observed
+    missing = tuple(entry for entry in plan.routing if entry not in observed.routing)
+    stale = tuple(entry for entry in leftovers(observed, plan) if entry not in plan.routing)
     elsewhere = [f"Istio rules also exist in the {state.backend} tables" for state in inspection.conflicting]
-    return (*elsewhere, *deviations(plan, found, missing, stale))
+    return (*elsewhere, *deviations(plan, observed, missing, stale))
 
 
 def warnings(inspection: Inspection) -> tuple[str, ...]:
-    """What is not drift, and matters: other programs' rules that decide before Istio's, and old rules of a family."""
+    """Problems that are not drift: other programs' rules that precede Istio's, and old rules of an unplanned family."""
     states = {ruleset.family: ruleset for ruleset in inspection.chosen.rulesets}
-    found = ((want, states[want.family]) for want in inspection.plan.rulesets if want.family in states)
-    preceding = tuple(each.text for want, have in found for each in precedences(have, want))
+    pairs = ((planned, states[planned.family]) for planned in inspection.plan.rulesets if planned.family in states)
+    preceding = tuple(each.text for planned, existing in pairs for each in precedences(existing, planned))
     return (*preceding, *unplanned(inspection.plan, inspection.chosen.rulesets))
 
 
@@ -172,23 +172,23 @@ def forecast(inspection: Inspection) -> Forecast:
         return Forecast("nothing", "--skip-rule-apply")
     if inspection.conflicting and not (options.reconcile or inspection.is_unfinished_move):
         names = " and ".join(state.backend for state in inspection.conflicting)
-        return _refused(inspection, f"Istio rules also exist in the {names} tables")
+        return _refusal(inspection, f"Istio rules also exist in the {names} tables")
     try:
         changes = inspection.changes(reconcile=options.reconcile or bool(inspection.conflicting))
     except Drifted:
-        return _refused(inspection, "Istio rules that differ from the requested ones already exist")
-    made = _made(inspection, changes)
-    if not made:
+        return _refusal(inspection, "Istio rules that differ from the requested ones already exist")
+    changes_by_backend = _changes_by_backend(inspection, changes)
+    if not changes_by_backend:
         return Forecast("nothing", "in place")
-    return Forecast("write", changes.why if changes else "reconciling", made)
+    return Forecast("write", changes.why if changes else "reconciling", changes_by_backend)
 
 
-def _refused(inspection: Inspection, why: str) -> Forecast:
-    return Forecast("refuse", why, _made(inspection, inspection.changes(reconcile=True)))
+def _refusal(inspection: Inspection, why: str) -> Forecast:
+    return Forecast("refuse", why, _changes_by_backend(inspection, inspection.changes(reconcile=True)))
 
 
-def _made(inspection: Inspection, changes: Changes) -> tuple[tuple[BackendState, Changes], ...]:
-    """An apply's changes: its own, then what is taken out of other backends' tables."""
+def _changes_by_backend(inspection: Inspection, changes: Changes) -> tuple[tuple[BackendState, Changes], ...]:
+    """An apply's changes: to the chosen backend's tables, then removals from other backends' tables."""
     moved = ((state, state.removal(inspection.plan)) for state in inspection.conflicting)
     return tuple((state, each) for state, each in ((inspection.chosen, changes), *moved) if each)
 
@@ -197,5 +197,5 @@ def _cleaning(inspection: Inspection) -> Forecast:
     elsewhere = ((state, state.removal(inspection.plan, releases=True)) for state in inspection.others)
     others = tuple(ruleset for state in inspection.others for ruleset in state.rulesets)
     steps = (*elsewhere, (inspection.chosen, removal(inspection.state, inspection.plan, others, releases=True)))
-    made = tuple((state, changes) for state, changes in steps if changes)
-    return Forecast("write", "cleaning up", made) if made else Forecast("nothing", "no Istio rules found")
+    changed = tuple((state, changes) for state, changes in steps if changes)
+    return Forecast("write", "cleaning up", changed) if changed else Forecast("nothing", "no Istio rules found")

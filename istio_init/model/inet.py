@@ -78,7 +78,6 @@ class InetRule(Record):
     matches: tuple[InetMatch, ...]
     target: Target
     family: Family | None = None
-    comment: str = ""
 
 
 class InetChain(Record):

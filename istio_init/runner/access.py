@@ -1,6 +1,6 @@
 """Access to the kernel for one run: the network namespace, its lock and its router.
 
-These functions only pass options on; each imports its kernel module where it is called.
+Each function imports its kernel module when it is called, so that a start imports only what it uses.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ def keep_freed_memory() -> None:
 
 
 def require_descriptors() -> None:
-    """KernelError where too few files can be opened to write, and to undo what was written."""
+    """KernelError unless enough files can be opened to write the rules and to roll back."""
     from istio_init.kernel.host import process
 
     process.require_descriptors()
 
 
 def router() -> Rtnetlink:
-    """The Router of the calling thread's namespace."""
+    """The router of the calling thread's namespace."""
     return Rtnetlink()
 
 
 def lock(options: Options, environ: Mapping[str, str], log: Log) -> XtablesLock:
-    """The lock that all programs take that edit these tables."""
+    """The lock that every program takes before it edits these tables."""
     from istio_init.kernel.host.lock import XtablesLock
 
     return XtablesLock(options.wait, environ.get("XTABLES_LOCKFILE", ""), namespace=options.cni_mode, waiting=log.info)
 
 
 def namespace(options: Options, *, as_owner: bool = False) -> Namespace:
-    """The namespace to work in, to be entered with `with`; the caller's own where the options name none.
+    """The namespace of the options as a context manager; the caller's own if they name none.
 
-    `as_owner` (kernel/host/netns.py) is for a process that ends afterwards, whatever user namespace it is in then.
+    `as_owner` (kernel/host/netns.py) is for a process that ends afterwards: it may leave it in another user namespace.
     """
     from istio_init.kernel.host.netns import Namespace
 
@@ -54,14 +54,14 @@ def namespace(options: Options, *, as_owner: bool = False) -> Namespace:
 
 
 def pinned(path: str) -> Pinned:
-    """Within its `with`, the path means the namespace that it names now, whatever is put there meanwhile."""
+    """A context manager that keeps a path bound to its present namespace, even if the file is replaced meanwhile."""
     from istio_init.kernel.host.netns import Pinned
 
     return Pinned(path)
 
 
 def namespace_number(path: str) -> int:
-    """The inode number of the namespace at a path, 0 where there is none. KernelError where it can't be read."""
+    """The inode number of the namespace at a path, 0 for an empty path. KernelError if it can't be read."""
     from istio_init.kernel.host import netns
 
     return netns.inode(path) if path else 0

@@ -1,4 +1,4 @@
-"""Choose a backend: which tables to write, and which other backends already have tables in this namespace.
+"""Chooses the backend, and finds other backends that already have tables in this namespace.
 
 Each backend's module is imported only where it is chosen.
 """
@@ -23,18 +23,18 @@ def tables() -> Tables:
     return detection.tables()
 
 
-def firewall(options: Options, log: Log | None = None, found: Tables | None = None) -> Firewall:
-    """The Firewall that the options select, or else the one that detection finds; logs which, and why."""
-    backend, why = choose(options, found)
+def firewall(options: Options, log: Log | None = None, present: Tables | None = None) -> Firewall:
+    """The Firewall that the options select, else the detected one; logs the choice and the reason."""
+    backend, why = choose(options, present)
     if log is not None:
         log.info(f"backend: {backend} ({why})")
     return _firewall(options, backend)
 
 
-def choose(options: Options, found: Tables | None = None) -> tuple[str, str]:
-    """The backend (native, nft or legacy) and the reason; `found` are the existing tables, if already read.
+def choose(options: Options, present: Tables | None = None) -> tuple[str, str]:
+    """The backend (native, nft or legacy) and the reason; `present` are the existing tables, if already read.
 
-    InitError where the options contradict each other or the kernel can't be read.
+    InitError if the options contradict each other or the kernel can't be read.
     """
     if options.iptables_engine != "libiptc" and (options.native_nftables or options.force_iptables_binary == "nft"):
         raise InitError(f"--iptables-engine {options.iptables_engine}: writes legacy tables only; leave it out")
@@ -46,7 +46,7 @@ def choose(options: Options, found: Tables | None = None) -> tuple[str, str]:
         return "legacy", f"--iptables-engine {options.iptables_engine}"
     from istio_init.kernel.probe import detection
 
-    return detection.decide(found or tables(), FAMILIES if options.enable_ipv6 else (IPV4,))
+    return detection.decide(present or tables(), FAMILIES if options.enable_ipv6 else (IPV4,))
 
 
 def _firewall(options: Options, backend: str) -> Firewall:
@@ -68,19 +68,19 @@ def _firewall(options: Options, backend: str) -> Firewall:
     return Libiptc()
 
 
-def others(options: Options, chosen: Firewall, found: Tables) -> tuple[tuple[str, Firewall], ...]:
+def others(options: Options, chosen: Firewall, present: Tables) -> tuple[tuple[str, Firewall], ...]:
     """The Firewalls of other backends that have tables here, each with its backend's name."""
-    return tuple((name, each) for name, each in existing(options, found) if type(each) is not type(chosen))
+    return tuple((name, each) for name, each in existing(options, present) if type(each) is not type(chosen))
 
 
-def existing(options: Options, found: Tables) -> tuple[tuple[str, Firewall], ...]:
+def existing(options: Options, present: Tables) -> tuple[tuple[str, Firewall], ...]:
     """The Firewalls of all backends that have tables here, each with its backend's name."""
-    exist = {"legacy": bool(found.legacy), "nft": bool(found.nft), "native": found.native}
+    exist = {"legacy": bool(present.legacy), "nft": bool(present.nft), "native": present.native}
     return tuple((name, _firewall(options, name)) for name, exists in exist.items() if exists)
 
 
 def require_readable_tables() -> None:
-    """KernelError where the legacy tables can't be listed: reading one that does not exist would create it."""
+    """KernelError if the legacy tables can't be listed: reading one that does not exist would create it."""
     from istio_init.errors import KernelError
     from istio_init.kernel.xtables.table_names import existing_tables
 

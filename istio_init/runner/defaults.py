@@ -1,4 +1,4 @@
-"""Resolve what the options leave open: whether IPv6 is in use, the DNS servers, ids of users and groups."""
+"""Resolves defaults from the machine: whether IPv6 is in use, the DNS servers, ids of users and groups."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def resolve_defaults(options: Options, log: Log) -> Options:
 
 
 def _ipv6_in_use(options: Options, log: Log) -> bool:
-    """Istio's detection by the namespace's addresses; False, with a warning, where they can't be read."""
+    """Istio's detection by the namespace's addresses; False, with a warning, if they can't be read."""
     try:
         addresses = Rtnetlink().addresses()
         if options.cni_mode and not has_address(addresses):
-            log.info("no IPv6 rules are made: the namespace has no addresses yet; enable-ipv6 decides without them")
+            log.info("no IPv6 rules: the namespace has no addresses yet; set enable-ipv6 to decide without them")
         return has_ipv6(addresses, dual_stack=options.dual_stack)
     except InitError as error:
         log.warn(f"IPv6 is assumed to be off: the addresses of the namespace can't be read: {error}")

@@ -1,4 +1,4 @@
-"""--dry-run: print what would exist afterwards, and touch nothing."""
+"""--dry-run: prints the rules that a run would write, and changes nothing."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 def preview(options: Options, environ: Mapping[str, str], log: Log) -> None:
     """Print the plan, and write it to the file that DRY_RUN_FILE_PATH names."""
-    publish(rendered(options, log), environ)
+    publish(render(options, log), environ)
 
 
-def rendered(options: Options, log: Log) -> str:
+def render(options: Options, log: Log) -> str:
     """The text of the plan."""
-    asked = options.enable_ipv6
+    requested_ipv6 = options.enable_ipv6
     if options.network_namespace and options.enable_ipv6 is None:
         with access.namespace(options):
             options = resolve_defaults(options, log)
@@ -37,22 +37,22 @@ def rendered(options: Options, log: Log) -> str:
     if options.cleanup_only or options.skip_rule_apply:
         return ""  # no rule would be written
     if options.native_nftables:
-        return dump_nftables(build(options))  # both families are in one table: there is no half of it
-    _name_families(options, families, log, detected=asked is None)
+        return dump_nftables(build(options))  # both families are in one table, so --ip-family can't select
+    _name_families(options, families, log, detected=requested_ipv6 is None)
     return dump(build(options), families)
 
 
 def _name_families(options: Options, families: tuple[Family, ...], log: Log, *, detected: bool) -> None:
-    """Say which families are printed, where that depends on this machine or is none."""
+    """Log which families are printed, if that depends on this machine, or if none is printed."""
     if IPV6 not in families:
         return
     if not options.enable_ipv6:
         if IPV4 not in families:
-            why = "IPv6 is not in use, by the addresses here; --enable-ipv6" if detected else "--no-enable-ipv6"
+            why = "the namespace has no IPv6 address; --enable-ipv6" if detected else "--no-enable-ipv6"
             log.warn(f"--ip-family ipv6: nothing is printed: {why}")
     elif detected:
         log.info(
-            "IPv6 rules are printed: the addresses here are the reason; --no-enable-ipv6 leaves them out, and "
+            "IPv6 rules are printed, since the namespace has an IPv6 address; --no-enable-ipv6 omits them, and "
             "--ip-family ipv4 or ipv6 prints one family, for iptables-restore or ip6tables-restore"
         )
 

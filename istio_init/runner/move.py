@@ -1,4 +1,4 @@
-"""Apply a plan where other backends' tables have Istio rules: move them, as one transaction (planning/move.py).
+"""Moves Istio rules from other backends' tables to the chosen one, in one transaction (planning/move.py).
 
 The caller holds the xtables lock.
 """
@@ -33,26 +33,26 @@ def apply(  # noqa: PLR0913 (what to work with, and each wish by its name)
     force: bool,
     on_commit: Callable[[], None],
 ) -> Changes | None:
-    """As transaction.apply; None where the other backends have no Istio rules.
+    """The same as transaction.apply; None if the other backends have no Istio rules.
 
-    Drifted where they have and `reconcile` is off, unless an earlier run was killed during such a move.
+    Drifted if they have and `reconcile` is off, unless an earlier run was killed during such a move.
     """
     states = {name: rules_of(each) for name, each in others}
     elsewhere = tuple((name, state) for name, state in states.items() if removal(state, plan).tables)
     if not elsewhere:
         return None
     rulesets = tuple(ruleset for _, state in elsewhere for ruleset in state.rulesets)
-    found = observe(plan, firewall, router, reconcile=True)
+    current = observe(plan, firewall, router, reconcile=True)
     names = " and ".join(name for name, _ in elsewhere)
-    if not (reconcile or is_unfinished((*found.rulesets, *rulesets))):
+    if not (reconcile or is_unfinished((*current.rulesets, *rulesets))):
         from istio_init.errors_rare import Drifted
 
         raise Drifted(
             f"Istio rules also exist in the {names} tables, and would capture packets a second time: "
             "--reconcile moves them over, --cleanup-only removes them"
         )
-    changes = decide(plan, found, reconcile=True, force=force, others=rulesets)
-    steps, routing = phases(plan, found, changes, elsewhere)
+    changes = decide(plan, current, reconcile=True, force=force, others=rulesets)
+    steps, routing = phases(plan, current, changes, elsewhere)
     firewalls = {"": firewall, **dict(others)}
     writes = tuple(Write(firewalls[step.backend], step.changes, step.before, step.backend) for step in steps)
     log.info(f"Istio rules also exist in the {names} tables; moving them")
@@ -62,8 +62,8 @@ def apply(  # noqa: PLR0913 (what to work with, and each wish by its name)
             if removal(rules_of(firewalls[name]), plan).tables:
                 raise KernelError(f"Istio rules exist in the {name} tables again: is another program editing them?")
 
-    Transaction(router, log, on_commit).perform(writes, routing, found, check=plan, chosen=firewall, verify=verify)
-    warn_of_precedence(plan, found, log)
+    Transaction(router, log, on_commit).perform(writes, routing, current, check=plan, chosen=firewall, verify=verify)
+    warn_of_precedence(plan, current, log)
     warn_of_other_families(plan, firewall, log)
     written = tuple(change for step in steps for change in step.changes)
     why = changes.why if changes else "reconciling"

@@ -1,6 +1,6 @@
-"""Undo a transaction: the exact order of every table's rules, of each backend, and routing. Signals wait for its end.
+"""Rolls back a transaction: every table of each backend, in the exact order of its rules, and routing.
 
-What is undone is decided by what the kernel holds, not by what was acknowledged: an outcome may be unknown.
+Signals are blocked meanwhile. The kernel's present state decides what to undo, since a call's outcome may be unknown.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ else:
 
 AS_BEFORE = "the namespace is as before"
 NEIGHBOURS = (
-    "the namespace is as before, except what other programs wrote meanwhile in {}: Istio rules are behind the same "
-    "neighbours as before"
+    "the namespace is as before, except for other programs' changes meanwhile in {}; Istio rules follow the same rules "
+    "as before"
 )
 THE_PLAN = "the namespace has the plan"
 NEITHER = (
@@ -39,23 +39,23 @@ SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGALRM)
 
 
 def roll_back(  # noqa: PLR0913, PLR0917 (what was done, what was there, with what, and why)
-    begun: tuple[Write, ...],
+    started: tuple[Write, ...],
     routing: Changes,
-    found: NamespaceState,
+    current: NamespaceState,
     router: Router,
     log: Log,
     error: BaseException,
     plan: Plan | None,
 ) -> None:
-    """Undo the writes begun, last first, and the routing; `outcome` of the error says what state the namespace is in.
+    """Undo the started writes, last first, and the routing; sets `outcome` of the error to the namespace's state.
 
-    It is a note, too, where that is not the state before. Signals are blocked until it ends. What fails is logged,
-    each step by its name; the error that ended the run stays the one that is raised.
+    The outcome also becomes a note unless the previous state is restored. Signals are blocked until the end. A failed
+    step is logged by name; the caller raises the original error.
     """
     before = _block_signals(error)
     try:
         log.info("restoring the previous state")
-        undoing = _Rollback(begun, routing, found, router)
+        undoing = _Rollback(started, routing, current, router)
         if failures := undoing.undo():
             log.error(f"the previous state could not be restored completely: {'; '.join(failures)}")
         outcome = undoing.state(plan)
@@ -67,7 +67,7 @@ def roll_back(  # noqa: PLR0913, PLR0917 (what was done, what was there, with wh
 
 
 def _block_signals(error: BaseException) -> set[int]:
-    """Block the signals that end a run; returns the mask before. One that arrives at this moment is noted."""
+    """Block the signals that end a run; returns the previous mask. One that arrives meanwhile becomes a note."""
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
     try:
         _signal.pthread_sigmask(_signal.SIG_BLOCK, SIGNALS)
@@ -84,19 +84,19 @@ def _restore_signals(mask: set[int], error: BaseException) -> None:
 
 
 class _Rollback:
-    def __init__(self, begun: tuple[Write, ...], routing: Changes, found: NamespaceState, router: Router) -> None:
-        self._begun, self._routing, self._found, self._router = begun, routing, found, router
+    def __init__(self, started: tuple[Write, ...], routing: Changes, current: NamespaceState, router: Router) -> None:
+        self._begun, self._routing, self._found, self._router = started, routing, current, router
 
     def undo(self) -> list[str]:
-        """Undo everything; returns what failed, in words.
+        """Undo everything; returns a message for each failed step.
 
-        As before, routing is there before the rules that need it, and goes after them.
+        As in an apply, routing is added before the rules that need it, and removed after them.
         """
         added = tuple(entry for entry in self._routing.add if entry not in self._found.routing)
         steps: list[tuple[str, Callable[[], None]]] = [
-            (_words(self._routing.drop, "add"), lambda: self._router.replace(self._routing.drop)),
+            (_commands(self._routing.drop, "add"), lambda: self._router.replace(self._routing.drop)),
             *((_tables(write), lambda write=write: _undo(write)) for write in reversed(self._begun)),
-            (_words(added, "del"), lambda: self._router.remove(added)),
+            (_commands(added, "del"), lambda: self._router.remove(added)),
         ]
         failures: list[str] = []
         for what, step in steps:
@@ -110,7 +110,7 @@ class _Rollback:
         return failures
 
     def state(self, plan: Plan | None) -> str:
-        """What state the namespace is in now, in words, and what to run where it is neither the old nor the new one."""
+        """The namespace's state in words, with the remedy if it is neither the previous nor the planned one."""
         try:
             changed = self._changed()
             if changed is not None:
@@ -120,7 +120,7 @@ class _Rollback:
             return f"{NEITHER} (it could not be read: {error})"
 
     def _changed(self) -> list[str] | None:
-        """The tables in which other programs' rules changed; None where Istio's, or the routing, are not as before."""
+        """The tables in which only other programs' rules changed; None if Istio rules or the routing differ."""
         changed: list[str] = []
         first: dict[tuple[int, Family, TableName], tuple[Write, TableChange]] = {}
         for write in self._begun:
@@ -129,8 +129,8 @@ class _Rollback:
         for write, change in first.values():
             before = write.before.table(change.family, change.name)
             now = write.firewall.read(change.family).table(change.name)
-            known = change.known or change.wanted
-            if not _same(before and own_part(before, known), now and own_part(now, known)):
+            own_rules = change.known or change.wanted
+            if not _same(before and own_part(before, own_rules), now and own_part(now, own_rules)):
                 return None
             if not _same(before, now):
                 changed.append(f"{change.family} {change.name}")
@@ -159,7 +159,7 @@ class _Rollback:
 
 
 def _same(before: Table | None, now: Table | None) -> bool:
-    """Whether two tables have the same rules in the same order; an empty one is as good as none."""
+    """Whether two tables have the same rules in the same order; an empty table equals a missing one."""
     chains = [
         {chain.name: (chain.rules, chain.policy) for chain in table.chains if chain.rules or chain.policy != "ACCEPT"}
         if table
@@ -170,17 +170,17 @@ def _same(before: Table | None, now: Table | None) -> bool:
 
 
 def _undo(write: Write) -> None:
-    """Bring the tables of a write back to their state before, where they are not in it."""
+    """Restore the tables of a write that differ from their previous state."""
     firewall = write.firewall
     pending = tuple(
         back
         for change in reversed(write.changes)
         if not _is_back(firewall, back := _reverse(change, write.before.table(change.family, change.name)))
     )
-    together = getattr(firewall, "write", None)
-    if together is not None:
+    write_all = getattr(firewall, "write", None)
+    if write_all is not None:
         if pending:
-            together(pending)
+            write_all(pending)
         return
     for back in pending:
         if back.wanted is None:
@@ -198,7 +198,7 @@ def _reverse(change: TableChange, before: Table | None) -> TableChange:
 
 
 def _is_back(firewall: Firewall, back: TableChange) -> bool:
-    """Whether a table is in the state before already; where it can't be read, it is taken for changed."""
+    """Whether a table is already in its previous state; an unreadable table counts as changed."""
     try:
         now = firewall.read(back.family).table(back.name)
     except (InitError, OSError):
@@ -213,5 +213,5 @@ def _tables(write: Write) -> str:
     return " ".join(word for word in (write.name, names) if word)
 
 
-def _words(entries: tuple[RoutingEntry, ...], verb: str) -> str:
+def _commands(entries: tuple[RoutingEntry, ...], verb: str) -> str:
     return "; ".join(command(entry, "del" if verb == "del" else "add") for entry in entries)

@@ -1,4 +1,4 @@
-"""One run of the program: apply, clean up, dry run or validate, as the options say."""
+"""One run of the program: apply, clean up, dry run or validate, depending on the options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNCHANGED = "nothing was changed"
 
 
 def run(options: Options, environ: Mapping[str, str], warnings: Sequence[str] = (), log: Log | None = None) -> int:
-    """Do what the options ask for; returns the exit code. Warnings and errors are logged, one line each."""
+    """Run with these options; returns the exit code. Warnings and errors are logged, one line each."""
     begin = time.monotonic()
     log = log or Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
     for warning in warnings:
@@ -35,26 +35,26 @@ def run(options: Options, environ: Mapping[str, str], warnings: Sequence[str] = 
         with Interrupts() as interrupts:
             perform(options, environ, log, begin, interrupts)
     except InitError as error:
-        log.error(_last_words(str(error), error))  # noqa: TRY400 (a user's line, no traceback)
+        log.error(_error_text(str(error), error))  # noqa: TRY400 (a user's line, no traceback)
         return error.exit_code
     except (ImportError, MemoryError, OSError) as error:
-        log.error(_last_words(out_of_resources(error), error))  # noqa: TRY400 (the same)
+        log.error(_error_text(out_of_resources(error), error))  # noqa: TRY400 (the same)
         return 1
     return 0
 
 
-def _last_words(text: str, error: BaseException) -> str:
-    """The error, what was noted since, and what state the namespace is in, unless the error says that itself."""
+def _error_text(text: str, error: BaseException) -> str:
+    """The error with its notes, and the namespace's state unless the text has it already."""
     notes = getattr(error, "__notes__", [])
     outcome = getattr(error, "outcome", "")
     if outcome == UNCHANGED and isinstance(error, Interrupted):
         return "; ".join([outcome, text, *notes])
-    said = outcome in notes or (outcome == UNCHANGED and "; nothing was written" in text)
-    return "; ".join([text, *notes, *([outcome] if outcome and not said else [])])
+    stated = outcome in notes or (outcome == UNCHANGED and "; nothing was written" in text)
+    return "; ".join([text, *notes, *([outcome] if outcome and not stated else [])])
 
 
 class Interrupts:
-    """While entered, SIGTERM, SIGINT and SIGHUP raise Interrupted, unless they were ignored before."""
+    """A context manager in which SIGTERM, SIGINT and SIGHUP raise Interrupted, unless they were ignored before."""
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
@@ -70,7 +70,7 @@ class Interrupts:
             _signal.signal(number, handler)
 
     def ignore(self) -> None:
-        """Ignore signals from here on: the run is complete."""
+        """Ignore further signals: the run is complete."""
         for number in self._before:
             _signal.signal(number, _signal.SIG_IGN)
 
@@ -80,15 +80,15 @@ class Interrupts:
             _signal.signal(number, self._interrupt)
 
     def _interrupt(self, number: int, _frame: object) -> None:
-        # The first signal ends the run; later ones must not interrupt the restoring of the previous state.
+        # The first signal ends the run; later ones must not interrupt the rollback.
         self.ignore()
         raise Interrupted(f"ended by signal {number}")
 
 
 def perform(options: Options, environ: Mapping[str, str], log: Log, begin: float, interrupts: Interrupts) -> None:
-    """Run with these options; `begin` is the time at which that began (time.monotonic). InitError where it fails.
+    """Run with these options; `begin` is the start time (time.monotonic). InitError if it fails.
 
-    In a network namespace of another user namespace the process stays there: it ends soon.
+    The process does not leave a network namespace that belongs to another user namespace, since it ends soon.
     """
     if options.capture_backend == "ebpf":
         from istio_init.runner import socket_capture
@@ -113,14 +113,14 @@ def _act(options: Options, environ: Mapping[str, str], log: Log, begin: float, i
         if not options.skip_rule_apply or options.run_validation:
             options = resolve_defaults(options, log)
         if not options.skip_rule_apply:
-            done = _change(options, environ, log, interrupts)
+            summary = _change(options, environ, log, interrupts)
             outcome = "the namespace has the plan"
-            log.info(f"{done} in {(time.monotonic() - begin) * 1000:.1f} ms")
+            log.info(f"{summary} in {(time.monotonic() - begin) * 1000:.1f} ms")
         if options.run_validation and not options.cleanup_only:
             interrupts.restore_handlers()
             _validate(options, log)
     except BaseException as error:
-        if not hasattr(error, "outcome"):  # which the undoing of changes sets
+        if not hasattr(error, "outcome"):  # roll_back may have set it
             error.outcome = outcome  # type: ignore[attr-defined] # (whatever kind of error ended the run)
         raise
 
@@ -136,24 +136,24 @@ def _change(options: Options, environ: Mapping[str, str], log: Log, interrupts: 
     from istio_init.runner import access, transaction
 
     access.require_descriptors()
-    if not options.native_nftables:  # which needs no C library, and none of this
+    if not options.native_nftables:  # which does not use libiptc
         access.keep_freed_memory()
     plan = _plan(options)
     router = access.router()
     with access.lock(options, environ, log):
-        found = backends.tables()
-        firewall = backends.firewall(options, log, found)
-        others = backends.others(options, firewall, found)
+        present = backends.tables()
+        firewall = backends.firewall(options, log, present)
+        others = backends.others(options, firewall, present)
         if options.cleanup_only:
             from istio_init.runner import cleanup
 
-            name, _ = backends.choose(options, found)
-            cleaned = cleanup.clean(
+            name, _ = backends.choose(options, present)
+            changes = cleanup.clean(
                 plan, firewall, router, log, on_commit=interrupts.ignore, others=others, chosen=name
             )
-            return "cleaned up" if cleaned else "no Istio rules found; nothing to clean up"
-        wishes = {"reconcile": options.reconcile, "force": options.force_apply, "warn": True}
-        changes = transaction.apply(plan, firewall, router, log, **wishes, on_commit=interrupts.ignore, others=others)
+            return "cleaned up" if changes else "no Istio rules found; nothing to clean up"
+        modes = {"reconcile": options.reconcile, "force": options.force_apply, "warn": True}
+        changes = transaction.apply(plan, firewall, router, log, **modes, on_commit=interrupts.ignore, others=others)
         return transaction.summary(changes, plan.rulesets)
 
 

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from istio_init.model.socket_capture import SocketCapture
     from istio_init.options.table import Options
 
-# With it Envoy's answers leave with its listener's mark, which TPROXY's route needs (net/ipv4/tcp_input.c).
+# With this sysctl, Envoy's replies carry its listener's mark, which TPROXY's route needs (net/ipv4/tcp_input.c).
 _MARK_ACCEPTED = "/proc/sys/net/ipv4/tcp_fwmark_accept"
 
 
 class CaptureRequest(Record):
-    """What a run is to make of one namespace: the options with their defaults resolved, the capture, the routing."""
+    """The desired state of one namespace: the options with defaults resolved, the capture, the routing."""
 
     options: Options
     capture: SocketCapture
@@ -44,9 +44,9 @@ class CaptureRequest(Record):
 
 
 def perform(options: Options, environ: Mapping[str, str], log: Log, begin: float) -> None:
-    """Do what the options ask for in the namespace that they name; InitError where it cannot be done.
+    """Run in the namespace that the options name; InitError on failure.
 
-    Whatever fails, a namespace that was not captured before is not captured then, and its routing is as it was.
+    After a failure, a namespace that was not captured before is not captured, and its routing is unchanged.
     """
     refuse(options)
     if options.dry_run:
@@ -55,8 +55,8 @@ def perform(options: Options, environ: Mapping[str, str], log: Log, begin: float
     installation = Installation(root_cgroup())
     try:
         if not options.skip_rule_apply:
-            done = _cleaned(options, installation) if options.cleanup_only else _captured(options, installation, log)
-            log.info(f"{done} in {(time.monotonic() - begin) * 1000:.1f} ms")
+            summary = _clean(options, installation) if options.cleanup_only else _capture(options, installation, log)
+            log.info(f"{summary} in {(time.monotonic() - begin) * 1000:.1f} ms")
     finally:
         installation.close()
     if options.run_validation and not options.cleanup_only:
@@ -67,7 +67,7 @@ def perform(options: Options, environ: Mapping[str, str], log: Log, begin: float
 
 
 def request(options: Options, log: Log) -> CaptureRequest:
-    """What the options mean in the namespace that they name, with its addresses."""
+    """The desired state of the namespace that the options name, with its addresses."""
     with Namespace(options.network_namespace):
         options = resolve_defaults(options, log)
         addresses = tuple(each.network for each in Rtnetlink().addresses())
@@ -75,7 +75,7 @@ def request(options: Options, log: Log) -> CaptureRequest:
 
 
 def _preview(options: Options, environ: Mapping[str, str], log: Log) -> None:
-    """Print the capture as JSON; the pod's addresses are part of it where a namespace is named."""
+    """Print the capture as JSON, with the pod's addresses if a namespace is named."""
     from istio_init.formats.socket_capture import dump
     from istio_init.runner.dry_run import publish
 
@@ -83,45 +83,45 @@ def _preview(options: Options, environ: Mapping[str, str], log: Log) -> None:
     publish("" if nothing else dump(request(options, log).capture), environ)
 
 
-def _captured(options: Options, installation: Installation, log: Log) -> str:
+def _capture(options: Options, installation: Installation, log: Log) -> str:
     capture = add(options, installation, log)
     return f"captured by eBPF (addresses: {', '.join(map(network_text, capture.addresses))})"
 
 
-def _cleaned(options: Options, installation: Installation) -> str:
+def _clean(options: Options, installation: Installation) -> str:
     return "cleaned up" if remove(options, installation) else "not captured by eBPF; nothing to clean up"
 
 
 def add(options: Options, installation: Installation, log: Log) -> SocketCapture:
-    """Capture the namespace that the options name; returns what is captured. InitError leaves all as it was."""
-    wanted = request(options, log)
+    """Capture the namespace that the options name; returns the capture. InitError leaves the namespace unchanged."""
+    requested = request(options, log)
     pods.collect(installation)
     if not pods.is_captured(installation, pods.cookie_of(options.network_namespace)):
-        _refuse_others(wanted)
-    capture = translated(options.network_namespace, wanted.capture)
+        _refuse_others(requested)
+    capture = translated(options.network_namespace, requested.capture)
     with Namespace(options.network_namespace):
-        added = _route(wanted)
+        added = _route(requested)
     try:
         pods.add(installation, options.network_namespace, capture)
     except BaseException:
         with Namespace(options.network_namespace):
             Rtnetlink().remove(added)
         raise
-    return wanted.capture
+    return requested.capture
 
 
-def _refuse_others(wanted: CaptureRequest) -> None:
-    """InitError where a namespace that is new has Istio rules, or a proxy that listens already."""
-    with Namespace(wanted.options.network_namespace):
-        found = backends.tables()
-        for backend, firewall in backends.existing(wanted.options, found):
+def _refuse_others(requested: CaptureRequest) -> None:
+    """InitError if a namespace that is not captured yet has Istio rules, or a proxy that already listens."""
+    with Namespace(requested.options.network_namespace):
+        present = backends.tables()
+        for backend, firewall in backends.existing(requested.options, present):
             for family in FAMILIES:
                 _refuse_rules(backend, firewall.read(family))
-        taken = listening() & {wanted.capture.outbound_port, wanted.capture.inbound_port}
-    if taken:
+        busy = listening() & {requested.capture.outbound_port, requested.capture.inbound_port}
+    if busy:
         raise InitError(
-            f"{FLAG}: port {min(taken)}: the proxy listens already: connections to listeners from before would lose "
-            "their destination; start the proxy after the pod's network is set up"
+            f"{FLAG}: port {min(busy)}: the proxy is already listening; connections to its present listeners would "
+            "lose their destination; start the proxy after the pod's network is set up"
         )
 
 
@@ -134,14 +134,14 @@ def _refuse_rules(backend: str, ruleset: Ruleset) -> None:
             )
 
 
-def _route(wanted: CaptureRequest) -> tuple[RoutingEntry, ...]:
-    """Add the routing that TPROXY needs, and ::6; returns what was not there before."""
+def _route(requested: CaptureRequest) -> tuple[RoutingEntry, ...]:
+    """Add ::6 and the routing for TPROXY; returns the entries that did not exist before."""
     router = Rtnetlink()
     existing = router.read()
-    router.replace(wanted.routing, existing)
-    if wanted.capture.tproxy:
+    router.replace(requested.routing, existing)
+    if requested.capture.tproxy:
         _accept_mark()
-    return tuple(entry for entry in wanted.routing if entry not in existing)
+    return tuple(entry for entry in requested.routing if entry not in existing)
 
 
 def _accept_mark() -> None:
@@ -152,24 +152,24 @@ def _accept_mark() -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise KernelError(f"{_MARK_ACCEPTED}: {error.strerror}: TPROXY with {FLAG} needs it to be 1") from error
+        raise KernelError(f"{_MARK_ACCEPTED}: {error.strerror}: TPROXY with {FLAG} requires the value 1") from error
 
 
 def remove(options: Options, installation: Installation) -> bool:
     """Stop capturing the namespace that the options name; returns whether it was captured.
 
-    TPROXY's routing goes with it; ::6 on lo stays, as open connections of the proxy may have it.
+    TPROXY's routing is removed as well; ::6 stays on lo, since open connections of the proxy may use it.
     """
-    known = pods.remove(installation, pods.cookie_of(options.network_namespace))
-    if known:
+    was_captured = pods.remove(installation, pods.cookie_of(options.network_namespace))
+    if was_captured:
         with Namespace(options.network_namespace):
             plan = build(options.replace(enable_ipv6=True))
             Rtnetlink().remove((*plan.routes, *plan.policy_rules, *plan.spare))
-    return known
+    return was_captured
 
 
 def collect() -> None:
-    """Remove what this node still has of namespaces that are gone."""
+    """Remove the node's data of namespaces that no longer exist."""
     installation = Installation(root_cgroup())
     try:
         pods.collect(installation)
@@ -178,7 +178,7 @@ def collect() -> None:
 
 
 def differences(options: Options, installation: Installation, log: Log) -> tuple[str, ...]:
-    """How the capture of a namespace differs from what the options ask for; empty where it does not."""
+    """How the capture of a namespace differs from the options; empty if it does not."""
     refuse(options)
     capture = translated(options.network_namespace, request(options, log).capture)
     cookie = pods.cookie_of(options.network_namespace)
@@ -186,5 +186,5 @@ def differences(options: Options, installation: Installation, log: Log) -> tuple
         if not installation.installed:
             return ("capture by eBPF is not installed on this node",)
         missing = installation.missing_links(dns=capture.dns != "none")
-        found = pods.describe(capture, cookie, pods.read(installation, cookie))
-    return (*(f"the program {each} is not attached at the node's cgroup" for each in missing), *found)
+        deviations = pods.describe(capture, cookie, pods.read(installation, cookie))
+    return (*(f"the program {each} is not attached at the node's cgroup" for each in missing), *deviations)

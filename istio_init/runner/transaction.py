@@ -1,7 +1,7 @@
-"""Apply a plan as one transaction, over the Protocols of kernel/: all of it, or nothing.
+"""Applies a plan as one transaction through the Protocols of kernel/: completely, or not at all.
 
-The caller holds the xtables lock. Whatever ends a run early (an error, a signal) restores the previous state: tables
-with the exact order of their rules, of each backend that was written, and routing.
+The caller holds the xtables lock. After an error or a signal the previous state is restored: the tables of each
+written backend, with the exact order of their rules, and routing.
 """
 
 from __future__ import annotations
@@ -38,40 +38,42 @@ def apply(  # noqa: PLR0913 (what to work with, and each wish by its name)
     others: tuple[tuple[str, Firewall], ...] = (),
     warn: bool = False,
 ) -> Changes:
-    """Bring the namespace to the plan; returns what was changed in `firewall`, which is nothing where it was in place.
+    """Apply the plan to the namespace; returns the changes in `firewall`, empty if the plan was in place.
 
-    Istio rules in `others`, the Firewalls of other backends by name, are removed in the same transaction. Drifted
-    where different Istio rules exist and `reconcile` is off, KernelError where the kernel refuses; the namespace is
-    then as before, or the error's notes say what it is. With `warn`, rules of other programs are logged that decide
-    before Istio's. `on_commit` is called last of all, when everything can still be undone: for callers that turn
-    signals into exceptions.
+    Istio rules in `others`, the Firewalls of other backends by name, are removed in the same transaction. Raises
+    Drifted if different Istio rules exist and `reconcile` is off, KernelError if the kernel refuses; the namespace is
+    then as before, or the error's notes describe it. With `warn`, other programs' rules that take precedence over
+    Istio's are logged. `on_commit` is called last, while a rollback is still possible: for callers that turn signals
+    into exceptions.
     """
     if others:
         from istio_init.runner import move
 
-        moved = move.apply(plan, firewall, router, log, others, reconcile=reconcile, force=force, on_commit=on_commit)
-        if moved is not None:
-            return moved
-    found = observe(plan, firewall, router, reconcile=reconcile)
-    changes = decide(plan, found, reconcile=reconcile, force=force)
+        changes_of_move = move.apply(
+            plan, firewall, router, log, others, reconcile=reconcile, force=force, on_commit=on_commit
+        )
+        if changes_of_move is not None:
+            return changes_of_move
+    current = observe(plan, firewall, router, reconcile=reconcile)
+    changes = decide(plan, current, reconcile=reconcile, force=force)
     if changes:
         log.debug(f"writing: {changes.why}")
         transaction = Transaction(router, log, on_commit)
-        transaction.perform((Write(firewall, changes.tables, found),), changes, found, check=plan, chosen=firewall)
+        transaction.perform((Write(firewall, changes.tables, current),), changes, current, check=plan, chosen=firewall)
     if warn:
-        warn_of_precedence(plan, found, log)
+        warn_of_precedence(plan, current, log)
     if warn and reconcile:
         warn_of_other_families(plan, firewall, log)
     return changes
 
 
-def warn_of_precedence(plan: Plan, found: NamespaceState, log: Log) -> None:
-    """Log each rule of another program that keeps packets from Istio's rules; `found` is the state before them."""
+def warn_of_precedence(plan: Plan, current: NamespaceState, log: Log) -> None:
+    """Log other programs' rules that keep packets from Istio's; `current` is the state before the apply."""
     shared = any(
         not rule.ours
-        for wanted in plan.rulesets
-        for table in found.ruleset(wanted.family).tables
-        if table is not wanted.table(table.name)
+        for planned in plan.rulesets
+        for table in current.ruleset(planned.family).tables
+        if table is not planned.table(table.name)
         for chain in table.chains
         if chain.policy is not None
         for rule in chain.rules
@@ -80,11 +82,11 @@ def warn_of_precedence(plan: Plan, found: NamespaceState, log: Log) -> None:
         try:
             from istio_init.simulate.precedence import precedences_after
 
-            for each in precedences_after(plan.rulesets, found.rulesets):
+            for each in precedences_after(plan.rulesets, current.rulesets):
                 log.warn(each.text)
         except (ImportError, MemoryError, OSError, RecursionError) as error:
-            # The plan is applied: that a warning can't be worked out does not end the run.
-            log.warn(f"other programs' rules before Istio's: can't be looked for: {str(error) or type(error).__name__}")
+            # The plan is applied: a warning that can't be computed does not end the run.
+            log.warn(f"other programs' rules before Istio's: can't be checked: {str(error) or type(error).__name__}")
 
 
 def warn_of_other_families(plan: Plan, firewall: Firewall, log: Log) -> None:
@@ -100,11 +102,11 @@ def warn_of_other_families(plan: Plan, firewall: Firewall, log: Log) -> None:
 def observe(plan: Plan, firewall: Firewall, router: Router, *, reconcile: bool) -> NamespaceState:
     """The state of the plan's families.
 
-    Routing is read where it matters, and where an interrupted reconcile may have left some.
+    Routing is read if the rules need it, or if an interrupted reconcile may have left some.
     """
     if (expect := getattr(firewall, "expect", None)) is not None:
         expect(plan.rulesets)
-    rulesets = tuple(firewall.read(wanted.family, wanted) for wanted in plan.rulesets)
+    rulesets = tuple(firewall.read(planned.family, planned) for planned in plan.rulesets)
     return NamespaceState(rulesets, router.read() if reconcile or routing_matters(plan, rulesets) else ())
 
 
@@ -115,9 +117,9 @@ def routing_matters(plan: Plan, rulesets: tuple[Ruleset, ...]) -> bool:
 
 
 class Write:
-    """Tables of one Firewall to write, and its state before; one after the other where it has no `write`.
+    """Tables of one Firewall to write, and its previous state; written one by one if it has no `write`.
 
-    `name` is that of another backend than the chosen one. No Record: each of those costs a start.
+    `name` is the backend's, empty for the chosen one. Not a Record, since making each Record class costs start time.
     """
 
     __slots__ = ("before", "changes", "firewall", "name")
@@ -129,32 +131,32 @@ class Write:
 
 
 class Transaction:
-    """Changes to rules, in one or several backends, and to routing that are all made, or none."""
+    """Changes to rules, in one or several backends, and to routing: all are made, or none."""
 
     def __init__(self, router: Router, log: Log, on_commit: Callable[[], None] = do_nothing) -> None:
-        """`on_commit` is called when all is done, while everything can still be undone."""
+        """`on_commit` is called after the last change, while a rollback is still possible."""
         self._router, self._log, self._on_commit = router, log, on_commit
-        # The writes that were at least begun: of a Firewall without `write`, a table each.
+        # The started writes; each is one table if the Firewall has no `write`.
         self._begun: list[Write] = []
 
     def perform(  # noqa: PLR0913 (each by its name)
         self,
         writes: tuple[Write, ...],
         routing: Changes,
-        found: NamespaceState,
+        current: NamespaceState,
         *,
         check: Plan | None = None,
         chosen: Firewall | None = None,
         verify: Callable[[], None] = do_nothing,
     ) -> None:
-        """Make all changes, those of `routing` once for all writes; with `check`, see that `chosen` holds the plan.
+        """Make all changes, with `routing` once for all writes; with `check`, verify that `chosen` holds the plan.
 
-        Where anything fails, everything is undone. `found` has the routing before, `verify` may check further.
+        Any failure rolls everything back. `current` has the previous routing; `verify` may check further.
         """
         try:
             for entry in routing.add:
                 self._log.info(f"routing: {command(entry)}")
-            self._router.replace(routing.add, found.routing)
+            self._router.replace(routing.add, current.routing)
             for write in writes:
                 self._write(write)
             for entry in routing.drop:
@@ -167,20 +169,20 @@ class Transaction:
         except BaseException as error:
             from istio_init.runner.rollback import roll_back
 
-            roll_back(tuple(self._begun), routing, found, self._router, self._log, error, check)
+            roll_back(tuple(self._begun), routing, current, self._router, self._log, error, check)
             raise
 
     def _write(self, write: Write) -> None:
-        """Write all tables: in one batch where the firewall can, else one after the other.
+        """Write all tables: in one batch if the firewall supports it, else one by one.
 
-        A write is noted before it is made: a signal may arrive in between, and undoing nothing is harmless.
+        A write is recorded before it is made, since a signal may arrive in between; undoing nothing is harmless.
         """
         for change in write.changes:
             self._log.info(_announcement(change, write.name))
-        together = getattr(write.firewall, "write", None)
-        if together is not None:
+        write_all = getattr(write.firewall, "write", None)
+        if write_all is not None:
             self._begun.append(write)
-            together(write.changes)
+            write_all(write.changes)
             return
         for change in write.changes:
             self._begun.append(Write(write.firewall, (change,), write.before, write.name))
@@ -192,20 +194,20 @@ class Transaction:
                 write.firewall.replace(change.family, change.wanted)
 
     def _verify(self, plan: Plan, firewall: Firewall) -> None:
-        """Read back and compare; KernelError where the kernel does not hold the plan."""
-        for wanted in plan.rulesets:
-            for difference in differences(wanted, firewall.read(wanted.family, wanted)):
+        """Read back and compare; KernelError if the kernel's rules differ from the plan."""
+        for planned in plan.rulesets:
+            for difference in differences(planned, firewall.read(planned.family, planned)):
                 from istio_init.planning.drift_text import difference_text
 
-                text = difference_text(wanted.family, difference)
+                text = difference_text(planned.family, difference)
                 raise KernelError(
-                    f"the kernel does not hold what was written: {text}; is another program editing the tables?"
+                    f"the kernel's rules differ from what was written: {text}; is another program editing the tables?"
                 )
         if plan.routing:
             existing = self._router.read()
             for entry in plan.routing:
                 if entry not in existing:
-                    raise KernelError(f"the kernel does not hold what was written: missing: {command(entry)}")
+                    raise KernelError(f"the kernel's routing differs from what was written: missing: {command(entry)}")
 
 
 def _announcement(change: TableChange, backend: str) -> str:
@@ -217,7 +219,7 @@ def _announcement(change: TableChange, backend: str) -> str:
 
 
 def summary(changes: Changes, rulesets: tuple[Ruleset, ...]) -> str:
-    """What a run did, in one line: how many rules are in which tables."""
+    """The result of a run in one line: the number of rules in each table."""
     if not changes:
         return "in place, nothing written"
     counts = (

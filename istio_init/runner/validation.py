@@ -1,4 +1,4 @@
-"""What `--run-validation` expects of the rules: from Options to the paths that kernel/probe/dial.py dials."""
+"""`--run-validation`: from Options to the paths that kernel/probe/dial.py dials, and must be captured."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ UNASSIGNED = (Network(b"\xc0\x00\x02\x01", 32), Network(bytes.fromhex("20010db8"
 
 
 def validate(options: Options, log: Log) -> None:
-    """Prove by real connections that traffic is captured; ValidationFailed says which path was not."""
-    # Rules that this very run applied are there, or they are not; those of a CNI plugin may be on their way.
+    """Verify by real connections that traffic is captured; ValidationFailed names the path that is not."""
+    # This run has already applied its own rules, but a CNI plugin may still be applying them.
     for result in dial(expected(options), options.probe_timeout, retry=options.skip_rule_apply):
         log.info(f"validation: {result.text}")
 
@@ -33,28 +33,28 @@ def expected(options: Options) -> Expected:
         options.iptables_probe_port,
         options.proxy_uid,
         options.proxy_groups,
-        captured(options),
+        captured_destinations(options),
         () if groups == parsers.ALL else groups,
         options.istio_outbound_owner_groups_exclude if groups == parsers.ALL else (),
     )
 
 
-def captured(options: Options) -> tuple[Network, ...]:
-    """Destinations off this host that an application's connection to the probe port is captured at.
+def captured_destinations(options: Options) -> tuple[Network, ...]:
+    """Remote destinations for which a connection to the probe port is captured.
 
-    None where interfaces are excluded: which one leads there is for the kernel to say.
+    Empty if interfaces are excluded, since the kernel decides which one a connection leaves by.
     """
     port = options.iptables_probe_port
     excluded_port = any(ports.low <= port <= ports.high for ports in options.istio_local_outbound_ports_exclude)
-    # The probe may come from one of these users, with a port that is left alone for them.
+    # The probe may run as one of these users, with a port that is excluded for them.
     excluded_port |= any(protocol == TCP for protocol, _, _ in options.exclude_uids_for_ports)
     if excluded_port or options.istio_exclude_interfaces:
         return ()
-    wanted = UNASSIGNED if options.istio_service_cidr == parsers.ALL else options.istio_service_cidr
+    destinations = UNASSIGNED if options.istio_service_cidr == parsers.ALL else options.istio_service_cidr
     if any(ports.low <= port <= ports.high for ports in options.istio_outbound_ports):
-        wanted = (*UNASSIGNED, *wanted)
+        destinations = (*UNASSIGNED, *destinations)
     excluded = options.istio_service_exclude_cidr
-    return tuple(network for network in wanted if not any(_overlap(network, other) for other in excluded))
+    return tuple(network for network in destinations if not any(_overlap(network, other) for other in excluded))
 
 
 def _overlap(one: Network, other: Network) -> bool:

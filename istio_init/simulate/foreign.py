@@ -1,6 +1,6 @@
-"""Other programs' matches and targets: from their options, as iptables-save prints them, to what they mean to a packet.
+"""The meaning of other programs' matches and targets, parsed from their options as iptables-save prints them.
 
-kube-proxy, Docker, Calico, Cilium and firewalld write these. What has no meaning here is named, and never guessed.
+kube-proxy, Docker, Calico, Cilium and firewalld write these. Unsupported ones are reported, never guessed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 TCP_FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ALL": 63, "NONE": 0}
 SIDES: dict[str, Side] = {"src": "source", "dst": "destination"}
 
-# Matches whose answer changes from packet to packet: by count, by chance, by the clock.
+# Matches whose result depends on a count, on chance, or on the clock.
 EITHER = {
     "limit": "its rate is within the limit",
     "hashlimit": "its rate is within the limit",
@@ -51,7 +51,7 @@ EITHER = {
     "connbytes": "its connection has moved as many bytes",
     "quota": "the quota is not used up",
 }
-# What a match looks at that this program cannot know of a packet.
+# The property that a match tests, and that a simulated packet does not have.
 UNKNOWABLE = {
     "set": "whether {options} holds it",
     "icmp": "its ICMP type",
@@ -68,10 +68,10 @@ UNKNOWABLE = {
     "mac": "its MAC address",
 }
 
-# Targets after which a packet goes on as it was, as far as this program follows it.
+# Targets that do not change what happens to the packet afterwards, as far as it is simulated.
 PASSING = {
     "LOG": "is logged", "NFLOG": "is logged", "ULOG": "is logged", "AUDIT": "is logged", "TRACE": "is traced",
-    "TCPMSS": "keeps its way, with another maximum segment size", "TCPOPTSTRIP": "loses TCP options",
+    "TCPMSS": "continues, with another maximum segment size", "TCPOPTSTRIP": "loses TCP options",
     "CHECKSUM": "gets its checksum", "CLASSIFY": "gets a class for traffic control", "DSCP": "gets a DSCP",
     "TOS": "gets a TOS", "TTL": "gets a TTL", "HL": "gets a hop limit", "SET": "changes an ipset", "TEE": "is copied",
     "RATEEST": "is counted", "SECMARK": "gets a security mark", "CONNSECMARK": "gets a security mark",
@@ -80,7 +80,7 @@ PASSING = {
 
 
 def parts(match: UnknownMatch) -> tuple[Part, ...]:
-    """What a match asks, all of which must hold."""
+    """The conditions of a match, all of which must hold."""
     return _parts(match.name, match.options)
 
 
@@ -91,30 +91,30 @@ def _parts(name: str, options: str | None) -> tuple[Part, ...]:
     if name in UNKNOWABLE:
         return (Undecidable(UNKNOWABLE[name].format(options=options or "the set")),)
     if options is None:
-        return (Undecidable(f"what -m {name} asks is not known to this program"),)
+        return (Undecidable(f"-m {name} is not known to this program"),)
     try:
         return tuple(_read(name, _options(options)))
     except (KeyError, ValueError, IndexError):
-        return (Undecidable(f"what -m {name} {options} asks is not known to this program"),)
+        return (Undecidable(f"-m {name} {options} is not known to this program"),)
 
 
 def _options(text: str) -> list[Option]:
-    found: list[Option] = []
+    options: list[Option] = []
     negated = False
     for word in text.split():
         if word == "!":
             negated = True
         elif word.startswith("--"):
-            found.append((word, negated, []))
+            options.append((word, negated, []))
             negated = False
         else:
-            found[-1][2].append(word)
-    return found
+            options[-1][2].append(word)
+    return options
 
 
 def _read(name: str, options: list[Option]) -> Iterator[Part]:
     if name == "physdev":
-        # Outside of a bridge there is no such interface: only what is negated holds (physdev_mt).
+        # Without a bridge there is no such interface, so only a negated match holds (physdev_mt).
         held = all(negated for _, negated, _ in options)
         yield Assumed(held, "it crosses a bridge" if held else "it does not cross a bridge")
         return
@@ -169,15 +169,15 @@ def _ports(text: str) -> PortRange:
 
 
 def assumptions(matches: tuple[Match, ...]) -> str:
-    """What is taken for granted where these matches hold, in words; empty where nothing is."""
+    """What is assumed if these matches are said to hold, in words; empty without assumptions."""
     from istio_init.model.unknown import UnknownMatch
 
-    found = [part for match in matches if isinstance(match, UnknownMatch) for part in parts(match)]
-    return " and ".join(part.why for part in found if isinstance(part, Assumed) and part.either)
+    all_parts = [part for match in matches if isinstance(match, UnknownMatch) for part in parts(match)]
+    return " and ".join(part.why for part in all_parts if isinstance(part, Assumed) and part.either)
 
 
 def effect_of(target: UnknownTarget) -> ForeignTarget:
-    """What a target does to a packet; Fixed with the answer UNDECIDED where that is not known."""
+    """What a target does to a packet; Fixed with the answer UNDECIDED if that is unknown."""
     return _effect(target.name, target.options)
 
 
@@ -190,7 +190,7 @@ def _effect(name: str, options: str | None) -> ForeignTarget:
         return Fixed("DROP", f"is rejected with {words}" if words else "is rejected")
     if name == "NFQUEUE":
         return Fixed("QUEUE", "is passed to a program")
-    unknown = Fixed("UNDECIDED", f"what -j {name} does is not known to this program")
+    unknown = Fixed("UNDECIDED", f"-j {name} is not known to this program")
     if options is None:
         return unknown
     try:
@@ -209,7 +209,7 @@ def _translation(name: str, options: str) -> ForeignTarget | None:
         case "MASQUERADE":
             return Translate("source", None, 0, own=True)
         case "REDIRECT":
-            return Fixed("UNDECIDED", "the port is for the kernel to choose")
+            return Fixed("UNDECIDED", "the kernel chooses the port")
         case "CONNMARK" if "--set-xmark" in values:
             value, _, mask = values["--set-xmark"][0].partition("/")
             return SetConnMark(int(value, 16), int(mask or "0xffffffff", 16))
@@ -224,7 +224,7 @@ def _translation(name: str, options: str) -> ForeignTarget | None:
 
 
 def _endpoint(side: Side, text: str) -> Translate:
-    """ADDRESS, ADDRESS-ADDRESS, each with :PORT or :PORT-PORT behind it, in brackets for IPv6."""
+    """ADDRESS or ADDRESS-ADDRESS, optionally with :PORT or :PORT-PORT; an IPv6 address is in brackets."""
     if text.startswith("["):
         addresses, _, ports = text[1:].partition("]")
         ports = ports.removeprefix(":")

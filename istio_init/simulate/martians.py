@@ -1,8 +1,8 @@
-"""Packets from a wire that the kernel itself drops, whatever the rules: martians (RFC 1812, section 5.3.7). Pure.
+"""Martians: incoming packets that the kernel drops whatever the rules (RFC 1812, section 5.3.7). Pure.
 
-Where it is written in the kernel: IPv4 in ip_route_input_slow and fib_validate_source (net/ipv4/route.c,
-fib_frontend.c), behind PREROUTING; IPv6 in ip6_rcv_core (net/ipv6/ip6_input.c), before any rule. IPv6 has nothing
-against a source that is the machine's own. Reverse path filtering (rp_filter) is taken to be off.
+In the kernel: IPv4 in ip_route_input_slow and fib_validate_source (net/ipv4/route.c,
+fib_frontend.c), after PREROUTING; IPv6 in ip6_rcv_core (net/ipv6/ip6_input.c), before any rule. IPv6 accepts the
+machine's own address as a source. Reverse path filtering (rp_filter) is assumed to be off.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def at_the_door(packet: Packet) -> str:
-    """Why the kernel drops a packet from a wire before any rule sees it; empty where it does not."""
+    """Why the kernel drops an incoming packet before PREROUTING; empty if it does not."""
     if packet.family == "ipv4":
         return ""
     for side, address in (("source", packet.source), ("destination", packet.destination)):
@@ -28,7 +28,7 @@ def at_the_door(packet: Packet) -> str:
 
 
 def by_routing(packet: Packet, facts: Facts) -> str:
-    """Why routing drops a packet from a wire behind PREROUTING; empty where it does not."""
+    """Why routing drops an incoming packet after PREROUTING; empty if it does not."""
     if packet.family == "ipv6":
         return ""
     source, interface = packet.source, packet.in_interface

@@ -1,8 +1,8 @@
-"""A packet's whole path: hook after hook, then what the proxy sends because of it, to the app, the wire or a loop.
+"""A packet's whole path: from hook to hook, then the connections that the proxy makes because of it.
 
-What Envoy does with a captured connection is Istio's configuration of it: the outbound listener dials the original
+Envoy handles a captured connection as Istio configures it: the outbound listener dials the original
 destination, the inbound listener dials the app at the original destination from 127.0.0.6 (::6) or, with TPROXY,
-from the client's own address and with the mark; the agent asks the server that the query was for.
+from the client's own address and with the mark; the agent queries the original DNS server.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from istio_init.options.table import Options
     from istio_init.simulate.trace import HookVerdict, RuleStep, Trace
 
-    # The proxy's ends; `application` is any other socket of the pod's.
+    # The proxy's listeners; `application` is any other socket of the pod.
     Listener: TypeAlias = Literal["outbound", "inbound", "tunnel", "dns"]
     EndKind: TypeAlias = Literal[
         "outbound", "inbound", "tunnel", "dns", "application", "wire", "forwarded", "dropped", "queued", "undecided"
@@ -35,9 +35,9 @@ EPHEMERAL_PORT = 50000
 
 APPLICATION = "the application"
 CLIENT = "a client"
-# Who makes the connection that follows after one reached a listener of the proxy.
+# The sender of the connection that follows when one reaches a listener of the proxy.
 SENDERS: dict[str, str] = {
-    "outbound": "Envoy, to where the application wanted to go",
+    "outbound": "Envoy, to the original destination",
     "inbound": "Envoy, to the application",
     "dns": "the agent, to the DNS server",
 }
@@ -46,7 +46,7 @@ UNACCEPTED: dict[HookVerdict, EndKind] = {"DROP": "dropped", "QUEUE": "queued", 
 
 
 class Proxy(Record):
-    """The proxy's ports and whom it runs as. `mark` is what its connections to the app bear in TPROXY mode, else 0."""
+    """The proxy's ports, its user and group, and the mark of its connections to the app (TPROXY mode, else 0)."""
 
     outbound_port: int
     inbound_port: int
@@ -56,7 +56,7 @@ class Proxy(Record):
     mark: int = 0
 
     def listener(self, packet: Packet) -> Listener | None:
-        """Which of the proxy's listeners a packet that is delivered here reaches; None for a socket of the pod's."""
+        """The proxy's listener that receives a locally delivered packet; None for another socket of the pod."""
         port = packet.tproxy_port or packet.destination_port
         if port == AGENT_DNS_PORT:
             return "dns"
@@ -82,8 +82,8 @@ def proxy(options: Options) -> Proxy:
 class RoutingDecision(Record):
     """A routing decision between two hooks: the packet as the next hook sees it.
 
-    `by` is the policy rule that decided, None where it was the destination; `changed` whether the packet leaves by
-    another interface than before; `refused` why the kernel dropped it here, or empty.
+    `by` is the policy rule that decided, None if the destination did; `changed` whether the packet now leaves by
+    another interface; `refused` why the kernel dropped it here, or empty.
     """
 
     packet: Packet
@@ -93,7 +93,7 @@ class RoutingDecision(Record):
 
 
 class Leg(Record):
-    """One connection's packet: who sends it, how it starts, what it passes, where it ends, and how it got there."""
+    """One connection's packet: its sender, its first state, the hooks it passes, its end, and its final state."""
 
     sender: str
     packet: Packet
@@ -103,45 +103,45 @@ class Leg(Record):
 
     @property
     def traces(self) -> tuple[Trace, ...]:
-        """The hooks alone."""
+        """The hooks, without routing decisions."""
         return tuple(each for each in self.passed if not isinstance(each, RoutingDecision))
 
     @property
     def refused(self) -> str:
-        """Why the kernel itself dropped the packet, whatever the rules; empty where it did not."""
+        """Why the kernel dropped the packet whatever the rules; empty if it did not."""
         last = self.passed[-1]
         return last.refused if isinstance(last, RoutingDecision) else ""
 
     @property
     def policy(self) -> ChainEnd | None:
-        """The end of a chain whose policy dropped the packet; None where no policy did."""
+        """The end of the chain whose policy dropped the packet; None if no policy did."""
         last = self.passed[-1]
         end = last.steps[-1] if not isinstance(last, RoutingDecision) and last.steps else None
         return end if isinstance(end, ChainEnd) and end.policy == "DROP" and self.end == "dropped" else None
 
     @property
     def decisive(self) -> RuleStep | None:
-        """The rule that decided where it ended: the last that changed the packet, or else the last that let it pass."""
-        found = [step for each in self.traces if (step := each.decisive)]
-        deciding = [step for step in found if step.matched is None or step.after != step.before or step.drops]
-        return deciding[-1] if deciding else found[-1] if found else None
+        """The rule that decided the end: the last one that changed the packet, else the last one that let it pass."""
+        decisive_steps = [step for each in self.traces if (step := each.decisive)]
+        deciding = [step for step in decisive_steps if step.matched is None or step.after != step.before or step.drops]
+        return deciding[-1] if deciding else decisive_steps[-1] if decisive_steps else None
 
 
 class PacketPath(Record):
-    """All legs in order; `loop` is the listener that was reached twice, or empty."""
+    """All legs in order; `loop` is the listener that the path reaches twice, or empty."""
 
     legs: tuple[Leg, ...]
     loop: str = ""
 
     @property
     def end(self) -> EndKind:
-        """Where it ended."""
+        """The end of the last leg."""
         last: Leg = self.legs[-1]
         return last.end
 
 
 def follow(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy) -> PacketPath:
-    """The packet's path, and that of what the proxy sends because of it."""
+    """The path of the packet and of the connections that the proxy makes because of it."""
     sender = APPLICATION if packet.hook == "OUTPUT" else CLIENT
     legs: list[Leg] = []
     following: Packet | None = packet
@@ -150,12 +150,12 @@ def follow(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy) -> Pack
         if leg.end in SENDERS and leg.end in {each.end for each in legs}:
             return PacketPath((*legs, leg), leg.end)
         legs.append(leg)
-        following, sender = dialled(leg, facts, envoy), SENDERS.get(leg.end, "")
+        following, sender = proxy_packet(leg, facts, envoy), SENDERS.get(leg.end, "")
     return PacketPath(tuple(legs))
 
 
 def travel(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy, sender: str) -> Leg:
-    """One packet's path from the hook that it starts at to where it is delivered, sent or dropped."""
+    """One packet's path from its first hook to where it is delivered, sent or dropped."""
     if packet.hook == "PREROUTING" and (why := martians.at_the_door(packet)):
         return Leg(sender, packet, (RoutingDecision(packet, refused=why),), "dropped", packet)
     passed: list[Trace | RoutingDecision] = []
@@ -182,10 +182,10 @@ def travel(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy, sender:
 
 
 def _decision(hook_trace: Trace, facts: Facts, *, from_here: bool) -> RoutingDecision:
-    """The routing decision behind a hook that let a packet pass; `from_here` for one that the pod sent."""
+    """The routing decision after a hook that accepted a packet; `from_here` for one that the pod sent."""
     packet = hook_trace.packet
     if hook_trace.hook == "PREROUTING":
-        # What comes back over lo keeps the route that it was sent by (skb_valid_dst in ip_rcv_finish_core).
+        # A packet that returns over lo keeps its route (skb_valid_dst in ip_rcv_finish_core).
         return RoutingDecision(packet.replace(hook="INPUT")) if from_here else _arriving(packet, facts)
     if hook_trace.hook == "OUTPUT":
         before, sent = hook_trace.before, packet.replace(hook="POSTROUTING")
@@ -193,13 +193,13 @@ def _decision(hook_trace: Trace, facts: Facts, *, from_here: bool) -> RoutingDec
         return RoutingDecision(sent) if same else routed(sent, facts)
     if hook_trace.hook == "FORWARD":
         return RoutingDecision(packet.replace(hook="POSTROUTING", in_interface=""))
-    # Over lo: the packet keeps its mark and its connection; the socket that sent it is forgotten.
+    # Over lo the packet keeps its mark and its connection, and loses its socket.
     back = packet.replace(hook="PREROUTING", in_interface=LOOPBACK_INTERFACE, out_interface="", uid=None, gid=None)
     return RoutingDecision(back)
 
 
 def _arriving(packet: Packet, facts: Facts) -> RoutingDecision:
-    """A packet from outside: delivered here by its destination, its mark or a socket, or else forwarded."""
+    """An incoming packet: delivered locally by its destination, its mark or a socket, else forwarded."""
     if why := martians.by_routing(packet, facts):
         return RoutingDecision(packet, refused=why)
     hop = facts.arriving(packet)
@@ -211,16 +211,16 @@ def _arriving(packet: Packet, facts: Facts) -> RoutingDecision:
 
 
 def routed(packet: Packet, facts: Facts) -> RoutingDecision:
-    """A packet sent here with the interface that it leaves by."""
+    """The routing decision for a packet that the pod sends: the interface that it leaves by."""
     hop = facts.sent(packet)
     changed = packet.out_interface != hop.device
     return RoutingDecision(packet.replace(out_interface=hop.device), hop.by, changed, hop.refused)
 
 
-def dialled(leg: Leg, facts: Facts, envoy: Proxy) -> Packet | None:
-    """The first packet of the connection that the proxy makes because of one that reached it; None where it makes none.
+def proxy_packet(leg: Leg, facts: Facts, envoy: Proxy) -> Packet | None:
+    """The first packet of the connection that the proxy makes because of one that reached it; None without one.
 
-    Envoy closes a connection that is addressed to a listener's own port, as Istio configures it: it would dial itself.
+    As Istio configures it, Envoy closes a connection to a listener's own port, since it would dial itself.
     """
     start = leg.packet
     if leg.end not in SENDERS or start.destination_port == (leg.arrived.tproxy_port or leg.arrived.destination_port):

@@ -1,6 +1,6 @@
-"""Other programs' rules that decide about packets before Istio's rules, each with a packet that shows it. Pure.
+"""Other programs' rules that take precedence over Istio's rules, each with an example packet. Pure.
 
-A packet is made that a rule matches, and walks through the table as it is, and as it would be with Istio's rules alone.
+It makes packets that such a rule matches, and compares their path through the table with and without that rule.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ if TYPE_CHECKING:
     from istio_init.simulate.trace import Trace
 
 HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
-# A client, the pod and a server elsewhere: documentation addresses (RFC 5737, RFC 3849).
+# A client, the pod and a remote server: documentation addresses (RFC 5737, RFC 3849).
 ENDS: dict[Family, tuple[bytes, bytes, bytes]] = {
     "ipv4": (b"\xc0\x00\x02\x01", b"\xc0\x00\x02\x0a", b"\xcb\x00\x71\x01"),
     "ipv6": tuple(bytes.fromhex("20010db8") + bytes(11) + bytes((last,)) for last in (1, 10, 113)),  # type: ignore[dict-item]
 }
-# Neither the proxy's nor root's.
+# The uid of an application that is neither the proxy nor root.
 APP = 1000
-# How deep jumps of other programs are followed, and how many packets are tried for a rule.
+# The most nested jumps that are followed, and the most packets that are tried for a rule.
 DEEPEST, MOST = 4, 64
 
 
 class Precedence(Record):
-    """A rule of another program that precedes Istio's in a chain, and a packet that Istio would capture without it."""
+    """Another program's rule that precedes Istio's in a chain, and a packet that would be captured without it."""
 
     family: Family
     table: str
@@ -70,48 +70,48 @@ class Precedence(Record):
         )
 
 
-def precedences(found: Ruleset, wanted: Ruleset) -> Iterator[Precedence]:
-    """Every rule of another program in a family's tables that keeps packets from Istio's rules."""
-    for want in wanted.tables:
-        table = found.table(want.name)
-        if table is None or table is want:
+def precedences(current: Ruleset, planned: Ruleset) -> Iterator[Precedence]:
+    """Every other program's rule in a family's tables that keeps packets from Istio's rules."""
+    for desired in planned.tables:
+        table = current.table(desired.name)
+        if table is None or table is desired:
             continue
-        known = recognised(table, want)
+        existing = recognised(table, desired)
         for hook in HOOKS:
-            chain, mine = known.chain(hook), want.chain(hook)
-            if chain is not None and mine is not None and mine.rules:
-                yield from _in_chain(found.family, known, want, chain, hook)
+            chain, planned_chain = existing.chain(hook), desired.chain(hook)
+            if chain is not None and planned_chain is not None and planned_chain.rules:
+                yield from _in_chain(current.family, existing, desired, chain, hook)
 
 
-def precedences_after(wanted: tuple[Ruleset, ...], found: tuple[Ruleset, ...]) -> Iterator[Precedence]:
-    """The same once Istio's rules are written to the tables found."""
-    states = {ruleset.family: ruleset for ruleset in found}
-    for want in wanted:
-        have = states.get(want.family, Ruleset(want.family, ()))
-        tables = ((table, want.table(table.name)) for table in have.tables)
+def precedences_after(planned: tuple[Ruleset, ...], current: tuple[Ruleset, ...]) -> Iterator[Precedence]:
+    """The same, after Istio's rules are written to the current tables."""
+    states = {ruleset.family: ruleset for ruleset in current}
+    for desired in planned:
+        current_ruleset = states.get(desired.family, Ruleset(desired.family, ()))
+        tables = ((table, desired.table(table.name)) for table in current_ruleset.tables)
         after = tuple(merged(table, planned) for table, planned in tables if planned is not None)
-        yield from precedences(Ruleset(want.family, after), want)
+        yield from precedences(Ruleset(desired.family, after), desired)
 
 
-def _in_chain(family: Family, table: Table, wanted: Table, chain: Chain, hook: Hook) -> Iterator[Precedence]:
+def _in_chain(family: Family, table: Table, planned: Table, chain: Chain, hook: Hook) -> Iterator[Precedence]:
     own = own_rules(chain)
     for at, rule in enumerate(chain.rules[: own[-1] if own else 0]):
         if at in own:
             continue
         for packet in _packets(family, table, rule, hook):
-            if _captured(wanted, packet) and _decides(table, packet, at, hook):
+            if _captured(planned, packet) and _decides(table, packet, at, hook):
                 yield Precedence(family, table.name, hook, at + 1, rule, packet)
                 break
 
 
 def _captured(table: Table, packet: Packet) -> bool:
-    """Whether Istio's rules alone send the packet to the proxy or the agent."""
+    """Whether Istio's rules alone redirect the packet to the proxy or the agent."""
     after = _walk(table, packet).packet
     return after.redirected or bool(after.tproxy_port)
 
 
 def _decides(table: Table, packet: Packet, at: int, hook: Hook) -> bool:
-    """Whether the packet's walk ends by the rule at a position, or behind its jump."""
+    """Whether the rule at a position, or a rule that it jumps to, decides about the packet."""
     walked = _walk(table, packet)
     in_hook = [step for step in walked.rules if step.chain == hook and step.matched is not False]
     return bool(in_hook) and in_hook[-1].matched is True and in_hook[-1].number == at + 1
@@ -123,7 +123,7 @@ def _walk(table: Table, packet: Packet) -> Trace:
 
 
 def _packets(family: Family, table: Table, rule: Rule, hook: Hook) -> Iterator[Packet]:
-    """Packets that the rule, or a rule that it jumps to, may decide about."""
+    """Packets that the rule, or a rule that it jumps to, may match."""
     count = 0
     for matches in _paths(table, rule.matches, rule, 0):
         for base in _bases(family, hook):
@@ -155,7 +155,7 @@ def _bases(family: Family, hook: Hook) -> Iterator[Packet]:
 
 
 def _fitted(packet: Packet, match: Match) -> Packet:
-    """The packet changed so that a match holds, where that is easy; a walk tells whether it does."""
+    """The packet, changed so that a match holds if that is simple; simulating it shows whether it does."""
     if getattr(match, "negated", False):
         return packet
     match match:
@@ -182,7 +182,7 @@ def _fitted(packet: Packet, match: Match) -> Packet:
 
 
 def _within(network: Network, address: bytes) -> bytes:
-    """The address if the network has it, else one that the network has."""
+    """The address if the network contains it, else an address of the network."""
     bits = len(network.address) * 8
     if len(address) * 8 != bits:
         return address

@@ -1,7 +1,7 @@
-"""What each rule of a plan is for, in words: the reasons that planning/capture.py states beside the rules.
+"""The purpose of each rule of a plan, in words: the reasons that planning/capture.py states with the rules.
 
 The numbers of rules and steps are those of "Sidecar injection, transparent traffic hijacking and routing in Istio"
-(Jimmy Song, for Istio 1.13), by which people refer to the rules of ISTIO_OUTPUT.
+(Jimmy Song, for Istio 1.13), which people use to refer to the rules of ISTIO_OUTPUT.
 """
 
 from __future__ import annotations
@@ -38,19 +38,18 @@ class Purpose(Record):
     @property
     def annotations(self) -> tuple[str, ...]:
         """The pod annotations by which Istio's injection sets the flags."""
-        return tuple(found.title for flag in self.flags if (found := of_flag(flag)))
+        return tuple(annotation.title for flag in self.flags if (annotation := of_flag(flag)))
 
 
 def purposes(options: Options, family: Family) -> dict[RuleLocation, Purpose]:
-    """The purpose of every rule of the plan by location; where two concerns make an equal rule, the first one's."""
-    known: dict[RuleLocation, Purpose] = {}
+    """The purpose of every rule of the plan by location; of equal rules from two concerns, the first one's."""
+    by_location: dict[RuleLocation, Purpose] = {}
     for concern in capture.CONCERNS:
-        rules = capture.rules_of(concern, options, family)
-        for planned in (each for some in rules for each in some.expanded()):
+        for planned in (each for some in concern(options, family) for each in some.expanded()):
             location = (planned.table, planned.chain, planned.rule)
-            if planned.why and location not in known:
-                known[location] = _purpose(concern.__name__, *planned.why, options=options)
-    return known
+            if planned.why and location not in by_location:
+                by_location[location] = _purpose(concern.__name__, *planned.why, options=options)
+    return by_location
 
 
 def _purpose(  # noqa: PLR0913 (a reason's parts, spread)
@@ -59,6 +58,6 @@ def _purpose(  # noqa: PLR0913 (a reason's parts, spread)
     return Purpose(concern, text.format(options=options), number, steps, tuple(flags.split()))
 
 
-def purpose(known: Mapping[RuleLocation, Purpose], table: str, chain: str, rule: Rule) -> Purpose | None:
-    """The purpose of a rule, which may be a live one; None where the plan has no such rule in that chain."""
-    return known.get((table, chain, rule))
+def purpose(reasons: Mapping[RuleLocation, Purpose], table: str, chain: str, rule: Rule) -> Purpose | None:
+    """The purpose of a rule of the plan or the kernel; None if the plan has no such rule in that chain."""
+    return reasons.get((table, chain, rule))

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     Style: TypeAlias = Literal["title", "hook", "hit", "miss", "purpose", "routing", "fate", "trouble"]
 
-# Runs of rules that did not match are shown by this many at the beginning; JSON has them all.
+# The text shows at most this many consecutive rules that did not match; JSON has them all.
 MOST_MISSES = 6
 
-# Chains that do the same to whatever reaches them: the reason is the jump.
+# Chains that treat every packet alike, so that the jump is the reason.
 TAILS = frozenset({"ISTIO_REDIRECT", "ISTIO_IN_REDIRECT", "ISTIO_TPROXY", "ISTIO_DIVERT", "ISTIO_DROP"})
 
 ENDS = {
@@ -43,7 +43,7 @@ ENDS = {
 
 TROUBLE = frozenset({"dropped", "queued", "undecided"})
 
-# Why the trace ends where the last connection reached the proxy; a loop has its own words.
+# Why the trace ends if the last connection reached the proxy without a loop.
 OWN_PORT = (
     "The trace ends here: as Istio configures it, Envoy closes a connection to its own port, or it would dial itself."
 )
@@ -63,9 +63,9 @@ class TextLine(Record):
     text: str
 
 
-def fate(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> str:
+def fate(leg: Leg, reasons: Mapping[RuleLocation, Purpose]) -> str:
     """Where a leg ended and why, in one sentence."""
-    return f"{_destination(leg)}, {because(leg, known)}"
+    return f"{_destination(leg)}, {because(leg, reasons)}"
 
 
 def _destination(leg: Leg) -> str:
@@ -83,7 +83,7 @@ def _destination(leg: Leg) -> str:
     return words
 
 
-def because(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> str:
+def because(leg: Leg, reasons: Mapping[RuleLocation, Purpose]) -> str:
     """The reason for a leg's end: the rule that decided and its purpose."""
     if leg.refused:
         return f"because {leg.refused}"
@@ -91,29 +91,29 @@ def because(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> str:
     if policy := leg.policy:
         return f"because the policy of {policy.chain} in {policy.table} is {policy.policy}"
     if step is None:
-        return "because no rule says otherwise"
+        return "because no rule applies"
     if step.matched is None and step.failed is not None:
         return f"because {place(step)} cannot be decided: {why_not(step.failed, step.before)}"
     if step.matched is None:
         return f"because {place(step)} cannot be decided: {effect(step)}"
     explaining = _explaining(step)
-    why = purpose(known, explaining.table, explaining.chain, explaining.rule)
+    why = purpose(reasons, explaining.table, explaining.chain, explaining.rule)
     return f"because {place(explaining)}: {why.text if why else rule_text(explaining.rule)}"
 
 
 def _explaining(step: RuleStep) -> RuleStep:
-    """The rule that explains a decision: the jump, where it led to one of the chains that do the same to everything."""
+    """The rule that explains a decision: the jump, if it led to one of TAILS."""
     return step.via if step.via is not None and step.chain in TAILS else step
 
 
 def place(step: RuleStep) -> str:
-    """A rule's chain, number and (but for nat) table."""
+    """A rule's chain, number and, unless it is nat, table."""
     table = "" if step.table == "nat" else f" of {step.table}"
     return f"{step.chain} rule {step.number}{table}"
 
 
 def verdict(path: PacketPath) -> str:
-    """What becomes of the packet, in one word or two: the first thing to know."""
+    """What happens to the packet, in a word or two."""
     first = path.legs[0]
     if path.loop:
         return "loop"
@@ -124,11 +124,11 @@ def verdict(path: PacketPath) -> str:
     return "captured" if first.arrived.redirected or first.arrived.tproxy_port else "addressed to the proxy"
 
 
-def verdict_line(path: PacketPath, known: Mapping[RuleLocation, Purpose]) -> TextLine:
-    """The verdict with its reason, and where it all ends."""
+def verdict_line(path: PacketPath, reasons: Mapping[RuleLocation, Purpose]) -> TextLine:
+    """The verdict with its reason, and the end of the path."""
     word, legs = verdict(path), path.legs
     text = f"Verdict: {word}"
-    text += f", {because(legs[0], known)}" if word in TROUBLE else f": {fate(legs[0], known)}"
+    text += f", {because(legs[0], reasons)}" if word in TROUBLE else f": {fate(legs[0], reasons)}"
     if path.loop:
         text += f"; what Envoy then sends {ENDS[path.loop]} again, without end"
     elif len(legs) > 1:
@@ -137,20 +137,20 @@ def verdict_line(path: PacketPath, known: Mapping[RuleLocation, Purpose]) -> Tex
     return TextLine("fate" if good else "trouble", 0, f"{text}.")
 
 
-def lines(path: PacketPath, known: Mapping[RuleLocation, Purpose], *, steps: bool = False) -> Iterator[TextLine]:
+def lines(path: PacketPath, reasons: Mapping[RuleLocation, Purpose], *, steps: bool = False) -> Iterator[TextLine]:
     """The whole path, the verdict first and last; with `steps`, the article's numbers as well."""
-    yield verdict_line(path, known)
+    yield verdict_line(path, reasons)
     yield TextLine("hook", 0, "")
-    yield from path_lines(path, known, steps=steps)
+    yield from path_lines(path, reasons, steps=steps)
     yield TextLine("hook", 0, "")
-    yield verdict_line(path, known)
+    yield verdict_line(path, reasons)
 
 
-def path_lines(path: PacketPath, known: Mapping[RuleLocation, Purpose], *, steps: bool = False) -> Iterator[TextLine]:
+def path_lines(path: PacketPath, reasons: Mapping[RuleLocation, Purpose], *, steps: bool = False) -> Iterator[TextLine]:
     """The path, connection by connection."""
     explained: set[RuleLocation] = set()
     for number, leg in enumerate(path.legs, 1):
-        yield from leg_lines(number, leg, known, explained, steps=steps)
+        yield from leg_lines(number, leg, reasons, explained, steps=steps)
     if path.loop:
         yield TextLine("trouble", 0, f"LOOP: the packet {ENDS[path.loop]} for the second time, and so on without end.")
     if why := stop(path):
@@ -158,9 +158,9 @@ def path_lines(path: PacketPath, known: Mapping[RuleLocation, Purpose], *, steps
 
 
 def leg_lines(
-    number: int, leg: Leg, known: Mapping[RuleLocation, Purpose], explained: set[RuleLocation], *, steps: bool = False
+    number: int, leg: Leg, reasons: Mapping[RuleLocation, Purpose], explained: set[RuleLocation], *, steps: bool = False
 ) -> Iterator[TextLine]:
-    """One leg as lines; `explained` are the rules whose purpose was given before."""
+    """One leg as lines; `explained` are the rules whose purpose was already printed."""
     if number > 1:
         yield TextLine("hook", 0, "")
     yield TextLine("title", 0, f"{number}. From {leg.sender}: {packet_text(leg.packet)}")
@@ -168,12 +168,12 @@ def leg_lines(
         if isinstance(each, RoutingDecision):
             yield _decision_line(each)
         else:
-            yield from _hook_lines(each, known, explained, steps=steps)
-    yield TextLine("trouble" if leg.end in TROUBLE else "fate", 1, f"=> {fate(leg, known)}.")
+            yield from _hook_lines(each, reasons, explained, steps=steps)
+    yield TextLine("trouble" if leg.end in TROUBLE else "fate", 1, f"=> {fate(leg, reasons)}.")
 
 
 def stop(path: PacketPath) -> str:
-    """Why a path ends at the proxy; empty where it ends elsewhere, or never."""
+    """Why a path ends at the proxy; empty if it ends elsewhere or loops."""
     return "" if path.loop else STOPS.get(path.end, "")
 
 
@@ -195,7 +195,7 @@ def _decision_line(decision: RoutingDecision) -> TextLine:
 
 
 def _hook_lines(
-    hook_trace: Trace, known: Mapping[RuleLocation, Purpose], explained: set[RuleLocation], *, steps: bool
+    hook_trace: Trace, reasons: Mapping[RuleLocation, Purpose], explained: set[RuleLocation], *, steps: bool
 ) -> Iterator[TextLine]:
     if not any(not isinstance(step, ChainEnd) for step in hook_trace.steps):
         yield TextLine("hook", 1, f"{hook_trace.hook}: no rules")
@@ -212,19 +212,19 @@ def _hook_lines(
         if isinstance(step, SkippedTable):
             continue
         misses = misses + 1 if step.matched is False else 0
-        if misses <= MOST_MISSES or _numbered(step, known):
-            yield from _rule_lines(step, known, explained, steps=steps)
+        if misses <= MOST_MISSES or _numbered(step, reasons):
+            yield from _rule_lines(step, reasons, explained, steps=steps)
         elif misses == MOST_MISSES + 1:
-            yield TextLine("miss", 3 + step.depth, "  ... and others that don't match (--output json has them all)")
+            yield TextLine("miss", 3 + step.depth, "  ... and further rules that don't match (see --output json)")
 
 
-def _numbered(step: RuleStep, known: Mapping[RuleLocation, Purpose]) -> bool:
-    why = purpose(known, step.table, step.chain, step.rule)
+def _numbered(step: RuleStep, reasons: Mapping[RuleLocation, Purpose]) -> bool:
+    why = purpose(reasons, step.table, step.chain, step.rule)
     return why is not None and bool(why.number)
 
 
 def _rule_lines(
-    step: RuleStep, known: Mapping[RuleLocation, Purpose], explained: set[RuleLocation], *, steps: bool
+    step: RuleStep, reasons: Mapping[RuleLocation, Purpose], explained: set[RuleLocation], *, steps: bool
 ) -> Iterator[TextLine]:
     text = f"{step.number:>3} {rule_text(step.rule)}"
     if step.matched is False and step.failed is not None:
@@ -234,7 +234,7 @@ def _rule_lines(
         yield TextLine("trouble", 3 + step.depth, f"? {step.chain} {text}   ({why})")
     else:
         yield TextLine("hit", 3 + step.depth, f"+ {step.chain} {text}   ({effect(step)})")
-    why_there = purpose(known, step.table, step.chain, step.rule)
+    why_there = purpose(reasons, step.table, step.chain, step.rule)
     here = (step.table, step.chain, step.rule)
     if why_there is not None and here not in explained and (step.matched or why_there.number):
         explained.add(here)
@@ -245,35 +245,35 @@ def purpose_text(why: Purpose, *, steps: bool = False) -> str:
     """A purpose in one line: the reason, and where the rule comes from; with `steps`, the article's numbers."""
     facts = [f"rule {why.number} of the nine"] if steps and why.number else []
     facts += [f"the article's step{'s' * (' ' in why.steps)} {why.steps}"] if steps and why.steps else []
-    facts += [f"from {', '.join(why.flags)}"] if why.flags else ["always there"]
+    facts += [f"from {', '.join(why.flags)}"] if why.flags else ["in every plan"]
     facts += [f"set by {', '.join(why.annotations)}"] if why.annotations else []
     return f"{why.text} [{'; '.join(facts)}]"
 
 
-def as_json(path: PacketPath, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
+def as_json(path: PacketPath, reasons: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
     """The whole path as plain dicts, lists, strings and numbers."""
     return {
-        "legs": [leg_json(leg, known) for leg in path.legs],
+        "legs": [leg_json(leg, reasons) for leg in path.legs],
         "verdict": verdict(path),
         "end": path.end,
         "loop": path.loop or None,
         "stop": stop(path) or None,
-        "fate": fate(path.legs[-1], known),
+        "fate": fate(path.legs[-1], reasons),
     }
 
 
-def leg_json(leg: Leg, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
+def leg_json(leg: Leg, reasons: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
     """One leg as a plain dict."""
     return {
         "sender": leg.sender,
         "packet": packet_json(leg.packet),
         "way": [
-            _decision_json(each) if isinstance(each, RoutingDecision) else _hook_json(each, known)
+            _decision_json(each) if isinstance(each, RoutingDecision) else _hook_json(each, reasons)
             for each in leg.passed
         ],
         "end": leg.end,
         "arrived": packet_json(leg.arrived),
-        "fate": fate(leg, known),
+        "fate": fate(leg, reasons),
     }
 
 
@@ -297,20 +297,20 @@ def _decision_json(decision: RoutingDecision) -> dict[str, Any]:
     }
 
 
-def _hook_json(hook_trace: Trace, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
+def _hook_json(hook_trace: Trace, reasons: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
     return {
         "hook": hook_trace.hook,
         "outcome": hook_trace.outcome,
-        "steps": [_step_json(step, known) for step in hook_trace.steps],
+        "steps": [_step_json(step, reasons) for step in hook_trace.steps],
     }
 
 
-def _step_json(step: RuleStep | ChainEnd | SkippedTable, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
+def _step_json(step: RuleStep | ChainEnd | SkippedTable, reasons: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
     if isinstance(step, SkippedTable):
         return {"table": step.table, "skipped": step.why}
     if isinstance(step, ChainEnd):
         return {"table": step.table, "chain": step.chain, "back_to": step.to or None, "policy": step.policy or None}
-    why = purpose(known, step.table, step.chain, step.rule)
+    why = purpose(reasons, step.table, step.chain, step.rule)
     return {
         "table": step.table,
         "chain": step.chain,

@@ -1,10 +1,10 @@
-"""What each match asks of a packet and what each target makes of it, as the kernel's extensions have it.
+"""The semantics of matches and targets, as in the kernel's extensions.
 
 - xt_owner finds no socket where a packet has none: then only a negated match holds.
-- xt_connmark matches nothing, negated or not, where connection tracking knows no connection.
-- The first CT target that a packet meets chooses its zone; later ones, and those on lo's way back, do nothing.
+- xt_connmark matches nothing, negated or not, without a tracked connection.
+- The first CT target sets a packet's zone; later ones have no effect, nor have those after the packet returned by lo.
 
-Nothing is guessed: None for a match and UNDECIDED for a target whose effect is not known.
+The result is None for an unknown match and UNDECIDED for an unknown target.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ if TYPE_CHECKING:
 UNCONNECTED = frozenset({"INVALID", "UNTRACKED"})
 
 
-# The header flags of a connection's first TCP packet.
+# The TCP flags of a connection's first packet.
 SYN = 2
 
 
 def matches(all_of: Sequence[Match], packet: Packet, facts: Facts) -> tuple[bool | None, Part | None]:
-    """Whether all matches hold, and the first that does not; None where that depends on what is not modelled.
+    """Whether all matches hold, and the first that does not; None if that depends on something not modelled.
 
-    Of an UnknownMatch the part that does not hold is given, where that is known.
+    For an UnknownMatch, the part that does not hold is returned if it is known.
     """
     undecided = None
     for match in all_of:
@@ -87,7 +87,7 @@ def matches(all_of: Sequence[Match], packet: Packet, facts: Facts) -> tuple[bool
 
 
 def holds(match: Part, packet: Packet, facts: Facts) -> bool | None:  # noqa: C901 (one arm a kind)
-    """Whether the kernel would find this match to hold; None where that cannot be decided."""
+    """Whether this match holds in the kernel; None if that cannot be decided."""
     match match:
         case Source(network, negated):
             return contains(network, packet.source) != negated
@@ -137,7 +137,7 @@ def holds(match: Part, packet: Packet, facts: Facts) -> bool | None:  # noqa: C9
 
 
 def address_types(address: bytes, facts: Facts) -> set[str]:
-    """The types of an address as xt_addrtype has them; with IPv6 a local address is UNICAST as well."""
+    """The types of an address as in xt_addrtype; a local IPv6 address is UNICAST as well."""
     if address[0] == 0xFF if len(address) == 16 else 0xE0 <= address[0] < 0xF0:
         return {"MULTICAST"}
     if address == b"\xff" * 4:
@@ -147,7 +147,7 @@ def address_types(address: bytes, facts: Facts) -> set[str]:
 
 
 def _has_flags(packet: Packet, mask: int, compared: int, *, negated: bool) -> bool | None:
-    """Whether a TCP packet has these flags: the first of a connection has SYN alone; others have unknown ones."""
+    """Whether a TCP packet has these flags: a connection's first packet has only SYN; later ones are unknown."""
     if packet.protocol != TCP:
         return False
     return (SYN & mask == compared) != negated if packet.ctstate == "NEW" else None
@@ -163,8 +163,8 @@ def _in(ports: PortRange, port: int) -> bool:
 
 def _among(match: Multiport, packet: Packet) -> bool:
     sides = {"sports": (packet.source_port,), "dports": (packet.destination_port,)}
-    asked = sides.get(match.side, (packet.source_port, packet.destination_port))
-    return any(_in(ports, port) for ports in match.ports for port in asked)
+    ports_of_packet = sides.get(match.side, (packet.source_port, packet.destination_port))
+    return any(_in(ports, port) for ports in match.ports for port in ports_of_packet)
 
 
 def _in_state(states: tuple[str, ...], packet: Packet) -> bool:
@@ -172,16 +172,16 @@ def _in_state(states: tuple[str, ...], packet: Packet) -> bool:
 
 
 def act(target: Target, packet: Packet, facts: Facts) -> tuple[Packet, str]:
-    """What a target makes of a packet that its rule matches: the packet behind it, and an Answer, JUMP or RETURN."""
+    """The effect of a target on a packet: the packet afterwards, and an Answer, JUMP or RETURN."""
     match target:
         case Verdict(name):
             return packet, name or "CONTINUE"
         case Jump():
             return packet, "JUMP"
         case Redirect():
-            return _redirected(target, packet, facts)
+            return _redirect(target, packet, facts)
         case Tproxy(port, _, value, mask):
-            # The transparent listener is taken to be there; without one the kernel drops the packet.
+            # A transparent listener is assumed to exist; without one the kernel drops the packet.
             socket = port or packet.destination_port
             return packet.replace(mark=(packet.mark & ~mask) ^ value, tproxy_port=socket), "ACCEPT"
         case SetMark(value, mask):
@@ -198,7 +198,7 @@ def act(target: Target, packet: Packet, facts: Facts) -> tuple[Packet, str]:
 
 
 def _foreign(effect: ForeignTarget, packet: Packet, facts: Facts) -> tuple[Packet, str]:
-    """What another program's target does to a packet."""
+    """The effect of another program's target on a packet."""
     match effect:
         case Fixed(answer):
             return packet, answer
@@ -221,10 +221,10 @@ def _foreign(effect: ForeignTarget, packet: Packet, facts: Facts) -> tuple[Packe
             assert_never(effect)
 
 
-def _redirected(target: Redirect, packet: Packet, facts: Facts) -> tuple[Packet, str]:
-    """To this machine: OUTPUT to the loopback address, PREROUTING to the address of the interface it came in by."""
+def _redirect(target: Redirect, packet: Packet, facts: Facts) -> tuple[Packet, str]:
+    """REDIRECT: in OUTPUT to the loopback address, in PREROUTING to an address of the incoming interface."""
     if target.ports.low != target.ports.high:
-        return packet, "UNDECIDED"  # the port is for the kernel to choose
+        return packet, "UNDECIDED"  # the kernel chooses the port
     if packet.hook == "OUTPUT":
         address: bytes | None = LOOPBACKS[packet.family]
     else:

@@ -1,15 +1,15 @@
-"""One packet's path through one netfilter hook, rule by rule, as the kernel walks it. Pure; path.py joins the hooks.
+"""One packet's path through one netfilter hook, rule by rule, as in the kernel. Pure; path.py joins the hooks.
 
-What is modelled, and where it is written in the kernel (net/ipv4/netfilter, net/netfilter); semantics.py has
-the single matches and targets:
+It models the following, with the place in the kernel (net/ipv4/netfilter, net/netfilter); semantics.py has the
+matches and targets:
 
 - ipt_do_table: the first verdict decides, a jump remembers where it came from, a goto does not, RETURN in a
   built-in chain is its policy.
-- The order of tables at a hook (enum nf_ip_hook_priorities), with connection tracking behind raw.
+- The order of tables at a hook (enum nf_ip_hook_priorities), with connection tracking after raw.
 - nat sees only the first packet of a connection, once for its destination (PREROUTING or OUTPUT) and once
-  for its source (INPUT or POSTROUTING): nf_nat_inet_fn. A packet that comes back over lo has been there.
+  for its source (INPUT or POSTROUTING): nf_nat_inet_fn. Not again for a packet that returns over lo.
 
-A match or target that is not modelled ends the walk as UNDECIDED, unless another match of the same rule fails.
+A match or target that is not modelled ends the trace as UNDECIDED, unless another match of the same rule fails.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     HookVerdict: TypeAlias = Literal["ACCEPT", "DROP", "QUEUE", "UNDECIDED"]
 
-# The tables of each hook by priority; behind raw, connection tracking sees the packet.
+# The tables of each hook by priority; connection tracking comes after raw.
 HOOKS: dict[Hook, tuple[TableName, ...]] = {
     "PREROUTING": ("raw", "mangle", "nat"),
     "INPUT": ("mangle", "filter", "security", "nat"),
@@ -42,7 +42,7 @@ HOOKS: dict[Hook, tuple[TableName, ...]] = {
     "POSTROUTING": ("mangle", "nat"),
 }
 
-# Which half of a connection's address translation nat decides at a hook.
+# The address that nat translates at each hook.
 NAT_SIDES: dict[Hook, Side] = {
     "PREROUTING": "destination",
     "OUTPUT": "destination",
@@ -56,10 +56,10 @@ ICMP = frozenset({1, 58})
 
 
 class RuleStep(Record):
-    """One rule that the packet reached: `number` from 1; `matched` is None where this can't be decided.
+    """One rule that the packet reached: `number` from 1; `matched` is None if this can't be decided.
 
-    `failed` is the match that did not hold, or that cannot be decided. `after` is the packet behind the rule, and
-    `via` the jump that led to this chain. `answer` is what came next: an Outcome, CONTINUE, JUMP or RETURN.
+    `failed` is the match that did not hold or can't be decided. `after` is the packet after the rule, `via` the jump
+    that led to this chain. `answer` is the next action: an Outcome, CONTINUE, JUMP or RETURN.
     """
 
     table: TableName
@@ -85,7 +85,7 @@ class RuleStep(Record):
 
 
 class ChainEnd(Record):
-    """The end of a chain, reached without a verdict: back to the chain `to`, or, where that is empty, the policy."""
+    """The end of a chain, reached without a verdict: back to the chain `to`, or the policy if that is empty."""
 
     table: TableName
     chain: str
@@ -102,7 +102,7 @@ class SkippedTable(Record):
 
 
 class Trace(Record):
-    """A packet's path through one hook: how it came, the rules it reached, how it left, and the verdict."""
+    """A packet's path through one hook: its state before, the rules it reached, its state after, and the verdict."""
 
     before: Packet
     steps: tuple[RuleStep | ChainEnd | SkippedTable, ...]
@@ -117,12 +117,12 @@ class Trace(Record):
 
     @property
     def rules(self) -> tuple[RuleStep, ...]:
-        """The rules alone."""
+        """The rules, without chain ends and skipped tables."""
         return tuple(step for step in self.steps if isinstance(step, RuleStep))
 
     @property
     def decisive(self) -> RuleStep | None:
-        """The rule that decided: the last that gave a verdict, or else the last that returned the packet."""
+        """The rule that decided: the last one with a verdict, else the last one that returned the packet."""
         reached = [step for step in self.rules if step.matched is not False]
         last = None
         for step in reached:
@@ -141,7 +141,7 @@ def _is(target: Target, *names: str) -> bool:
 
 
 def passes_on(target: Target) -> bool:
-    """Whether a packet goes on with the next rule as it was, so that it matters little whether the rule matched."""
+    """Whether the packet continues unchanged with the next rule, whether or not this one matches."""
     if isinstance(target, UnknownTarget):
         effect = effect_of(target)
         return isinstance(effect, Fixed) and effect.answer == "CONTINUE"
@@ -149,7 +149,7 @@ def passes_on(target: Target) -> bool:
 
 
 def trace(ruleset: Ruleset, packet: Packet, facts: Facts) -> Trace:
-    """The packet's way through all tables of its hook. The ruleset is of the packet's family."""
+    """The packet's path through all tables of its hook. The ruleset is of the packet's family."""
     steps: list[RuleStep | ChainEnd | SkippedTable] = []
     before = packet
     outcome: HookVerdict = "ACCEPT"
@@ -157,7 +157,7 @@ def trace(ruleset: Ruleset, packet: Packet, facts: Facts) -> Trace:
         for table in tables_of(ruleset, name):
             why = _not_translated(packet) if name == "nat" else ""
             if why and table.name == name:
-                packet = _translated(table, packet, facts)
+                packet = _translate_later(table, packet, facts)
             elif name == "nat" and not why and _ends(packet) != _ends(before):
                 why = "the tables of another backend have translated the connection"
             if why:
@@ -165,26 +165,25 @@ def trace(ruleset: Ruleset, packet: Packet, facts: Facts) -> Trace:
                 continue
             packet, outcome = _Walk(table, packet, facts, steps).run()
             if outcome != "ACCEPT":
-                return Trace(before, tuple(steps), _leaving(packet), outcome)
-    return Trace(before, tuple(steps), _leaving(packet), outcome)
+                return Trace(before, tuple(steps), _after_hook(packet), outcome)
+    return Trace(before, tuple(steps), _after_hook(packet), outcome)
 
 
 def tables_of(ruleset: Ruleset, name: TableName) -> tuple[Table, ...]:
-    """The tables of this name, those of other backends first: theirs are called such as `nat (nft)`.
+    """The tables of this name, those of other backends first; their names have a suffix such as in `nat (nft)`.
 
-    The kernel calls base chains of one priority in the reverse of the order in which they were made, which no listing
-    shows.
+    The kernel calls base chains of equal priority in the reverse order of their creation, which no listing shows.
     """
-    found = [table for table in ruleset.tables if table.name.partition(" ")[0] == name]
-    return tuple(sorted(found, key=lambda table: table.name == name))
+    tables = [table for table in ruleset.tables if table.name.partition(" ")[0] == name]
+    return tuple(sorted(tables, key=lambda table: table.name == name))
 
 
 def _ends(packet: Packet) -> tuple[object, ...]:
     return packet.source, packet.source_port, packet.destination, packet.destination_port
 
 
-def _leaving(packet: Packet) -> Packet:
-    """The packet behind its hook: tracked, and its connection's translation decided on that hook's side."""
+def _after_hook(packet: Packet) -> Packet:
+    """The packet after its hook: tracked, with its connection's translation decided for that hook's side."""
     side = NAT_SIDES.get(packet.hook)
     if packet.ctstate in UNCONNECTED or side is None:
         return packet
@@ -193,7 +192,7 @@ def _leaving(packet: Packet) -> Packet:
 
 
 def _not_translated(packet: Packet) -> str:
-    """Why nat skips this packet; empty where it does not."""
+    """Why nat skips this packet; empty if it does not."""
     if packet.ctstate in UNCONNECTED:
         return f"the packet is {packet.ctstate}, it belongs to no connection that could be translated"
     if packet.ctstate not in FIRST:
@@ -205,13 +204,13 @@ def _not_translated(packet: Packet) -> str:
     return ""
 
 
-def _translated(nat: Table, packet: Packet, facts: Facts) -> Packet:
-    """A later packet of a connection, with the addresses that its first packet was given by these same rules."""
+def _translate_later(nat: Table, packet: Packet, facts: Facts) -> Packet:
+    """A later packet of a connection, with the translation that its first packet gets from the same rules."""
     side = NAT_SIDES[packet.hook]
     if packet.ctstate in UNCONNECTED | FIRST or side in packet.translated:
         return packet
     if packet.reply:
-        # What was the first packet's destination is a reply's source, and translated back on that side.
+        # The first packet's destination is a reply's source, and is translated back on that side.
         if side == "destination" or packet.called is None:
             return packet
         address, port = packet.called
@@ -221,18 +220,18 @@ def _translated(nat: Table, packet: Packet, facts: Facts) -> Packet:
 
 
 class _Walk:
-    """The walk through one table."""
+    """A packet's path through one table."""
 
     def __init__(
         self, table: Table, packet: Packet, facts: Facts, steps: list[RuleStep | ChainEnd | SkippedTable]
     ) -> None:
         self._table, self._packet, self._facts, self._steps = table, packet, facts, steps
         self._base = table.chain(packet.hook) or Chain(packet.hook, (), "ACCEPT")
-        # Where to go on behind each jump: the chain, the position, and the jump that led to that chain.
+        # The return addresses of jumps: the chain, the position, and the jump that led to that chain.
         self._stack: list[tuple[Chain, int, RuleStep | None]] = []
 
     def run(self) -> tuple[Packet, HookVerdict]:
-        """The packet behind the table, and the verdict."""
+        """The packet after the table, and the verdict."""
         chain, at = self._base, 0
         via: RuleStep | None = None
         while True:
@@ -270,7 +269,7 @@ class _Walk:
         return self._packet, policy
 
     def _meet(self, chain: Chain, at: int, via: RuleStep | None) -> tuple[RuleStep, str]:
-        """One rule: the step it makes, and what to do next, an Answer or JUMP or RETURN."""
+        """Apply one rule; returns its step and the next action: an Answer, JUMP or RETURN."""
         rule, before = chain.rules[at], self._packet
         matched, failed = matches(rule.matches, before, self._facts)
         answer: str = "CONTINUE"

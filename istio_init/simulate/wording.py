@@ -1,4 +1,4 @@
-"""Words for what happened to a packet: why a match did not hold, and what a target did."""
+"""Describes what happened to a packet: why a match did not hold, and what a target did."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 
 def packet_text(packet: Packet) -> str:
-    """A packet in one line: what, from where to where, by which interface, whose, and what else is special."""
+    """A packet in one line: protocol, endpoints, interface, owner, and what differs from the defaults."""
     source = endpoint_text(packet.source, packet.source_port)
     destination = endpoint_text(packet.destination, packet.destination_port)
     parts = [f"{protocol_text(packet.protocol)} {source} -> {destination}"]
@@ -75,16 +75,16 @@ def packet_text(packet: Packet) -> str:
 
 def why_not(match: Part, packet: Packet) -> str:
     """Why a match did not hold for a packet, or why that cannot be decided."""
-    what, wanted = describe_match(match)
-    if not wanted:
+    what, expected = describe_match(match)
+    if not expected:
         return what
     if isinstance(match, Owner) and _owner(match, packet) is None:
         return "no socket sent it"
-    return _other(what, _found(match, packet), wanted, negated=match.negated)  # type: ignore[union-attr] # Comment has none
+    return _mismatch(what, _actual(match, packet), expected, negated=match.negated)  # type: ignore[union-attr] # Comment has none
 
 
 def describe_match(match: Part) -> tuple[str, str]:  # noqa: C901 (one arm a kind)
-    """What of a packet a match looks at, in words, and what it wants there: empty where there is nothing to be held."""
+    """The property of a packet that a match tests, and the value that it requires, empty if there is none."""
     match match:
         case Source(network):
             return "it comes from", network_text(network)
@@ -122,7 +122,7 @@ def describe_match(match: Part) -> tuple[str, str]:  # noqa: C901 (one arm a kin
         case Direction(reply):
             return "its direction is", _direction(reply=reply)
         case Assumed(held, why):
-            return why if held else f"not taken to be so: {why}", ""
+            return why if held else f"assumed false: {why}", ""
         case Undecidable(why):
             return f"{why} is not known" if not why.endswith("this program") else why, ""
         case UnknownMatch():
@@ -131,8 +131,8 @@ def describe_match(match: Part) -> tuple[str, str]:  # noqa: C901 (one arm a kin
             assert_never(match)
 
 
-def _found(match: Part, packet: Packet) -> str:  # noqa: C901 (one arm a kind)
-    """What a match that wants something finds in a packet."""
+def _actual(match: Part, packet: Packet) -> str:  # noqa: C901 (one arm a kind)
+    """The packet's value of the property that a match tests."""
     match match:
         case Source():
             return address_text(packet.source)
@@ -184,10 +184,10 @@ def _owner(match: Owner, packet: Packet) -> int | None:
     return packet.uid if match.kind == "uid" else packet.gid
 
 
-def _other(what: str, found: str, wanted: str, *, negated: bool) -> str:
+def _mismatch(what: str, actual: str, expected: str, *, negated: bool) -> str:
     if negated:
-        return f"{what} {found}" if found == wanted else f"{what} {found}, which is in {wanted}"
-    return f"{what} {found}, not {wanted}"
+        return f"{what} {actual}" if actual == expected else f"{what} {actual}, which is in {expected}"
+    return f"{what} {actual}, not {expected}"
 
 
 def _port(port: int) -> str:
@@ -195,9 +195,9 @@ def _port(port: int) -> str:
 
 
 def effect(step: RuleStep) -> str:
-    """What a rule that matched did to the packet, or why that cannot be decided; and what is assumed of it."""
+    """What a matching rule did to the packet, or why that cannot be decided, with the assumptions made."""
     assumed = assumptions(step.rule.matches)
-    return _effect(step) + (f", taking it that {assumed}" if assumed else "")
+    return _effect(step) + (f", assuming that {assumed}" if assumed else "")
 
 
 def _effect(step: RuleStep) -> str:
@@ -208,10 +208,10 @@ def _effect(step: RuleStep) -> str:
                 "RETURN": "leaves this chain",
                 "ACCEPT": "passes this table",
                 "DROP": "is dropped",
-                "": "counts",
+                "": "is counted",
             }.get(name, "is handed to a program")
         case Jump(chain, goto):
-            return f"goes to chain {chain}" + (", for good" if goto else "")
+            return f"goes to chain {chain}" + (" (goto)" if goto else "")
         case Redirect():
             if not after.redirected:
                 return f"is dropped: {before.in_interface} has no address to redirect to"

@@ -1,1 +1,1 @@
-"""All packets at once: invariants checked against every class of packets."""
+"""Checks invariants for all packets, by classes of packets."""

@@ -1,7 +1,7 @@
-"""Whether IPv4 and IPv6 agree: the rules treat packets alike that differ only in the family of their addresses.
+"""Checks that IPv4 and IPv6 agree: packets that differ only in the address family are treated alike.
 
-Packets are compared between addresses that have a counterpart: the pod's own, loopback, the one that Envoy binds to,
-and any that no rule and no option names. What an option names in one family only may differ.
+Packets are compared for addresses that have a counterpart: the pod's own, loopback, the one that Envoy binds to, and
+any that no rule and no option names. Addresses that an option names in one family only may be treated differently.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
     from istio_init.verify.header_space import Cube, Space
     from istio_init.verify.packet_set import PacketSet
 
-    # By an address' name: the classes that go by it.
+    # The classes of an address by its name.
     Named: TypeAlias = dict[str, int]
 
 
 class FamilyResult(Protocol):
-    """What the proof of one family found: its packet sets by the hook that they started at, over a space."""
+    """The result of one family's proof: its packet sets by the hook that they started at, over a space."""
 
     family: Family
     space: Space
     facts: Facts
-    found: dict[Hook, list[PacketSet]]
+    sets: dict[Hook, list[PacketSet]]
 
 
 def disagreements(one: FamilyResult, other: FamilyResult, options: Options) -> Iterator[Fault]:
     """Packets of the first family whose counterparts are treated differently, at most one a pair of addresses."""
     if not all(each.facts.is_local(LOOPBACKS[each.family]) for each in (one, other)):
-        return  # what is captured in the pod goes by loopback, which one family does not have
+        return  # captured packets pass loopback, which one family does not have
     sources = _pairs(_named(one, options, SOURCE), _named(other, options, SOURCE))
     destinations = _pairs(_named(one, options, DESTINATION), _named(other, options, DESTINATION))
     shared = _shared_interfaces(one)
-    for hook, sets in one.found.items():
-        for mine, theirs in sources:
-            for my_end, their_end in destinations:
-                here = _between(sets, mine, my_end, shared)
-                there = _between(other.found[hook], theirs, their_end, shared)
+    for hook, sets in one.sets.items():
+        for source, other_source in sources:
+            for destination, other_destination in destinations:
+                here = _between(sets, source, destination, shared)
+                there = _between(other.sets[hook], other_source, other_destination, shared)
                 if differing := _differing(here, there):
                     cube, first, second = differing
                     expected = f"as in {other.family}: {describe(second, other.space)}"
@@ -57,7 +57,7 @@ def disagreements(one: FamilyResult, other: FamilyResult, options: Options) -> I
 
 
 def _shared_interfaces(result: FamilyResult) -> int:
-    """The classes of interfaces that have addresses of both families: REDIRECT drops what comes in by others."""
+    """The classes of interfaces with addresses of both families; REDIRECT drops packets from others."""
     devices = [{each.device for each in result.facts.addresses if each.network.family == one} for one in FAMILIES]
     return result.space.among(IN, {"", LOOPBACK_INTERFACE} | (devices[0] & devices[1]))
 
@@ -67,7 +67,7 @@ def _pairs(one: Named, other: Named) -> list[tuple[int, int]]:
 
 
 def _named(result: FamilyResult, options: Options, dimension: int) -> Named:
-    """The classes of addresses that have a counterpart in the other family, but for those that an option names."""
+    """The classes of addresses that have a counterpart in the other family, except those that an option names."""
     space, family, facts = result.space, result.family, result.facts
     named = [*options.istio_service_exclude_cidr, *options.istio_inbound_exclude_cidr, *(options.dns_servers or ())]
     named += [] if options.istio_service_cidr == ALL else options.istio_service_cidr
@@ -86,12 +86,12 @@ def _named(result: FamilyResult, options: Options, dimension: int) -> Named:
             and not any(each.family == family and contains(each, address) for each in named)
         ):
             classes[name] = space.among(dimension, (address,))
-    return {name: found for name, found in classes.items() if found}
+    return {name: numbers for name, numbers in classes.items() if numbers}
 
 
 def _between(sets: list[PacketSet], source: int, destination: int, interfaces: int) -> list[tuple[Cube, PacketSet]]:
-    """The sets' packets between addresses of these classes that come in by these interfaces."""
-    found = []
+    """The sets' packets between addresses of these classes that arrive by these interfaces."""
+    cubes = []
     for packet_set in sets:
         if packet_set.cube[SOURCE] & source and packet_set.cube[DESTINATION] & destination:
             cube = list(packet_set.cube)
@@ -99,8 +99,8 @@ def _between(sets: list[PacketSet], source: int, destination: int, interfaces: i
             cube[DESTINATION] &= destination
             cube[IN] &= interfaces
             if cube[IN]:
-                found.append((tuple(cube), packet_set))
-    return found
+                cubes.append((tuple(cube), packet_set))
+    return cubes
 
 
 def _differing(
@@ -113,7 +113,7 @@ def _differing(
         mine = _outcome(packet_set)
         for outcome, counters in by_outcome.items():
             for counter, other in counters if outcome != mine else ():
-                # The addresses are counterparts, whatever their classes' numbers.
+                # The addresses are counterparts, although their classes have other numbers.
                 if both := intersection(cube, (cube[SOURCE], cube[DESTINATION], *counter[2:])):
                     return both, packet_set, other
     return None

@@ -1,9 +1,8 @@
-"""All packets at once: the packet space, cut into classes along the boundaries that rules and options draw.
+"""The packet space, divided into classes along the boundaries of rules and options.
 
-Two packets of one class are the same to every match of the rules that the space was made for. A Cube is a set of
-packets: for each dimension a set of classes, as the bits of an int. Rules are cubes, too, so what a rule takes out
-of a set of packets is again cubes. This is the header space idea (Kazemian et al., NSDI 2012), over classes
-instead of bits.
+No match of the rules that the space is made for distinguishes two packets of one class. A Cube is a set of packets:
+for each dimension a set of classes, as the bits of an int. Rules are cubes, too, so the packets that a rule matches
+are again cubes. This is header space analysis (Kazemian et al., NSDI 2012), over classes instead of bits.
 """
 
 from __future__ import annotations
@@ -68,15 +67,15 @@ DIMENSIONS = (
 STATES = tuple(state for state in CT_STATES if state not in {"SNAT", "DNAT"})
 ALL_BITS = 0xFFFFFFFF
 HIGHEST_ID = 2**32 - 2
-# The preferred representatives of classes, because people read the packets. RFC 5737 and RFC 3849 have addresses.
+# The preferred representatives of classes, since people read the packets; addresses are from RFC 5737 and RFC 3849.
 USUAL_PORT, USUAL_ID = 8080, 1000
 USUAL_ADDRESSES = (bytes((198, 51, 100, 7)), bytes.fromhex("20010db80001") + bytes(9) + b"\7")
-# A mark's bits fall into groups that masks never split; of so many combinations a space is made at most.
+# Masks divide a mark's bits into groups; a space has at most this many combinations of their values.
 MOST_MARKS = 4096
 
 
 class Boundaries(Record):
-    """What a space must tell apart beside what its rules name."""
+    """The values that a space must distinguish in addition to those in its rules."""
 
     networks: tuple[Network, ...] = ()
     ports: tuple[PortRange, ...] = ()
@@ -87,21 +86,21 @@ class Boundaries(Record):
 
 
 class Space:
-    """The classes of each dimension, and a packet of each."""
+    """The classes of each dimension, with a representative of each."""
 
     def __init__(self, family: Family, rulesets: Iterable[Ruleset], boundaries: Boundaries) -> None:
         self.family = family
-        found = _BoundaryCollector(boundaries)
+        values = _BoundaryCollector(boundaries)
         for ruleset in rulesets:
-            found.take(ruleset)
-        self.networks = tuple(network for network in found.networks if network.family == family)
+            values.take(ruleset)
+        self.networks = tuple(network for network in values.networks if network.family == family)
         addresses = _address_classes(self.networks, 4 if family == "ipv4" else 16)
-        ports = _interval_classes([(each.low, each.high) for each in found.ports], 65535, (USUAL_PORT,))
-        marks, self._mark_groups = _mark_classes(found.marks)
+        ports = _interval_classes([(each.low, each.high) for each in values.ports], 65535, (USUAL_PORT,))
+        marks, self._mark_groups = _mark_classes(values.marks)
         self.values: tuple[tuple[Any, ...], ...] = (
-            addresses, addresses, tuple(sorted(found.protocols)), ports, ports, *(_interfaces(found.interfaces),) * 2,
-            (None, *_interval_classes(sorted(found.uids), HIGHEST_ID, (USUAL_ID,))),
-            (None, *_interval_classes(sorted(found.gids), HIGHEST_ID, (USUAL_ID,))),
+            addresses, addresses, tuple(sorted(values.protocols)), ports, ports, *(_interfaces(values.interfaces),) * 2,
+            (None, *_interval_classes(sorted(values.uids), HIGHEST_ID, (USUAL_ID,))),
+            (None, *_interval_classes(sorted(values.gids), HIGHEST_ID, (USUAL_ID,))),
             marks, marks, STATES,
         )  # fmt: skip
         self.everything: Cube = tuple((1 << len(values)) - 1 for values in self.values)
@@ -116,13 +115,13 @@ class Space:
         return sum(1 << number for number, value in enumerate(self.values[dimension]) if test(value))
 
     def only(self, dimension: int, value: object) -> int:
-        """The class of a value that is a class of its own or represents one."""
+        """The class of a value that represents it."""
         return 1 << self._numbers[dimension][value]
 
     def inside(self, dimension: int, networks: Iterable[Network]) -> int:
         """The classes of addresses in any of the networks."""
-        mine = [network for network in networks if network.family == self.family]
-        return self.where(dimension, lambda address: any(contains(network, address) for network in mine))
+        own_family = [network for network in networks if network.family == self.family]
+        return self.where(dimension, lambda address: any(contains(network, address) for network in own_family))
 
     def ports(self, dimension: int, ranges: Iterable[PortRange]) -> int:
         """The classes of ports in any of the ranges."""
@@ -137,9 +136,9 @@ class Space:
     def mark(self, value: int) -> int:
         """The class of a mark, as a number."""
         rounded = 0
-        for group, known, other in self._mark_groups:
+        for group, values, other in self._mark_groups:
             part = value & group
-            rounded |= part if part in known else other
+            rounded |= part if part in values else other
         return self._numbers[MARK][rounded]
 
     def cube(self, **sets: int) -> Cube:
@@ -156,25 +155,25 @@ class Space:
 
 
 def intersection(one: Cube, other: Cube) -> Cube | None:
-    """The packets of both; None where there are none."""
+    """The packets in both cubes; None if there are none."""
     both = tuple(map(and_, one, other))
     return both if all(both) else None
 
 
 def difference(cube: Cube, taken: Cube) -> Iterator[Cube]:
     """The packets of the first that are not in the second, as disjoint cubes."""
-    left = list(cube)
-    for dimension, (mine, others) in enumerate(zip(cube, taken, strict=True)):
-        if not mine & others:
-            yield tuple(left)
+    remaining = list(cube)
+    for dimension, (own, other) in enumerate(zip(cube, taken, strict=True)):
+        if not own & other:
+            yield tuple(remaining)
             return
-        if rest := mine & ~others:
-            yield (*left[:dimension], rest, *left[dimension + 1 :])
-        left[dimension] = mine & others
+        if rest := own & ~other:
+            yield (*remaining[:dimension], rest, *remaining[dimension + 1 :])
+        remaining[dimension] = own & other
 
 
 class _BoundaryCollector:
-    """What rules name, by dimension."""
+    """Collects the values in rules, by dimension."""
 
     def __init__(self, boundaries: Boundaries) -> None:
         self.networks, self.ports = set(boundaries.networks), {*boundaries.ports, PortRange(0, 0)}
@@ -248,7 +247,7 @@ class _BoundaryCollector:
 
 
 def _interval_classes(ranges: list[tuple[int, int]], highest: int, usual: tuple[int, ...]) -> tuple[int, ...]:
-    """A number for each set of numbers that the same ranges hold; a usual one where there is one."""
+    """A number for each set of numbers that are in the same ranges; a usual one if possible."""
     starts = sorted({0, *(low for low, _ in ranges), *(high + 1 for _, high in ranges if high < highest)})
     opening = sorted(ranges)
     classes: dict[frozenset[tuple[int, int]], int] = {}
@@ -259,16 +258,16 @@ def _interval_classes(ranges: list[tuple[int, int]], highest: int, usual: tuple[
         while at < len(opening) and opening[at][0] <= start:
             active.append(opening[at])
             at += 1
-        mine = next((number for number in usual if start <= number < following), None)
-        if mine is not None:
-            classes[frozenset(active)] = mine
+        preferred = next((number for number in usual if start <= number < following), None)
+        if preferred is not None:
+            classes[frozenset(active)] = preferred
         else:
             classes.setdefault(frozenset(active), start)
     return tuple(classes.values())
 
 
 def _address_classes(networks: Iterable[Network], length: int) -> tuple[bytes, ...]:
-    """An address for each set of addresses that the same networks hold."""
+    """An address for each set of addresses that are in the same networks."""
     ranges = []
     for network in networks:
         low = int.from_bytes(network.address)
@@ -280,34 +279,34 @@ def _address_classes(networks: Iterable[Network], length: int) -> tuple[bytes, .
 
 
 def _interfaces(names: set[str]) -> tuple[str, ...]:
-    """The names, one more for each prefix that some of them are, and none: what no interface is called."""
+    """The names, one further name for each prefix, one that no rule names, and the empty name."""
     plain = {name for name in names if not name.endswith("+")}
     plain |= {f"{name[:-1]}~"[:15] for name in names if name.endswith("+") and name != "+"}
     return ("", "other~", *sorted(plain))
 
 
 def _mark_classes(marks: set[tuple[int, int]]) -> tuple[tuple[int, ...], list[tuple[int, set[int], int]]]:
-    """A mark for each combination that masks can tell apart; and the groups of bits that they are made of.
+    """A mark for each combination that masks can distinguish, and the groups of bits.
 
-    A group is its bits, the values that are named, and one that represents all others.
+    A group has its bits, the values in rules, and one value that represents all others.
     """
     groups = [ALL_BITS]
     for _, mask in marks:
         groups = [part for group in groups for part in (group & mask, group & ~mask) if part]
-    described = []
+    parts = []
     combined = {0}
     for group in groups:
-        known = {value & group for value, _ in marks}
-        other = next((part for part in _subsets(group) if part not in known), min(known))
-        described.append((group, known, other))
-        combined = {base | part for base in combined for part in {*known, other}}
+        named = {value & group for value, _ in marks}
+        other = next((part for part in _subsets(group) if part not in named), min(named))
+        parts.append((group, named, other))
+        combined = {base | part for base in combined for part in {*named, other}}
         if len(combined) > MOST_MARKS:
             raise ValueError(f"marks differ in more than {MOST_MARKS} combinations")
-    return tuple(sorted(combined)), described
+    return tuple(sorted(combined)), parts
 
 
 def _subsets(group: int) -> Iterator[int]:
-    """Some values within a group of bits: its single bits, all of it, and, as long as it has bits, combinations."""
+    """The non-zero values within a group of bits, in descending order."""
     subset = group
     while subset:
         yield subset

@@ -1,8 +1,8 @@
-"""What the options promise, said once more apart from the rules: which packets are captured, and which are not.
+"""The invariants of options: which packets must be captured and which not, stated independently of the rules.
 
-An Invariant is a set of packets and what may become of them. Invariants come in lists, and the first that contains a
-packet decides, in the order in which a person would say it: the proxy's own traffic, exclusions, what is captured.
-Nothing here knows a rule or a chain.
+An Invariant is a set of packets with the permitted outcomes. In a list of invariants, the first that contains a packet
+applies: the proxy's own traffic comes first, then exclusions, then captured traffic. Nothing here depends on a rule or
+a chain.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ if TYPE_CHECKING:
     from istio_init.options.table import Options
     from istio_init.verify.header_space import Cube, Space
 
-# What may become of a packet, by name.
+# The outcomes of a packet.
 DIRECT, OUTBOUND, INBOUND, DNS = "direct", "outbound", "inbound", "dns"
 ONCE = (DIRECT, INBOUND)
 
 
 def zone_name(zone: int | None) -> str:
-    """A conntrack zone by name."""
+    """The name of a conntrack zone."""
     return f"conntrack zone {zone}"
 
 
 class Invariant(Record):
-    """Packets, and what may become of them; `known` says why Istio's own rules break it, where they do."""
+    """A set of packets and its permitted outcomes; `known` says why Istio's own rules break it, if they do."""
 
     name: str
     cube: Cube
@@ -82,7 +82,7 @@ class Invariants:
             "traffic of an excluded interface is not captured (-c)", cube(out_interface=self._excluded(OUT)), (DIRECT,)
         )
         if uses_tproxy(options):
-            yield from self._self_calls()
+            yield from self._tproxy_self_calls()
         excluded = self._space.ports(DESTINATION_PORT, options.istio_local_outbound_ports_exclude)
         both = self._tcp | self._udp
         yield Invariant(
@@ -90,8 +90,8 @@ class Invariants:
         )
         source = self._space.inside(SOURCE, [PASSTHROUGH[self._space.family]])
         yield Invariant("Envoy reaches its own app", cube(source=source, out_interface=self._lo), (DIRECT,))
-        yield from self._proxys_own()
-        yield from self._apps_own()
+        yield from self._proxy_traffic()
+        yield from self._app_self_calls()
         yield from self._users()
         yield from self._groups()
         if captures_dns(options) and (servers := self._servers(DESTINATION)):
@@ -100,7 +100,7 @@ class Invariants:
         yield from self._captured()
 
     def _captured(self) -> Iterator[Invariant]:
-        """Rules 8 and 9, in the words of the options."""
+        """Excluded and captured destinations: the options -x, -q and -i."""
         cube, options, space = self._space.cube, self._options, self._space
         yield Invariant("traffic to loopback is not captured", cube(destination=self._loopback), (DIRECT,))
         excluded = space.inside(DESTINATION, options.istio_service_exclude_cidr)
@@ -118,46 +118,46 @@ class Invariants:
         )  # fmt: skip
         yield Invariant("nothing else is captured outbound", space.everything, (DIRECT,))
 
-    def _proxys_own(self) -> Iterator[Invariant]:
-        """The proxy's own traffic: never to its outbound listener; to its inbound one once, from a call to its pod."""
+    def _proxy_traffic(self) -> Iterator[Invariant]:
+        """The proxy's own traffic: never to its outbound listener, and at most once to its inbound one."""
         cube, space = self._space.cube, self._space
         away = space.everything[OUT] & ~self._lo
-        mine = ({"uid": space.among(UID, self._uids)}, {"gid": space.among(GID, self._gids)})
-        for owner in mine:
+        owners = ({"uid": space.among(UID, self._uids)}, {"gid": space.among(GID, self._gids)})
+        for owner in owners:
             name = "the proxy's own traffic to the world is never captured"
             yield Invariant(name, cube(out_interface=away, **owner), (DIRECT,))
         spared = 0 if self._old else self._port(self._options.inbound_tunnel_port)
         if captures_dns(self._options):
             spared |= self._port(DNS_PORT)
         ports = space.everything[DESTINATION_PORT] & ~spared
-        itself = cube(
+        own_calls = cube(
             out_interface=self._lo, destination=self._elsewhere, protocol=self._tcp, destination_port=ports,
             uid=space.among(UID, self._uids[:1]),
         )  # fmt: skip
-        yield Invariant("the proxy's calls to its own pod are inbound", itself, (INBOUND,))
-        for owner in mine:
-            called = cube(out_interface=self._lo, destination=self._elsewhere, protocol=self._tcp, **owner)
-            yield Invariant("the proxy's calls to its own pod never come to the outbound listener", called, ONCE)
+        yield Invariant("the proxy's calls to its own pod are inbound", own_calls, (INBOUND,))
+        for owner in owners:
+            calls = cube(out_interface=self._lo, destination=self._elsewhere, protocol=self._tcp, **owner)
+            yield Invariant("the proxy's calls to its own pod never come to the outbound listener", calls, ONCE)
             yield Invariant(
                 "the proxy's calls to loopback are not captured", cube(out_interface=self._lo, **owner), (DIRECT,)
             )
 
-    def _self_calls(self) -> Iterator[Invariant]:
-        """With TPROXY the proxy's calls to its pod bear a mark, which no outbound exclusion removes."""
+    def _tproxy_self_calls(self) -> Iterator[Invariant]:
+        """With TPROXY, the proxy's calls to its pod to an excluded port, which still carry the mark."""
         space = self._space
         for owner in ({"uid": space.among(UID, self._uids)}, {"gid": space.among(GID, self._gids)}):
             excluded = space.ports(DESTINATION_PORT, self._options.istio_local_outbound_ports_exclude)
-            called = space.cube(
+            calls = space.cube(
                 out_interface=self._lo,
                 destination=self._elsewhere,
                 protocol=self._tcp,
                 destination_port=excluded,
                 **owner,
             )
-            yield Invariant("the proxy's calls to its own pod never come to the outbound listener", called, ONCE)
+            yield Invariant("the proxy's calls to its own pod never come to the outbound listener", calls, ONCE)
 
-    def _apps_own(self) -> Iterator[Invariant]:
-        """The app's calls to its own pod, but where -i names a loopback range."""
+    def _app_self_calls(self) -> Iterator[Invariant]:
+        """The app's calls to its own pod, unless -i has a loopback range."""
         if self._names_loopback():
             return
         name, over_lo = "the app's calls to its own pod are not captured", {"out_interface": self._lo}
@@ -188,7 +188,7 @@ class Invariants:
         yield Invariant("traffic of groups that are not listed is not captured", space.cube(gid=others), (DIRECT,))
 
     def inbound(self) -> Iterator[Invariant]:
-        """New connections that come to the pod from a wire."""
+        """New connections from outside to the pod."""
         cube, options, space = self._space.cube, self._options, self._space
         yield from self._virtual_machines()
         yield Invariant(
@@ -214,29 +214,35 @@ class Invariants:
 
     def _virtual_machines(self) -> Iterator[Invariant]:
         options, space = self._options, self._space
-        theirs = space.where(IN, lambda name: any(is_named(each, name) for each in options.kube_virt_interfaces))
+        interfaces = space.where(IN, lambda name: any(is_named(each, name) for each in options.kube_virt_interfaces))
         destinations = space.everything[DESTINATION]
         if options.istio_service_cidr != parsers.ALL:
             destinations = space.inside(DESTINATION, options.istio_service_cidr)
-        captured = space.cube(in_interface=theirs, protocol=self._tcp, destination=destinations)
+        captured = space.cube(in_interface=interfaces, protocol=self._tcp, destination=destinations)
         yield Invariant("a virtual machine's traffic is outbound (-k)", captured, (OUTBOUND,))
-        # TPROXY captures in mangle, which knows nothing of virtual machines.
+        # TPROXY captures in mangle, whose rules do not distinguish virtual machines.
         spared = ONCE if uses_tproxy(options) else (DIRECT,)
-        yield Invariant("a virtual machine's traffic is not inbound (-k)", space.cube(in_interface=theirs), spared)
+        yield Invariant("a virtual machine's traffic is not inbound (-k)", space.cube(in_interface=interfaces), spared)
 
     def passthrough(self) -> Iterator[Invariant]:
         """Envoy's connections to the app in TPROXY mode: by lo, with the mark, from the client's address."""
-        name, space = "what Envoy sends to its own app never comes back to it", self._space
+        name, space = "Envoy's connections to the app are not captured again", self._space
         if captures_dns(self._options):
-            why = "rule 5 has no exception for port 53: with TPROXY and DNS capture the pod can't serve DNS by TCP"
+            why = (
+                "the rule for the proxy's group has no exception for port 53: with TPROXY and DNS capture the pod "
+                "can't serve DNS over TCP"
+            )
             yield Invariant(name, space.cube(destination_port=self._port(DNS_PORT)), (DIRECT,), why)
         if self._names_loopback() and 0 not in self._uids:
-            why = "rules 3 and 6 are left out where -i names a loopback range, and rule 5 then takes what they spared"
+            why = (
+                "the rules for the app's calls to its own pod are left out if -i has a loopback range, so that the "
+                "rule for the proxy's group captures these connections"
+            )
             yield Invariant(name, space.everything, (DIRECT,), why)
         yield Invariant(name, space.everything, (DIRECT,))
 
     def zones(self) -> Iterator[Invariant]:
-        """The conntrack zones of what the pod sends: the agent's own queries differ from the app's."""
+        """The conntrack zones of outbound packets: the agent's own queries differ from the app's."""
         space, name = self._space, "each leg of a DNS query has its own conntrack zone"
         if captures_dns(self._options):
             agent = space.only(SOURCE_PORT, AGENT_DNS_PORT)
@@ -253,7 +259,7 @@ class Invariants:
         yield Invariant("nothing else has a conntrack zone", space.everything, (zone_name(0),))
 
     def answer_zones(self) -> Iterator[Invariant]:
-        """The conntrack zones of what comes to the pod."""
+        """The conntrack zones of inbound packets."""
         space = self._space
         if captures_dns(self._options) and (servers := self._servers(SOURCE)):
             answer = space.cube(protocol=self._udp, source_port=space.only(SOURCE_PORT, DNS_PORT), source=servers)

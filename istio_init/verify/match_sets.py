@@ -1,4 +1,4 @@
-"""Rules as cubes: which packets of a space a rule's matches hold for, tried with one packet of each class."""
+"""Rules as cubes: the packets of a space that a rule matches, tested with one packet of each class."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ if TYPE_CHECKING:
     from istio_init.verify.header_space import Cube, Space
     from istio_init.verify.packet_set import PacketSet
 
-    # Whether a rule is known to match its packets, may match each of them or not, or nobody knows.
+    # Whether a rule matches its packets, may or may not match each of them, or cannot be judged.
     Certainty: TypeAlias = Literal["known", "either", "unknown"]
 
-# The field of a packet that each kind of match looks at.
+# The field of a packet that each kind of match tests.
 FIELDS = {
     Source: "source",
     Destination: "destination",
@@ -66,23 +66,23 @@ FIELDS = {
 
 
 class MatchSets:
-    """The cubes of rules in a space, made once for each rule."""
+    """The cubes of rules in a space, computed once for each rule."""
 
     def __init__(self, space: Space, facts: Facts) -> None:
         self._space, self._facts = space, facts
-        self._made: dict[int, tuple[Rule, list[Cube], Certainty]] = {}
+        self._cubes_by_rule: dict[int, tuple[Rule, list[Cube], Certainty]] = {}
         self._sets: dict[Part, Cube] = {}
         nothing = bytes(4 if space.family == "ipv4" else 16)
         self._probe = Packet("OUTPUT", TCP, nothing, nothing)
         self._probes: dict[str, list[Packet]] = {}
 
     def of(self, rule: Rule) -> tuple[list[Cube], Certainty]:
-        """Disjoint cubes that hold all packets which a rule may match, and how far that is known."""
-        made = self._made.get(id(rule))
-        if made is None:
-            # The rule is kept with what was made of it, so that its id stays its own.
-            made = self._made[id(rule)] = (rule, *self._make(rule))
-        return made[1], made[2]
+        """Disjoint cubes of all packets that a rule may match, and how certain that is."""
+        entry = self._cubes_by_rule.get(id(rule))
+        if entry is None:
+            # Keeping a reference to the rule keeps its id from being reused.
+            entry = self._cubes_by_rule[id(rule)] = (rule, *self._make(rule))
+        return entry[1], entry[2]
 
     def _make(self, rule: Rule) -> tuple[list[Cube], Certainty]:
         cubes = [self._space.everything]
@@ -104,12 +104,12 @@ class MatchSets:
         return cubes, certainty
 
     def _set(self, match: Part) -> Cube:
-        """The packets for which a match holds that looks at one field."""
+        """The packets for which a match on one field holds."""
         if match not in self._sets:
-            self._sets[match] = self._asked(match)
+            self._sets[match] = self._field_set(match)
         return self._sets[match]
 
-    def _asked(self, match: Part) -> Cube:
+    def _field_set(self, match: Part) -> Cube:
         limits: dict[str, int] = {}
         field = _field(match)
         if not field:
@@ -118,11 +118,11 @@ class MatchSets:
             limits["protocol"] = self._space.among(PROTOCOL, (TCP, UDP))
         if field == "connmark":
             limits["ctstate"] = self._space.where(STATE, lambda state: state not in UNCONNECTED)
-        probes = enumerate(self._probed(field))
-        held = sum(1 << number for number, probe in probes if holds(match, probe, self._facts))
-        return self._space.cube(**{**limits, field: held})
+        probes = enumerate(self._packets_by_class(field))
+        classes = sum(1 << number for number, probe in probes if holds(match, probe, self._facts))
+        return self._space.cube(**{**limits, field: classes})
 
-    def _probed(self, field: str) -> list[Packet]:
+    def _packets_by_class(self, field: str) -> list[Packet]:
         """A TCP packet for each class of a field."""
         if field not in self._probes:
             values = self._space.values[DIMENSIONS.index(field)]
@@ -144,7 +144,7 @@ class MatchSets:
         ]
 
     def split(self, packet_set: PacketSet, cube: Cube) -> tuple[list[PacketSet], list[PacketSet]]:
-        """A set's packets that are in a cube now, and those that are not."""
+        """A set's packets that are now in a cube, and those that are not."""
         if packet_set.changed:
             limits = list(cube)
             for dimension, number in packet_set.changed:
@@ -165,7 +165,7 @@ def _parts(match: Match) -> tuple[Part, ...]:
 
 
 def _field(match: Part) -> str:
-    """The field of a packet that a match looks at; empty for a comment."""
+    """The field of a packet that a match tests; empty for a comment."""
     match match:
         case Owner(kind):
             return str(kind)
@@ -180,10 +180,10 @@ def _field(match: Part) -> str:
 
 
 def _is_unknown(match: Part) -> bool:
-    """Whether a match can't be judged by one packet's fields: what is not modelled, and what nat did before."""
+    """Whether a match can't be judged by one packet's fields: it is not modelled, or depends on earlier NAT."""
     return isinstance(match, Undecidable) or (isinstance(match, CtState) and bool({"SNAT", "DNAT"} & {*match.states}))
 
 
 def _is_either(match: Part) -> bool:
-    """Whether a match holds for some packets of any class and not for others: by chance, or by what no class shows."""
+    """Whether a match holds for only some packets of a class: by chance, or by a property that classes don't have."""
     return isinstance(match, TcpFlags | Direction) or (isinstance(match, Assumed) and match.either)

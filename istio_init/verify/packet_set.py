@@ -1,7 +1,7 @@
-"""Packets that were treated alike so far. A set is split wherever something treats some of them differently.
+"""Sets of packets that were treated alike so far; a set is split where its packets are treated differently.
 
-What rules change about its packets is kept beside the cube, as one class for the whole set: where a change would
-differ within a set, the set is split first.
+Changes that rules make to packets are kept next to the cube, as one class for the whole set; if a change differs
+within a set, the set is split first.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ OTHERS = [itemgetter(*(other for other in range(len(MERGING)) if other != each))
 
 
 class PacketSet(Record):
-    """Packets that were treated alike so far, as they started; `changed` is (dimension, class) for what changed.
+    """Packets that were treated alike so far, as they started; `changed` is (dimension, class) for each change.
 
-    `kind` is one of the four above. `zone` is as a packet's, `redirect` and `tproxy` the ports that they were sent
-    to, or 0; `nat` says which sides nat has decided; `end` is where they ended: delivered, wire, forwarded,
-    dropped, queued, undecided, or empty while they are on their way.
+    `kind` is one of the four above. `zone` is the same as a packet's; `redirect` and `tproxy` are the ports that they
+    were redirected to, or 0; `nat` has the sides that nat has decided; `end` is where they ended: delivered, wire,
+    forwarded, dropped, queued, undecided, or empty while they are in transit.
     """
 
     cube: Cube
@@ -65,8 +65,8 @@ class PacketSet(Record):
         for changed, number in self.changed:
             if changed == dimension:
                 return 1 << number
-        found: int = self.cube[dimension]
-        return found
+        classes: int = self.cube[dimension]
+        return classes
 
     def having(self, *changes: tuple[int, int]) -> PacketSet:
         """The same packets with these dimensions changed."""
@@ -78,13 +78,13 @@ class PacketSet(Record):
         )
 
     def of(self, cube: Cube) -> PacketSet:
-        """Other packets in the same state; replace(cube=...) in a third of the time."""
+        """Other packets in the same state; the same as replace(cube=...), in a third of the time."""
         return PacketSet(
             cube, self.kind, self.changed, self.zone, self.tracked, self.redirect, self.tproxy, self.nat, self.end
         )
 
     def part(self, dimension: int, classes: int) -> Iterator[PacketSet]:
-        """The part whose packets are now in some classes of a dimension; nothing where there are none."""
+        """The part whose packets are now in some classes of a dimension, if any."""
         now = self.now(dimension)
         here = now & classes
         if here == now:
@@ -101,12 +101,12 @@ def bits(classes: int) -> Iterator[int]:
         classes ^= lowest
 
 
-# Fewer sets than this are not worth the look.
+# Merging fewer sets than this is not worth its time.
 FEW = 8
 
 
 def merged(sets: list[PacketSet]) -> list[PacketSet]:
-    """The same packets in fewer sets: those in the same state that differ in one dimension only become one."""
+    """The same packets in fewer sets: sets in the same state that differ in one dimension are merged."""
     if len(sets) < FEW:
         return sets
     by_state: dict[tuple[object, ...], tuple[PacketSet, list[Cube]]] = {}
@@ -130,15 +130,15 @@ def merged(sets: list[PacketSet]) -> list[PacketSet]:
 
 
 def merged_cubes(cubes: list[Cube]) -> list[Cube]:
-    """The same packets in fewer cubes, which stay disjoint."""
+    """The same packets in fewer cubes, still disjoint."""
     for dimension in MERGING:
-        # Where all are the same, no two differ there alone: they are disjoint.
+        # Disjoint cubes that are all equal in this dimension can't differ in it alone.
         if len({cube[dimension] for cube in cubes}) == 1:
             continue
-        together: dict[Cube, int] = {}
+        classes_by_rest: dict[Cube, int] = {}
         others = OTHERS[dimension]
         for cube in cubes:
             rest = others(cube)
-            together[rest] = together.get(rest, 0) | cube[dimension]
-        cubes = [(*rest[:dimension], classes, *rest[dimension:]) for rest, classes in together.items()]
+            classes_by_rest[rest] = classes_by_rest.get(rest, 0) | cube[dimension]
+        cubes = [(*rest[:dimension], classes, *rest[dimension:]) for rest, classes in classes_by_rest.items()]
     return cubes

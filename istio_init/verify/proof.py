@@ -1,4 +1,4 @@
-"""All packets at once: compares what the options promise with what rules do to every class of packets.
+"""Checks the invariants of options against what the rules do to every class of packets.
 
 docs/prove.md describes the method and its limits.
 """
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     from istio_init.simulate.path import Proxy
     from istio_init.verify.header_space import Cube
 
-    # Reachability by the hook that they started at.
+    # Packet sets by the hook that they started at.
     SetsByHook: TypeAlias = dict[Hook, list[PacketSet]]
 
 STARTS: dict[Hook, Callable[[Space, Facts], list[Cube]]] = {"OUTPUT": outbound, "PREROUTING": inbound}
-# As many packets are shown for one claim that is broken.
+# At most this many packets are shown for a broken invariant.
 MOST_SHOWN = 3
 AS_PLANNED = "every packet is treated as by the plan for these options"
 
@@ -74,29 +74,29 @@ def prove(
     envoy: Proxy,
     planned: tuple[Ruleset, ...] | None = None,
 ) -> Proof:
-    """Check what the options promise against the rules; with `planned`, also that the rules do what these do."""
+    """Check the options' invariants; with `planned`, also that the rules treat packets the same as these."""
     proofs = [FamilyProof(options, ruleset, rulesets, facts, envoy) for ruleset in rulesets]
     faults = [fault for each in proofs for fault in each.faults()]
     if len(proofs) == len(FAMILIES):
         faults += disagreements(proofs[0], proofs[1], options)
     for one in planned or ():
-        faults += _unplanned(one, rulesets, options, facts, envoy)
+        faults += _plan_differences(one, rulesets, options, facts, envoy)
     claims = dict.fromkeys(claim for each in proofs for claim in each.invariants)
-    shown: dict[tuple[str, Family], int] = {}
-    few = []
+    counts: dict[tuple[str, Family], int] = {}
+    reported = []
     for fault in faults:
         key = (fault.invariant, fault.family)
-        shown[key] = shown.get(key, 0) + 1
-        few += [fault] if shown[key] <= MOST_SHOWN else []
+        counts[key] = counts.get(key, 0) + 1
+        reported += [fault] if counts[key] <= MOST_SHOWN else []
     dead_rules = tuple(each for proof in proofs for each in proof.dead_rules())
     names = (*claims, *((ALIKE,) if len(proofs) == len(FAMILIES) else ()), *((AS_PLANNED,) if planned else ()))
-    return Proof(tuple(few), dead_rules, names, sum(proof.packet_classes for proof in proofs))
+    return Proof(tuple(reported), dead_rules, names, sum(proof.packet_classes for proof in proofs))
 
 
 def differences_between(
     one: Ruleset, other: Ruleset, options: Options, facts: Facts, envoy: Proxy
 ) -> Iterator[tuple[Packet, str, str]]:
-    """Packets that two rulesets of one family treat differently, and what becomes of each by one and by the other."""
+    """Packets that two rulesets of one family treat differently, with the outcome of each ruleset."""
     space = Space(one.family, (one, other), boundaries(options, facts, envoy))
     first, second = Reachability(space, one, facts), Reachability(space, other, facts)
     for hook, starts in STARTS.items():
@@ -108,7 +108,7 @@ def differences_between(
 
 
 def _outcome(packet_set: PacketSet, cube: Cube) -> tuple[object, ...]:
-    """What became of a set's packets that are in a cube; equal for equal fates."""
+    """The outcome of a set's packets that are in a cube, for comparison."""
     changed = dict(packet_set.changed)
     now = [
         1 << changed[dimension] if dimension in changed else cube[dimension]
@@ -119,14 +119,14 @@ def _outcome(packet_set: PacketSet, cube: Cube) -> tuple[object, ...]:
     return (packet_set.end, packet_set.redirect, packet_set.tproxy, packet_set.zone, *now)
 
 
-def _unplanned(
+def _plan_differences(
     planned: Ruleset, rulesets: tuple[Ruleset, ...], options: Options, facts: Facts, envoy: Proxy
 ) -> Iterator[Fault]:
-    """A packet that the rules treat otherwise than the plan's; none where they are the plan's."""
-    found = next((ruleset for ruleset in rulesets if ruleset.family == planned.family), None)
-    if found is None or found == planned:
+    """Packets that the rules treat differently from the plan's rules."""
+    current = next((ruleset for ruleset in rulesets if ruleset.family == planned.family), None)
+    if current is None or current == planned:
         return
-    for differing in differences_between(planned, found, options, facts, envoy):
+    for differing in differences_between(planned, current, options, facts, envoy):
         yield Fault(AS_PLANNED, *differing)
 
 
@@ -138,17 +138,17 @@ class FamilyProof:
     ) -> None:
         self.family, self._ruleset = ruleset.family, ruleset
         self._options, self.facts, self._envoy = options, facts, envoy
-        # All families' boundaries count, so that classes (but for addresses) mean the same in both.
+        # The boundaries of all families, so that classes (except of addresses) are the same in both.
         self.space = Space(ruleset.family, every, boundaries(options, facts, envoy))
         self._walk = Reachability(self.space, ruleset, facts)
-        self.found: SetsByHook = {
+        self.sets: SetsByHook = {
             hook: self._walk.travel(hook, starts(self.space, facts)) for hook, starts in STARTS.items()
         }
-        self.packet_classes = sum(len(sets) for sets in self.found.values())
+        self.packet_classes = sum(len(sets) for sets in self.sets.values())
         self.invariants: list[str] = []
 
     def sorts(self, packet_set: PacketSet) -> tuple[str, ...]:
-        """What became of a packet set, by the names that invariants use."""
+        """The outcome of a packet set, by the names that invariants use."""
         if packet_set.end in {"dropped", "undecided", "queued"}:
             return (packet_set.end,)
         envoy = self._envoy
@@ -158,26 +158,26 @@ class FamilyProof:
         return names or (("another port",) if ports else (DIRECT,))
 
     def faults(self) -> Iterator[Fault]:
-        """Everything that breaks an invariant."""
+        """All broken invariants."""
         claims = Invariants(self._options, self.space)
-        new = [packet_set for packet_set in self.found["OUTPUT"] if _started_new(packet_set)]
-        # A connection that conntrack calls RELATED follows from another, and is TPROXY's to deliver (docs/prove.md).
+        new = [packet_set for packet_set in self.sets["OUTPUT"] if _started_new(packet_set)]
+        # A RELATED connection follows from another one, and TPROXY delivers it (docs/prove.md).
         first = self.space.only(STATE, "NEW")
         unmarked = self.space.cube(mark=1 << self.space.mark(0), ctstate=first)
         yield from self._check("OUTPUT", new, unmarked, claims.outbound(), self.sorts)
-        coming = [packet_set for packet_set in self.found["PREROUTING"] if _started_new(packet_set)]
+        coming = [packet_set for packet_set in self.sets["PREROUTING"] if _started_new(packet_set)]
         arrivals = self._arrivals()
         arriving = (*arrivals[:-1], first)
         yield from self._check("PREROUTING", coming, arriving, claims.inbound(), self.sorts)
         tracked = [
             packet_set
-            for packet_set in self.found["OUTPUT"]
+            for packet_set in self.sets["OUTPUT"]
             if packet_set.kind != CONNECTIONLESS and packet_set.end != "dropped"
         ]
         yield from self._check("OUTPUT", tracked, self.space.everything, claims.zones(), _zone)
         tracked = [
             packet_set
-            for packet_set in self.found["PREROUTING"]
+            for packet_set in self.sets["PREROUTING"]
             if packet_set.kind != CONNECTIONLESS and packet_set.end != "dropped"
         ]
         yield from self._check("PREROUTING", tracked, self._arrivals(), claims.answer_zones(), _zone)
@@ -185,7 +185,7 @@ class FamilyProof:
         yield from self._drops()
 
     def _arrivals(self) -> Cube:
-        """What comes in by interfaces that have addresses, to addresses that REDIRECT finds one for."""
+        """Packets that arrive by interfaces with addresses, and that REDIRECT has an address for."""
         devices = {each.device for each in self.facts.addresses if each.network.family == self.family}
         return self.space.cube(
             in_interface=self.space.among(IN, devices - {LOOPBACK_INTERFACE}),
@@ -193,35 +193,37 @@ class FamilyProof:
         )
 
     def _transparent(self, claims: Invariants, new: list[PacketSet]) -> Iterator[Fault]:
-        """What TPROXY promises beside capture: Envoy reaches the app, and the app's answers reach Envoy."""
+        """TPROXY's further invariants: Envoy reaches the app, and the app's replies reach Envoy."""
         options, space, envoy = self._options, self.space, self._envoy
         if not (uses_tproxy(options) and options.istio_inbound_ports):
             return
         mark, tcp = 1 << space.mark(envoy.mark), space.only(PROTOCOL, TCP)
         excluded = space.where(OUT, lambda name: any(is_named(each, name) for each in options.istio_exclude_interfaces))
         lo = space.only(OUT, LOOPBACK_INTERFACE)
-        # The app is not at the loopback address, which TPROXY never captures.
-        there = space.where(DESTINATION, lambda address: not scope(address) and address != LOOPBACKS[self.family])
+        # The app is not addressed by the loopback address, which TPROXY never captures.
+        remote_or_pod = space.where(
+            DESTINATION, lambda address: not scope(address) and address != LOOPBACKS[self.family]
+        )
         dialled = space.cube(
             protocol=tcp, out_interface=lo, mark=mark, uid=space.among(UID, (envoy.uid,)),
             gid=space.among(GID, (envoy.gid,)),
-            destination=there, source=space.everything[SOURCE] & ~space.only(SOURCE, LOOPBACKS[self.family]),
+            destination=remote_or_pod, source=space.everything[SOURCE] & ~space.only(SOURCE, LOOPBACKS[self.family]),
         )  # fmt: skip
         yield from self._check("OUTPUT", new, dialled, claims.passthrough(), self.sorts)
         if not excluded & lo:
-            claim = Invariant("Envoy's connections to the app are remembered by their mark", space.everything, (mark,))
+            claim = Invariant("the mark of Envoy's connections to the app is saved", space.everything, (mark,))
             yield from self._check("OUTPUT", new, dialled, [claim], lambda packet_set: (packet_set.now(CONNMARK),))
-        later = [packet_set for packet_set in self.found["OUTPUT"] if packet_set.kind == LATER]
+        later = [packet_set for packet_set in self.sets["OUTPUT"] if packet_set.kind == LATER]
         answers = space.cube(
             protocol=tcp, connmark=mark, mark=1 << space.mark(0), out_interface=space.everything[OUT] & ~lo & ~excluded
         )
-        claim = Invariant("the app's answers find the way to Envoy", space.everything, ("delivered",))
+        claim = Invariant("the app's replies reach Envoy", space.everything, ("delivered",))
         yield from self._check("OUTPUT", later, answers, [claim], lambda packet_set: (packet_set.end,))
 
     def _drops(self) -> Iterator[Fault]:
-        """Only what --drop-invalid names is dropped, and all of that is."""
+        """With --drop-invalid exactly the invalid packets are dropped, without it none."""
         claim, space = "only invalid packets are dropped, and only with --drop-invalid", self.space
-        asked = self._options.drop_invalid
+        drop_invalid = self._options.drop_invalid
         excluded = self._options.istio_exclude_interfaces if uses_tproxy(self._options) else ()
         spared = space.where(IN, lambda name: any(is_named(each, name) for each in excluded))
         invalid = space.only(STATE, "INVALID")
@@ -229,31 +231,31 @@ class FamilyProof:
         invariants = [Invariant(claim, space.cube(ctstate=space.everything[-1] & ~invalid), (False,))]
         invariants += [
             Invariant(claim, space.cube(in_interface=spared), (False,)),
-            Invariant(claim, space.everything, (asked,)),
+            Invariant(claim, space.everything, (drop_invalid,)),
         ]
-        yield from self._check("PREROUTING", self.found["PREROUTING"], limits, invariants, _dropped)
+        yield from self._check("PREROUTING", self.sets["PREROUTING"], limits, invariants, _dropped)
         tracked = [Invariant(claim, space.cube(ctstate=space.everything[-1] & ~invalid), (False,))]
-        tracked += [Invariant(claim, space.everything, (False, asked))]
-        yield from self._check("OUTPUT", self.found["OUTPUT"], space.everything, tracked, _dropped)
+        tracked += [Invariant(claim, space.everything, (False, drop_invalid))]
+        yield from self._check("OUTPUT", self.sets["OUTPUT"], space.everything, tracked, _dropped)
 
     def _check(
         self, hook: Hook, sets: Iterable[PacketSet], limits: Cube, invariants: Iterable[Invariant],
-        tell: Callable[[PacketSet], tuple[object, ...]],
+        outcome: Callable[[PacketSet], tuple[object, ...]],
     ) -> Iterator[Fault]:  # fmt: skip
-        """A fault for each set, within limits, that the first invariant which contains it does not allow."""
-        made = list(invariants)
-        self.invariants += [invariant.name for invariant in made if all(invariant.cube)]
+        """A fault for each set, within limits, whose outcome its first invariant does not permit."""
+        checked = list(invariants)
+        self.invariants += [invariant.name for invariant in checked if all(invariant.cube)]
         for packet_set in sets:
-            found = tell(packet_set)
+            outcomes = outcome(packet_set)
             within = intersection(packet_set.cube, limits)
-            left = [within] if within else []
-            for invariant in made:
-                if not left:
+            remaining = [within] if within else []
+            for invariant in checked:
+                if not remaining:
                     break
-                fine = any(each in invariant.expected for each in found)
-                spoken = [both for cube in left if (both := intersection(cube, invariant.cube))]
-                if spoken and not fine:
-                    packet = self.space.packet(usual(spoken[0], self.space, self.facts), hook)
+                allowed = any(each in invariant.expected for each in outcomes)
+                covered = [both for cube in remaining if (both := intersection(cube, invariant.cube))]
+                if covered and not allowed:
+                    packet = self.space.packet(usual(covered[0], self.space, self.facts), hook)
                     yield Fault(
                         invariant.name,
                         packet,
@@ -261,11 +263,11 @@ class FamilyProof:
                         describe(packet_set, self.space),
                         invariant.known,
                     )
-                if spoken:
-                    left = [rest for cube in left for rest in difference(cube, invariant.cube)]
+                if covered:
+                    remaining = [rest for cube in remaining for rest in difference(cube, invariant.cube)]
 
     def dead_rules(self) -> Iterator[DeadRule]:
-        """Rules that no packet reaches, and chains that none enters."""
+        """Rules that no packet matches, and chains that no packet enters."""
         for table in self._ruleset.tables:
             for chain in table.chains:
                 if (table.name, chain.name) not in self._walk.entered:
@@ -281,11 +283,11 @@ class FamilyProof:
         starting = (cube for starts in STARTS.values() for cube in starts(self.space, self.facts))
         if any(intersection(start, cube) for start in starting for cube in cubes):
             return "earlier rules decide for all packets that it matches"
-        return "the kernel routes no such packet here"
+        return "the kernel routes no such packets here"
 
 
 def _started_new(packet_set: PacketSet) -> bool:
-    """Whether a set's packets were a connection's first ones, even if a rule kept them from being tracked."""
+    """Whether a set's packets are a connection's first ones, even if a rule keeps them from being tracked."""
     return packet_set.kind == FIRST_ONE or any(dimension == STATE for dimension, _ in packet_set.changed)
 
 
@@ -298,7 +300,7 @@ def _dropped(packet_set: PacketSet) -> tuple[object, ...]:
 
 
 def _words(expected: tuple[object, ...]) -> str:
-    """What was expected, in words."""
+    """The expected outcomes, in words."""
     return " or ".join(NAMES.get(each, f"{each}") for each in expected)
 
 
@@ -313,7 +315,7 @@ NAMES: dict[object, str] = {
 
 
 def with_interfaces(facts: Facts, options: Options, own: Iterable[Network]) -> Facts:
-    """Routing's facts with an address on each interface that the options name: a rule for it is to be judged, too."""
+    """The facts with an address on each interface that the options name, so that rules for it are checked as well."""
     names = (*options.istio_exclude_interfaces, *options.kube_virt_interfaces)
     real = {f"{name[:-1]}~"[:15] if name.endswith("+") else name for name in names} - {"~", LOOPBACK_INTERFACE}
     missing = sorted(real - {each.device for each in facts.addresses})

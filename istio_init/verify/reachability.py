@@ -1,4 +1,4 @@
-"""Sets of packets on their path through the hooks, as simulate/trace.py and path.py follow a single one."""
+"""Follows sets of packets through the hooks, as simulate/trace.py and path.py follow a single packet."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Reachability:
         self.entered: set[tuple[str, str]] = set()
 
     def travel(self, hook: Hook, cubes: Iterable[Cube]) -> list[PacketSet]:
-        """The ends of all packets in the cubes, which are disjoint, from PREROUTING or OUTPUT on."""
+        """The ends of all packets in the cubes, which are disjoint, starting at PREROUTING or OUTPUT."""
         sets = [packet_set for cube in cubes for packet_set in self._kinds(cube)]
         ended: list[PacketSet] = []
         if hook == "OUTPUT":
@@ -66,7 +66,7 @@ class Reachability:
         return merged(ended)
 
     def _kinds(self, cube: Cube) -> Iterator[PacketSet]:
-        """A cube's packets by what connection tracking makes of them."""
+        """A cube's packets by their connection tracking state."""
         space = self._space
         icmp = space.among(PROTOCOL, ICMP)
         states = {name: space.only(STATE, name) for name in space.values[STATE]}
@@ -82,7 +82,7 @@ class Reachability:
                 yield PacketSet(part, kind)
 
     def _routed(self, packet_set: PacketSet) -> Iterator[PacketSet]:
-        """What passed OUTPUT, with the interface that it leaves by, if it was changed on the way."""
+        """Packets after OUTPUT, with the interface that they leave by if a rule rerouted them."""
         changed = dict(packet_set.changed)
         if DESTINATION not in changed and MARK not in changed:
             yield packet_set
@@ -99,13 +99,13 @@ class Reachability:
                     yield stray.having((OUT, self._space.number(OUT, self._facts.uplink)))
 
     def _back(self, packet_set: PacketSet) -> PacketSet:
-        """What left by lo, as it comes in again; the socket that sent it is forgotten."""
+        """Packets that left by lo, as they arrive again; they have no socket any more."""
         no_owner = self._space.number(UID, None), self._space.number(GID, None)
         lo, none = self._space.number(IN, LOOPBACK_INTERFACE), self._space.number(OUT, "")
         return packet_set.having((IN, lo), (OUT, none), (UID, no_owner[0]), (GID, no_owner[1]))
 
     def _arriving(self, sets: list[PacketSet], ended: list[PacketSet]) -> list[PacketSet]:
-        """What is for the machine itself of what came from outside; the rest is forwarded, and ended."""
+        """The incoming packets that are delivered locally; the others are forwarded and added to `ended`."""
         inside: list[PacketSet] = []
         onward: list[PacketSet] = []
         for packet_set in sets:
@@ -124,39 +124,36 @@ class Reachability:
         return inside
 
     def _through(self, hook: Hook, sets: list[PacketSet], ended: list[PacketSet]) -> list[PacketSet]:
-        """What of the sets passes all tables of a hook; the rest is added to `ended`."""
+        """The packets that all tables of a hook accept; the others are added to `ended`."""
         for name in HOOKS[hook]:
             for table in tables_of(self._ruleset, name) if sets else ():
-                if name == "nat":
-                    sets = self._translated(table, hook, sets, ended)
-                else:
-                    sets = self._table(table, hook, sets, ended)
-        return [_leaving(packet_set, hook) for packet_set in sets]
+                sets = self._nat(table, hook, sets, ended) if name == "nat" else self._table(table, hook, sets, ended)
+        return [_after_hook(packet_set, hook) for packet_set in sets]
 
-    def _translated(self, table: Table, hook: Hook, sets: list[PacketSet], ended: list[PacketSet]) -> list[PacketSet]:
-        """What of the sets a nat table accepts: those that it sees, and those that are translated already."""
+    def _nat(self, table: Table, hook: Hook, sets: list[PacketSet], ended: list[PacketSet]) -> list[PacketSet]:
+        """The packets that a nat table accepts: those that it sees, and those that are already translated."""
         first = [packet_set for packet_set in sets if _is_first(packet_set, hook)]
-        # What a table of another backend translated at this hook, the next one is not asked about.
-        done = [each for each in first if table.name == "nat" and _was_translated(each, hook)]
-        seen = [each for each in first if each not in done]
+        # Packets that another backend's table translated at this hook do not pass the next one.
+        translated = [each for each in first if table.name == "nat" and _was_translated(each, hook)]
+        pending = [each for each in first if each not in translated]
         others = [packet_set for packet_set in sets if not _is_first(packet_set, hook)]
         if table.name == "nat":
             others = [part for packet_set in others for part in self._later(table, packet_set, hook)]
-        return self._table(table, hook, seen, ended) + done + others
+        return self._table(table, hook, pending, ended) + translated + others
 
     def _later(self, nat: Table, packet_set: PacketSet, hook: Hook) -> list[PacketSet]:
-        """A later packet's set with the translation that its first packet was given by these same rules."""
+        """A set of later packets with the translation that their first packets get from the same rules."""
         if packet_set.kind != LATER or NAT_SIDES[hook] in packet_set.nat:
             return [packet_set]
         self._counting = False
         new = packet_set.having((STATE, self._space.number(STATE, "NEW")))
         ended: list[PacketSet] = []
-        found = self._table(nat, hook, [new], ended) + [each.replace(end="") for each in ended]
+        sets = self._table(nat, hook, [new], ended) + [each.replace(end="") for each in ended]
         self._counting = True
-        return [each.replace(changed=tuple(c for c in each.changed if c[0] != STATE)) for each in found]
+        return [each.replace(changed=tuple(c for c in each.changed if c[0] != STATE)) for each in sets]
 
     def _table(self, table: Table, hook: Hook, sets: list[PacketSet], ended: list[PacketSet]) -> list[PacketSet]:
-        """What of the sets a table accepts."""
+        """The packets that a table accepts."""
         base = table.chain(hook)
         if base is None:
             return sets
@@ -176,7 +173,7 @@ class Reachability:
         accepted: list[PacketSet],
         ended: list[PacketSet],
     ) -> list[PacketSet]:
-        """What comes back from a chain; what is accepted or ends there is added to the lists."""
+        """The packets that return from a chain; those accepted or ended there are added to the lists."""
         if sets and self._counting:
             self.entered.add((table.name, chain.name))
         returned: list[PacketSet] = []
@@ -209,7 +206,7 @@ class Reachability:
     def _split(
         self, rule: Rule, sets: list[PacketSet], ended: list[PacketSet]
     ) -> tuple[list[PacketSet], list[PacketSet]]:
-        """The parts that a rule matches and that it does not; what cannot be decided is added to `ended`."""
+        """The packets that a rule matches, and those it does not; undecidable ones are added to `ended`."""
         cubes, certainty = self._match_sets.of(rule)
         if certainty != "known" and passes_on(rule.target):
             return [], sets
@@ -217,9 +214,9 @@ class Reachability:
         for cube in cubes:
             missed: list[PacketSet] = []
             for packet_set in sets:
-                mine, others = self._match_sets.split(packet_set, cube)
-                hit += mine
-                missed += others
+                inside, outside = self._match_sets.split(packet_set, cube)
+                hit += inside
+                missed += outside
             sets = missed
         if certainty == "known":
             return hit, sets
@@ -234,17 +231,17 @@ def _is_first(packet_set: PacketSet, hook: Hook) -> bool:
 
 
 def _was_translated(packet_set: PacketSet, hook: Hook) -> bool:
-    """Whether a set of first packets got another end at this hook already: each side is decided at one hook only."""
+    """Whether first packets are already translated at this hook; each side is translated at one hook only."""
     dimensions = {DESTINATION, DESTINATION_PORT} if NAT_SIDES[hook] == "destination" else {SOURCE}
     return any(dimension in dimensions for dimension, _ in packet_set.changed)
 
 
-def _leaving(packet_set: PacketSet, hook: Hook) -> PacketSet:
-    """A packet set behind a hook: tracked, and its connection's translation decided on that hook's side."""
+def _after_hook(packet_set: PacketSet, hook: Hook) -> PacketSet:
+    """A packet set after a hook: tracked, with its connection's translation decided for that hook's side."""
     side = NAT_SIDES.get(hook)
     if side is None or packet_set.kind == CONNECTIONLESS:
         return packet_set
     nat = packet_set.nat if side in packet_set.nat else (*packet_set.nat, side)
     zone = packet_set.zone or 0
-    known = packet_set.tracked and packet_set.zone == zone and packet_set.nat == nat
-    return packet_set if known else packet_set.replace(tracked=True, zone=zone, nat=nat)
+    unchanged = packet_set.tracked and packet_set.zone == zone and packet_set.nat == nat
+    return packet_set if unchanged else packet_set.replace(tracked=True, zone=zone, nat=nat)

@@ -1,4 +1,4 @@
-"""What a proof finds: claims that packets break, rules that decide nothing."""
+"""The results of a proof: broken invariants and dead rules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALIKE = "IPv4 and IPv6 agree"
 
 
 class Fault(Record):
-    """A claim that a packet breaks: what should have become of it, and what does. `known`: why Istio's rules do so."""
+    """A packet that breaks an invariant, with its expected and actual outcome; `known`: why Istio's rules do so."""
 
     invariant: str
     packet: Packet
@@ -33,7 +33,7 @@ class Fault(Record):
 
 
 class DeadRule(Record):
-    """A rule that decides nothing, or (without a rule) a chain that nothing reaches, and why."""
+    """A rule that no packet matches, or (without a rule) a chain that none reaches, and why."""
 
     family: Family
     table: str
@@ -44,7 +44,7 @@ class DeadRule(Record):
 
 
 def describe(packet_set: PacketSet, space: Space) -> str:
-    """What became of a set's packets, in words."""
+    """The outcome of a set's packets, in words."""
     changed = dict(packet_set.changed)
     parts = [packet_set.end]
     parts += [f"redirected to port {packet_set.redirect}"] if packet_set.redirect else []

@@ -1,4 +1,4 @@
-"""Which packets exist: what a pod can send and what can arrive, as far as the kernel routes it."""
+"""The packets to check: all that a pod can send or receive, as far as the kernel routes them."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from istio_init.simulate.path import Proxy
     from istio_init.verify.header_space import Cube, Space
 
-# Where REDIRECT minds the scope of an IPv6 destination (packet.scope).
+# The IPv6 destinations whose scope REDIRECT takes into account (packet.scope).
 SCOPES = tuple(
     Network(bytes.fromhex(start).ljust(16, b"\0"), prefix) for start, prefix in (("fe80", 10), ("fec0", 10), ("00", 96))
 )
-# No packet is from or to these; a program that calls them calls loopback.
+# No packet has these addresses; a program that connects to them connects to loopback.
 UNSPECIFIED = (Network(bytes(4), 32), Network(bytes(16), 128))
 
 
 def boundaries(options: Options, facts: Facts, envoy: Proxy) -> Boundaries:
-    """What options and routing tell apart, whether or not any rule does."""
+    """The boundaries of options and routing, whether or not rules have them as well."""
     own = tuple(Network(each.network.address, len(each.network.address) * 8) for each in facts.addresses)
     named = [*options.istio_service_exclude_cidr, *(options.dns_servers or ())]
     if options.istio_service_cidr != ALL:
@@ -72,17 +72,17 @@ def boundaries(options: Options, facts: Facts, envoy: Proxy) -> Boundaries:
 
 
 def outbound(space: Space, facts: Facts) -> list[Cube]:
-    """What something in the pod can send, disjoint: to the pod itself by lo, to elsewhere, or by lo with a mark."""
-    local, mine = space.where(DESTINATION, facts.is_local), space.where(SOURCE, facts.is_local)
+    """All packets that the pod can send, as disjoint cubes: to itself by lo, to remote hosts, or by lo with a mark."""
+    local, own_sources = space.where(DESTINATION, facts.is_local), space.where(SOURCE, facts.is_local)
     policy = space.where(MARK, lambda mark: bool(facts.policy_route(space.family, mark)))
     lo, none = space.only(OUT, LOOPBACK_INTERFACE), space.only(OUT, "")
     away = space.everything[OUT] & ~lo & ~none
-    # Nothing leaves a machine from a loopback address (but by lo).
+    # Packets with a loopback source leave only by lo.
     inner = space.where(SOURCE, lambda address: address[0] == 127 and len(address) == 4)
     inner |= space.only(SOURCE, LOOPBACKS[space.family])
-    ways = [
-        space.cube(destination=local, out_interface=lo, source=mine),
-        space.cube(destination=local, out_interface=lo, source=space.everything[SOURCE] & ~mine, mark=policy),
+    routes = [
+        space.cube(destination=local, out_interface=lo, source=own_sources),
+        space.cube(destination=local, out_interface=lo, source=space.everything[SOURCE] & ~own_sources, mark=policy),
         space.cube(
             destination=space.everything[DESTINATION] & ~local, out_interface=away,
             mark=space.everything[MARK] & ~policy, source=space.everything[SOURCE] & ~inner,
@@ -95,40 +95,40 @@ def outbound(space: Space, facts: Facts) -> list[Cube]:
         space.cube(uid=no_user, gid=no_group),
     ]
     inside = [space.cube(in_interface=space.only(IN, ""))]
-    return list(_all_of(ways, owners, inside, _specified(space), _ports(space), _marks(space)))
+    return list(_all_of(routes, owners, inside, _specified(space), _ports(space), _marks(space)))
 
 
 def inbound(space: Space, facts: Facts) -> list[Cube]:
-    """What can come from a wire, disjoint: unmarked, not from nor to a loopback address, and of IPv4 no martians."""
+    """All packets that can arrive, as disjoint cubes: unmarked, without loopback addresses, and no IPv4 martians."""
     lo, none = space.only(IN, LOOPBACK_INTERFACE), space.only(IN, "")
     inner = space.where(DESTINATION, lambda address: address[0] == 127 and len(address) == 4)
     inner |= space.only(DESTINATION, LOOPBACKS[space.family])
     outer = space.where(SOURCE, lambda address: address[0] == 127 and len(address) == 4)
     outer |= space.only(SOURCE, LOOPBACKS[space.family])
     wires = space.everything[IN] & ~lo & ~none
-    # By these, what seems to be from the pod itself is taken (martians.py).
+    # Interfaces that accept packets with the pod's own address as source (martians.py).
     trusting = wires if space.family == IPV6 else wires & space.among(IN, facts.accept_local)
-    mine = space.where(SOURCE, facts.is_local)
-    ways = [
+    own_sources = space.where(SOURCE, facts.is_local)
+    routes = [
         space.cube(
             in_interface=interfaces, out_interface=space.only(OUT, ""), source=space.everything[SOURCE] & ~sources,
             uid=space.only(UID, None), gid=space.only(GID, None), mark=1 << space.mark(0),
             destination=space.everything[DESTINATION] & ~inner,
         )
-        for interfaces, sources in ((trusting, outer), (wires & ~trusting, outer | mine))
+        for interfaces, sources in ((trusting, outer), (wires & ~trusting, outer | own_sources))
         if interfaces
     ]  # fmt: skip
-    return list(_all_of(ways, _specified(space), _ports(space), _marks(space)))
+    return list(_all_of(routes, _specified(space), _ports(space), _marks(space)))
 
 
 def _specified(space: Space) -> list[Cube]:
-    """Packets that are from somewhere, and to somewhere."""
+    """Packets with valid source and destination addresses."""
     source = space.everything[SOURCE] & ~space.inside(SOURCE, (*UNSPECIFIED, *MULTICAST, *BROADCAST))
     destination = space.everything[DESTINATION] & ~space.inside(DESTINATION, UNSPECIFIED)
     every = space.inside(DESTINATION, (*MULTICAST, *BROADCAST))
     if not every:
         return [space.cube(source=source, destination=destination)]
-    # No connection is made to many hosts at once.
+    # TCP has no multicast or broadcast.
     tcp = space.only(PROTOCOL, TCP)
     return [
         space.cube(source=source, destination=destination & ~every),
@@ -137,7 +137,7 @@ def _specified(space: Space) -> list[Cube]:
 
 
 def _ports(space: Space) -> list[Cube]:
-    """TCP and UDP with any ports, all else with none."""
+    """TCP and UDP with any ports, other protocols without ports."""
     with_ports = space.among(PROTOCOL, (TCP, UDP))
     zero = space.only(SOURCE_PORT, 0)
     rest = space.everything[PROTOCOL] & ~with_ports
@@ -145,25 +145,25 @@ def _ports(space: Space) -> list[Cube]:
 
 
 def _marks(space: Space) -> list[Cube]:
-    """Connections that bear a mark are not new ones; what has no connection has none."""
+    """Only packets of existing connections have a connection mark."""
     zero = 1 << space.mark(0)
     old = space.among(len(space.everything) - 1, ("ESTABLISHED", "RELATED"))
     return [space.cube(ctstate=old), space.cube(ctstate=space.everything[-1] & ~old, connmark=zero)]
 
 
 def _all_of(*alternatives: list[Cube]) -> Iterator[Cube]:
-    """The cubes of all combinations of one cube of each list, those that hold packets."""
-    found = [*alternatives[0]]
+    """The non-empty intersections of all combinations of one cube from each list."""
+    combined = [*alternatives[0]]
     for cubes in alternatives[1:]:
-        found = [both for one in found for other in cubes if (both := intersection(one, other))]
-    yield from found
+        combined = [both for one in combined for other in cubes if (both := intersection(one, other))]
+    yield from combined
 
 
 def usual(cube: Cube, space: Space, facts: Facts) -> Cube:
-    """The part of a cube that is easiest to picture: a new connection, by the uplink or to the pod itself, unmarked."""
+    """The most typical part of a cube: an unmarked new connection, by the uplink or to the pod itself."""
     own = [each.network.address for each in facts.addresses if each.device == facts.uplink]
     zero, port = 1 << space.mark(0), space.everything[SOURCE_PORT] & ~space.only(SOURCE_PORT, 0)
-    for wish in (
+    for preferred in (
         space.cube(ctstate=space.only(STATE, "NEW")),
         space.cube(mark=zero, connmark=zero),
         space.cube(destination=space.among(DESTINATION, own)),
@@ -173,5 +173,5 @@ def usual(cube: Cube, space: Space, facts: Facts) -> Cube:
         space.cube(uid=space.everything[UID] & ~space.only(UID, None)),
         space.cube(source_port=port, destination_port=port),
     ):
-        cube = intersection(cube, wish) or cube
+        cube = intersection(cube, preferred) or cube
     return cube

@@ -1,4 +1,4 @@
-"""What targets do to packet sets, in parts where a target treats packets of a set differently."""
+"""The effect of targets on packet sets; a set is split if a target treats its packets differently."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Transfer:
         self._space, self._facts = space, facts
 
     def act(self, target: Target, packet_set: PacketSet, hook: Hook) -> Iterator[tuple[PacketSet, str]]:
-        """What a target does to a packet set, in parts where it treats its packets differently."""
+        """The effect of a target on a packet set, split if it treats the packets differently."""
         match target:
             case Verdict(name):
                 yield packet_set, name or "CONTINUE"
@@ -58,7 +58,7 @@ class Transfer:
             case UnknownTarget():
                 yield from self._foreign(effect_of(target), packet_set)
             case Jump():
-                raise AssertionError(f"{target} is for the walk to follow")
+                raise AssertionError(f"{target}: Reachability follows jumps")
             case _:
                 assert_never(target)
 
@@ -88,7 +88,7 @@ class Transfer:
                             yield piece.having(port, new), "ACCEPT"
 
     def _foreign(self, effect: ForeignTarget, packet_set: PacketSet) -> Iterator[tuple[PacketSet, str]]:
-        """What another program's target does to a packet set."""
+        """The effect of another program's target on a packet set."""
         match effect:
             case Fixed(answer):
                 yield packet_set, answer
@@ -109,7 +109,7 @@ class Transfer:
                 assert_never(effect)
 
     def _with_destination(self, packet_set: PacketSet, address: bytes | None, port: int) -> PacketSet:
-        """A set whose connections have another destination; the port counts as a redirection where that is here."""
+        """A set with another destination; the port counts as a redirection if that is local."""
         changes = [(DESTINATION, self._space.number(DESTINATION, address))] if address else []
         changes += [(DESTINATION_PORT, self._space.number(DESTINATION_PORT, port))] if port else []
         here = port if address is None or self._facts.is_local(address) else 0
@@ -118,7 +118,7 @@ class Transfer:
     def _with_source(
         self, packet_set: PacketSet, address: bytes | None, *, own: bool
     ) -> Iterator[tuple[PacketSet, str]]:
-        """A set whose connections have another source, which for MASQUERADE depends on the interface."""
+        """A set with another source, which for MASQUERADE depends on the interface."""
         if not own:
             changes = [(SOURCE, self._space.number(SOURCE, address))] if address else []
             yield packet_set.having(*changes), "ACCEPT"
@@ -133,7 +133,7 @@ class Transfer:
                     yield part.having((SOURCE, self._space.number(SOURCE, source))), "ACCEPT"
 
     def _with_connection_mark(self, packet_set: PacketSet, value: int, mask: int) -> Iterator[PacketSet]:
-        """A set in parts, each with the class of the mark that its connection gets."""
+        """A set, split by the class of its new connection mark."""
         if packet_set.kind == CONNECTIONLESS:
             yield packet_set
             return
@@ -143,7 +143,7 @@ class Transfer:
                 yield part.having((CONNMARK, new))
 
     def _marked(self, packet_set: PacketSet, value: int, mask: int) -> Iterator[tuple[PacketSet, int]]:
-        """A packet_set in parts, each with the class of the mark that it gets."""
+        """A set, split by the class of its new mark."""
         by_mark: dict[int, int] = {}
         for number in bits(packet_set.now(MARK)):
             mark = self._space.mark((self._space.values[MARK][number] & ~mask) ^ value)
@@ -153,7 +153,7 @@ class Transfer:
                 yield part, mark
 
     def _connection_mark(self, target: SaveMark | RestoreMark, packet_set: PacketSet) -> Iterator[PacketSet]:
-        """A packet_set in parts, with the connection's mark saved or restored; nothing happens without a connection."""
+        """A set, split by marks, with the connection's mark saved or restored; unchanged without a connection."""
         if packet_set.kind == CONNECTIONLESS:
             yield packet_set
             return

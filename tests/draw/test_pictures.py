@@ -58,11 +58,11 @@ def check_geometry(picture: Picture) -> None:
         assert box.title.x + cells(box.title.text) * CELL <= box.rect.right
         for row in box.rows:
             assert inside(row.rect, box.rect)
-            ends = row.does.x - row.does.width
-            assert row.asks.x >= row.number.x + 2
-            assert row.asks.x + cells(row.asks.text) * CELL <= ends
-            assert cells(row.does.text) * CELL <= row.does.width
-            assert row.does.x <= row.rect.right
+            ends = row.action.x - row.action.width
+            assert row.condition.x >= row.number.x + 2
+            assert row.condition.x + cells(row.condition.text) * CELL <= ends
+            assert cells(row.action.text) * CELL <= row.action.width
+            assert row.action.x <= row.rect.right
     for line in picture.lines:
         for (x1, y1), (x2, y2) in pairwise(line.points):
             assert x1 == x2 or y1 == y2
@@ -120,7 +120,7 @@ def test_the_nine_rules_are_marked_also_where_they_have_other_numbers() -> None:
     for box in picture.boxes:
         for row in box.rows:
             if row.nine:
-                assert row.nine.x + 16.5 <= row.asks.x
+                assert row.nine.x + 16.5 <= row.condition.x
 
 
 def links(arguments: str) -> dict[str, str]:

@@ -177,7 +177,7 @@ class Deaf(MemoryFirewall):
 def test_what_did_not_take_is_an_error(name: str) -> None:
     memory = inhabited(None)
     was = memory.held()
-    with pytest.raises(KernelError, match=r"^the kernel does not hold what was written: ipv4 "):
+    with pytest.raises(KernelError, match=r"^the kernel's rules differ from what was written: ipv4 "):
         transaction.apply(planned(name), Deaf(memory), memory.router, QUIET)
     assert memory.held() == was
 

@@ -6,13 +6,13 @@ import pytest
 
 from istio_init.model.parsers import networks, ports
 from istio_init.options.table import Options
-from istio_init.runner.validation import captured, expected
+from istio_init.runner.validation import captured_destinations, expected
 
 EVERYTHING = Options(istio_service_cidr="*")
 
 
 def texts(options: Options) -> list[str]:
-    return [network.address.hex() for network in captured(options)]
+    return [network.address.hex() for network in captured_destinations(options)]
 
 
 def test_with_everything_captured_an_address_of_nobodys_is_dialled() -> None:

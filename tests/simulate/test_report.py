@@ -108,7 +108,7 @@ def test_the_fate_names_the_rule_and_its_reason() -> None:
     assert "(its uid is 1000, not 1337)" in text
     assert "destination becomes 127.0.0.1:15001" in text
     assert "rule 9 of the nine; the article's steps 10 to 11; from -i" in text
-    assert "2. From Envoy, to where the application wanted to go" in text
+    assert "2. From Envoy, to the original destination" in text
     assert every[-3].startswith("=> leaves the pod by eth0 to 10.1.2.3:443, because ISTIO_OUTPUT rule 4")
 
 
@@ -167,7 +167,7 @@ def test_a_martian_is_said() -> None:
 def test_long_lists_are_cut_in_text_and_whole_in_json() -> None:
     sidecar = Sidecar(f"{ARTICLE} -o {','.join(map(str, range(1, 101)))}")
     packet = sidecar.outbound(SERVER, 4430)
-    assert "... and others that don't match" in "\n".join(report(sidecar, packet))
+    assert "... and further rules that don't match" in "\n".join(report(sidecar, packet))
     first = as_json(sidecar.path(packet), purposes(sidecar.options, "ipv4"))["legs"][0]["way"][0]
     assert len(first["steps"]) > 200
 
@@ -195,7 +195,7 @@ PACKET = Packet(
         (Mark(1), "its mark is 0x7, not 0x1"),
         (ConnMark(1), "its connection's mark is 0x0, not 0x1"),
         (CtState(("INVALID",)), "its connection is NEW, not INVALID"),
-        (UnknownMatch("bpf", 1, b""), "what -m bpf asks is not known to this program"),
+        (UnknownMatch("bpf", 1, b""), "-m bpf is not known to this program"),
     ],
 )
 def test_every_match_says_why_it_failed(match: Match, words: str) -> None:
@@ -215,9 +215,9 @@ def test_a_comment_needs_no_words_and_no_socket_has_some() -> None:
         (Verdict("RETURN"), {}, "leaves this chain"),
         (Verdict("DROP"), {}, "is dropped"),
         (Verdict("QUEUE"), {}, "is handed to a program"),
-        (Verdict(""), {}, "counts"),
+        (Verdict(""), {}, "is counted"),
         (Jump("A"), {}, "goes to chain A"),
-        (Jump("A", goto=True), {}, "goes to chain A, for good"),
+        (Jump("A", goto=True), {}, "goes to chain A (goto)"),
         (Redirect(PORTS), {"destination": packed(POD), "destination_port": 9, "redirected": True},
          "destination becomes 10.0.0.5:9"),
         (Redirect(PORTS), {}, "is dropped:  has no address to redirect to"),

@@ -98,7 +98,7 @@ def test_the_one_fault_of_istios_own_in_the_cases_is_known() -> None:
 def test_tproxy_with_a_loopback_range_to_capture_is_known_to_loop() -> None:
     pod = Pod("-m TPROXY -b '*' -i 127.0.0.0/8")
     fault = pod.prove().faults[0]
-    assert "rules 3 and 6 are left out" in fault.known
+    assert "calls to its own pod are left out" in fault.known
     assert pod.path(fault.packet).loop == "inbound"
 
 
@@ -333,7 +333,7 @@ def test_the_command_shows_what_is_broken(capsys: pytest.CaptureFixture[str]) ->
     command = ["prove", "-u", "0", "-b", "*", "-m", "TPROXY"]
     assert main(command, QUIET) == 1
     out = capsys.readouterr().out
-    assert "BROKEN what Envoy sends to its own app never comes back to it" in out
+    assert "BROKEN Envoy's connections to the app are not captured again" in out
     assert "LOOP: " in out
     assert main([*command, "--output", "json"], QUIET) == 1
     found = json.loads(capsys.readouterr().out)
@@ -345,7 +345,7 @@ def test_the_command_shows_what_is_broken(capsys: pytest.CaptureFixture[str]) ->
 def test_known_faults_count_where_one_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["prove", "-u", "1337", "-b", "*", "-m", "TPROXY", "--redirect-dns", "--capture-all-dns"]
     assert main(command, QUIET) == 0
-    assert "Known fault of Istio: what Envoy sends to its own app" in capsys.readouterr().out
+    assert "Known fault of Istio: Envoy's connections to the app" in capsys.readouterr().out
     assert main([*command, "--strict"], QUIET) == 1
 
 

@@ -55,7 +55,7 @@ def report(name: str, options: Options, environ: Mapping[str, str]) -> int:
         raise UsageError("--output json: --dry-run prints JSON with --capture-backend ebpf anyway; leave it out")
     if options.dry_run:
         try:
-            rules, code = dry_run.rendered(options, log), 0
+            rules, code = dry_run.render(options, log), 0
         except InitError as error:
             log.error(str(error))  # noqa: TRY400 (a user's line, no traceback)
             code = error.exit_code

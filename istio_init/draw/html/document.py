@@ -1,7 +1,7 @@
-"""A page of one file: the picture, what each rule is for, and a form that shows a packet's way. It loads nothing.
+"""A page in one file: the picture, the purpose of each rule, and a form to follow a packet. It loads nothing.
 
-Its content security policy allows the one style sheet and the one script that are in it, by their digests, and no
-text to become markup. Whatever comes from a user or from a kernel is escaped here, and is text to the scripts.
+Its content security policy allows only its own style sheet and script, by their digests, and no markup from text.
+Text from a user or the kernel is escaped here; scripts treat it as text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from istio_init.draw.graph import build_graph
 from istio_init.draw.html.model import model
 from istio_init.draw.layout import draw
-from istio_init.draw.svg import drawn, style
+from istio_init.draw.svg import elements, style
 from istio_init.errors import printable
 from istio_init.formats.iptables_save import rule_text
 from istio_init.model.extensions import CT_STATES
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from istio_init.model.rules import Family
     from istio_init.simulate.report import TextLine
 
-# In the order in which they need each other. The first ones follow packets, and know nothing of the page.
+# In the order of their dependencies. The first ones follow packets, without using the page.
 WALK = ("addresses", "packet", "semantics", "trace", "path", "request", "command", "report", "highlight")
 SCRIPTS = (*WALK, "elements", "answer", "proxy", "lighting", "view")
 TITLES: dict[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
@@ -50,10 +50,10 @@ OTHER_PACKET = (
 )
 
 
-def document(about: PageSubject, filled_in: Mapping[str, Any], typed: Mapping[str, Any], family: Family) -> str:
-    """The page's text, with the packet that is `typed` in its form, and `family` shown where it has no address.
+def document(about: PageSubject, defaults: Mapping[str, Any], values: Mapping[str, Any], family: Family) -> str:
+    """The page's text, with the packet that is `values` in its form, and `family` shown where it has no address.
 
-    `filled_in` is what the scripts take where a packet says nothing (cli/verbs/packet_flags.py).
+    `defaults` is what the scripts take where a packet says nothing (cli/verbs/packet_flags.py).
     """
     sheet = style() + _file("style.css")
     script = '"use strict";\n' + "\n".join(_file(f"{name}.js") for name in SCRIPTS)
@@ -69,13 +69,13 @@ def document(about: PageSubject, filled_in: Mapping[str, Any], typed: Mapping[st
         proxy=_proxy(about.proxy),
         pictures="\n".join(_picture(graphs[each], hidden=each != family) for each in FAMILIES),
         explanations="\n".join(_explanations(graphs[each], hidden=each != family) for each in FAMILIES),
-        model=_json({**model(about), **filled_in, "typed": typed, "family": family}),
+        model=_json({**model(about), **defaults, "typed": values, "family": family}),
         script=script,
     )
 
 
 def _file(name: str) -> str:
-    """A file beside this one. The image's modules, which come out of one file, have no __file__."""
+    """A file next to this one. Modules of the image, which are in one archive, have no __file__."""
     beside = os.path.dirname(_file.__code__.co_filename)
     with open(os.path.join(beside, name), encoding="utf-8") as file:
         return file.read()
@@ -112,7 +112,7 @@ def _choice(family: Family) -> str:
 
 
 def _picture(graph: Graph, *, hidden: bool) -> str:
-    """One family's picture, in a frame that can be scrolled, also by keys."""
+    """One family's picture, in a frame that can be scrolled with the mouse or the keyboard."""
     family, title = graph.family, TITLES[graph.family]
     label = f"The chains of {title}, hooks from left to right"
     if not graph.boxes:
@@ -124,7 +124,7 @@ def _picture(graph: Graph, *, hidden: bool) -> str:
     return (
         f'<div class="frame" data-family="{family}" tabindex="0" role="region" aria-label="{label}"{_hidden(hidden)}>\n'
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" class="chart" role="img" '
-        f'aria-label="{label}; what each rule is for is explained below">\n{drawn(picture)}</svg></div>\n'
+        f'aria-label="{label}; what each rule is for is explained below">\n{elements(picture)}</svg></div>\n'
         f'<p class="more" data-family="{family}"{_hidden(hidden)}>Wider than the window? Scroll sideways, or use the '
         "arrow keys once the picture has the focus.</p>"
     )
@@ -147,7 +147,7 @@ def _proxy(lines: Sequence[TextLine]) -> str:
 
 
 def _explanations(graph: Graph, *, hidden: bool) -> str:
-    """What each rule is for: the nine that the article numbers, then the others, chain by chain."""
+    """The purpose of each rule: the nine that the article numbers, then the others, chain by chain."""
     nine = [(box, row) for box in graph.boxes for row in box.rows if row.nine]
     nine.sort(key=lambda each: each[1].nine)
     parts = [f'<div data-family="{graph.family}"{_hidden(hidden)}>\n']
@@ -169,16 +169,16 @@ def _list(rows: Sequence[tuple[Box, GraphRow]]) -> str:
 
 
 def _explanation(box: Box, row: GraphRow) -> str:
-    """One rule: its purpose, itself as iptables spells it, and where it comes from."""
+    """One rule: its purpose, its iptables syntax, and the flags that made it."""
     why = row.why
     number = f'<b class="nine">{row.nine}</b>' if row.nine else f'<b class="number">{row.number}</b>'
-    purpose = _text(why.text) if why else "not of these options"
+    purpose = _text(why.text) if why else "not in the plan of these options"
     facts = [f"{_text(box.name)} rule {row.number}"] if row.nine else []
     if why:
         steps = f"steps {why.steps}" if " " in why.steps else f"step {why.steps}"
         facts += [f"the article's {steps}"] if why.steps else []
-        made = " ".join(f"<code>{_text(flag)}</code>" for flag in why.flags)
-        facts += [f"made by {made}" if made else "always there"]
+        flags = " ".join(f"<code>{_text(flag)}</code>" for flag in why.flags)
+        facts += [f"made by {flags}" if flags else "in every plan"]
         facts += [f"set by <code>{_text(name)}</code>" for name in why.annotations]
     rule = _text(rule_text(row.rule)) if row.rule else ""
     return (

@@ -1,7 +1,7 @@
-"""What a page's scripts are given of a plan, or of what a namespace holds, as plain dicts, lists, strings and numbers.
+"""The data for a page's scripts: a plan or a namespace as plain dicts, lists, strings and numbers.
 
-Addresses are hexadecimal digits in network order, ranges of ports pairs; a match or a target is its Record's fields
-beside its name. Words that don't hang on a packet are said here, so that the scripts need not know them.
+Addresses are hexadecimal digits in network order, port ranges are pairs; a match or a target has its Record's name
+and fields. Texts that do not depend on a packet are made here instead of in the scripts.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from istio_init.simulate.purposes import Purpose, RuleLocation
     from istio_init.simulate.report import TextLine
 
-# Words and numbers of simulate/path.py and report.py.
+# Constants of simulate/path.py and report.py.
 FIXED: dict[str, Any] = {
     "application": APPLICATION,
     "client": CLIENT,
@@ -63,7 +63,7 @@ class PageSubject(Record):
 
 
 def model(about: PageSubject) -> dict[str, Any]:
-    """All that the scripts need to follow a packet."""
+    """The data with which the scripts follow a packet."""
     return {
         **FIXED,
         "live": about.live,
@@ -76,18 +76,18 @@ def model(about: PageSubject) -> dict[str, Any]:
 
 
 def _ruleset(ruleset: Ruleset, about: PageSubject) -> dict[str, Any]:
-    known = purposes(about.options, ruleset.family)
+    reasons = purposes(about.options, ruleset.family)
     return {
-        "links": build_graph(ruleset, known, about.envoy).links,
+        "links": build_graph(ruleset, reasons, about.envoy).links,
         "tables": [
-            {"name": table.name, "chains": [_chain(chain, table.name, known) for chain in table.chains]}
+            {"name": table.name, "chains": [_chain(chain, table.name, reasons) for chain in table.chains]}
             for table in ruleset.tables
         ],
     }
 
 
-def _chain(chain: Chain, table: str, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
-    rules = [_rule(rule, purpose(known, table, chain.name, rule)) for rule in chain.rules]
+def _chain(chain: Chain, table: str, reasons: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
+    rules = [_rule(rule, purpose(reasons, table, chain.name, rule)) for rule in chain.rules]
     return {"name": chain.name, "policy": chain.policy, "rules": rules}
 
 
@@ -95,8 +95,8 @@ def _rule(rule: Rule, why: Purpose | None) -> dict[str, Any]:
     matches = []
     for match in rule.matches:
         for part in parts(match) if isinstance(match, UnknownMatch) else (match,):
-            what, wanted = describe_match(part)
-            matches.append({**plain(part), "what": what, "wanted": wanted})
+            what, expected = describe_match(part)
+            matches.append({**plain(part), "what": what, "wanted": expected})
     target = rule.target
     return {
         "text": rule_text(rule),
@@ -108,7 +108,7 @@ def _rule(rule: Rule, why: Purpose | None) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 (a Record, or what one holds)
-    """A value as JSON has it."""
+    """A value as JSON data."""
     match value:
         case bytes():
             return value.hex()

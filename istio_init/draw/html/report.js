@@ -102,7 +102,7 @@ function because(model, leg) {
   }
   const step = decisive(leg);
   if (!step) {
-    return "because no rule says otherwise";
+    return "because no rule applies";
   }
   if (step.matched === null) {
     const why = step.failed ? whyNot(model, step.failed, step.before) : effect(step);
@@ -176,16 +176,16 @@ function markText(mark) {
 /** What a rule that matched did to the packet, or why that cannot be decided. */
 function effect(step) {
   const { assumed } = step.rule;
-  return effectAlone(step) + (assumed ? `, taking it that ${assumed}` : "");
+  return effectAlone(step) + (assumed ? `, assuming that ${assumed}` : "");
 }
 
 function effectAlone({ rule: { target }, before, after, answer }) {
   switch (target.is) {
     case "Verdict":
-      return { RETURN: "leaves this chain", ACCEPT: "passes this table", DROP: "is dropped", "": "counts" }[target.name]
+      return { RETURN: "leaves this chain", ACCEPT: "passes this table", DROP: "is dropped", "": "is counted" }[target.name]
         ?? "is handed to a program";
     case "Jump":
-      return `goes to chain ${target.chain}${target.goto ? ", for good" : ""}`;
+      return `goes to chain ${target.chain}${target.goto ? " (goto)" : ""}`;
     case "Redirect":
       return after.redirected
         ? `destination becomes ${endpointText(after.destination, after.destination_port)}`

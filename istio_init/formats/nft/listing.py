@@ -125,8 +125,7 @@ def rule_text(rule: InetRule, named: Sets) -> str:
     """One rule, given the table's sets."""
     words = [f"meta nfproto {rule.family}"] if needs_family_match(rule) else []
     words += [_match(match, rule, named) for match in rule.matches]
-    comment = (f'comment "{rule.comment}"',) if rule.comment else ()
-    return " ".join((*words, "counter packets 0 bytes 0", *_target(rule.target), *comment))
+    return " ".join((*words, "counter packets 0 bytes 0", *_target(rule.target)))
 
 
 def _match(match: InetMatch, rule: InetRule, named: Sets) -> str:

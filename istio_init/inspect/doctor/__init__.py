@@ -1,1 +1,1 @@
-"""The checks of `doctor`: what is collected, and what each finding means."""
+"""The checks of `doctor`: facts about the machine, and what each finding means."""

@@ -1,4 +1,4 @@
-"""What a doctor works with: a case to look at, and what came of each look."""
+"""The doctor's values: the facts of a case, and the result of each check."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Check(Record):
-    """One look: what at, how it is, what was found, what that means and for which flag, and what to do.
+    """The result of one check: its name, status, finding, why it matters and for which flag, and the remedy.
 
-    `fail` is where an apply with these options does not work. `group` is what checks have in common that are shown
-    as one as long as all is well.
+    `fail` means that applying fails, or the applied rules would not work. Passed checks of one `group` are shown as
+    one line.
     """
 
     name: str
@@ -36,10 +36,10 @@ class Check(Record):
 
 
 class Case(Record):
-    """Options as they were given and as they are settled, their plan, and what there is to know of the machine.
+    """The options as given (`asked`) and with defaults resolved, their plan, and facts about the machine.
 
-    `backend` is the one that an apply would write to and `why` it would, the backend empty where that can't be
-    told. `runs_as` is the proxy's uid and gid, `proxy_user` the name that its uid is looked up by. `privileges` are
+    `backend` is the one that an apply would write to, empty if it can't be determined, and `why` the reason. `runs_as`
+    is the proxy's uid and gid, `proxy_user` the name that its uid is looked up by. `privileges` are
     those of the container that makes the rules, by the pod's manifest; None where no manifest says.
     """
 

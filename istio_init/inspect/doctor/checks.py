@@ -1,6 +1,6 @@
-"""Whether a plan would work on this machine: facts in, checks out, nothing asked of anybody.
+"""Checks whether the plan works on this machine. Pure: facts in, results out.
 
-`CHECKS` is the table of all looks; each is a function from a Case to its rows, in the order in which they are shown.
+`CHECKS` lists all checks in the order of the output; each is a function from a Case to its results.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ def diagnose(case: Case) -> tuple[Check, ...]:
 
 
 def capabilities(case: Case) -> Iterator[Check]:
-    """What the process may do, and what an apply needs."""
+    """Whether the process has the capabilities that an apply needs."""
     yield _capability(case, "NET_ADMIN", "every change of rules and routing", "fail")
     legacy = case.backend == "legacy"
     yield _capability(
-        case, "NET_RAW", "the legacy tables, which are asked through a raw socket", "fail" if legacy else "warn"
+        case,
+        "NET_RAW",
+        "the legacy tables, which are read and written through a raw socket",
+        "fail" if legacy else "warn",
     )
     if case.options.network_namespace:
         yield _capability(case, "SYS_ADMIN", "--network-namespace", "fail")
@@ -54,53 +57,53 @@ def _capability(case: Case, name: str, use: str, without: Severity) -> Check:
         return Check(title, "ok", "held", matters)
     add = f"securityContext: {{capabilities: {{add: [{name}]}}}}"
     if process.bounding >> bit & 1 and process.uid != ROOT:
-        remedy = f"run as root, added capabilities are root's alone: {add[:-1]}, runAsUser: 0}}"
-        return Check(title, without, f"missing: uid {process.uid} does not have it in force", matters, remedy)
+        remedy = f"run as root, since only root gets added capabilities: {add[:-1]}, runAsUser: 0}}"
+        return Check(title, without, f"missing: not in the effective set of uid {process.uid}", matters, remedy)
     return Check(title, without, "missing", matters, f"in the container's spec: {add}")
 
 
 def seccomp(case: Case) -> Iterator[Check]:
-    """Whether system calls are filtered, which matters where something was refused."""
+    """Whether system calls are filtered, which matters if a trial was refused."""
     if case.machine.process.seccomp != SECCOMP_FILTER:
         yield Check("seccomp", "ok", "no filter")
         return
     refused = case.machine.scratch or any(trial.works is False for trial in case.machine.trials)
     if not refused:
-        yield Check("seccomp", "ok", "a filter is in force, and lets everything through that was tried")
+        yield Check("seccomp", "ok", "a filter is active, and allows everything that was tried")
         return
     yield Check(
-        "seccomp", "warn", "a filter is in force, and something was refused (see below)",
+        "seccomp", "warn", "a filter is active, and something was refused (see below)",
         "a profile may forbid socket, setsockopt, getsockopt or unshare",
         "try without: securityContext: {seccompProfile: {type: Unconfined}}",
     )  # fmt: skip
 
 
 def user_namespace(case: Case) -> Iterator[Check]:
-    """Whether capabilities count for this network namespace."""
+    """Whether the process's capabilities apply to this network namespace."""
     process, name = case.machine.process, "user namespace"
-    matters = "capabilities count only for network namespaces that belong to one's own user namespace"
-    where = "the first one" if process.first_user_namespace else "one of its own"
+    matters = "capabilities apply only to network namespaces that belong to the process's user namespace"
+    where = "the initial one" if process.first_user_namespace else "a separate one"
     if process.owner is False:
         yield Check(
             name, "fail", f"{where}; the network namespace belongs to another", matters,
-            "run in the user namespace that made the network namespace (a pod with hostUsers: true), or one above",
+            "run in the user namespace that owns the network namespace (a pod with hostUsers: true), or in its parent",
         )  # fmt: skip
     elif process.owner is None:
-        yield Check(name, "warn", f"{where}; whose the network namespace is can't be told", matters)
+        yield Check(name, "warn", f"{where}; the owner of the network namespace is unknown", matters)
     else:
         yield Check(name, "ok", f"{where}, and the network namespace belongs to it", matters)
 
 
 def owners(case: Case) -> Iterator[Check]:
-    """Whether the user namespace has the ids that the rules name; -m owner takes no other."""
+    """Whether the user namespace maps the ids in the rules; -m owner accepts no others."""
     process, options = case.machine.process, case.options
     groups = [*options.proxy_groups, *options.istio_outbound_owner_groups_exclude]
     if options.istio_outbound_owner_groups != ALL:
         groups += options.istio_outbound_owner_groups
-    asked = (("uid", options.proxy_uid, process.uids), ("gid", groups, process.gids))
+    required = (("uid", options.proxy_uid, process.uids), ("gid", groups, process.gids))
     missing = [
         f"{kind} {number}"
-        for kind, numbers, ranges in asked
+        for kind, numbers, ranges in required
         for number in numbers
         if not any(first <= number <= last for first, last in ranges)
     ]
@@ -115,14 +118,14 @@ def owners(case: Case) -> Iterator[Check]:
 def backend(case: Case) -> Iterator[Check]:
     """Which tables an apply would write to."""
     if case.backend:
-        yield Check("backend", "ok", f"{case.backend} ({case.why})", "where the rules go")
+        yield Check("backend", "ok", f"{case.backend} ({case.why})", "the tables for the rules")
     else:
-        remedy = "say which: --force-iptables-binary legacy or nft, or --native-nftables"
-        yield Check("backend", "fail", case.why, "where the rules would go can't be told", remedy)
+        remedy = "select one: --force-iptables-binary legacy or nft, or --native-nftables"
+        yield Check("backend", "fail", case.why, "the tables for the rules can't be determined", remedy)
 
 
 def loopback(case: Case) -> Iterator[Check]:
-    """lo itself: redirected connections cross it."""  # noqa: D403 (an interface's name)
+    """Whether lo is up, which redirected connections pass."""
     if case.machine.loopback_up:
         yield Check("interface lo", "ok", "up")
         return
@@ -130,13 +133,13 @@ def loopback(case: Case) -> Iterator[Check]:
         "interface lo",
         "fail",
         "down",
-        "redirected connections cross it, and -m TPROXY routes to it",
+        "redirected connections pass it, and -m TPROXY routes to it",
         "ip link set lo up",
     )
 
 
 def ipv6(case: Case) -> Iterator[Check]:
-    """Whether the kernel takes ::6 on lo, without which captured IPv6 traffic loops."""
+    """Whether lo can have ::6, without which captured IPv6 traffic loops."""
     disabled = case.machine.sysctls.get(DISABLE_IPV6)
     if IPV6 not in case.families:
         yield _uncaptured_ipv6(case)
@@ -144,7 +147,7 @@ def ipv6(case: Case) -> Iterator[Check]:
     matters = "--enable-ipv6: without ::6 on lo Envoy's connections to the app loop"
     if disabled is None:
         remedy = "leave it out: --no-enable-ipv6; or start the node's kernel without ipv6.disable=1"
-        yield Check("IPv6", "fail", "the kernel has none", matters, remedy)
+        yield Check("IPv6", "fail", "the kernel does not support it", matters, remedy)
     elif disabled:
         yield Check("IPv6", "fail", "it is off on lo", matters, _sysctl("net/ipv6/conf/lo/disable_ipv6", 0))
     else:
@@ -161,27 +164,27 @@ def _uncaptured_ipv6(case: Case) -> Check:
             "connections by IPv6 bypass the proxy, in both directions", "--dual-stack",
         )  # fmt: skip
     elif DISABLE_IPV6 not in case.machine.sysctls:
-        why = "the kernel has none"
+        why = "the kernel does not support it"
     else:
-        why = "not in use, by the namespace's addresses"
+        why = "not in use: the namespace has no IPv6 address"
     return Check("IPv6", "ok", f"no rules are written: {why}", "--enable-ipv6 asks for it, --dual-stack looks further")
 
 
 def forwarding(case: Case) -> Iterator[Check]:
-    """Virtual machines behind -k: what is not captured is forwarded."""
+    """Whether forwarding is on for virtual machines behind -k, whose uncaptured traffic is forwarded."""
     if not case.options.kube_virt_interfaces:
-        yield Check("ip_forward", "ok", "not needed", "-k alone forwards")
+        yield Check("ip_forward", "ok", "not needed", "only -k needs it")
         return
     sysctls = {IPV4: "net/ipv4/ip_forward", IPV6: "net/ipv6/conf/all/forwarding"}
     for family in case.families:
         path = sysctls[family]
         on = case.machine.sysctls.get(path)
-        matters = "-k: what virtual machines send and is not captured (UDP, -x, -o) goes nowhere without"
+        matters = "-k: without it, uncaptured traffic of virtual machines (UDP, -x, -o) is dropped"
         yield Check(_dotted(path), "ok" if on else "warn", f"{on or 0}", matters, "" if on else _sysctl(path, 1))
 
 
 def tproxy_sysctls(case: Case) -> Iterator[Check]:
-    """Settings under which marked packets are not what they were."""
+    """Sysctls that break TPROXY because marked packets are routed differently."""
     sysctls = case.machine.sysctls
     names = {path.split("/")[3] for path in sysctls if path.startswith("net/ipv4/conf/")} - {"all", "default"}
 
@@ -189,13 +192,13 @@ def tproxy_sysctls(case: Case) -> Iterator[Check]:
         return any(sysctls.get(f"net/ipv4/conf/{each}/{name}") for each in ("all", interface))
 
     strict = [name for name in sorted(names) if on(name, "src_valid_mark") and not on(name, "accept_local")]
-    name, matters = "src_valid_mark", "-m TPROXY: marked packets' sources are looked up by mark, and seem to be our own"
+    name, matters = "src_valid_mark", "-m TPROXY: source validation uses the mark, so packets look locally sourced"
     if strict:
         finding = f"1 without accept_local on {', '.join(strict)}"
         yield _breaks_tproxy(case, name, finding, matters, _sysctl("net/ipv4/conf/all/accept_local", 1))
     else:
-        yield Check(name, "ok", "does no harm", matters)
-    name, matters = "tcp_fwmark_accept", "-m TPROXY: accepted connections inherit the mark, and are routed by it"
+        yield Check(name, "ok", "harmless with these settings", matters)
+    name, matters = "tcp_fwmark_accept", "-m TPROXY: accepted connections inherit the mark and are routed by it"
     if sysctls.get("net/ipv4/tcp_fwmark_accept"):
         yield _breaks_tproxy(case, name, "1", matters, _sysctl("net/ipv4/tcp_fwmark_accept", 0))
     else:
@@ -205,11 +208,11 @@ def tproxy_sysctls(case: Case) -> Iterator[Check]:
 def _breaks_tproxy(case: Case, name: str, finding: str, matters: str, remedy: str) -> Check:
     if case.tproxy:
         return Check(name, "fail", finding, matters, remedy)
-    return Check(name, "ok", f"{finding}; TPROXY is not asked for", matters)
+    return Check(name, "ok", f"{finding}; TPROXY is not used", matters)
 
 
 def _dotted(path: str) -> str:
-    """A sysctl's name as sysctl(8) has it: a dot in an interface's name becomes a slash."""
+    """A sysctl's name in the notation of sysctl(8): a dot in an interface's name becomes a slash."""
     return path.translate(str.maketrans("./", "/."))
 
 
@@ -220,85 +223,90 @@ def _sysctl(path: str, value: int) -> str:
 
 
 def resolv_conf(case: Case) -> Iterator[Check]:
-    """The servers whose queries are captured."""
+    """The DNS servers whose queries are captured."""
     name, matters, asked = "resolv.conf", "--redirect-dns: queries to these servers are captured", case.asked
-    found, servers = case.machine.resolver, case.options.dns_servers or ()
+    resolver, servers = case.machine.resolver, case.options.dns_servers or ()
     remedy = "name them with --dns-servers, or capture all: --capture-all-dns"
     if not case.options.redirect_dns or case.options.capture_all_dns or asked.dns_servers:
         yield Check(
             name, "ok", "not needed", "only --redirect-dns without --capture-all-dns and --dns-servers reads it"
         )
-    elif found.why and asked.dns_servers is None:
-        yield Check(name, "fail", found.why, matters, remedy)
+    elif resolver.why and asked.dns_servers is None:
+        yield Check(name, "fail", resolver.why, matters, remedy)
     elif not servers:
         yield Check(name, "warn", "no server", "--redirect-dns: DNS is not captured at all", remedy)
     elif not any(server.family in case.families for server in servers):
-        yield Check(name, "warn", "only servers of a family that has no rules", matters, "--enable-ipv6")
-    elif found.complaints:
-        yield Check(name, "warn", "; ".join(found.complaints), matters, remedy)
+        yield Check(name, "warn", "only servers of a family without rules", matters, "--enable-ipv6")
+    elif resolver.complaints:
+        yield Check(name, "warn", "; ".join(resolver.complaints), matters, remedy)
     else:
         yield Check(name, "ok", ", ".join(map(network_text, servers)), matters)
 
 
 def proxy_user(case: Case) -> Iterator[Check]:
-    """The user by whose name the proxy's uid is found where no option says it."""
+    """The user name that the proxy's default uid is looked up by."""
     name, user, uid = "proxy user", case.proxy_user, case.machine.proxy_user
     matters = f"--proxy-uid unset: {user}'s uid, or 1337"
-    wanted = ", ".join(map(str, case.options.proxy_uid))
+    planned = ", ".join(map(str, case.options.proxy_uid))
     if uid is None:
-        yield Check(name, "ok", f"no user {user} here; the rules are for uid {wanted}", matters)
+        yield Check(name, "ok", f"no user {user}; the rules are for uid {planned}", matters)
     elif uid in case.options.proxy_uid:
         yield Check(name, "ok", f"{user} is uid {uid}, and the rules are for it", matters)
     else:
         yield Check(
-            name, "warn", f"{user} is uid {uid}, but the rules are for {wanted}",
+            name, "warn", f"{user} is uid {uid}, but the rules are for {planned}",
             "if the proxy runs as that user, its own connections are captured, and loop", f"--proxy-uid {uid}",
         )  # fmt: skip
 
 
 def identity(case: Case) -> Iterator[Check]:
-    """Whether the rules can tell the proxy from everybody else."""
+    """Whether the rules can tell the proxy from other processes."""
     (uid, gid), users = case.runs_as, case.options.proxy_uid
     groups = case.options.proxy_groups
-    name, who = "proxy identity", f"uid {uid}, gid {gid}"
-    whom = f"-u {','.join(map(str, users))}, -g {','.join(map(str, groups))}"
+    name, ids = "proxy identity", f"uid {uid}, gid {gid}"
+    identities = f"-u {','.join(map(str, users))}, -g {','.join(map(str, groups))}"
     if uid not in users and gid not in groups:
         yield Check(
-            name, "fail", f"{who} is neither of {whom}",
-            f"the proxy's own connections go back to its port {case.options.envoy_port}, in a loop",
-            f"run the proxy as one of them (runAsGroup: {groups[0]}), or name its own with -u and -g",
+            name, "fail", f"{ids} is not in {identities}",
+            f"the proxy's own connections are redirected to its port {case.options.envoy_port}, in a loop",
+            f"run the proxy as one of them (runAsGroup: {groups[0]}), or set its ids with -u and -g",
         )  # fmt: skip
     elif case.tproxy and uid in users:
         yield Check(
-            name, "fail", f"{who}, and -u has {uid}",
-            "-m TPROXY: the proxy calls the app from its client's address, and rule 2 of ISTIO_OUTPUT sends that back",
-            f"run the proxy as another uid than -u says, with the group of -g: runAsUser: 0, runAsGroup: {groups[0]}, "
+            name, "fail", f"{ids}, and -u has {uid}",
+            "-m TPROXY: the proxy calls the app from its client's address, and a rule of ISTIO_OUTPUT redirects"
+            " that back",
+            f"run the proxy as a uid that is not in -u, with the group of -g: runAsUser: 0, runAsGroup: {groups[0]}, "
             "-u 1337" if ROOT in users else f"runAsUser: 0, runAsGroup: {groups[0]}, and NET_ADMIN for the proxy",
         )  # fmt: skip
     elif ROOT in users or ROOT in groups:
         kinds = [kind for kind, ids in (("-u", users), ("-g", groups)) if ROOT in ids]
         yield Check(
-            name, "warn", f"{' and '.join(kinds)} 0: whatever runs as root counts as the proxy",
+            name, "warn", f"{' and '.join(kinds)} 0: every process of root counts as the proxy",
             "applications of root's user or group are not captured, and most images' group is 0",
-            "give the proxy a user and a group that nobody else has, such as 1337",
+            "give the proxy a user and a group of its own, such as 1337",
         )  # fmt: skip
     else:
-        yield Check(name, "ok", f"{who}, of {whom}", "the rules tell the proxy by them")
+        yield Check(name, "ok", f"{ids}, of {identities}", "the rules identify the proxy by them")
 
 
 def lock(case: Case) -> Iterator[Check]:
-    """The lock that an apply takes."""
-    found = case.machine.lock
+    """Whether the lock that an apply takes is free."""
+    status = case.machine.lock
     matters = f"an apply waits for it, up to {case.options.wait:g} s (--wait)"
-    if found.held:
+    if status.held:
         yield Check(
-            "lock", "warn", f"{found.path} is held by {found.held}", matters, "wait longer, or end what holds it"
+            "lock",
+            "warn",
+            f"{status.path} is held by {status.held}",
+            matters,
+            "wait longer, or end the process that holds it",
         )
-    elif not found.available:
-        finding = f"{found.path} can't be had; the network namespace itself is locked instead"
-        yield Check("lock", "ok", finding, "programs that take only the file's lock don't wait for us")
+    elif not status.available:
+        finding = f"{status.path} can't be opened; the network namespace itself is locked instead"
+        yield Check("lock", "ok", finding, "programs that take only the file's lock do not wait for istio-init")
     else:
-        yield Check("lock", "ok", f"{found.path} is free", matters)
+        yield Check("lock", "ok", f"{status.path} is free", matters)
 
 
 CHECKS: tuple[Callable[[Case], Iterator[Check]], ...] = (

@@ -1,4 +1,4 @@
-"""The facts about a machine and the options that the doctor's checks are made of, gathered in one place."""
+"""Collects the facts for the doctor's checks: the options, their plan, and the machine."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 
 def examine(options: Options, identity: tuple[int, int]) -> Case:
-    """The case of these options in the namespace that they name; `identity` is the proxy's uid and gid.
+    """Collect the case of these options in their namespace; `identity` is the proxy's uid and gid.
 
-    KernelError where the namespace can't be entered.
+    KernelError if the namespace can't be entered.
     """
     with access.namespace(options):
-        settled = _settled(options)
-        plan = build(settled)
+        resolved = _resolved(options)
+        plan = build(resolved)
         user = os.environ.get("ENVOY_USER") or PROXY_USER
-        machine = collect(_wishes(settled, plan, user))
+        machine = collect(_request(resolved, plan, user))
         try:
-            backend, why = backends.choose(settled)
+            backend, why = backends.choose(resolved)
         except InitError as error:
             backend, why = "", str(error)
-    return Case(options, settled, plan, machine, backend, why, identity, user, _node_support(settled))
+    return Case(options, resolved, plan, machine, backend, why, identity, user, _node_support(resolved))
 
 
 def _node_support(options: Options) -> NodeSupport | None:
-    """Whether the node can capture by eBPF, where the options ask for that."""
+    """Whether the node supports capture by eBPF, if the options select it."""
     if options.capture_backend != "ebpf":
         return None
     from istio_init.inspect.socket_capture import node_support
@@ -48,15 +48,15 @@ def _node_support(options: Options) -> NodeSupport | None:
     return node_support()
 
 
-def _wishes(options: Options, plan: Plan, user: str) -> FactsRequest:
-    full = build(_full(options))
-    rulesets = tuple(_together(plan.ruleset(ruleset.family), ruleset) for ruleset in full.rulesets)
+def _request(options: Options, plan: Plan, user: str) -> FactsRequest:
+    full = build(_all_features(options))
+    rulesets = tuple(_combined(plan.ruleset(ruleset.family), ruleset) for ruleset in full.rulesets)
     lock = os.environ.get("XTABLES_LOCKFILE", "")
     return FactsRequest(rulesets, (*full.routes, *full.policy_rules), plan.rulesets, lock, options.cni_mode, user)
 
 
-def _settled(options: Options) -> Options:
-    """The options as an apply settles them; what is wrong with resolv.conf is a check's to say."""
+def _resolved(options: Options) -> Options:
+    """The options with defaults resolved as in an apply; a check reports errors in resolv.conf."""
     quiet = Log("none")
     try:
         return resolve_defaults(options, quiet)
@@ -64,8 +64,8 @@ def _settled(options: Options) -> Options:
         return resolve_defaults(options.replace(dns_servers=()), quiet)
 
 
-def _full(options: Options) -> Options:
-    """The options with all that takes further tables, matches and targets switched on."""
+def _all_features(options: Options) -> Options:
+    """The options with every feature on that needs further tables, matches and targets."""
     return options.replace(
         enable_ipv6=True,
         istio_inbound_interception_mode="TPROXY",
@@ -76,6 +76,6 @@ def _full(options: Options) -> Options:
     )
 
 
-def _together(plan: Ruleset | None, full: Ruleset) -> Ruleset:
-    """The plan's own tables, and of the others the full ones."""
+def _combined(plan: Ruleset | None, full: Ruleset) -> Ruleset:
+    """The plan's tables, and the tables of all features where the plan has none."""
     return full.replace(tables=tuple((plan and plan.table(table.name)) or table for table in full.tables))

@@ -1,4 +1,4 @@
-"""Whether a node can capture by eBPF as the options ask."""
+"""Checks whether the node supports capture by eBPF with these options."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NAME = "capture by eBPF"
 
 
 def ebpf_checks(case: Case) -> Iterator[Check]:
-    """The kernel, the options, and other programs at the node's cgroup; nothing where the options ask for rules."""
+    """The kernel, the options, and other programs at the node's cgroup; no check without --capture-backend ebpf."""
     if case.node is None:
         return
     problems = [*refusals(case.options), *([case.node.refusal] if case.node.refusal else [])]
     for problem in problems:
         yield Check(NAME, "fail", problem, "--capture-backend ebpf", "use --capture-backend iptables")
     if not problems:
-        yield Check(NAME, "ok", "the kernel takes all programs", "--capture-backend ebpf")
+        yield Check(NAME, "ok", "the kernel loads all programs", "--capture-backend ebpf")
     if case.node.others:
         yield Check(
             f"{NAME}: neighbours",

@@ -1,4 +1,4 @@
-"""What came of the rehearsal: each table, match, target and routing entry, in each backend and family."""
+"""Results of the rehearsal: each table, match, target and routing entry, in each backend and family."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Below /proc/sys; it exists where the kernel has IPv6, also with `net.ipv6.conf.all.disable_ipv6`.
 DISABLE_IPV6 = "net/ipv6/conf/lo/disable_ipv6"
-# Which flag wants what; everything else is always needed.
+# The flag that needs each of these; everything else is always needed.
 TPROXY = "-m TPROXY"
 FLAGS = {
     "raw": "--redirect-dns",
@@ -47,16 +47,16 @@ NATIVE_MODULES = {
 
 
 def support_checks(case: Case) -> Iterator[Check]:
-    """A check for each trial; what was not asked and is not needed is left out.
+    """A check for each trial; a trial that was not run and is not needed is left out.
 
-    Of a kernel without IPv6 a single check tells (checks.ipv6), instead of every extension of it.
+    A kernel without IPv6 is reported once (checks.ipv6), not for each of its extensions.
     """
     yield _where(case)
     absent = None if DISABLE_IPV6 in case.machine.sysctls else IPV6
     for trial in case.machine.trials:
         if trial.family == absent:
             continue
-        needed = _needed(case, trial)
+        needed = _is_needed(case, trial)
         name, group = f"{trial.kind} {trial.name}", f"{trial.backend} {trial.family}"
         matters = _matters(trial, needed=needed)
         if trial.works:
@@ -64,24 +64,24 @@ def support_checks(case: Case) -> Iterator[Check]:
         elif trial.works is False:
             yield Check(f"{group}: {name}", "fail" if needed else "warn", trial.why, matters, _remedy(trial), group)
         elif needed:
-            why = trial.why or "to ask for it would bring it into being"
+            why = trial.why or "querying it would create it"
             yield Check(f"{group}: {name}", "warn", f"not known: {why}", matters, _remedy(trial), group)
 
 
 def _where(case: Case) -> Check:
     if not case.machine.scratch:
-        return Check("rehearsal", "ok", "in a network namespace of its own, which is gone")
+        return Check("rehearsal", "ok", "tested in a temporary network namespace")
     return Check(
         "rehearsal",
         "warn",
         case.machine.scratch,
-        "only what brings nothing into being was asked here; an apply itself does not need this",
-        "run the doctor as root outside of the pod, or allow user namespaces (user.max_user_namespaces, seccomp)",
+        "only checks without side effects were run; an apply does not need the rehearsal",
+        "run the doctor as root outside the pod, or allow user namespaces (user.max_user_namespaces, seccomp)",
     )
 
 
-def _needed(case: Case, trial: Trial) -> bool:
-    """Whether an apply of the plan uses what was tried."""
+def _is_needed(case: Case, trial: Trial) -> bool:
+    """Whether an apply of the plan uses the subject of this trial."""
     if trial.kind == "entry":
         return any(command(entry) == trial.name for entry in case.plan.routing)
     ruleset = case.plan.ruleset(trial.family)

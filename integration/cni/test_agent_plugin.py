@@ -133,6 +133,12 @@ def test_the_agents_output_has_the_log_of_all_pods(
     assert {(each["namespace"], each["pod"], each["decision"]) for each in lines()} == {
         ("default", "pod-a1", "captured")
     }
+    status, text = agent.get("/metrics")
+    assert status == 200
+    assert 'istio_init_cni_adds_total{decision="captured"} 1.0' in text
+    assert 'istio_init_cni_call_duration_seconds_count{command="ADD"} 1.0' in text
+    assert "istio_init_cni_pods 1.0" in text
+    assert "istio_init_cni_ready 1.0" in text
 
 
 def test_status_is_well_with_an_agent_that_is(tmp_path: pathlib.Path, agent: NodeAgent) -> None:

@@ -48,7 +48,7 @@ def agent(  # noqa: PLR0913 (a command line's options)
         str, typer.Option("--kubeconfig", metavar="FILE", help="How to reach the API. Unset: as a pod does.")
     ] = "",
     listen: Annotated[
-        str, typer.Option(metavar="ADDRESS:PORT", help="Where /healthz and /readyz are served; empty: nowhere.")
+        str, typer.Option(metavar="ADDRESS:PORT", help="Where metrics and probes are served; empty: nowhere.")
     ] = "127.0.0.1:15014",
     socket: Annotated[str, typer.Option(metavar="PATH", help="The unix socket for the plugin.")] = AGENT_SOCKET,
     log_as_json: Json = False,

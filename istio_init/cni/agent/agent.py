@@ -10,6 +10,7 @@ from istio_init.cni.agent.answers import Answers
 from istio_init.cni.agent.endpoint import HttpEndpoint
 from istio_init.cni.agent.health import Health
 from istio_init.cni.agent.kubernetes import KubernetesApi
+from istio_init.cni.agent.metrics import Metrics
 from istio_init.cni.agent.pods import PodStore
 from istio_init.cni.agent.reports import Reports
 from istio_init.cni.agent.server import PluginServer
@@ -54,8 +55,21 @@ class Agent:
         self.store = PodStore()
         self._api = KubernetesApi(settings.credentials)
         self._watch = PodWatch(self._api, settings.node, self.store, log)
-        self._watch.listed = self._listed
+        self._answers = Answers(self._api, self.store, self.health)
         self._reports = Reports(log)
+        self.metrics = Metrics()
+        self._connect_metrics()
+
+    def _connect_metrics(self) -> None:
+        metrics, health = self.metrics, self.health
+        self._watch.listed = self._listed
+        self._watch.failed = metrics.count_api_failure
+        self._reports.counted = metrics.count_report
+        self._answers.asked = metrics.direct.inc
+        metrics.gauge("pods", "Pods of this node that are known.", lambda: len(self.store))
+        metrics.gauge("entry_in_place", "1 if program and entry are in place.", lambda: health.installed)
+        metrics.gauge("watching", "1 if the watch of the node's pods works.", lambda: self._watch.connected)
+        metrics.gauge("ready", "1 if the agent is ready, as /readyz has it.", lambda: not health.troubles())
 
     async def run(self) -> None:
         """Run all tasks until a signal comes; then take from the node what is to be taken."""
@@ -67,7 +81,11 @@ class Agent:
             self._stop.set()
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             if self._settings.listen:
-                pages = {"/healthz": self.health.alive, "/readyz": self.health.ready}
+                pages = {
+                    "/healthz": self.health.alive,
+                    "/readyz": self.health.ready,
+                    "/metrics": self.metrics.page,
+                }
                 port = await stack.enter_async_context(HttpEndpoint(pages).serving(self._settings.listen))
                 self._log.info(f"listening on port :{port} for {', '.join(pages)}")
             await stack.enter_async_context(self._server().serving(self._settings.socket))
@@ -79,7 +97,7 @@ class Agent:
                 task.cancel()
 
     def _server(self) -> PluginServer:
-        answers = Answers(self._api, self.store, self.health)
+        answers = self._answers
         return PluginServer({"pod": answers.pod, "health": answers.health, "report": self._reports.take}, self._log)
 
     async def _keep_installed(self) -> None:
@@ -125,6 +143,7 @@ class Agent:
                 self._log.info(line)
 
     def _listed(self) -> None:
+        self.metrics.lists.inc()
         if not self.health.synced:
             self.health.synced = True
             self._log.info(f"{len(self.store)} pods of the node {self._settings.node} are known")

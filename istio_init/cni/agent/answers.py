@@ -10,7 +10,7 @@ from istio_init.cni.plugin.sandbox_state import is_identity
 from istio_init.errors import InitError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from istio_init.cni.agent.health import Health
     from istio_init.cni.agent.kubernetes import KubernetesApi
@@ -21,12 +21,12 @@ AT_ONCE, PATIENCE = 16, 8.0
 
 
 class Answers:
-    """Answers by what the agent knows. `direct` counts the pods that the API server was asked for."""
+    """Answers by what the agent knows. `asked` is called for each pod that the API server is asked for."""
 
     def __init__(self, api: KubernetesApi, store: PodStore, health: Health) -> None:
         self._api, self._store, self._health = api, store, health
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self.direct = 0
+        self.asked: Callable[[], None] = lambda: None
 
     async def pod(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """The pod of a request; InitError where it is not to be had now."""
@@ -51,7 +51,7 @@ class Answers:
         return {"troubles": self._health.troubles()}
 
     async def _directly(self, namespace: str, name: str) -> NodePod | None:
-        self.direct += 1
+        self.asked()
         try:
             async with asyncio.timeout(PATIENCE), self._slots:
                 return await self._api.pod(namespace, name)

@@ -12,6 +12,8 @@ import typer
 
 from istio_init.cli import terminal
 from istio_init.cli.verbs import ebpf
+from istio_init.cli.verbs import watch as live_page
+from istio_init.cli.verbs.acting import RecordedLog
 from istio_init.cli.verbs.output import choice, print_json
 from istio_init.cli.verbs.show_render import as_json, least_width, lines, plain, tables
 from istio_init.cli.verbs.subject import Container, FromSave, Live, Pid, Where, placed, require_no_place, saved_rules
@@ -65,8 +67,13 @@ def show(  # noqa: PLR0913 (a command line's options)
     if not watch:
         _print(look(), form, watching=False)
         return 0
-    snapshots = islice(_snapshots(look, interval(watch)), times)
+    seconds = interval(watch)
+    snapshots = islice(_snapshots(look, seconds), times)
     try:
+        if form == "table" and times is None and live_page.is_possible():
+            # Log lines would be written across the page, which says what they say.
+            live_page.watch(lambda: take(chosen, RecordedLog("none")), seconds)
+            return 0
         if form == "table" and sys.stdout.isatty():
             _refresh(snapshots)
         else:

@@ -218,7 +218,7 @@ def test_a_dry_run_says_which_families_it_prints(namespace: Namespace) -> None:
     flags = [each for each in argv("article") if each != "--no-enable-ipv6"]
     none = completed(namespace, *flags, "--dry-run", "--ip-family", "ipv6")
     assert (none.returncode, none.stdout) == (0, "")
-    assert "--ip-family ipv6: nothing is printed: IPv6 is not in use" in none.stderr
+    assert "--ip-family ipv6: nothing is printed: the namespace has no IPv6 address" in none.stderr
     assert completed(namespace, *flags, "--dry-run").stderr == ""
     namespace.run("ip", "address", "add", "2001:db8::5/64", "dev", "lo")
     found = completed(namespace, *flags, "--dry-run")

@@ -1,1 +1,1 @@
-"""A connection's way through Envoy, by the configuration that a running Envoy dumps."""
+"""A connection's path through Envoy, from the configuration dump of a running Envoy."""

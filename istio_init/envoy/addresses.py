@@ -14,7 +14,7 @@ ANY = (bytes(4), bytes(16))
 
 
 def packed(text: str) -> bytes | None:
-    """An IP address in text as bytes; None where it is a name, or anything else."""
+    """An IP address from text as bytes; None for a name or anything else."""
     try:
         return inet_pton(AF_INET6 if ":" in text else AF_INET, text)
     except (OSError, ValueError):
@@ -22,7 +22,7 @@ def packed(text: str) -> bytes | None:
 
 
 def network(node: Node) -> Network:
-    """A CidrRange. DumpError where it is none. Bits behind the prefix do not count (CidrRange::create)."""
+    """The network of a CidrRange. DumpError if it is invalid. Host bits are ignored (CidrRange::create)."""
     address = packed(node.get("address_prefix").text())
     if address is None:
         raise node.get("address_prefix").wrong("an IP address")

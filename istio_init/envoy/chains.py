@@ -1,6 +1,6 @@
-"""Filter chains: a sieve of nine criteria, each of which leaves the chains that name a connection's value most exactly.
+"""Filter chain matching: nine criteria in order, each of which keeps the chains with the most specific match.
 
-There is no way back: where the chains for a port are none for the connection, those without a port are not asked.
+There is no backtracking: if no chain for a port matches the other criteria, chains without a port are not tried.
 Source: Envoy's source/common/listener_manager/filter_chain_manager_impl.cc (findFilterChain and what it calls).
 """
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from istio_init.envoy.node import Node
     from istio_init.model.rules import Network
 
-    # What a chain names of one criterion; empty where it names nothing.
+    # A chain's values for one criterion; empty if it has none.
     Values: TypeAlias = tuple[Any, ...]
 
-# The criteria in the order of the sieve.
+# The criteria in order.
 NAMES = (
     "destination_port", "prefix_ranges", "server_names", "transport_protocol", "application_protocols",
     "direct_source_prefix_ranges", "source_type", "source_prefix_ranges", "source_ports",
 )  # fmt: skip
-# Envoy reads neither of the two more.
+# Envoy ignores the two further fields.
 KNOWN = frozenset({*NAMES, "address_suffix", "suffix_len"})
 ANY_SOURCE, LOCAL, EXTERNAL = "ANY", "SAME_IP_OR_LOOPBACK", "EXTERNAL"
 SOURCE_TYPES = (ANY_SOURCE, LOCAL, EXTERNAL)
 
 
 class FilterChain(Record):
-    """A filter chain: `number` from 1, 0 for the default one; what it names of each criterion, in the sieve's order."""
+    """A filter chain: `number` from 1, 0 for the default one; its values for each criterion, in order."""
 
     number: int
     name: str
@@ -46,9 +46,9 @@ class FilterChain(Record):
 
 
 class Downstream(Record):
-    """What a listener's filters made of a connection: addresses (the destination as it was restored) and what it says.
+    """A connection after the listener's filters: addresses (with the destination restored), transport, SNI and ALPN.
 
-    `direct` is the address that the connection comes from, where a PROXY header names another.
+    `direct` is the peer's address if a PROXY header has another source.
     """
 
     source: bytes
@@ -67,9 +67,9 @@ class Downstream(Record):
 
 
 class Selection(Record):
-    """The chain that takes a connection, None where none does, and why the others do not.
+    """The chain for a connection, None if none matches, and why the others do not.
 
-    `unclear` is why that can't be having, or empty.
+    `unclear` is why that can't be decided, or empty.
     """
 
     chain: FilterChain | None
@@ -83,7 +83,7 @@ def chains(listener: Listener) -> tuple[FilterChain, ...]:
 
 
 def default(listener: Listener) -> FilterChain | None:
-    """The chain for what no other takes."""
+    """The default chain, if there is one."""
     node = listener.node.get("default_filter_chain")
     return FilterChain(0, node.get("name").text(), node) if node else None
 
@@ -114,50 +114,50 @@ def _networks(nodes: Node) -> tuple[Network, ...]:
 
 
 def _source_type(node: Node) -> str:
-    found = node.enum(*SOURCE_TYPES)
-    if found not in SOURCE_TYPES:
+    name = node.enum(*SOURCE_TYPES)
+    if name not in SOURCE_TYPES:
         raise node.wrong("a source type")
-    return "" if found == ANY_SOURCE else found
+    return "" if name == ANY_SOURCE else name
 
 
 def select(listener: Listener, connection: Downstream) -> Selection:
-    """The chain of a listener that takes a connection."""
+    """The chain of a listener that matches a connection."""
     if listener.node.get("filter_chain_matcher"):
         return Selection(None, (), "filter_chain_matcher, which is not followed, chooses the chain")
     return sieve(chains(listener), default(listener), connection)
 
 
 def sieve(every: tuple[FilterChain, ...], fallback: FilterChain | None, connection: Downstream) -> Selection:
-    """The chain that takes a connection of all chains, or else the default one."""
+    """The chain that matches a connection, else the default one."""
     others: list[tuple[FilterChain, str]] = []
     if unknown := next((each for each in every if each.unknown), None):
         return Selection(
             None, (), f"filter chain {unknown.number} matches by {', '.join(unknown.unknown)}, which is not followed"
         )
-    left = every
+    remaining = every
     for criterion, (best, why, both) in enumerate(CRITERIA):
-        named = tuple(value for chain in left for value in chain.criteria[criterion])
-        unnamed = any(not chain.criteria[criterion] for chain in left)
-        wished = best(named, connection)
-        if both and wished is not None and wished.prefix == 0 and unnamed:
-            what = network_text(wished)
+        named = tuple(value for chain in remaining for value in chain.criteria[criterion])
+        unnamed = any(not chain.criteria[criterion] for chain in remaining)
+        best_value = best(named, connection)
+        if both and best_value is not None and best_value.prefix == 0 and unnamed:
+            what = network_text(best_value)
             return Selection(
                 None,
                 tuple(others),
                 f"one chain names {what}, another has no {both}: Envoy keeps one of the two by chance (envoy#7341)",
             )
-        kept, having = [], ""
-        for each in left:
+        matching, fact = [], ""
+        for each in remaining:
             values = each.criteria[criterion]
-            if _keeps(values, wished):
-                kept.append(each)
+            if _keeps(values, best_value):
+                matching.append(each)
             else:
-                having = having or why(connection)
-                others.append((each, _reason(having, values, wished)))
-        left = tuple(kept)
-    if left:
-        # More than one is left only where two name the same; Envoy refuses such a listener.
-        return Selection(left[0], tuple(sorted(others, key=_number)))
+                fact = fact or why(connection)
+                others.append((each, _reason(fact, values, best_value)))
+        remaining = tuple(matching)
+    if remaining:
+        # Several remain only if they have the same criteria, which Envoy rejects.
+        return Selection(remaining[0], tuple(sorted(others, key=_number)))
     return Selection(fallback, tuple(sorted(others, key=_number)))
 
 
@@ -166,29 +166,29 @@ def _number(other: tuple[FilterChain, str]) -> int:
     return number
 
 
-def _keeps(values: Values, wished: Any) -> bool:  # noqa: ANN401
-    """Whether a chain is left: by the value that fits best, or, where none fits, by naming none."""
-    return wished in values if wished is not None else not values
+def _keeps(values: Values, best_value: Any) -> bool:  # noqa: ANN401
+    """Whether a chain remains: it has the best value or, if no value matches, no value."""
+    return best_value in values if best_value is not None else not values
 
 
-def _reason(having: str, values: Values, wished: Any) -> str:  # noqa: ANN401
+def _reason(fact: str, values: Values, best_value: Any) -> str:  # noqa: ANN401
     if not values:
-        return f"names none, and others do; {having}"
+        return f"names none, and others do; {fact}"
     names = " or ".join(value_text(value) for value in values[:4]) + (" ..." if len(values) > 4 else "")
-    closer = f", and {value_text(wished)} is closer" if hasattr(wished, "prefix") else ""
-    return f"for {names}; {having}{closer}"
+    closer = f", and {value_text(best_value)} is closer" if hasattr(best_value, "prefix") else ""
+    return f"for {names}; {fact}{closer}"
 
 
 def value_text(value: object) -> str:
-    """What a chain names, as people write it."""
+    """A criterion's value as text."""
     prefix = getattr(value, "prefix", None)
     return str(value) if prefix is None else network_text(value)  # type: ignore[arg-type] # a Network has one
 
 
 def _equal(read: Callable[[Downstream], Any]) -> Callable[[Iterable[Any], Downstream], Any]:
     def best(values: Iterable[Any], connection: Downstream) -> Any:  # noqa: ANN401
-        mine = read(connection)
-        return mine if mine in set(values) else None
+        value = read(connection)
+        return value if value in set(values) else None
 
     return best
 
@@ -221,13 +221,13 @@ def _first_alpn(values: Iterable[str], connection: Downstream) -> str | None:
 
 
 def _source_kind(values: Iterable[str], connection: Downstream) -> str | None:
-    mine = LOCAL if connection.is_local else EXTERNAL
-    return mine if mine in set(values) else None
+    kind = LOCAL if connection.is_local else EXTERNAL
+    return kind if kind in set(values) else None
 
 
 def _direct(connection: Downstream) -> bytes:
-    found: bytes = connection.direct or connection.source
-    return found
+    address: bytes = connection.direct or connection.source
+    return address
 
 
 def _sni_text(connection: Downstream) -> str:
@@ -239,12 +239,12 @@ def _alpn_text(connection: Downstream) -> str:
 
 
 def _transport(connection: Downstream) -> str:
-    found: str = connection.transport or RAW_BUFFER
-    return found
+    transport: str = connection.transport or RAW_BUFFER
+    return transport
 
 
-# In the sieve's order: the value that fits best of those that chains name, what the connection has, and, of addresses,
-# the field that chains may leave out: to Envoy they name 0.0.0.0/0 and ::/0.
+# For each criterion in order: a function for the best value among the chains', the connection's value as text, and, for
+# addresses, the field that chains may omit: Envoy treats such chains like 0.0.0.0/0 and ::/0.
 CRITERIA: tuple[tuple[Callable[[Any, Downstream], Any], Callable[[Downstream], str], str], ...] = (
     (_equal(lambda each: each.destination_port), lambda each: f"its port is {each.destination_port}", ""),
     (

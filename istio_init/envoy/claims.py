@@ -1,4 +1,4 @@
-"""The claims that join rules and proxy, P1 to P12, each with the outage that it prevents; docs/envoy.md lists them."""
+"""The claims P1 to P12 about rules and proxy, each with the outage that it prevents; docs/envoy.md lists them."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ P12 = Claim("P12", "the rules capture every address that Envoy has an outbound l
 
 
 def misfits(case: FitCase) -> Iterator[Misfit]:
-    """Everything that breaks a claim, for one family."""
+    """All broken claims, for one family."""
     for check in CHECKS.values():
         yield from check(case)
 
 
-def _misfit(case: FitCase, claim: Claim, found: str, packet: Packet, client: Client = HTTP) -> Misfit:
-    return Misfit(claim, case.family, found, client, case.follow(packet, client)[0])
+def _misfit(case: FitCase, claim: Claim, finding: str, packet: Packet, client: Client = HTTP) -> Misfit:
+    return Misfit(claim, case.family, finding, client, case.follow(packet, client)[0])
 
 
 def _first(case: FitCase, hook: Hook, port: int) -> Packet | None:
-    """A packet that the rules give to a port of Envoy's; None where there is none."""
-    found = next(case.captured(hook, port), None)
-    return case.packet(found.cube, hook) if found else None
+    """A packet that the rules redirect to a port of Envoy; None without one."""
+    packet_set = next(case.captured(hook, port), None)
+    return case.packet(packet_set.cube, hook) if packet_set else None
 
 
 def _ports(case: FitCase) -> tuple[tuple[int, Hook, str], ...]:
@@ -76,37 +76,37 @@ def p1(case: FitCase) -> Iterator[Misfit]:
 
 
 def _reached(case: FitCase, packet: Packet) -> str:
-    """The listener of Envoy's that a packet reaches; empty where none listens."""
+    """The Envoy listener that a packet reaches; empty if there is none."""
     path = case.follow(packet, HTTP)[0]
     return path.passages[0].listener if path.passages else ""
 
 
 def p2(case: FitCase) -> Iterator[Misfit]:
-    """Nothing is handed on: what other listeners are for is blackholed or passed through."""
+    """Without handoff, connections for other listeners are blackholed or passed through."""
     port, hook, _ = _ports(case)[0]
     listener, packet = _listener(case, port), _first(case, hook, port)
     if listener is None or packet is None or listener.hands_on:
         return
     others = [each for each in case.pod.configuration.listeners.all if not each.bound]
     if others:
-        found = f"{plain(listener.name)} has no use_original_dst: {len(others)} listeners get no connection"
-        yield _misfit(case, P2, found, packet).replace(where=listener.node.path)
+        finding = f"{plain(listener.name)} has no use_original_dst: {len(others)} listeners get no connection"
+        yield _misfit(case, P2, finding, packet).replace(where=listener.node.path)
     elif not listener.restores:
-        found = f"{plain(listener.name)} does not restore the original destination (original_dst)"
-        yield _misfit(case, P2, found, packet).replace(where=listener.node.path)
+        finding = f"{plain(listener.name)} does not restore the original destination (original_dst)"
+        yield _misfit(case, P2, finding, packet).replace(where=listener.node.path)
 
 
 def p3(case: FitCase) -> Iterator[Misfit]:
-    """No destination is restored: every connection is blackholed."""
+    """Without the original destination, every connection is blackholed."""
     port, hook, _ = _ports(case)[1]
     listener, packet = _listener(case, port), _first(case, hook, port)
     if listener is not None and packet is not None and not listener.restores:
-        found = f"{plain(listener.name)} has neither original_dst nor use_original_dst"
-        yield _misfit(case, P3, found, packet).replace(where=listener.node.path)
+        finding = f"{plain(listener.name)} has neither original_dst nor use_original_dst"
+        yield _misfit(case, P3, finding, packet).replace(where=listener.node.path)
 
 
 def p4(case: FitCase) -> Iterator[Misfit]:
-    """TPROXY's rules and REDIRECT's proxy, or the other way round: connections time out."""
+    """Rules for TPROXY with a proxy for REDIRECT, or the reverse: connections time out."""
     port, hook, _ = _ports(case)[1]
     listener, packet = _listener(case, port), _first(case, hook, port)
     if listener is None or packet is None:
@@ -117,26 +117,26 @@ def p4(case: FitCase) -> Iterator[Misfit]:
     if transparent and not listener.transparent:
         yield _misfit(case, P4, f"TPROXY, and {name} is not transparent", packet).replace(where=listener.node.path)
     if spoofing and not transparent:
-        found = f"REDIRECT, and {name} dials from the client's address (original_src), whose answers leave the pod"
-        yield _misfit(case, P4, found, packet).replace(where=spoofing.node.path)
-    given = spoofing.node.at("typed_config", "mark").number() if spoofing else mark
-    if transparent and given != mark:
-        found = f"{name} marks what it dials with {given}, the rules and routes expect {mark} (-t)"
-        yield _misfit(case, P4, found, packet).replace(where=spoofing.node.path if spoofing else "")
+        finding = f"REDIRECT, and {name} dials from the client's address (original_src), whose answers leave the pod"
+        yield _misfit(case, P4, finding, packet).replace(where=spoofing.node.path)
+    actual_mark = spoofing.node.at("typed_config", "mark").number() if spoofing else mark
+    if transparent and actual_mark != mark:
+        finding = f"{name} marks what it dials with {actual_mark}, the rules and routes expect {mark} (-t)"
+        yield _misfit(case, P4, finding, packet).replace(where=spoofing.node.path if spoofing else "")
 
 
 def p5(case: FitCase) -> Iterator[Misfit]:
-    """A wrong source, or none: Envoy's connection to the app is captured, a loop that takes all connections."""
+    """With a wrong source address, Envoy's connection to the app is captured, in a loop."""
     own = {case.pod.envoy.outbound_port, case.pod.envoy.inbound_port}
-    seen: set[str] = set()
+    reported: set[str] = set()
     for packet in case.arriving(case.pod.envoy.inbound_port):
         for client in () if packet.destination_port in own else case.clients(case.pod.envoy.inbound_port):
             for path in case.follow(packet, client):
                 cluster = path.passages[-1].cluster if path.passages else ""
-                if path.loop and cluster not in seen:
-                    seen.add(cluster)
-                    found = f"{_source_text(path)} comes back to {plain(path.loop)}"
-                    yield Misfit(P5, case.family, found, client, path, cluster)
+                if path.loop and cluster not in reported:
+                    reported.add(cluster)
+                    finding = f"{_source_text(path)} comes back to {plain(path.loop)}"
+                    yield Misfit(P5, case.family, finding, client, path, cluster)
 
 
 def _source_text(path: Path) -> str:
@@ -146,7 +146,7 @@ def _source_text(path: Path) -> str:
 
 
 def p6(case: FitCase) -> Iterator[Misfit]:
-    """A listener's own port leads back to it."""
+    """A connection to a listener's own port loops."""
     client = CLIENTS["tcp"]
     for port, _, _ in _ports(case):
         for path in (path for packet in _to_port(case, port) for path in case.follow(packet, client)):
@@ -156,7 +156,7 @@ def p6(case: FitCase) -> Iterator[Misfit]:
 
 
 def _to_port(case: FitCase, port: int) -> Iterator[Packet]:
-    """A packet of each set for a port, from inside and outside; not Envoy's own."""
+    """A packet of each set for a port, inbound and outbound, except Envoy's own."""
     envoy, space = case.pod.envoy, case.space
     at = space.cube(
         destination_port=space.only(DESTINATION_PORT, port),
@@ -170,7 +170,7 @@ def _to_port(case: FitCase, port: int) -> Iterator[Packet]:
 
 
 def p7(case: FitCase) -> Iterator[Misfit]:
-    """A cluster that is missing is a 503, routes that are missing a 404; what was refused is as old as it is."""
+    """A missing cluster causes 503, missing routes cause 404, and after a rejected update the old state remains."""
     for each in case.pod.configuration.dump.refused:
         name = plain(each.name) if each.name else "(no name)"
         yield Misfit(P7, case.family, f"Envoy refused an update of {name}: {plain(each.why)}", where=each.path)
@@ -190,14 +190,14 @@ def p8(case: FitCase) -> Iterator[Misfit]:
             cluster = clusters.cluster(configuration.dump, name)
             bound = clusters.bind_address(configuration.dump, cluster, length) if cluster else None
             if bound and _is_loopback(bound[0]) and len(bound[0]) == length and _dials_out(case, cluster):
-                found = f"cluster {plain(name)} is bound to {address_text(bound[0])}"
+                finding = f"cluster {plain(name)} is bound to {address_text(bound[0])}"
                 packet, client = _caller(case, listener, name)
                 path = case.follow(packet, client)[0]
-                yield Misfit(P8, case.family, found, client, path, bound[1].path)
+                yield Misfit(P8, case.family, finding, client, path, bound[1].path)
 
 
 def _dials_out(case: FitCase, cluster: clusters.Cluster | None) -> bool:
-    """Whether a cluster has an endpoint outside of the pod, or any, where the client says which."""
+    """Whether a cluster has an endpoint outside the pod, or dials the original destination."""
     if cluster is None or not cluster.type:
         return False
     if cluster.restored:
@@ -211,20 +211,20 @@ def _is_loopback(address: bytes) -> bool:
 
 
 def _caller(case: FitCase, listener: Listener, cluster: str) -> tuple[Packet, Client]:
-    """A packet and a client whose connection goes to a cluster by a listener, as far as one is found."""
+    """A packet and a client whose connection goes through a listener to a cluster, if one is found."""
     packet = _to(case, listener)
     domains = references.domains_of(case.pod.configuration.dump, listener, cluster) or ("",)
     for client in CLIENTS.values():
         for domain in domains:
-            asking = client.replace(request=HttpCall(domain))
-            path = case.follow(packet, asking)[0]
+            caller = client.replace(request=HttpCall(domain))
+            path = case.follow(packet, caller)[0]
             if any(each.cluster == cluster for each in path.passages):
-                return packet, asking
+                return packet, caller
     return packet, HTTP
 
 
 def _to(case: FitCase, listener: Listener) -> Packet:
-    """What an application sends to a listener's address, or to anybody at its port."""
+    """A packet from an application to a listener's address, or to any address at its port."""
     socket = listener.sockets[0]
     space = case.space
     cube = space.cube(destination_port=space.only(DESTINATION_PORT, socket.port))
@@ -232,36 +232,42 @@ def _to(case: FitCase, listener: Listener) -> Packet:
         cube = intersection(cube, space.cube(destination=space.among(1, (socket.address,)))) or cube
     application = intersection(cube, _application(case)) or cube
     for each in case.connections_of("OUTPUT"):
-        if found := intersection(each.cube, application):
-            return case.packet(found, "OUTPUT")
+        if cube_of_application := intersection(each.cube, application):
+            return case.packet(cube_of_application, "OUTPUT")
     return case.packet(next(case.connections_of("OUTPUT")).cube, "OUTPUT")
 
 
 def _application(case: FitCase) -> tuple[int, ...]:
-    """What an application sends, to elsewhere, that the rules treat as they treat any application."""
+    """Packets from ordinary applications to other hosts, without users and groups that options exclude."""
     space, options, envoy = case.space, case.options, case.pod.envoy
     groups = options.istio_outbound_owner_groups
-    spared = {None, envoy.gid, *options.proxy_gid, *options.proxy_uid, *options.istio_outbound_owner_groups_exclude}
+    excluded_groups = {
+        None,
+        envoy.gid,
+        *options.proxy_gid,
+        *options.proxy_uid,
+        *options.istio_outbound_owner_groups_exclude,
+    }
     excluded = [each for _, _, users in options.exclude_uids_for_ports for each in users]
     users = space.where(UID, lambda uid: uid is not None and any(low <= uid <= high for low, high in excluded))
     return space.cube(
         uid=space.everything[UID] & ~space.among(UID, {None, envoy.uid, *options.proxy_uid}) & ~users,
-        gid=space.everything[GID] & ~space.among(GID, spared) if groups == ALL else space.among(GID, groups),
+        gid=space.everything[GID] & ~space.among(GID, excluded_groups) if groups == ALL else space.among(GID, groups),
         out_interface=space.only(OUT, case.pod.facts.uplink),
         mark=1 << space.mark(0),
     )
 
 
 def p9(case: FitCase) -> Iterator[Misfit]:
-    """A port with a policy that connections do not go through: it is passed by, and no log says so."""
+    """Connections to a port bypass the policy of its filter chain, and no log shows it."""
     inbound_port = case.pod.envoy.inbound_port
     listener = _listener(case, inbound_port)
     if listener is None or next(case.captured("PREROUTING", inbound_port), None) is None:
         return
     own = {port for port, _, _ in _ports(case)}
-    named = {port for chain in chains.chains(listener) for port in chain.criteria[0]} - own
+    ports = {port for chain in chains.chains(listener) for port in chain.criteria[0]} - own
     space, options = case.space, case.options
-    for port in sorted(named):
+    for port in sorted(ports):
         # Sources and interfaces that are excluded (-c) bypass Envoy on purpose.
         at = space.cube(
             destination_port=space.only(DESTINATION_PORT, port),
@@ -273,13 +279,13 @@ def p9(case: FitCase) -> Iterator[Misfit]:
             if cube and not each.redirect and not each.tproxy and each.end == "delivered":
                 packet = case.packet(cube, "PREROUTING")
                 if why := _policy(case, packet):
-                    found = f"port {port} bypasses Envoy, whose chain for it {why}"
-                    yield _misfit(case, P9, found, packet).replace(where=listener.node.path)
+                    finding = f"port {port} bypasses Envoy, whose chain for it {why}"
+                    yield _misfit(case, P9, finding, packet).replace(where=listener.node.path)
                 break
 
 
 def _policy(case: FitCase, packet: Packet) -> str:
-    """What of Envoy's a connection in clear would have met; empty where Envoy would have let it pass."""
+    """How Envoy would restrict a plaintext connection; empty if it would let it pass."""
     envoy = case.pod.envoy
     arrival = ListenerArrival(
         packet.destination, envoy.inbound_port, packet.source, packet.source_port, packet.destination,
@@ -294,50 +300,50 @@ def _policy(case: FitCase, packet: Packet) -> str:
 
 
 def p10(case: FitCase) -> Iterator[Misfit]:
-    """What Envoy sends is given to Envoy: a loop."""
+    """Envoy's own connections are redirected to Envoy, in a loop."""
     envoy, space = case.pod.envoy, case.space
-    mine = space.cube(uid=space.only(UID, envoy.uid), gid=space.only(GID, envoy.gid), mark=1 << space.mark(0))
+    own_traffic = space.cube(uid=space.only(UID, envoy.uid), gid=space.only(GID, envoy.gid), mark=1 << space.mark(0))
     for each in case.captured("OUTPUT", envoy.outbound_port):
-        if cube := intersection(each.cube, mine):
-            found = f"what Envoy sends as uid {envoy.uid}, gid {envoy.gid} is given to its outbound listener"
-            yield _misfit(case, P10, found, case.packet(cube, "OUTPUT"))
+        if cube := intersection(each.cube, own_traffic):
+            finding = f"what Envoy sends as uid {envoy.uid}, gid {envoy.gid} is given to its outbound listener"
+            yield _misfit(case, P10, finding, case.packet(cube, "OUTPUT"))
             return
 
 
 def p11(case: FitCase) -> Iterator[Misfit]:
-    """Without an inspector all is raw_buffer without a protocol: the chain is never chosen."""
+    """Without an inspector, every connection is raw_buffer without a protocol, so the chain never matches."""
     first = _listener(case, case.pod.envoy.outbound_port)
     for listener in case.pod.configuration.listeners.all:
         before = first.filters() if first and first.hands_on and not listener.bound else ()
         for chain in chains.chains(listener):
             port = chain.criteria[0][0] if chain.criteria[0] else _own_port(listener)
-            there = {each.name for each in (*before, *listener.filters()) if not each.is_off(port)}
-            for inspector in _needed(chain):
-                if inspector not in there:
+            inspectors = {each.name for each in (*before, *listener.filters()) if not each.is_off(port)}
+            for inspector in _required_inspectors(chain):
+                if inspector not in inspectors:
                     short = inspector.rpartition(".")[2]
-                    found = f"chain {chain.number} of {plain(listener.name)} needs {short} on port {port}"
+                    finding = f"chain {chain.number} of {plain(listener.name)} needs {short} on port {port}"
                     packet = _to(case, listener) if not listener.bound else _inbound_to(case, port)
                     client = CLIENTS["tls" if inspector == listeners.TLS_INSPECTOR else "http"]
-                    yield _misfit(case, P11, found, packet, client).replace(where=chain.node.path)
+                    yield _misfit(case, P11, finding, packet, client).replace(where=chain.node.path)
 
 
 def _own_port(listener: Listener) -> int:
-    """The port of what a listener takes: its own, where connections are handed on to it; any, where it is bound."""
+    """The port of a listener's connections: its own if connections are handed off to it, any (0) if it is bound."""
     return 0 if listener.bound else int(listener.sockets[0].port)
 
 
 def _inbound_to(case: FitCase, port: int) -> Packet:
-    """A packet that comes in for a port."""
+    """An inbound packet for a port."""
     at = case.space.cube(
         destination_port=case.space.only(DESTINATION_PORT, port) or case.space.everything[DESTINATION_PORT]
     )
     sets = [*case.captured("PREROUTING", case.pod.envoy.inbound_port), *case.connections_of("PREROUTING")]
-    found = next((cube for each in sets if (cube := intersection(each.cube, at))), sets[0].cube)
-    return case.packet(found, "PREROUTING")
+    arrival = next((cube for each in sets if (cube := intersection(each.cube, at))), sets[0].cube)
+    return case.packet(arrival, "PREROUTING")
 
 
-def _needed(chain: chains.FilterChain) -> Iterator[str]:
-    """The inspectors without which a chain is never chosen."""
+def _required_inspectors(chain: chains.FilterChain) -> Iterator[str]:
+    """The inspectors that a chain needs to match."""
     named = dict(zip(chains.NAMES, chain.criteria, strict=True))
     transport, protocols = named["transport_protocol"], set(named["application_protocols"])
     if TLS in transport or named["server_names"]:
@@ -347,13 +353,13 @@ def _needed(chain: chains.FilterChain) -> Iterator[str]:
 
 
 def p12(case: FitCase) -> Iterator[Misfit]:
-    """A call to a service that Envoy knows goes round it, or nowhere."""
+    """A call to a service that Envoy knows bypasses Envoy or fails."""
     capturing = case.options.istio_service_cidr or case.options.istio_outbound_ports
     port = case.pod.envoy.outbound_port
     if not capturing or _listener(case, port) is None:
         return
     application = _application(case)
-    spared = [cube for each in case.connections_of("OUTPUT") if port not in {each.redirect, each.tproxy}
+    uncaptured = [cube for each in case.connections_of("OUTPUT") if port not in {each.redirect, each.tproxy}
               and (cube := intersection(each.cube, application))]  # fmt: skip
     for address, called, name, where in references.services(case.pod.configuration):
         if len(address) != (4 if case.family == "ipv4" else 16) or case.pod.facts.is_local(address):
@@ -361,10 +367,10 @@ def p12(case: FitCase) -> Iterator[Misfit]:
         to = case.space.cube(
             destination=case.space.among(1, (address,)), destination_port=case.space.only(DESTINATION_PORT, called)
         )
-        cube = next((both for each in spared if (both := intersection(each, to))), None)
+        cube = next((both for each in uncaptured if (both := intersection(each, to))), None)
         if cube:
-            found = f"{plain(name)}, {endpoint_text(address, called)}, is not captured (-i, -x, -o)"
-            yield _misfit(case, P12, found, case.packet(cube, "OUTPUT")).replace(where=where)
+            finding = f"{plain(name)}, {endpoint_text(address, called)}, is not captured (-i, -x, -o)"
+            yield _misfit(case, P12, finding, case.packet(cube, "OUTPUT")).replace(where=where)
 
 
 CHECKS: dict[Claim, Callable[[FitCase], Iterator[Misfit]]] = {

@@ -1,4 +1,4 @@
-"""Who calls: what a client says first, and the request that it makes, as far as Envoy tells clients apart."""
+"""Clients: how they connect, what they send first, and their request, as far as Envoy distinguishes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
     Transport: TypeAlias = Literal["raw_buffer", "tls"]
-    # What is said in clear, or inside of TLS: two versions of HTTP, something else, or nothing before the server does.
+    # The plaintext, or the payload of TLS: two versions of HTTP, other bytes, or silence until the server speaks.
     Application: TypeAlias = Literal["http/1.1", "h2c", "bytes", "silence"]
 
 RAW_BUFFER: Transport = "raw_buffer"
@@ -33,9 +33,9 @@ class HttpCall(Record):
 
 
 class Client(Record):
-    """What a client is to a proxy: how it connects, and what it says (inside of TLS, where it is TLS).
+    """A client as a proxy sees it: how it connects, and what it sends (inside TLS if it uses TLS).
 
-    `alpn` is in the order in which the client offers the protocols; `certificate` whether it shows one.
+    `alpn` has the protocols in the client's order of preference; `certificate` is whether it presents one.
     """
 
     speaks: str
@@ -53,14 +53,14 @@ class Client(Record):
 
     @property
     def decrypted(self) -> Client:
-        """The same client behind the end of its TLS."""
+        """The same client after TLS termination."""
         return self.replace(transport=RAW_BUFFER, alpn=(), sni="", certificate=False)
 
 
-# As a sidecar's outbound side offers them for an HTTP service (Istio's ALPN filter), the wished-for one first.
+# The protocols that a sidecar offers for an HTTP service (Istio's ALPN filter), in order of preference.
 ISTIO_ALPN = ("istio-http/1.1", "istio", "http/1.1")
 
-# The kinds of clients, by the name that --speaks gives them.
+# The kinds of clients by their name for --speaks.
 CLIENTS: dict[str, Client] = {
     "http": Client("http", RAW_BUFFER, "http/1.1"),
     "h2c": Client("h2c", RAW_BUFFER, "h2c"),

@@ -1,4 +1,4 @@
-"""Clusters: where a connection goes on to, from which address, and how it is secured.
+"""Clusters: a connection's endpoint, its source address, and its transport security.
 
 Sources: in Envoy's source/common/upstream load_balancer_impl.cc (health and panic), upstream_impl.cc (bind addresses)
 and transport_socket_match_impl.cc; source/extensions/clusters/original_dst.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TYPES = ("STATIC", "STRICT_DNS", "LOGICAL_DNS", "EDS", "ORIGINAL_DST")
 WITH_ENDPOINTS = frozenset({"STATIC", "STRICT_DNS", "LOGICAL_DNS", "EDS"})
-# Extensions that are one of the types under a name.
+# Extensions that stand for one of the types.
 EXTENSIONS = {
     "envoy.cluster.static": "STATIC",
     "envoy.cluster.strict_dns": "STRICT_DNS",
@@ -31,21 +31,21 @@ EXTENSIONS = {
 }
 HEALTH = ("UNKNOWN", "HEALTHY", "UNHEALTHY", "DRAINING", "TIMEOUT", "DEGRADED")
 HEALTHY = frozenset({"UNKNOWN", "HEALTHY", "DEGRADED"})
-# Percent of healthy hosts under which Envoy takes all hosts, where a cluster says nothing; what a healthy host counts.
+# Defaults: the percentage of healthy hosts below which Envoy uses all hosts, and the overprovisioning factor.
 PANIC, OVERPROVISIONING = 50.0, 1.4
 MATCHING = "envoy.transport_socket_match"
-# Kinds of addresses that are no IP addresses, by their field.
+# Kinds of addresses other than IP addresses, by their field.
 NO_IP = {
     "envoy_internal_address": "an internal listener, which is not followed",
     "pipe": "a Unix socket, which is not followed",
 }
 PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-# socket_options by which a cluster marks its packets: SOL_SOCKET, SO_MARK.
+# The socket option that marks a cluster's packets: SOL_SOCKET, SO_MARK.
 SO_MARK = (1, 36)
 
 
 class Upstream(Record):
-    """An endpoint: its address, or the name that Envoy looks up; whether it may be called; its labels."""
+    """An endpoint: its address, or the name that Envoy resolves; whether it is healthy; its labels."""
 
     address: bytes
     port: int
@@ -62,7 +62,7 @@ class Upstream(Record):
 
 
 class Security(Record):
-    """The transport socket towards an endpoint: TLS or not, which match chose it, and what TLS offers."""
+    """The transport socket for an endpoint: TLS or not, the match that selected it, and TLS parameters."""
 
     tls: bool
     by: str
@@ -85,22 +85,22 @@ class Cluster(Record):
 
 
 def cluster(dump: Dump, name: str) -> Cluster | None:
-    """The cluster of a name; None where the dump has none."""
+    """The cluster with this name; None if the dump has none."""
     node = dump.clusters.get(name)
     if node is None:
         return None
     custom = node.at("cluster_type", "name").text()
-    known = EXTENSIONS.get(custom, "") if custom else node.get("type").enum(*TYPES)
-    return Cluster(name, known if known in {*WITH_ENDPOINTS, "ORIGINAL_DST"} else "", node)
+    kind = EXTENSIONS.get(custom, "") if custom else node.get("type").enum(*TYPES)
+    return Cluster(name, kind if kind in {*WITH_ENDPOINTS, "ORIGINAL_DST"} else "", node)
 
 
 def knows_clusters(dump: Dump) -> bool:
-    """Whether the dump has clusters at all: else a missing one is not missing."""
+    """Whether the dump contains clusters; without them, a missing cluster means nothing."""
     return dump.has(CLUSTERS)
 
 
 class Endpoints(Record):
-    """A cluster's endpoints and those of them that may be called; `unclear` is why that cannot be decided, or empty."""
+    """A cluster's endpoints, and the usable ones; `unclear` is why that can't be decided, or empty."""
 
     every: tuple[Upstream, ...]
     callable: tuple[Upstream, ...]
@@ -129,11 +129,11 @@ def endpoints(dump: Dump, of: Cluster) -> Endpoints:
 
 
 def _assignment(dump: Dump, of: Cluster) -> Node | None:
-    """Where a cluster's endpoints are; None where the dump lacks them."""
+    """The assignment with a cluster's endpoints; None if the dump does not have it."""
     service = of.node.at("eds_cluster_config", "service_name").text() or of.name
     for name in (service, of.name):
-        if found := dump.endpoints.get(name):
-            return found
+        if assignment := dump.endpoints.get(name):
+            return assignment
     if of.type != "EDS":
         return of.node.get("load_assignment")
     return Node(None, "") if dump.has(ENDPOINTS) else None
@@ -162,9 +162,9 @@ def _is_healthy(node: Node, address: bytes | None, port: int, ejected: frozenset
 
 
 def _other_address(node: Node) -> str:
-    """What an endpoint without an IP address is: a pipe, or an internal listener."""
-    found = sorted(node.at("endpoint", "address").fields())
-    return found[0] if found else "an endpoint without an address"
+    """The kind of an endpoint without an IP address: a pipe, or an internal listener."""
+    fields = sorted(node.at("endpoint", "address").fields())
+    return fields[0] if fields else "an endpoint without an address"
 
 
 def _threshold(node: Node) -> float:
@@ -178,7 +178,7 @@ def _threshold(node: Node) -> float:
 
 
 def _callable(every: tuple[Upstream, ...], threshold: float) -> tuple[tuple[Upstream, ...], bool]:
-    """Who may be called: healthy endpoints of the first priorities that are enough, or, in a panic, all."""
+    """The usable endpoints: healthy ones of the first priorities with enough of them or, in panic mode, all."""
     usable: list[Upstream] = []
     load = 0.0
     for priority in sorted({each.priority for each in every}):
@@ -188,20 +188,20 @@ def _callable(every: tuple[Upstream, ...], threshold: float) -> tuple[tuple[Upst
         load += OVERPROVISIONING * len(healthy) / len(level)
         if load >= 1.0:
             return tuple(usable), False
-    # Nobody is enough: where too few of all are healthy, Envoy no longer minds.
+    # No priority has enough: if too few hosts are healthy in all, Envoy ignores their health.
     if every and load * 100 / OVERPROVISIONING < threshold:
         return every, True
     return tuple(usable), False
 
 
 def bind_address(dump: Dump, of: Cluster, family_length: int) -> tuple[bytes, Node] | None:
-    """The address that connections of a cluster are bound to, for destinations of a family; None where it is none."""
+    """The address that a cluster's connections to a family are bound to, if there is one."""
     config = of.node.get("upstream_bind_config") or dump.bootstrap.at("cluster_manager", "upstream_bind_config")
     sources = [config.get("source_address")]
     sources += [each.get("address") for each in config.get("extra_source_addresses").each()]
-    found = [(address, each) for each in sources if each and (address := packed(each.get("address").text()))]
-    fitting = [each for each in found if len(each[0]) == family_length]
-    return next(iter(fitting or found), None)
+    candidates = [(address, each) for each in sources if each and (address := packed(each.get("address").text()))]
+    fitting = [each for each in candidates if len(each[0]) == family_length]
+    return next(iter(fitting or candidates), None)
 
 
 def mark(of: Cluster) -> int:
@@ -213,7 +213,7 @@ def mark(of: Cluster) -> int:
 
 
 def security(of: Cluster, endpoint: Upstream | None) -> Security:
-    """The transport socket towards an endpoint: the first match whose labels it has, or else the cluster's."""
+    """The transport socket for an endpoint: the first match whose labels it has, else the cluster's."""
     labels = dict(endpoint.labels) if endpoint else {}
     for each in of.node.get("transport_socket_matches").each():
         required = {name: str(node.value) for name, node in each.get("match").fields().items()}
@@ -234,15 +234,15 @@ def _secured(socket: Node, by: str) -> Security:
         return Security(False, by)
     context = socket.get("typed_config")
     common = context.get("common_tls_context")
-    shown = common.get("tls_certificates") or common.get("tls_certificate_sds_secret_configs")
-    return Security(True, by, common.get("alpn_protocols").texts(), context.get("sni").text(), bool(shown))
+    certificates = common.get("tls_certificates") or common.get("tls_certificate_sds_secret_configs")
+    return Security(True, by, common.get("alpn_protocols").texts(), context.get("sni").text(), bool(certificates))
 
 
 def speaks_http2(of: Cluster, downstream: str) -> bool:
-    """Whether a cluster's HTTP requests are HTTP/2 ones; `downstream` is how the request came."""
+    """Whether a cluster uses HTTP/2; `downstream` is the protocol of the incoming request."""
     options = of.node.get("typed_extension_protocol_options").value
-    found = options.get(PROTOCOL_OPTIONS) if isinstance(options, dict) else None
-    node = Node(found, f"{of.node.path}.typed_extension_protocol_options")
+    options_of_http = options.get(PROTOCOL_OPTIONS) if isinstance(options, dict) else None
+    node = Node(options_of_http, f"{of.node.path}.typed_extension_protocol_options")
     if node.get("use_downstream_protocol_config"):
         return downstream == "h2c"
     return bool(node.at("explicit_http_config", "http2_protocol_options")) or bool(

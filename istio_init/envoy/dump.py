@@ -1,4 +1,4 @@
-"""A configuration dump as a value: listeners, clusters, routes and endpoints by name, each with its place.
+"""A configuration dump as a value: listeners, clusters, routes and endpoints by name, each with its path in the dump.
 
 It is what Envoy's admin interface answers to /config_dump?include_eds, in either spelling of protobuf's JSON. Its
 entries are read only when they are needed: a dump of thousands of clusters is not parsed as a whole.
@@ -26,7 +26,7 @@ LISTENERS, CLUSTERS, ROUTES, ENDPOINTS, BOOTSTRAP = (
 
 
 class Refused(Record):
-    """An update that Envoy refused: what of (its name, where there is one), why, and where the dump says so."""
+    """An update that Envoy rejected: the resource's name, if known, the reason, and the path in the dump."""
 
     name: str
     why: str
@@ -34,7 +34,7 @@ class Refused(Record):
 
 
 class Dump(Record):
-    """A dump, indexed. `parts` says which messages it has: what another message would hold is not known."""
+    """An indexed dump. `parts` has the names of its messages; the contents of others are unknown."""
 
     parts: frozenset[str]
     listeners: tuple[Node, ...]
@@ -43,7 +43,7 @@ class Dump(Record):
     endpoints: dict[str, Node]
     refused: tuple[Refused, ...]
     bootstrap: Node
-    # The endpoints' health as /clusters?format=json has it: unhealthy hosts by cluster.
+    # Unhealthy hosts by cluster, from /clusters?format=json.
     ejected: dict[str, frozenset[str]] = {}  # noqa: RUF012 (a Record is never changed)
 
     def has(self, part: str) -> bool:
@@ -52,7 +52,7 @@ class Dump(Record):
 
 
 def load(text: str) -> Dump:
-    """The dump in a text. DumpError, in one line, where it is no dump of Envoy's configuration."""
+    """Parse a dump. DumpError, in one line, if it is not a dump of Envoy's configuration."""
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -63,7 +63,7 @@ def load(text: str) -> Dump:
 
 
 def read(value: Any) -> Dump:  # noqa: ANN401 (any JSON)
-    """The dump that a JSON value is. DumpError where it is none."""
+    """The dump from a JSON value. DumpError if it is not one."""
     root = Node(value)
     if not isinstance(value, dict):
         raise DumpError(
@@ -74,38 +74,36 @@ def read(value: Any) -> Dump:  # noqa: ANN401 (any JSON)
         raise DumpError(
             "not a dump of Envoy's configuration: it has no configs; use the answer to /config_dump?include_eds"
         )
-    found: dict[str, list[Node]] = {}
+    by_kind: dict[str, list[Node]] = {}
     for message in messages:
         if isinstance(message.value, dict) and ".v2" in str(message.value.get("@type")):
-            raise DumpError(
-                f"{message.path}: of Envoy's second API (v2), which ended with Envoy 1.17; nothing is known of it"
-            )
-        found.setdefault(message.kind, []).append(message)
-    if not found.keys() & {LISTENERS, CLUSTERS, ROUTES, ENDPOINTS}:
+            raise DumpError(f"{message.path}: Envoy's v2 API, removed in Envoy 1.17, is not supported")
+        by_kind.setdefault(message.kind, []).append(message)
+    if not by_kind.keys() & {LISTENERS, CLUSTERS, ROUTES, ENDPOINTS}:
         raise DumpError(
             "the dump has no listeners, clusters, routes or endpoints; use the answer to /config_dump?include_eds"
         )
-    bootstrap = next((each.get("bootstrap") for each in found.get(BOOTSTRAP, ())), Node(None, "bootstrap"))
-    every = [each for messages in found.values() for each in messages]
+    bootstrap = next((each.get("bootstrap") for each in by_kind.get(BOOTSTRAP, ())), Node(None, "bootstrap"))
+    every = [each for messages in by_kind.values() for each in messages]
     return Dump(
-        frozenset(found),
-        tuple(_listeners(found.get(LISTENERS, ()))),
-        _named(_clusters(found.get(CLUSTERS, ())), "name"),
-        _named(_routes(found.get(ROUTES, ())), "name"),
-        _named(_endpoints(found.get(ENDPOINTS, ())), "cluster_name"),
+        frozenset(by_kind),
+        tuple(_listeners(by_kind.get(LISTENERS, ()))),
+        _named(_clusters(by_kind.get(CLUSTERS, ())), "name"),
+        _named(_routes(by_kind.get(ROUTES, ())), "name"),
+        _named(_endpoints(by_kind.get(ENDPOINTS, ())), "cluster_name"),
         tuple(_refused(every)),
         bootstrap,
     )
 
 
 def _named(nodes: Iterator[Node], key: str) -> dict[str, Node]:
-    """By name; the first of a name counts."""
-    found: dict[str, Node] = {}
+    """The nodes by name; the first one with a name is used."""
+    by_name: dict[str, Node] = {}
     for node in nodes:
         name = node.get(key).text()
-        if name not in found:
-            found[name] = node
-    return found
+        if name not in by_name:
+            by_name[name] = node
+    return by_name
 
 
 def _listeners(messages: Any) -> Iterator[Node]:  # noqa: ANN401
@@ -159,7 +157,7 @@ def _refused(messages: list[Node]) -> Iterator[Refused]:
 
 
 def _inner_name(entry: Node) -> str:
-    """The name of what an entry holds, where the entry has none of its own."""
+    """The name of an entry's resource, for entries without a name."""
     for part, key in (("cluster", "name"), ("route_config", "name"), ("endpoint_config", "cluster_name")):
         if name := entry.get(part).get(key).text():
             return name
@@ -167,7 +165,7 @@ def _inner_name(entry: Node) -> str:
 
 
 def with_health(dump: Dump, text: str) -> Dump:
-    """The dump with what /clusters?format=json says of endpoints that Envoy itself has found to be unhealthy."""
+    """The dump with the endpoints that Envoy itself considers unhealthy, from /clusters?format=json."""
     try:
         root = Node(json.loads(text), "clusters")
     except (ValueError, RecursionError):
@@ -177,17 +175,17 @@ def with_health(dump: Dump, text: str) -> Dump:
     )
 
 
-# What makes an endpoint unhealthy, beside what the control plane says.
+# The health flags that Envoy itself sets.
 FAILURES = ("failed_active_health_check", "failed_outlier_check")
 
 
 def _unhealthy(cluster: Node) -> frozenset[str]:
-    found = set()
+    endpoints = set()
     for each in cluster.get("host_statuses").each():
         health = each.get("health_status")
         if any(health.get(name).flag() for name in FAILURES):
             socket = each.at("address", "socket_address")
             address = packed(socket.get("address").text())
             if address is not None:
-                found.add(endpoint_text(address, socket.get("port_value").port()))
-    return frozenset(found)
+                endpoints.add(endpoint_text(address, socket.get("port_value").port()))
+    return frozenset(endpoints)

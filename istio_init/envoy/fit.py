@@ -1,7 +1,7 @@
-"""Do the rules and the proxy fit? Claims that join both, held against all packets and all kinds of clients.
+"""Checks whether rules and proxy fit: claims about both, tested with all packets and all kinds of clients.
 
-Which packets the rules give to Envoy comes from verify's packet sets, cut also where the configuration tells packets
-apart; of each class one packet, as each kind of client, is followed through both. docs/envoy.md has the claims.
+The packets that the rules redirect to Envoy come from verify's packet sets, further split where the configuration
+distinguishes packets. One packet of each class is followed for each kind of client. docs/envoy.md has the claims.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ if TYPE_CHECKING:
     from istio_init.options.table import Options
     from istio_init.verify.header_space import Cube
 
-# The sidecar's own ports that others call: the agent's status, health, Envoy's metrics.
+# Ports of the sidecar for other programs: the agent's status, health, Envoy's metrics.
 OWN_PORTS = (15020, 15021, 15090)
-# Of one claim this many connections are shown; of inbound classes this many are followed.
+# The most connections shown for a claim, and the most inbound classes followed.
 MOST_SHOWN = 3
 MOST_CLASSES = 4000
 
 
 class Claim(Record):
-    """A claim: the name by which docs/envoy.md tells it, and what it says."""
+    """A claim: its name in docs/envoy.md, and its text."""
 
     name: str
     text: str
 
 
 class Misfit(Record):
-    """A broken claim: what is wrong, and a connection that shows it, with its client and its path; None without one."""
+    """A broken claim: what is wrong, and an example connection with its client and path, if there is one."""
 
     claim: Claim
     family: Family
@@ -63,7 +63,7 @@ class Misfit(Record):
 
 
 class Note(Record):
-    """What is worth knowing and breaks no claim."""
+    """A remark that breaks no claim."""
 
     name: str
     text: str
@@ -71,7 +71,7 @@ class Note(Record):
 
 
 class Fit(Record):
-    """What was found: broken claims, notes, the claims that were looked at, and how many connections were followed."""
+    """The result: broken claims, notes, all claims, and the number of connections followed."""
 
     misfits: tuple[Misfit, ...]
     notes: tuple[Note, ...]
@@ -85,7 +85,7 @@ class Fit(Record):
 
 
 class FitCase:
-    """The rules of one family and the proxy, with all packets cut into the classes that either tells apart."""
+    """The rules of one family and the proxy, with all packets in the classes that either distinguishes."""
 
     def __init__(self, pod: Pod, options: Options, others: tuple[Listener, ...]) -> None:
         self.pod, self.options = pod, options
@@ -123,11 +123,11 @@ class FitCase:
                 yield each.of(cube)
 
     def captured(self, hook: Hook, port: int) -> Iterator[PacketSet]:
-        """Those that the rules give to a port of Envoy's."""
+        """The connections that the rules redirect to a port of Envoy."""
         return (each for each in self.connections_of(hook) if port in {each.redirect, each.tproxy})
 
     def packet(self, cube: Cube, hook: Hook) -> Packet:
-        """The packet of a set that is easiest to picture."""
+        """The most typical packet of a set."""
         return self.space.packet(usual(cube, self.space, self.pod.facts), hook)
 
     def follow(self, packet: Packet, client: Client) -> tuple[Path, ...]:
@@ -136,7 +136,7 @@ class FitCase:
         return follow(self.pod, packet, client)
 
     def arriving(self, port: int) -> Iterator[Packet]:
-        """A packet of each class that the rules give to Envoy's inbound port and that its listener tells apart."""
+        """A packet of each class that its listener distinguishes, among those redirected to Envoy's inbound port."""
         listener = self.pod.configuration.listeners.bound(bytes(self._length), port)
         dimensions = [DESTINATION_PORT, *(_distinguishing(listener) if listener else ())]
         classes: set[tuple[int, ...]] = set()
@@ -148,7 +148,7 @@ class FitCase:
                     yield self.packet(cube, "PREROUTING")
 
     def clients(self, port: int) -> Iterator[Client]:
-        """Every kind of client, and those of TLS with each name and protocol that the listener of a port asks for."""
+        """Every kind of client, and TLS clients with each server name and protocol that a port's listener has."""
         yield from CLIENTS.values()
         listener = self.pod.configuration.listeners.bound(bytes(self._length), port)
         criteria = (
@@ -165,7 +165,7 @@ class FitCase:
 
 
 def _distinguishing(listener: Listener) -> Iterator[int]:
-    """The dimensions beside the port by which a listener's chains tell connections apart."""
+    """The dimensions, apart from the port, by which a listener's chains distinguish connections."""
     criteria = [dict(zip(chains.NAMES, chain.criteria, strict=True)) for chain in chains.chains(listener)]
     for dimension, names in (
         (DESTINATION, ("prefix_ranges",)),
@@ -187,35 +187,35 @@ def _split(cube: Cube, dimensions: list[int]) -> Iterator[Cube]:
 
 
 def prove(pods: tuple[Pod, ...], options: Options, listening: frozenset[int] | None = None) -> Fit:
-    """Hold all claims against the rules of each family and the proxy.
+    """Check all claims for the rules of each family and the proxy.
 
-    `listening` are the ports of the pod that somebody listens at, where that is known.
+    `listening` are the ports of the pod with a listening process, if known.
     """
     from istio_init.envoy.claims import CHECKS, misfits
     from istio_init.envoy.notes import notes
 
     broken: list[Misfit] = []
-    noted: list[Note] = []
+    all_notes: list[Note] = []
     connections = 0
     for pod in pods:
         case = FitCase(pod, options, _capturing(pod))
-        shown: dict[Claim, int] = {}
+        counts: dict[Claim, int] = {}
         for each in misfits(case):
-            shown[each.claim] = shown.get(each.claim, 0) + 1
-            broken += [each] if shown[each.claim] <= MOST_SHOWN and not _known(broken, each) else []
-        noted += notes(case, listening)
+            counts[each.claim] = counts.get(each.claim, 0) + 1
+            broken += [each] if counts[each.claim] <= MOST_SHOWN and not _is_repeated(broken, each) else []
+        all_notes += notes(case, listening)
         connections += case.connections
-    return Fit(tuple(broken), tuple(dict.fromkeys(noted)), tuple(CHECKS), connections)
+    return Fit(tuple(broken), tuple(dict.fromkeys(all_notes)), tuple(CHECKS), connections)
 
 
-def _known(broken: list[Misfit], misfit: Misfit) -> bool:
-    """Whether the same was found for the other family, and no connection shows it."""
+def _is_repeated(broken: list[Misfit], misfit: Misfit) -> bool:
+    """Whether the other family has the same finding without an example connection."""
     return misfit.path is None and any((each.claim, each.found) == (misfit.claim, misfit.found) for each in broken)
 
 
 def _capturing(pod: Pod) -> tuple[Listener, ...]:
-    """The listeners that the rules give connections to, whose chains cut packets into classes."""
+    """The listeners that the rules redirect connections to, whose chains divide packets into classes."""
     any_address = bytes(4 if pod.ruleset.family == "ipv4" else 16)
     ports = (pod.envoy.outbound_port, pod.envoy.inbound_port)
-    found = (pod.configuration.listeners.bound(any_address, port) for port in ports)
-    return tuple(each for each in found if each)
+    candidates = (pod.configuration.listeners.bound(any_address, port) for port in ports)
+    return tuple(each for each in candidates if each)

@@ -1,4 +1,4 @@
-"""Whether rules and proxy fit, as text for people and as JSON for programs."""
+"""The report on whether rules and proxy fit, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     Purposes: TypeAlias = Callable[[Family], Mapping[RuleLocation, Purpose]]
 
 
-def lines(fit: Fit, known: Purposes) -> Iterator[TextLine]:
-    """The claims, what breaks them, and the notes; `known` are the purposes of a family's rules."""
+def lines(fit: Fit, reasons: Purposes) -> Iterator[TextLine]:
+    """The claims, what breaks them, and the notes; `reasons` are the purposes of a family's rules."""
     broken = {misfit.claim for misfit in fit.misfits}
     for claim in fit.claims:
         state = "BROKEN" if claim in broken else "holds "
@@ -30,34 +30,34 @@ def lines(fit: Fit, known: Purposes) -> Iterator[TextLine]:
         yield TextLine("purpose", 1, f"{misfit.family}: {misfit.found}{where}")
         if misfit.path and misfit.client:
             yield TextLine("purpose", 1, f"a client that speaks {misfit.client.speaks}:")
-            shown = path_lines(misfit.path, known(misfit.family), [], set())
-            yield from (line.replace(depth=line.depth + 1) for line in shown)
+            path = path_lines(misfit.path, reasons(misfit.family), [], set())
+            yield from (line.replace(depth=line.depth + 1) for line in path)
     if fit.notes:
         yield TextLine("hook", 0, "")
         yield TextLine("title", 0, "Worth knowing (breaks no claim):")
         for note in fit.notes:
             yield TextLine("miss", 1, f"{note.name} {note.text}" + (f"   [{note.where}]" if note.where else ""))
     yield TextLine("hook", 0, "")
-    counted = f"{len(fit.claims)} claims about rules and proxy, {fit.connections} connections followed."
+    counts = f"{len(fit.claims)} claims about rules and proxy, {fit.connections} connections followed."
     if broken:
-        yield TextLine("trouble", 0, f"Rules and proxy do NOT fit: {len(broken)} of {counted}")
+        yield TextLine("trouble", 0, f"Rules and proxy do NOT fit: {len(broken)} of {counts}")
     else:
-        yield TextLine("fate", 0, f"Rules and proxy fit: {counted}")
+        yield TextLine("fate", 0, f"Rules and proxy fit: {counts}")
 
 
-def as_json(fit: Fit, known: Purposes) -> dict[str, Any]:
+def as_json(fit: Fit, reasons: Purposes) -> dict[str, Any]:
     """The same as plain dicts, lists, strings and numbers."""
     return {
         "fits": fit.holds,
         "claims": [{"name": claim.name, "text": claim.text} for claim in fit.claims],
-        "misfits": [_misfit_json(misfit, known) for misfit in fit.misfits],
+        "misfits": [_misfit_json(misfit, reasons) for misfit in fit.misfits],
         "notes": [{"name": note.name, "text": note.text, "path": note.where or None} for note in fit.notes],
         "connections": fit.connections,
     }
 
 
-def _misfit_json(misfit: Misfit, known: Purposes) -> dict[str, Any]:
-    purposes = known(misfit.family)
+def _misfit_json(misfit: Misfit, reasons: Purposes) -> dict[str, Any]:
+    purposes = reasons(misfit.family)
     return {
         "claim": misfit.claim.name,
         "text": misfit.claim.text,
@@ -69,7 +69,7 @@ def _misfit_json(misfit: Misfit, known: Purposes) -> dict[str, Any]:
     }
 
 
-def summary(misfit: Misfit, known: Purposes) -> str:
+def summary(misfit: Misfit, reasons: Purposes) -> str:
     """The claim that is broken, with the end of the connection that shows it."""
-    shown = f"; a connection: {path_text(misfit.path, known(misfit.family))}" if misfit.path else ""
-    return f"broken: {misfit.claim.text}{shown}"
+    example = f"; a connection: {path_text(misfit.path, reasons(misfit.family))}" if misfit.path else ""
+    return f"broken: {misfit.claim.text}{example}"

@@ -1,4 +1,4 @@
-"""Virtual hosts and routes: which one a request takes.
+"""Selects the virtual host and the route of a request.
 
 Sources: Envoy's source/common/router/config_impl.cc (RouteMatcher::findVirtualHost, RouteEntryImplBase::matchRoute),
 source/common/http/header_utility.cc.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class VirtualHost(Record):
-    """A virtual host and the one of its domains by which it was chosen."""
+    """A virtual host and the domain that matched."""
 
     name: str
     domain: str
@@ -36,9 +36,9 @@ class HttpRoute(Record):
 
 
 class Choice(Record):
-    """The virtual host and the route that a request takes, None where there is none.
+    """The virtual host and the route of a request, None if none matches.
 
-    `others` are the routes before it, each with the reason; `unclear` is why that cannot be decided, or empty.
+    `others` are the routes before it, each with the reason; `unclear` is why that can't be decided, or empty.
     """
 
     host: VirtualHost | None = None
@@ -53,7 +53,7 @@ FOLLOWED = frozenset({"prefix", "path", "safe_regex", "path_separated_prefix", "
 
 
 def choose(configuration: Node, manager: Node, request: HttpCall, destination_port: int) -> Choice:
-    """What a route configuration makes of a request; `manager` is the connection manager that asks it."""
+    """Route a request; `manager` is the connection manager of the route configuration."""
     request = received(manager, request, destination_port)
     try:
         return _choose(configuration, request)
@@ -62,7 +62,7 @@ def choose(configuration: Node, manager: Node, request: HttpCall, destination_po
 
 
 def received(manager: Node, request: HttpCall, destination_port: int) -> HttpCall:
-    """The request as the connection manager hands it to routing: its path normalized, its Host without a port."""
+    """The request after the connection manager: with a normalized path, and a Host without a port."""
     path = request.path
     if manager.get("normalize_path").flag():
         path = normalized(path)
@@ -119,7 +119,7 @@ def virtual_host(configuration: Node, authority: str) -> VirtualHost | None:
 
 
 def _rank(domain: str, name: str) -> tuple[int, int] | None:
-    """How well a domain fits a name, the higher the better; None where it does not. A wildcard takes a character."""
+    """The rank of a domain's match, higher is better; None without a match. A wildcard needs one character."""
     if domain == "*":
         return 0, 0
     if domain == name:
@@ -134,14 +134,14 @@ def _rank(domain: str, name: str) -> tuple[int, int] | None:
 
 
 def port_start(authority: str) -> int | None:
-    """Where the port of a Host header begins, at its colon; None without one (HeaderUtility::getPortStart)."""
+    """The position of the colon before a Host header's port; None without one (HeaderUtility::getPortStart)."""
     colon = authority.rfind(":")
     # An IPv6 address has its colons in brackets.
     return None if colon < 0 or authority.rfind("]") > colon else colon
 
 
 def route_misses(match: Node, request: HttpCall) -> str | None:
-    """Why a route does not take a request; None where it does. Unclear where that cannot be decided."""
+    """Why a route does not match a request; None if it does. Unclear if that can't be decided."""
     fields = match.fields()
     if why := _path_misses(match, fields, request.path):
         return why
@@ -151,7 +151,7 @@ def route_misses(match: Node, request: HttpCall) -> str | None:
     for each in match.get("query_parameters").each():
         if why := _parameter_misses(each, request.path):
             return why
-    # What is not followed matters only where all else matches.
+    # Unsupported fields matter only if everything else matches.
     if unknown := sorted(fields.keys() - FOLLOWED):
         raise Unclear(f"{match.path} matches by {', '.join(map(plain, unknown[:3]))}, which is not followed")
     return None
@@ -194,7 +194,7 @@ def header_misses(node: Node, request: HttpCall) -> str:
     if "present_match" in fields or not fields.keys() & {*VALUES, "string_match", "range_match"}:
         matched = bool(values) == node.get("present_match").flag(True)
     elif not values:
-        # Not even an inverted match is for a header that is missing.
+        # A missing header does not match, even inverted.
         return f"no header {plain(name)}"
     else:
         matched = any(_value_matches(fields, value) for value in values)

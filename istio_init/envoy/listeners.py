@@ -1,4 +1,4 @@
-"""Listeners: which one a connection reaches, which it is handed on to, and what its listener filters find out.
+"""Listeners: the one that a connection reaches, the one that it is handed off to, and the results of listener filters.
 
 Sources: in Envoy's source/common/listener_manager connection_handler_impl.cc (getBalancedHandlerByAddress) and
 active_tcp_socket.cc (newConnection); source/extensions/filters/listener.
@@ -20,7 +20,7 @@ ORIGINAL_DST, ORIGINAL_SRC = "envoy.filters.listener.original_dst", "envoy.filte
 TLS_INSPECTOR, HTTP_INSPECTOR = "envoy.filters.listener.tls_inspector", "envoy.filters.listener.http_inspector"
 PROXY_PROTOCOL = "envoy.filters.listener.proxy_protocol"
 INSPECTORS = frozenset({TLS_INSPECTOR, HTTP_INSPECTOR})
-# By the message that configures them: a filter's name may be anything.
+# By configuration message, since a filter may have any name.
 KINDS = {
     "OriginalDst": ORIGINAL_DST,
     "OriginalSrc": ORIGINAL_SRC,
@@ -35,7 +35,7 @@ DEFAULT_TIMEOUT = 15.0
 
 
 class ListenerFilter(Record):
-    """A listener filter: its name as Envoy has it, the predicate that switches it off, and its place."""
+    """A listener filter: Envoy's name for it, the predicate that disables it, and its node."""
 
     name: str
     disabled: Node
@@ -47,7 +47,7 @@ class ListenerFilter(Record):
 
 
 class Socket(Record):
-    """An address that a listener has; `compatible` that [::] takes IPv4, too."""
+    """An address of a listener; `compatible` means that [::] accepts IPv4 as well."""
 
     address: bytes
     port: int
@@ -55,7 +55,7 @@ class Socket(Record):
 
 
 class Listener(Record):
-    """A listener, as far as it takes TCP connections; `node` has the rest."""
+    """A listener of TCP connections; `node` has its full configuration."""
 
     name: str
     sockets: tuple[Socket, ...]
@@ -64,12 +64,12 @@ class Listener(Record):
 
     @property
     def hands_on(self) -> bool:
-        """Whether connections go on to the listener of their original destination."""
+        """Whether connections are handed off to the listener of their original destination."""
         return self.node.get("use_original_dst").flag()
 
     @property
     def transparent(self) -> bool:
-        """Whether its socket takes what TPROXY sends to it."""
+        """Whether its socket accepts connections from TPROXY."""
         return self.node.get("transparent").flag()
 
     @property
@@ -79,24 +79,24 @@ class Listener(Record):
 
     @property
     def timeout(self) -> float:
-        """Seconds that its filters may wait for the client; 0 is for ever."""
+        """Seconds that its filters wait for the client; 0 means no limit."""
         return self.node.get("listener_filters_timeout").seconds(DEFAULT_TIMEOUT)
 
     @property
     def goes_on(self) -> bool:
-        """Whether a connection goes on when that time is over; else it is closed."""
+        """Whether a connection continues after that time; otherwise it is closed."""
         return self.node.get("continue_on_listener_filters_timeout").flag()
 
     def filters(self) -> tuple[ListenerFilter, ...]:
-        """Its listener filters in order; `use_original_dst` puts original_dst in front where it is not among them."""
-        found = tuple(
+        """Its listener filters in order; `use_original_dst` implies original_dst at the front."""
+        configured = tuple(
             ListenerFilter(_filter_name(each), each.get("filter_disabled"), each)
             for each in self.node.get("listener_filters").each()
         )
-        if self.hands_on and all(each.name != ORIGINAL_DST for each in found):
+        if self.hands_on and all(each.name != ORIGINAL_DST for each in configured):
             implied = self.node.get("use_original_dst")
-            return (ListenerFilter(ORIGINAL_DST, implied.replace(value=None), implied), *found)
-        return found
+            return (ListenerFilter(ORIGINAL_DST, implied.replace(value=None), implied), *configured)
+        return configured
 
     def filter(self, name: str) -> ListenerFilter | None:
         """The first filter of a name."""
@@ -104,7 +104,7 @@ class Listener(Record):
 
     @property
     def restores(self) -> bool:
-        """Whether connections get back the destination that they had before they were redirected."""
+        """Whether it restores the destination from before the redirection."""
         return self.filter(ORIGINAL_DST) is not None
 
 
@@ -118,14 +118,14 @@ def _filter_name(node: Node) -> str:
 
 def listeners(dump: Dump) -> tuple[Listener, ...]:
     """All listeners of TCP connections that have an IP address."""
-    found = []
+    result = []
     for node in dump.listeners:
         addresses = [node.get("address"), *(each.get("address") for each in node.get("additional_addresses").each())]
-        sockets = tuple(made for each in addresses if (made := _socket(each)))
+        sockets = tuple(socket for each in addresses if (socket := _socket(each)))
         if sockets and not node.get("udp_listener_config"):
             v1 = node.at("deprecated_v1", "bind_to_port").flag(True)
-            found.append(Listener(_name(node, sockets[0]), sockets, node.get("bind_to_port").flag(v1), node))
-    return tuple(found)
+            result.append(Listener(_name(node, sockets[0]), sockets, node.get("bind_to_port").flag(v1), node))
+    return tuple(result)
 
 
 def _socket(node: Node) -> Socket | None:
@@ -140,12 +140,12 @@ def _socket(node: Node) -> Socket | None:
 
 
 def _name(node: Node, socket: Socket) -> str:
-    """A listener's name, or, as Istio's 15090 and 15021 have none, its port."""
+    """A listener's name, or its port if it has none, as Istio's 15090 and 15021."""
     return node.get("name").text() or f"(no name, port {socket.port})"
 
 
 class Bindings:
-    """Listeners by address, as a connection finds them."""
+    """Listeners by address."""
 
     def __init__(self, dump: Dump) -> None:
         self.all = listeners(dump)
@@ -159,11 +159,11 @@ class Bindings:
                         self._bound.setdefault((address, socket.port), listener)
 
     def bound(self, address: bytes, port: int) -> Listener | None:
-        """The listener whose socket the kernel gives a connection to this address to."""
+        """The listener whose socket accepts connections to this address."""
         return self._bound.get((address, port)) or self._bound.get((bytes(len(address)), port))
 
     def of_destination(self, address: bytes, port: int) -> Listener | None:
-        """The listener that a connection is handed on to by its original destination: exact, else any address."""
+        """The listener for an original destination: the exact address, else any address."""
         return self._any.get((address, port)) or self._any.get((bytes(len(address)), port))
 
     def named(self, name: str) -> Listener | None:
@@ -185,9 +185,9 @@ def _holds(node: Node, port: int) -> bool:
 
 
 class Detection(Record):
-    """What listener filters found out about a connection: transport, SNI, ALPN; and what they did to get there.
+    """The results of listener filters: transport, SNI, ALPN, and a note for each filter.
 
-    `notes` has a line for each filter; `waits` the inspector that waits for a client that says nothing, or empty.
+    `waits` is the inspector that waits for a silent client, or empty.
     """
 
     transport: str
@@ -199,7 +199,7 @@ class Detection(Record):
 
 
 def detect(listener: Listener, port: int, client: Client, before: Detection | None = None) -> Detection:
-    """What a listener's filters find out about a client that called a port; `before` is what another's found."""
+    """The results of a listener's filters for a client and a port; `before` are those of an earlier listener."""
     transport, sni, alpn = (before.transport, before.sni, before.alpn) if before else ("", "", ())
     notes: list[tuple[ListenerFilter, str]] = []
     waits = unknown = ""
@@ -231,5 +231,5 @@ def detect(listener: Listener, port: int, client: Client, before: Detection | No
 
 
 def is_any(socket: Socket) -> bool:
-    """Whether a socket is for every address of its family."""
+    """Whether a socket accepts every address of its family."""
     return socket.address in ANY

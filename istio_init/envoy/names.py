@@ -1,4 +1,4 @@
-"""The address that a service's name has in a dump: Envoy's own domains and listeners say it, no name is looked up."""
+"""Resolves a service's name from a dump's domains and listeners, without DNS."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def address_of(configuration: Configuration, name: str, port: int) -> bytes | None:
-    """The address of a name: itself, that of its virtual host, or that of its listener; None where none says it.
+    """The address of a name: the name itself, its virtual host's, or its listener's; None if unknown.
 
-    Of several, one whose virtual host is of the port comes first.
+    A virtual host for this port takes precedence.
     """
     if literal := packed(name.strip("[]")):
         return literal
@@ -26,8 +26,8 @@ def address_of(configuration: Configuration, name: str, port: int) -> bytes | No
         for host in route.get("virtual_hosts").each():
             domains = [domain.lower() for domain in plain_domains(host)]
             if name in domains or f"{name}:{port}" in domains:
-                found = (packed(domain.strip("[]")) for domain in domains)
-                if address := next((each for each in found if each), None):
+                addresses = (packed(domain.strip("[]")) for domain in domains)
+                if address := next((each for each in addresses if each), None):
                     return address
     return next(_listening(configuration, name, port), None)
 
@@ -37,7 +37,7 @@ def _of_port(route: str, port: int) -> bool:
 
 
 def _listening(configuration: Configuration, name: str, port: int) -> Iterator[bytes]:
-    """Addresses of listeners for a port that lead to a service of this name."""
+    """Addresses of a port's listeners that lead to a service with this name."""
     for listener in configuration.listeners.all:
         for socket in listener.sockets:
             own = socket.port == port and not listener.bound and socket.address not in ANY
@@ -46,7 +46,7 @@ def _listening(configuration: Configuration, name: str, port: int) -> Iterator[b
 
 
 def _services(listener: Node) -> Iterator[str]:
-    """The hosts in the names of the clusters and route configurations that a listener leads to, as Istio names them."""
+    """The hosts in the names of a listener's clusters and route configurations, which Istio's names contain."""
     chains = [*listener.get("filter_chains").each(), listener.get("default_filter_chain")]
     for each in (node for chain in chains for node in chain.get("filters").each()):
         config = each.get("typed_config")
@@ -55,5 +55,5 @@ def _services(listener: Node) -> Iterator[str]:
 
 
 def _means(name: str, service: str) -> bool:
-    """Whether a name, which may lack its last labels, is a service's."""
+    """Whether a name, possibly without its last labels, is the service's."""
     return bool(service) and (service.lower() == name or service.lower().startswith(f"{name}."))

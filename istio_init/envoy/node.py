@@ -1,7 +1,7 @@
 """A place in a configuration dump: its JSON value, and the path to it.
 
 Protobuf's JSON has two spellings of a field (filter_chains, filterChains), and writes 64-bit numbers, and some
-others, as text; readers of a dump ask a Node and see one.
+others, as text; a Node hides these differences.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-# As much of one name or value is shown.
+# Characters of a name or value that are printed at most.
 LONGEST = 120
 
 
@@ -23,24 +23,24 @@ class DumpError(InitError):
 
 
 class Node(Record):
-    """A value in a dump, None where there is none; `path` is where it is, such as configs[3].listeners[0]."""
+    """A value in a dump, None if it is missing; `path` is its location, such as configs[3].listeners[0]."""
 
     value: Any
     path: str = ""
 
     def get(self, name: str) -> Node:
-        """A field by its name in snake_case; a Node without a value where it is missing or null."""
+        """A field by its name in snake_case; a Node without a value if it is missing or null."""
         if self.value is None:
             return self
         if not isinstance(self.value, dict):
             raise self.wrong("an object")
-        found = self.value.get(name)
-        if found is None and "_" in name:
-            found = self.value.get(_camel(name))
-        return Node(found, f"{self.path}.{name}" if self.path else name)
+        value = self.value.get(name)
+        if value is None and "_" in name:
+            value = self.value.get(_camel(name))
+        return Node(value, f"{self.path}.{name}" if self.path else name)
 
     def at(self, *names: str) -> Node:
-        """The field of a field of a field."""
+        """The nested field at these names."""
         node = self
         for name in names:
             node = node.get(name)
@@ -51,7 +51,7 @@ class Node(Record):
         return self.value is not None
 
     def each(self) -> Iterator[Node]:
-        """The entries of a list; none where it is missing."""
+        """The entries of a list; none if it is missing."""
         if self.value is None:
             return
         if not isinstance(self.value, list):
@@ -65,8 +65,8 @@ class Node(Record):
             return {}
         if not isinstance(self.value, dict):
             raise self.wrong("an object")
-        found = {_snake(name): value for name, value in self.value.items() if value is not None}
-        return {name: Node(value, f"{self.path}.{name}") for name, value in found.items()}
+        values = {_snake(name): value for name, value in self.value.items() if value is not None}
+        return {name: Node(value, f"{self.path}.{name}") for name, value in values.items()}
 
     def text(self, default: str = "") -> str:
         """A string."""
@@ -81,7 +81,7 @@ class Node(Record):
         return tuple(each.text() for each in self.each())
 
     def number(self, default: int = 0) -> int:
-        """A whole number, also where it is written as text."""
+        """An integer, which may be written as text."""
         value = self.value
         if value is None:
             return default
@@ -95,10 +95,10 @@ class Node(Record):
 
     def port(self, default: int = 0) -> int:
         """A port."""
-        found = self.number(default)
-        if not 0 <= found <= 65535:
+        number = self.number(default)
+        if not 0 <= number <= 65535:
             raise self.wrong("a port")
-        return found
+        return number
 
     def flag(self, default: bool = False) -> bool:  # noqa: FBT001, FBT002 (a field's default)
         """A boolean."""
@@ -109,7 +109,7 @@ class Node(Record):
         return self.value
 
     def enum(self, *names: str) -> str:
-        """The name of an enumeration's value, also where it is written as a number; the first where it is missing."""
+        """The name of an enumeration value, which may be a number in the dump; the first name if missing."""
         value = self.value
         if value is None:
             return names[0]
@@ -129,26 +129,26 @@ class Node(Record):
 
     @property
     def kind(self) -> str:
-        """The name of the message in `@type`, without its package; empty where there is none."""
-        found = self.value.get("@type") if isinstance(self.value, dict) else None
-        return found.rpartition(".")[2] if isinstance(found, str) else ""
+        """The name of the message in `@type`, without its package; empty if it is missing."""
+        kind = self.value.get("@type") if isinstance(self.value, dict) else None
+        return kind.rpartition(".")[2] if isinstance(kind, str) else ""
 
     def wrong(self, expected: str) -> DumpError:
-        """The error for a value that is of another kind than its field."""
+        """The error for a value of the wrong type."""
         return DumpError(
-            f"{self.path or 'the dump'}: {clipped(self.value)}: not {expected}; is this a dump of Envoy's?"
+            f"{self.path or 'the dump'}: {clipped(self.value)}: not {expected}; is this Envoy's configuration dump?"
         )
 
 
 def clipped(value: object) -> str:
-    """A value of the dump as it may be printed: one line, escaped, cut."""
+    """A value of the dump for output: one line, escaped, cut."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     return shown(str(value), LONGEST)
 
 
 def plain(name: str) -> str:
-    """A name from the dump as it may be printed: without quotes where it is harmless."""
+    """A name from the dump for output, quoted only if it has unprintable characters."""
     text = name if len(name) <= LONGEST else name[: LONGEST - 3] + "..."
     return text if text.isprintable() else repr(text)
 

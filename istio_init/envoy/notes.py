@@ -1,4 +1,4 @@
-"""What is worth knowing of rules and proxy and breaks no claim: n1 to n4."""
+"""Remarks n1 to n4 about rules and proxy, which break no claim."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def notes(case: FitCase, listening: frozenset[int] | None) -> Iterator[Note]:
-    """All notes for one family. `listening` are the ports that somebody listens at in the pod; None: not known."""
+    """All notes for one family. `listening` are the pod's ports with a listening process, None if unknown."""
     yield from _refused_clients(case)
     yield from _swallowed(case)
     yield from _ambiguous(case)
@@ -31,15 +31,15 @@ def notes(case: FitCase, listening: frozenset[int] | None) -> Iterator[Note]:
 
 
 def _inbound_ports(case: FitCase) -> dict[int, Packet]:
-    """A packet for each port that the inbound listener has chains for, and for one that it has none for."""
+    """A packet for each port that the inbound listener has chains for."""
     envoy = case.pod.envoy
-    found: dict[int, Packet] = {}
+    packets: dict[int, Packet] = {}
     for packet in case.arriving(envoy.inbound_port):
         if packet.destination_port not in {envoy.inbound_port, envoy.outbound_port, envoy.tunnel_port}:
-            found.setdefault(packet.destination_port, packet)
+            packets.setdefault(packet.destination_port, packet)
     listener = case.pod.configuration.listeners.bound(bytes(4 if case.family == "ipv4" else 16), envoy.inbound_port)
-    named = {port for chain in chains.chains(listener) for port in chain.criteria[0]} if listener else set()
-    return {port: packet for port, packet in found.items() if port in named}
+    ports = {port for chain in chains.chains(listener) for port in chain.criteria[0]} if listener else set()
+    return {port: packet for port, packet in packets.items() if port in ports}
 
 
 def _refused_clients(case: FitCase) -> Iterator[Note]:
@@ -78,9 +78,11 @@ def _ambiguous(case: FitCase) -> Iterator[Note]:
     for listener in case.pod.configuration.listeners.all:
         every = [dict(zip(chains.NAMES, chain.criteria, strict=True)) for chain in chains.chains(listener)]
         for port in {named["destination_port"] for named in every}:
-            mine = [named for named in every if named["destination_port"] == port]
+            same_port = [named for named in every if named["destination_port"] == port]
             for field in ("prefix_ranges", "source_prefix_ranges", "direct_source_prefix_ranges"):
-                if any(_has_whole(named[field]) for named in mine) and any(not named[field] for named in mine):
+                if any(_has_whole(named[field]) for named in same_port) and any(
+                    not named[field] for named in same_port
+                ):
                     text = f"{plain(listener.name)}: 0.0.0.0/0 beside chains without {field}: Envoy keeps one by chance"
                     yield Note("n3", text, listener.node.path)
 
@@ -112,4 +114,4 @@ def _probes(case: FitCase) -> Iterator[Note]:
 
 def _resolver(case: FitCase, listening: frozenset[int] | None) -> Iterator[Note]:
     if case.options.redirect_dns and listening is not None and AGENT_DNS_PORT not in listening:
-        yield Note("n4", f"DNS is captured, and nobody listens at port {AGENT_DNS_PORT}: lookups get no answer")
+        yield Note("n4", f"DNS is captured, but nothing listens on port {AGENT_DNS_PORT}: lookups get no answer")

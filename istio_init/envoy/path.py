@@ -1,6 +1,6 @@
-"""A connection's whole way: through the rules, through Envoy as a dump has it, back through the rules, to its end.
+"""A connection's whole path: through the rules, Envoy (from a dump), and the rules again, to its end.
 
-Where one connection leads on to several (endpoints in the pod and elsewhere), there are several paths.
+A connection that can continue to several endpoints (in the pod and elsewhere) has several paths.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from istio_init.simulate.path import Proxy
 
 ENVOY = "Envoy"
-# The ends of a packet's way at which something of Envoy's may listen.
+# The ends of a packet's path at which Envoy may listen.
 DELIVERED = frozenset({"outbound", "inbound", "tunnel", "application"})
-# A connection that leads on more often than this is not followed further.
+# A connection is followed through at most this many stages.
 MOST_STAGES = 24
 MOST_PATHS = 16
 
 
 class Path(Record):
-    """Legs through the kernel and passages through Envoy, in turn; `loop` is the listener that it reaches again."""
+    """Alternating legs through the kernel and passages through Envoy; `loop` is a listener reached twice."""
 
     stages: tuple[Leg | Passage, ...]
     loop: str = ""
@@ -62,19 +62,19 @@ class Path(Record):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What may change the answer and is not followed."""
+        """Unsupported filters that may change the result."""
         return tuple(dict.fromkeys(why for passage in self.passages for why in passage.conditions))
 
 
 class Answer(Record):
-    """What becomes of the connections of some kinds of clients, which are all treated alike."""
+    """The paths of some kinds of clients that are all treated alike."""
 
     clients: tuple[Client, ...]
     paths: tuple[Path, ...]
 
 
 class Pod(Record):
-    """What a path leads through: the rules of one family, routing, whom Envoy runs as, and its configuration."""
+    """A pod: the rules of one family, routing, Envoy's ids and ports, and its configuration."""
 
     ruleset: Ruleset
     facts: Facts
@@ -83,14 +83,16 @@ class Pod(Record):
 
 
 def answers(pod: Pod, packet: Packet, clients: Iterable[Client]) -> tuple[Answer, ...]:
-    """What becomes of a packet that opens a connection, one answer for all clients that are treated alike."""
-    found: dict[tuple[object, ...], Answer] = {}
+    """Follow a packet that opens a connection; one answer for all clients that are treated alike."""
+    by_signature: dict[tuple[object, ...], Answer] = {}
     for client in clients:
         paths = follow(pod, packet, client)
-        alike = tuple(_signature(path) for path in paths)
-        known = found.get(alike)
-        found[alike] = known.replace(clients=(*known.clients, client)) if known else Answer((client,), paths)
-    return tuple(found.values())
+        signature = tuple(_signature(path) for path in paths)
+        answer = by_signature.get(signature)
+        by_signature[signature] = (
+            answer.replace(clients=(*answer.clients, client)) if answer else Answer((client,), paths)
+        )
+    return tuple(by_signature.values())
 
 
 def follow(pod: Pod, packet: Packet, client: Client) -> tuple[Path, ...]:
@@ -124,7 +126,7 @@ def _onward(
 
 
 def _same(arrival: ListenerArrival, other: object) -> bool:
-    """Whether the same destination reached the same listener before, from whatever source."""
+    """Whether the same destination reached the same listener before, from any source."""
     if not isinstance(other, ListenerArrival):
         return False
     return (arrival.port, arrival.original, arrival.original_port) == (other.port, other.original, other.original_port)
@@ -135,15 +137,15 @@ def _shown(stages: tuple[Leg | Passage | ListenerArrival, ...]) -> tuple[Leg | P
 
 
 def _representatives(dials: tuple[Dial, ...], facts: Facts) -> tuple[Dial, ...]:
-    """One of the endpoints in the pod, and one of those elsewhere, for each kind of client that Envoy is to them."""
-    found: dict[object, Dial] = {}
+    """One local and one remote endpoint for each kind of upstream connection."""
+    by_kind: dict[object, Dial] = {}
     for dial in dials:
-        found.setdefault((facts.is_local(dial.address), dial.client.speaks, dial.source), dial)
-    return tuple(found.values())[:MOST_PATHS]
+        by_kind.setdefault((facts.is_local(dial.address), dial.client.speaks, dial.source), dial)
+    return tuple(by_kind.values())[:MOST_PATHS]
 
 
 def arrival_of(leg: Leg, configuration: Configuration) -> ListenerArrival | None:
-    """How a leg reached Envoy; None where it reached something else, or opens no TCP connection."""
+    """How a leg reached Envoy; None if it reached something else, or opens no TCP connection."""
     packet, start = leg.arrived, leg.packet
     if leg.end not in DELIVERED or start.protocol != TCP or start.ctstate != "NEW":
         return None
@@ -157,7 +159,7 @@ def arrival_of(leg: Leg, configuration: Configuration) -> ListenerArrival | None
 
 
 def dial_failure(dial: Dial, facts: Facts) -> Stop | None:
-    """Why the kernel refuses Envoy's connection before it sends anything; None where it does not."""
+    """Why the kernel refuses Envoy's connection before it sends a packet; None if it does not."""
     source = dial.source
     if source is None:
         return None
@@ -187,7 +189,7 @@ def first_packet(dial: Dial, pod: Pod) -> Packet:
 
 
 def _signature(path: Path) -> tuple[object, ...]:
-    """What makes two clients' paths different: where they went and ended, not what they said."""
+    """The properties in which two clients' paths may differ: where they go and end."""
     parts: list[object] = [path.loop]
     for stage in path.stages:
         if isinstance(stage, Leg):

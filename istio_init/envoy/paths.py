@@ -1,4 +1,4 @@
-"""A request's path as Envoy normalizes it (source/common/http/path_utility.cc, googleurl's canonicalization)."""
+"""Path normalization as in Envoy (source/common/http/path_utility.cc, googleurl's canonicalization)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def bare(path: str) -> str:
 
 
 def normalized(path: str) -> str:
-    """A path without dot segments, and with no escapes of letters, digits and -._~ (normalize_path)."""
+    """A path without dot segments, and with escaped letters, digits and -._~ decoded (normalize_path)."""
     name = bare(path)
     rest = path[len(name) :]
     if not name.startswith("/"):
@@ -33,13 +33,13 @@ def normalized(path: str) -> str:
 
 
 def _unescaped(name: str) -> str:
-    made, at = "", 0
+    result, at = "", 0
     while at < len(name):
         code = name[at + 1 : at + 3]
         if name[at] == "%" and len(code) == 2 and set(code) <= HEX and chr(int(code, 16)) in UNRESERVED:
-            made += chr(int(code, 16))
+            result += chr(int(code, 16))
             at += 3
         else:
-            made += name[at]
+            result += name[at]
             at += 1
-    return made
+    return result

@@ -1,4 +1,4 @@
-"""What a configuration names: clusters and routes of listeners, addresses of services."""
+"""References in a configuration: clusters and routes of listeners, addresses of services."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ if TYPE_CHECKING:
 
 
 def missing(dump: Dump) -> Iterator[tuple[str, str, Node]]:
-    """Clusters and route configurations that are named and are not there: the kind, the name, and who names it."""
-    seen: set[str] = set()
+    """References to missing clusters and route configurations: the kind, the name, and the referring node."""
+    reported: set[str] = set()
     for listener in dump.listeners:
         for config in _filters(listener):
             name = config.at("rds", "route_config_name").text()
-            if name and dump.has(ROUTES) and name not in dump.routes and name not in seen:
-                seen.add(name)
+            if name and dump.has(ROUTES) and name not in dump.routes and name not in reported:
+                reported.add(name)
                 yield "route configuration", name, config.get("rds")
             for table in _tables(dump, config):
                 for cluster, node, _ in _of_routes(table):
-                    if dump.has(CLUSTERS) and cluster not in dump.clusters and f"|{cluster}" not in seen:
-                        seen.add(f"|{cluster}")
+                    if dump.has(CLUSTERS) and cluster not in dump.clusters and f"|{cluster}" not in reported:
+                        reported.add(f"|{cluster}")
                         yield "cluster", cluster, node
             for cluster, node in _named(config):
-                if dump.has(CLUSTERS) and cluster not in dump.clusters and f"|{cluster}" not in seen:
-                    seen.add(f"|{cluster}")
+                if dump.has(CLUSTERS) and cluster not in dump.clusters and f"|{cluster}" not in reported:
+                    reported.add(f"|{cluster}")
                     yield "cluster", cluster, node
 
 
 def clusters_of(dump: Dump, listener: Listener) -> tuple[str, ...]:
     """The names of the clusters that a listener's connections can go to."""
-    found = [name for config in _filters(listener.node) for name, _ in _named(config)]
+    names = [name for config in _filters(listener.node) for name, _ in _named(config)]
     for config in _filters(listener.node):
-        found += [name for table in _tables(dump, config) for name, _, _ in _of_routes(table)]
-    return tuple(dict.fromkeys(found))
+        names += [name for table in _tables(dump, config) for name, _, _ in _of_routes(table)]
+    return tuple(dict.fromkeys(names))
 
 
 def domains_of(dump: Dump, listener: Listener, cluster: str) -> tuple[str, ...]:
-    """A domain without a wildcard of each virtual host of a listener's that leads to a cluster."""
-    found = []
+    """One domain without a wildcard for each of a listener's virtual hosts that lead to a cluster."""
+    domains = []
     for config in _filters(listener.node):
         for table in _tables(dump, config):
-            found += [next(iter(plain_domains(host)), "") for name, _, host in _of_routes(table) if name == cluster]
-    return tuple(dict.fromkeys(found))
+            domains += [next(iter(plain_domains(host)), "") for name, _, host in _of_routes(table) if name == cluster]
+    return tuple(dict.fromkeys(domains))
 
 
 def services(configuration: Configuration) -> Iterator[tuple[bytes, int, str, str]]:
-    """Each address and port that Envoy has an outbound listener or a virtual host for, its name and its place."""
+    """Each address and port with an outbound listener or a virtual host, with its name and its path in the dump."""
     for listener in configuration.listeners.all:
         if listener.bound:
             continue

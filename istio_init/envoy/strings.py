@@ -10,10 +10,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.envoy.node import Node
 
-# What re and RE2 do not mean alike, or only one of them has: classes by name, most escapes, lookaround and flags,
-# possessive and huge repetitions, repetitions without a beginning, what may become operators in sets.
+# Syntax that differs between re and RE2: named classes, most escapes, lookaround and flags, possessive and huge
+# repetitions, repetitions without an operand, possible set operators.
 DIFFERENT = re.compile(r"\[:|\\[^dDwWbB.\\/?*+()|{}^$\-\[\]]|\(\?(?!:)|[*+?}]\+|\{,|\{\d{4,}|\[\[|--|&&|~~|\|\|")
-# re can take for ever where RE2 can't: neither groups that repeat, nor many repetitions, nor long texts are tried.
+# re may take exponential time, unlike RE2: repeated groups, many repetitions and long texts are not evaluated.
 REPEATED_GROUP = re.compile(r"\)[*+{]")
 REPETITION = re.compile(r"(?<!\\)[*+{]")
 MOST_REPETITIONS = 3
@@ -21,11 +21,11 @@ LONGEST = 400
 
 
 class Unclear(Exception):
-    """It cannot be decided whether something matches; the message says why."""
+    """A match that can't be decided; the message says why."""
 
 
 def string_matches(fields: dict[str, Node], value: str, *, ignore_case: bool) -> bool:
-    """Whether a string matches the one pattern of a matcher; Unclear where that cannot be decided."""
+    """Whether a string matches the pattern of a matcher; Unclear if that can't be decided."""
     for kind, node in fields.items():
         if kind == "safe_regex":
             # ignore_case has no effect on it.
@@ -49,7 +49,7 @@ def _lower(text: str) -> str:
 
 
 def regex_matches(expression: str, value: str) -> bool:
-    """Whether RE2 would match the whole string, where Python's re surely agrees; Unclear elsewhere."""
+    """Whether RE2 matches the whole string; Unclear unless Python's re is certain to agree."""
     if not _is_followed(expression) or len(value) > LONGEST or not value.isascii():
         raise Unclear(f"the regular expression {plain(expression)} is not followed")
     try:

@@ -1,7 +1,7 @@
-"""A connection's way through Envoy: listener, listener filters, filter chain, route or TCP proxy, cluster, endpoint.
+"""A connection's path through Envoy: listener, listener filters, filter chain, route or TCP proxy, cluster, endpoint.
 
-Pure: from a configuration dump, how the connection arrived, and who the client is. path.py joins it with the kernel.
-What is not followed is named: where it may change the answer, as a condition; where it decides, as an end.
+Pure: computed from a configuration dump, the connection's arrival, and the client. path.py adds the kernel's part.
+An unsupported feature is reported: as a condition if it may change the result, as an end if it decides it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from istio_init.envoy.node import Node
 
     Part: TypeAlias = Literal["listener", "listener filter", "filter chain", "filter", "route", "cluster", "endpoint"]
-    # dials: on to an endpoint; answers: Envoy itself, by HTTP; closes: without an answer; hangs: both sides wait;
-    # undecided: what is not followed decides.
+    # dials: an endpoint; answers: Envoy itself, by HTTP; closes: without an answer; hangs: both sides wait;
+    # undecided: an unsupported feature decides.
     Ending: TypeAlias = Literal["dials", "answers", "closes", "hangs", "undecided"]
 
 HTTP_MANAGER, TCP_PROXY = "envoy.filters.network.http_connection_manager", "envoy.filters.network.tcp_proxy"
 FILTER_KINDS = {"HttpConnectionManager": HTTP_MANAGER, "TcpProxy": TCP_PROXY}
-# Filters that let everything pass as it is, as far as this walk minds; all others are conditions.
+# Filters that do not affect routing; all others are conditions.
 TRANSPARENT = frozenset({
     "envoy.filters.network.metadata_exchange", "istio.metadata_exchange", "istio.stats", "envoy.filters.http.router",
     "envoy.filters.http.cors", "envoy.filters.http.grpc_stats", "envoy.filters.http.grpc_web", "istio.alpn",
@@ -39,12 +39,12 @@ TRANSPARENT = frozenset({
     "envoy.filters.http.set_filter_state", "connect_authority", "waypoint_downstream_peer_metadata",
     "envoy.filters.network.connection_limit",
 })  # fmt: skip
-# What a chain names of each criterion, in the sieve's order.
+# Labels of a chain's criteria, in order.
 LABELS = ("port ", "to ", "SNI ", "", "", "directly from ", "source ", "from ", "source port ")
 # Status codes of a redirect by their names in the API, in its order.
 REDIRECTS = {"MOVED_PERMANENTLY": 301, "FOUND": 302, "SEE_OTHER": 303, "TEMPORARY_REDIRECT": 307,
     "PERMANENT_REDIRECT": 308}  # fmt: skip
-# What an HTTP request meets in a client's place that does not speak HTTP.
+# Envoy's answer to a client that does not speak HTTP.
 NOT_HTTP = "400 Bad Request: not HTTP in clear where HTTP in clear is expected"
 
 
@@ -57,7 +57,7 @@ class Other(Record):
 
 
 class Step(Record):
-    """One decision: in which part of Envoy, what was chosen, in words; where the dump has it; what was not chosen."""
+    """One decision: the part of Envoy, the choice in words, its path in the dump, and the alternatives."""
 
     part: Part
     text: str
@@ -66,7 +66,7 @@ class Step(Record):
 
 
 class Stop(Record):
-    """How it ended: in words, and as Envoy's access log has it, by response flag and HTTP status (0 for none)."""
+    """How a passage ended: in words, and as in Envoy's access log, by response flag and HTTP status (0 for none)."""
 
     kind: Ending
     text: str
@@ -75,7 +75,7 @@ class Stop(Record):
 
 
 class Dial(Record):
-    """A connection that Envoy makes: to where, from which address (None for any), with which mark, as which client."""
+    """A connection that Envoy makes: its destination, source address (None for any), mark, and client."""
 
     address: bytes
     port: int
@@ -85,7 +85,7 @@ class Dial(Record):
 
 
 class Passage(Record):
-    """A connection's way through Envoy. The names are the access log's; `conditions` are what may change the answer."""
+    """A connection's path through Envoy, with the access log's names; `conditions` may change the result."""
 
     steps: tuple[Step, ...]
     end: Stop
@@ -98,9 +98,9 @@ class Passage(Record):
 
 
 class ListenerArrival(Record):
-    """How a connection reached Envoy: at which socket, from where, and where the client had called.
+    """How a connection reached Envoy: its socket, its source, and its original destination.
 
-    `transparent` is whether TPROXY delivered it, which takes a transparent socket.
+    `transparent` is whether TPROXY delivered it, which requires a transparent socket.
     """
 
     address: bytes
@@ -113,7 +113,7 @@ class ListenerArrival(Record):
 
 
 class Configuration:
-    """A dump, with what takes an index to find."""
+    """A dump with its listeners indexed."""
 
     def __init__(self, dump: Dump) -> None:
         self.dump = dump
@@ -121,7 +121,7 @@ class Configuration:
 
 
 def walk(configuration: Configuration, arrival: ListenerArrival, client: Client) -> Passage:
-    """The connection's way through Envoy. DumpError where the dump says something that Envoy would not take."""
+    """The connection's path through Envoy. DumpError if the dump has a value that Envoy would reject."""
     return _Walk(configuration, arrival, client).passage()
 
 
@@ -140,14 +140,15 @@ class _Walk:
         self._listener = self._chain = self._route = self._cluster = ""
         self._dials: tuple[Dial, ...] = ()
         self._spoofs: Node | None = None
-        # Whether the listener restored the destination, and whether routes chose the cluster: what fails is an answer.
+        # Whether the listener restored the destination, and whether a route chose the cluster, so that a failure is an
+        # HTTP answer.
         self._restored = self._is_request = False
 
     def passage(self) -> Passage:
-        """The whole way."""
+        """The whole path."""
         try:
             self._go()
-            end = Stop("dials", self._dialled())
+            end = Stop("dials", self._dials_text())
         except _Ended as ended:
             end = ended.end
         return Passage(
@@ -155,14 +156,14 @@ class _Walk:
             tuple(dict.fromkeys(self._conditions)),
         )  # fmt: skip
 
-    def _dialled(self) -> str:
+    def _dials_text(self) -> str:
         return " or ".join(endpoint_text(each.address, each.port) for each in self._dials)
 
     def _step(self, part: Part, text: str, path: str = "", others: tuple[Other, ...] = ()) -> None:
         self._steps.append(Step(part, text, path, others))
 
     def _go(self) -> None:
-        listener, connection = self._received()
+        listener, connection = self._accept()
         selection = chains.select(listener, connection)
         if selection.unclear:
             raise _Ended(Stop("undecided", selection.unclear))
@@ -176,17 +177,17 @@ class _Walk:
         total = len(others) + (chain.number > 0)
         place = f"chain {chain.number} of {total}" if chain.number else "the default chain, no other fits"
         self._step("filter chain", f"{place}{_named(chain.name)}{_criteria(chain)}", chain.node.path, others)
-        self._secured(chain)
+        self._terminate_tls(chain)
         self._filters(chain, connection)
 
     # Listener and its filters.
 
-    def _received(self) -> tuple[Listener, chains.Downstream]:
+    def _accept(self) -> tuple[Listener, chains.Downstream]:
         arrival = self._arrival
         listener = self._listeners.bound(arrival.address, arrival.port)
         at = endpoint_text(arrival.address, arrival.port)
         if listener is None:
-            raise _Ended(Stop("closes", f"nothing of Envoy's listens at {at}: the connection is refused"))
+            raise _Ended(Stop("closes", f"Envoy does not listen on {at}: the connection is refused"))
         self._listener = listener.name
         if arrival.transparent and not listener.transparent:
             self._step("listener", f"{plain(listener.name)}, whose socket is not transparent", listener.node.path)
@@ -197,13 +198,13 @@ class _Walk:
         restored = self._restored = listener.restores
         address, port = (arrival.original, arrival.original_port) if restored else (arrival.address, arrival.port)
         self._step("listener", _listener_text(listener, address, port), listener.node.path)
-        detected = self._detected(listener, port, None)
+        detected = self._detect(listener, port, None)
         if restored and listener.hands_on:
             target = self._listeners.of_destination(address, port)
             if target is not None and target is not listener:
                 self._listener = target.name
-                self._step("listener", self._handed(target, address, port), target.node.path)
-                detected = self._detected(target, port, detected)
+                self._step("listener", self._handoff_text(target, address, port), target.node.path)
+                detected = self._detect(target, port, detected)
                 listener = target
             elif target is None:
                 self._step(
@@ -215,15 +216,15 @@ class _Walk:
         )  # fmt: skip
         return listener, connection
 
-    def _handed(self, target: Listener, address: bytes, port: int) -> str:
+    def _handoff_text(self, target: Listener, address: bytes, port: int) -> str:
         exact = any((socket.address, socket.port) == (address, port) for socket in target.sockets)
         where = "its address" if exact else f"any address; no listener is {endpoint_text(address, port)}"
         bound = ", a bound listener: a call to any host's port ends here" if target.bound and not exact else ""
         return f"handed on to {plain(target.name)} ({where}{bound})"
 
-    def _detected(self, listener: Listener, port: int, before: Detection | None) -> Detection:
-        found = listeners.detect(listener, port, self._client, before)
-        for each, note in found.notes:
+    def _detect(self, listener: Listener, port: int, before: Detection | None) -> Detection:
+        detection = listeners.detect(listener, port, self._client, before)
+        for each, note in detection.notes:
             self._step("listener filter", note, each.node.path)
             if each.name == listeners.ORIGINAL_SRC:
                 self._spoofs = each.node.get("typed_config")
@@ -231,11 +232,11 @@ class _Walk:
             if each.name == listeners.ORIGINAL_SRC and not each.is_off(port):
                 self._spoofs = each.node.get("typed_config")
                 self._step("listener filter", "original_src: Envoy will dial from the client's address", each.node.path)
-        if found.unknown:
-            raise _Ended(Stop("undecided", f"listener filter {plain(found.unknown)} is not followed"))
-        if found.waits:
-            self._waits(listener, found.waits)
-        return found
+        if detection.unknown:
+            raise _Ended(Stop("undecided", f"listener filter {plain(detection.unknown)} is not followed"))
+        if detection.waits:
+            self._waits(listener, detection.waits)
+        return detection
 
     def _waits(self, listener: Listener, inspector: str) -> None:
         seconds = listener.timeout
@@ -252,10 +253,10 @@ class _Walk:
             "listener filter", f"after {seconds:g} s (listener_filters_timeout) it goes on without", listener.node.path
         )
 
-    # What the chain does with it.
+    # The filter chain.
 
-    def _secured(self, chain: FilterChain) -> None:
-        """TLS that ends here."""
+    def _terminate_tls(self, chain: FilterChain) -> None:
+        """Terminate TLS, if the chain has TLS."""
         socket = chain.node.get("transport_socket")
         if not socket or not clusters.is_tls(socket):
             return
@@ -282,7 +283,7 @@ class _Walk:
                 return
             self._condition("network filter", name, node)
         if self._conditions:
-            raise _Ended(Stop("undecided", f"the chain ends in what is not followed: {self._conditions[-1]}"))
+            raise _Ended(Stop("undecided", f"the chain ends in a filter that is not followed: {self._conditions[-1]}"))
         raise _Ended(Stop("closes", "the filter chain has no filters: the connection is closed"))
 
     def _condition(self, what: str, name: str, node: Node) -> None:
@@ -296,12 +297,12 @@ class _Walk:
             raise _Ended(
                 Stop("undecided", "tcp_proxy tunnels by HTTP CONNECT (tunneling_config), which is not followed")
             )
-        name = self._picked(proxy, "tcp_proxy")
+        name = self._cluster_name(proxy, "tcp_proxy")
         self._step("filter", f"tcp_proxy: cluster {plain(name)}", proxy.path)
         self._to_cluster(name, connection)
 
-    def _picked(self, node: Node, what: str) -> str:
-        """The one cluster that a TCP proxy or a route names."""
+    def _cluster_name(self, node: Node, what: str) -> str:
+        """The cluster of a TCP proxy or a route."""
         if name := node.get("cluster").text():
             return name
         if "weighted_clusters" in node.fields():
@@ -309,16 +310,18 @@ class _Walk:
             shares = [
                 (each.get("name").text(), each.get("weight").number()) for each in weighted.get("clusters").each()
             ]
-            chosen = [name for name, weight in shares if weight]
-            if len(chosen) == 1 and chosen[0]:
-                return chosen[0]
+            names = [name for name, weight in shares if weight]
+            if len(names) == 1 and names[0]:
+                return names[0]
             shares_text = ", ".join(f"{plain(name)} {weight}" for name, weight in shares[:10])
             raise _Ended(Stop("undecided", f"{what} picks a cluster by chance, by weight: {shares_text}"))
-        found = sorted(
+        specifiers = sorted(
             node.fields().keys() & {"cluster_header", "cluster_specifier_plugin", "inline_cluster_specifier_plugin"}
         )
         raise _Ended(
-            Stop("undecided", f"{what} chooses its cluster by {found[0] if found else 'nothing'}: not followed")
+            Stop(
+                "undecided", f"{what} chooses its cluster by {specifiers[0] if specifiers else 'nothing'}: not followed"
+            )
         )
 
     def _http(self, manager: Node, connection: chains.Downstream) -> None:
@@ -347,7 +350,7 @@ class _Walk:
         matched = _match_text(choice.route.node.get("match"))
         self._step("route", f"{domain}, {_route_name(choice.route)}: {matched}", choice.route.node.path, others)
         self._is_request = True
-        self._routed(choice.route.node, connection)
+        self._apply_route(choice.route.node, connection)
 
     def _routes(self, manager: Node) -> Node:
         if table := manager.get("route_config"):
@@ -364,7 +367,7 @@ class _Walk:
             Stop("answers", f"404: route configuration {plain(name)} was not received (route_not_found)", "NR", 404)
         )
 
-    def _routed(self, route: Node, connection: chains.Downstream) -> None:
+    def _apply_route(self, route: Node, connection: chains.Downstream) -> None:
         if direct := route.get("direct_response"):
             status = direct.get("status").number()
             raise _Ended(Stop("answers", f"{status}: Envoy answers itself (direct_response)", "", status))
@@ -376,24 +379,24 @@ class _Walk:
             raise _Ended(Stop("undecided", f"{route.path} has an action that is not followed"))
         if action.get("metadata_match"):
             raise _Ended(Stop("undecided", f"{action.path} chooses endpoints by metadata_match, which is not followed"))
-        self._to_cluster(self._picked(action, "the route"), connection)
+        self._to_cluster(self._cluster_name(action, "the route"), connection)
 
     # Cluster and endpoint.
 
     def _to_cluster(self, name: str, connection: chains.Downstream) -> None:
         self._cluster = name
-        found = clusters.cluster(self._dump, name)
-        if found is None:
+        target = clusters.cluster(self._dump, name)
+        if target is None:
             if not clusters.knows_clusters(self._dump):
                 raise _Ended(Stop("undecided", f"cluster {plain(name)} is not in the dump, which has no clusters"))
             raise self._failed(f"there is no cluster {plain(name)} (cluster_not_found)", "NC")
-        if not found.type:
-            kind = found.node.at("cluster_type", "name").text() or found.node.get("type").enum(*clusters.TYPES)
+        if not target.type:
+            kind = target.node.at("cluster_type", "name").text() or target.node.get("type").enum(*clusters.TYPES)
             raise _Ended(Stop("undecided", f"cluster {plain(name)} is of type {plain(kind)}, which is not followed"))
-        if found.restored:
-            self._original(found, connection)
+        if target.restored:
+            self._original(target, connection)
         else:
-            self._balanced(found, connection)
+            self._balanced(target, connection)
 
     def _failed(self, why: str, flag: str) -> _Ended:
         if self._is_request:
@@ -418,24 +421,29 @@ class _Walk:
         self._dials = (self._dial(of, connection, connection.destination, port, None),)
 
     def _balanced(self, of: Cluster, connection: chains.Downstream) -> None:
-        found = clusters.endpoints(self._dump, of)
-        if found.unclear:
-            raise _Ended(Stop("undecided", found.unclear))
-        sick = tuple(
-            Other(each.text, "not healthy", each.node.path) for each in found.every if each not in found.callable
+        endpoints = clusters.endpoints(self._dump, of)
+        if endpoints.unclear:
+            raise _Ended(Stop("undecided", endpoints.unclear))
+        unhealthy = tuple(
+            Other(each.text, "not healthy", each.node.path)
+            for each in endpoints.every
+            if each not in endpoints.callable
         )
-        self._step("cluster", f"{plain(of.name)}: {of.type}, {_count(len(found.every))}", of.node.path)
-        if not found.callable:
-            why = "no endpoints" if not found.every else "no healthy endpoint"
-            self._step("endpoint", "none", "", sick)
+        self._step("cluster", f"{plain(of.name)}: {of.type}, {_count(len(endpoints.every))}", of.node.path)
+        if not endpoints.callable:
+            why = "no endpoints" if not endpoints.every else "no healthy endpoint"
+            self._step("endpoint", "none", "", unhealthy)
             raise self._failed(f"cluster {plain(of.name)} has {why} (no_healthy_upstream)", "UH")
-        panic = ", none healthy enough, so all are taken (panic)" if found.panic else ""
-        many = f"one of {len(found.callable)}: " if len(found.callable) > 1 else ""
-        for each in found.callable:
+        panic = ", none healthy enough, so all are taken (panic)" if endpoints.panic else ""
+        many = f"one of {len(endpoints.callable)}: " if len(endpoints.callable) > 1 else ""
+        for each in endpoints.callable:
             self._dials = (*self._dials, self._dial(of, connection, each.address, each.port, each))
-        first = found.callable[0]
+        first = endpoints.callable[0]
         self._step(
-            "endpoint", f"{many}{', '.join(each.text for each in found.callable[:5])}{panic}", first.node.path, sick
+            "endpoint",
+            f"{many}{', '.join(each.text for each in endpoints.callable[:5])}{panic}",
+            first.node.path,
+            unhealthy,
         )
 
     def _dial(
@@ -451,7 +459,7 @@ class _Walk:
         return Dial(address, port, source, mark, self._onward(of, endpoint))
 
     def _onward(self, of: Cluster, endpoint: Upstream | None) -> Client:
-        """What Envoy is as a client itself."""
+        """Envoy as the upstream's client."""
         client, secured = self._client, clusters.security(of, endpoint)
         if self._is_request:
             client = client.replace(application="h2c" if clusters.speaks_http2(of, client.application) else "http/1.1")

@@ -1,4 +1,4 @@
-"""Answers as text for people, and as JSON for programs. What comes from a dump is escaped and cut."""
+"""Answers as text and as JSON. Text from a dump is escaped and cut."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from istio_init.simulate.purposes import Purpose, RuleLocation
     from istio_init.simulate.report import Style
 
-# As many entries that were not chosen are shown of one decision; JSON has them all.
+# The text shows at most this many alternatives of a decision; JSON has them all.
 MOST_OTHERS = 4
 # Response flags of Envoy's access log (envoy/stream_info/stream_info.h), in words.
 FLAGS = {
@@ -31,29 +31,29 @@ FLAGS = {
 
 
 def lines(
-    answers: tuple[Answer, ...], known: Mapping[RuleLocation, Purpose], *, steps: bool = False
+    answers: tuple[Answer, ...], reasons: Mapping[RuleLocation, Purpose], *, steps: bool = False
 ) -> Iterator[TextLine]:
-    """All answers, their verdicts first and last; what an earlier answer has said already is not said again."""
-    yield from verdict_lines(answers, known)
-    shown: list[Leg | Passage] = []
+    """All answers, with their verdicts first and last; repeated stages are printed once."""
+    yield from verdict_lines(answers, reasons)
+    printed_stages: list[Leg | Passage] = []
     explained: set[RuleLocation] = set()
     for answer in answers:
         yield TextLine("hook", 0, "")
         if len(answers) > 1:
             yield TextLine("title", 0, f"A client that speaks {spoken(answer)}:")
         for path in answer.paths:
-            yield from path_lines(path, known, shown, explained, steps=steps)
+            yield from path_lines(path, reasons, printed_stages, explained, steps=steps)
     yield TextLine("hook", 0, "")
-    yield from verdict_lines(answers, known)
+    yield from verdict_lines(answers, reasons)
 
 
-def verdict_lines(answers: tuple[Answer, ...], known: Mapping[RuleLocation, Purpose]) -> Iterator[TextLine]:
+def verdict_lines(answers: tuple[Answer, ...], reasons: Mapping[RuleLocation, Purpose]) -> Iterator[TextLine]:
     """Where each answer ends."""
     for answer in answers:
         for path in answer.paths:
             unless = f"; undecided: {path.conditions[0]}" if path.conditions else ""
             style: Style = "fate" if _is_good(path) else "trouble"
-            yield TextLine(style, 0, f"Verdict: {spoken(answer)}: {path_text(path, known)}{unless}.")
+            yield TextLine(style, 0, f"Verdict: {spoken(answer)}: {path_text(path, reasons)}{unless}.")
 
 
 def _is_good(path: Path) -> bool:
@@ -75,21 +75,21 @@ def spoken(answer: Answer) -> str:
 
 def path_lines(
     path: Path,
-    known: Mapping[RuleLocation, Purpose],
-    shown: list[Leg | Passage],
+    reasons: Mapping[RuleLocation, Purpose],
+    printed_stages: list[Leg | Passage],
     explained: set[RuleLocation],
     *,
     steps: bool = False,
 ) -> Iterator[TextLine]:
-    """One path as lines; `shown` are stages that were shown before, `explained` rules whose purpose was."""
+    """One path as lines; `printed_stages` and `explained` are the stages and purposes that are already printed."""
     for number, stage in enumerate(path.stages, 1):
-        if isinstance(stage, Leg) and stage in shown:
+        if isinstance(stage, Leg) and stage in printed_stages:
             yield TextLine("hook", 0, "")
-            yield TextLine("routing", 0, f"{number}. As above: {fate(stage, known)}.")
+            yield TextLine("routing", 0, f"{number}. As above: {fate(stage, reasons)}.")
             continue
-        shown.append(stage)
+        printed_stages.append(stage)
         if isinstance(stage, Leg):
-            yield from leg_lines(number, stage, known, explained, steps=steps)
+            yield from leg_lines(number, stage, reasons, explained, steps=steps)
         else:
             yield TextLine("hook", 0, "")
             yield from passage_lines(number, stage)
@@ -99,21 +99,21 @@ def path_lines(
         yield TextLine("trouble", 0, f"UNDECIDED: {why}.")
 
 
-def proxy_lines(answers: tuple[Answer, ...], known: Mapping[RuleLocation, Purpose]) -> Iterator[TextLine]:
-    """All answers with Envoy's part in full and the rules' part in a line each."""
+def proxy_lines(answers: tuple[Answer, ...], reasons: Mapping[RuleLocation, Purpose]) -> Iterator[TextLine]:
+    """All answers, with Envoy's part in full and one line for the rules' part."""
     for answer in answers:
         yield TextLine("title", 0, f"A client that speaks {spoken(answer)}")
         for path in answer.paths:
             for number, stage in enumerate(path.stages, 1):
                 if isinstance(stage, Leg):
-                    yield TextLine("routing", 0, f"{number}. From {stage.sender}: {fate(stage, known)}.")
+                    yield TextLine("routing", 0, f"{number}. From {stage.sender}: {fate(stage, reasons)}.")
                 else:
                     yield from passage_lines(number, stage)
-    yield from verdict_lines(answers, known)
+    yield from verdict_lines(answers, reasons)
 
 
 def passage_lines(number: int, passage: Passage) -> Iterator[TextLine]:
-    """A way through Envoy as lines."""
+    """A path through Envoy as lines."""
     yield TextLine("title", 0, f"{number}. Envoy{f', {plain(passage.listener)}' if passage.listener else ''}")
     for step in passage.steps:
         yield from _step_lines(step)
@@ -131,7 +131,7 @@ def _step_lines(step: Step) -> Iterator[TextLine]:
 
 
 def end_text(passage: Passage) -> str:
-    """How a way through Envoy ended, with Envoy's response flag."""
+    """The end of a path through Envoy, with Envoy's response flag."""
     end = passage.end
     if end.kind == "dials":
         return f"Envoy dials {end.text}"
@@ -141,7 +141,7 @@ def end_text(passage: Passage) -> str:
     return f"{end.text}{flag}"
 
 
-def path_text(path: Path, known: Mapping[RuleLocation, Purpose]) -> str:
+def path_text(path: Path, reasons: Mapping[RuleLocation, Purpose]) -> str:
     """Where a path ends, in one sentence."""
     last, names = path.stages[-1], [plain(passage.cluster) for passage in path.passages if passage.cluster]
     if path.loop:
@@ -149,33 +149,33 @@ def path_text(path: Path, known: Mapping[RuleLocation, Purpose]) -> str:
     if not isinstance(last, Leg):
         return end_text(last)
     if not names or last.end not in {"application", "wire"}:
-        return fate(last, known)
+        return fate(last, reasons)
     packet = last.arrived
     to = endpoint_text(packet.destination, packet.destination_port)
     where = f"the app at {to}, from" if last.end == "application" else f"{to} by {packet.out_interface}, from"
     return f"reaches {where} {address_text(packet.source)}, by cluster {', then '.join(names)}"
 
 
-def as_json(answers: tuple[Answer, ...], known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
+def as_json(answers: tuple[Answer, ...], reasons: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
     """All answers as plain dicts, lists, strings and numbers."""
     return {
         "answers": [
             {
                 "clients": [client.speaks for client in answer.clients],
-                "paths": [path_json(path, known) for path in answer.paths],
+                "paths": [path_json(path, reasons) for path in answer.paths],
             }
             for answer in answers
         ]
     }
 
 
-def path_json(path: Path, known: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
+def path_json(path: Path, reasons: Mapping[RuleLocation, Purpose]) -> dict[str, Any]:
     """One path as a plain dict."""
     last = path.stages[-1]
     end = last.end if isinstance(last, Passage) else None
     return {
         "stages": [
-            {"kernel": leg_json(stage, known)} if isinstance(stage, Leg) else {"envoy": passage_json(stage)}
+            {"kernel": leg_json(stage, reasons)} if isinstance(stage, Leg) else {"envoy": passage_json(stage)}
             for stage in path.stages
         ],
         "end": path.end,
@@ -183,12 +183,12 @@ def path_json(path: Path, known: Mapping[RuleLocation, Purpose]) -> dict[str, An
         "status": (end.status or None) if end else None,
         "loop": path.loop or None,
         "undecided": list(path.conditions) + ([end.text] if end and end.kind == "undecided" else []),
-        "fate": path_text(path, known),
+        "fate": path_text(path, reasons),
     }
 
 
 def passage_json(passage: Passage) -> dict[str, Any]:
-    """A way through Envoy as a plain dict."""
+    """A path through Envoy as a plain dict."""
     end = passage.end
     return {
         "listener": passage.listener or None,

@@ -72,7 +72,7 @@ def test_both_spellings_are_the_same() -> None:
         ("[1]", "not a dump of Envoy's configuration but a list"),
         ("{}", "it has no configs"),
         ('{"configs": {}}', "configs: an object: not a list"),
-        ('{"configs": [{"@type": "type.googleapis.com/envoy.admin.v2alpha.ListenersConfigDump"}]}', "(v2)"),
+        ('{"configs": [{"@type": "type.googleapis.com/envoy.admin.v2alpha.ListenersConfigDump"}]}', "v2 API"),
         ('{"configs": [{"@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump"}]}', "no listeners"),
         ('{"configs": ' * 100_000, "nested too deeply"),
         ('{"configs": [{"@type": "x.ListenersConfigDump", "dynamic_listeners": 5}]}', "'5': not a list"),

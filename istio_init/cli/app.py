@@ -17,6 +17,7 @@ from istio_init.cli.verbs.draw import draw
 from istio_init.cli.verbs.explain import explain
 from istio_init.cli.verbs.inject import OFFERED, SHORTS, inject
 from istio_init.cli.verbs.manifest import manifest
+from istio_init.cli.verbs.options import options
 from istio_init.cli.verbs.plan import plan
 from istio_init.cli.verbs.prove import prove
 from istio_init.cli.verbs.show import show, spelled_out
@@ -44,6 +45,7 @@ WITHOUT: Mapping[str, frozenset[str]] = {
     | {"probe_timeout", "iptables_probe_port"},
     "plan": ACTING - {"reconcile", "force_apply", "cleanup_only", "skip_rule_apply"},
     "doctor": ACTING - {"reconcile", "cleanup_only", "run_validation", "wait", "cni_mode"},
+    "options": ACTING,
     "manifest": frozenset({"dry_run", "network_namespace", "ip_family"}),
     # Whether rules of a family that the options do not manage are drift depends on --reconcile.
     **dict.fromkeys(("check", "show"), ACTING - {"reconcile"}),
@@ -90,6 +92,7 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
         typer_options.with_texts(inject, OFFERED, SHORTS, SHARED)
     )
     add("manifest", manifest)
+    add("options", options)
     add("plan", plan)
     add("prove", prove)
     add("show", show)

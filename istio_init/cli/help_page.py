@@ -58,6 +58,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "inject": (("Add the init container to a workload", "istio-init inject -f deployment.yaml -o injected.yaml"),),
     "manifest": (("The init container for these options", "istio-init manifest -u 1337 -i '*' -b '*'"),),
+    "options": (("Which options were a container's rules made from?", "istio-init options --container 3f2a9c1b"),),
     "plan": (("What would a run change here?", f"istio-init plan {EVERYTHING}"),),
     "prove": (("Check all packets at once", "istio-init prove --from-pod pod.yaml"),),
     "show": (("Rules with counters, again and again", f"istio-init show {EVERYTHING} --watch 2"),),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from istio_init.cli import help_page, terminal
+from istio_init.cli.given_options import SHAPING, given_options
 from istio_init.cli.pflag import normalised
 from istio_init.cli.pod_owners import pod_owners, pod_privileges
 from istio_init.cli.standard_output import StandardOutput
@@ -290,6 +291,7 @@ def _options(pod: str, texts: Mapping[str, str], environ: Mapping[str, str]) -> 
     warnings: list[str] = []
     owners: tuple[RunsAs, ...] = ()
     allowed: Privileges | None = None
+    named = {each.field for each in SHAPING if each.field in texts or any(environ.get(name) for name in each.variables)}
     if pod:
         from istio_init.cli.input_file import read
         from istio_init.options.from_pod import FLAG, read_pod
@@ -297,10 +299,12 @@ def _options(pod: str, texts: Mapping[str, str], environ: Mapping[str, str]) -> 
         reading = read_pod(read(FLAG, pod), "standard input" if pod == "-" else pod, texts, account)
         options, warnings = reading.options, list(reading.misfits)
         owners, allowed = reading.workload.owners(), reading.privileges
+        named |= {each.field for each in SHAPING}
     else:
         options = resolve(texts, environ, account, warnings=warnings)
     pod_owners.set(owners)
     pod_privileges.set(allowed)
+    given_options.set(frozenset(named))
     log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
     for warning in (*warnings, *contradictions(options)):
         log.warn(warning)

@@ -176,6 +176,28 @@ SCHEMAS: dict[str, tuple[str, str, dict[str, Schema]]] = {
             ),
         },
     ),
+    "options": (
+        "options",
+        "The command line of the options, or of the rules that exist.",
+        {
+            "command": listed({"type": "string"}, "the words of the command; null where there are no Istio rules")
+            | {"type": ["array", "null"]},
+            "exact": flag("whether the command makes the rules and the routing that exist, no more and no less"),
+            "backend": maybe("the tables that were read, or dump; null where no rules were read"),
+            "differences": listed(
+                body(
+                    family=one_of("the address family", FAMILY),
+                    kind=one_of("what it is", ["missing", "unexpected", "misplaced"]),
+                    table=text("the table"),
+                    chain=maybe("the chain, where it is not about the whole table"),
+                    number=maybe_whole("the rule's number, from 1"),
+                    rule=maybe("the rule as iptables-save prints it"),
+                ),
+                "how the rules differ from those of the command",
+            ),
+            "missing_routing": texts("the ip(8) commands that would add what the rules need and the namespace lacks"),
+        },
+    ),
     "plan": (
         "plan",
         "How the rules differ from the plan, and what a run would do.",

@@ -60,6 +60,8 @@ def test_every_verb_prints_json() -> None:
         ("run", f"apply --dry-run {RULES}", 0),
         ("run", f"apply --dry-run {RULES} --native-nftables", 0),
         ("run", "clean --dry-run", 0),
+        ("options", f"options {RULES}", 0),
+        ("options", f"options --from-save {SAVED}", 0),
         ("check", f"check --from-save {SAVED} {RULES}", 3),
         ("show", f"show --from-save {SAVED} {RULES}", 0),
         ("explain", f"explain {RULES} --outbound --to 10.1.2.3:443", 0),

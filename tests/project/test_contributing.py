@@ -57,7 +57,7 @@ def run(tree: Path, *command: str) -> None:
 def apply(tree: Path) -> None:
     """Insert each block of code where the page says."""
     steps = STEP.findall(PAGE)
-    assert len(steps) == 7
+    assert len(steps) == 8
     for name, before, code in steps:
         lines = (tree / name).read_text().splitlines(keepends=True)
         places = [number for number, line in enumerate(lines) if line.strip().startswith(before)]

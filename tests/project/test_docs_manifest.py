@@ -34,7 +34,7 @@ def _printed(command: str) -> str:
 
 def test_the_page_shows_what_the_commands_print() -> None:
     page = PAGE.read_text()
-    assert len(COMMAND.findall(page)) == 3
+    assert len(COMMAND.findall(page)) == 4
     assert written(page) == page
 
 

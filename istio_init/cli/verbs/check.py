@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from istio_init.cli.verbs import ebpf
+from istio_init.cli.verbs import ebpf, live_options
 from istio_init.cli.verbs.output import CHECK_EXIT_CODES, choice, print_json
 from istio_init.cli.verbs.subject import Container, FromSave, Live, Pid, Where, placed, require_no_place, saved_rules
 from istio_init.errors import printable
@@ -37,10 +37,11 @@ def check(
     chosen = placed(options, Where(True, pid, container))
     if from_save:
         require_no_place(chosen)
-        return _report(inspect_dump(chosen, saved_rules(from_save), log), form)
+        rulesets = saved_rules(from_save)
+        return _report(inspect_dump(live_options.resolved(chosen, log, rulesets), rulesets, log), form)
     if chosen.capture_backend == "ebpf":
         return ebpf.check(chosen, log, form)
-    return _report(inspect(chosen, log), form)
+    return _report(inspect(live_options.resolved(chosen, log), log), form)
 
 
 def _report(inspection: Inspection, form: str) -> int:

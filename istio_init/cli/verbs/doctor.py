@@ -9,7 +9,7 @@ import typer
 
 from istio_init.cli import terminal
 from istio_init.cli.pod_owners import pod_privileges
-from istio_init.cli.verbs import envoy_checks, envoy_flags
+from istio_init.cli.verbs import envoy_checks, envoy_flags, live_options
 from istio_init.cli.verbs.output import choice, print_json
 from istio_init.cli.verbs.packet_flags import account
 from istio_init.cli.verbs.subject import Container, Pid, Where, placed
@@ -18,6 +18,7 @@ from istio_init.errors_rare import UsageError
 from istio_init.inspect.doctor import collect
 from istio_init.inspect.doctor.case import Check
 from istio_init.inspect.doctor.checks import diagnose
+from istio_init.log import Log
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
 from istio_init.simulate.path import proxy
 
@@ -43,7 +44,8 @@ def doctor(  # noqa: PLR0913 (a command line's options)
 ) -> int:
     """Check that this machine and namespace support the plan; print what to do if not."""
     form = choice("--output", output, ("text", "json"))
-    options = placed(options, Where(live, pid, container))
+    log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
+    options = live_options.resolved(placed(options, Where(live, pid, container)), log)
     checks = diagnose(examine(options, runs_as))
     if live:
         checks = (*checks, *envoy_checks.checks(options, envoy, runs_as))

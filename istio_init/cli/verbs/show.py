@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istio_init.cli import terminal
-from istio_init.cli.verbs import ebpf
+from istio_init.cli.verbs import ebpf, live_options
 from istio_init.cli.verbs import watch as live_page
 from istio_init.cli.verbs.acting import RecordedLog
 from istio_init.cli.verbs.output import choice, print_json
@@ -56,10 +56,14 @@ def show(  # noqa: PLR0913 (a command line's options)
         require_no_place(chosen)
         if watch:
             raise OptionError("--watch", watch, "a dump does not change: leave it out with --from-save")
-        _print(of_dump(chosen, saved_rules(from_save), log), form, watching=False)
+        rulesets = saved_rules(from_save)
+        sight = of_dump(live_options.resolved(chosen, log, rulesets), rulesets, log)
+        _print(sight, form, watching=False)
         return 0
     if chosen.capture_backend == "ebpf":
         return ebpf.show(chosen, log, form)
+
+    chosen = live_options.resolved(chosen, log)
 
     def look() -> Snapshot:
         return take(chosen, log)

@@ -8,6 +8,7 @@ import typer
 
 from istio_init.cli.input_file import read
 from istio_init.cli.pod_owners import pod_owners
+from istio_init.cli.verbs import live_options
 from istio_init.errors_rare import OptionError, SaveError, UsageError
 from istio_init.formats.dump_reader import read_dump
 from istio_init.kernel.host import container_files, containers
@@ -164,6 +165,7 @@ def saved_rules(path: str) -> tuple[Ruleset, ...]:
 
 def _saved(options: Options, path: str, addresses: tuple[Address, ...], log: Log) -> Subject:
     rulesets = saved_rules(path)
+    options = live_options.resolved(options, log, rulesets)
     if options.enable_ipv6 is None:
         options = options.replace(enable_ipv6=any(ruleset.family == IPV6 for ruleset in rulesets))
     about = _planned(options, addresses, log)
@@ -171,7 +173,7 @@ def _saved(options: Options, path: str, addresses: tuple[Address, ...], log: Log
 
 
 def _live(options: Options, where: Where, log: Log) -> Subject:
-    options = placed(options, where)
+    options = live_options.resolved(placed(options, where), log)
     with access.namespace(options):
         options = resolve_defaults(options, log)
         firewall = backends.firewall(options)

@@ -6,6 +6,7 @@ holds the rule's text, so that what it matches is undecided and named; nothing i
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from itertools import product
 from typing import TYPE_CHECKING
@@ -54,11 +55,12 @@ from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.model.rules import Family, Match, TableName, Target
+    from istio_init.model.rules import Family, Match, Network, TableName, Target
 
 _WORD = re.compile(r'"[^"]*"|[{}]|[^\s{},;]+|[,;]')
 _NUMBERS = {name: number for number, name in PROTOCOLS.items()} | {"icmpv6": 58}
 _TABLES: dict[str, TableName] = {theirs: ours for ours, theirs in NAMES.items()}
+_HEADER = (Source, Destination, InInterface, OutInterface, Protocol, SourcePorts, DestinationPorts, Multiport)
 _OWNERS = {"skuid": "uid", "skgid": "gid"}
 EVERY = 0xFFFFFFFF
 
@@ -75,12 +77,13 @@ def read_nft(text: str) -> tuple[Ruleset, ...]:
         if table not in BUILTIN_CHAINS:
             continue
         sets = {each: _elements(inner) for _, each, inner in _blocks(body, "set")}
-        families = {"ip": (IPV4,), "ip6": (IPV6,)}.get(kind, FAMILIES)
+        families = {"ip": (IPV4,), "ip6": (IPV6,)}.get(kind) or _families(body)
         for family in families:
             chains = found.setdefault(family, {}).setdefault(table, {})
             for _, chain, inner in _blocks(body, "chain"):
-                read = _chain(iptables_name(chain) if kind == "inet" else chain, inner, family, sets)
-                chains[read.name] = read
+                native = kind == "inet"
+                read = _chain(iptables_name(chain) if native else chain, inner, family, sets)
+                chains[read.name] = _as_iptables(read) if native else read
     if not found:
         raise SaveError("no table in it that is iptables' (ip nat and so on) or Istio's (inet istio-proxy-nat)")
     return tuple(
@@ -93,14 +96,46 @@ def read_nft(text: str) -> tuple[Ruleset, ...]:
     )
 
 
+def _families(body: str) -> tuple[Family, ...]:
+    """The families of a native table: in that of one, each base chain begins with a rule for the other's packets."""
+    guards = {"ipv6": (IPV4,), "ipv4": (IPV6,)}
+    begins = re.findall(
+        r"hook [^\n]*\n\s*(?:meta nfproto (\S+) (?:counter packets \d+ bytes \d+ )?return$)?", body, re.MULTILINE
+    )
+    return guards.get(begins[0], FAMILIES) if len(set(begins)) == 1 else FAMILIES
+
+
+def _as_iptables(chain: Chain) -> Chain:
+    """A native chain as iptables has it: a rule for each port of a set, and no drop behind a TPROXY."""
+    rules: list[Rule] = []
+    for rule in chain.rules:
+        before = rules[-1] if rules else None
+        if before and isinstance(before.target, Tproxy) and rule == before.replace(target=Verdict("DROP")):
+            continue
+        rules += _for_each_port(rule)
+    return chain.replace(rules=tuple(rules))
+
+
+def _for_each_port(rule: Rule) -> Iterator[Rule]:
+    for at, match in enumerate(rule.matches):
+        if isinstance(match, Multiport) and match.side == "dports" and not match.negated:
+            for ports in match.ports:
+                yield rule.replace(matches=(*rule.matches[:at], DestinationPorts(ports), *rule.matches[at + 1 :]))
+            return
+    yield rule
+
+
 def _blocks(text: str, word: str) -> Iterator[tuple[str, str, str]]:
     """The blocks `word [KIND] NAME { ... }` of a text: kind, name and what is inside."""
     for match in re.finditer(rf"^\s*{word} (?:(\S+) )?(\S+) \{{", text, re.MULTILINE):
-        depth, at = 1, match.end()
-        while depth and at < len(text):
-            depth += {"{": 1, "}": -1}.get(text[at], 0)
-            at += 1
-        yield match[1] or "", match[2], text[match.end() : at - 1]
+        depth, end = 1, len(text)
+        # Names of interfaces, in quotes, may have braces.
+        for brace in re.finditer(r'"[^"\n]*"|[{}]', text[match.end() :]):
+            depth += {"{": 1, "}": -1}.get(brace[0], 0)
+            if not depth:
+                end = match.end() + brace.start()
+                break
+        yield match[1] or "", match[2], text[match.end() : end]
 
 
 def _elements(body: str) -> list[str]:
@@ -127,7 +162,12 @@ def _rules(line: str, family: Family, sets: dict[str, list[str]]) -> list[Rule]:
         return [Rule((UnknownMatch("nftables", -1, line.encode(), None),), Verdict("DROP"))]
     if reader.other_family:
         return []
-    return [Rule((*some, *reader.matches), reader.target) for some in product(*reader.either)]
+    return [Rule(_ordered((*some, *reader.matches)), reader.target) for some in product(*reader.either)]
+
+
+def _ordered(matches: tuple[Match, ...]) -> tuple[Match, ...]:
+    """The matches in iptables' order: those of the header first, which nft prints wherever they were added."""
+    return tuple(sorted(matches, key=lambda each: _HEADER.index(type(each)) if type(each) in _HEADER else len(_HEADER)))
 
 
 class _Reader:
@@ -192,7 +232,7 @@ class _Reader:
             case "iifname" | "oifname":
                 negated, names = self._asked()
                 kind = InInterface if word == "iifname" else OutInterface
-                self._add([kind(name.strip('"').replace("*", "+"), negated) for name in names], negated=negated)
+                self._add([kind(_interface(name.strip('"')), negated) for name in names], negated=negated)
             case "l4proto":
                 negated, names = self._asked()
                 self._add([Protocol(_NUMBERS.get(name) or int(name), negated) for name in names], negated=negated)
@@ -234,7 +274,8 @@ class _Reader:
             return
         kinds: dict[str, type[Source | Destination]] = {"saddr": Source, "daddr": Destination}
         kind = kinds[field]
-        self._add([kind(network(each), negated) for each in values], negated=negated)
+        networks = [each for text in values for each in _networks(text)]
+        self._add([kind(each, negated) for each in networks], negated=negated)
 
     def _ports(self, side: str) -> None:
         negated, values = self._asked()
@@ -309,6 +350,22 @@ class _Reader:
                 self.target = UnknownTarget(name, -1, options.encode(), options)
             case _:
                 raise _NotReadError
+
+
+def _interface(name: str) -> str:
+    """An interface's name as iptables has it: a last asterisk means any rest, one behind a backslash itself."""
+    if name.endswith("\\*"):
+        return f"{name[:-2]}*"
+    return f"{name[:-1]}+" if name.endswith("*") else name
+
+
+def _networks(text: str) -> list[Network]:
+    """An address, a CIDR, or a range of addresses as the CIDRs that make it up."""
+    low, dash, high = text.partition("-")
+    if not dash:
+        return [network(text)]
+    ends = ipaddress.ip_address(low), ipaddress.ip_address(high)
+    return [network(str(each)) for each in ipaddress.summarize_address_range(*ends)]
 
 
 def _range(text: str) -> tuple[int, int]:

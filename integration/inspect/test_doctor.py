@@ -95,7 +95,11 @@ def test_text_for_pipes(namespace: Namespace) -> None:
     done = command(namespace, *PLAIN)
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
-    assert all(line.startswith("ok    ") for line in done.stdout.splitlines())
+    (summary,) = done.stdout.splitlines()
+    assert summary.startswith("these options work here: ")
+    every = command(namespace, *PLAIN, "--all").stdout.splitlines()
+    assert len(every) > 10
+    assert all(line.startswith("ok    ") for line in every[1:])
 
 
 def test_a_table_for_people(namespace: Namespace) -> None:

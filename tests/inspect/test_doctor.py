@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from istio_init.cli.verbs.doctor import as_json, folded
+from istio_init.cli.verbs.doctor import as_json, folded, show
 from istio_init.formats.iptables_restore import parse as load
 from istio_init.inspect.doctor.case import Check
 from istio_init.inspect.doctor.checks import CHECKS, diagnose
@@ -312,6 +312,26 @@ def test_people_see_what_is_well_in_one_line() -> None:
     assert shown["legacy ipv4"].finding == "table raw, mangle, nat"
     assert shown["legacy ipv4: match owner"].status == "fail"
     assert len(shown) < len(checks)
+
+
+def printed(capsys: pytest.CaptureFixture[str], *, everything: bool = False, **ailment: Any) -> list[str]:  # noqa: ANN401
+    """What people see, elsewhere than on a terminal, without what the rows say further."""
+    show(folded(diagnose(case(**ailment))), everything=everything)
+    return [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+
+
+def test_the_summary_comes_first_then_failures_then_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    ill: dict[str, Any] = {"loopback_up": False, "lock": LockStatus("/run/xtables.lock", available=True, held="pid 7")}
+    lines = printed(capsys, **ill)
+    assert lines[0].startswith("these options do not work here: 1 failure, 1 warning, ")
+    assert lines[0].endswith(" checks passed (--all shows them)")
+    assert [line.split(":")[0].split()[:2] for line in lines[1:]] == [["fail", "interface"], ["warn", "lock"]]
+    every = printed(capsys, everything=True, **ill)
+    assert every[1:3] == lines[1:]
+    assert {line.split()[0] for line in every[3:]} == {"ok"}
+    well = printed(capsys)
+    assert len(well) == 1
+    assert well[0].startswith("these options work here: ")
 
 
 def test_programs_see_everything() -> None:

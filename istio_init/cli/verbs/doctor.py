@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,6 +41,7 @@ def doctor(  # noqa: PLR0913 (a command line's options)
     pid: Pid = None,
     container: Container = None,
     envoy: envoy_flags.Source = "",
+    everything: Annotated[bool, typer.Option("--all", help="Print the checks that passed as well.")] = False,
     output: Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")] = "text",
 ) -> int:
     """Check that this machine and namespace support the plan; print what to do if not."""
@@ -54,7 +56,7 @@ def doctor(  # noqa: PLR0913 (a command line's options)
     if form == "json":
         print_json("doctor", as_json(checks))
     else:
-        show(folded(checks))
+        show(folded(checks), everything=everything)
     return 1 if any(check.status == "fail" for check in checks) else 0
 
 
@@ -103,16 +105,37 @@ def _fold(group: str, checks: list[Check]) -> Check:
     return Check(group, "ok", "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items()))
 
 
-def show(checks: tuple[Check, ...]) -> None:
-    """A table on a terminal, plain lines elsewhere."""
+def summary(checks: tuple[Check, ...]) -> str:
+    """How many checks failed, warn, and passed."""
+    counts: Counter[str] = Counter(check.status for check in checks)
+    parts = [
+        f"{counts[status]} {word}{'s' * (counts[status] != 1)}"
+        for status, word in (("fail", "failure"), ("warn", "warning"))
+        if counts[status]
+    ]
+    passed = f"{counts['ok']} check{'s' * (counts['ok'] != 1)} passed"
+    verdict = "these options do not work here" if counts["fail"] else "these options work here"
+    return f"{verdict}: {', '.join([*parts, passed])}"
+
+
+def ordered(checks: tuple[Check, ...], *, everything: bool) -> list[Check]:
+    """Failures, then warnings; what passed comes last, and only if everything is asked for."""
+    order = ["fail", "warn", *(["ok"] if everything else [])]
+    return sorted((check for check in checks if check.status in order), key=lambda check: order.index(check.status))
+
+
+def show(checks: tuple[Check, ...], *, everything: bool) -> None:
+    """The summary, then a table on a terminal, plain lines elsewhere."""
+    more = "" if everything else " (--all shows them)"
+    first, chosen = f"{summary(checks)}{more}", ordered(checks, everything=everything)
     if not terminal.is_rich():
-        sys.stdout.write("".join(map(_plain, checks)))
+        sys.stdout.write("".join((f"{first}\n", *map(_plain, chosen))))
         return
     from rich.table import Table
     from rich.text import Text
 
     table = Table("", "check", "finding, consequence, and what to do", show_lines=True)
-    for check in checks:
+    for check in chosen:
         text = Text(printable(check.finding))
         if check.status != "ok":
             text.append(f"\n{printable(check.matters)}", style="italic")
@@ -120,7 +143,8 @@ def show(checks: tuple[Check, ...]) -> None:
         table.add_row(
             Text(check.status, style=STYLES[check.status]), Text(printable(check.name), overflow="fold"), text
         )
-    terminal.show(lambda console: console.print(table))
+    parts = [Text(first, style=STYLES[chosen[0].status if chosen else "ok"]), *([table] if chosen else [])]
+    terminal.show(lambda console: console.print(*parts, sep="\n"))
 
 
 def _plain(check: Check) -> str:

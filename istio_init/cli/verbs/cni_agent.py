@@ -21,6 +21,7 @@ from istio_init.cli.verbs.cni_flags import (
     entry,
     program,
 )
+from istio_init.cli.verbs.output import choice
 from istio_init.cni.node.directories import detect
 from istio_init.cni.plugin.settings import AGENT_SOCKET, REQUIRED
 from istio_init.errors import InitError
@@ -30,6 +31,10 @@ from istio_init.log import Log
 if TYPE_CHECKING:
     from istio_init.cni.agent.credentials import ApiCredentials
 
+# What is done about pods that the plugin missed.
+OFF = "off"
+MODES = (OFF, "report", "label", "mend", "delete")
+CONTROL_PLANE = ("istio-system", "kube-node-lease", "kube-public", "kube-system")
 # As the manifest sets it, from the pod's own spec.nodeName.
 NODE_NAME = "NODE_NAME"
 LONGEST_NAME = 253  # a Kubernetes name
@@ -51,18 +56,39 @@ def agent(  # noqa: PLR0913 (a command line's options)
         str, typer.Option(metavar="ADDRESS:PORT", help="Where metrics and probes are served; empty: nowhere.")
     ] = "127.0.0.1:15014",
     socket: Annotated[str, typer.Option(metavar="PATH", help="The unix socket for the plugin.")] = AGENT_SOCKET,
+    repair: Annotated[
+        str, typer.Option(metavar="|".join(MODES), help="What is done about pods that the plugin missed.")
+    ] = OFF,
+    repair_except: Annotated[
+        str, typer.Option(metavar="NAMESPACES", help="Namespaces whose pods --repair delete leaves alone.")
+    ] = ",".join(CONTROL_PLANE),
+    repair_rate: Annotated[int, typer.Option(metavar="NUMBER", min=1, help="Evictions a minute, at most.")] = 5,
+    repair_interval: Annotated[
+        str, typer.Option(metavar="DURATION", help="Inspect the pods at least this often.")
+    ] = "5m",
+    cri_socket: Annotated[
+        str, typer.Option("--cri-socket", metavar="PATH", help="The container runtime's socket. Unset: detected.")
+    ] = "",
     log_as_json: Json = False,
 ) -> int:
     """Keep the plugin installed, and answer it for this node's pods, until a signal arrives."""
     log = Log("info", as_json=log_as_json)
     try:
         from istio_init.cni.agent.agent import Agent, AgentSettings
+        from istio_init.cni.agent.repair import RepairSettings
     except ImportError as error:
         raise InitError(f"cni agent needs further packages: pip install istio-init[agent] ({error})") from error
+    places = detect(cni_net_dir, cni_bin_dir)
+    repairs = RepairSettings(
+        choice("--repair", repair, MODES),
+        tuple(filter(None, repair_except.split(","))),
+        repair_rate,
+        duration("--repair-interval", repair_interval),
+    )
     settings = AgentSettings(
         _node(node, os.environ.get(NODE_NAME, "")),
         _credentials(kubeconfig),
-        detect(cni_net_dir, cni_bin_dir),
+        places,
         plugin or program(),
         plugin_config,
         lambda: {"agent": REQUIRED, "agent_socket": socket, **entry(plugin_config)},
@@ -70,6 +96,8 @@ def agent(  # noqa: PLR0913 (a command line's options)
         ending(on_exit),
         listen,
         socket,
+        repairs,
+        (f"--cni-net-dir={places.networks}", *([f"--cri-socket={cri_socket}"] if cri_socket else [])),
     )
 
     async def run() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,15 +14,15 @@ from istio_init.cli.verbs.cni_flags import Config, NetDir, entry
 from istio_init.cli.verbs.output import choice, print_json
 from istio_init.cni.node import cri, install
 from istio_init.cni.node.directories import detect_networks
-from istio_init.cni.node.repair import DRIFTED, FIXABLE, UNCAPTURED, UNKNOWN, PodNetwork, repair
+from istio_init.cni.node.repair import DRIFTED, FIXABLE, UNCAPTURED, UNKNOWN, Finding, PodNetwork, repair
+from istio_init.cni.plugin.agent_client import VERSION, AgentClient
 from istio_init.cni.plugin.sandbox_state import CAPTURED
+from istio_init.cni.plugin.settings import NONE
 from istio_init.errors import InitError, printable, shown
 from istio_init.kernel.host.grpc import GrpcChannel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from istio_init.cni.node.repair import Finding
+    from collections.abc import Iterable, Mapping, Sequence
 
 # The same exit codes as `istio-init check`.
 CODES = {CAPTURED: 0, DRIFTED: 3, UNCAPTURED: 4}
@@ -30,9 +30,11 @@ CODES = {CAPTURED: 0, DRIFTED: 3, UNCAPTURED: 4}
 STYLES = {CAPTURED: "green", DRIFTED: "yellow", UNCAPTURED: "bold red", UNKNOWN: "bold red"}
 # The network's name if --plugin-config gives its entry, and nothing gives the name.
 ANY_NETWORK = "istio-init"
+# Seconds that the node agent may take for all pods.
+AGENT_PATIENCE = 110.0
 
 
-def repair_pods(
+def repair_pods(  # noqa: PLR0913 (a command line's options)
     *,
     fix: Annotated[
         bool,
@@ -45,6 +47,9 @@ def repair_pods(
     ] = "",
     cni_net_dir: NetDir = "",
     plugin_config: Config = "",
+    direct: Annotated[
+        bool, typer.Option("--direct", metavar="", help="Inspect the pods here, even if a node agent could do it.")
+    ] = False,
     output: Annotated[
         str, typer.Option(metavar="table|text|json", help="Unset: a table on a terminal, text elsewhere.")
     ] = "",
@@ -52,9 +57,8 @@ def repair_pods(
     """Find this node's pods that the plugin missed: exit 0 if none is left, 3 drifted, 4 uncaptured, 1 unknown."""
     form = choice("--output", output or ("table" if sys.stdout.isatty() else "text"), ("table", "text", "json"))
     network = network_of(cni_net_dir, plugin_config)
-    with GrpcChannel(cri.endpoint(cri_socket, os.environ)) as channel:
-        sandboxes = tuple(cri.sandboxes(channel))
-    findings = tuple(repair(sandboxes, network, fix=fix))
+    answered = None if direct or cri_socket or plugin_config else from_agent(network, fix=fix)
+    findings = local_findings(network, cri_socket, fix=fix) if answered is None else answered
     code = exit_code(findings)
     if form == "json":
         print_json("cni-repair", {"code": code, "pods": [document(each) for each in findings]})
@@ -63,6 +67,41 @@ def repair_pods(
     else:
         _print(findings)
     return code
+
+
+def local_findings(network: PodNetwork, cri_socket: str, *, fix: bool) -> tuple[Finding, ...]:
+    """What this process finds, with the pods that the container runtime lists."""
+    with GrpcChannel(cri.endpoint(cri_socket, os.environ)) as channel:
+        sandboxes = tuple(cri.sandboxes(channel))
+    return tuple(repair(sandboxes, network, fix=fix))
+
+
+def from_agent(network: PodNetwork, *, fix: bool) -> tuple[Finding, ...] | None:
+    """What the node agent finds, if one runs that is set up to repair pods; else None."""
+    path = network.entry.get("agent_socket")
+    if network.entry.get("agent", NONE) == NONE or not isinstance(path, str):
+        return None
+    client = AgentClient(path)
+    try:
+        answer = client.call({"version": VERSION, "ask": "repair", "fix": fix}, AGENT_PATIENCE)
+    except InitError:
+        return None  # none runs
+    finally:
+        client.close()
+    if "error" in answer:
+        if answer.get("final") is True:
+            return None
+        raise InitError(f"the node agent: {answer['error']}")
+    return tuple(finding_of(each) for each in answer["report"]["pods"])
+
+
+def finding_of(pod: Mapping[str, Any]) -> Finding:
+    """The finding that `document` made a JSON object of."""
+    sandbox = cri.Sandbox(str(pod["sandbox"]), str(pod["pod"]), str(pod["namespace"]), str(pod["uid"]))
+    return Finding(
+        sandbox, str(pod["state"]), str(pod["why"]), tuple(map(str, pod["differences"])), int(pod["connections"]),
+        fixed=pod["fixed"] is True,
+    )  # fmt: skip
 
 
 def network_of(cni_net_dir: str, plugin_config: str) -> PodNetwork:

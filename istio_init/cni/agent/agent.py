@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Never
 
 from istio_init.cni.agent.answers import Answers
 from istio_init.cni.agent.endpoint import HttpEndpoint
 from istio_init.cni.agent.health import Health
+from istio_init.cni.agent.inspection import Inspector
 from istio_init.cni.agent.kubernetes import KubernetesApi
 from istio_init.cni.agent.metrics import Metrics
 from istio_init.cni.agent.pods import PodStore
+from istio_init.cni.agent.repair import OFF, Repair, RepairSettings
 from istio_init.cni.agent.reports import Reports
 from istio_init.cni.agent.server import PluginServer
 from istio_init.cni.agent.watch import PodWatch
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from istio_init.cni.agent.credentials import ApiCredentials
+    from istio_init.cni.agent.pods import NodePod
+    from istio_init.cni.agent.server import Handler
     from istio_init.cni.node.directories import Directories
     from istio_init.log import Log
 
@@ -43,6 +47,8 @@ class AgentSettings(Record):
     ending: str
     listen: str
     socket: str
+    repair: RepairSettings
+    inspection_flags: tuple[str, ...] = ()
 
 
 class Agent:
@@ -52,9 +58,11 @@ class Agent:
         self._settings, self._log = settings, log
         self._stop = asyncio.Event()
         self.health = Health()
-        self.store = PodStore()
+        self.store = PodStore(self._note)
         self._api = KubernetesApi(settings.credentials)
         self._watch = PodWatch(self._api, settings.node, self.store, log)
+        self._inspector = Inspector(settings.inspection_flags)
+        self._repair = Repair(settings.repair, settings.node, self._inspector, self._api, log)
         self._answers = Answers(self._api, self.store, self.health)
         self._reports = Reports(log)
         self.metrics = Metrics()
@@ -66,6 +74,8 @@ class Agent:
         self._watch.failed = metrics.count_api_failure
         self._reports.counted = metrics.count_report
         self._answers.asked = metrics.direct.inc
+        self._repair.counted = metrics.count_repair
+        metrics.states = lambda: self._repair.by_state
         metrics.gauge("pods", "Pods of this node that are known.", lambda: len(self.store))
         metrics.gauge("entry_in_place", "1 if program and entry are in place.", lambda: health.installed)
         metrics.gauge("watching", "1 if the watch of the node's pods works.", lambda: self._watch.connected)
@@ -90,15 +100,36 @@ class Agent:
                 self._log.info(f"listening on port :{port} for {', '.join(pages)}")
             await stack.enter_async_context(self._server().serving(self._settings.socket))
             self.health.serving = True
-            tasks = [group.create_task(self._watch.run(), name="watch")]
+            tasks: list[asyncio.Task[None]] = [group.create_task(self._watch.run(), name="watch")]
+            if self._settings.repair.mode != OFF:
+                tasks.append(group.create_task(self._repair_when_listed(), name="repair"))
             await self._keep_installed()
             await self._leave()
             for task in tasks:
                 task.cancel()
 
+    def _note(self, new: NodePod | None, old: NodePod | None) -> None:
+        self._repair.note(new, old)
+
+    async def _repair_when_listed(self) -> Never:
+        """Repair pods, once the agent can be asked for each: inspections decide by its answers."""
+        await self._watch.synced.wait()
+        await self._repair.run()
+
+    async def _repair_on_request(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Answer `istio-init cni repair`."""
+        if self._settings.repair.mode == OFF:
+            return {"error": "this agent is not set up to inspect pods", "final": True}
+        return {"report": await self._inspector.inspect(fix=request.get("fix") is True)}
+
     def _server(self) -> PluginServer:
-        answers = self._answers
-        return PluginServer({"pod": answers.pod, "health": answers.health, "report": self._reports.take}, self._log)
+        handlers: dict[str, Handler] = {
+            "pod": self._answers.pod,
+            "health": self._answers.health,
+            "report": self._reports.take,
+            "repair": self._repair_on_request,
+        }
+        return PluginServer(handlers, self._log)
 
     async def _keep_installed(self) -> None:
         """Install whenever something is not as it should be, until the agent is to end."""

@@ -85,6 +85,15 @@ class Metrics:
             f"{PREFIX}_direct_requests", "Pods that were asked for because the watch did not know them.",
             registry=registry,
         )  # fmt: skip
+        self._repairs = Counter(
+            f"{PREFIX}_repairs", "What was done about pods that were missed.", ["state", "action", "result"],
+            registry=registry,
+        )  # fmt: skip
+        self._pod_states = Gauge(
+            f"{PREFIX}_pod_states", "Pods by the state of their rules, in the last inspection.", ["state"],
+            registry=registry,
+        )  # fmt: skip
+        self.states: Callable[[], Mapping[str, int]] = dict
         self._gauges: dict[str, Gauge] = {}
 
     def gauge(self, name: str, what: str, value: Callable[[], float]) -> None:
@@ -107,8 +116,15 @@ class Metrics:
         """Count a list or watch that failed; 0 is a connection that did."""
         self._api_failures.labels(str(status) if 100 <= status < 600 else "none").inc()
 
+    def count_repair(self, state: str, action: str, result: str) -> None:
+        """Count what was done about a pod."""
+        self._repairs.labels(state, action, result).inc()
+
     def page(self) -> Page:
         """/metrics, in Prometheus' text format."""
+        self._pod_states.clear()
+        for state, count in self.states().items():
+            self._pod_states.labels(state).set(count)
         return Page(200, generate_latest(self._registry).decode(), CONTENT_TYPE_LATEST)
 
 

@@ -45,7 +45,7 @@ class AgentClient:
     def pod(self, namespace: str, name: str, uid: str) -> PodDescription:
         """The pod as the API server has it; PluginError where the agent does not answer, or does not know it."""
         asked = {"version": VERSION, "ask": "pod", "namespace": namespace, "name": name, "uid": uid}
-        answer = self._call(asked)
+        answer = self.call(asked)
         if "error" in answer:
             final = answer.get("final") is True
             raise PluginError(CONFIGURATION if final else TRY_AGAIN, f"pod {namespace}/{name}: {answer['error']}")
@@ -53,7 +53,7 @@ class AgentClient:
 
     def health(self) -> tuple[str, ...]:
         """What keeps the agent from its work; empty where nothing does. PluginError where it does not answer."""
-        found = self._call({"version": VERSION, "ask": "health"}).get("troubles")
+        found = self.call({"version": VERSION, "ask": "health"}).get("troubles")
         if not isinstance(found, list):
             raise self._unclear()
         return tuple(map(str, found))
@@ -74,9 +74,10 @@ class AgentClient:
         if self._stream is not None:
             self._stream.close()
 
-    def _call(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def call(self, request: Mapping[str, Any], seconds: float = 0.0) -> dict[str, Any]:
+        """The agent's answer to a request, within so many seconds (0: PATIENCE). PluginError where there is none."""
         try:
-            stream = self._connected(PATIENCE)
+            stream = self._connected(seconds or PATIENCE)
             stream.send(f"{encode(request)}\n".encode())
             answer = decode(stream.line(LONGEST_ANSWER).decode())
         except OSError as error:

@@ -83,13 +83,16 @@ def test_the_build() -> None:
 def test_the_page_lists_all_metrics_and_no_other(tmp_path: Path) -> None:
     from istio_init.cni.agent.agent import Agent, AgentSettings
     from istio_init.cni.agent.credentials import ApiCredentials
+    from istio_init.cni.agent.repair import RepairSettings
     from istio_init.cni.node.directories import Directories
     from istio_init.log import Log
 
     async def made() -> Metrics:
         places = Directories(str(tmp_path), str(tmp_path))
         credentials = ApiCredentials("http://127.0.0.1:1", {}, {})
-        settings = AgentSettings("n", credentials, places, "", "", dict, 10.0, "keep", "", str(tmp_path / "s"))
+        settings = AgentSettings(
+            "n", credentials, places, "", "", dict, 10.0, "keep", "", str(tmp_path / "s"), RepairSettings()
+        )
         return Agent(settings, Log("none")).metrics
 
     text = asyncio.run(made()).page().text

@@ -1,0 +1,223 @@
+"""Continuous repair: pods that the plugin missed, or whose rules have changed, are found, told of, and dealt with."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Never
+from urllib.parse import quote
+
+from istio_init.cni.agent.http import HttpError
+from istio_init.cni.agent.inspection import states
+from istio_init.cni.agent.kubernetes import CONFLICT, NOT_FOUND, TOO_MANY
+from istio_init.cni.node.repair import DRIFTED, FIXABLE, UNCAPTURED
+from istio_init.errors import InitError
+from istio_init.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from istio_init.cni.agent.inspection import Inspector, PodState
+    from istio_init.cni.agent.kubernetes import KubernetesApi
+    from istio_init.cni.agent.pods import NodePod
+    from istio_init.log import Log
+
+OFF, REPORT, LABEL, MEND, DELETE = "off", "report", "label", "mend", "delete"
+MODES = (OFF, REPORT, LABEL, MEND, DELETE)
+# The label of Istio's own repair (cni/pkg/config, RepairLabelKey).
+LABEL_NAME, LABEL_VALUE = "cni.istio.io/uninitialized", "true"
+COMPONENT = "istio-init-cni"
+# Seconds that changes are gathered for before the pods are inspected, and until what was found is looked at again.
+GATHER, CONFIRM = 3.0, 10.0
+# Of the time, inspections take one part in so many, however much changes.
+SHARE = 5
+EVENT_REASONS = {UNCAPTURED: "NotCaptured", DRIFTED: "RulesChanged"}
+
+
+class RepairSettings(Record):
+    """What is done about pods: the mode, namespaces whose pods are never deleted, and evictions a minute at most.
+
+    `interval` is in seconds: how often the pods are inspected where nothing changes.
+    """
+
+    mode: str = OFF
+    protected: tuple[str, ...] = ()
+    rate: int = 5
+    interval: float = 300.0
+
+
+class Repair:
+    """Inspects the pods at the start, after changes, and now and then; deals with what is wrong.
+
+    `counted` is called with a state, what was done, and how that ended; `by_state` has the last inspection's counts.
+    """
+
+    def __init__(self, settings: RepairSettings, node: str, inspector: Inspector, api: KubernetesApi, log: Log) -> None:
+        self._settings, self._node, self._inspector, self._api, self._log = settings, node, inspector, api, log
+        self._wake = asyncio.Event()
+        self._evictions: list[float] = []
+        # Wrong pods of the last inspection, by uid, and those that were told of.
+        self._before: dict[str, str] = {}
+        self._told: set[tuple[str, str]] = set()
+        self._said = ""
+        self.by_state: Counter[str] = Counter()
+        self.counted: Callable[[str, str, str], None] = lambda _state, _action, _result: None
+
+    def note(self, new: NodePod | None, old: NodePod | None) -> None:
+        """Take a change of a pod (PodStore): what may change how it is captured calls for an inspection."""
+        if new is not None and (old is None or _state(new) != _state(old)):
+            self._wake.set()
+
+    async def run(self) -> Never:
+        """Inspect, again and again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            begin = loop.time()
+            found = await self._inspect()
+            gather = max(GATHER, SHARE * (loop.time() - begin))
+            pause = CONFIRM if found else self._settings.interval
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+            # What changes together is inspected together.
+            await asyncio.sleep(gather)
+            self._wake.clear()
+
+    async def _inspect(self) -> bool:
+        """Inspect all pods once; whether something is left to be done soon."""
+        try:
+            document = await self._inspector.inspect(fix=self._settings.mode == MEND)
+        except InitError as error:
+            if str(error) != self._said:
+                self._said = str(error)
+                self._log.warn(f"the pods cannot be inspected: {error}")
+            return False
+        self._said = ""
+        return await self.take(states(document))
+
+    async def take(self, pods: Sequence[PodState]) -> bool:
+        """Deal with the pods of an inspection; whether something is left to be done soon."""
+        self.by_state = Counter(each.state for each in pods if not each.fixed)
+        wrong = [each for each in pods if each.state in FIXABLE]
+        left = False
+        for pod in wrong:
+            left |= await self._deal_with(pod)
+        # What is wrong once more than once is told of again only after it was well.
+        uids = {each.uid for each in wrong if not each.fixed}
+        self._told = {each for each in self._told if each[0] in uids}
+        self._before = {each.uid: each.state for each in wrong if not each.fixed}
+        return left
+
+    async def _deal_with(self, pod: PodState) -> bool:
+        """Do what the mode has for a pod that is wrong; whether it has to be looked at again soon."""
+        if pod.fixed:
+            await self._tell(pod, MEND, "its rules have been made")
+            return False
+        if (pod.uid, pod.state) not in self._told:
+            self._told.add((pod.uid, pod.state))
+            await self._tell(pod, REPORT, "see istio-init cni repair")
+        try:
+            match self._settings.mode:
+                case "label":
+                    return await self._label(pod)
+                case "delete":
+                    return await self._delete(pod)
+                case _:
+                    return False
+        except InitError as error:
+            self.counted(pod.state, self._settings.mode, "failed")
+            self._log.warn(f"pod {pod.title}: {self._settings.mode}: {error}")
+            return True
+
+    async def _label(self, pod: PodState) -> bool:
+        if (pod.uid, LABEL) in self._told:
+            return False
+        change = {"metadata": {"uid": pod.uid, "labels": {LABEL_NAME: LABEL_VALUE}}}
+        await self._api.patch(_path(pod), change)
+        self._told.add((pod.uid, LABEL))
+        self._done(pod, LABEL, f"labelled {LABEL_NAME}={LABEL_VALUE}")
+        return False
+
+    async def _delete(self, pod: PodState) -> bool:
+        """Evict a pod that was wrong in two inspections, if its namespace and the rate allow it."""
+        if pod.namespace in self._settings.protected:
+            return False
+        if self._before.get(pod.uid) != pod.state or not self._may_evict():
+            return True
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod.name, "namespace": pod.namespace},
+            # Not the next pod of this name.
+            "deleteOptions": {"preconditions": {"uid": pod.uid}},
+        }
+        try:
+            await self._api.create(f"{_path(pod)}/eviction", body)
+        except HttpError as error:
+            if error.status in {NOT_FOUND, CONFLICT}:
+                return False  # it has gone by itself
+            if error.status == TOO_MANY:
+                self.counted(pod.state, DELETE, "refused")
+                self._log.info(f"pod {pod.title}: not evicted yet: {error}")
+                return True
+            raise
+        self._evictions.append(time.monotonic())
+        self._done(pod, DELETE, "evicted, so that its next pod is captured")
+        return False
+
+    def _may_evict(self) -> bool:
+        begin = time.monotonic() - 60
+        self._evictions = [each for each in self._evictions if each > begin]
+        return len(self._evictions) < self._settings.rate
+
+    def _done(self, pod: PodState, action: str, what: str) -> None:
+        self.counted(pod.state, action, "done")
+        self._log.info(f"pod {pod.title}: {pod.state}: {what}")
+
+    async def _tell(self, pod: PodState, action: str, what: str) -> None:
+        """A log line, a count, and an Event on the pod."""
+        differing = f"; {pod.differences[0]}" if pod.differences and not pod.fixed else ""
+        message = f"{pod.state}: {pod.why}{differing}; {what}"
+        self.counted(pod.state, action, "done")
+        (self._log.info if pod.fixed else self._log.warn)(f"pod {pod.title}: {message}")
+        reason = "Captured" if pod.fixed else EVENT_REASONS[pod.state]
+        kind = "Normal" if pod.fixed else "Warning"
+        try:
+            path = f"/api/v1/namespaces/{quote(pod.namespace, safe='')}/events"
+            await self._api.create(path, event(pod, self._node, kind, reason, message))
+        except InitError as error:
+            self._log.warn(f"pod {pod.title}: no Event: {error}")
+
+
+def event(pod: PodState, node: str, kind: str, reason: str, message: str) -> Mapping[str, object]:
+    """An Event on a pod (core/v1)."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{pod.name}.{time.time_ns():x}", "namespace": pod.namespace},
+        "involvedObject": {
+            "apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid
+        },
+        "type": kind,
+        "reason": reason,
+        "message": message[:1000],
+        "count": 1,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "source": {"component": COMPONENT, "host": node},
+        "reportingComponent": COMPONENT,
+        "reportingInstance": node,
+    }  # fmt: skip
+
+
+def _state(pod: NodePod) -> tuple[object, ...]:
+    """What of a pod may change how it is captured."""
+    return pod.phase, pod.validation, pod.description
+
+
+def _path(pod: PodState) -> str:
+    return f"/api/v1/namespaces/{quote(pod.namespace, safe='')}/pods/{quote(pod.name, safe='')}"

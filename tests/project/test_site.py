@@ -67,12 +67,12 @@ def _names(entry: str | dict[str, str]) -> list[str]:
 
 
 def test_pages_that_newcomers_need_are_there_in_chinese(site: Path) -> None:
-    for name in ("index", "quickstart", "rules", "troubleshooting", "envoy"):
+    for name in ("index", "quickstart", "rules", "troubleshooting", "envoy", "security"):
         assert (ROOT / "docs" / f"{name}.zh.md").exists()
     assert "为什么是这九条规则" in (site / "zh" / "rules" / "index.html").read_text()
 
 
-@pytest.mark.parametrize("name", ["quickstart", "rules", "troubleshooting", "envoy"])
+@pytest.mark.parametrize("name", ["quickstart", "rules", "troubleshooting", "envoy", "security"])
 def test_a_translation_has_the_commands_and_the_sections_of_its_original(name: str) -> None:
     texts = [(ROOT / "docs" / f"{name}{suffix}.md").read_text() for suffix in ("", ".zh")]
     blocks = [re.findall(r"^```.*?^```$", text, re.MULTILINE | re.DOTALL) for text in texts]
@@ -81,3 +81,5 @@ def test_a_translation_has_the_commands_and_the_sections_of_its_original(name: s
     assert depths[0] == depths[1]
     tables = [len(re.findall(r"^\|", text, re.MULTILINE)) for text in texts]
     assert tables[0] == tables[1]
+    items = [len(re.findall(r"^(?:-|\d+\.) ", text, re.MULTILINE)) for text in texts]
+    assert items[0] == items[1]

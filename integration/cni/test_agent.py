@@ -56,6 +56,19 @@ def test_it_is_not_ready_before_the_pods_are_listed(tmp_path: pathlib.Path) -> N
             agent.ready()
 
 
+def test_the_nodes_taint_goes_once_the_plugin_works(tmp_path: pathlib.Path) -> None:
+    other = {"key": "other", "effect": "NoSchedule"}
+    with cluster_api(tmp_path) as api:
+        api.node["spec"]["taints"] = [{"key": "cni.istio.io/not-ready", "effect": "NoSchedule"}, other]
+        api.down = True
+        with NodeAgent(tmp_path, api, "--untaint=cni.istio.io/not-ready") as agent:
+            awaited(lambda: "the server is down" in agent.log and "added" in agent.log, "a failure")
+            api.down = False
+            agent.ready()
+            awaited(lambda: "has been removed from the node" in agent.log, "the taint to go")
+            assert api.node["spec"]["taints"] == [other]
+
+
 @pytest.mark.parametrize("moment", [0.05, 0.3, 0.8, 1.5])
 def test_a_signal_at_any_moment_ends_it_and_takes_away_what_was_left(tmp_path: pathlib.Path, moment: float) -> None:
     """As process 1 of a container, to which a signal without a handler does nothing."""

@@ -119,6 +119,10 @@ class ClusterApi:
                 await answer.json(body, 201)
             case "GET", ["api", "v1", "nodes", "node-1"]:
                 await answer.json(self.node)
+            case "PATCH", ["api", "v1", "nodes", "node-1"] if (
+                body["metadata"]["resourceVersion"] != self.node["metadata"]["resourceVersion"]
+            ):
+                await answer.refuse(409, "the object has been modified")
             case "PATCH", ["api", "v1", "nodes", "node-1"]:
                 self.node["metadata"].update(body.get("metadata", {}))
                 self.node["spec"].update(body.get("spec", {}))

@@ -66,6 +66,9 @@ def agent(  # noqa: PLR0913 (a command line's options)
     repair_interval: Annotated[
         str, typer.Option(metavar="DURATION", help="Inspect the pods at least this often.")
     ] = "5m",
+    untaint: Annotated[
+        str, typer.Option(metavar="KEY", help="Remove this taint from the node once the agent is ready.")
+    ] = "",
     cri_socket: Annotated[
         str, typer.Option("--cri-socket", metavar="PATH", help="The container runtime's socket. Unset: detected.")
     ] = "",
@@ -98,6 +101,7 @@ def agent(  # noqa: PLR0913 (a command line's options)
         socket,
         repairs,
         (f"--cni-net-dir={places.networks}", *([f"--cri-socket={cri_socket}"] if cri_socket else [])),
+        untaint,
     )
 
     async def run() -> None:

@@ -16,6 +16,7 @@ from istio_init.cni.agent.pods import PodStore
 from istio_init.cni.agent.repair import OFF, Repair, RepairSettings
 from istio_init.cni.agent.reports import Reports
 from istio_init.cni.agent.server import PluginServer
+from istio_init.cni.agent.taint import Untaint
 from istio_init.cni.agent.watch import PodWatch
 from istio_init.cni.node import install
 from istio_init.cni.node.keep import Keeper, watched
@@ -49,6 +50,7 @@ class AgentSettings(Record):
     socket: str
     repair: RepairSettings
     inspection_flags: tuple[str, ...] = ()
+    untaint: str = ""
 
 
 class Agent:
@@ -103,6 +105,9 @@ class Agent:
             tasks: list[asyncio.Task[None]] = [group.create_task(self._watch.run(), name="watch")]
             if self._settings.repair.mode != OFF:
                 tasks.append(group.create_task(self._repair_when_listed(), name="repair"))
+            if self._settings.untaint:
+                untaint = Untaint(self._settings.untaint, self._settings.node, self._api, self.health, self._log)
+                tasks.append(group.create_task(untaint.run(), name="untaint"))
             await self._keep_installed()
             await self._leave()
             for task in tasks:

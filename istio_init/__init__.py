@@ -5,9 +5,9 @@ applied with `apply`.
 
     from istio_init import Options, apply, dump, plan
 
-    wanted = plan(Options(istio_service_cidr="*", istio_inbound_ports="*", proxy_uid=(1337,), proxy_gid=(1337,)))
-    print(dump(wanted))
-    apply(wanted, network_namespace="/var/run/netns/pod")
+    rules = plan(Options(istio_service_cidr="*", istio_inbound_ports="*", proxy_uid=(1337,), proxy_gid=(1337,)))
+    print(dump(rules))
+    apply(rules, network_namespace="/var/run/netns/pod")
 
 Nothing is imported before it is used: every pod waits for this package's import.
 """

@@ -17,9 +17,9 @@ Generated from docstrings by `python -m scripts.generate.api_page`; don't edit i
 ```python
 from istio_init import Options, apply, dump, plan
 
-wanted = plan(Options(istio_service_cidr="*", istio_inbound_ports="*", proxy_uid=1337))
-print(dump(wanted))
-apply(wanted, network_namespace="/var/run/netns/pod")
+rules = plan(Options(istio_service_cidr="*", istio_inbound_ports="*", proxy_uid=1337))
+print(dump(rules))
+apply(rules, network_namespace="/var/run/netns/pod")
 ```
 
 The package is typed (PEP 561): mypy --strict and pyright check programs that use it.

@@ -65,7 +65,7 @@ def _listed(visited: ast.AST | list[ast.stmt] | None) -> list[ast.stmt]:
 
 
 def compiled(source: bytes, path: str) -> CodeType:
-    """The code of a module whose annotations nobody reads at run time."""
+    """The code of a module without the annotations, which are not read at run time."""
     tree = ast.fix_missing_locations(_Slimmer().visit(ast.parse(source)))
     # Annotations of classes stay text.
     flags = __future__.annotations.compiler_flag

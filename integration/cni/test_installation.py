@@ -191,7 +191,7 @@ def test_a_network_that_cannot_be_understood_is_left_as_it_is(host: Host, number
 def test_what_is_no_file_or_too_large(host: Host) -> None:
     path = host.networks / "10-a.conflist"
     os.mkfifo(path)
-    assert "no regular file" in refused(host)
+    assert "not a regular file" in refused(host)
     path.unlink()
     path.write_text(" " * (1 << 20) + FLANNEL)
     assert "bytes" in refused(host)

@@ -134,7 +134,7 @@ def test_missing_capabilities(namespace: Namespace, missing: list[str], fails: s
 
 
 def test_where_no_namespace_may_be_made(namespace: Namespace) -> None:
-    """What brings nothing into being is asked all the same; the rest is left open."""
+    """Checks without side effects run all the same; the rest is unknown."""
 
     def confined() -> tuple[dict[str, tuple[str, str, str]], bytes]:
         own_namespaces()

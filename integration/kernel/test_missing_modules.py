@@ -159,7 +159,7 @@ def test_the_doctor_names_what_is_missing(outcomes: dict[str, list[Outcome]], mo
 
 
 def standing(state: dict[str, str]) -> dict[str, list[str]]:
-    """What exists, without the legacy tables' frames: a table that a run has brought into being stays, empty."""
+    """What exists, without the legacy tables' frames: a table that a run has created remains, empty."""
     return {name: list(_rules(name, text)) for name, text in state.items()}
 
 

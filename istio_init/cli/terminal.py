@@ -47,7 +47,7 @@ def set_color(value: str | None) -> None:
 
 
 def set_no_pager(value: bool) -> None:  # noqa: FBT001 (Typer calls it with the switch)
-    """Take --no-pager, as Typer calls it; without the flag all stays as it is."""
+    """Take --no-pager, as Typer calls it; without the flag nothing changes."""
     if value:
         _Settings.pager = False
 

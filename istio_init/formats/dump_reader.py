@@ -40,7 +40,7 @@ def read_dump(text: str) -> tuple[Ruleset, ...]:
 
 
 def _saves(lines: list[str]) -> list[tuple[Family | None, str]]:
-    """The tables in the dump, joined to saves of one family where the family is said; line numbers are kept."""
+    """The tables in the dump, joined to one save per family if the family is known; line numbers are kept."""
     family: Family | None = None
     saves: list[tuple[Family | None, list[str]]] = []
     for number, line in enumerate(lines):

@@ -60,7 +60,7 @@ def load_documents(text: str) -> list[Any]:
 
 
 def load_checked(text: str) -> list[Any]:
-    """The documents of a text in YAML whose `events` have been looked at; ValueError where it is none."""
+    """The documents of a YAML text whose `events` have been checked; ValueError if it is not YAML."""
     yaml = module("give JSON, as of kubectl get pod NAME -o json")
     with reading(yaml):
         return list(yaml.load_all(text, Loader=loader(yaml)))

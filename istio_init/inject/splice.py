@@ -54,7 +54,7 @@ def _block_item(text: str, entry: tuple[TextNode, TextNode], container: Mapping[
     items = value.resolved
     dash = indentation(text, dash_of(text, items, 0))
     if first:
-        # Comments above the first entry stay with it: ours goes right behind the line of the key.
+        # Comments above the first entry stay with it: the new entry goes right after the key's line.
         above = line_start(text, dash_of(text, items, 0))
         behind_key = line_end(text, max(key.end, items.start if items.anchor else 0))
         at = behind_key if value is items and behind_key < above else above

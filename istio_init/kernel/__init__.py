@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         """Rules in the kernel of the calling thread's network namespace."""
 
         def read(self, family: Family, expecting: Ruleset | None = None) -> Ruleset:
-            """All tables of the family that exist, others' rules included. Brings no table into being.
+            """All existing tables of the family, including other programs' rules. Creates no table.
 
             `expecting` is what the caller hopes to find. It may make reading faster, and where the kernel does not
             keep what a rule was written as (a set tells nothing of order and overlaps), it says which of the
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
         def replace(self, family: Family, wanted: Table) -> None:
             """Bring what is ours in one table to `wanted`, in one atomic commit.
 
-            Others' chains and rules stay as they are, in their order (compare.edit says where ours go
-            among them). Brings the table into being where it does not exist. KernelError leaves it as it was.
+            Other programs' chains and rules are kept in their order (compare.edit determines the position of Istio's
+            rules). Creates the table if it does not exist. KernelError leaves it unchanged.
             """
             ...
 

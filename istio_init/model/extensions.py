@@ -52,7 +52,7 @@ class CtState(Record):
 CT_STATES = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT")
 
 
-# Targets: what becomes of a packet that a rule matches.
+# Targets.
 
 
 class Tproxy(Record):

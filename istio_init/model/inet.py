@@ -42,7 +42,7 @@ BASE_CHAINS: dict[TableName, dict[Hook, tuple[str, int]]] = {
     "nat": {"PREROUTING": ("nat", -100), "OUTPUT": ("nat", -100)},
 }
 _TO_NFT = {name: name.lower().replace("_", "-") for name in (*OWN_CHAINS, "PREROUTING", "OUTPUT")}
-_FROM_NFT = {theirs: ours for ours, theirs in _TO_NFT.items()}
+_FROM_NFT = {nft: chain for chain, nft in _TO_NFT.items()}
 
 # How many intervals a rule bears itself; more make a set with a name.
 LONGEST_IN_RULE = 32
@@ -95,7 +95,7 @@ class InetTable(Record):
 
 
 def chain_name(name: str) -> str:
-    """A chain's name in nftables; names that are not Istio's stay as they are."""
+    """A chain's name in nftables; other programs' names are unchanged."""
     return _TO_NFT.get(name, name)
 
 

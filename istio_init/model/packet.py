@@ -172,7 +172,7 @@ class Facts(Record):
 
 
 def scope(address: bytes) -> str:
-    """The scope of an address where REDIRECT minds it: of IPv6's, by __ipv6_addr_type; empty for all others."""
+    """The scope of an IPv6 address as REDIRECT compares it (__ipv6_addr_type); empty for all others."""
     if len(address) == 4:
         return ""
     if address[0] == 0xFE and address[1] & 0xC0:

@@ -154,7 +154,7 @@ class Owner(Record):
     negated: bool = False
 
 
-# Targets: what becomes of a packet that a rule matches.
+# Targets.
 
 
 class Verdict(Record):

@@ -97,7 +97,7 @@ def _spelled(each: Option, value: object) -> str:
 
 
 def _users_spelled(entry: Any) -> str:  # noqa: ANN401 (whatever a program gives)
-    """An entry of --exclude-uids-for-ports: text, or what the parser makes of it."""
+    """An entry of --exclude-uids-for-ports: text, or a parsed value."""
     if isinstance(entry, str):
         return entry
     try:

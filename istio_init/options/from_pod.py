@@ -150,7 +150,7 @@ def _rule_maker(workload: Workload) -> tuple[Container, dict[str, str]] | None:
         if argv is None or (argv[:1] == ["--cleanup-only"] and container.name != INIT):
             continue
         texts = _parsed(container, argv)
-        # A container alone is what `istio-init manifest` printed: it says everything that there is to say.
+        # A container without a pod is the output of `istio-init manifest`, and has all options.
         if workload.piece or texts.get("skip_rule_apply", "false") in {"", "false"}:
             found.append((container, texts))
     preferred = {INIT: 0, VALIDATION: 1}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from istio_init.model.rules import PortRange
 
     T = TypeVar("T")
-    # (kind, name) -> id: "user" or "group", and the numeric id or None where nobody has that name.
+    # (kind, name) -> id: "user" or "group", and the numeric id, or None if the name is unknown.
     Lookup: TypeAlias = Callable[[str, str], int | None]
 
 PORTS, ADDRESSES, OWNERS, DNS, TPROXY, RUNNING = "Ports", "Addresses", "Owners", "DNS", "TPROXY", "Running"
@@ -71,7 +71,7 @@ class Option:
     aliases: tuple[str, ...]
     variables: tuple[str, ...]
 
-    def __init__(  # noqa: PLR0913 (what there is to say of an option)
+    def __init__(  # noqa: PLR0913 (an option's properties)
         self,
         parse: Callable[[str], Any],
         default: object,

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
     # Why a rule exists: its purpose (in which {options.FIELD} names an option's value), the flags that made it
     # (separated by blanks; none where it always exists), and where the article numbers ISTIO_OUTPUT's rules and its
-    # own steps, those. A constant, so that it costs a run nothing: no text is made before somebody asks.
+    # own steps, those. A constant, so that it costs a run nothing: no text is made before it is needed.
     Why: TypeAlias = tuple[str, str] | tuple[str, str, str, str]
 
 DNS_PORT = 53

@@ -33,9 +33,9 @@ def by_routing(packet: Packet, facts: Facts) -> str:
         return ""
     source, interface = packet.source, packet.in_interface
     if source[0] in {0, *range(0xE0, 0xF0)} or source == b"\xff" * 4:
-        return f"its source, {address_text(source)}, is no host's address (a martian source)"
+        return f"its source, {address_text(source)}, is not a host address (a martian source)"
     if packet.destination[0] == 0:
-        return f"its destination, {address_text(packet.destination)}, is no host's address (a martian destination)"
+        return f"its destination, {address_text(packet.destination)}, is not a host address (a martian destination)"
     for side, address in (("source", source), ("destination", packet.destination)):
         if address[0] == 127 and interface not in facts.route_localnet:
             text = f"its {side}, {address_text(address)}, is a loopback address"

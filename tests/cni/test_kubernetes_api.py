@@ -190,7 +190,7 @@ def test_a_kubeconfig_that_is_no_small_file_is_refused(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
     bomb.write_text("\n".join(lines))
-    for path, why in ((pipe, "no regular file"), (large, "more than"), (bomb, "aliases")):
+    for path, why in ((pipe, "not a regular file"), (large, "more than"), (bomb, "aliases")):
         assert why in str(refused(str(path)))
 
 

@@ -129,7 +129,7 @@ def test_one_pods_fault_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(repair, "examine", fails)
     pods = [POD.replace(name=name) for name in ("worst", "bad", "good")]
     worst, bad, good = repair.repair(pods, NETWORK, fix=True)
-    assert (worst.state, worst.why) == (UNKNOWN, "the process that looked at it was ended")
+    assert (worst.state, worst.why) == (UNKNOWN, "the process that inspected it was killed")
     assert (bad.state, bad.why) == (UNKNOWN, "internal error: RuntimeError: of\nits own")
     assert good == Finding(pods[2], CAPTURED, "ok", ("a", "b"), 4, fixed=True)
 

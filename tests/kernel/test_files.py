@@ -101,7 +101,7 @@ def test_what_is_refused_is_one_line(tmp_path: Path, path: Path, monkeypatch: py
     assert path.read_text() == "before"
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(InitError, match="no regular file"):
+    with pytest.raises(InitError, match="not a regular file"):
         files.read(str(pipe))
 
 

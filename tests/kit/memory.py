@@ -136,7 +136,7 @@ class Lines(Log):
 
 
 def empty(name: TableName) -> Table:
-    """A table as the kernel brings it into being."""
+    """A table as the kernel creates it."""
     return Table(name, ordered(name, {}))
 
 

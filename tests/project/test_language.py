@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,37 +20,71 @@ PHRASES = {
     "fares": (r"\bfares?\b", "is treated, goes"),
     "whoever": (r"\bwhoever\b", "the process that, any program that"),
     "has no use for": (r"\bha(ve|s) no use for\b", "does not need"),
+    "into being": (r"\binto being\b", "create"),
+    "at the door": (r"\bat the door\b", "at the boundary, before PREROUTING"),
+    "fares apart": (r"\bfare apart\b", "are treated differently"),
 }
+# Likewise, in what users read, and in the package itself; tests may speak more freely.
+PRODUCT = {
+    "nobody": (r"\b(nobody|somebody|anybody)(?!['\w])(?! user)", "no process, another program, any client"),
+    "looked at": (r"\blooked at\b", "inspected, read, checked"),
+    "to be had": (r"\b(not|none) to be had\b", "not available, can't be read"),
+    "can't be told": (r"\bcan't be told\b", "unknown"),
+    "what becomes of": (r"\bwhat becomes of\b", "what happens to, the path of"),
+    "made of it": (r"\bmakes of it\b", "the result of"),
+    "these same": (r"\bthese same rules\b", "the same rules"),
+    "something to say": (r"\bthere is to (say|know|see|draw)\b", "name the thing: remarks, facts"),
+    "held against": (r"\bheld against\b", "compared with, checked for"),
+    "whose it is": (r"\bwhose it is\b", "its user and group, the sender"),
+    "ours": (r"(: ours|\bnot ours)\b", "an Istio rule"),
+    "not harmful": (r"\bdoes no harm\b", "harmless"),
+    "double negation": (r"\bis no (regular|text|file|host)\b", "is not a"),
+    "taken for granted": (r"\btaken to be\b", "assumed to be"),
+    "fault of its own": (r"\ba fault of the program itself\b", "internal error"),
+}
+PRODUCT_PATHS = ("istio_init/", "docs/", "deploy/", "README", "CHANGELOG", "CONTRIBUTING", "SECURITY", "RELEASING")
 # Texts of others, and the BPF source, whose lines are recorded in the compiled programs.
 EXCEPT = {"LICENSE", "image/bpf/capture.bpf.c"}
 # Where the article is named, and the option that numbers its steps is described.
 ARTICLE = {"docs/explain.md", "docs/rules.md", "docs/draw.md"}
 
 
+@cache
 def texts() -> dict[str, str]:
     """Every text of the tree by its path."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    found = {}
+    contents = {}
     for name in filter(None, listed.split("\0")):
         path = ROOT / name
         if name not in EXCEPT and path.is_file() and path != THIS:
             data = path.read_bytes()
             if b"\0" not in data:
-                found[name] = data.decode("utf-8", "replace")
-    return found
+                contents[name] = data.decode("utf-8", "replace")
+    return contents
+
+
+def uses(pattern: str, paths: tuple[str, ...] = ("",)) -> list[str]:
+    """Every line of texts below these paths in which the expression matches, with its path and number."""
+    expression = re.compile(pattern, re.IGNORECASE)
+    return [
+        f"{path}:{number}: {line.strip()[:100]}"
+        for path, text in texts().items()
+        if path.startswith(paths)
+        for number, line in enumerate(text.splitlines(), 1)
+        if expression.search(line)
+    ]
 
 
 @pytest.mark.parametrize("name", PHRASES)
 def test_no_text_uses_the_phrase(name: str) -> None:
     pattern, instead = PHRASES[name]
-    expression = re.compile(pattern, re.IGNORECASE)
-    uses = [
-        f"{path}:{number}: {line.strip()[:100]}"
-        for path, text in texts().items()
-        for number, line in enumerate(text.splitlines(), 1)
-        if expression.search(line)
-    ]
-    assert uses == [], f"say: {instead}"
+    assert uses(pattern) == [], f"say: {instead}"
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_no_page_and_no_module_uses_the_phrase(name: str) -> None:
+    pattern, instead = PRODUCT[name]
+    assert uses(pattern, PRODUCT_PATHS) == [], f"say: {instead}"
 
 
 def test_pages_do_not_speak_of_an_article_that_they_do_not_name() -> None:

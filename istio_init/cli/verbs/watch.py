@@ -31,7 +31,7 @@ NAMES = {"\r": "enter", "\n": "enter", "\x7f": "backspace", "\x08": "backspace",
 
 
 def is_possible() -> bool:
-    """Whether somebody sits at the terminal: to type, and to see."""
+    """Whether standard input and output are a terminal."""
     return bool(sys.stdin and sys.stdin.isatty() and sys.stdout.isatty())
 
 

@@ -29,7 +29,7 @@ class Answers:
         self.asked: Callable[[], None] = lambda: None
 
     async def pod(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The pod of a request; InitError where it is not to be had now."""
+        """The pod of a request; InitError if it is not available now."""
         namespace, name, uid = (request.get(key) for key in ("namespace", "name", "uid"))
         if not isinstance(namespace, str) or not isinstance(name, str) or not isinstance(uid, str):
             return {"error": "namespace, name and uid have to be texts", "final": True}

@@ -115,7 +115,7 @@ class KubernetesApi:
 
 
 async def _refusal(method: str, path: str, answer: http.Response) -> HttpError:
-    """The error that an answer tells of: a Status of Kubernetes, or a proxy's page."""
+    """The error in an answer: a Status object of Kubernetes, or a proxy's page."""
     try:
         data = await answer.body(http.LONGEST_REFUSAL)
         why = str(json.loads(data)["message"])

@@ -45,4 +45,4 @@ class Reports:
             try:
                 os.write(STDERR, f"{line}\n".encode())
             except OSError:
-                pass  # nobody reads the log; the file on the node has the line, too
+                pass  # no reader; the file on the node has the line as well

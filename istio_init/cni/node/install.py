@@ -161,7 +161,7 @@ def _first(networks: str) -> str | None:
 
 
 def _persisted(networks: str, plugin: Mapping[str, Any]) -> Iterator[str]:
-    """Enter, and again where somebody else writes the file in between."""
+    """Add the entry; retry if another program writes the file in between."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             yield from _enter(networks, plugin)
@@ -205,7 +205,7 @@ def _convert(path: str, plugin: Mapping[str, Any]) -> list[str]:
     like = standing.replace(mode=content.mode, owner=content.owner) if standing else None
     files.replace(target, made.encode(), like, content.mode)
     if files.read(path) != content:
-        raise files.Changed(f"{files.named(path)}: somebody else has written it meanwhile")
+        raise files.Changed(f"{files.named(path)}: another program has written it meanwhile")
     files.rename(path, path + ASIDE)
     return [f"{target}: made of {os.path.basename(path)}, {PLUGIN} added"]
 
@@ -217,7 +217,7 @@ def _put_back(networks: str) -> Iterator[str]:
             continue
         path = os.path.join(networks, name.removesuffix(ASIDE))
         if os.path.lexists(path):
-            files.remove(os.path.join(networks, name))  # somebody has written it anew
+            files.remove(os.path.join(networks, name))  # another program has written it again
         else:
             files.rename(os.path.join(networks, name), path)
             yield f"{path}: put back"
@@ -263,7 +263,7 @@ def _mentions(path: str) -> bool:
 def _read(path: str) -> tuple[Content, str]:
     content = files.read(path)
     if content is None:
-        raise files.Changed(f"{files.named(path)}: somebody else has removed it meanwhile")
+        raise files.Changed(f"{files.named(path)}: another program has removed it meanwhile")
     return content, _checked(path, content.data.decode)
 
 
@@ -272,4 +272,4 @@ def _checked(path: str, ask: Callable[[], T]) -> T:
     try:
         return ask()
     except ValueError as error:
-        raise InitError(f"{files.named(path)}: {error}; left as it is: mend it, or remove it") from error
+        raise InitError(f"{files.named(path)}: {error}; not changed: fix it, or remove it") from error

@@ -68,7 +68,7 @@ class Finding(Record):
 
 
 def repair(sandboxes: Iterable[Sandbox], network: PodNetwork, *, fix: bool) -> Iterator[Finding]:
-    """What there is to say of each pod, in their order; with `fix`, those that are to be captured are."""
+    """The finding for each pod, in order; with `fix`, pods that should be captured are captured."""
     for sandbox in sandboxes:
         yield _in_child(sandbox, partial(examine, sandbox, network, fix=fix))
 
@@ -143,7 +143,7 @@ def _members(sandbox: Sandbox, network: PodNetwork) -> dict[str, Any]:
 
 
 def _request(sandbox: Sandbox, network: PodNetwork) -> Request:
-    """The call that the runtime would make for a pod; KernelError where its namespace is not to be had."""
+    """The call that the runtime would make for a pod; KernelError if its namespace can't be opened."""
     args = {POD: sandbox.name, NAMESPACE: sandbox.namespace, UID: sandbox.uid}
     return Request(COMMAND, NEWEST, network.name, sandbox.identity, _namespace_path(sandbox), INTERFACE, args)
 
@@ -170,7 +170,7 @@ def _in_child(sandbox: Sandbox, look: Callable[[], Finding]) -> Finding:
         told = pipe.read()
     os.waitpid(child, 0)
     if not told:
-        return Finding(sandbox, UNKNOWN, "the process that looked at it was ended")
+        return Finding(sandbox, UNKNOWN, "the process that inspected it was killed")
     state, why, differences, cut, fixed = json.loads(told)
     return Finding(sandbox, state, why, tuple(differences), cut, fixed)
 
@@ -180,7 +180,7 @@ def _report(writing: int, sandbox: Sandbox, look: Callable[[], Finding]) -> NoRe
     try:
         try:
             found = look()
-        except Exception as error:  # noqa: BLE001 (one pod's must not keep the others from being looked at)
+        except Exception as error:  # noqa: BLE001 (an error in one pod must not affect the others)
             found = Finding(sandbox, UNKNOWN, f"internal error: {type(error).__name__}: {error}")
         with os.fdopen(writing, "w", encoding="utf-8") as pipe:
             json.dump([found.state, found.why, found.differences, found.connections, found.fixed], pipe)

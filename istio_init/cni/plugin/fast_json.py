@@ -76,7 +76,7 @@ def _value(text: str, position: int) -> tuple[Any, int]:
         raise ValueError("nested too deeply") from None
     except SystemError:
         pass
-    # Older releases of CPython can raise their JSONDecodeError only where somebody has imported it.
+    # Older releases of CPython can raise their JSONDecodeError only if json.decoder is imported.
     import json.decoder  # noqa: F401 (for its effect)
 
     return _value(text, position)

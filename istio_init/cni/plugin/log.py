@@ -53,7 +53,7 @@ class PodLog(Log):
             self.warn(f"log_file: {path}: can't be written, what follows is here alone: {error}")
 
     def _tell(self, data: bytes) -> None:
-        """A whole line to standard error, if somebody takes it."""
+        """Write a whole line to standard error, if it is open."""
         try:
             while data:
                 data = data[os.write(STDERR, data) :]

@@ -1,6 +1,6 @@
 """The CNI plugin `istio-init-cni`: ADD, DEL, CHECK, GC, STATUS and VERSION over the commands that all others use.
 
-Standard output carries the result and nothing else: what anybody else prints goes to standard error.
+Standard output has only the result; what libraries print goes to standard error.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def _clean(call: Call, state: SandboxState | None, netns: str) -> None:
 
 
 def _cleanup(state: SandboxState | None, netns: str) -> Options:
-    """The options of a run that removes the rules that a state tells of."""
+    """The options of a run that removes the rules of a recorded state."""
     made = state.options if state and state.options else Options(cni_mode=True)
     return in_namespace(made, netns).replace(cleanup_only=True)
 

@@ -18,7 +18,7 @@ CAPABILITY = "io.kubernetes.cri.pod-annotations"
 LOG_FILE = "/var/log/istio-init/cni.log"
 LOG_BYTES = 10 << 20
 AGENT_SOCKET = "/run/istio-init/agent.sock"
-# Whether the node agent decides: it has to, it does where it answers, or nobody asks it.
+# Whether the node agent is asked: it must answer, it may answer, or it is not asked.
 REQUIRED, PREFERRED, NONE = "required", "preferred", "none"
 
 # What a plugin decides itself, or a call has no place for.

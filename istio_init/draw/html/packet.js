@@ -72,7 +72,7 @@ function masquerade(facts, device, destination) {
   return [...own, ...facts.addresses].map((each) => each.network.address).find(fits) ?? null;
 }
 
-/** The scope of an address where REDIRECT minds it: of IPv6's, by __ipv6_addr_type; empty for all others. */
+/** The scope of an IPv6 address as REDIRECT compares it (__ipv6_addr_type); empty for all others. */
 function scope(address) {
   if (familyOf(address) === "ipv4") {
     return "";

@@ -169,10 +169,10 @@ function martianByRouting(packet, facts) {
   const unset = (side, name) => `(a martian ${side}: net.ipv4.conf.${device}.${name} is 0)`;
   const source = first(packet.source);
   if (source === 0 || (source >= 0xe0 && source < 0xf0) || packet.source === "ffffffff") {
-    return `${phrase("source")} no host's address (a martian source)`;
+    return `${phrase("source")} not a host address (a martian source)`;
   }
   if (first(packet.destination) === 0) {
-    return `${phrase("destination")} no host's address (a martian destination)`;
+    return `${phrase("destination")} not a host address (a martian destination)`;
   }
   for (const side of ["source", "destination"]) {
     if (first(packet[side]) === 127 && !facts.route_localnet.includes(device)) {

@@ -1,6 +1,6 @@
-// A path in the words and the form of `istio-init explain --output json`. As simulate/report.py and wording.py.
+// A path in the format of `istio-init explain --output json`. The same as simulate/report.py and wording.py.
 
-/** What becomes of the packet that was typed. Refused where it can't be understood. */
+/** The path of the packet in the form. Throws Refused for a wrong value. */
 function explain(model, typed, family) {
   const request = parseRequest(model, typed);
   const facts = withRequest(model, request);
@@ -15,7 +15,7 @@ function explain(model, typed, family) {
   };
 }
 
-/** What becomes of the packet, in one word or two. */
+/** What happens to the packet, in a word or two. */
 function verdict([first], loop) {
   if (loop) {
     return "loop";

@@ -69,7 +69,7 @@ function protocolNumber(model, text) {
   return named ? Number(named[0]) : number("protocol", text, 1, 255, "a protocol");
 }
 
-/** An id; the application's where nothing is said, null for -. */
+/** An id; the application's if empty, null for -. */
 function account(model, field, text) {
   if (text === "-") {
     return null;

@@ -1,4 +1,4 @@
-// What each match asks of a packet and what each target makes of it. As simulate/semantics.py.
+// The semantics of matches and targets. The same as simulate/semantics.py.
 
 const UNCONNECTED = ["INVALID", "UNTRACKED"];
 const SYN = 2;
@@ -166,7 +166,7 @@ function translate(target, packet, facts) {
 function redirected(target, packet, facts) {
   const [low, high] = target.ports;
   if (low !== high) {
-    return [packet, "UNDECIDED"]; // the port is for the kernel to choose
+    return [packet, "UNDECIDED"]; // the kernel chooses the port
   }
   const output = packet.hook === "OUTPUT";
   const address = output

@@ -78,7 +78,7 @@ function notTranslated(packet) {
   return "";
 }
 
-/** A later packet of a connection, with the addresses that its first packet was given by these same rules. */
+/** A later packet of a connection, with the translation that its first packet gets from the same rules. */
 function translated(nat, packet, facts) {
   const side = NAT_SIDES[packet.hook];
   if ([...UNCONNECTED, ...FIRST].includes(packet.ctstate) || packet.translated.includes(side) || packet.reply) {

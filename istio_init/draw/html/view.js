@@ -1,4 +1,4 @@
-// The form: what is typed is read, and what becomes of it is shown.
+// The form: reads the packet and shows its path.
 
 const FIELDS = ["from", "to", "protocol", "uid", "gid", "interface", "mark", "connmark", "state"];
 const EXAMPLES = {
@@ -66,7 +66,7 @@ function showFamily(family) {
   }
 }
 
-/** Show what becomes of the packet in the form, or what is wrong with it. */
+/** Show the path of the packet in the form, or what is wrong with it. */
 function show(model, form) {
   for (const field of all("[aria-invalid]", form)) {
     field.removeAttribute("aria-invalid");

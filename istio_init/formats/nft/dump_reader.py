@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 _WORD = re.compile(r'"[^"]*"|[{}]|[^\s{},;]+|[,;]')
 _NUMBERS = {name: number for number, name in PROTOCOLS.items()} | {"icmpv6": 58}
-_TABLES: dict[str, TableName] = {theirs: ours for ours, theirs in NAMES.items()}
+_TABLES: dict[str, TableName] = {name: table for table, name in NAMES.items()}
 _HEADER = (Source, Destination, InInterface, OutInterface, Protocol, SourcePorts, DestinationPorts, Multiport)
 _OWNERS = {"skuid": "uid", "skgid": "gid"}
 EVERY = 0xFFFFFFFF

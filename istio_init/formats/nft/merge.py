@@ -258,7 +258,7 @@ def _all_go(groups: list[_Group], homes: list[_Group]) -> bool:
 
 
 def _home(groups: list[_Group], rule: InetRule, shape: Shape) -> _Group | None:
-    """The first group that the rule may join: what is folded once stays as it is."""
+    """The first group that the rule may join; folded groups are not changed."""
     home = None
     for group in reversed(groups):
         if group.fits(rule, shape):

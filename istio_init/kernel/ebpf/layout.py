@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Member: TypeAlias = tuple[int, int, bytes]
 
 MAX_OWNERS = 4
-_NOBODY = 0xFFFFFFFF  # what fills the places of ids that are not used; no process has it
+_NOBODY = 0xFFFFFFFF  # fills unused entries of ids; no process has it
 
 POD = Struct("<I4I4I4H4s16s4s4sI")
 MEMBER_BYTES = 32

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from istio_init.model.rules import PortRange
     from istio_init.model.socket_capture import SocketCapture
 
-# Addresses for documentation (RFC 5737, RFC 3849), which nobody has.
+# Addresses for documentation (RFC 5737, RFC 3849), which no host has.
 _NOWHERE = {4: b"\xc0\x00\x02\x01", 16: b"\x20\x01\x0d\xb8" + bytes(11) + b"\x01"}
 
 
 def prove(netns: str, capture: SocketCapture) -> None:
-    """Dial an address that nobody has; KernelError where the call was not turned to the proxy's port.
+    """Dial an unassigned address; KernelError if the connection was not redirected to the proxy's port.
 
     A captured call is refused (or accepted) at once, as it goes to loopback. Where the options capture nothing of what
     this process sends, nothing is dialled.

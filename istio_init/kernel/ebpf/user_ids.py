@@ -40,7 +40,7 @@ def translated(netns: str, capture: SocketCapture) -> SocketCapture:
 
 
 def _extents(owner: int, kind: str) -> list[tuple[int, int, int]]:
-    """A user namespace's map: first id inside, first outside, how many. Read by a child: nobody comes back from one."""
+    """A user namespace's id map: first id inside, first outside, count. Read by a child, which can't leave it again."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""Finding the processes of a container, through the control groups that /proc tells of; no runtime is asked."""
+"""Finds the processes of a container by the control groups in /proc, without a container runtime."""
 
 from __future__ import annotations
 

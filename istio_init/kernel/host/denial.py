@@ -64,7 +64,7 @@ def explain_socket(number: int, lacking: str) -> str:
 def owns_network_namespace() -> bool | None:
     """Whether the network namespace belongs to our user namespace or one below it, where our capabilities count.
 
-    None where that can't be told.
+    None if that is unknown.
     """
     try:
         _owner_inode()

@@ -25,7 +25,7 @@ LARGEST = 1 << 20  # bytes of a file that is read; no network's configuration co
 
 
 def named(path: str) -> str:
-    """A path as an error tells it: whole, since it is what has to be found."""
+    """A path for an error message, not shortened, since the reader needs it."""
     return shown(path, 256)
 
 
@@ -39,7 +39,7 @@ class Content(Record):
 
 
 class Changed(InitError):
-    """A file is not what was read any more: somebody else has written it meanwhile."""
+    """Another program has changed a file since it was read."""
 
 
 class DirectoryLock:
@@ -110,14 +110,14 @@ def is_claimed(path: str) -> bool:
     except BlockingIOError:
         return True
     except OSError:
-        return False  # nobody can claim it here
+        return False  # claiming is not possible here
     finally:
         os.close(descriptor)
     return False
 
 
 def read(path: str, largest: int = LARGEST) -> Content | None:
-    """A file's content, None where there is no such file; InitError where it is no regular file or too large."""
+    """A file's content, None if there is no such file; InitError if it is not a regular file or too large."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except FileNotFoundError:
@@ -127,7 +127,7 @@ def read(path: str, largest: int = LARGEST) -> Content | None:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise InitError(f"{named(path)}: no regular file")
+            raise InitError(f"{named(path)}: not a regular file")
         if status.st_size > largest:
             raise InitError(f"{named(path)}: {status.st_size} bytes, more than {largest} are not read")
         with open(descriptor, "rb", closefd=False) as file:
@@ -240,7 +240,7 @@ def _remedy(number: int | None) -> str:
         case errno.ENOSPC | errno.EDQUOT:
             return "make room there"
         case _:
-            return "name another directory, or mend this one"
+            return "name another directory, or fix this one"
 
 
 def remove(path: str) -> bool:

@@ -38,7 +38,7 @@ class GrpcError(InitError):
 class GrpcChannel:
     """A connection to the gRPC server that listens at a path, from `with` to its end.
 
-    `patience` is how many seconds one call may take. GrpcError where nobody listens there.
+    `patience` is how many seconds one call may take. GrpcError if nothing listens there.
     """
 
     def __init__(self, path: str, patience: float = 10.0) -> None:

@@ -1,4 +1,4 @@
-"""Opening a socket as somebody else."""
+"""Opens a socket with another user and group."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# An id that nobody has: setfsuid and setfsgid answer it with the one in force, and change nothing.
-NOBODYS = 0xFFFFFFFF
+# An invalid id: setfsuid and setfsgid return the current id for it, and change nothing.
+INVALID_ID = 0xFFFFFFFF
 
 
 def socket_as(uid: int, gid: int, family: int) -> socket.socket | None:
@@ -23,7 +23,7 @@ def socket_as(uid: int, gid: int, family: int) -> socket.socket | None:
     """
     libc = library(None)
     set_uid, set_gid = (function(libc, name) for name in ("setfsuid", "setfsgid"))
-    own_uid, own_gid = set_uid(NOBODYS), set_gid(NOBODYS)
+    own_uid, own_gid = set_uid(INVALID_ID), set_gid(INVALID_ID)
     try:
         if _assumed(set_gid, gid) and _assumed(set_uid, uid):
             return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
@@ -36,4 +36,4 @@ def socket_as(uid: int, gid: int, family: int) -> socket.socket | None:
 def _assumed(set_id: Callable[[int], int], number: int) -> bool:
     """Set the id, and say whether it is in force now: the call itself does not."""
     set_id(number)
-    return set_id(NOBODYS) & NOBODYS == number
+    return set_id(INVALID_ID) & INVALID_ID == number

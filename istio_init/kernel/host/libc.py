@@ -55,7 +55,7 @@ def function(library: int, name: str, result: Any = int) -> Any:  # noqa: ANN401
     It takes any int as an int, bytes as a const char * and a Pointer as itself.
     """
     found: Any = Function(dlsym(library, name))
-    if result is not int:  # which is what functions give where nothing else is said
+    if result is not int:  # the default of ctypes functions
         found.restype = result
     return found
 

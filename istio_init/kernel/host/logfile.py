@@ -9,10 +9,10 @@ import time
 
 # The file before the current one.
 OLDER = ".1"
-# How long a line waits for others' lines, in seconds: not for somebody who has stopped with the file locked.
+# Seconds that a line waits for others' lines, but not for a stopped process that holds the lock.
 PATIENCE = 1.0
 PAUSE = 0.001
-# As much as is looked at for the end of the last whole line: more than any of the plugin's lines has.
+# Bytes that are searched for the end of the last whole line: more than any line of the plugin.
 LAST = 64 << 10
 
 

@@ -14,7 +14,7 @@ CHUNK = 64 << 10
 
 
 class UnixStream:
-    """A connection to the socket at a path; OSError where nobody listens there.
+    """A connection to the socket at a path; OSError if nothing listens there.
 
     `seconds` is how long connecting and all calls together may take; TimeoutError after that.
     """

@@ -30,8 +30,8 @@ def _remedy(entry: RoutingEntry, number: int) -> str:
         case errno.EPERM:
             return "this needs the capability NET_ADMIN in the user namespace that owns this network namespace"
         case errno.ENETDOWN:
-            # In a pod lo is always up. Where it is down, somebody has made the namespace by hand or has taken
-            # it down: nothing works there, and a change that nobody asked for would hide why.
+            # In a pod lo is always up. If it is down, the namespace was created by hand or lo was taken down:
+            # nothing works there, and bringing it up unasked would hide the reason.
             return f"{device} is down; bring it up: ip link set {device} up"
         case errno.EACCES if family == IPV6:
             return f"IPv6 is off: set net.ipv6.conf.{device}.disable_ipv6=0 (and all.disable_ipv6), or leave IPv6 out"

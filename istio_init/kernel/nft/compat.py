@@ -1,8 +1,8 @@
 """The Firewall of iptables-nft nodes: edits the tables that iptables-nft keeps in nftables, through netlink.
 
 All tables of both families are written in one batch. Other programs' rules are left untouched: Istio rules are inserted
-and deleted between them, by handle. The kernel accepts a batch only if nobody has written since the tables were read;
-if somebody has, they are read again and a new batch is made. No library and no program is needed.
+and deleted between them, by handle. The kernel accepts a batch only if no other program has written since the tables
+were read; otherwise they are read again and a new batch is made. No library and no program is needed.
 """
 
 from __future__ import annotations

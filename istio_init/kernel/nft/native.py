@@ -1,7 +1,7 @@
 """The Firewall on native nftables, through netlink: all tables and both families in one batch.
 
 The tables istio-proxy-raw, -mangle and -nat of the family inet belong to this program alone: writing one replaces
-everything in it. The kernel accepts a batch only if nobody has written since the tables were read; if somebody has,
+everything in it. The kernel accepts a batch only if no other program has written since the tables were read; otherwise
 they are read again. No library and no program is needed.
 """
 

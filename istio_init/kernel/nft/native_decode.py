@@ -201,7 +201,7 @@ def _without_drops(rules: list[InetRule]) -> Iterator[InetRule]:
             yield rule
         else:
             kept = target_expressions(rule.target)
-            yield rule.replace(target=UnknownTarget("tproxy that passes on what nobody listens for", 0, kept))
+            yield rule.replace(target=UnknownTarget("tproxy that passes packets on without a listener", 0, kept))
 
 
 class NativeReader:

@@ -1,6 +1,6 @@
 """Rules with what they have counted, for people who look; a run that writes does not need it.
 
-Nothing is brought into being: the tables that are read are those that exist.
+It reads existing tables only, so it creates none.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Two paths of each family are dialled, with listeners of this program where the proxy will be. The first is Istio's:
 
     inbound:  127.0.0.6:15002 (::6), as the proxy's user -> ISTIO_OUTPUT -> ISTIO_IN_REDIRECT -> 15006
-    outbound: an address off this host, as anybody else  -> ISTIO_OUTPUT -> ISTIO_REDIRECT    -> 15001
+    outbound: a remote address, as another user          -> ISTIO_OUTPUT -> ISTIO_REDIRECT    -> 15001
 
 REDIRECT sends what this host itself dials to 127.0.0.1 and ::1. A connection counts where it says our
 token, was dialled to the address that SO_ORIGINAL_DST tells, and takes an answer back. A path that can't
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 PASSTHROUGH = {"ipv4": b"\x7f\x00\x00\x06", "ipv6": bytes(15) + b"\x06"}
 TITLES = {"ipv4": "IPv4", "ipv6": "IPv6"}
 
-# One attempt, in seconds, at most and at least. One that nobody answers is given up for another with a socket
+# One attempt, in seconds, at most and at least. An unanswered one is abandoned for another with a socket
 # of its own: how a connection is translated is settled with its first packet, so one that is older than the
 # rules stays free.
 ATTEMPT = 1.0
@@ -45,8 +45,8 @@ LEAST = 0.05
 # Between two rounds of attempts, in seconds.
 PAUSE = 0.05
 
-# Where somebody is needed who is not the proxy: nobody, or one of those before.
-ANYBODY = range(65534, 65000, -1)
+# Ids to dial with as a user other than the proxy: nobody's, or one below.
+OTHER_IDS = range(65534, 65000, -1)
 
 # What connect(2) says where no route leads to the destination.
 NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EINVAL, errno.EACCES)
@@ -156,15 +156,15 @@ def _paths(expected: Expected) -> tuple[ProbePath, ...]:
         paths.append(ProbePath(family, "inbound", *proxy, passthrough, expected.probe_port, expected.inbound_port))
         hosts = tuple(_host(network) for network in expected.outbound if network.family == family)
         paths.append(
-            ProbePath(family, "outbound", *_anybody(expected), hosts, expected.probe_port, expected.proxy_port)
+            ProbePath(family, "outbound", *_captured_user(expected), hosts, expected.probe_port, expected.proxy_port)
         )
     return tuple(paths)
 
 
-def _anybody(expected: Expected) -> tuple[int, int]:
-    """A uid and a gid whose connections are captured: our own, if they are."""
-    uids = (os.geteuid(), *ANYBODY)
-    gids = (os.getegid(), *(expected.groups or ANYBODY))
+def _captured_user(expected: Expected) -> tuple[int, int]:
+    """A uid and a gid whose connections are captured: this process's, if they are."""
+    uids = (os.geteuid(), *OTHER_IDS)
+    gids = (os.getegid(), *(expected.groups or OTHER_IDS))
     uid = next(uid for uid in uids if uid not in expected.proxy_uids)
     spared = {*expected.proxy_gids, *expected.groups_excluded}
     captured = [gid for gid in gids if gid not in spared and (not expected.groups or gid in expected.groups)]

@@ -1,4 +1,4 @@
-"""What there is to know of this machine, this process and this network namespace before an apply; changes nothing.
+"""Collects facts about this machine, this process and this network namespace before an apply; changes nothing.
 
 No legacy table is asked for that does not exist already, no file is made; the lock, where it is free, is tried for
 a moment. Asking about an extension may load its kernel module, as the apply itself would.
@@ -63,10 +63,10 @@ SYSCTLS = (
 
 
 class Credentials(Record):
-    """This process: whose it is and what it may do.
+    """This process: its ids and capabilities.
 
     `effective` and `bounding` are capability sets (bits of <linux/capability.h>), `seccomp` is prctl(2)'s mode (2: a
-    filter). `owner` is whether our capabilities count in the network namespace, None where that can't be told. `uids`
+    filter). `owner` is whether its capabilities apply to the network namespace, None if unknown. `uids`
     and `gids` are the ids that the user namespace has, as ranges of first and last.
     """
 
@@ -98,7 +98,7 @@ class ForeignTable(Record):
 
 
 class LockStatus(Record):
-    """The xtables lock: its path, whether its file can be had, and who holds it in words, empty where nobody does."""
+    """The xtables lock: its path, whether its file can be opened, and who holds it, empty if it is free."""
 
     path: str
     available: bool
@@ -117,7 +117,7 @@ class Machine(Record):
     """All facts. `sysctls` are by their paths below /proc/sys.
 
     `scratch` is why trials could not be made in a namespace of their own, empty where they were. `proxy_user` is the
-    uid of the proxy's user by name, None where nobody has it.
+    uid of the proxy's user by name, None if there is no such user.
     """
 
     process: Credentials

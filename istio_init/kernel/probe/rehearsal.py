@@ -1,4 +1,4 @@
-"""What this kernel can do, found out by doing it in a network namespace that nobody else sees and that goes at once.
+"""Tests what this kernel supports by applying it in a temporary network namespace of its own.
 
 A legacy table comes into being as soon as it is asked for, so whether there could be one is only known by making
 it. A forked child makes a namespace of its own, within a user namespace of its own if it may, has each backend
@@ -63,7 +63,7 @@ class Trial(Record):
 
 
 class TrialScope(Record):
-    """Where questions are put: in a namespace of our own (`scratch`), or here, and then not all of them."""
+    """Where trials run: in a temporary namespace (`scratch`), or here, and then not all of them."""
 
     scratch: bool
     may_ask: bool = True
@@ -128,7 +128,7 @@ def _in_scratch(work: Callable[[], list[list[Any]]], *, may_ask: bool) -> tuple[
 def _leave(*, may_ask: bool) -> str:
     """Move into a new network namespace with lo up; why it could not be done, empty where it was.
 
-    In a user namespace of our own we have every capability, so that one takes precedence.
+    In a new user namespace the process has every capability, so that one takes precedence.
     """
     unshare = function(library(None), "unshare")
     uid, gid = os.geteuid(), os.getegid()
@@ -147,7 +147,7 @@ def _leave(*, may_ask: bool) -> str:
 
 
 def _become_root(uid: int, gid: int) -> None:
-    """Be root in a user namespace of our own, whichever user that is outside: files of /proc/net are root's alone."""
+    """Become root in a new user namespace, whatever the user outside: only root may read files of /proc/net."""
     for name, line in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
         with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
             file.write(line)

@@ -59,7 +59,7 @@ def _read(reader: Reader | None, data: bytes, family: Family) -> str | None:
     try:
         return " ".join(reader(data, family))
     except (struct.error, IndexError, ValueError):
-        return None  # of another length than it should be: bytes that nobody can be sure of
+        return None  # an unexpected length: its layout is unknown
 
 
 def _text(field: bytes) -> str:

@@ -29,7 +29,7 @@ _START = (
     "import sys; sys.path[:] = sys.argv[1:]; from istio_init.kernel.xtables.python_iptables import answer; answer()"
 )
 
-# As root, nothing is run that somebody's PATH happens to offer.
+# As root, no program from PATH is run.
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 # The libraries by the names that python-iptables asks for.
@@ -77,7 +77,7 @@ def _ask(verb: str, family: Family, *arguments: object) -> Any:
             f"{family}: python-iptables ended its process with {done.returncode}: {last}; "
             "run again with --iptables-engine libiptc"
         )
-    result = pickle.loads(done.stdout)  # noqa: S301 (our own child's)
+    result = pickle.loads(done.stdout)  # noqa: S301 (from this program's child)
     if isinstance(result, InitError):
         raise result
     return result
@@ -88,7 +88,7 @@ def answer() -> None:
     # What python-iptables and libxtables print is not the answer: it goes to standard error.
     out = os.dup(1)
     os.dup2(2, 1)
-    verb, arguments = pickle.load(sys.stdin.buffer)  # noqa: S301 (our own parent's)
+    verb, arguments = pickle.load(sys.stdin.buffer)  # noqa: S301 (from this program's parent)
     result: object
     try:
         _prepare()

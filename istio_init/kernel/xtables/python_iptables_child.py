@@ -45,7 +45,7 @@ class TableHandle(Handle):
     """A table of python-iptables with the methods of libiptc's handle; StepError as there."""
 
     def __init__(self, family: Family, name: TableName) -> None:
-        """Brings the table into being where the namespace doesn't have it."""
+        """Creates the table if the namespace does not have it."""
         self._family, self._name = family, name
         # Past its cache: tables of the same name would share one handle, and so their edits.
         kind = iptc.Table if family == IPV4 else iptc.Table6
@@ -76,7 +76,7 @@ class TableHandle(Handle):
     def _edit(self, function: str, chain: str, *arguments: Any) -> None:
         try:
             if function == "delete_num_entry":
-                # Its own delete_entry takes the first rule that looks like it, which may be somebody else's.
+                # Its own delete_entry takes the first rule that looks like it, which may be another program's.
                 done = self.table._iptc.iptc_delete_num_entry(chain.encode(), *arguments, self.table._handle)
                 if done != 1:
                     raise _refused(f"delete a rule of {chain}")

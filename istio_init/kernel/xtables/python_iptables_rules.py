@@ -2,7 +2,7 @@
 
 libxtables parses each extension's options as save.py spells them, and prints them for save.load to read. So
 nothing here knows an extension's struct. What python-iptables gets wrong is put right where it is used;
-integration/kernel/test_python_iptables_defects.py notices the release that mends it.
+integration/kernel/test_python_iptables_defects.py fails when a release fixes it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _WITHOUT_VALUE = {"--save-mark", "--restore-mark"}
 _VERDICTS = {"ACCEPT", "DROP", "RETURN", "QUEUE", ""}
 
 
-# By itself python-iptables looks for the chain of a jump in all five tables, and so brings them into being: these
+# By itself python-iptables looks for the chain of a jump in all five tables, and so creates them: these
 # look where `tables` says.
 class _Rule4(iptc.Rule):  # type: ignore[misc] # python-iptables has no types
     tables: tuple[Any, ...] = ()

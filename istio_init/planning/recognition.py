@@ -1,7 +1,7 @@
-"""The options that an existing ruleset speaks of, read chain by chain: the reverse of planning/capture.py. Pure.
+"""Infers the options of an existing ruleset, chain by chain: the reverse of planning/capture.py. Pure.
 
-Each function knows where capture.py puts the rules of a concern. Nothing is checked here: infer.py builds the plan of
-what was read and compares, so a rule of another program that looks like Istio's does no harm beyond a difference.
+Each function reads the rules of one concern where capture.py puts them. infer.py builds the plan of the result and
+compares it with the rules, so another program's rule that resembles Istio's only causes a difference.
 """
 
 from __future__ import annotations

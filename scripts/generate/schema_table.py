@@ -142,7 +142,7 @@ SCHEMAS: dict[str, tuple[str, str, dict[str, Schema]]] = {
                 ),
                 "those of the packet that is asked about",
             ),
-            "notes": texts("what else there is to say of the packet"),
+            "notes": texts("remarks about the packet"),
         },
     ),
     "explain": ("explain", "One packet's path through the rules.", EXPLAIN),

@@ -28,7 +28,7 @@ MODES = (OFF, REPORT, LABEL, MEND, DELETE)
 # The label of Istio's own repair (cni/pkg/config, RepairLabelKey).
 LABEL_NAME, LABEL_VALUE = "cni.istio.io/uninitialized", "true"
 COMPONENT = "istio-init-cni"
-# Seconds that changes are gathered for before the pods are inspected, and until what was found is looked at again.
+# Seconds to collect changes before the pods are inspected, and until findings are checked again.
 GATHER, CONFIRM = 3.0, 10.0
 # Of the time, inspections take one part in so many, however much changes.
 SHARE = 5
@@ -112,7 +112,7 @@ class Repair:
         return left
 
     async def _deal_with(self, pod: PodState) -> bool:
-        """Do what the mode has for a pod that is wrong; whether it has to be looked at again soon."""
+        """Handle a wrong pod as the mode says; returns whether to check it again soon."""
         if pod.fixed:
             await self._tell(pod, MEND, "its rules have been made")
             return False

@@ -1,9 +1,9 @@
 """Tests what this kernel supports by applying it in a temporary network namespace of its own.
 
-A legacy table comes into being as soon as it is asked for, so whether there could be one is only known by making
-it. A forked child makes a namespace of its own, within a user namespace of its own if it may, has each backend
-write the rules there, and ends; its namespaces end with it. Where a sandbox forbids that, only those questions are
-put here that bring nothing into being, and the others stay open.
+Querying a legacy table creates it, so only creating one shows whether the kernel supports it. A forked child makes a
+new network namespace, in a new user namespace if it may, has each backend write the rules there, and exits; its
+namespaces end with it. If a sandbox forbids that, only trials without side effects run here, and the others stay
+unknown.
 """
 
 from __future__ import annotations

@@ -26,8 +26,6 @@ PHRASES = {
 }
 # Likewise, in what users read, and in the package itself; tests may speak more freely.
 PRODUCT = {
-    "nobody": (r"\b(nobody|somebody|anybody)(?!['\w])(?! user)", "no process, another program, any client"),
-    "looked at": (r"\blooked at\b", "inspected, read, checked"),
     "to be had": (r"\b(not|none) to be had\b", "not available, can't be read"),
     "can't be told": (r"\bcan't be told\b", "unknown"),
     "what becomes of": (r"\bwhat becomes of\b", "what happens to, the path of"),
@@ -42,7 +40,13 @@ PRODUCT = {
     "taken for granted": (r"\btaken to be\b", "assumed to be"),
     "fault of its own": (r"\ba fault of the program itself\b", "internal error"),
 }
+# Likewise, on pages.
+PAGES = {
+    "nobody": (r"\b(nobody|somebody|anybody)(?!['\w])(?! user)", "no process, another program, any client"),
+    "looked at": (r"\blooked at\b", "inspected, read, checked"),
+}
 PRODUCT_PATHS = ("istio_init/", "docs/", "deploy/", "README", "CHANGELOG", "CONTRIBUTING", "SECURITY", "RELEASING")
+PAGE_PATHS = ("docs/", "README", "CHANGELOG", "CONTRIBUTING", "SECURITY", "RELEASING")
 # Texts of others, and the BPF source, whose lines are recorded in the compiled programs.
 EXCEPT = {"LICENSE", "image/bpf/capture.bpf.c"}
 # Where the article is named, and the option that numbers its steps is described.
@@ -85,6 +89,12 @@ def test_no_text_uses_the_phrase(name: str) -> None:
 def test_no_page_and_no_module_uses_the_phrase(name: str) -> None:
     pattern, instead = PRODUCT[name]
     assert uses(pattern, PRODUCT_PATHS) == [], f"say: {instead}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_uses_the_phrase(name: str) -> None:
+    pattern, instead = PAGES[name]
+    assert uses(pattern, PAGE_PATHS) == [], f"say: {instead}"
 
 
 def test_pages_do_not_speak_of_an_article_that_they_do_not_name() -> None:

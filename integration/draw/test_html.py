@@ -25,6 +25,7 @@ from istio_init.draw.html.model import PageSubject, model
 from istio_init.model.extensions import Mark
 from istio_init.model.rules import FAMILIES, IPV4, Chain, InInterface, Rule, Ruleset, Table, Verdict, ordered
 from istio_init.model.unknown import Comment, UnknownMatch
+from tests.draw.test_page_language import chinese
 from tests.kit.page_cases import namespace, planned, question, said
 
 if TYPE_CHECKING:
@@ -253,6 +254,32 @@ def test_the_proxys_part_is_that_of_its_own_packet(browser: Browser, page: Path)
     assert type_to(":09080") == [False, False]
     assert type_to(":9080") == [True, False]
     assert browser.barriers() == []
+    assert browser.complaints() == []
+
+
+def test_it_speaks_chinese(browser: Browser, page: Path) -> None:
+    """By its button, and back; an answer that is shown is in the same language, and the rules stay what they are."""
+    write(page, f"{ARTICLE} --outbound --to 10.1.2.3:443")
+    browser.open(page)
+    shown = """
+        const text = (selector) => document.querySelector(selector).textContent;
+        return [document.documentElement.lang, document.title, text('h1'), text('#summary')];
+    """
+    english = browser.run(shown)
+    assert english[0] == "en"
+    browser.run("document.getElementById('language').click()")
+    assert browser.run(shown) == ["zh", *(chinese()[each] for each in english[1:])]
+    words = browser.run("return document.body.innerText")
+    assert "来自应用" in words
+    assert "ISTIO_OUTPUT" in words
+    assert "Show its way" not in words
+    browser.run("document.getElementById('to').value = ':15006'; document.getElementById('ask').requestSubmit()")
+    assert browser.run("return document.querySelector('.leg h3').textContent").endswith("来自应用")
+    browser.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    assert browser.barriers() == []
+    browser.run("document.getElementById('language').click()")
+    browser.run("document.getElementById('to').value = '10.1.2.3:443'; document.getElementById('ask').requestSubmit()")
+    assert browser.run(shown) == english
     assert browser.complaints() == []
 
 

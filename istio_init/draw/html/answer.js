@@ -3,7 +3,8 @@
 const MOST_MISSES = 6; // of a run of rules that don't match, before they are folded
 
 const CAPTURERS = {
-  outbound: "by Envoy, outbound", inbound: "by Envoy, inbound", dns: "by the agent's DNS resolver",
+  outbound: "Captured by Envoy, outbound", inbound: "Captured by Envoy, inbound",
+  dns: "Captured by the agent's DNS resolver",
 };
 const TROUBLE = { dropped: "Dropped", queued: "Passed to another program", undecided: "Cannot be decided" };
 
@@ -11,9 +12,10 @@ function showAnswer(described) {
   const capturer = described.legs.map((leg) => CAPTURERS[leg.end]).find(Boolean);
   const summary = byId("summary");
   if (described.loop) {
-    summary.textContent = "A loop: it comes to the same listener again, and never ends";
+    summary.textContent = t("A loop: it comes to the same listener again, and never ends");
   } else {
-    summary.textContent = TROUBLE[described.end] ?? (capturer ? `Captured ${capturer}` : "Left alone");
+    const outcome = TROUBLE[described.end] ?? capturer;
+    summary.textContent = outcome ? t(outcome) : t("Left alone");
   }
   summary.className = described.loop || described.end in TROUBLE ? "trouble" : capturer ? "captured" : "alone";
   byId("legs").replaceChildren(...described.legs.map(legCard));
@@ -27,10 +29,10 @@ function legCard(leg, at) {
   const facts = [`${packet.protocol} ${packetEnds(packet)}`, ...packetFacts(packet)];
   return make(
     "li", `leg ${colour(at)}`,
-    make("h3", "", make("b", "count", `${at + 1}`), `From ${leg.sender}`),
+    make("h3", "", make("b", "count", `${at + 1}`), t("From {}", t(leg.sender))),
     make("p", "packet", facts.join(", ")),
     make("p", "fate", `${leg.fate}.`),
-    make("details", "", make("summary", "", "Rule by rule"), ...leg.way.map(hookLines)),
+    make("details", "", make("summary", "", t("Rule by rule")), ...leg.way.map(hookLines)),
   );
 }
 
@@ -63,7 +65,7 @@ function hookLines(each) {
     const [first, rest] = [misses.slice(0, MOST_MISSES), misses.slice(MOST_MISSES)];
     lines.push(...first);
     if (rest.length) {
-      const title = make("summary", "", `${rest.length} more that don't match`);
+      const title = make("summary", "", t("{} more that don't match", `${rest.length}`));
       lines.push(make("li", "rest", make("details", "", title, make("ul", "", ...rest))));
     }
     misses = [];
@@ -76,15 +78,15 @@ function hookLines(each) {
     }
     if (step.table !== table) {
       table = step.table;
-      const why = step.skipped ? `: skipped, ${step.skipped}` : "";
-      lines.push(make("li", "table", make("b", "", table), why));
+      const skipped = step.skipped ? t("{}: skipped, {}", "", step.skipped) : "";
+      lines.push(make("li", "table", make("b", "", table), skipped));
     }
     if (!step.skipped) {
       (folds ? misses : lines).push(stepLine(step));
     }
   }
   flush();
-  const name = make("p", "hook", lines.length ? each.hook : `${each.hook}: no rules`);
+  const name = make("p", "hook", lines.length ? each.hook : t("{}: no rules", each.hook));
   return make("div", "", name, make("ul", "", ...lines));
 }
 
@@ -96,26 +98,29 @@ function stepLine(step) {
   const [sign, said, name] = SIGNS[step.matched];
   const mark = make("span", "sign", sign);
   mark.setAttribute("role", "img");
-  mark.setAttribute("aria-label", said);
+  mark.setAttribute("aria-label", t(said));
   const rule = make("code", "", `${step.chain} ${step.number} ${step.rule}`);
   return make("li", name, mark, rule, make("span", "why", step.why));
 }
 
 function decisionText(decision) {
   if (decision.refused) {
-    return "The kernel drops it, whatever the rules are";
+    return t("The kernel drops it, whatever the rules are");
   }
-  const by = decision.policy_rule ? `its mark and table ${decision.policy_rule.table}` : "";
+  const table = decision.policy_rule && `${decision.policy_rule.table}`;
   switch (decision.routing) {
     case "INPUT":
-      return `Routing: delivered here, ${by ? `by ${by}` : "for the pod itself"}`;
+      return table ? t("Routing: delivered here, by its mark and table {}", table)
+        : t("Routing: delivered here, for the pod itself");
     case "FORWARD":
-      return `Routing: not for the pod itself, forwarded by ${decision.out_interface}`;
+      return t("Routing: not for the pod itself, forwarded by {}", decision.out_interface);
     case "PREROUTING":
-      return "Looped back into the pod by lo";
+      return t("Looped back into the pod by lo");
     default:
-      return decision.changed
-        ? `Routing: leaves by ${decision.out_interface} now, because of ${by || "its new destination"}`
-        : `Routing: leaves by ${decision.out_interface || "an interface"}`;
+      if (decision.changed) {
+        return table ? t("Routing: leaves by {} now, because of its mark and table {}", decision.out_interface, table)
+          : t("Routing: leaves by {} now, because of its new destination", decision.out_interface);
+      }
+      return t("Routing: leaves by {}", decision.out_interface || t("an interface"));
   }
 }

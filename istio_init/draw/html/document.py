@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # In the order of their dependencies. The first ones follow packets, without using the page.
 WALK = ("addresses", "packet", "semantics", "trace", "path", "request", "command", "report", "highlight")
-SCRIPTS = (*WALK, "elements", "answer", "proxy", "lighting", "view")
+SCRIPTS = (*WALK, "elements", "words", "answer", "proxy", "lighting", "view")
 TITLES: dict[Family, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
 STATES = tuple(state for state in CT_STATES if state not in {"SNAT", "DNAT"})
 TITLE_OF_NINE = "The nine rules"
@@ -44,6 +44,7 @@ ABOUT_NINE = (
     "Of chain ISTIO_OUTPUT, numbered as in “Sidecar injection, transparent traffic hijacking and routing in "
     "Istio” (Jimmy Song), whose figure has the steps."
 )
+WIDER = "Wider than the window? Scroll sideways, or use the arrow keys once the picture has the focus."
 ABOUT_PROXY = "What Envoy's configuration does with the packet that this page was made for."
 OTHER_PACKET = (
     "The packet in the form is another one, and this page does not have Envoy's part for it. Ask for it with:"
@@ -125,8 +126,7 @@ def _picture(graph: Graph, *, hidden: bool) -> str:
         f'<div class="frame" data-family="{family}" tabindex="0" role="region" aria-label="{label}"{_hidden(hidden)}>\n'
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" class="chart" role="img" '
         f'aria-label="{label}; what each rule is for is explained below">\n{elements(picture)}</svg></div>\n'
-        f'<p class="more" data-family="{family}"{_hidden(hidden)}>Wider than the window? Scroll sideways, or use the '
-        "arrow keys once the picture has the focus.</p>"
+        f'<p class="more" data-family="{family}"{_hidden(hidden)} data-t>{WIDER}</p>'
     )
 
 
@@ -139,9 +139,9 @@ def _proxy(lines: Sequence[TextLine]) -> str:
         return ""
     parts = [f'<p class="{line.style}" data-depth="{line.depth}">{_text(line.text)}</p>' for line in lines if line.text]
     return (
-        '<section id="proxy" aria-labelledby="proxy-title">\n<h2 id="proxy-title">Through the proxy</h2>\n'
-        f"<p>{ABOUT_PROXY}</p>\n"
-        f'<p id="proxy-other" hidden>{OTHER_PACKET} <code id="proxy-command"></code></p>\n'
+        '<section id="proxy" aria-labelledby="proxy-title">\n<h2 id="proxy-title" data-t>Through the proxy</h2>\n'
+        f"<p data-t>{ABOUT_PROXY}</p>\n"
+        f'<p id="proxy-other" hidden><span data-t>{OTHER_PACKET}</span> <code id="proxy-command"></code></p>\n'
         f'<div id="proxy-lines">{"".join(parts)}</div>\n</section>\n'
     )
 
@@ -152,10 +152,10 @@ def _explanations(graph: Graph, *, hidden: bool) -> str:
     nine.sort(key=lambda each: each[1].nine)
     parts = [f'<div data-family="{graph.family}"{_hidden(hidden)}>\n']
     if nine:
-        parts += [f"<section>\n<h2>{TITLE_OF_NINE}</h2>\n<p>{ABOUT_NINE}</p>\n", _list(nine), "</section>\n"]
+        parts += [f"<section>\n<h2 data-t>{TITLE_OF_NINE}</h2>\n<p>{ABOUT_NINE}</p>\n", _list(nine), "</section>\n"]
     others = [(box, [row for row in box.rows if row.rule and not row.nine]) for box in graph.boxes]
     if any(rows for _, rows in others):
-        parts.append("<section>\n<h2>All other rules</h2>\n")
+        parts.append("<section>\n<h2 data-t>All other rules</h2>\n")
         for box, rows in others:
             if rows:
                 parts.append(f"<h3>{_text(box.name)} <small>{box.table}</small></h3>\n")

@@ -21,7 +21,7 @@ function light(highlights) {
     dye(entry, hit.slice(0, 1));
     entry.classList.toggle("hit", hit.length > 0);
     const label = (legs, word) => (legs.length ? `${word} ${legs.map((leg) => leg + 1).join(", ")}` : "");
-    const words = [label(hit, "matched"), label(tried, "checked")];
+    const words = [label(hit, t("matched")), label(tried, t("checked"))];
     entry.querySelector(".met").textContent = words.filter(Boolean).join(" · ");
   }
 }

@@ -107,6 +107,7 @@ function start() {
   const form = byId("ask");
   for (const [title, typed] of Object.entries(EXAMPLES)) {
     const button = make("button", "example", title);
+    button.dataset.t = title;
     button.type = "button";
     button.addEventListener("click", () => {
       fill(form, { ...NOTHING, ...typed(model, shownFamily()) });
@@ -129,6 +130,11 @@ function start() {
       show(model, form);
     });
   }
+  byId("language").addEventListener("click", () => {
+    speak(language === "en" ? "zh" : "en");
+    show(model, form);
+  });
+  speak(navigator.language.startsWith("zh") ? "zh" : "en");
   fill(form, { ...NOTHING, ...model.typed });
   showFamily(model.family);
   connect();

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 from istio_init.errors_rare import OptionError
+from istio_init.kernel.host import pager
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +20,6 @@ COLORS = ("auto", "always", "never")
 # The first that is set counts; empty or cat means no pager. https://no-color.org
 PAGER_VARIABLES = ("ISTIO_INIT_PAGER", "PAGER")
 PAGER = "less"
-# What less needs for colours, to end where all fits, and to leave the text on the screen; as git sets it.
-PAGER_ENVIRONMENT = {"LESS": "FRX", "LV": "-c"}
 
 
 class _Settings:
@@ -87,7 +84,8 @@ def show(draw: Callable[[Console], None], *, width: int | None = None) -> None:
 def write(text: str) -> None:
     """Print a text, by a pager if it is longer than the screen."""
     command = _pager() if text.count("\n") >= shutil.get_terminal_size().lines else []
-    if not command or not _paged(command, text):
+    sys.stdout.flush()
+    if not command or not pager.show(command, text):
         sys.stdout.write(text)
 
 
@@ -100,22 +98,4 @@ def _pager() -> list[str]:
         words = shlex.split(chosen)
     except ValueError:
         return []
-    return words if words and words != ["cat"] and shutil.which(words[0]) else []
-
-
-def _paged(command: list[str], text: str) -> bool:
-    """Show a text in a pager, to whom Ctrl-C belongs meanwhile; False where the pager can't be started."""
-    sys.stdout.flush()
-    environment = {**PAGER_ENVIRONMENT, **os.environ}
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, restore_signals=True) as pager:  # noqa: S603 (the user's own)
-            try:
-                pager.communicate(text.encode(errors="backslashreplace"))
-            except BrokenPipeError:
-                pass
-    except OSError:
-        return False
-    finally:
-        signal.signal(signal.SIGINT, before)
-    return True
+    return words if words and words != ["cat"] and pager.exists(words[0]) else []

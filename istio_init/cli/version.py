@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import platform
 from importlib import metadata
 
 from istio_init import __version__
+from istio_init.kernel.host.libraries import file_of
 
 # The libraries of the legacy backend, and the distribution of the second engine.
 LIBRARIES = ("libip4tc.so.2", "libip6tc.so.2")
@@ -22,7 +22,7 @@ def text() -> str:
         "commit": commit() or "unknown",
         "python": platform.python_version(),
         "kernel": f"{platform.system()} {platform.release()}",
-        **{soname.partition(".")[0]: _library(soname) for soname in LIBRARIES},
+        **{soname.partition(".")[0]: file_of(soname) or "missing" for soname in LIBRARIES},
         "nf_tables": "by netlink, without a library",
         SECOND_ENGINE: _distribution(SECOND_ENGINE),
     }
@@ -66,19 +66,6 @@ def _read(path: str) -> str:
             return file.read(1 << 20).strip()
     except OSError:
         return ""
-
-
-def _library(soname: str) -> str:
-    """The file of a library, with the version in its name; loaded here as a run loads it."""
-    try:
-        ctypes.CDLL(soname)
-    except OSError:
-        return "missing"
-    stem = soname.partition(".")[0]
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
-        paths = (line.rstrip("\n").partition("/")[2] for line in maps)
-        found = next((path for path in paths if path.rpartition("/")[2].startswith(stem)), "")
-    return f"/{found}" if found else soname
 
 
 def _distribution(name: str) -> str:

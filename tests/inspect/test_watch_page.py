@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from istio_init.cli.verbs.watch import keys
-from istio_init.cli.verbs.watch_page import HINT, KEYS, Page, amount
+from istio_init.cli.verbs.watch_page import HINT, KEYS, LivePage, amount
 from istio_init.formats.iptables_list import Columns
 from istio_init.inspect.snapshot import Snapshot
 from istio_init.inspect.table_view import ChainRows, RuleRow, TableRows
@@ -32,22 +32,22 @@ def snapshot(packets: tuple[int | None, ...], findings: tuple[str, ...] = ()) ->
     return Snapshot("in place", "legacy", "so", findings, (("legacy", table),), (), None, None)
 
 
-def drawn(page: Page, width: int = 80, height: int = 24) -> list[str]:
+def drawn(page: LivePage, width: int = 80, height: int = 24) -> list[str]:
     """The page's lines on a screen of this size."""
     text = io.StringIO()
     Console(file=text, width=width, height=height, color_system=None).print(page.render(width, height))
     return text.getvalue().splitlines()
 
 
-def shown(*packets: tuple[int | None, ...]) -> Page:
+def shown(*packets: tuple[int | None, ...]) -> LivePage:
     """A page that saw these, a second after each other."""
-    page = Page()
+    page = LivePage()
     for second, counts in enumerate(packets):
         page.update(snapshot(counts), float(second * 2))
     return page
 
 
-def rates(page: Page) -> list[float | None]:
+def rates(page: LivePage) -> list[float | None]:
     return [entry.packets for entry in page.visible()]
 
 
@@ -112,7 +112,7 @@ def test_help_and_hints() -> None:
 
 
 def test_what_is_not_in_place_is_said_and_what_others_wrote_is_escaped() -> None:
-    page = Page()
+    page = LivePage()
     page.update(snapshot((0,), ("first\x1b[31m", "second")), 0.0)
     lines = drawn(page)
     assert "first\\x1b[31m; and 1 more" in lines[1]

@@ -39,9 +39,9 @@ def watch(look: Callable[[], Snapshot], seconds: float) -> None:
     """Show a page of what `look` sees, every so many seconds, until a key ends it. KernelError where a look fails."""
     from rich.live import Live
 
-    from istio_init.cli.verbs.watch_page import Page
+    from istio_init.cli.verbs.watch_page import LivePage
 
-    page, console = Page(), terminal.console()
+    page, console = LivePage(), terminal.console()
     page.update(look(), time.monotonic())
     due = time.monotonic() + seconds
     with _keyboard() as keyboard, Live(console=console, screen=True, auto_refresh=False) as live:

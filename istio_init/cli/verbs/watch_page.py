@@ -60,7 +60,7 @@ class Entry(Record):
         return " ".join((self.where, self.row.text, self.row.state, *notes(self.row))).lower()
 
 
-class Page:
+class LivePage:
     """What is shown, what is selected, and how keys change both."""
 
     def __init__(self) -> None:

@@ -90,7 +90,7 @@ function t(text, ...values) {
   return values.reduce((made, value) => made.replace("{}", () => value), known);
 }
 
-/** Show the page's own texts in a language; what the scripts wrote is written anew by whoever calls this. */
+/** Show the texts of the page in a language; the caller draws again what the scripts wrote. */
 function speak(chosen) {
   language = chosen;
   document.documentElement.lang = chosen;

@@ -5,6 +5,7 @@ None of Istio's rules has these: a plain run loads none of them.
 
 from __future__ import annotations
 
+from istio_init.model.rules import Table
 from istio_init.record import Record
 
 TYPE_CHECKING = False
@@ -12,6 +13,18 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from istio_init.model.packet import Side
+    from istio_init.model.rules import Hook
+
+
+class HookedTable(Table):
+    """A base chain of another program's nftables table, called as its hook, and the chains that it may jump to.
+
+    `kind` is the base chain's type: filter, nat or route. Lower priorities come first.
+    """
+
+    hook: Hook
+    priority: int
+    kind: str
 
 
 class AddressType(Record):

@@ -95,6 +95,7 @@ class Facts(Record):
     accept_local: tuple[str, ...] = ()
     route_localnet: tuple[str, ...] = ()
     lookup: Lookup | None = None
+    others_last: bool = False
 
     def sent(self, packet: Packet) -> NextHop:
         """Where a packet goes that a process here sends: local destinations first, then policy routes."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from istio_init.errors import InitError, shown
 from istio_init.model.extensions import Tproxy
-from istio_init.model.foreign import Fixed
+from istio_init.model.foreign import Fixed, HookedTable
 from istio_init.model.rules import Chain, Jump, Redirect, Verdict
 from istio_init.model.unknown import UnknownTarget
 from istio_init.record import Record
@@ -41,6 +41,8 @@ HOOKS: dict[Hook, tuple[TableName, ...]] = {
     "OUTPUT": ("raw", "mangle", "nat", "filter", "security"),
     "POSTROUTING": ("mangle", "nat"),
 }
+
+PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50, "source nat": 100}
 
 # The address that nat translates at each hook.
 NAT_SIDES: dict[Hook, Side] = {
@@ -153,29 +155,55 @@ def trace(ruleset: Ruleset, packet: Packet, facts: Facts) -> Trace:
     steps: list[RuleStep | ChainEnd | SkippedTable] = []
     before = packet
     outcome: HookVerdict = "ACCEPT"
-    for name in HOOKS[packet.hook]:
-        for table in tables_of(ruleset, name):
-            why = _not_translated(packet) if name == "nat" else ""
-            if why and table.name == name:
-                packet = _translate_later(table, packet, facts)
-            elif name == "nat" and not why and _ends(packet) != _ends(before):
-                why = "the tables of another backend have translated the connection"
-            if why:
-                steps.append(SkippedTable(table.name, why))
-                continue
-            packet, outcome = _Walk(table, packet, facts, steps).run()
-            if outcome != "ACCEPT":
-                return Trace(before, tuple(steps), _after_hook(packet), outcome)
+    for name, table in tables_at(ruleset, packet.hook, facts):
+        why = _not_translated(packet) if name == "nat" else ""
+        if why and table.name == name:
+            packet = _translate_later(table, packet, facts)
+        elif name == "nat" and not why and _ends(packet) != _ends(before):
+            why = "another table has translated the connection"
+        if why:
+            steps.append(SkippedTable(table.name, why))
+            continue
+        packet, outcome = _Walk(table, packet, facts, steps).run()
+        if outcome != "ACCEPT":
+            return Trace(before, tuple(steps), _after_hook(packet), outcome)
     return Trace(before, tuple(steps), _after_hook(packet), outcome)
 
 
-def tables_of(ruleset: Ruleset, name: TableName) -> tuple[Table, ...]:
-    """The tables of this name, those of other backends first; their names have a suffix such as in `nat (nft)`.
+def tables_at(ruleset: Ruleset, hook: Hook, facts: Facts) -> list[tuple[str, Table]]:
+    """The tables that a packet meets at a hook, in their order, each with the table of iptables that it is like.
 
-    The kernel calls base chains of equal priority in the reverse order of their creation, which no listing shows.
+    Those of other backends are called such as `nat (nft)`, those of other programs are HookedTables. The kernel calls
+    base chains of one priority in the reverse of the order in which they were made, which no listing shows: other
+    programs' come first here, or, with Facts.others_last, last.
     """
-    tables = [table for table in ruleset.tables if table.name.partition(" ")[0] == name]
-    return tuple(sorted(tables, key=lambda table: table.name == name))
+    found: list[tuple[int, bool, str, Table]] = []  # priority, another program's or backend's, kind, table
+    for table in ruleset.tables:
+        if isinstance(table, HookedTable):
+            if table.hook == hook:
+                found.append((table.priority, True, table.kind, table))
+            continue
+        name = table.name.partition(" ")[0]
+        if name in HOOKS[hook]:
+            found.append((_priority(name, hook), table.name != name, name, table))
+    found.sort(key=lambda each: (each[0], each[1] == facts.others_last))
+    return [(name, table) for _, _, name, table in found]
+
+
+def _priority(table: str, hook: Hook) -> int:
+    """The priority of a table of iptables (enum nf_ip_hook_priorities)."""
+    return PRIORITIES["source nat" if table == "nat" and NAT_SIDES[hook] == "source" else table]
+
+
+def ties(ruleset: Ruleset, hook: Hook, facts: Facts) -> list[tuple[str, str]]:
+    """The pairs of tables at a hook whose order no listing shows."""
+    places: dict[int, list[str]] = {}
+    for name, table in tables_at(ruleset, hook, facts):
+        priority = table.priority if isinstance(table, HookedTable) else _priority(name, hook)
+        chain = table.chain(hook)
+        if chain is not None and (chain.rules or chain.policy == "DROP"):
+            places.setdefault(priority, []).append(table.name)
+    return [(each[0], each[1]) for each in places.values() if len(each) > 1]
 
 
 def _ends(packet: Packet) -> tuple[object, ...]:

@@ -5,6 +5,7 @@ docs/prove.md describes the method and its limits.
 
 from __future__ import annotations
 
+from istio_init.model.foreign import HookedTable
 from istio_init.model.packet import LOOPBACKS, is_named, scope
 from istio_init.model.routing import Address
 from istio_init.model.rules import FAMILIES, LOOPBACK_INTERFACE, TCP, Network
@@ -269,7 +270,7 @@ class FamilyProof:
     def dead_rules(self) -> Iterator[DeadRule]:
         """Rules that no packet matches, and chains that no packet enters."""
         for table in self._ruleset.tables:
-            for chain in table.chains:
+            for chain in table.chains if not isinstance(table, HookedTable) else ():
                 if (table.name, chain.name) not in self._walk.entered:
                     if chain.policy is None:
                         yield DeadRule(self.family, table.name, chain.name, 0, None, "nothing reaches this chain")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.model.rules import LOOPBACK_INTERFACE, Jump
-from istio_init.simulate.trace import HOOKS, ICMP, NAT_SIDES, passes_on, tables_of
+from istio_init.simulate.trace import ICMP, NAT_SIDES, passes_on, tables_at
 from istio_init.verify.header_space import (
     DESTINATION,
     DESTINATION_PORT,
@@ -125,16 +125,17 @@ class Reachability:
 
     def _through(self, hook: Hook, sets: list[PacketSet], ended: list[PacketSet]) -> list[PacketSet]:
         """The packets that all tables of a hook accept; the others are added to `ended`."""
-        for name in HOOKS[hook]:
-            for table in tables_of(self._ruleset, name) if sets else ():
-                sets = self._nat(table, hook, sets, ended) if name == "nat" else self._table(table, hook, sets, ended)
+        for name, table in tables_at(self._ruleset, hook, self._facts):
+            if not sets:
+                break
+            sets = self._nat(table, hook, sets, ended) if name == "nat" else self._table(table, hook, sets, ended)
         return [_after_hook(packet_set, hook) for packet_set in sets]
 
     def _nat(self, table: Table, hook: Hook, sets: list[PacketSet], ended: list[PacketSet]) -> list[PacketSet]:
         """The packets that a nat table accepts: those that it sees, and those that are already translated."""
         first = [packet_set for packet_set in sets if _is_first(packet_set, hook)]
-        # Packets that another backend's table translated at this hook do not pass the next one.
-        translated = [each for each in first if table.name == "nat" and _was_translated(each, hook)]
+        # Packets that one table translated at this hook do not pass the next one.
+        translated = [each for each in first if _was_translated(each, hook)]
         pending = [each for each in first if each not in translated]
         others = [packet_set for packet_set in sets if not _is_first(packet_set, hook)]
         if table.name == "nat":

@@ -145,7 +145,11 @@ SCHEMAS: dict[str, tuple[str, str, dict[str, Schema]]] = {
             "notes": texts("remarks about the packet"),
         },
     ),
-    "explain": ("explain", "One packet's path through the rules.", EXPLAIN),
+    "explain": (
+        "explain",
+        "One packet's path through the rules.",
+        {**EXPLAIN, "warnings": texts("what the verdict depends on that the kernel does not tell")},
+    ),
     "explain-envoy": (
         "explain --envoy",
         "One connection's path through the rules and through Envoy.",
@@ -402,4 +406,4 @@ SCHEMAS: dict[str, tuple[str, str, dict[str, Schema]]] = {
     ),
 }
 # Fields that an answer has only with some flags.
-OPTIONAL = {"prove": {"envoy"}}
+OPTIONAL = {"prove": {"envoy"}, "explain": {"warnings"}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from istio_init.cli.verbs.subject import Container, FromSave, Pid, Where, is_liv
 from istio_init.envoy import wording
 from istio_init.model.rules import IPV6
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
+from istio_init.simulate.order import other_order
 from istio_init.simulate.path import follow
 from istio_init.simulate.purposes import purposes
 from istio_init.simulate.report import TextLine, as_json, lines
@@ -75,7 +77,7 @@ def explain(  # noqa: PLR0913 (a command line's options)
     if not uid and not gid:
         owner = who_runs.sender(who)
         request = request.replace(uid=owner[0], gid=owner[1])
-    about = who_runs.with_proxy(subject(options, where, pod_addresses(pod_address)), who)
+    about = who_runs.with_proxy(subject(options, where, pod_addresses(pod_address), with_foreign_tables=True), who)
     about = packet_flags.with_request(about, request, runs_as)
     packet = packet_flags.packet(request, about)
     reasons = purposes(about.options, request.family)
@@ -85,6 +87,9 @@ def explain(  # noqa: PLR0913 (a command line's options)
     else:
         packet_path = follow(about.ruleset(request.family), packet, about.facts, about.envoy)
         text, values = lines(packet_path, reasons, steps=steps), as_json(packet_path, reasons)
+        other = other_order(about.ruleset(request.family), packet_path, about.facts, about.envoy, reasons)
+        if other:
+            text, values = chain((TextLine("trouble", 0, f"warning: {other}"),), text), {**values, "warnings": [other]}
     if form == "json":
         print_json("explain-envoy" if proxy else "explain", values)
     else:

@@ -59,7 +59,7 @@ def prove(  # noqa: PLR0913 (a command line's options)
         # A proxy without an IPv6 listener means a pod without IPv6.
         options = options.replace(enable_ipv6=proxy is None or envoy_flags.has_ipv6(proxy))
     who = who_runs.residents(where)
-    about = who_runs.with_proxy(subject(options, where, pod_addresses(pod_address)), who)
+    about = who_runs.with_proxy(subject(options, where, pod_addresses(pod_address), with_foreign_tables=True), who)
     about = packet_flags.run_as(about, runs_as)
     planned = plan.build(about.options).rulesets
     families = {ruleset.family for ruleset in planned}

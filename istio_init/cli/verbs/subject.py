@@ -13,6 +13,7 @@ from istio_init.errors_rare import OptionError, SaveError, UsageError
 from istio_init.formats.dump_reader import read_dump
 from istio_init.kernel.host import container_files, containers
 from istio_init.kernel.netlink.route_lookup import RouteLookup
+from istio_init.kernel.nft.foreign_tables import foreign_tables
 from istio_init.kernel.probe.facts import switched_on
 from istio_init.log import Log
 from istio_init.model import parsers
@@ -94,7 +95,9 @@ class Subject(Record):
         return next((ruleset for ruleset in self.rulesets if ruleset.family == family), Ruleset(family, ()))
 
 
-def subject(options: Options, where: Where, addresses: tuple[Address, ...] = ()) -> Subject:
+def subject(
+    options: Options, where: Where, addresses: tuple[Address, ...] = (), *, with_foreign_tables: bool = False
+) -> Subject:
     """The subject of these options. `addresses` are further addresses of the pod; with --live they are the kernel's.
 
     UsageError if the flags name several namespaces, KernelError if the kernel can't be read.
@@ -104,7 +107,9 @@ def subject(options: Options, where: Where, addresses: tuple[Address, ...] = ())
     if where.save:
         require_no_place(options, live=is_live(options, where))
         return _saved(options, where.save, addresses, log)
-    return _live(options, where, log) if is_live(options, where) else _planned(options, addresses, log)
+    if is_live(options, where):
+        return _live(options, where, log, with_foreign_tables=with_foreign_tables)
+    return _planned(options, addresses, log)
 
 
 def is_live(options: Options, where: Where) -> bool:
@@ -172,7 +177,7 @@ def _saved(options: Options, path: str, addresses: tuple[Address, ...], log: Log
     return about.replace(rulesets=rulesets, saved=True)
 
 
-def _live(options: Options, where: Where, log: Log) -> Subject:
+def _live(options: Options, where: Where, log: Log, *, with_foreign_tables: bool) -> Subject:
     options = live_options.resolved(placed(options, where), log)
     with access.namespace(options):
         options = resolve_defaults(options, log)
@@ -184,6 +189,10 @@ def _live(options: Options, where: Where, log: Log) -> Subject:
             # The native tables contain only Istio rules.
             if name != "native":
                 rulesets = tuple(_beside(ruleset, other.read(ruleset.family), name) for ruleset in rulesets)
+        if with_foreign_tables:
+            rulesets = tuple(
+                ruleset.replace(tables=(*ruleset.tables, *foreign_tables(ruleset.family))) for ruleset in rulesets
+            )
         facts = with_lookup(live_facts())
     return Subject(options, rulesets, facts, proxy(options), live=True)
 

@@ -26,7 +26,7 @@ function trace(tables, packet, facts) {
       if (why && table.name === name) {
         packet = translated(table, packet, facts);
       } else if (name === "nat" && !why && ends(packet) !== ends(before)) {
-        why = "the tables of another backend have translated the connection";
+        why = "another table has translated the connection";
       }
       if (why) {
         steps.push({ table: table.name, skipped: why });

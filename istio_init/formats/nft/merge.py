@@ -23,7 +23,7 @@ from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Literal, TypeAlias
 
     from istio_init.model.extensions import ConnMark, CtState, Mark, Multiport
@@ -366,9 +366,13 @@ def unfold(rule: InetRule, family: Family) -> tuple[Rule, ...]:
     for each_match in rule.matches:
         choices = [(*before, *each) for before in choices for each in _choices(each_match, family)]
     for number, matches in enumerate(choices):
-        unique = tuple(dict.fromkeys(matches))
-        choices[number] = tuple(sorted(unique, key=lambda match: _IPTABLES_RANK[type(match).__name__]))
+        choices[number] = in_order(dict.fromkeys(matches))
     return tuple(Rule(matches, rule.target, ours=True) for matches in choices)
+
+
+def in_order(matches: Iterable[Match]) -> tuple[Match, ...]:
+    """Matches in the order in which iptables-save prints them."""
+    return tuple(sorted(matches, key=lambda match: _IPTABLES_RANK[type(match).__name__]))
 
 
 def _choices(inet: InetMatch, family: Family) -> tuple[tuple[Match, ...], ...]:

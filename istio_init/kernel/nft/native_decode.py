@@ -124,10 +124,8 @@ def read_table(table: TableName, dump: TableDump) -> StoredTable:
 
 
 def _read_table(table: TableName, dump: TableDump) -> StoredTable:
-    contents = {
-        each: found for data in dump.sets if (found := _contents(data, dump.elements)) for each in [set_name(data)]
-    }
-    reader = NativeReader(contents)
+    known = {each: found for data in dump.sets if (found := contents(data, dump.elements)) for each in [set_name(data)]}
+    reader = NativeReader(known)
     # A table that is switched off has no hooks.
     dormant = any(attributes(dump.table[HEAD.size :]).get(TABLE_FLAGS, b""))
     names: dict[str, str] = {}
@@ -146,7 +144,7 @@ def _read_table(table: TableName, dump: TableDump) -> StoredTable:
     return StoredTable(InetTable(table, chains), {names[each]: tuple(met) for each, met in counts.items()})
 
 
-def _contents(data: bytes, elements: Mapping[str, Sequence[bytes]]) -> SetContents | None:
+def contents(data: bytes, elements: Mapping[str, Sequence[bytes]]) -> SetContents | None:
     """A set of ports or addresses, None for any other."""
     facts = attributes(data[HEAD.size :])
     flags = int.from_bytes(facts.get(SET_FLAGS, b""), "big")
@@ -205,10 +203,13 @@ def _without_drops(rules: list[InetRule]) -> Iterator[InetRule]:
 
 
 class NativeReader:
-    """Reads rules of a table whose sets are known; expressions that many rules have are taken apart once."""
+    """Reads rules of a table whose sets are known; expressions that many rules have are taken apart once.
 
-    def __init__(self, sets: Mapping[str, SetContents]) -> None:
-        self._sets = sets
+    `family` is that of a table of one family, whose rules don't compare it.
+    """
+
+    def __init__(self, sets: Mapping[str, SetContents], family: Family | None = None) -> None:
+        self._sets, self._family = sets, family
         self._taken_apart: dict[bytes, Expression] = {}
 
     def read(self, data: bytes) -> tuple[InetRule, tuple[int, int] | None]:
@@ -223,7 +224,7 @@ class NativeReader:
             else:
                 elements.append(element)
                 expressions.append(each)
-        packet = _Matches(self._sets)
+        packet = _Matches(self._sets, self._family)
         end = packet.read(expressions)
         target, begin = _target(expressions, end)
         unknown = b"".join([attribute(ELEMENT, each) for each in elements[end:begin]])
@@ -250,8 +251,8 @@ def counter_numbers(facts: dict[int, bytes]) -> tuple[int, int]:
 class _Matches:
     """The matches at the beginning of a rule, and the family that they require."""
 
-    def __init__(self, sets: Mapping[str, SetContents]) -> None:
-        self.family: Family | None = None
+    def __init__(self, sets: Mapping[str, SetContents], family: Family | None) -> None:
+        self.family = family
         self._found: list[InetMatch] = []
         self._sets = sets
         self._protocol = 0
@@ -445,7 +446,7 @@ def _target(expressions: Sequence[Expression], begin: int) -> tuple[Target | Non
         if read is not None:
             return read(*[facts for _, facts in rest]), begin
         if rest[-1][0] == "immediate" and not any(kind in _SETTERS for kind, _ in rest[:-1]):
-            return _verdict(rest[-1][1]), len(expressions) - 1
+            return verdict_of(rest[-1][1]), len(expressions) - 1
     except (KeyError, ValueError):
         pass
     return None, len(expressions)
@@ -455,7 +456,8 @@ def _target(expressions: Sequence[Expression], begin: int) -> tuple[Target | Non
 _SETTERS = {"meta", "ct", "immediate", "redir", "tproxy", "nat", "masq", "payload", "dup", "fwd", "objref", "dynset"}
 
 
-def _verdict(facts: dict[int, bytes]) -> Target:
+def verdict_of(facts: dict[int, bytes]) -> Target:
+    """The verdict or jump that an immediate expression is. ValueError or KeyError where it is none."""
     data = attributes(attributes(facts[2])[2])
     code = int.from_bytes(data[1], "big", signed=True)
     if any(facts[1]):
@@ -487,7 +489,7 @@ def _redirect(*facts: dict[int, bytes]) -> Target:
 
 def _tproxy(*facts: dict[int, bytes]) -> Target:
     port, redirection, mark, setting, end = facts
-    if redirection.keys() != {1, 3} or _number(redirection[3]) != 1 or _verdict(end) != Verdict("ACCEPT"):
+    if redirection.keys() != {1, 3} or _number(redirection[3]) != 1 or verdict_of(end) != Verdict("ACCEPT"):
         raise ValueError("not as iptables' TPROXY")
     family = _FAMILIES[_number(redirection[1])]
     return Tproxy(_number(_constant(port)), bytes(4 if family == IPV4 else 16), _set_mark(mark, setting).value)
@@ -519,7 +521,7 @@ def _restore_mark(load: dict[int, bytes], setting: dict[int, bytes]) -> Target:
 
 # By the kinds of a target's expressions, in order.
 _TARGETS: dict[str, Callable[..., Target]] = {
-    "immediate": _verdict,
+    "immediate": verdict_of,
     "immediate+redir": _redirect,
     "immediate+immediate+redir": _redirect,
     "immediate+tproxy+immediate+meta+immediate": _tproxy,

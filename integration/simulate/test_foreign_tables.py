@@ -1,0 +1,172 @@
+"""Other programs' nftables tables are followed, as far as they can be, and the kernel does what explain says."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import sys
+from typing import Any
+
+import pytest
+
+from integration.kit.asking import ask
+from integration.kit.pod import Pod
+from istio_init.kernel.nft.foreign_tables import foreign_tables
+from istio_init.model.rules import IPV4, IPV6
+
+OPTIONS = ("-u", "1337", "-i", "*", "-b", "*", "--no-enable-ipv6")
+# Before Istio's nat, behind it, and before it where what comes in is delivered.
+TABLE = """
+table inet firewall {
+  set ports {
+    type inet_service
+    flags interval
+    elements = { 5432, 6000-6010 }
+  }
+  chain early {
+    type nat hook output priority -110; policy accept;
+    jump more
+  }
+  chain more {
+    tcp dport @ports ip daddr 203.0.113.0/24 dnat ip to 203.0.113.77:6432
+    tcp dport { 7000, 7005 } counter redirect to :99
+    tcp dport 7100 dnat ip to 203.0.113.78
+    tcp dport { 7200, 7300-7305 } meta skuid 1000 accept
+    oifname "veth9" ct status dnat accept
+    tcp dport 7400 fib daddr type local accept
+  }
+  chain late {
+    type filter hook output priority 10; policy accept;
+    ip daddr 203.0.113.200 drop
+    tcp dport 15001 meta skuid 55 counter log prefix "x" reject
+    ip6 daddr fd00::/8 drop
+  }
+  chain first {
+    type filter hook output priority -310; policy accept;
+    tcp dport 7500 drop
+    tcp dport 7600 limit rate 3/second log
+  }
+}
+"""
+TIE = """
+table ip tie {
+  chain out {
+    type nat hook output priority -100; policy accept;
+    tcp dport 9999 dnat to 203.0.113.79
+  }
+}
+"""
+# Connects as a user, waits for no answer.
+CONNECT = """
+import os, socket, sys
+os.setgid(int(sys.argv[3])); os.setuid(int(sys.argv[3]))
+made = socket.socket(); made.setblocking(False); made.connect_ex((sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def asked(pod: Pod, verb: str, *question: str) -> Any:  # noqa: ANN401 (JSON)
+    return ask(pod.namespace, verb, "--live", *question, *OPTIONS, "--output", "json").told
+
+
+def translated(pod: Pod, address: str, port: int, uid: int) -> str:
+    """Where the kernel sends a connection, by its entry in connection tracking; empty where it has dropped it."""
+    pod.namespace.completed("conntrack", "-F")
+    # A connection that is refused is forgotten at once.
+    with contextlib.ExitStack() as stack:
+        for listener in pod.namespace.inside(listeners):
+            stack.enter_context(listener)
+        return _translated(pod, address, port, uid)
+
+
+def listeners() -> list[socket.socket]:
+    """Envoy's outbound listener, and what a rule redirects to."""
+    return [socket.create_server(("0.0.0.0", port)) for port in (15001, 99)]
+
+
+def _translated(pod: Pod, address: str, port: int, uid: int) -> str:
+    pod.namespace.run(sys.executable, "-c", CONNECT, address, str(port), str(uid))
+    entries = pod.namespace.completed("conntrack", "-L", "-p", "tcp", "--orig-dst", address).stdout
+    found = re.search(rf"dport={port} .*?src=(\S+) dst=\S+ sport=(\d+)", entries)
+    return f"{found[1]}:{found[2]}" if found else ""
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "uid"),
+    [
+        ("203.0.113.9", 5432, 1000),
+        ("203.0.113.9", 6005, 1000),
+        ("203.0.114.9", 5432, 1000),
+        ("203.0.113.9", 7005, 1000),
+        ("203.0.113.9", 7001, 1000),
+        ("203.0.113.9", 7100, 1000),
+        ("203.0.113.9", 7302, 1000),
+        ("203.0.113.9", 7302, 1001),
+        ("203.0.113.200", 80, 1337),
+        ("203.0.113.9", 80, 55),
+        ("203.0.113.9", 80, 1000),
+        ("203.0.113.9", 7500, 1000),
+        ("203.0.113.9", 7600, 1000),
+    ],
+)
+def test_the_kernel_does_what_is_said(address: str, port: int, uid: int) -> None:
+    with Pod(IPV4) as pod:
+        pod.apply(" ".join(f"'{word}'" for word in OPTIONS))
+        pod.namespace.run("nft", "-f", "-", text=TABLE)
+        done = translated(pod, address, port, uid)
+        said = asked(pod, "explain", "--outbound", "--uid", str(uid), "--gid", str(uid), "--to", f"{address}:{port}")
+    first = said["legs"][0]
+    assert first["end"] != "undecided"
+    assert (first["end"] == "dropped") == (done == "")
+    assert done in first["fate"]
+
+
+@pytest.mark.parametrize("port", [7400])
+def test_what_is_not_known_is_undecided(port: int) -> None:
+    with Pod(IPV4) as pod:
+        pod.apply(" ".join(f"'{word}'" for word in OPTIONS))
+        pod.namespace.run("nft", "-f", "-", text=TABLE)
+        said = asked(pod, "explain", "--outbound", "--to", f"203.0.113.9:{port}")
+    assert said["verdict"] == "undecided"
+    assert "more rule 6 of nftables inet firewall early" in said["fate"]
+
+
+@pytest.mark.parametrize("istio_first", [True, False])
+def test_tables_of_one_priority_have_no_known_order(istio_first: bool) -> None:
+    with Pod(IPV4) as pod:
+        if not istio_first:
+            pod.namespace.run("nft", "-f", "-", text=TIE)
+        pod.apply(" ".join(f"'{word}'" for word in OPTIONS))
+        if istio_first:
+            pod.namespace.run("nft", "-f", "-", text=TIE)
+        done = translated(pod, "203.0.113.9", 9999, 1000)
+        said = asked(pod, "explain", "--outbound", "--to", "203.0.113.9:9999")
+        plain = asked(pod, "explain", "--outbound", "--to", "203.0.113.9:80")
+    [warning] = said["warnings"]
+    assert "nftables ip tie out and nat have the same priority at OUTPUT" in warning
+    assert done in said["legs"][0]["fate"] or done in warning
+    assert ("203.0.113.79:9999" in said["legs"][0]["fate"], "127.0.0.1:15001" in warning) == (True, True)
+    assert "warnings" not in plain
+
+
+def test_prove_takes_them_in() -> None:
+    with Pod(IPV4) as pod:
+        pod.apply(" ".join(f"'{word}'" for word in OPTIONS))
+        assert asked(pod, "prove")["holds"]
+        pod.namespace.run("nft", "-f", "-", text=TABLE.replace("accept\n", "drop\n"))
+        broken = {fault["claim"] for fault in asked(pod, "prove")["faults"]}
+    assert "outbound TCP goes to Envoy unless it is excluded (-i)" in broken
+    assert "inbound TCP goes to Envoy unless it is excluded (-b)" not in broken
+
+
+def test_each_family_has_its_rules() -> None:
+    with Pod(IPV4) as pod:
+        pod.namespace.run("nft", "-f", "-", text=TABLE + TIE)
+        four = pod.namespace.inside(lambda: foreign_tables(IPV4))
+        six = pod.namespace.inside(lambda: foreign_tables(IPV6))
+    assert {table.name.removeprefix("nftables ") for table in four} == {
+        "inet firewall early", "inet firewall late", "inet firewall first", "ip tie out"
+    }  # fmt: skip
+    assert len(six) == 3
+    late = [table.chains[0].rules for tables in (four, six) for table in tables if table.name.endswith("late")]
+    assert [len(rules) for rules in late] == [2, 2]

@@ -1,0 +1,186 @@
+"""Other programs' nftables tables, as far as rules of iptables say the same: what explain and prove follow.
+
+Each base chain becomes a table of one hook, with the chains that it may jump to. An expression without a counterpart is
+a match or a target that is not known, so that what depends on it is undecided; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from istio_init.errors import KernelError
+from istio_init.formats.addresses import address_text
+from istio_init.formats.nft.merge import in_order, unfold
+from istio_init.kernel.netlink.channel import attribute, attributes
+from istio_init.kernel.netlink.nfnetlink import (
+    CHAIN_NAME,
+    FAMILIES,
+    HEAD,
+    NFPROTO_INET,
+    NFT_NAME,
+    RULE_CHAIN,
+    NfnetlinkChannel,
+    name,
+)
+from istio_init.kernel.nft.expressions import ELEMENT, EXPRESSION_DATA, EXPRESSION_NAME, EXPRESSIONS
+from istio_init.kernel.nft.native_decode import NativeReader, contents, verdict_of
+from istio_init.kernel.nft.native_dump import TABLE_FLAGS, set_name
+from istio_init.kernel.nft.native_encode import CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE
+from istio_init.kernel.nft.set_intervals import members
+from istio_init.model.extensions import Multiport
+from istio_init.model.foreign import HookedTable
+from istio_init.model.inet import NAMES, InetRule, Ports
+from istio_init.model.rules import BUILTIN_CHAINS, Chain, PortRange, Protocol, Rule
+from istio_init.model.unknown import UnknownMatch, UnknownTarget
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.model.rules import Family, Hook, Match, Target
+
+_HOOKS: dict[int, Hook] = {0: "PREROUTING", 1: "INPUT", 2: "FORWARD", 3: "OUTPUT", 4: "POSTROUTING"}
+_WORDS = {NFPROTO_INET: "inet", FAMILIES["ipv4"]: "ip", FAMILIES["ipv6"]: "ip6"}
+# What neither matches nor changes a packet.
+_SILENT = frozenset({"counter", "limit", "log", "last"})
+# What only reads.
+_READING = frozenset(
+    {"bitwise", "byteorder", "cmp", "fib", "lookup", "range", "rt", "socket", "connlimit", "osf", "xfrm"}
+)
+_WHOLE = {
+    "masq": ("MASQUERADE", ""),
+    "reject": ("REJECT", ""),
+    "notrack": ("CT", "--notrack"),
+    "queue": ("NFQUEUE", ""),
+}
+
+
+def foreign_tables(family: Family) -> tuple[HookedTable, ...]:
+    """Those of the calling thread's namespace that see packets of a family; none where nftables does not work."""
+    try:
+        with NfnetlinkChannel() as channel:
+            _, tables = channel.consistent(lambda: tuple(_tables(channel, family)))
+            return tables
+    except KernelError:
+        return ()
+
+
+def _tables(channel: NfnetlinkChannel, family: Family) -> Iterator[HookedTable]:
+    for body in channel.table_bodies():
+        number, facts = body[0], attributes(body[HEAD.size :])
+        table = name(facts[NFT_NAME])
+        ours = table in NAMES.values() if number == NFPROTO_INET else table in BUILTIN_CHAINS
+        if number in {NFPROTO_INET, FAMILIES[family]} and not ours and not any(facts.get(TABLE_FLAGS, b"")):
+            yield from _hooked(channel, number, table, family)
+
+
+def _hooked(channel: NfnetlinkChannel, number: int, table: str, family: Family) -> Iterator[HookedTable]:
+    chains = [attributes(data[HEAD.size :]) for data in channel.chains(number)]
+    chains = [facts for facts in chains if name(facts[NFT_NAME]) == table]
+    if not any(CHAIN_HOOK in facts for facts in chains):
+        return
+    rules = _rules(channel, number, table, family)
+    plain = tuple(
+        Chain(each, tuple(rules.get(each, ())))
+        for facts in chains
+        if CHAIN_HOOK not in facts
+        for each in [_name(facts)]
+    )
+    for facts in chains:
+        hook = attributes(facts.get(CHAIN_HOOK, b""))
+        place = _HOOKS.get(int.from_bytes(hook[1], "big")) if hook else None
+        if place is None:
+            continue
+        policy = "DROP" if not any(facts[CHAIN_POLICY]) else "ACCEPT"
+        base = Chain(place, tuple(rules.get(_name(facts), ())), policy)
+        priority = int.from_bytes(hook[2], "big", signed=True)
+        title = f"nftables {_WORDS[number]} {table} {_name(facts)}"
+        yield HookedTable(title, (base, *plain), place, priority, name(facts[CHAIN_TYPE]))  # type: ignore[arg-type]
+
+
+def _name(facts: dict[int, bytes]) -> str:
+    return name(facts[CHAIN_NAME])
+
+
+def _rules(channel: NfnetlinkChannel, number: int, table: str, family: Family) -> dict[str, list[Rule]]:
+    """A table's rules by chain, those of the other family left out."""
+    sets = channel.sets(number, table)
+    elements = {each: tuple(channel.elements(number, table, each)) for each in map(set_name, sets)}
+    known = {each: found for data in sets if (found := contents(data, elements)) for each in [set_name(data)]}
+    reader = NativeReader(known, None if number == NFPROTO_INET else family)
+    rules: dict[str, list[Rule]] = {}
+    for data in channel.rules(number, table):
+        facts = attributes(data[HEAD.size :])
+        whole = list(members(facts.get(EXPRESSIONS, b"")))
+        loud = [each for each in whole if _kind(each) not in _SILENT]
+        limits = tuple(UnknownMatch("limit", 0, b"", "") for each in whole if _kind(each) == "limit")
+        rule, _ = reader.read(b"".join(attribute(ELEMENT, each) for each in loud))
+        if rule.family in {None, family}:
+            rules.setdefault(name(facts[RULE_CHAIN]), []).extend(_as_iptables(rule, limits, family))
+    return rules
+
+
+def _kind(element: bytes) -> str:
+    return name(attributes(element).get(EXPRESSION_NAME, b""))
+
+
+def _as_iptables(rule: InetRule, limits: tuple[Match, ...], family: Family) -> tuple[Rule, ...]:
+    """The rules of iptables that mean the same; ports stay one rule, so that numbers are those of nft's listing."""
+    further: list[Match] = [*limits]
+    rest = []
+    for match in rule.matches:
+        if isinstance(match, Ports) and len(match.intervals) > 1:
+            ranges = tuple(PortRange(low, high) for low, high in match.intervals)
+            side = "sports" if match.side == "sport" else "dports"
+            further += [Protocol(match.protocol), Multiport(side, ranges, match.negated)]  # type: ignore[arg-type]
+        else:
+            rest.append(match)
+    target = rule.target
+    if isinstance(target, UnknownTarget):
+        unread, target = _target(target, family)
+        further += unread
+    made = unfold(InetRule(tuple(rest), target, family), family)
+    return tuple(Rule(in_order(dict.fromkeys((*further, *each.matches))), target) for each in made)
+
+
+def _target(target: UnknownTarget, family: Family) -> tuple[tuple[Match, ...], Target]:
+    """A verdict behind what is not known, or a translation, a refusal and the like by iptables' name.
+
+    The same target where it is none of these, or more than that.
+    """
+    raw = list(members(target.data))
+    elements = [(_kind(each), attributes(attributes(each).get(EXPRESSION_DATA, b""))) for each in raw]
+    kinds = [kind for kind, _ in elements]
+    if kinds[-1] == "immediate" and not any(_sets(*each) for each in elements[:-1]):
+        try:
+            verdict = verdict_of(elements[-1][1])
+        except (KeyError, ValueError):
+            return (), target
+        unread = b"".join(attribute(ELEMENT, each) for each in raw[:-1])
+        return (UnknownMatch("nftables", 0, unread),), verdict
+    if kinds[-1] in _WHOLE:
+        named, options = _WHOLE[kinds[-1]]
+        known = UnknownTarget(named, 0, b"", options)
+        return ((), known) if len(kinds) == 1 else ((), target)
+    return (), _translation(elements, family) or target
+
+
+def _sets(kind: str, facts: dict[int, bytes]) -> bool:
+    """Whether an expression changes something: by a source register, or by what it is."""
+    registers = {"meta": 3, "ct": 4, "payload": 5, "exthdr": 7}  # NFTA_*_SREG
+    return registers.get(kind) in facts or kind not in {*registers, *_READING}
+
+
+def _translation(elements: list[tuple[str, dict[int, bytes]]], family: Family) -> Target | None:
+    kinds = [kind for kind, _ in elements]
+    if kinds[-1] != "nat" or set(kinds[:-1]) != {"immediate"}:
+        return None
+    # NFTA_IMMEDIATE_DREG, _DATA; NFTA_NAT_TYPE, _REG_ADDR_MIN, _REG_PROTO_MIN; a range has further registers.
+    constants = {each[1]: attributes(each[2])[1] for kind, each in elements if kind == "immediate"}
+    facts = elements[-1][1]
+    address, port = constants.get(facts.get(3, b"")), constants.get(facts.get(5, b""))
+    if len(constants) != (address is not None) + (port is not None):
+        return None
+    text = address_text(address) if address else ""
+    if port:
+        text = f"{text if family == 'ipv4' or not text else f'[{text}]'}:{int.from_bytes(port, 'big')}"
+    named, flag = ("DNAT", "destination") if any(facts[1]) else ("SNAT", "source")
+    return UnknownTarget(named, 0, b"", f"--to-{flag} {text}")

@@ -164,9 +164,9 @@ def install(file: int, base: str = "") -> None:
     sys.meta_path.insert(0, bundle)  # type: ignore[arg-type]
     try:
         bundle.run(first)
-    except (ImportError, MemoryError, OSError) as error:
+    except (ImportError, MemoryError, OSError, SystemError) as error:
         sys.exit(
-            f"can't start: {error or type(error).__name__}; raise the limits of memory and of open files (ulimit -n)"
+            f"can't start: {str(error) or type(error).__name__}; raise the limits of memory and of open files (ulimit -n)"
         )
 
 

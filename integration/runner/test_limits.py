@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from integration.kit.fault_matrix import prepare, scenarios, snapshot
 from integration.kit.namespace import Namespace
 from integration.kit.program import standing
 from scripts.benchmark.contenders import RULES
@@ -63,6 +64,22 @@ def test_little_memory(namespace: Namespace, command: str, backend: str, megabyt
     before = standing(namespace)
     prefix = ("prlimit", f"--as={megabytes << 20}:{megabytes << 20}")
     whole_or_nothing(namespace, run(namespace, command, *RULES["tproxy"], *BACKENDS[backend], prefix=prefix), before)
+
+
+@pytest.mark.parametrize("megabytes", [14, 15, 16, 16.5, 17, 18, 20, 21, 22, 23, 24, 26])
+def test_little_memory_for_a_move(namespace: Namespace, command: str, megabytes: float) -> None:
+    """The limit is reached at one moment or another of writing two kinds of tables; undoing needs memory, too."""
+    [scenario] = [each for each in scenarios() if each.name == "legacy to native: TPROXY"]
+    before = prepare(namespace, scenario)
+    limit = int(megabytes * (1 << 20))
+    done = run(namespace, command, *scenario.run, prefix=("prlimit", f"--as={limit}:{limit}"))
+    assert "Traceback" not in done.stderr
+    after = snapshot(namespace)
+    if done.returncode:
+        assert after == before, done.stderr
+        assert done.stderr.splitlines()[-1].endswith(("nothing was changed", "the namespace is as before"))
+    else:
+        assert not any("legacy" in place for place in after[0])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

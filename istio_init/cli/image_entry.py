@@ -42,7 +42,7 @@ def main() -> NoReturn:
     program, arguments = command(sys.argv)
     try:
         _become(program, arguments)
-    except (ImportError, MemoryError, OSError) as error:
+    except (ImportError, MemoryError, OSError, SystemError) as error:
         message = printable(f"{program}: {out_of_resources(error)}")
         log.write_termination_message(message)
         sys.exit(message)

@@ -80,7 +80,7 @@ def invoke(
         return _refuse(program, str(error), error.exit_code, argv)
     except (typer.Abort, BrokenPipeError):
         return 1
-    except (ImportError, MemoryError, OSError) as error:
+    except (ImportError, MemoryError, OSError, SystemError) as error:
         return _refuse(program, out_of_resources(error), InitError.exit_code, argv)
     return int(code or 0)
 

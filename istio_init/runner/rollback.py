@@ -8,6 +8,7 @@ from __future__ import annotations
 from istio_init.errors import InitError
 from istio_init.model.compare import TableChange, differences, own_part
 from istio_init.model.routing import command
+from istio_init.runner.transaction import NEITHER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ NEIGHBOURS = (
     "as before"
 )
 THE_PLAN = "the namespace has the plan"
-NEITHER = (
-    "the namespace has neither the previous state nor the plan: run again with --reconcile, or with --cleanup-only to "
-    "remove all Istio rules"
-)
 SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGALRM)
 
 
@@ -116,8 +113,8 @@ class _Rollback:
             if changed is not None:
                 return NEIGHBOURS.format(", ".join(changed)) if changed else AS_BEFORE
             return THE_PLAN if self._holds(plan) else NEITHER
-        except (InitError, OSError) as error:
-            return f"{NEITHER} (it could not be read: {error})"
+        except Exception as error:  # noqa: BLE001 (whatever is wrong with it, the last line is said)
+            return f"{NEITHER} (it could not be read: {str(error) or type(error).__name__})"
 
     def _changed(self) -> list[str] | None:
         """The tables in which only other programs' rules changed; None if Istio rules or the routing differ."""

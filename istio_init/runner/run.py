@@ -37,7 +37,7 @@ def run(options: Options, environ: Mapping[str, str], warnings: Sequence[str] = 
     except InitError as error:
         log.error(_error_text(str(error), error))  # noqa: TRY400 (a user's line, no traceback)
         return error.exit_code
-    except (ImportError, MemoryError, OSError) as error:
+    except (ImportError, MemoryError, OSError, SystemError) as error:  # the last: importlib, without memory
         log.error(_error_text(out_of_resources(error), error))  # noqa: TRY400 (the same)
         return 1
     return 0

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from istio_init.planning.plan import Plan
 
 
+NEITHER = (
+    "the namespace has neither the previous state nor the plan: run again with --reconcile, or with --cleanup-only to "
+    "remove all Istio rules"
+)
+# Bytes of memory that are kept for undoing changes: a limit may be reached at any moment. They are not touched.
+RESERVE = 6 << 20
+
+
 def do_nothing() -> None:
     """Do nothing."""
 
@@ -152,7 +160,9 @@ class Transaction:
         """Make all changes, with `routing` once for all writes; with `check`, verify that `chosen` holds the plan.
 
         Any failure rolls everything back. `current` has the previous routing; `verify` may check further.
+        MemoryError, before anything is written, where there is too little memory to undo it.
         """
+        reserve = bytearray(RESERVE)
         try:
             for entry in routing.add:
                 self._log.info(f"routing: {command(entry)}")
@@ -167,9 +177,14 @@ class Transaction:
             verify()
             self._on_commit()
         except BaseException as error:
-            from istio_init.runner.rollback import roll_back
+            del reserve
+            try:
+                from istio_init.runner.rollback import roll_back
 
-            roll_back(tuple(self._begun), routing, current, self._router, self._log, error, check)
+                roll_back(tuple(self._begun), routing, current, self._router, self._log, error, check)
+            except BaseException as failure:
+                failure.outcome = NEITHER  # type: ignore[attr-defined] # (whatever it is, nothing is known)
+                raise
             raise
 
     def _write(self, write: Write) -> None:

@@ -165,9 +165,8 @@ def install(file: int, base: str = "") -> None:
     try:
         bundle.run(first)
     except (ImportError, MemoryError, OSError, SystemError) as error:
-        sys.exit(
-            f"can't start: {str(error) or type(error).__name__}; raise the limits of memory and of open files (ulimit -n)"
-        )
+        why = str(error) or type(error).__name__
+        sys.exit(f"can't start: {why}; raise the limits of memory and of open files (ulimit -n)")
 
 
 def dump(importer: CodeType, groups: list[Group], extensions: dict[str, str]) -> bytes:

@@ -77,7 +77,8 @@ def test_little_memory_for_a_move(namespace: Namespace, command: str, megabytes:
     after = snapshot(namespace)
     if done.returncode:
         assert after == before, done.stderr
-        assert done.stderr.splitlines()[-1].endswith(("nothing was changed", "the namespace is as before"))
+        ends = ("nothing was changed", "the namespace is as before", "make /usr readable")  # the last: while it starts
+        assert done.stderr.splitlines()[-1].endswith(ends)
     else:
         assert not any("legacy" in place for place in after[0])
 

@@ -338,6 +338,13 @@ def write_origins(root: Path, files: set[Path]) -> None:
     copy(HERE.parent / "LICENSE", root, "usr/share/doc/istio-init/LICENSE")
 
 
+def write_linker_cache(root: Path, shared: set[Path]) -> None:
+    """The dynamic linker's cache; without it, it tries a dozen directories for every library."""
+    directories = sorted({f"/{file.parent}".replace("//", "/") for file in shared})
+    subprocess.run(["ldconfig", "-r", root, *directories], check=True)
+    shutil.rmtree(root / "var/cache", ignore_errors=True)
+
+
 def set_times(root: Path, epoch: int) -> None:
     """Give everything the same time stamp, directories after what is in them."""
     for path in sorted(root.rglob("*"), reverse=True):
@@ -365,10 +372,7 @@ def main(program: Path, dependencies: Path, root: Path) -> None:
     (root / "etc/passwd").write_text(USERS)
     (root / "etc/group").write_text(GROUPS)
     write_origins(root, {python, *shared, *library})
-    # Without its cache the dynamic linker tries a dozen directories for every library.
-    directories = sorted({f"/{file.parent}".replace("//", "/") for file in shared})
-    subprocess.run(["ldconfig", "-r", root, *directories], check=True)
-    shutil.rmtree(root / "var/cache", ignore_errors=True)
+    write_linker_cache(root, shared)
     set_times(root, int(os.environ.get("SOURCE_DATE_EPOCH", "0")))
 
 

@@ -15,7 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 import assemble
 import plugin
 
-# istio_init/cli/verbs/cni.py names it.
+# What of the program needs more of the standard library than all else, and what that is.
+AGENT = "istio_init.cni.agent.agent"
+AGENT_TAKES = {"_ssl", "asyncio", "concurrent", "ssl"}
+# istio_init/cli/verbs/cni_flags.py names it.
 BUNDLE = assemble.HOME / "cni"
 
 
@@ -31,6 +34,22 @@ def share(root: Path) -> None:
             os.link(first, path)
 
 
+def write_library(program: Path, dependencies: Path, root: Path) -> None:
+    """What the dependencies and the agent import of the standard library, with OpenSSL for the API server's TLS."""
+    names = [assemble.dotted(module) for module in assemble.modules(dependencies)]
+    without = tuple(name for name in assemble.LEFT_OUT if name not in AGENT_TAKES)
+    found = assemble.imported([program, dependencies], [*names, AGENT], without).values()
+    library = sorted({file for file in found if assemble.is_library(file)})
+    assemble.write_library(library, root)
+    extensions = [file for file in library if file.suffix == ".so"]
+    shared = {file for file in assemble.libraries(extensions) if not (root / str(file).lstrip("/")).exists()}
+    for file in sorted(shared):
+        assemble.copy(file, root)
+    assemble.write_origins(root, shared)
+    opened = (path for path in root.rglob("*.so*") if not path.is_relative_to(root / assemble.HOME))
+    assemble.write_linker_cache(root, {"/" / path.relative_to(root) for path in opened})
+
+
 def main(program: Path, dependencies: Path, root: Path) -> None:
     """Complete the root file system."""
     assemble.unpack_modules(root)
@@ -41,8 +60,7 @@ def main(program: Path, dependencies: Path, root: Path) -> None:
     for module in sorted(plugin.YAML.glob("*.py")):
         if module.name != "cyaml.py":
             assemble.write_module(module, root / assemble.HOME / "yaml" / module.name, module)
-    # In pure Python, so that no shared library comes along with any of it.
-    assemble.write_library(assemble.standard_library([dependencies]), root)
+    write_library(program, dependencies, root)
     plugin.main(program, root / BUNDLE)
     # What the bundle has in files, too, is there once only if it stays in files.
     inside = (path.name.removesuffix(".pyc") for path in (root / BUNDLE / "python").iterdir())

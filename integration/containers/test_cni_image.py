@@ -36,8 +36,9 @@ def nodes(engine: Engine, image: Built, sources: Path, base: str) -> Built:
 
 def test_it_is_the_image_with_little_besides(engine: Engine, image: Built, nodes: Built) -> None:
     """Interpreter, libraries and modules are there once, for the image and for the bundle that it installs."""
-    assert nodes.size <= image.size + 4 * MEGABYTE
-    assert nodes.compressed <= image.compressed + MEGABYTE
+    # OpenSSL has half of it: the agent asks the API server over TLS.
+    assert nodes.size <= image.size + 14 * MEGABYTE
+    assert nodes.compressed <= image.compressed + 5 * MEGABYTE
     files = contents(engine, nodes.tag)
     assert {f"usr/lib/istio-init/cni/{name}" for name in ("ld.so", "python3", "launcher.py")} <= files.keys()
     for name, file in files.items():
@@ -50,7 +51,7 @@ def test_it_is_the_image_with_little_besides(engine: Engine, image: Built, nodes
         ["scripts/sbom"], cwd=ROOT, input=engine.cli("save", nodes.tag), capture_output=True, check=True
     )
     names = {each["name"] for each in json.loads(bill.stdout)["components"]}
-    assert {"h2", "hpack", "hyperframe", "typer", "libc6", "libip4tc2"} <= names
+    assert {"h2", "h11", "hpack", "hyperframe", "prometheus_client", "libssl3", "typer", "libc6", "libip4tc2"} <= names
     assert not names & {"libnftables1", "libjansson4", "libnftnl11", "libgmp10"}
 
 
@@ -87,6 +88,8 @@ def installer(engine: Engine, nodes: Built, host: Host) -> Iterator[Any]:
     may = CONTAINER["securityContext"]
     made = engine.client.containers.run(
         nodes.tag, entrypoint=CONTAINER["command"], command=CONTAINER["args"], detach=True, network_mode="none",
+        # No API server is there: the plugin is installed all the same.
+        environment={"NODE_NAME": "node", "KUBERNETES_SERVICE_HOST": "127.0.0.1"},
         read_only=may["readOnlyRootFilesystem"], cap_drop=may["capabilities"]["drop"], volumes=host.volumes,
         security_opt=["no-new-privileges"], user=f"{may['runAsUser']}:{may['runAsGroup']}",
     )  # fmt: skip
@@ -103,7 +106,10 @@ def test_the_daemonsets_container_installs_a_plugin_that_works_alone(
     awaited(lambda: PLUGIN in types(host.network.read_text()), "the entry")
     entry = json.loads(host.network.read_text())["plugins"][-1]
     assert entry["exclude_namespaces"] == ["istio-system", "kube-system"]
-    assert installer.exec_run(CONTAINER["readinessProbe"]["exec"]["command"]).exit_code == 0
+    places = ["--cni-net-dir=/etc/cni/net.d", "--cni-bin-dir=/opt/cni/bin"]
+    assert installer.exec_run(["/usr/local/bin/istio-init", "cni", "status", *places]).exit_code == 0
+    assert entry["agent"] == "required"
+    assert (host.places["/run/istio-init"] / "agent.sock").is_socket()
     (tmp_path / "bare").mkdir()
     plugin = BarePlugin(tmp_path / "bare", host.programs)
     plugin.done("ADD", namespace.path, INJECTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,18 @@ RELEASES = (ABOUT["kubeVersion"].removeprefix(">=").removesuffix(".0-0"), kubern
 VALUES: dict[str, dict[str, Any]] = {
     "defaults": {},
     "k3s": {"cniNetDir": "/var/lib/rancher/k3s/agent/etc/cni/net.d", "cniBinDir": "/var/lib/rancher/k3s/data/cni"},
-    "lookup": LOOKUP,
+    "installer": {"agent": {"enabled": False}},
+    "lookup": {**LOOKUP, "agent": {"enabled": False}},
+    "repair": {
+        "agent": {"repair": "delete", "repairRate": 2, "untaint": "cni.istio.io/not-ready", "listen": "127.0.0.1"},
+        "podLabels": {"k8s-app": "istio-cni-node"},
+    },
+    "label": {"agent": {"repair": "label", "criSocket": "/run/crio/crio.sock"}},
+    "seen": {
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboard": {"enabled": True},
+        "networkPolicy": {"enabled": True, "from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
+    },
     "all": {
         "image": {"repository": "r.example/i", "tag": "1"},
         "imagePullSecrets": [{"name": "pull"}],
@@ -43,6 +55,9 @@ VALUES: dict[str, dict[str, Any]] = {
         "logAsJson": False,
         "tolerations": [],
         "onExit": "keep",
+        "updateStrategy": {"type": "OnDelete"},
+        "seccompProfile": {"type": "Localhost", "localhostProfile": "a.json"},
+        "agent": {"enabled": True, "port": 9999, "repair": "report"},
         "plugin": {"exclude_namespaces": [], "defaults": {"istio-inbound-ports": "80"}},
     },
 }
@@ -60,6 +75,13 @@ MISTAKES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"plugin": {"exclude_namespaces": "kube-system"}}, "/plugin/exclude_namespaces"),
     ({"plugin": {"log_bytes": 1}}, "/plugin/log_bytes"),
     ({"image": {"repository": ""}}, "/image/repository"),
+    ({"agent": {"repair": "fix"}}, "/agent/repair"),
+    ({"agent": {"port": 0}}, "/agent/port"),
+    ({"agent": {"taint": "x"}}, "/agent"),
+    ({"plugin": {"agent": "always"}}, "/plugin/agent"),
+    ({"podLabels": {"a": 1}}, "/podLabels/a"),
+    ({"seccompProfile": {"type": "None"}}, "/seccompProfile"),
+    ({"serviceMonitor": {"interval": "often"}}, "/serviceMonitor/interval"),
 )
 
 
@@ -77,8 +99,11 @@ def text(name: str) -> str:
 
 
 def by_kind(objects: list[Any]) -> dict[str, Any]:
-    """Objects by their kind, of which there is one each."""
-    found = {each["kind"]: each for each in objects}
+    """Objects by their kind, of which there is one each but for the dashboard's ConfigMap."""
+    found = {
+        each["metadata"]["name"] if each["metadata"]["name"].endswith("dashboard") else each["kind"]: each
+        for each in objects
+    }
     assert len(found) == len(objects)
     return found
 
@@ -98,6 +123,8 @@ def test_the_chart_makes_what_it_made_before(name: str) -> None:
 @pytest.mark.parametrize("name", VALUES)
 def test_kubernetes_knows_every_field(name: str, release: str) -> None:
     for each in documents(text(name)):
+        if each["kind"] == "ServiceMonitor":
+            continue  # the Prometheus operator's own
         kubernetes_validate.validate(each, release, strict=True)
 
 
@@ -108,10 +135,33 @@ def test_a_field_that_kubernetes_does_not_know_is_noticed() -> None:
         kubernetes_validate.validate(daemon, RELEASES[-1], strict=True)
 
 
-def test_a_role_only_where_pods_are_looked_up() -> None:
-    assert set(by_kind(PLAIN)) == {"ServiceAccount", "ConfigMap", "DaemonSet"}
-    role = by_kind(documents(text("lookup")))["ClusterRole"]
-    assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
+def rule(resource: str, *verbs: str) -> dict[str, list[str]]:
+    return {"apiGroups": [""], "resources": [resource], "verbs": list(verbs)}
+
+
+WATCH, EVENTS = rule("pods", "get", "list", "watch"), rule("events", "create")
+
+
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [
+        ("defaults", [WATCH]),
+        ("lookup", [rule("pods", "get")]),
+        ("label", [WATCH, EVENTS, rule("pods", "patch")]),
+        ("all", [WATCH, EVENTS]),
+        ("repair", [WATCH, EVENTS, rule("pods/eviction", "create"), rule("nodes", "get", "patch")]),
+    ],
+)
+def test_each_function_has_the_verbs_that_it_needs(name: str, rules: list[dict[str, list[str]]]) -> None:
+    assert by_kind(documents(text(name)))["ClusterRole"]["rules"] == rules
+
+
+def test_without_the_agent_there_is_no_access_to_the_api() -> None:
+    found = by_kind(documents(text("installer")))
+    assert set(found) == {"ServiceAccount", "ConfigMap", "DaemonSet"}
+    pod = found["DaemonSet"]["spec"]["template"]["spec"]
+    assert not pod["automountServiceAccountToken"]
+    assert "/run/istio-init" not in {each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
 
 
 def test_the_least_rights() -> None:
@@ -126,11 +176,43 @@ def test_the_least_rights() -> None:
         "capabilities": {"drop": ["ALL"]},
         "seccompProfile": {"type": "RuntimeDefault"},
     }
-    assert not pod["automountServiceAccountToken"]
     assert not {"hostPID", "hostIPC"} & set(pod)
     hosts = {volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
-    assert hosts == {DEFAULTS["cniNetDir"], DEFAULTS["cniBinDir"]}
+    assert hosts == {DEFAULTS["cniNetDir"], DEFAULTS["cniBinDir"], "/run/istio-init"}
     assert {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")} == hosts
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_capabilities_come_with_repair_alone(name: str) -> None:
+    (container,) = by_kind(documents(text(name)))["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+    repairs = any(each.startswith("--repair=") for each in container["args"])
+    added = container["securityContext"]["capabilities"].get("add", [])
+    assert added == (["NET_ADMIN", "NET_RAW", "SYS_ADMIN"] if repairs else [])
+    mounts = {each["mountPath"] for each in container["volumeMounts"]}
+    assert ({"/var/run/netns", "/var/log/istio-init"} <= mounts) == repairs
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    source = (CHART / "dashboards/istio-init-cni.json").read_text()
+    dashboard = json.loads(by_kind(documents(text("seen")))["istio-init-cni-dashboard"]["data"]["istio-init-cni.json"])
+    assert dashboard == json.loads(source)
+    listed = set(re.findall(r"`(istio_init_cni_\w+)`", (ROOT / "docs/agent.md").read_text()))
+    listed |= {f"{each}_bucket" for each in listed} | {"process_resident_memory_bytes"}
+    assert set(re.findall(r"\b((?:istio_init_cni|process)_\w+)", source)) <= listed
+    assert len({each["id"] for each in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_probes_and_prometheus_ask_the_port_that_the_agent_listens_on() -> None:
+    found = by_kind(documents(text("seen")))
+    (container,) = found["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+    assert container["ports"] == [{"name": "metrics", "containerPort": DEFAULTS["agent"]["port"]}]
+    assert f"--listen=:{DEFAULTS['agent']['port']}" in container["args"]
+    for probe, path in (("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")):
+        assert container[probe]["httpGet"] == {"path": path, "port": "metrics"}
+    service, monitor = found["Service"], found["ServiceMonitor"]
+    assert service["spec"]["ports"][0]["targetPort"] == "metrics"
+    assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -139,7 +221,10 @@ def test_what_it_runs_is_a_command_of_ours(name: str) -> None:
     verbs = {
         command.callback.__name__: command.callback for command in application.registered_commands if command.callback
     }
-    for words in ([*container["command"], *container["args"]], container["readinessProbe"]["exec"]["command"]):
+    lines = [[*container["command"], *container["args"]]]
+    if "exec" in container["readinessProbe"]:
+        lines.append(container["readinessProbe"]["exec"]["command"])
+    for words in lines:
         program, group, verb, *flags = words
         assert (program, group) == ("/usr/local/bin/istio-init", "cni")
         fields = {flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in flags}

@@ -6,6 +6,7 @@ import contextlib
 import re
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,12 +110,21 @@ def _translated(pod: Pod, address: str, port: int, uid: int) -> str:
         ("203.0.113.9", 7600, 1000),
     ],
 )
-def test_the_kernel_does_what_is_said(address: str, port: int, uid: int) -> None:
-    with Pod(IPV4) as pod:
+def test_the_kernel_does_what_is_said(tmp_path: Path, address: str, port: int, uid: int) -> None:
+    save = tmp_path / "save"
+    with Pod(IPV4, "nft") as pod:
         pod.apply(" ".join(f"'{word}'" for word in OPTIONS))
         pod.namespace.run("nft", "-f", "-", text=TABLE)
         done = translated(pod, address, port, uid)
-        said = asked(pod, "explain", "--outbound", "--uid", str(uid), "--gid", str(uid), "--to", f"{address}:{port}")
+        question = ("--outbound", "--uid", str(uid), "--gid", str(uid), "--to", f"{address}:{port}")
+        said = asked(pod, "explain", *question)
+        # The same from a dump, which nft prints, and another reader reads.
+        save.write_text(pod.namespace.run("nft", "list", "ruleset"))
+        saved = ask(
+            pod.namespace, "explain", "--from-save", str(save), *question, "--pod-address", pod.addresses.pod,
+            *OPTIONS, "--output", "json",
+        ).told  # fmt: skip
+    assert saved["legs"][0]["end"] == said["legs"][0]["end"]
     first = said["legs"][0]
     assert first["end"] != "undecided"
     assert (first["end"] == "dropped") == (done == "")

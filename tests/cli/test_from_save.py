@@ -127,3 +127,30 @@ def test_what_nft_does_not_print_is_undecided_by_its_name() -> None:
     assert output
     unknown = [match.name for rule in output.rules for match in rule.matches if isinstance(match, UnknownMatch)]
     assert unknown == ["owner", "nftables"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "end"),
+    [
+        ('tcp dport 443 log prefix "a b" level debug drop', "dropped"),
+        ("tcp dport 443 log group 2", "outbound"),
+        ("tcp dport 444 fib daddr type local drop", "outbound"),
+        ("tcp dport 443 fib daddr type local drop", "undecided"),
+        ("tcp dport 443 limit rate 3/second burst 5 packets log", "outbound"),
+        ("ct state new jump inner", "dropped"),
+    ],
+)
+def test_another_programs_table_is_followed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, rule: str, end: str
+) -> None:
+    plan = Sidecar(f"{ARTICLE} --no-enable-ipv6").plan
+    istio = listing(table for name in NAMES if (table := layout(plan.rulesets, name)).chains)
+    other = (
+        "table inet other {\n\tchain out {\n\t\ttype filter hook output priority mangle - 5; policy accept;\n"
+        f"\t\t{rule}\n\t}}\n\tchain inner {{\n\t\ttcp dport {{ 1, 400-450 }} drop\n\t}}\n}}\n"
+    )
+    path = tmp_path / "dump"
+    path.write_text(istio + other)
+    code, out, err = run(capsys, f"explain --from-save {path} --outbound --to 203.0.113.9:443 {ARTICLE} --output json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["legs"][0]["end"] == end

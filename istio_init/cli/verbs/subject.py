@@ -11,6 +11,7 @@ from istio_init.cli.pod_owners import pod_owners
 from istio_init.cli.verbs import live_options
 from istio_init.errors_rare import OptionError, SaveError, UsageError
 from istio_init.formats.dump_reader import read_dump
+from istio_init.formats.nft import foreign_dump
 from istio_init.kernel.host import container_files, containers
 from istio_init.kernel.netlink.route_lookup import RouteLookup
 from istio_init.kernel.nft.foreign_tables import foreign_tables
@@ -106,7 +107,7 @@ def subject(
     _one_place(options, where)
     if where.save:
         require_no_place(options, live=is_live(options, where))
-        return _saved(options, where.save, addresses, log)
+        return _saved(options, where.save, addresses, log, with_foreign_tables=with_foreign_tables)
     if is_live(options, where):
         return _live(options, where, log, with_foreign_tables=with_foreign_tables)
     return _planned(options, addresses, log)
@@ -160,16 +161,24 @@ def require_no_place(options: Options, *, live: bool = False) -> None:
         raise UsageError("--from-save: reads the rules from a file: leave out --live and flags that name a namespace")
 
 
-def saved_rules(path: str) -> tuple[Ruleset, ...]:
+def saved_rules(path: str, *, with_foreign_tables: bool = False) -> tuple[Ruleset, ...]:
     """The rulesets of a dump. OptionError if it can't be read."""
     try:
-        return read_dump(read("--from-save", path, LONGEST_DUMP, "dump of rules"))
+        text = read("--from-save", path, LONGEST_DUMP, "dump of rules")
+        rulesets = read_dump(text)
     except SaveError as error:
         raise OptionError("--from-save", path, str(error)) from None
+    if not with_foreign_tables:
+        return rulesets
+    return tuple(
+        each.replace(tables=(*each.tables, *foreign_dump.foreign_tables(text, each.family))) for each in rulesets
+    )
 
 
-def _saved(options: Options, path: str, addresses: tuple[Address, ...], log: Log) -> Subject:
-    rulesets = saved_rules(path)
+def _saved(
+    options: Options, path: str, addresses: tuple[Address, ...], log: Log, *, with_foreign_tables: bool
+) -> Subject:
+    rulesets = saved_rules(path, with_foreign_tables=with_foreign_tables)
     options = live_options.resolved(options, log, rulesets)
     if options.enable_ipv6 is None:
         options = options.replace(enable_ipv6=any(ruleset.family == IPV6 for ruleset in rulesets))

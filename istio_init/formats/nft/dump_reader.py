@@ -63,6 +63,7 @@ _TABLES: dict[str, TableName] = {name: table for table, name in NAMES.items()}
 _HEADER = (Source, Destination, InInterface, OutInterface, Protocol, SourcePorts, DestinationPorts, Multiport)
 _OWNERS = {"skuid": "uid", "skgid": "gid"}
 EVERY = 0xFFFFFFFF
+_LOG_OPTIONS = frozenset({"prefix", "level", "group", "snaplen", "queue-threshold", "flags"})
 
 
 class _NotReadError(Exception):
@@ -72,15 +73,15 @@ class _NotReadError(Exception):
 def read_nft(text: str) -> tuple[Ruleset, ...]:
     """The rulesets of both families, those that have tables. SaveError where no table is iptables' or Istio's."""
     found: dict[Family, dict[TableName, dict[str, Chain]]] = {}
-    for kind, name, body in _blocks(text, "table"):
+    for kind, name, body in blocks(text, "table"):
         table = _TABLES.get(name) if kind == "inet" else name if kind in {"ip", "ip6"} else None
         if table not in BUILTIN_CHAINS:
             continue
-        sets = {each: _elements(inner) for _, each, inner in _blocks(body, "set")}
+        sets = {each: elements(inner) for _, each, inner in blocks(body, "set")}
         families = {"ip": (IPV4,), "ip6": (IPV6,)}.get(kind) or _families(body)
         for family in families:
             chains = found.setdefault(family, {}).setdefault(table, {})
-            for _, chain, inner in _blocks(body, "chain"):
+            for _, chain, inner in blocks(body, "chain"):
                 native = kind == "inet"
                 read = _chain(iptables_name(chain) if native else chain, inner, family, sets)
                 chains[read.name] = _as_iptables(read) if native else read
@@ -125,7 +126,7 @@ def _for_each_port(rule: Rule) -> Iterator[Rule]:
     yield rule
 
 
-def _blocks(text: str, word: str) -> Iterator[tuple[str, str, str]]:
+def blocks(text: str, word: str) -> Iterator[tuple[str, str, str]]:
     """The blocks `word [KIND] NAME { ... }` of a text: kind, name and what is inside."""
     for match in re.finditer(rf"^\s*{word} (?:(\S+) )?(\S+) \{{", text, re.MULTILINE):
         depth, end = 1, len(text)
@@ -138,7 +139,8 @@ def _blocks(text: str, word: str) -> Iterator[tuple[str, str, str]]:
         yield match[1] or "", match[2], text[match.end() : end]
 
 
-def _elements(body: str) -> list[str]:
+def elements(body: str) -> list[str]:
+    """The elements of a set, by what is inside of its block."""
     inner = re.search(r"elements = \{([^}]*)\}", body)
     return [each.strip() for each in inner[1].split(",")] if inner else []
 
@@ -149,17 +151,19 @@ def _chain(name: str, body: str, family: Family, sets: dict[str, list[str]]) -> 
         if hook := re.match(r"type \S+ hook (\S+) .*?(?:policy (\S+);)?$", line):
             name, policy = hook[1].upper(), (hook[2] or "accept").upper()
         elif not line.startswith("#"):
-            rules += _rules(line, family, sets)
+            rules += rules_of(line, family, sets)
     return Chain(name, tuple(rules), policy)
 
 
-def _rules(line: str, family: Family, sets: dict[str, list[str]]) -> list[Rule]:
+def rules_of(line: str, family: Family, sets: dict[str, list[str]]) -> list[Rule]:
     """The rules of iptables that a line means for a family: one for each address of a set; none of the other family."""
+    reader = _Reader(line, family, sets)
     try:
-        reader = _Reader(line, family, sets)
         reader.read()
     except (_NotReadError, ValueError, IndexError, KeyError):
-        return [Rule((UnknownMatch("nftables", -1, line.encode(), None),), Verdict("DROP"))]
+        # What was read before it must hold as well.
+        reader.matches.append(UnknownMatch("nftables", -1, line.encode(), None))
+        reader.target = Verdict("DROP")
     if reader.other_family:
         return []
     return [Rule(_ordered((*some, *reader.matches)), reader.target) for some in product(*reader.either)]
@@ -249,6 +253,13 @@ class _Reader:
                 self._mark(Mark)
             case "ct":
                 self._connection(self._next())
+            case "limit":
+                self._took("rate")
+                self._took("over")
+                self._next()
+                if self._took("burst"):
+                    self._at += 2
+                self.matches.append(UnknownMatch("limit", -1, b"", ""))
             case "xt":
                 self._extension(self._next(), self._next().strip('"'))
             case _:
@@ -342,10 +353,14 @@ class _Reader:
                 self._took("to")
                 options = f"--to-{'destination' if word == 'dnat' else 'source'} {self._next()}"
                 self.target = UnknownTarget(word.upper(), -1, options.encode(), options)
-            case "masquerade" | "reject" | "log" | "notrack":
+            case "log":
+                # Of a rule that does more than that, what else it does counts.
+                while self._peek() in _LOG_OPTIONS:
+                    self._at += 2
+                if self._at == len(self._words) and self.target == Verdict(""):
+                    self.target = UnknownTarget("LOG", -1, b"", "")
+            case "masquerade" | "reject" | "notrack":
                 name, options = ("CT", "--notrack") if word == "notrack" else (word.upper(), "")
-                if word == "log" and self.target != Verdict(""):
-                    raise _NotReadError
                 self._at = len(self._words)
                 self.target = UnknownTarget(name, -1, options.encode(), options)
             case _:

@@ -170,3 +170,37 @@ def test_it_starts_nothing_that_is_found_in_path(namespace: Namespace) -> None:
     assert done.returncode == 0, done.stderr
     started = [line.split('"')[1] for line in done.stderr.splitlines() if "execve(" in line and " = 0" in line]
     assert {path for path in started if not path.endswith("modprobe")} == {sys.executable}
+
+
+# What the child does before it imports the engine, and then options as a libxtables has them whose entries have `more`
+# bytes behind those that python-iptables knows: iptables 1.8.11's have 8.
+LONGER = """
+import ctypes
+from istio_init.kernel.xtables import python_iptables
+python_iptables._prepare()
+from iptc.xtables import xt_option_entry, xtables
+from istio_init.kernel.xtables.python_iptables_options import entry_size, mend
+size, step = ctypes.sizeof(xt_option_entry), entry_size()
+owner = xtables(2).find_match("owner")
+options = bytearray()
+at = ctypes.cast(owner[0].x6_options, ctypes.c_void_p).value
+while xt_option_entry.from_address(at).name is not None:
+    options += ctypes.string_at(at, size) + bytes(MORE)
+    at += step
+buffer = ctypes.create_string_buffer(bytes(options) + bytes(2 * size))
+owner[0].x6_options = ctypes.cast(buffer, ctypes.POINTER(xt_option_entry))
+mend()
+found = xtables(2)
+print([found._option_lookup(owner[0].x6_options, name) is not None for name in (b"uid-owner", b"gid-owner", b"no")])
+"""
+
+
+@pytest.mark.parametrize("more", [0, 8])
+def test_the_options_of_each_libxtables_are_found(namespace: Namespace, more: int) -> None:
+    output = namespace.run(sys.executable, "-c", LONGER.replace("MORE", str(more)))
+    assert output.strip() == "[True, True, False]"
+
+
+def test_options_that_are_laid_out_otherwise_are_an_error(namespace: Namespace) -> None:
+    done = namespace.completed(sys.executable, "-c", LONGER.replace("MORE", "24"))
+    assert "use --iptables-engine libiptc" in done.stderr

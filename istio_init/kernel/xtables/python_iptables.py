@@ -117,6 +117,9 @@ def _prepare() -> None:
         importlib.import_module("iptc")
     except Exception as error:
         raise KernelError(f"python-iptables can't be imported: {error}; use --iptables-engine libiptc") from error
+    from istio_init.kernel.xtables.python_iptables_options import mend
+
+    mend()
 
 
 def _soname(name: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from pyroute2.ipset import IPSet
 
 from integration.kit.backends import BACKENDS
 from integration.kit.namespace import Namespace
@@ -115,3 +116,31 @@ def test_a_save_of_such_rules_is_read_and_printed_again(family: Family) -> None:
     every = [rule for table in ruleset.tables for chain in table.chains for rule in chain.rules]
     parts = [part for rule in every for part in (*rule.matches, rule.target)]
     assert not [part for part in parts if isinstance(part, UnknownMatch | UnknownTarget) and part.options is None]
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_ip_sets_have_their_names(backend: str) -> None:
+    """A rule has a set's number alone, which is another set's in another namespace."""
+    lines = [
+        "-A OUTPUT -m set --match-set {} src,dst -j ACCEPT",
+        "-A OUTPUT -m set ! --match-set istio-inpod-probes-v4 dst -j ACCEPT",
+        "-A OUTPUT -j SET --add-set {} src,dst --exist --timeout 7",
+        "-A OUTPUT -j SET --add-set istio-inpod-probes-v4 dst --del-set {} src,src",
+    ]
+    options = options_of(f"-i '*' {' '.join(BACKENDS[backend])}")
+    with Namespace() as first, Namespace() as second:
+        for namespace, name in ((first, "ports"), (second, "more-ports")):
+            order = ["istio-inpod-probes-v4", name] if namespace is first else [name, "istio-inpod-probes-v4"]
+            namespace.inside(lambda order=order: make_sets(order))  # type: ignore[misc]
+            for line in lines:
+                namespace.run(f"iptables-{backend}", *line.format(name).split())
+            text = namespace.run(f"iptables-{backend}-save")
+            ruleset = namespace.inside(lambda: backends.firewall(options).read(IPV4))
+            assert rules(dump(ruleset)) == rules(text) == [line.format(name) for line in lines]
+
+
+def make_sets(names: list[str]) -> None:
+    with IPSet() as sets:
+        for name in names:
+            kind = "hash:ip" if name.startswith("istio") else "hash:ip,port"
+            sets.create(name, stype=kind, timeout=100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from pyroute2.ipset import IPSet
 
 from integration.kit.asking import ask
 from integration.kit.namespace import Namespace
@@ -169,6 +170,19 @@ def test_a_failing_cleanup_restores_them_in_their_order(namespace: Namespace, na
     assert done.returncode == 1, done.stderr
     assert "as before" in done.stderr or "as it was" in done.stderr
     assert saved(namespace, backend) == whole
+
+
+def test_what_is_known_by_its_name_is_named(namespace: Namespace) -> None:
+    def make() -> None:
+        with IPSet() as sets:
+            for name in ("istio-inpod-probes-v4", "other"):
+                sets.create(name, stype="hash:ip")
+
+    namespace.inside(make)
+    namespace.run("nft", "add", "table", "inet", "istio-ambient-nat")
+    log = succeed(namespace, "--cleanup-only")
+    commands = [line.rpartition("to remove it: ")[2] for line in log.splitlines() if "left as it is" in line]
+    assert commands == ["nft delete table inet istio-ambient-nat", "ipset destroy istio-inpod-probes-v4"]
 
 
 def test_native_tables_go_whatever_is_in_them(namespace: Namespace) -> None:

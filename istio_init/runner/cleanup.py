@@ -6,6 +6,7 @@ The caller holds the xtables lock.
 from __future__ import annotations
 
 from istio_init.errors import KernelError
+from istio_init.kernel.probe.leftovers import named_leftovers
 from istio_init.model.rules import FAMILIES
 from istio_init.planning.changes import Changes, NamespaceState
 from istio_init.planning.earlier_releases import suspects
@@ -67,6 +68,8 @@ def _name_suspects(states: list[tuple[str, Firewall, NamespaceState]], chosen: s
                 f"not removed: {backend} {each.family} {each.table} {each.chain} {each.text}: Istio's "
                 f"releases and other programs both make such rules; to remove it: {each.command(backend)}"
             )
+    for what, command in named_leftovers():
+        log.warn(f"left as it is: {what}: of Istio's ambient mode, by its name; to remove it: {command}")
 
 
 def rules_of(firewall: Firewall) -> NamespaceState:

@@ -11,6 +11,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from istio_init.formats.addresses import address_text
+from istio_init.kernel.xtables.set_names import NONE, set_name
 from istio_init.model.rules import IPV4
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     Reader: TypeAlias = Callable[[bytes, Family], Iterator[str]]
 
 IPV4_BYTES, IPV6_BYTES = 4, 16
+NO_TIMEOUT = 0xFFFFFFFF
 STATES = {1: "INVALID", 8: "NEW", 4: "RELATED", 2: "ESTABLISHED", 64: "UNTRACKED", 128: "SNAT", 256: "DNAT"}
 STATUS = {1: "EXPECTED", 2: "SEEN_REPLY", 4: "ASSURED", 8: "CONFIRMED"}
 TYPES = (
@@ -166,9 +168,30 @@ def _physdev(data: bytes, _: Family) -> Iterator[str]:
 
 
 def _set(data: bytes, _: Family) -> Iterator[str]:
-    index, dimensions, flags = struct.unpack_from("=HBB", data)
-    sides = ",".join("src" if flags >> at & 1 else "dst" for at in range(1, dimensions + 1))
-    yield f"{_not(flags & 1)}--match-set #{index} {sides}"
+    yield f"{_not(data[3] & 1)}--match-set {_set_and_sides(data, 0)}"
+
+
+def _set_and_sides(data: bytes, at: int) -> str:
+    """A struct xt_set_info: the set's name, and which side of a packet each of its dimensions is."""
+    number, dimensions, flags = struct.unpack_from("=HBB", data, at)
+    sides = ",".join("src" if flags >> each & 1 else "dst" for each in range(1, dimensions + 1))
+    return f"{set_name(number)} {sides}"
+
+
+def _set_target(data: bytes, _: Family) -> Iterator[str]:
+    """The structs xt_set_info_target_v1 to _v3: sets to add to, to delete from and to map by, flags, a timeout."""
+    sets = 3 if len(data) >= 20 else 2
+    flags, timeout = struct.unpack_from("=II", data, 4 * sets) if len(data) >= 4 * sets + 8 else (0, NO_TIMEOUT)
+    for place, option in enumerate(("--add-set", "--del-set", "--map-set")[:sets]):
+        if struct.unpack_from("=H", data, 4 * place)[0] == NONE:
+            continue
+        if option == "--map-set":
+            raise ValueError  # with further flags for what is mapped
+        yield f"{option} {_set_and_sides(data, 4 * place)}"
+        if option == "--add-set" and flags & 1:
+            yield "--exist"
+        if option == "--add-set" and timeout != NO_TIMEOUT:
+            yield f"--timeout {timeout}"
 
 
 def _iprange(data: bytes, family: Family) -> Iterator[str]:
@@ -343,4 +366,5 @@ _TARGETS: dict[tuple[str, int], Reader] = {
     ("CT", 1): _ct,
     ("CT", 2): _ct,
     ("NFQUEUE", 3): _nfqueue,
+    **{("SET", revision): _set_target for revision in (1, 2, 3)},
 }

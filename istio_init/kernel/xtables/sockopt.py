@@ -131,6 +131,10 @@ class TableSocket:
         """Set an option with setsockopt; OSError where the kernel refuses."""
         self._socket.setsockopt(self._level, option, content)
 
+    def ask(self, option: int, buffer: bytearray) -> bool:
+        """Have the kernel write the answer of another option over the question; whether it did."""
+        return not self._call(option, buffer)
+
     def knows(self, kind: Literal["match", "target"], name: str, revision: int) -> bool:
         """Whether the kernel has an extension in this revision; loads its module, where there is one."""
         return not self._call(_GET_REVISION[self._family, kind], bytearray(_REVISION.pack(name.encode(), revision)))

@@ -98,6 +98,7 @@ command_lines: st.SearchStrategy[list[str]] = st.tuples(
     switch("--redirect-dns"),
     switch("--capture-all-dns"),
     switch("--drop-invalid"),
+    switch("--rule-comments"),
     st.sampled_from([["--enable-ipv6"], ["--no-enable-ipv6"]]),
 ).map(lambda parts: [word for part in parts for word in part])
 
@@ -109,7 +110,7 @@ running: st.SearchStrategy[list[str]] = st.tuples(
     *(
         st.sampled_from([[], [f"--{each.flag}"], [f"--no-{each.flag}"]])
         for each in OPTIONS
-        if each.switch and each.group == RUNNING and each.field != "drop_invalid"
+        if each.switch and each.group == RUNNING and each.field not in {"drop_invalid", "rule_comments"}
     ),
     option("--iptables-probe-port", numbers.map(str)),
     option("--ip-family", st.sampled_from(["ipv4", "ipv6"])),

@@ -149,8 +149,10 @@ class _Sketch:
     def _rows(self, chain: Chain) -> Iterator[GraphRow]:
         for number, rule in enumerate(chain.rules, 1):
             key = row_key(self._table.name, chain.name, number)
-            condition, action = matches_words(rule.matches), target_words(rule.target)
             why = purpose(self._known, self._table.name, chain.name, rule)
+            # --rule-comments: the purpose is shown as such.
+            matches = [each for each in rule.matches if not (why and each == Comment(why.text))]
+            condition, action = matches_words(matches), target_words(rule.target)
             yield GraphRow(key, number, condition, action, self._leads(chain, rule), rule, why)
         if not (chain.rules and _is_final(chain.rules[-1])):
             action = f"{chain.policy} (policy)" if chain.policy else "RETURN"

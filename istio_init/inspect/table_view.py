@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from istio_init.formats.iptables_list import columns, inet_columns
 from istio_init.formats.iptables_save import rule_text
-from istio_init.formats.nft.layout import DROP, RETURN, layout, only_family, stored
+from istio_init.formats.nft.layout import DROP, ONE_FAMILY, RETURN, UNHEARD, layout, only_family, stored
 from istio_init.formats.nft.listing import rule_text as inet_text
 from istio_init.formats.nft.merge import fold
 from istio_init.model.compare import equivalent, own_rules, recognised, unpaired
@@ -31,8 +31,8 @@ AnyRule = TypeVar("AnyRule", Rule, InetRule)
 # not cover; and another program's rule.
 RuleState: TypeAlias = Literal["in place", "unexpected", "misplaced", "other family", "foreign"]
 
-GUARD = Purpose("", "the table is for the other family only")
-NO_LISTENER = Purpose("", "without a transparent listener the packet is dropped, as iptables' TPROXY does")
+GUARD = Purpose("", ONE_FAMILY)
+DROPPED = Purpose("", UNHEARD)
 
 
 class RuleRow(Record):
@@ -200,6 +200,6 @@ def _inet_purposes(
         drops = rule.target == DROP and any(
             each.matches == rule.matches and isinstance(each.target, Tproxy) for name, each in why if name == chain
         )
-        return (NO_LISTENER,) if drops else ()
+        return (DROPPED,) if drops else ()
 
     return purposes_of

@@ -78,6 +78,7 @@ class InetRule(Record):
     matches: tuple[InetMatch, ...]
     target: Target
     family: Family | None = None
+    comment: str = ""
 
 
 class InetChain(Record):

@@ -56,6 +56,7 @@ class Options(_Options):
         probe_timeout: float | str = ...,
         drop_invalid: bool = ...,
         insert_jumps: bool = ...,
+        rule_comments: bool = ...,
         cni_mode: bool = ...,
         wait: float | str = ...,
         force_iptables_binary: Literal["", "legacy", "nft"] = ...,

@@ -308,6 +308,12 @@ class Options(Record):
     insert_jumps: bool = option(
         switch, False, group=RUNNING, help="Put Istio's jumps before other programs' rules; Istio appends them."
     )
+    rule_comments: bool = option(
+        switch,
+        False,
+        group=RUNNING,
+        help="Say in a comment what each rule is for, as iptables -L and nft list show it.",
+    )
     cni_mode: bool = option(switch, False, group=RUNNING, help="For CNI plugins: lock the namespace, not the node.")
     wait: float = option(
         parsers.seconds, 30.0, group=RUNNING, metavar="SECONDS", help="How long to wait for the xtables lock."

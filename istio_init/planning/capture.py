@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     # (separated by blanks; none where it always exists), and where the article numbers ISTIO_OUTPUT's rules and its
     # own steps, those. A constant, so that it costs a run nothing: no text is made before it is needed.
     Why: TypeAlias = tuple[str, str] | tuple[str, str, str, str]
+    Concern: TypeAlias = Callable[[Options, Family], Iterator["PlannedRule"]]
 
 DNS_PORT = 53
 # Where Istio's agent answers DNS queries.
@@ -130,10 +131,20 @@ def _grouped(options: Options, family: Family) -> dict[TableName, dict[str, list
     """The rules of all concerns by table and chain, in the order in which the concerns yield them."""
     grouped: dict[TableName, dict[str, list[PlannedRule]]] = {}
     for concern in CONCERNS:
-        for planned in concern(options, family):
+        for planned in rules_of(concern, options, family):
             chains = grouped.get(planned.table) or grouped.setdefault(planned.table, {})
             (chains.get(planned.chain) or chains.setdefault(planned.chain, [])).append(planned)
     return grouped
+
+
+def rules_of(concern: Concern, options: Options, family: Family) -> Iterator[PlannedRule]:
+    """The rules of a concern, with comments if --rule-comments says so."""
+    planned = concern(options, family)
+    if not options.rule_comments:
+        return planned
+    from istio_init.planning.rule_comments import with_comments
+
+    return with_comments(planned, options)
 
 
 def _chain(table: TableName, name: str, rules: list[PlannedRule], options: Options) -> Chain:
@@ -515,7 +526,7 @@ def tproxy_marks(options: Options, family: Family) -> Iterator[PlannedRule]:
 
 
 # In Istio's order; within a chain the first match decides.
-CONCERNS: tuple[Callable[[Options, Family], Iterator[PlannedRule]], ...] = (
+CONCERNS: tuple[Concern, ...] = (
     exclude_interfaces,
     virtual_machine_interfaces,
     drop_invalid,

@@ -94,6 +94,8 @@ def refusals(options: Options) -> Iterator[str]:
         yield f"--istio-inbound-exclude-cidr: {_WITH_IPTABLES}"
     if options.exclude_uids_for_ports:
         yield f"--exclude-uids-for-ports: {_WITH_IPTABLES}"
+    if options.rule_comments:
+        yield f"--rule-comments: {_WITH_IPTABLES}"
     for flag, ids in (("--proxy-uid (-u)", options.proxy_uid), ("--proxy-gid (-g)", options.proxy_gid)):
         if len(ids) > MOST_OWNERS:
             yield f"{flag}: {','.join(map(str, ids))!r}: at most {MOST_OWNERS} with {FLAG}"

@@ -45,7 +45,8 @@ def purposes(options: Options, family: Family) -> dict[RuleLocation, Purpose]:
     """The purpose of every rule of the plan by location; of equal rules from two concerns, the first one's."""
     by_location: dict[RuleLocation, Purpose] = {}
     for concern in capture.CONCERNS:
-        for planned in (each for some in concern(options, family) for each in some.expanded()):
+        rules = capture.rules_of(concern, options, family)
+        for planned in (each for some in rules for each in some.expanded()):
             location = (planned.table, planned.chain, planned.rule)
             if planned.why and location not in by_location:
                 by_location[location] = _purpose(concern.__name__, *planned.why, options=options)

@@ -452,7 +452,9 @@ PORTS = [str(2 * n + 1) for n in range(1000)]
 @pytest.mark.parametrize(
     ("rule", "name", "said"),
     [
-        (Rule((Comment("why"),), RETURN), "nat", "a comment"),
+        (Rule((Comment("why"), IS_TCP), RETURN), "nat", "a comment before other matches"),
+        (Rule((Comment("é" * 65),), RETURN), "nat", "more than 128 bytes"),
+        (Rule((Comment('"a"'),), RETURN), "nat", "with quotation marks"),
         (Rule((CtState(("NEW",), negated=True),), RETURN), "nat", "the connection's state"),
         (Rule((IS_TCP, Multiport("ports", (PortRange(1, 1), PortRange(3, 3)))), RETURN), "nat", "either side's port"),
         (Rule((DestinationPorts(PortRange(1, 1)),), RETURN), "nat", "without a protocol"),

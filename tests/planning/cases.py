@@ -57,6 +57,8 @@ CASES = {
     "dns-without-servers": "-i '*' --redirect-dns --dns-servers ''",
     "dns-all-not-asked": "-i '*' --capture-all-dns",
     "insert-jumps": "-i '*' -b '*' --insert-jumps",
+    "rule-comments": "-i 10.0.0.0/8 -b '*' -o 25 -x 10.1.0.0/16 --rule-comments --redirect-dns --dns-servers 10.0.0.10",
+    "rule-comments-tproxy": "-i '*' -b 80,443 -m TPROXY -c eth1 -k net0 --enable-ipv6 --drop-invalid --rule-comments",
     "drop-invalid": "--drop-invalid -b '*'",
     "drop-invalid-tproxy": "--drop-invalid -b '*' -m TPROXY -c eth1 --enable-ipv6",
 }

@@ -12,9 +12,9 @@ from istio_init.options.table import OPTIONS
 from istio_init.planning import capture, socket_capture
 from istio_init.verify import invariants, proof
 
-# Read by functions of capture.py that the others call; and what says a place among other programs' rules, of which
-# neither a plan alone nor eBPF has any.
-BY_CALL = {"redirect_dns", "istio_inbound_interception_mode", "insert_jumps"}
+# Read by functions of capture.py that the others call; what says a place among other programs' rules, of which neither
+# a plan alone nor eBPF has any; and comments, which decide nothing.
+BY_CALL = {"redirect_dns", "istio_inbound_interception_mode", "insert_jumps", "rule_comments"}
 # Read where the proxy and the routes are described that invariants are about (simulate.path.Proxy, capture.loopback).
 BY_DESCRIPTION = {
     "envoy_port",

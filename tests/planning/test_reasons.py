@@ -9,6 +9,7 @@ import pytest
 
 from istio_init.formats.iptables_save import rule_text
 from istio_init.model.rules import Rule, Verdict
+from istio_init.model.unknown import Comment
 from istio_init.planning import capture
 from istio_init.planning.capture import CONCERNS, PlannedRule
 from istio_init.simulate.purposes import purpose, purposes
@@ -37,6 +38,22 @@ def test_every_rule_of_a_concern_states_its_reason(concern: Concern) -> None:
                 assert text.strip(), concern.__name__
                 assert all(flag.startswith("-") for flag in flags.split()), flags
     assert yielded, f"no case has a rule of {concern.__name__}"
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "comments" not in name])
+def test_rule_comments_are_the_reasons_and_change_nothing_else(name: str) -> None:
+    """Each rule has its reason, in so few bytes that nft reads it; without the comments it is the rule as ever."""
+    plain, commented = Sidecar(shlex.join(argv(name))), Sidecar(shlex.join([*argv(name), "--rule-comments"]))
+    for one, other in zip(plain.plan.rulesets, commented.plan.rulesets, strict=True):
+        known = purposes(commented.options, other.family)
+        for table, chains in zip(one.tables, (table.chains for table in other.tables), strict=True):
+            for chain, noted in zip(table.chains, chains, strict=True):
+                for rule, found in zip(chain.rules, noted.rules, strict=True):
+                    *matches, comment = found.matches
+                    assert found.replace(matches=tuple(matches)) == rule
+                    assert isinstance(comment, Comment)
+                    assert 0 < len(comment.text.encode()) <= 127
+                    assert known[table.name, chain.name, found].text.encode() == comment.text.encode()
 
 
 def test_a_rule_without_a_reason_has_no_purpose_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

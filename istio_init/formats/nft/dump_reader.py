@@ -267,7 +267,9 @@ class _Reader:
 
     def _extension(self, kind: str, name: str) -> None:
         """An extension of iptables, of which nft prints the name alone."""
-        if kind == "match":
+        if (kind, name) == ("match", "comment"):
+            self.matches.append(Comment(""))
+        elif kind == "match":
             self.matches.append(UnknownMatch(name, -1, name.encode()))
         else:
             self.target = UnknownTarget(name, -1, name.encode())

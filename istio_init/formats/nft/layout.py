@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 DROP, RETURN = Verdict("DROP"), Verdict("RETURN")
 
+# What the rules are for that no rule of iptables becomes.
+ONE_FAMILY = "the table is for the other family only"
+UNHEARD = "without a transparent listener the packet is dropped, as iptables' TPROXY does"
+
 
 def layout(rulesets: Iterable[Ruleset], name: TableName, fold: Fold = fold) -> InetTable:
     """The inet table that holds what the rulesets (one for each family, at most) have in their table `name`."""
@@ -72,13 +76,19 @@ def stored(table: InetTable) -> InetTable:
     for chain in table.chains:
         rules: list[InetRule] = []
         if alone and chain.name in BASE_CHAINS[table.name]:
-            rules.append(InetRule((), RETURN, IPV6 if alone == IPV4 else IPV4))
+            comment = ONE_FAMILY if any(rule.comment for rule in chain.rules) else ""
+            rules.append(InetRule((), RETURN, IPV6 if alone == IPV4 else IPV4, comment))
         for rule in chain.rules:
             rules.append(rule if not alone or _names_family(rule) else rule.replace(family=None))
             if _is_tproxy(rule):
-                rules.append(rule.replace(target=DROP))
+                rules.append(drop_behind(rule))
         chains.append(chain.replace(rules=tuple(rules)))
     return table.replace(chains=tuple(chains))
+
+
+def drop_behind(rule: InetRule) -> InetRule:
+    """The rule behind one with a tproxy: it drops what no listener takes."""
+    return rule.replace(target=DROP, comment=UNHEARD if rule.comment else "")
 
 
 def only_family(table: InetTable) -> Family | None:

@@ -125,7 +125,8 @@ def rule_text(rule: InetRule, named: Sets) -> str:
     """One rule, given the table's sets."""
     words = [f"meta nfproto {rule.family}"] if needs_family_match(rule) else []
     words += [_match(match, rule, named) for match in rule.matches]
-    return " ".join((*words, "counter packets 0 bytes 0", *_target(rule.target)))
+    comment = (f'comment "{rule.comment}"',) if rule.comment else ()
+    return " ".join((*words, "counter packets 0 bytes 0", *_target(rule.target), *comment))
 
 
 def _match(match: InetMatch, rule: InetRule, named: Sets) -> str:

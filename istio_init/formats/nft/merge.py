@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     Shape: TypeAlias = tuple[object, ...]
 
 
+# Of a rule's comment, in bytes: NFTNL_UDATA_COMMENT_MAXLEN.
+LONGEST_COMMENT = 128
+
+
 class _Group:
     """Rules that are one but for the value of the match at `at`; `sources` are they, long lists of them as runs."""
 
@@ -74,7 +78,7 @@ class _Group:
 
     def akin(self, rule: InetRule, shape: Shape) -> bool:
         """Whether the rule has the same matches, of any values, and the same target."""
-        return self.shape == shape and self.first.target == rule.target
+        return self.shape == shape and self.first.target == rule.target and self.first.comment == rule.comment
 
     def fits(self, rule: InetRule, shape: Shape) -> bool:
         """Whether the rule belongs here: it differs at most in the one value that this group's rules differ in."""
@@ -224,7 +228,9 @@ def _take(groups: list[_Group], source: Rule, family: Family) -> _Group:
     """Put one more rule into a group, an earlier one or its own; returns that."""
     if groups and groups[-1].continues(source):
         return groups[-1]
-    rule = InetRule(_inet_matches(source, family), source.target, family)
+    comment = _comment(source)
+    conditions = source.replace(matches=source.matches[:-1]) if comment else source
+    rule = InetRule(_inet_matches(conditions, family), source.target, family, comment)
     shape = _shape(rule)
     home = _home(groups, rule, shape)
     if home is None:
@@ -296,6 +302,17 @@ def _inet_matches(rule: Rule, family: Family) -> tuple[InetMatch, ...]:
     return tuple(matches)
 
 
+def _comment(rule: Rule) -> str:
+    """The comment behind a rule's other matches. Few plans have any, so its class is not loaded."""
+    last = rule.matches[-1] if rule.matches else None
+    if type(last).__name__ != "Comment":
+        return ""
+    text: str = last.text  # type: ignore[union-attr]
+    if len(text.encode(errors="surrogateescape")) > LONGEST_COMMENT or '"' in text:
+        raise _inexpressible(last, f"a comment of more than {LONGEST_COMMENT} bytes, or with quotation marks,")
+    return text
+
+
 def _inet_match(match: Match, protocol: int) -> InetMatch | None:
     """A match in nftables' terms; None if it matches every packet."""
     match match:
@@ -331,7 +348,7 @@ def _rare(match: Multiport | Mark | ConnMark | CtState | Comment | UnknownMatch,
 
     if isinstance(match, UnknownMatch):
         return match
-    raise _inexpressible(match, "a comment")
+    raise _inexpressible(match, "a comment before other matches")
 
 
 def _interface(match: InInterface | OutInterface) -> InetMatch:
@@ -367,6 +384,10 @@ def unfold(rule: InetRule, family: Family) -> tuple[Rule, ...]:
         choices = [(*before, *each) for before in choices for each in _choices(each_match, family)]
     for number, matches in enumerate(choices):
         choices[number] = in_order(dict.fromkeys(matches))
+    if rule.comment:
+        from istio_init.model.unknown import Comment
+
+        choices = [(*matches, Comment(rule.comment)) for matches in choices]
     return tuple(Rule(matches, rule.target, ours=True) for matches in choices)
 
 

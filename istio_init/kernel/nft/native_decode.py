@@ -7,7 +7,7 @@ them as the kernel has them.
 from __future__ import annotations
 
 from istio_init.errors import KernelError, shown
-from istio_init.formats.nft.layout import DROP, only_family
+from istio_init.formats.nft.layout import drop_behind, only_family
 from istio_init.kernel.netlink.channel import attribute, attributes
 from istio_init.kernel.netlink.nfnetlink import CHAIN_NAME, HEAD, RULE_CHAIN, SET_NAME, name
 from istio_init.kernel.nft.expressions import (
@@ -37,6 +37,7 @@ from istio_init.kernel.nft.expressions import (
     SOURCE_AT,
     TRANSPORT,
     UNEQUAL,
+    USERDATA,
     VERDICTS,
 )
 from istio_init.kernel.nft.native_dump import TABLE_FLAGS, set_name
@@ -54,7 +55,7 @@ from istio_init.kernel.nft.native_encode import (
     SET_KEY_TYPE,
     target_expressions,
 )
-from istio_init.kernel.nft.native_encode_rare import ALL_BITS, STATES
+from istio_init.kernel.nft.native_encode_rare import ALL_BITS, COMMENT, STATES
 from istio_init.kernel.nft.set_elements import ELEMENT_TYPES
 from istio_init.kernel.nft.set_intervals import members, read_intervals
 from istio_init.model.extensions import (
@@ -138,10 +139,23 @@ def _read_table(table: TableName, dump: TableDump) -> StoredTable:
         facts = attributes(data[HEAD.size :])
         chain = name(facts[RULE_CHAIN])
         rule, count = reader.read(facts.get(EXPRESSIONS, b""))
+        if note := comment(facts.get(USERDATA, b"")):
+            rule = rule.replace(comment=note)
         rules[chain].append(rule)
         counts[chain].append(count)
     chains = tuple(InetChain(each, tuple(rules[theirs])) for theirs, each in names.items())
     return StoredTable(InetTable(table, chains), {names[each]: tuple(met) for each, met in counts.items()})
+
+
+def comment(userdata: bytes) -> str:
+    """A rule's comment, of its user data; empty if it has none."""
+    at = 0
+    while at + 2 <= len(userdata):
+        kind, length = userdata[at], userdata[at + 1]
+        if kind == COMMENT:
+            return name(userdata[at + 2 : at + 2 + length])
+        at += 2 + length
+    return ""
 
 
 def contents(data: bytes, elements: Mapping[str, Sequence[bytes]]) -> SetContents | None:
@@ -194,7 +208,7 @@ def _without_drops(rules: list[InetRule]) -> Iterator[InetRule]:
         if rule == drop:
             drop = None
             continue
-        drop = rule.replace(target=DROP) if isinstance(rule.target, Tproxy) else None
+        drop = drop_behind(rule) if isinstance(rule.target, Tproxy) else None
         if drop is None or drop in rules[number + 1 : number + 2]:
             yield rule
         else:

@@ -164,7 +164,7 @@ def _same_elements(dumped: bytes, wanted: EncodedSet) -> bool:
     return sorted(one) == sorted(other)
 
 
-def _same_rules(dumped: Sequence[bytes], wanted: Mapping[str, Sequence[tuple[bytes, bytes]]]) -> bool:
+def _same_rules(dumped: Sequence[bytes], wanted: Mapping[str, Sequence[tuple[bytes, bytes, bytes]]]) -> bool:
     if len(dumped) != sum(map(len, wanted.values())):
         return False
     at = dict.fromkeys(wanted, 0)
@@ -172,13 +172,14 @@ def _same_rules(dumped: Sequence[bytes], wanted: Mapping[str, Sequence[tuple[byt
         facts = attributes(data[HEAD.size :])
         chain = name(facts.get(RULE_CHAIN, b""))
         rules = wanted.get(chain, ())
-        if at.get(chain, 0) >= len(rules) or USERDATA in facts:
+        if at.get(chain, 0) >= len(rules):
             return False
-        before, after = rules[at[chain]]
+        before, after, note = rules[at[chain]]
         at[chain] += 1
         expressions = facts.get(EXPRESSIONS, b"")
         if (
-            len(expressions) != len(before) + len(_COUNTER) + len(after)
+            facts.get(USERDATA, b"") != note
+            or len(expressions) != len(before) + len(_COUNTER) + len(after)
             or not expressions.startswith(before + _COUNTER_HEAD)
             or not expressions.endswith(after)
         ):

@@ -44,6 +44,7 @@ from istio_init.kernel.nft.expressions import (
     SKUID,
     SOURCE_AT,
     TRANSPORT,
+    USERDATA,
     VERDICTS,
     compare,
     compare_range,
@@ -142,14 +143,14 @@ class EncodedSet(Record):
 class EncodedTable(Record):
     """A table's messages, what each is about, and what the kernel dumps of it once they are carried out.
 
-    `rules` has by chain for each rule the expressions before its counter, and those behind.
+    `rules` has by chain for each rule the expressions before its counter, those behind, and its user data.
     """
 
     messages: list[Message]
     subjects: list[Subject]
     chains: dict[str, tuple[bytes, ...]]
     sets: dict[str, EncodedSet]
-    rules: dict[str, list[tuple[bytes, bytes]]]
+    rules: dict[str, list[tuple[bytes, bytes, bytes]]]
 
 
 class TableEncoder:
@@ -199,9 +200,11 @@ class _TableWriter:
 
                     subject = self._name, name, number, rule
                     raise KernelError(f"nftables: {describe(subject)}: no message can hold this: {error}") from error
+                note = _userdata(rule)
                 expressions = attribute(EXPRESSIONS, sent + _COUNTER + target)
-                self._add(NEWRULE, NLM_F_CREATE | NLM_F_APPEND, name, head, expressions, rule=rule, number=number)
-                rules.append((dumped, target))
+                said = attribute(USERDATA, note) if note else b""
+                self._add(NEWRULE, NLM_F_CREATE | NLM_F_APPEND, name, head, expressions, said, rule=rule, number=number)
+                rules.append((dumped, target, note))
         return self._result
 
     def _add(
@@ -296,6 +299,15 @@ class _TableWriter:
             self._add(NEWSETELEM, NLM_F_CREATE, name, head, word(ELEMENTS_SET_ID, number), attribute(ELEMENTS, each))
         self._result.sets[name] = EncodedSet(facts, elements)
         return number
+
+
+def _userdata(rule: InetRule) -> bytes:
+    """A rule's comment as nft keeps it."""
+    if not rule.comment:
+        return b""
+    from istio_init.kernel.nft.native_encode_rare import comment
+
+    return comment(rule.comment)
 
 
 def _type_of(protocol: int, field: int) -> bytes:

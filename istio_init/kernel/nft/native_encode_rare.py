@@ -46,6 +46,13 @@ STATES = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 6
 # By the size of an address, <linux/netfilter.h>: NFPROTO_*.
 FAMILY_BY_SIZE = {4: 2, 16: 10}
 _ZONE = Struct("=H")
+COMMENT = 0  # <libnftnl/udata.h>: NFTNL_UDATA_RULE_COMMENT
+
+
+def comment(text: str) -> bytes:
+    """User data of a rule that nft prints as its comment."""
+    encoded = text.encode(errors="surrogateescape") + b"\0"
+    return bytes((COMMENT, len(encoded))) + encoded
 
 
 def match_expressions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,7 @@ def intervals(draw: st.DrawFn) -> tuple[int, tuple[Interval, ...]]:
 @given(intervals(), st.randoms(use_true_random=False))
 @example((2, ((0, 65535),)), Random(1))
 @example((4, ((0, 5), (2**32 - 1, 2**32 - 1))), Random(1))
+@example((4, ((0, 0), (65495, 65535))), Random(0))
 def test_intervals_come_back_in_whatever_order_they_are_dumped(
     pair: tuple[int, tuple[Interval, ...]], random: Random
 ) -> None:
@@ -65,6 +67,13 @@ def test_intervals_come_back_in_whatever_order_they_are_dumped(
     shuffled = [attribute(1, each) for each in members(b"".join(lists))]
     random.shuffle(shuffled)
     assert read_intervals(shuffled, size, ranged=True) == spans
+
+
+@pytest.mark.parametrize("size", [2, 4, 16])
+@pytest.mark.parametrize("spans", [((0, 0), (65495, 65533)), ((3, 3), (7, 9)), ((0, 0), (65495, 65535))])
+def test_an_end_belongs_to_a_beginning_below_it_whatever_is_dumped_next(size: int, spans: tuple[Interval, ...]) -> None:
+    for order in permutations(members(b"".join(ranged_elements(spans, size)))):
+        assert read_intervals([attribute(1, each) for each in order], size, ranged=True) == spans
 
 
 @given(SIZES, st.sets(st.integers(0, 65535), min_size=1, max_size=300))

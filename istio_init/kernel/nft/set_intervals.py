@@ -54,10 +54,14 @@ def _pairs(data: bytes, size: int) -> list[Interval] | None:
     cut = Struct(f"{len(end_head)}s{size}s{len(end_tail + head)}s{size}s{len(tail)}s")
     between = end_tail + head
     found = []
-    for first, high, middle, low, last in cut.iter_unpack(data[: len(data) - rest]):
-        if first != end_head or middle != between or last != tail:
+    above = 1 << 8 * size
+    for first, end, middle, begin, last in cut.iter_unpack(data[: len(data) - rest]):
+        low, high = int.from_bytes(begin, "big"), int.from_bytes(end, "big")
+        # Not in this order, an end does not belong to the beginning that follows it.
+        if first != end_head or middle != between or last != tail or not low < high <= above:
             return None
-        found.append((int.from_bytes(low, "big"), int.from_bytes(high, "big") - 1))
+        found.append((low, high - 1))
+        above = low
     found.reverse()
     return found
 

@@ -1,10 +1,11 @@
-"""docs/plan.md and docs/show.md show what the commands print, one after the other in a pod's namespace.
+"""docs/diagnose.md, plan.md and show.md have what the commands print, one after the other in a pod's namespace.
 
 `python -m integration.project.test_docs`, as root, writes them anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import socket
@@ -22,7 +23,7 @@ from istio_init.model.rules import IPV4
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PAGES = ("plan.md", "show.md")
+PAGES = ("diagnose.md", "plan.md", "show.md")
 BLOCK = re.compile(r"(?<=^```\n)\$ .*?(?=^```$)", re.MULTILINE | re.DOTALL)
 APPLIED = "-u 1337 -i '*' -b '*' -d 15090,15020 --no-enable-ipv6"
 # How many connections a kernel tracks at most is the machine's.
@@ -70,6 +71,12 @@ def rewritten(name: str) -> tuple[str, str]:
         namespace.run("ip", "address", "add", "192.0.2.10/24", "dev", "eth0")
         for command in ("link set far up", "link set eth0 up", "route add default dev eth0"):
             namespace.run("ip", *command.split())
+        if name == "diagnose.md":
+            ports = (15001, 15006)
+            with contextlib.ExitStack() as sidecar:
+                for port in ports:
+                    sidecar.enter_context(listener(namespace, IPV4, ("127.0.0.1", port)))
+                return page, Transcript(namespace).written(page)
         if name != "show.md":
             return page, Transcript(namespace).written(page)
         # An application's connection, captured and open while the page is followed.

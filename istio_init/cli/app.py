@@ -12,6 +12,8 @@ import typer
 from istio_init.cli import help_page, terminal, typer_options
 from istio_init.cli.verbs import acting, cni
 from istio_init.cli.verbs.check import check
+from istio_init.cli.verbs.diagnose import OFFERED as PLACES
+from istio_init.cli.verbs.diagnose import diagnose
 from istio_init.cli.verbs.doctor import doctor
 from istio_init.cli.verbs.draw import draw
 from istio_init.cli.verbs.explain import explain
@@ -85,6 +87,9 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
     add_acting("apply", APPLY)
     add_acting("clean", CLEAN, cleanup_only=True)
     add("check", check)
+    application.command(name="diagnose", help=diagnose.__doc__, cls=help_page.Command)(
+        typer_options.with_texts(diagnose, PLACES, (), SHARED)
+    )
     add("doctor", doctor)
     add("draw", draw)
     add("explain", explain)

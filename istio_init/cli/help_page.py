@@ -58,6 +58,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "inject": (("Add the init container to a workload", "istio-init inject -f deployment.yaml -o injected.yaml"),),
     "manifest": (("The init container for these options", "istio-init manifest -u 1337 -i '*' -b '*'"),),
+    "diagnose": (
+        ("Why do this pod's calls bypass the sidecar?", "istio-init diagnose default/reviews"),
+        ("What becomes of one call of a container?", "istio-init diagnose --container 3f2a9c1b --to 10.96.0.10:443"),
+    ),
     "options": (("Which options were a container's rules made from?", "istio-init options --container 3f2a9c1b"),),
     "plan": (("What would a run change here?", f"istio-init plan {EVERYTHING}"),),
     "prove": (("Check all packets at once", "istio-init prove --from-pod pod.yaml"),),

@@ -139,6 +139,17 @@ def _request(workload: Workload, given: Mapping[str, str]) -> _Request:
     return _Request("annotations", found.texts, {k: v for k, v in found.environ.items() if k in counted})
 
 
+def refusal(workload: Workload) -> str:
+    """Why nothing is captured in a pod; empty where something is. ValueError where that can't be read."""
+    if workload.host_network:
+        return "hostNetwork: the pod is in the node's own network"
+    if _rule_maker(workload) is not None:
+        return ""
+    if STATUS in workload.annotations or workload.init_container(VALIDATION):
+        return judge(workload.description(PROXY_CONTAINER), {})[0]
+    return injection(workload).why_not
+
+
 def _rule_maker(workload: Workload) -> tuple[Container, dict[str, str]] | None:
     """The init container that applies the rules, and its arguments' texts by field; None where no container does."""
     found = []

@@ -165,6 +165,13 @@ def _as_planned(found: tuple[Ruleset, ...], plan: Plan) -> tuple[Ruleset, ...]:
         return found
 
 
+def against(
+    options: Options, rulesets: tuple[Ruleset, ...], routing: tuple[RoutingEntry, ...] | None, *, native: bool = False
+) -> Inference:
+    """How the rules and the routing that exist differ from the plan of options that are known."""
+    return _compared(options, rulesets, routing, native=native)
+
+
 def _compared(
     options: Options, found: tuple[Ruleset, ...], routing: tuple[RoutingEntry, ...] | None, *, native: bool
 ) -> Inference:

@@ -57,6 +57,8 @@ def see_also(*pages: str) -> Iterator[str]:
 
 def parameter(each: Any) -> tuple[str, str]:  # noqa: ANN401 (Typer's)
     """A verb's own parameter."""
+    if each.param_type_name == "argument":
+        return f".It Ar {quoted(each.metavar)}", each.help
     value = "" if each.is_flag else f" Ar {quoted(each.metavar)}"
     default = f" Default: {each.default}." if each.default and not each.is_flag else ""
     names = " , ".join(f"Fl {flag_text(name[1:])}" for name in (*each.opts, *each.secondary_opts))

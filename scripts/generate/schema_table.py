@@ -180,6 +180,29 @@ SCHEMAS: dict[str, tuple[str, str, dict[str, Schema]]] = {
             ),
         },
     ),
+    "diagnose": (
+        "diagnose",
+        "What is wrong with a pod's capture.",
+        {
+            "code": one_of("the exit code", [0, 3, 4]) | {"type": "integer"},  # type: ignore[list-item]
+            "healthy": flag("whether nothing is wrong; null where that is not known") | {"type": ["boolean", "null"]},
+            "options": maybe("where the options come from that the rules are held against"),
+            "backends": texts("the backends whose tables have Istio rules"),
+            "causes": listed(
+                body(
+                    name=text("the cause's name, which does not change"),
+                    verdict=text("what is wrong"),
+                    cause=text("why"),
+                    evidence=texts("what shows it"),
+                    remedy=texts("what to do"),
+                    packet={"type": ["object", "null"], "description": "a packet that shows it, as explain prints it"},
+                ),
+                "the causes, the one that explains most first",
+            ),
+            "call": {"type": ["object", "null"], "description": "the call that was asked about, as explain prints it"},
+            "unknown": maybe("why nothing can be known"),
+        },
+    ),
     "options": (
         "options",
         "The command line of the options, or of the rules that exist.",

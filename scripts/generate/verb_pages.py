@@ -16,6 +16,7 @@ VERB_EXITS = {
     "apply": {126: "The rules are applied, and --run-validation failed."},
     "check": {0: "In place.", 3: "Drifted.", 4: "Absent.", 1: "That can't be determined."},
     "options": {0: "Exact.", 3: "Rules remain that no options explain.", 4: "No Istio rules."},
+    "diagnose": {0: "Healthy.", 3: "A fault.", 4: "It cannot be known."},
     "doctor": {1: "Something would fail."},
     "inject": {1: "With --check: something would change."},
     "prove": {1: "A packet breaks what the options promise."},

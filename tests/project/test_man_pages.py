@@ -60,6 +60,7 @@ def test_every_verb_has_a_page_with_its_flags_examples_and_exit_codes() -> None:
         for parameter in verb.params:
             by_name = parameter.name in FIELDS and words[0] != "cni"
             shown = parameter.opts[0] if by_name else f"Fl {parameter.opts[0][1:]}"
+            shown = parameter.metavar if parameter.param_type_name == "argument" else shown
             assert parameter.name == "help" or shown in text, (words, parameter.name)
         for _, example in EXAMPLES.get(" ".join(words), ()):
             assert example.replace("'", "\\(aq") in text

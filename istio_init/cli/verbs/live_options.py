@@ -42,6 +42,7 @@ class TableReading(Record):
 
     backend: str
     inference: Inference
+    rulesets: tuple[Ruleset, ...] = ()
 
 
 class Origin(Record):
@@ -122,9 +123,10 @@ def readings(options: Options) -> Iterator[TableReading]:
     for name, firewall in existing:
         if asked and name != chosen:
             continue
-        inference = infer(_rules(firewall), routing, native=name == "native")
+        rulesets = _rules(firewall)
+        inference = infer(rulesets, routing, native=name == "native")
         if inference is not None:
-            yield TableReading(name, inference)
+            yield TableReading(name, inference, rulesets)
 
 
 def _rules(firewall: Firewall) -> tuple[Ruleset, ...]:

@@ -18,7 +18,7 @@ from istio_init.model.parsers import ALL
 from istio_init.model.rules import IPV4, IPV6
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from istio_init.inspect.doctor.case import Case, Severity
 
@@ -183,15 +183,20 @@ def forwarding(case: Case) -> Iterator[Check]:
         yield Check(_dotted(path), "ok" if on else "warn", f"{on or 0}", matters, "" if on else _sysctl(path, 1))
 
 
-def tproxy_sysctls(case: Case) -> Iterator[Check]:
-    """Sysctls that break TPROXY because marked packets are routed differently."""
-    sysctls = case.machine.sysctls
+def strict_interfaces(sysctls: Mapping[str, int]) -> list[str]:
+    """The interfaces on which source validation drops TPROXY's marked packets."""
     names = {path.split("/")[3] for path in sysctls if path.startswith("net/ipv4/conf/")} - {"all", "default"}
 
     def on(interface: str, name: str) -> bool:
         return any(sysctls.get(f"net/ipv4/conf/{each}/{name}") for each in ("all", interface))
 
-    strict = [name for name in sorted(names) if on(name, "src_valid_mark") and not on(name, "accept_local")]
+    return [name for name in sorted(names) if on(name, "src_valid_mark") and not on(name, "accept_local")]
+
+
+def tproxy_sysctls(case: Case) -> Iterator[Check]:
+    """Sysctls that break TPROXY because marked packets are routed differently."""
+    sysctls = case.machine.sysctls
+    strict = strict_interfaces(sysctls)
     name, matters = "src_valid_mark", "-m TPROXY: source validation uses the mark, so packets look locally sourced"
     if strict:
         finding = f"1 without accept_local on {', '.join(strict)}"

@@ -42,6 +42,11 @@ def pid_of(container: str, proc: str = "/proc") -> int:
     return next(iter(found.values()))
 
 
+def of_process(pid: int, proc: str = "/proc") -> set[str]:
+    """The ids of the containers that a process is in; none where it is in none, or is gone."""
+    return _containers(f"{proc}/{pid}/cgroup")
+
+
 def _containers(path: str) -> set[str]:
     """The container ids in a process' control group paths: runs of 64 hexadecimal digits; none where it is gone."""
     try:

@@ -21,15 +21,19 @@ class NetworkProcess(Record):
 
 def sharing_network(pid: int, proc: str = "/proc") -> tuple[NetworkProcess, ...]:
     """The processes in the network namespace of one, by id, as far as /proc shows them."""
-    found = []
     try:
         wanted = os.stat(f"{proc}/{pid}/ns/net")
     except OSError:
         return ()
+    return in_network(wanted.st_ino, proc)
+
+
+def in_network(inode: int, proc: str = "/proc") -> tuple[NetworkProcess, ...]:
+    """The processes in the network namespace with this inode, by id, as far as /proc shows them."""
+    found = []
     for each in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):
         try:
-            own = os.stat(f"{proc}/{each}/ns/net")
-            if (own.st_dev, own.st_ino) == (wanted.st_dev, wanted.st_ino):
+            if os.stat(f"{proc}/{each}/ns/net").st_ino == inode:
                 found.append(_process(each, proc))
         except (OSError, KeyError, ValueError):
             continue

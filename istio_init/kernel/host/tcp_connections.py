@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from istio_init.errors import KernelError
+from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 # The calling thread's own namespace; the second is not there where the kernel has no IPv6.
 FILES = ("/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6")
+UDP_FILES = ("/proc/thread-self/net/udp", "/proc/thread-self/net/udp6")
 ESTABLISHED, LISTEN = "01", "0A"  # <net/tcp_states.h>
 WORD = 8  # hexadecimal digits of an address that are one number of the machine's
 LOOPBACK = bytes(15) + b"\1"
@@ -28,15 +30,44 @@ def listening() -> frozenset[int]:
     return frozenset(int(local.partition(":")[2], 16) for local, _, state in _sockets(_lines()) if state == LISTEN)
 
 
-def _lines() -> Iterator[str]:
+class Established(Record):
+    """An established connection: address and port of both ends, and the uid of the socket's owner."""
+
+    local: tuple[bytes, int]
+    remote: tuple[bytes, int]
+    uid: int
+
+
+def established() -> tuple[Established, ...]:
+    """The established connections of the namespace. KernelError without /proc."""
+    found = []
+    for line in _lines():
+        _, local, remote, state, _, _, _, uid, *_ = line.split()
+        if state == ESTABLISHED:
+            found.append(Established(_end(local), _end(remote), int(uid)))
+    return tuple(found)
+
+
+def bound() -> frozenset[int]:
+    """The UDP ports that sockets of the namespace have. KernelError without /proc."""
+    return frozenset(int(local.partition(":")[2], 16) for local, _, _ in _sockets(_lines(UDP_FILES)))
+
+
+def _end(text: str) -> tuple[bytes, int]:
+    address, _, port = text.partition(":")
+    packed = _address(address)
+    return (packed[-4:] if len(packed) == 16 and packed.startswith(MAPPED) else packed), int(port, 16)
+
+
+def _lines(files: tuple[str, str] = FILES) -> Iterator[str]:
     """The lines of all sockets of both families."""
-    for path in FILES:
+    for path in files:
         try:
             with open(path, encoding="ascii") as file:
                 next(file, "")
                 yield from file
         except FileNotFoundError as error:
-            if path == FILES[0]:
+            if path == files[0]:
                 raise _unreadable(path, error) from error
         except OSError as error:
             raise _unreadable(path, error) from error

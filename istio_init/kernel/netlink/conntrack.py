@@ -11,15 +11,21 @@ from istio_init.errors import KernelError
 from istio_init.kernel.netlink.channel import attributes
 from istio_init.kernel.netlink.nfnetlink import HEAD, NfnetlinkChannel, body
 from istio_init.model.counters import Connection, Usage
+from istio_init.model.rules import TCP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import TypeAlias
+
+    # Address and port of the sender, then of the receiver.
+    Flow: TypeAlias = tuple[bytes, int, bytes, int]
 
 # Files of the calling thread's network namespace.
 COUNT, LIMIT = (f"/proc/sys/net/netfilter/nf_conntrack_{name}" for name in ("count", "max"))
 
 _GET = (1 << 8) | 1  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
-_REPLY, _STATUS, _MARK = 2, 3, 8  # CTA_TUPLE_REPLY, CTA_STATUS, CTA_MARK
+_ORIGINAL, _REPLY, _STATUS, _MARK = 1, 2, 3, 8  # CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_STATUS, CTA_MARK
+_ADDRESSES, _DESTINATION_PORT = 1, 3  # CTA_TUPLE_IP, CTA_PROTO_DST_PORT
 _PROTOCOL, _NUMBER, _SOURCE_PORT = 2, 1, 2  # CTA_TUPLE_PROTO, CTA_PROTO_NUM, CTA_PROTO_SRC_PORT
 _DESTINATION_CHANGED = 1 << 5  # IPS_DST_NAT in <linux/netfilter/nf_conntrack_common.h>
 
@@ -44,6 +50,25 @@ def connections() -> tuple[Connection, ...] | None:
             return tuple(_connections(channel))
     except KernelError:
         return None
+
+
+def redirected() -> dict[Flow, bool] | None:
+    """Whether each tracked TCP connection was redirected, by where it came from and went to; None if unreadable."""
+    found: dict[Flow, bool] = {}
+    try:
+        with NfnetlinkChannel() as channel:
+            for data in channel.dump("tracked connections", _GET, body(0)):
+                said = attributes(data[HEAD.size :])
+                sides = attributes(said[_ORIGINAL])
+                addresses, transport = attributes(sides[_ADDRESSES]), attributes(sides[_PROTOCOL])
+                if transport[_NUMBER][0] == TCP:
+                    ends = [addresses.get(v4) or addresses[v6] for v4, v6 in ((1, 3), (2, 4))]
+                    ports = [int.from_bytes(transport[each], "big") for each in (_SOURCE_PORT, _DESTINATION_PORT)]
+                    changed = int.from_bytes(said[_STATUS], "big") & _DESTINATION_CHANGED
+                    found[ends[0], ports[0], ends[1], ports[1]] = bool(changed)
+    except KernelError:
+        return None
+    return found
 
 
 def _connections(channel: NfnetlinkChannel) -> Iterator[Connection]:

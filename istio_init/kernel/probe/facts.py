@@ -192,6 +192,11 @@ def _sysctls(patterns: tuple[str, ...] = SYSCTLS) -> Iterator[tuple[str, int]]:
                 continue
 
 
+def sysctls() -> dict[str, int]:
+    """The settings that matter to capture, by their paths below /proc/sys, in the calling thread's namespace."""
+    return dict(_sysctls())
+
+
 def switched_on(name: str) -> tuple[str, ...]:
     """The interfaces of the calling thread's namespace for which a switch of net.ipv4.conf is on.
 

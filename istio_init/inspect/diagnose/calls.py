@@ -1,0 +1,49 @@
+"""One call that is asked about: which of the causes explain it, or the rule that lets it pass by the sidecar."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from istio_init.formats.iptables_save import rule_text
+from istio_init.inspect.diagnose.case import Cause
+from istio_init.inspect.diagnose.packets import is_captured
+from istio_init.simulate.purposes import purpose, purposes
+from istio_init.simulate.report import because, verdict
+
+if TYPE_CHECKING:
+    from istio_init.inspect.diagnose.case import Situation
+    from istio_init.simulate.path import PacketPath
+
+# Causes that matter to a call although it is captured.
+BEHIND_CAPTURE = frozenset(
+    {"other-ports", "proxy-not-listening", "missing-route", "marked-sources", "proxy-loop", "two-backends"}
+)
+# Causes that explain why calls are not captured, whatever their destination.
+OF_ALL_CALLS = frozenset(
+    {"host-network", "node-namespace", "mode-none", "not-to-be-captured", "no-rules", "flushed-chain", "foreign-rule"}
+    | {"app-as-proxy"}
+)
+
+
+def about_call(about: Situation, found: tuple[Cause, ...], path: PacketPath) -> tuple[Cause, ...]:
+    """The causes that explain what becomes of a call; none where it is captured and arrives."""
+    if is_captured(path):
+        return tuple(each for each in found if each.name in BEHIND_CAPTURE)
+    explaining = tuple(each for each in found if each.name in OF_ALL_CALLS)
+    return explaining or (_by_rule(about, path),)
+
+
+def _by_rule(about: Situation, path: PacketPath) -> Cause:
+    """The rule that decides, with the flag and the annotation that it comes from."""
+    first = path.legs[0]
+    known = purposes(about.options, first.packet.family)
+    step = first.decisive
+    why = purpose(known, step.table, step.chain, step.rule) if step else None
+    evidence = [f"{step.table} {step.chain} rule {step.number}: {rule_text(step.rule)}"] if step else []
+    sources = [*(why.flags if why else ()), *(why.annotations if why else ())]
+    if sources:
+        evidence.append(f"it comes from {', '.join(sources)}")
+    remedy = f"change {sources[-1]}, and create the pod anew" if sources else "istio-init explain shows each step"
+    word = verdict(path)
+    title = "this call bypasses the sidecar" if word == "not captured" else f"this call: {word}"
+    return Cause("call", title, because(first, known).removeprefix("because "), tuple(evidence), (remedy,), path)

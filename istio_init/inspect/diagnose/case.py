@@ -1,0 +1,116 @@
+"""What a diagnosis works with: what is known about a pod, and the causes that explain what is wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from istio_init.model.rules import IPV4, Ruleset
+from istio_init.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from istio_init.model.compare import Difference
+    from istio_init.model.packet import Facts
+    from istio_init.model.routing import RoutingEntry
+    from istio_init.model.rules import Family
+    from istio_init.options.table import Options
+    from istio_init.planning.plan import Plan
+    from istio_init.simulate.path import PacketPath, Proxy
+
+# Programs that are the sidecar.
+PROXIES = frozenset({"envoy", "pilot-agent"})
+
+
+class Resident(Record):
+    """A process or container of the pod; an id is None where it is not known, the process id where there is none."""
+
+    name: str
+    uid: int | None
+    gid: int | None
+    pid: int | None = None
+
+    @property
+    def is_proxy(self) -> bool:
+        """Whether it is the sidecar."""
+        return self.name in {*PROXIES, "istio-proxy"}
+
+    @property
+    def text(self) -> str:
+        """Its name and process id."""
+        return f"{self.name} (process {self.pid})" if self.pid else f"container {self.name}"
+
+
+class OpenConnection(Record):
+    """An established TCP connection: both ends, its owner, and whether connection tracking redirected it.
+
+    `redirected` is None where connection tracking does not know it.
+    """
+
+    local: tuple[bytes, int]
+    remote: tuple[bytes, int]
+    uid: int
+    redirected: bool | None
+
+
+class Situation(Record):
+    """All that is known about the pod.
+
+    `options` have their defaults; `source` says where they come from, `inferred` whether only the rules do.
+    `rulesets` are those of all backends together, `chosen` those of the backend that has Istio's rules, `backends` the
+    ones that have any. `differences` and `missing` are between the plan and what exists. `listening` (TCP) and `bound`
+    (UDP) are ports, None where they are not known. `node` are signs of a node's own namespace. `refusal` is why the
+    pod's manifest, annotations or plugin capture nothing; `backend` is empty for a manifest alone.
+    """
+
+    options: Options
+    source: str
+    inferred: bool
+    plan: Plan
+    rulesets: tuple[Ruleset, ...]
+    chosen: tuple[Ruleset, ...]
+    backends: tuple[str, ...]
+    facts: Facts
+    envoy: Proxy
+    differences: tuple[tuple[Family, Difference], ...] = ()
+    missing: tuple[RoutingEntry, ...] = ()
+    interfaces: tuple[str, ...] = ()
+    sysctls: Mapping[str, int] = {}
+    residents: tuple[Resident, ...] = ()
+    listening: frozenset[int] | None = None
+    bound: frozenset[int] | None = None
+    connections: tuple[OpenConnection, ...] = ()
+    node: tuple[str, ...] = ()
+    named_pod: bool = False
+    host_network: bool = False
+    refusal: str = ""
+    mode_none: str = ""
+    live: bool = False
+
+    def ruleset(self, family: Family) -> Ruleset:
+        """The rules of one family in all backends."""
+        return next((each for each in self.rulesets if each.family == family), Ruleset(family, ()))
+
+    @property
+    def proxies(self) -> tuple[Resident, ...]:
+        """The sidecar's processes or containers."""
+        return tuple(each for each in self.residents if each.is_proxy)
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families of the plan."""
+        return tuple(each.family for each in self.plan.rulesets) or (IPV4,)
+
+
+class Cause(Record):
+    """Why calls are not as the options want them: a name, the cause in a sentence, and what a person needs.
+
+    `verdict` is what is wrong, `path` a packet that shows it, `evidence` facts, `remedy` what to do.
+    """
+
+    name: str
+    verdict: str
+    cause: str
+    evidence: tuple[str, ...] = ()
+    remedy: tuple[str, ...] = ()
+    path: PacketPath | None = None

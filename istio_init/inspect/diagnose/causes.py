@@ -1,0 +1,57 @@
+"""The causes, in the order in which a person would look; each is a function from a situation to a cause or None.
+
+The first that holds is the answer: a later one may be its consequence. The others are named beside it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from istio_init.inspect.diagnose import choice_causes, place_causes, proxy_causes, rule_causes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from istio_init.inspect.diagnose.case import Cause, Situation
+
+# Nothing else is worth a look where one of these holds.
+ALONE: tuple[Callable[[Situation], Cause | None], ...] = (
+    place_causes.host_network,
+    place_causes.node_namespace,
+    place_causes.mode_none,
+    place_causes.not_captured_by_choice,
+    place_causes.never_ran,
+)
+# Kinds of faults; then what was chosen so; then what is left.
+FAULTS: tuple[Callable[[Situation], Cause | None], ...] = (
+    place_causes.two_backends,
+    place_causes.other_backend,
+    rule_causes.flushed_chain,
+    rule_causes.foreign_rule,
+    rule_causes.older_istio,
+    rule_causes.missing_route,
+    rule_causes.marked_sources,
+    proxy_causes.proxy_identity,
+    proxy_causes.proxy_ports,
+    proxy_causes.app_as_proxy,
+    rule_causes.uncaptured_ipv6,
+    choice_causes.excluded_interface,
+    choice_causes.virtual_machine_interface,
+    choice_causes.second_network,
+    proxy_causes.dns,
+    choice_causes.excluded_destinations,
+    choice_causes.excluded_ports,
+    choice_causes.excluded_owners,
+    proxy_causes.connected_before,
+)
+
+
+def causes(about: Situation) -> tuple[Cause, ...]:
+    """All causes, the one that explains most first; none of a pod that is well."""
+    for look in ALONE:
+        if cause := look(about):
+            return (cause,)
+    found = tuple(cause for look in FAULTS if (cause := look(about)))
+    if not found and (rest := rule_causes.changed_rules(about)):
+        return (rest,)
+    return found

@@ -1,0 +1,119 @@
+"""The facts of the calling thread's network namespace that a diagnosis needs beside rules and routing."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from istio_init.errors import KernelError
+from istio_init.inspect.diagnose.case import PROXIES, OpenConnection, Resident
+from istio_init.kernel.host import containers, processes, tcp_connections
+from istio_init.kernel.netlink import conntrack
+from istio_init.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from istio_init.kernel.host.processes import NetworkProcess
+    from istio_init.model.rules import Ruleset
+
+# Interfaces that nodes have, and pods have not.
+NODE_DEVICES = frozenset(
+    {"cni0", "docker0", "cbr0", "cilium_host", "cilium_net", "flannel.1", "kube-ipvs0", "nodelocaldns", "vxlan.calico"}
+)
+DEVICES = "/proc/thread-self/net/dev"
+INIT = frozenset({"systemd", "init"})
+# The variable by which a sidecar says how it is called.
+MODE = b"ISTIO_META_INTERCEPTION_MODE="
+LONGEST_ENVIRONMENT = 1 << 20
+
+
+class Sockets(Record):
+    """Who listens and who is connected; None where /proc does not say."""
+
+    listening: frozenset[int] | None = None
+    bound: frozenset[int] | None = None
+    connections: tuple[OpenConnection, ...] = ()
+
+
+def sockets() -> Sockets:
+    """The sockets of the namespace."""
+    try:
+        listening, bound = tcp_connections.listening(), tcp_connections.bound()
+        established = tcp_connections.established()
+    except KernelError:
+        return Sockets()
+    flows = conntrack.redirected()
+    remote = [each for each in established if not tcp_connections.is_loopback(each.remote[0])]
+    if flows is None:
+        return Sockets(listening, bound)
+    connections = (
+        OpenConnection(each.local, each.remote, each.uid, flows.get((*each.local, *each.remote))) for each in remote
+    )
+    return Sockets(listening, bound, tuple(connections))
+
+
+def interfaces() -> tuple[str, ...]:
+    """The names of the interfaces."""
+    try:
+        with open(DEVICES, encoding="utf-8", errors="replace") as file:
+            return tuple(line.partition(":")[0].strip() for line in file if ":" in line)
+    except OSError:
+        return ()
+
+
+def residents(inode: int) -> tuple[tuple[Resident, ...], str]:
+    """The processes of the namespace, those that are alike once, and evidence of interception mode NONE."""
+    found = _without_visitors(processes.in_network(inode))
+    alike: dict[tuple[str, int, int], Resident] = {}
+    for each in found:
+        if each.pid != os.getpid():
+            alike.setdefault((each.name, each.uid, each.gid), Resident(each.name, each.uid, each.gid, each.pid))
+    return tuple(alike.values()), next((text for each in found if (text := _mode_none(each))), "")
+
+
+def _without_visitors(found: tuple[NetworkProcess, ...]) -> tuple[NetworkProcess, ...]:
+    """The processes but for those in the sidecar's own container, such as a shell of kubectl exec."""
+    sidecar = {name for each in found if each.name in PROXIES for name in containers.of_process(each.pid)}
+    return tuple(each for each in found if each.name in PROXIES or not sidecar & containers.of_process(each.pid))
+
+
+def _mode_none(process: NetworkProcess) -> str:
+    """That a process is told mode NONE; nothing else is read of its environment."""
+    try:
+        with open(f"/proc/{process.pid}/environ", "rb") as file:
+            said = file.read(LONGEST_ENVIRONMENT).split(b"\0")
+    except OSError:
+        return ""
+    if MODE + b"NONE" in said:
+        return f"{process.name} (process {process.pid}) has {MODE.decode()}NONE"
+    return ""
+
+
+def node_signs(inode: int, devices: Iterable[str], rulesets: Iterable[Ruleset]) -> tuple[str, ...]:
+    """What shows that the namespace is a node's own; nothing of a pod's."""
+    signs = []
+    names = sorted(NODE_DEVICES.intersection(devices))
+    if names:
+        signs.append(f"interfaces of a node: {', '.join(names)}")
+    chains = {
+        chain.name
+        for ruleset in rulesets
+        for table in ruleset.tables
+        for chain in table.chains
+        if chain.name.startswith(("KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING"))
+    }
+    if chains:
+        signs.append(f"kube-proxy's chains: {', '.join(sorted(chains))}")
+    if _is_inits(inode):
+        signs.append("process 1, the node's init, is in it")
+    return tuple(signs)
+
+
+def _is_inits(inode: int) -> bool:
+    """Whether this is the namespace of the node's init; in a container process 1 is another program."""
+    try:
+        with open("/proc/1/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip() in INIT and os.stat("/proc/1/ns/net").st_ino == inode
+    except OSError:
+        return False

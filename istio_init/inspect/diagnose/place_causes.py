@@ -1,0 +1,125 @@
+"""Causes outside of the rules: the wrong namespace, pods that are not to be captured, rules that were never made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from istio_init.inspect.diagnose.case import Cause
+from istio_init.inspect.diagnose.packets import APP, calls_in, calls_out, is_captured, sent
+
+if TYPE_CHECKING:
+    from istio_init.inspect.diagnose.case import Situation
+    from istio_init.simulate.path import PacketPath
+
+BYPASS = "no call of this pod passes through the sidecar"
+
+
+def host_network(about: Situation) -> Cause | None:
+    """A pod in the node's own network."""
+    if not (about.host_network or (about.named_pod and about.node)):
+        return None
+    return Cause(
+        "host-network",
+        BYPASS,
+        "hostNetwork: the pod is in the node's own network, which is never captured",
+        about.node or ("the pod's specification has hostNetwork: true",),
+        ("take hostNetwork: true out of the pod's spec, or leave the pod out of the mesh",),
+    )
+
+
+def node_namespace(about: Situation) -> Cause | None:
+    """The node's namespace in the place of a pod's."""
+    if not about.node:
+        return None
+    return Cause(
+        "node-namespace",
+        "this is not a pod's network namespace",
+        "the node's own namespace was looked at instead of the pod's",
+        about.node,
+        ("name the pod: istio-init diagnose NAMESPACE/POD, or --container ID, or --pid of one of its processes",),
+    )
+
+
+def mode_none(about: Situation) -> Cause | None:
+    """Interception mode NONE."""
+    if not about.mode_none:
+        return None
+    return Cause(
+        "mode-none",
+        BYPASS,
+        "interception mode NONE: no rules are made, applications must call the sidecar themselves",
+        (about.mode_none,),
+        ("set sidecar.istio.io/interceptionMode (or interceptionMode in proxy.istio.io/config) to REDIRECT or TPROXY",),
+        _uncaptured(about),
+    )
+
+
+def not_captured_by_choice(about: Situation) -> Cause | None:
+    """What the manifest, the annotations or the CNI plugin say against capture."""
+    if not about.refusal:
+        return None
+    return Cause(
+        "not-to-be-captured",
+        BYPASS,
+        "the pod is not to be captured",
+        (about.refusal,),
+        ("change what the evidence names, and create the pod anew",),
+        _uncaptured(about),
+    )
+
+
+def never_ran(about: Situation) -> Cause | None:
+    """No rules at all."""
+    if about.backends or not about.live:
+        return None
+    evidence = ["no table of any backend (legacy, nft, native) has an Istio rule"]
+    if about.proxies:
+        evidence.append(f"the sidecar runs: {about.proxies[0].text}")
+    if not about.inferred:
+        evidence.append(f"wanted by {about.source}")
+    return Cause(
+        "no-rules",
+        BYPASS,
+        "the init container (or the CNI plugin) never ran: there are no Istio rules",
+        tuple(evidence),
+        (
+            "look at the init container: kubectl logs POD -c istio-init; or at the CNI plugin: istio-init cni repair",
+            "create the pod anew, or apply the rules now: istio-init apply --netns PATH ...",
+        ),
+        _uncaptured(about),
+    )
+
+
+def _uncaptured(about: Situation) -> PacketPath | None:
+    path = sent(about, about.families[0], APP)
+    return None if is_captured(path) else path
+
+
+def two_backends(about: Situation) -> Cause | None:
+    """Istio rules in the tables of more than one backend."""
+    if len(about.backends) < 2:
+        return None
+    names = " and ".join(about.backends)
+    return Cause(
+        "two-backends",
+        "calls are captured by two sets of rules",
+        f"the rules were made twice, in different backends: {names}",
+        (f"the {names} tables have Istio rules; the kernel asks all of them",),
+        ("istio-init clean --netns PATH, then one istio-init apply; or istio-init apply --reconcile",),
+        calls_out(about, about.families[0]) or calls_in(about, about.families[0]),
+    )
+
+
+def other_backend(about: Situation) -> Cause | None:
+    """Rules in another backend's tables than the options name."""
+    options = about.options
+    asked = "native" if options.native_nftables else options.force_iptables_binary
+    if about.inferred or not asked or len(about.backends) != 1 or about.backends[0] == asked:
+        return None
+    return Cause(
+        "other-backend",
+        "the rules are not where the options want them",
+        f"the rules were made in another backend: in the {about.backends[0]} tables, not in the {asked} ones",
+        (f"{about.source} asks for {asked}",),
+        (f"istio-init apply --reconcile with the same options moves them to the {asked} tables",),
+    )

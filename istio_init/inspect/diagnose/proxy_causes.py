@@ -1,0 +1,180 @@
+"""Causes at the two ends of a capture: the sidecar, the agent's resolver, and who the application runs as."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from istio_init.formats.addresses import address_text, endpoint_text
+from istio_init.inspect.diagnose.case import Cause
+from istio_init.inspect.diagnose.packets import calls_in, calls_out, followed, is_captured, outbound, query, sent
+from istio_init.model.rules import Destination
+from istio_init.planning.capture import AGENT_DNS_PORT
+from istio_init.simulate.report import verdict
+
+if TYPE_CHECKING:
+    from istio_init.inspect.diagnose.case import OpenConnection, Resident, Situation
+    from istio_init.model.rules import Family
+
+# Ports that a sidecar of Istio's listens on.
+SIDECAR_PORTS = frozenset({15000, 15001, 15004, 15006, 15008, 15020, 15021, 15090})
+MOST_SHOWN = 3
+
+
+def proxy_ports(about: Situation) -> Cause | None:
+    """Nobody listens where the rules lead."""
+    if about.listening is None or not about.backends:
+        return None
+    options = about.options
+    ends = (
+        (options.envoy_port, "outbound", calls_out(about, about.families[0]), "-p"),
+        (options.inbound_capture_port, "inbound", calls_in(about, about.families[0]), "-z"),
+    )
+    silent = [(port, way, path, flag) for port, way, path, flag in ends if path and port not in about.listening]
+    if not silent:
+        return None
+    port, way, path, flag = silent[0]
+    evidence = tuple(f"the rules lead {way} calls to port {port}, where nobody listens" for port, way, _, _ in silent)
+    seen = sorted((SIDECAR_PORTS & about.listening) - {end[0] for end in ends})
+    if seen:
+        return Cause(
+            "other-ports",
+            f"{way} calls are refused: they are captured, and nobody takes them",
+            f"the rules have other ports than the proxy's: {port} ({flag})",
+            (*evidence, f"the sidecar listens on {', '.join(map(str, seen))}"),
+            ("apply the rules with the proxy's ports: -p 15001 -z 15006 are Istio's",),
+            path,
+        )
+    runs = f"{about.proxies[0].text} runs" if about.proxies else "no process of the sidecar (envoy, pilot-agent) runs"
+    return Cause(
+        "proxy-not-listening",
+        f"{way} calls are refused: they are captured, and nobody takes them",
+        "the proxy is not listening",
+        (*evidence, runs),
+        ("look at the sidecar: kubectl logs POD -c istio-proxy; is it ready, and has it got its configuration?",),
+        path,
+    )
+
+
+def proxy_identity(about: Situation) -> Cause | None:
+    """A proxy that the rules capture: its calls come back to it."""
+    options = about.options
+    groups = options.proxy_gid or options.proxy_uid
+    for each in about.proxies:
+        if each.uid is None or each.uid in options.proxy_uid or each.gid in groups:
+            continue
+        if each.name == "pilot-agent" and each.uid == 0:
+            continue
+        for family in about.families:
+            path = sent(about, family, (each.uid, each.uid if each.gid is None else each.gid))
+            if verdict(path) in {"captured", "loop"}:
+                users = ", ".join(map(str, options.proxy_uid))
+                return Cause(
+                    "proxy-loop",
+                    "calls go round in a loop",
+                    f"the proxy's uid is not spared: it runs as {each.uid}, and its own calls are captured",
+                    (f"{each.text} has uid {each.uid}, gid {each.gid}; the rules spare uid {users} (-u)",),
+                    (f"run the proxy as uid {users} (runAsUser), or make the rules with -u {each.uid}",),
+                    path,
+                )
+    return None
+
+
+def app_as_proxy(about: Situation) -> Cause | None:
+    """An application with the proxy's uid or gid."""
+    options = about.options
+    groups = options.proxy_gid or options.proxy_uid
+    for each in about.residents:
+        if each.is_proxy or not about.backends:
+            continue
+        kind = "uid" if each.uid in options.proxy_uid else "gid" if each.gid in groups else ""
+        if not kind:
+            continue
+        path = sent(about, about.families[0], _ids(each))
+        if is_captured(path):
+            continue
+        number = each.uid if kind == "uid" else each.gid
+        field = "runAsUser" if kind == "uid" else "runAsGroup"
+        return Cause(
+            "app-as-proxy",
+            "the app's calls bypass the sidecar",
+            f"the app runs as the proxy's {kind} {number}, whose calls are not captured",
+            (f"{each.text} has uid {each.uid}, gid {each.gid}; {kind} {number} is the proxy's (-{kind[0]})",),
+            (f"run the app as another one: securityContext.{field} other than {number}",),
+            path,
+        )
+    return None
+
+
+def _ids(each: Resident) -> tuple[int, int]:
+    uid = 0 if each.uid is None else each.uid
+    return uid, 0 if each.gid is None else each.gid
+
+
+def dns(about: Situation) -> Cause | None:
+    """DNS capture without the agent, or without conntrack zones."""
+    options = about.options
+    rules = [rule for family in about.families for rule in _chain(about, family, "nat", "ISTIO_OUTPUT_DNS")]
+    if not rules:
+        return None
+    servers = [m.network.address for rule in rules for m in rule.matches if isinstance(m, Destination)]
+    servers += [each.address for each in options.dns_servers or ()]
+    path = followed(about, query(about.facts, servers[0] if servers else bytes((10, 96, 0, 10))))
+    if not any(_chain(about, family, "raw", "ISTIO_OUTPUT_DNS") for family in about.families):
+        return Cause(
+            "dns-zones",
+            "DNS queries are captured, and answers get lost",
+            "DNS is captured without conntrack zones: the app's query and the agent's own are one connection",
+            ("nat ISTIO_OUTPUT_DNS redirects queries; raw ISTIO_OUTPUT_DNS has no rule that sets a zone (CT)",),
+            ("apply the rules again with --redirect-dns: istio-init apply --reconcile; the kernel needs xt_CT",),
+            path,
+        )
+    heard = (about.listening, about.bound)
+    if None in heard or AGENT_DNS_PORT in (about.bound or ()):
+        return None
+    return Cause(
+        "dns-agent",
+        "DNS queries are captured, and nobody answers",
+        f"DNS is captured without the agent: nobody listens on port {AGENT_DNS_PORT}",
+        (f"queries are redirected to UDP port {AGENT_DNS_PORT}, which no socket has",),
+        ("set ISTIO_META_DNS_CAPTURE=true for the proxy (proxyMetadata), or make the rules without --redirect-dns",),
+        path,
+    )
+
+
+def _chain(about: Situation, family: Family, table: str, name: str) -> tuple:  # type: ignore[type-arg]
+    for ruleset in about.chosen:
+        if ruleset.family == family and (found := ruleset.table(table)):  # type: ignore[arg-type]
+            chain = found.chain(name)
+            return chain.rules if chain else ()
+    return ()
+
+
+def connected_before(about: Situation) -> Cause | None:
+    """Connections that are older than the rules."""
+    old = [each for each in about.connections if _is_from_before(about, each)]
+    if not old:
+        return None
+    first = old[0]
+    shown = tuple(
+        f"{endpoint_text(*each.local)} -> {endpoint_text(*each.remote)}, uid {each.uid}: not redirected"
+        for each in old[:MOST_SHOWN]
+    )
+    packet = outbound(about.facts, first.remote[0], first.remote[1], (first.uid, first.uid))
+    return Cause(
+        "connected-before",
+        "connections that are open bypass the sidecar; new ones are captured",
+        f"the rules were made after the app connected: {len(old)} open connection{'s' * (len(old) > 1)} from before",
+        shown,
+        ("restart the app's container, or close the connections: ss -K dst " + address_text(first.remote[0]),),
+        followed(about, packet),
+    )
+
+
+def _is_from_before(about: Situation, each: OpenConnection) -> bool:
+    options = about.options
+    if each.redirected or not about.backends or each.uid in options.proxy_uid:
+        return False
+    if about.listening is None or each.local[1] in about.listening or about.facts.is_local(each.remote[0]):
+        return False
+    packet = outbound(about.facts, *each.remote, (each.uid, each.uid)).replace(source_port=each.local[1])
+    return is_captured(followed(about, packet))

@@ -1,0 +1,209 @@
+"""Causes in the rules, the routing and the kernel's settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from istio_init.formats.iptables_save import rule_text
+from istio_init.inspect.diagnose.case import Cause
+from istio_init.inspect.diagnose.packets import HOSTS, calls_in, calls_out, followed, has_global, is_captured, outbound
+from istio_init.inspect.doctor.checks import strict_interfaces
+from istio_init.model.compare import chain_of
+from istio_init.model.routing import Address, command
+from istio_init.model.rules import IPV4, IPV6, OWN_CHAINS
+from istio_init.planning.capture import uses_tproxy
+from istio_init.planning.drift_text import difference_text
+from istio_init.simulate.precedence import precedences
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from istio_init.inspect.diagnose.case import Situation
+    from istio_init.simulate.path import PacketPath
+
+MOST_SHOWN = 3
+AGAIN = "apply the rules again with the same options: istio-init apply --reconcile --netns PATH ..."
+
+
+def flushed_chain(about: Situation) -> Cause | None:
+    """A chain of Istio's that has lost all of its rules."""
+    lost = [
+        (ruleset.family, table.name, chain.name)
+        for ruleset in about.plan.rulesets
+        for table in ruleset.tables
+        for chain in table.chains
+        if chain.parts and chain.name in OWN_CHAINS and not _rules(about, ruleset.family, table.name, chain.name)
+    ]
+    if not lost or not about.backends:
+        return None
+    families = {family for family, _, _ in lost}
+    if families == {IPV6} and not _has_any(about, IPV6):
+        return None
+    names = ", ".join(dict.fromkeys(name for _, _, name in lost))
+    shown = tuple(f"{family} {table} {name} has no rules" for family, table, name in lost[:MOST_SHOWN])
+    return Cause(
+        "flushed-chain",
+        "calls bypass the sidecar",
+        f"a chain of Istio's was flushed or removed: {names}",
+        shown,
+        (AGAIN, "find what flushed it: an iptables -F in another container or agent of the pod"),
+        _broken(about),
+    )
+
+
+def _rules(about: Situation, family: str, table: str, name: str) -> bool:
+    for ruleset in about.chosen:
+        if ruleset.family == family:
+            chain = chain_of(ruleset.table(table), name)  # type: ignore[arg-type]
+            return bool(chain and chain.rules)
+    return False
+
+
+def _has_any(about: Situation, family: str) -> bool:
+    found = (table for ruleset in about.chosen if ruleset.family == family for table in ruleset.tables)
+    return any(chain.name in OWN_CHAINS for table in found for chain in table.chains)
+
+
+def _broken(about: Situation) -> PacketPath | None:
+    """A packet that the plan captures and that is not captured."""
+    for family in about.families:
+        for path in (calls_out(about, family), calls_in(about, family)):
+            if path is not None and not is_captured(path):
+                return path
+    return None
+
+
+def foreign_rule(about: Situation) -> Cause | None:
+    """Another program's rule that decides before Istio's."""
+    for wanted in about.plan.rulesets:
+        for ruleset in about.chosen:
+            if ruleset.family != wanted.family:
+                continue
+            for each in precedences(ruleset, wanted):
+                return Cause(
+                    "foreign-rule",
+                    "calls bypass the sidecar",
+                    f"a rule of another program precedes Istio's in {each.table} {each.chain}",
+                    (f"{each.family} {each.table} {each.chain} rule {each.number}: {rule_text(each.rule)}",),
+                    (
+                        "remove the rule, or have its program put it behind Istio's",
+                        "or put Istio's jumps first: istio-init apply --reconcile --insert-jumps",
+                    ),
+                    followed(about, each.packet),
+                )
+    path = _broken(about)
+    step = path.legs[0].decisive if path else None
+    if path is None or step is None or step.chain in OWN_CHAINS or (step.via and step.via.chain in OWN_CHAINS):
+        return None
+    if not step.matched or step.rule.ours:
+        return None
+    return Cause(
+        "foreign-rule",
+        "calls do not reach the sidecar",
+        f"a rule of another program decides first, in {step.table} {step.chain}",
+        (f"{step.table} {step.chain} rule {step.number}: {rule_text(step.rule)}",),
+        ("remove the rule, or have its program leave captured traffic alone",),
+        path,
+    )
+
+
+def older_istio(about: Situation) -> Cause | None:
+    """Rules of Istio 1.13, where nobody asks for them."""
+    if about.options.compat_version != "1.13" or not about.inferred:
+        return None
+    return Cause(
+        "older-istio",
+        "the rules are those of an older Istio",
+        "the rules are those of Istio 1.13 or older, which the present proxy does not expect",
+        (
+            "no rule leaves the tunnel's port (HBONE, 15008) alone, and port 22 is not captured",
+            "only TCP enters ISTIO_OUTPUT",
+        ),
+        ("create the pod anew with the injection of the running Istio, or: istio-init apply --reconcile ...",),
+        calls_in(about, about.families[0]),
+    )
+
+
+def missing_route(about: Situation) -> Cause | None:
+    """A policy rule, a route, or ::6, that the rules need."""
+    if not about.missing:
+        return None
+    address = all(isinstance(each, Address) for each in about.missing)
+    cause = (
+        "the address ::6 is missing on lo: Envoy's IPv6 connections to the app have another source, and loop"
+        if address
+        else "the policy route of TPROXY is missing: captured packets are not delivered to Envoy"
+    )
+    return Cause(
+        "missing-route",
+        "calls do not arrive",
+        cause,
+        tuple(f"missing: {command(each)}" for each in about.missing[:MOST_SHOWN]),
+        tuple(command(each) for each in about.missing[:MOST_SHOWN]),
+        calls_in(about, IPV6 if address else about.families[0]),
+    )
+
+
+def marked_sources(about: Situation) -> Cause | None:
+    """src_valid_mark or tcp_fwmark_accept, which TPROXY does not bear."""
+    if not (uses_tproxy(about.options) and about.options.istio_inbound_ports):
+        return None
+    strict = strict_interfaces(about.sysctls)
+    accepts = about.sysctls.get("net/ipv4/tcp_fwmark_accept")
+    if not strict and not accepts:
+        return None
+    if strict:
+        cause = "src_valid_mark is on: the kernel takes TPROXY's marked packets for its own and drops them"
+        evidence = f"net.ipv4.conf: src_valid_mark 1 without accept_local on {', '.join(strict)}"
+        remedy = (
+            "sysctl -w net.ipv4.conf.all.accept_local=1 (or src_valid_mark=0), in the pod's securityContext.sysctls"
+        )
+    else:
+        cause = (
+            "tcp_fwmark_accept is on: accepted connections inherit TPROXY's mark, and Envoy's answers stay in the pod"
+        )
+        evidence = "net.ipv4.tcp_fwmark_accept = 1"
+        remedy = "sysctl -w net.ipv4.tcp_fwmark_accept=0, in the pod's securityContext.sysctls"
+    return Cause(
+        "marked-sources", "inbound calls hang", cause, (evidence, "the rules use TPROXY (-m)"), (remedy,),
+        calls_in(about, IPV4),
+    )  # fmt: skip
+
+
+def uncaptured_ipv6(about: Situation) -> Cause | None:
+    """IPv6 addresses, and no rules for IPv6. A manifest or a dump alone does not say which addresses there are."""
+    if not about.interfaces or not has_global(about.facts, IPV6) or _has_any(about, IPV6) or not about.backends:
+        return None
+    path = followed(about, outbound(about.facts, HOSTS[IPV6][0], 443))
+    if is_captured(path):
+        return None
+    wanted = about.plan.ruleset(IPV6) is not None
+    return Cause(
+        "ipv6",
+        "calls by IPv6 bypass the sidecar",
+        "IPv6 is not captured: the pod has IPv6 addresses, and no IPv6 rules",
+        ("IPv4 has Istio rules, IPv6 has none", f"the options {'want' if wanted else 'leave out'} IPv6"),
+        ("dual-stack: ISTIO_DUAL_STACK=true (--dual-stack) or --enable-ipv6, and create the pod anew",),
+        path,
+    )
+
+
+def changed_rules(about: Situation) -> Cause | None:
+    """Whatever else is not as the options want it."""
+    texts = tuple(_changes(about))
+    if not texts or not about.backends:
+        return None
+    path = _broken(about)
+    return Cause(
+        "changed-rules",
+        "calls are not treated as the options want" if path else "the rules are not what the options make",
+        f"the rules were changed: {len(texts)} difference{'s' * (len(texts) > 1)} from {about.source}",
+        texts[:MOST_SHOWN],
+        (AGAIN,),
+        path,
+    )
+
+
+def _changes(about: Situation) -> Iterator[str]:
+    for family, each in about.differences:
+        yield difference_text(family, each)

@@ -96,5 +96,10 @@ class BatchChannel(NfnetlinkChannel):
         return AnswerLost(text, error.errno or 0)
 
 
+def after(generation: int) -> int:
+    """The generation that a commit makes of one: the next number, 0 left out."""
+    return (generation + 1) & 0xFFFFFFFF or 1
+
+
 def _message(kind: int, flags: int, sequence: int, data: bytes) -> bytes:
     return HEADER.pack(HEADER.size + len(data), kind, flags, sequence, 0) + data

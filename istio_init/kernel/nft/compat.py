@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 
 from istio_init.errors import KernelError
-from istio_init.kernel.netlink.batch import BatchChannel
+from istio_init.kernel.netlink.batch import BatchChannel, after
 from istio_init.kernel.netlink.channel import AnswerLost, attribute
 from istio_init.kernel.netlink.nfnetlink import (
     CHAIN_NAME,
@@ -44,15 +44,17 @@ from istio_init.kernel.nft.compat_dump import (
     binding,
     found_tables,
 )
-from istio_init.kernel.nft.compat_encode import RuleWriter
+from istio_init.kernel.nft.compat_encode import COUNTS, SIGNED, RuleWriter
 from istio_init.model.compare import Edit, TableChange, chain_of, edit, recognised
 from istio_init.model.rules import BUILTIN_CHAINS, OWN_CHAINS, Chain, Jump, Ruleset, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import TypeAlias
 
+    from istio_init.kernel.nft.compat_dump import Expected
+    from istio_init.kernel.nft.compat_run import Content
     from istio_init.model.rules import Family, TableName
 
     Message: TypeAlias = tuple[int, int, bytes]
@@ -68,11 +70,31 @@ _ATTEMPTS = 50
 class IptablesNft:
     """kernel.Firewall over iptables-nft's tables, for the calling thread's network namespace."""
 
-    def read(self, family: Family, expecting: Ruleset | None = None) -> Ruleset:  # noqa: ARG002 (nothing to gain)
+    def __init__(self) -> None:
+        # A plan is compared, written and compared again: its chains are packed once.
+        self._contents: dict[tuple[int, Family], tuple[Chain, list[Content]]] = {}
+        # What families without any table hold since this object has written to them, and the generation that says so:
+        # the kernel acknowledged all of it, and every other writer would have changed the generation.
+        self._committed: tuple[int, dict[Family, tuple[Table, ...]]] = 0, {}
+
+    def read(self, family: Family, expecting: Ruleset | None = None) -> Ruleset:
         """See kernel.Firewall."""
+        wanted = {table.name: self._expected(table, family) for table in expecting.tables} if expecting else {}
         with NfnetlinkChannel() as channel:
-            _, tables = channel.consistent(lambda: found_tables(channel, family))
+            generation = channel.generation()
+            if generation == self._committed[0] and family in self._committed[1]:
+                return Ruleset(family, self._committed[1][family])
+            _, tables = channel.consistent(lambda: found_tables(channel, family, wanted), generation)
             return Ruleset(family, tuple([found.effective for found in tables.values()]))
+
+    def _expected(self, table: Table, family: Family) -> Expected:
+        return table, {chain.name: self._pack(chain, family) for chain in table.chains}
+
+    def _pack(self, chain: Chain, family: Family) -> list[Content]:
+        known = self._contents.get((id(chain), family))
+        if known is None:
+            known = self._contents[id(chain), family] = chain, RuleWriter(family).contents(chain.parts)
+        return known[1]
 
     def replace(self, family: Family, wanted: Table) -> None:
         """See kernel.Firewall."""
@@ -91,7 +113,9 @@ class IptablesNft:
                     lambda: {family: found_tables(channel, family) for family in families}  # noqa: B023 (called at once)
                 )
                 messages = [
-                    each for change in changes for each in _messages(change, found[change.family].get(change.name))
+                    each
+                    for change in changes
+                    for each in _messages(change, found[change.family].get(change.name), self._pack)
                 ]
                 if not messages:
                     return
@@ -105,6 +129,7 @@ class IptablesNft:
 
                         raise explain(refused, _names(changes), messages) from refused
                 else:
+                    self._committed = after(generation), dict(_made(changes, found))
                     return
         raise KernelError(
             f"nftables: other programs wrote {_ATTEMPTS} times while {_names(changes)} were being edited; nothing was "
@@ -112,7 +137,19 @@ class IptablesNft:
         )
 
 
-def _messages(change: TableChange, found: Found | None) -> Iterator[Message]:
+def _made(
+    changes: tuple[TableChange, ...], found: Mapping[Family, Mapping[TableName, Found]]
+) -> Iterator[tuple[Family, tuple[Table, ...]]]:
+    """What the families hold after a commit that had no table before."""
+    for family, tables in found.items():
+        if not tables:
+            written = {change.name: change.wanted for change in changes if change.family == family and change.wanted}
+            yield family, tuple([written[name] for name in BUILTIN_CHAINS if name in written])
+
+
+def _messages(
+    change: TableChange, found: Found | None, pack: Callable[[Chain, Family], list[Content]]
+) -> Iterator[Message]:
     """The messages that make a change: new chains, old rules out, new ones in, old chains out."""
     family, table, wanted, known = change.family, change.name, change.wanted, change.known
     like = recognised(change.like, wanted or known) if change.like else None
@@ -135,7 +172,10 @@ def _messages(change: TableChange, found: Found | None) -> Iterator[Message]:
             yield scribe.chain(chain)
     yield from _deletions(found, edits, scribe)
     for chain in wanted.chains if wanted else ():
-        yield from _additions(found, chain, edits.get(chain.name), scribe)
+        if chain.name in edits:
+            yield from _additions(found, chain, edits[chain.name], scribe)
+        else:
+            yield from scribe.appended(chain.name, pack(chain, family))
     for chain in found.table.chains:
         if chain.name in OWN_CHAINS and (wanted is None or wanted.chain(chain.name) is None):
             yield DELCHAIN, 0, scribe.place(text(CHAIN_NAME, chain.name))
@@ -153,11 +193,9 @@ def _deletions(found: Found, edits: dict[str, Edit], scribe: _Scribe) -> Iterato
                 yield scribe.deletion(chain.name, found.handles[chain.name][position])
 
 
-def _additions(found: Found, wanted: Chain, edited: Edit | None, scribe: _Scribe) -> Iterator[Message]:
+def _additions(found: Found, wanted: Chain, edited: Edit, scribe: _Scribe) -> Iterator[Message]:
     """A chain's new rules, between those of other programs that stay."""
-    if edited is None:
-        yield from scribe.rules(wanted.name, Edit((), (), wanted.rules, 0), [])
-    elif wanted.name in found.broken and not found.dormant:
+    if wanted.name in found.broken and not found.dormant:
         yield from scribe.rebuild(found, wanted, edited)
     else:
         handles = enumerate(found.handles.get(wanted.name, ()))
@@ -226,6 +264,12 @@ class _Scribe:
     def deletion(self, chain: str, handle: bytes) -> Message:
         """One rule taken out."""
         return DELRULE, 0, self.place(text(RULE_CHAIN, chain), attribute(RULE_HANDLE, handle))
+
+    def appended(self, chain: str, contents: list[Content]) -> Iterator[Message]:
+        """All rules of a chain that has none."""
+        head, flags = self.place(text(RULE_CHAIN, chain)), NLM_F_CREATE | NLM_F_APPEND
+        for before, behind, compat in contents:
+            yield NEWRULE, flags, b"".join((head, before, COUNTS, behind, compat, SIGNED))
 
     def rules(self, chain: str, change: Edit, kept: list[bytes]) -> Iterator[Message]:
         """The new rules of a chain, between other programs' rules, which stay, whose handles are `kept`."""

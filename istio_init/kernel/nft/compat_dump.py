@@ -17,19 +17,25 @@ from istio_init.kernel.netlink.nfnetlink import (
     WORD,
     NfnetlinkChannel,
     name,
+    text,
 )
 from istio_init.kernel.nft.compat_decode import RuleReader
+from istio_init.kernel.nft.compat_encode import COUNTS, SIGNED
 from istio_init.model.rules import BUILTIN_CHAINS, Chain, Table, ordered
 from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import TypeAlias
 
+    from istio_init.kernel.nft.compat_run import Content
     from istio_init.model.rules import Family, Hook, Rule, TableName
 
     # A base chain's type, hook and priority.
     Binding: TypeAlias = tuple[str, int, int]
+    # A table, and by chain what its rules' messages say.
+    Expected: TypeAlias = tuple[Table, dict[str, list[Content]]]
 
 TABLE_FLAGS, _TABLE_USE, TABLE_USERDATA = 2, 3, 6  # NFTA_TABLE_*
 CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE, _CHAIN_FLAGS, CHAIN_USERDATA = 4, 5, 7, 10, 12  # NFTA_CHAIN_*
@@ -38,6 +44,8 @@ RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_COMPAT, _RULE_USERDATA = 3, 4, 5, 7  # NFT
 _DORMANT = 1  # NFT_TABLE_F_DORMANT
 _NESTED = 0x8000
 POLICIES = {0: "DROP", 1: "ACCEPT"}
+_HANDLES = (12, 24)  # bytes of one or two attributes of 64 bits
+_NOTHING = (b"", b"", b"")
 
 # The user data of tables and base chains that this program creates: nft prints it as their comment.
 SIGNATURE = bytes((0, 11)) + b"istio-init\0"
@@ -86,10 +94,13 @@ def binding(table: TableName, hook: Hook) -> Binding:
     return kind, _HOOKS[hook], _SOURCE_NAT if late else _PRIORITIES[table]
 
 
-def found_tables(channel: NfnetlinkChannel, family: Family) -> dict[TableName, Found]:
+def found_tables(
+    channel: NfnetlinkChannel, family: Family, wanted: Mapping[TableName, Expected] | None = None
+) -> dict[TableName, Found]:
     """The tables of iptables-nft that a family has, in the order in which a packet meets them.
 
-    To be called by NfnetlinkChannel.consistent(): chains and rules are dumps of their own.
+    One that is exactly as `wanted` is that very Table, without its rules' handles: nothing is decoded. To be called by
+    NfnetlinkChannel.consistent(): chains and rules are dumps of their own.
     """
     number = FAMILIES[family]
     bodies = [attributes(data[HEAD.size :]) for data in channel.table_bodies() if data[0] == number]
@@ -101,7 +112,7 @@ def found_tables(channel: NfnetlinkChannel, family: Family) -> dict[TableName, F
         said = attributes(data[HEAD.size :])
         chains.setdefault(name(said[NFT_NAME]), {})[name(said[CHAIN_NAME])] = said
     return {
-        table: _found(channel, family, table, tables[table], chains.get(table, {}))
+        table: _found(channel, (family, table), (tables[table], chains.get(table, {})), (wanted or {}).get(table))
         for table in BUILTIN_CHAINS
         if table in tables
     }
@@ -109,16 +120,23 @@ def found_tables(channel: NfnetlinkChannel, family: Family) -> dict[TableName, F
 
 def _found(
     channel: NfnetlinkChannel,
-    family: Family,
-    table: TableName,
-    said: dict[int, bytes],
-    chains: dict[str, dict[int, bytes]],
+    place: tuple[Family, TableName],
+    messages: tuple[dict[int, bytes], dict[str, dict[int, bytes]]],
+    wanted: Expected | None,
 ) -> Found:
+    """A table; `messages` are what the kernel says of it, and of its chains."""
+    (family, table), (said, chains) = place, messages
+    dormant = bool(_number(said.get(TABLE_FLAGS, b"")) & _DORMANT)
+    policies = {chain: POLICIES.get(_number(each.get(CHAIN_POLICY, b""), 2)) for chain, each in chains.items()}
+    broken = {chain: why for chain, each in chains.items() if (why := _why_broken(table, chain, each, dormant=dormant))}
+    dumped = channel.rules(FAMILIES[family], table)
+    if wanted and not broken and _same_chains(wanted[0], policies) and _same_rules(dumped, table, wanted[1]):
+        return Found(wanted[0], {})
     rules: dict[str, list[Rule]] = {chain: [] for chain in chains}
     handles: dict[str, list[bytes]] = {chain: [] for chain in chains}
     contents: dict[str, list[bytes]] = {chain: [] for chain in chains}
     reader = RuleReader(family)
-    for data in channel.rules(FAMILIES[family], table):
+    for data in dumped:
         rule = attributes(data[HEAD.size :])
         chain = name(rule[RULE_CHAIN])
         if chain not in rules:
@@ -126,9 +144,6 @@ def _found(
         rules[chain].append(reader.unpack(rule))
         handles[chain].append(rule[RULE_HANDLE])
         contents[chain].append(_content(rule))
-    dormant = bool(_number(said.get(TABLE_FLAGS, b"")) & _DORMANT)
-    policies = {chain: POLICIES.get(_number(each.get(CHAIN_POLICY, b""), 2)) for chain, each in chains.items()}
-    broken = {chain: why for chain, each in chains.items() if (why := _why_broken(table, chain, each, dormant=dormant))}
     values = {
         chain: Chain(chain, tuple(rules[chain]), "ACCEPT" if chain in broken else policies[chain]) for chain in chains
     }
@@ -141,6 +156,40 @@ def _found(
         said.get(TABLE_USERDATA) == SIGNATURE and _number(said.get(_TABLE_USE, b"")) == len(chains),
         dormant,
     )
+
+
+def _same_chains(wanted: Table, policies: dict[str, str | None]) -> bool:
+    """Whether the chains with these policies are those of a table; built-in ones without rules need not exist."""
+    chains = {chain.name: chain for chain in wanted.chains}
+    return policies.keys() <= chains.keys() and all(
+        policies[name] == chain.policy if name in policies else bool(chain.policy and not chain.count)
+        for name, chain in chains.items()
+    )
+
+
+def _same_rules(dumped: list[bytes], table: TableName, wanted: Mapping[str, list[Content]]) -> bool:
+    """Whether a dump has these rules in their order, with this program's signature; counters do not count.
+
+    Where it has not, the rules may still mean the same: other kernels dump other defaults.
+    """
+    if len(dumped) != sum(map(len, wanted.values())):
+        return False
+    heads = {text(NFT_NAME, table) + text(RULE_CHAIN, chain): iter(rules) for chain, rules in wanted.items()}
+    none: tuple[Content, ...] = ()
+    head, expected, size = b"", iter(none), 0
+    behind, tail = b"", SIGNED
+    for data in dumped:
+        if not head or not data.startswith(head, HEAD.size):
+            head = next((each for each in heads if data.startswith(each, HEAD.size)), b"")
+            expected, size = heads.get(head, iter(none)), HEAD.size + len(head)
+        before, after, _ = next(expected, _NOTHING)
+        if after is not behind:
+            behind, tail = after, after + SIGNED
+        start = len(data) - len(tail) - len(COUNTS) - len(before)
+        # Between the names and the expressions are the rule's handle, and that of the one before it.
+        if start - size not in _HANDLES or not data.startswith(before, start) or not data.endswith(tail):
+            return False
+    return True
 
 
 def _content(rule: dict[int, bytes]) -> bytes:

@@ -46,6 +46,7 @@ from istio_init.model.rules import (
     Jump,
     OutInterface,
     Protocol,
+    Run,
     Source,
     SourcePorts,
     Verdict,
@@ -54,6 +55,9 @@ from istio_init.model.unknown import UnknownMatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from istio_init.kernel.nft.compat_run import Content
     from istio_init.model.rules import Family, Match, Rule, Target
 
 _INVERTED = 2  # NFT_RULE_COMPAT_F_INV
@@ -68,9 +72,29 @@ class RuleWriter:
 
     def pack(self, rule: Rule) -> bytes:
         """The attributes of a rule's message that say what it does, with our signature. KernelError where none can."""
+        before, after, compat = self.content(rule)
+        return before + COUNTS + after + compat + SIGNED
+
+    def contents(self, parts: Sequence[Rule | Run]) -> list[Content]:
+        """The content of each rule of a chain, those of long runs made at once."""
+        found = []
+        for part in parts:
+            if not isinstance(part, Run):
+                found.append(self.content(part))
+                continue
+            try:
+                from istio_init.kernel.nft import compat_run
+
+                found += compat_run.contents(part, self.content)
+            except (ValueError, OverflowError):
+                found += map(self.content, part.rules())  # the rule that can't be packed is found
+        return found
+
+    def content(self, rule: Rule) -> Content:
+        """What a rule's message says: expressions before the counter's numbers, those behind, what is not dumped."""
         try:
             matches = b"".join([self._match(match) for match in _in_order(rule.matches)])
-            expressions = matches + _COUNTER + self._target(rule.target)
+            expressions = attribute(EXPRESSIONS, matches + _COUNTER + (target := self._target(rule.target)))
         except (ValueError, OverflowError) as error:
             raise KernelError(f"{rule!r}: no rule of the kernel for {self._family} can hold this: {error}") from error
         protocol = next((match for match in rule.matches if isinstance(match, Protocol)), None)
@@ -78,7 +102,7 @@ class RuleWriter:
         if protocol is not None:
             # Extensions read the protocol from the rule's head, which this replaces.
             compat = attribute(COMPAT, word(1, protocol.number) + word(2, _INVERTED * protocol.negated))
-        return attribute(EXPRESSIONS, expressions) + compat + _SIGNED
+        return expressions[: len(expressions) - len(target) - len(COUNTS)], target, compat
 
     def _match(self, match: Match) -> bytes:
         known = self._packed.get(id(match))
@@ -170,5 +194,7 @@ def _extension(kind: str, element: bytes) -> bytes:
     return expression(kind, attribute(1, name + b"\0") + word(2, revision) + attribute(3, element[HEAD.size :]))
 
 
-_COUNTER = expression("counter", attribute(1, bytes(8)) + attribute(2, bytes(8)))
-_SIGNED = attribute(USERDATA, SIGNATURE)
+# A counter's numbers, and the whole of one.
+COUNTS = attribute(1, bytes(8)) + attribute(2, bytes(8))
+_COUNTER = expression("counter", COUNTS)
+SIGNED = attribute(USERDATA, SIGNATURE)

@@ -11,7 +11,7 @@ import errno
 
 from istio_init.errors import KernelError
 from istio_init.formats.nft import layout, merge
-from istio_init.kernel.netlink.batch import BatchChannel
+from istio_init.kernel.netlink.batch import BatchChannel, after
 from istio_init.kernel.netlink.channel import AnswerLost
 from istio_init.kernel.netlink.nfnetlink import NfnetlinkChannel
 from istio_init.kernel.nft.native_dump import dump_tables, emptying, holds
@@ -50,8 +50,8 @@ class Nftables:
         self._encoded: dict[int, tuple[InetTable, EncodedTable]] = {}
         # The tables at a generation of the rules, which changes whenever anyone writes; None if they are the plan's.
         self._cached: tuple[int, tuple[InetTable, ...] | None] | None = None
-        # The kernel's messages about them.
-        self._dumps: dict[TableName, TableDump] = {}
+        # The kernel's messages about them; None since this object has written.
+        self._dumps: dict[TableName, TableDump] | None = None
         # Chains' rules as nftables has them, with the rules that they were made from.
         self._folded: dict[tuple[int, Family], tuple[Sequence[Rule | Run], merge.Folded]] = {}
 
@@ -93,9 +93,11 @@ class Nftables:
         names = tuple(dict.fromkeys(name for _, name, _ in desired))
         for _ in range(_ATTEMPTS):
             with BatchChannel() as channel:
+                if self._dumps is None:
+                    self._cached = None
                 generation, tables = self._tables(channel)
                 existing = self._planned_tables() if tables is None else tables
-                messages, subjects = self._batch(names, desired, existing)
+                messages, subjects, written = self._batch(names, desired, existing)
                 if not messages:
                     return
                 try:
@@ -108,6 +110,10 @@ class Nftables:
 
                         raise explain(refused, names, messages, subjects) from refused
                 else:
+                    if self._holds_plan(names, written):
+                        # The kernel acknowledged all of it, and any other writer changes the generation.
+                        self._cached = after(generation), None
+                    self._dumps = None
                     return
         raise KernelError(
             f"nftables: other programs wrote {_ATTEMPTS} times while {', '.join(NAMES[each] for each in names)} "
@@ -116,10 +122,12 @@ class Nftables:
 
     def _batch(
         self, names: tuple[TableName, ...], desired: Sequence[Desired], existing: tuple[InetTable, ...]
-    ) -> tuple[list[Message], list[Subject]]:
-        """The messages that replace the tables, and what each is about."""
+    ) -> tuple[list[Message], list[Subject], list[InetTable]]:
+        """The messages that replace the tables, what each is about, and the tables that are written."""
         messages: list[Message] = []
         subjects: list[Subject] = []
+        written: list[InetTable] = []
+        dumps = self._dumps or {}
         for table in names:
             changed = {family: wanted for family, each, wanted in desired if each == table}
             rulesets: list[Ruleset] = []
@@ -133,14 +141,22 @@ class Nftables:
                     rulesets.append(Ruleset(family, (wanted,)))
             planned = self._layout(rulesets, table)
             encoded = self._encode(planned) if planned.chains else None
-            if (dump := self._dumps.get(table)) is not None:
+            if (dump := dumps.get(table)) is not None:
                 removed = emptying(table, dump, encoded) if encoded else [deletion(table)]
                 messages += removed
                 subjects += [(NAMES[table], "", 0, None)] * len(removed)
             if encoded:
                 messages += encoded.messages
                 subjects += encoded.subjects
-        return messages, subjects
+                written.append(planned)
+        return messages, subjects, written
+
+    def _holds_plan(self, names: tuple[TableName, ...], written: Sequence[InetTable]) -> bool:
+        """Whether Istio's tables are the planned ones, after those of these names were written."""
+        wanted = self._planned_tables()
+        if not wanted or not (self._dumps or {}).keys() <= set(names):
+            return False
+        return set(map(id, wanted)) == set(map(id, written))
 
     def _tables(self, channel: NfnetlinkChannel) -> tuple[int, tuple[InetTable, ...] | None]:
         """The generation of the rules, and Istio's tables in it in the plan's terms; None if they are the plan's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from _struct import Struct  # the C half of struct
 
 from istio_init.kernel.netlink.channel import attributes
 from istio_init.kernel.netlink.nfnetlink import (
@@ -159,9 +160,9 @@ def _same_elements(dumped: bytes, wanted: EncodedSet) -> bool:
     elements = b"".join(wanted.elements)
     if dumped == elements or len(dumped) != len(elements) or wanted.facts[SET_FLAGS][3] & SET_INTERVAL:
         return dumped == elements
-    size = int.from_bytes(elements[:2], sys.byteorder)
-    one, other = ([data[at : at + size] for at in range(0, len(data), size)] for data in (dumped, elements))
-    return sorted(one) == sorted(other)
+    # A set has no element twice, so those of the dump are all different.
+    each = Struct(f"{int.from_bytes(elements[:2], sys.byteorder)}s").iter_unpack
+    return set(each(dumped)) == set(each(elements))
 
 
 def _same_rules(dumped: Sequence[bytes], wanted: Mapping[str, Sequence[tuple[bytes, bytes, bytes]]]) -> bool:

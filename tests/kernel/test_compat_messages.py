@@ -1,0 +1,130 @@
+"""iptables-nft's tables as messages: long runs are packed as their rules are, and a dump is compared as bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from istio_init.kernel.netlink.channel import attribute
+from istio_init.kernel.netlink.nfnetlink import NFPROTO_IPV4, NFT_NAME, RULE_CHAIN, body, text
+from istio_init.kernel.nft.compat_dump import RULE_HANDLE, _same_rules
+from istio_init.kernel.nft.compat_encode import SIGNED, RuleWriter
+from istio_init.model.parsers import masked
+from istio_init.model.rules import (
+    IPV4,
+    TCP,
+    UDP,
+    Chain,
+    Destination,
+    DestinationPorts,
+    Jump,
+    Network,
+    Owner,
+    PortRange,
+    Protocol,
+    Redirect,
+    Rule,
+    Run,
+    Verdict,
+)
+from istio_init.model.unknown import Comment
+
+if TYPE_CHECKING:
+    from istio_init.kernel.nft.compat_run import Content
+    from istio_init.model.rules import Family, Target
+
+RETURN = Verdict("RETURN")
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> tuple[Family, Run]:
+    """A run of networks of one family, of any prefix but 0."""
+    family: Family = draw(st.sampled_from(["ipv4", "ipv6"]))
+    size = 4 if family == IPV4 else 16
+    pairs = draw(st.lists(st.tuples(st.binary(min_size=size, max_size=size), st.integers(1, 8 * size)), min_size=1))
+    values = tuple(Network(masked(address, prefix), prefix) for address, prefix in pairs)
+    more = draw(st.sampled_from([(), (Protocol(TCP),), (Owner("uid", 7, 7), Comment("why"))]))
+    targets: list[Target] = [RETURN, Jump("ISTIO_REDIRECT"), Redirect(PortRange(15001, 15001))]
+    target = draw(st.sampled_from(targets))
+    return family, Run((Rule((Destination(values[0]), *more), target, True),), values)
+
+
+@st.composite
+def ports(draw: st.DrawFn) -> tuple[Family, Run]:
+    """A run of ports and ranges, with one rule or two for each."""
+    number = st.sampled_from([0, 1, 255, 256, 65534, 65535]) | st.integers(0, 65535)
+    pairs = draw(st.lists(st.tuples(number, number), min_size=1))
+    same = draw(st.booleans())
+    values = tuple(PortRange(min(pair), min(pair) if same else max(pair)) for pair in pairs)
+    unit = tuple(Rule((Protocol(each), DestinationPorts(values[0])), RETURN, True) for each in (TCP, UDP))
+    return draw(st.sampled_from(["ipv4", "ipv6"])), Run(unit[: draw(st.integers(1, 2))], values)
+
+
+@given(networks() | ports())
+def test_a_run_is_packed_as_its_rules_are(pair: tuple[Family, Run]) -> None:
+    family, run = pair
+    writer = RuleWriter(family)
+    assert writer.contents((run,)) == [writer.content(rule) for rule in run.rules()]
+
+
+CHAIN = "ISTIO_OUTPUT"
+WANTED = Chain.of(
+    CHAIN,
+    (
+        Rule((Protocol(TCP),), Jump("ISTIO_REDIRECT"), True),
+        Run(
+            (Rule((Destination(Network(b"\1\0\0\0", 8)),), RETURN, True),),
+            tuple(Network(bytes((n, 0, 0, 0)), 8) for n in (1, 2, 3)),
+        ),
+    ),
+)
+
+
+def dumped(content: Content, *, counts: int = 5, signed: bytes = SIGNED, chain: str = CHAIN, handle: int = 1) -> bytes:
+    """A rule as the kernel dumps it."""
+    before, after, _ = content
+    numbers = attribute(1, counts.to_bytes(8, "big")) + attribute(2, counts.to_bytes(8, "big"))
+    names = text(NFT_NAME, "nat") + text(RULE_CHAIN, chain)
+    place = attribute(RULE_HANDLE, bytes(7) + bytes((handle,))) + attribute(6, bytes(8)) * (handle > 1)
+    return body(NFPROTO_IPV4, names, place, before, numbers, after, signed)
+
+
+def dump(contents: list[Content]) -> list[bytes]:
+    return [dumped(each, handle=number) for number, each in enumerate(contents, 1)]
+
+
+def same(found: list[bytes]) -> bool:
+    return _same_rules(found, "nat", {CHAIN: RuleWriter(IPV4).contents(WANTED.parts), "ISTIO_INBOUND": []})
+
+
+def test_what_was_written_is_recognised_whatever_was_counted() -> None:
+    contents = RuleWriter(IPV4).contents(WANTED.parts)
+    assert same(dump(contents))
+    assert same([dumped(each, counts=number, handle=number) for number, each in enumerate(contents, 1)])
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_whatever_differs_is_seen(number: int) -> None:
+    contents = RuleWriter(IPV4).contents(WANTED.parts)
+    found = dump(contents)
+    whole = found[number]
+    before, after, _ = contents[number]
+    for other in (
+        dumped(contents[number], signed=b""),
+        dumped(contents[number], chain="ISTIO_INBOUND"),
+        dumped((before + after, b"", b"")),
+        dumped((before, after + after, b"")),
+        *(
+            whole[:at] + bytes((whole[at] ^ 1,)) + whole[at + 1 :]
+            for at in range(whole.index(before), whole.index(before) + len(before))
+        ),
+        whole[:-1],
+        b"",
+    ):
+        assert not same([*found[:number], other, *found[number + 1 :]])
+    assert not same(found[:number] + found[number + 1 :])
+    assert not same([*found, whole])
+    assert not same([*found[1:], found[0]])

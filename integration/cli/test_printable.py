@@ -137,3 +137,16 @@ def test_json_is_exact(hostile: Namespace, backend: str) -> None:
     tables = ask(hostile, "show", "--output", "json", *PLAN, *BACKENDS[backend]).told["tables"]
     rules = [rule["rule"] for table in tables for chain in table["chains"] for rule in chain["rules"]]
     assert any(HOSTILE in rule for rule in rules)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_prints_a_comment_of_native_tables_as_it_is(namespace: Namespace, verb: str) -> None:
+    native = "--native-nftables"
+    succeed(namespace, *PLAN, native, "--rule-comments")
+    text = f'add rule inet istio-proxy-nat istio-output tcp dport 9 counter return comment "{HOSTILE}"'
+    namespace.run("nft", "-f", "-", text=text)
+    said = ask(namespace, verb, *VERBS[verb], *PLAN, native, "--rule-comments")
+    assert said.output
+    assert harmless(said.output), said.output
+    assert harmless(said.errors.replace("\t", " ")), said.errors
+    assert harmless(refuse(namespace, *PLAN, native, "--rule-comments").replace("\t", " "))

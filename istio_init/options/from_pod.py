@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from istio_init.options.workload import Workload
 
 FLAG = "--from-pod"
+# Istio's CNI plugin sets it on pods that it has enrolled.
+AMBIENT = "ambient.istio.io/redirection"
 PROGRAMS = {"istio-iptables", "istio-clean-iptables", "istio-init", "pilot-agent"}
 # The verbs of `istio-init` that change rules, and the program that means the same.
 VERBS = {"apply": "istio-iptables", "clean": "istio-clean-iptables"}
@@ -124,6 +126,8 @@ def _request(workload: Workload, given: Mapping[str, str]) -> _Request:
     """What the pod's rules are made from. ValueError where it has none, or they can't be known."""
     if workload.host_network:
         raise ValueError("hostNetwork: the pod is in the node's own network: nothing is captured in this pod")
+    if workload.annotations.get(AMBIENT) == "enabled":
+        raise ValueError(f"annotation {AMBIENT}: ambient mode: ztunnel captures this pod's traffic, without a sidecar")
     if (maker := _rule_maker(workload)) is not None:
         container, texts = maker
         return _Request(container.title, texts, container.environment(_variables(given)), maker=container)

@@ -275,6 +275,8 @@ INJECTOR = [
      "istio-proxy runs as 'router', not as a sidecar: nothing is captured in this pod"),
     ("spec: {containers: [{name: istio-proxy, env: [{name: DISABLE_ENVOY, value: 'true'}]}]}",
      "DISABLE_ENVOY is set on istio-proxy: nothing is captured in this pod"),
+    ("metadata: {annotations: {ambient.istio.io/redirection: enabled}}",
+     "annotation ambient.istio.io/redirection: ambient mode: ztunnel captures this pod's traffic, without a sidecar"),
     ("spec: {hostNetwork: true, initContainers: [{name: istio-init, args: [istio-iptables, -p, '1']}]}",
      "hostNetwork: the pod is in the node's own network: nothing is captured in this pod"),
     ("metadata: {annotations: {traffic.sidecar.istio.io/includeInboundPorts: 80-90}}",

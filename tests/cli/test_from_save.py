@@ -154,3 +154,6 @@ def test_another_programs_table_is_followed(
     code, out, err = run(capsys, f"explain --from-save {path} --outbound --to 203.0.113.9:443 {ARTICLE} --output json")
     assert (code, err) == (0, "")
     assert json.loads(out)["legs"][0]["end"] == end
+    # The same where the options are inferred from the dump: another program's tables say nothing about them.
+    _, inferred, _ = run(capsys, f"explain --from-save {path} --outbound --to 203.0.113.9:443 --output json")
+    assert json.loads(inferred)["legs"][0]["end"] == end

@@ -18,6 +18,7 @@ from istio_init.kernel.nft.foreign_tables import foreign_tables
 from istio_init.kernel.probe.facts import switched_on
 from istio_init.log import Log
 from istio_init.model import parsers
+from istio_init.model.foreign import HookedTable
 from istio_init.model.packet import Facts, Packet
 from istio_init.model.routing import Address, PolicyRule, Route
 from istio_init.model.rules import FAMILIES, IPV4, IPV6, LOOPBACK_INTERFACE, TCP, Network, Ruleset
@@ -179,11 +180,15 @@ def _saved(
     options: Options, path: str, addresses: tuple[Address, ...], log: Log, *, with_foreign_tables: bool
 ) -> Subject:
     rulesets = saved_rules(path, with_foreign_tables=with_foreign_tables)
-    options = live_options.resolved(options, log, rulesets)
+    options = live_options.resolved(options, log, tuple(map(_without_foreign, rulesets)))
     if options.enable_ipv6 is None:
         options = options.replace(enable_ipv6=any(ruleset.family == IPV6 for ruleset in rulesets))
     about = _planned(options, addresses, log)
     return about.replace(rulesets=rulesets, saved=True)
+
+
+def _without_foreign(ruleset: Ruleset) -> Ruleset:
+    return ruleset.replace(tables=tuple(each for each in ruleset.tables if not isinstance(each, HookedTable)))
 
 
 def _live(options: Options, where: Where, log: Log, *, with_foreign_tables: bool) -> Subject:

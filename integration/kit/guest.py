@@ -44,12 +44,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Case(NamedTuple):
     """Command lines that follow each other in one network namespace, each with the program's name before it.
 
-    `without` are the modules that the kernel does not have, `loaded` those that it has before the first run.
+    `without` are the modules that the kernel does not have, `loaded` those that it has before the first run. `prepare`
+    are commands that come before the runs.
     """
 
     runs: list[list[str]]
     without: list[str]
     loaded: list[str]
+    prepare: tuple[str, ...] = ()
 
 
 def main() -> None:
@@ -80,6 +82,8 @@ def outcomes(case: Case) -> list[Any]:
     if child == 0:
         try:
             _isolate()
+            for command in case.prepare:
+                subprocess.run(command.split(), check=True)
             done = consecutive(case.runs)
             with os.fdopen(writing, "w", encoding="utf-8") as pipe:
                 json.dump(done, pipe)

@@ -24,14 +24,19 @@ from typing import NamedTuple
 
 from integration.kit import guest
 from integration.kit.cpio import Archive
+from integration.kit.debian import unpack
 from integration.kit.namespace import Namespace
 from integration.kit.program import ROOT, bytecode_compiled
 
 # Debian's and Ubuntu's for virtual machines, the first that the package lists know.
 PACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")
-UNPACKED = re.compile(r"^linux-(?:image|modules)-(?:unsigned-)?\d")
+UNPACKED = re.compile(r"^linux-(?:image|binary|modules)-(?:unsigned-)?\d")
 MADE_BEFORE = "ISTIO_INIT_TEST_KERNEL"
-NETFILTER = ("kernel/net/netfilter/", "kernel/net/ipv4/netfilter/", "kernel/net/ipv6/netfilter/")
+# Netfilter's, and the device by which packets leave.
+MODULES = (
+    *("kernel/net/netfilter/", "kernel/net/ipv4/netfilter/", "kernel/net/ipv6/netfilter/"),
+    "kernel/drivers/net/dummy.ko",
+)
 SYSTEM = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 TOOLS = ("kmod", "ip", "nft", "xtables-legacy-multi")
@@ -70,6 +75,18 @@ class Outcome(NamedTuple):
     after: dict[str, str]
 
 
+def unpack_other_kernel(suite: str, directory: pathlib.Path) -> None:
+    """The kernel of another release of Debian, from its archive."""
+    unpack(suite, PACKAGES[0], directory, UNPACKED)
+    # Newer packages have all their files below /usr, and the kernel among the modules.
+    modules, boot = directory / "lib/modules", directory / "boot"
+    if (directory / "usr/lib/modules").exists():
+        shutil.copytree(directory / "usr/lib/modules", modules, dirs_exist_ok=True)
+    boot.mkdir(exist_ok=True)
+    for image in modules.glob("*/vmlinuz"):
+        image.rename(boot / f"vmlinuz-{image.parent.name}")
+
+
 def unpack_kernel(directory: pathlib.Path) -> None:
     """The distribution's kernel and its modules, below boot/ and lib/modules/; from its mirror."""
     for package in PACKAGES:
@@ -86,13 +103,18 @@ def unpack_kernel(directory: pathlib.Path) -> None:
 
 
 class Machine:
-    """A kernel, and a root file system to boot it with, made in a directory of the caller's."""
+    """A kernel, and a root file system to boot it with, made in a directory of the caller's.
 
-    def __init__(self, directory: pathlib.Path) -> None:
-        made = os.environ.get(MADE_BEFORE)
+    The kernel is this distribution's, or that of a release of Debian.
+    """
+
+    def __init__(self, directory: pathlib.Path, suite: str = "") -> None:
+        made = "" if suite else os.environ.get(MADE_BEFORE)
         self._directory = directory
         self._kernel = pathlib.Path(made) if made else directory / "kernel"
-        if not made:
+        if suite:
+            unpack_other_kernel(suite, self._kernel)
+        elif not made:
             self._kernel.mkdir()
             unpack_kernel(self._kernel)
         [self._image] = (self._kernel / "boot").glob("vmlinuz-*")
@@ -131,17 +153,18 @@ class Machine:
         for directory in ("/proc", "/sys", "/dev", "/run", "/tmp", "/etc"):
             root.directory(directory)
         root.write("/etc/resolv.conf", b"nameserver 192.0.2.53\n")
+        root.file("/etc/protocols")  # nft prints their names
         self._add_modules(root)
         root.write("/init", launcher().encode(), stat.S_IFREG | 0o755)
         return root
 
     def _add_modules(self, root: Archive) -> None:
-        """Netfilter's modules and those that they need, with the index that modprobe reads."""
+        """The modules and those that they need, with the index that modprobe reads."""
         home = self._kernel / "lib/modules" / self.release
         if not (home / "modules.dep.bin").exists():
             subprocess.run([tool("depmod"), "-b", self._kernel, self.release], check=True)
         needs = dict(line.split(":") for line in (home / "modules.dep").read_text().splitlines())
-        wanted = {name for name in needs if name.startswith(NETFILTER)}
+        wanted = {name for name in needs if name.startswith(MODULES)}
         wanted |= {each for name in wanted for each in needs[name].split()}
         for path in (*sorted(wanted), *(each.name for each in home.glob("modules.*"))):
             root.write(f"/lib/modules/{self.release}/{path}", (home / path).read_bytes())

@@ -8,18 +8,18 @@ import pathlib
 import subprocess
 from typing import TYPE_CHECKING
 
+from integration.kit.debian import unpack
+
 if TYPE_CHECKING:
     from integration.kit.namespace import Namespace
 
 SUITE = "trixie"
-ARCHIVE = "http://deb.debian.org/debian"
-KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # A directory in which one was unpacked before.
 MADE_BEFORE = "ISTIO_INIT_TEST_NFT"
 
 
 class NewerNft:
-    """The nft below a directory that `unpack` has filled."""
+    """The nft below a directory into which the package was unpacked."""
 
     def __init__(self, directory: pathlib.Path) -> None:
         [linker] = directory.glob("usr/lib/*/ld-linux*.so*")
@@ -44,38 +44,5 @@ def unpacked(shared: pathlib.Path) -> NewerNft:
     with (directory / "lock").open("w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (directory / "root").exists():
-            unpack(directory)
+            unpack(SUITE, "nftables", directory / "root")
     return NewerNft(directory / "root")
-
-
-def unpack(directory: pathlib.Path) -> None:
-    """The package and those that it needs, downloaded with apt, whose own configuration and lists are left alone."""
-    sources = directory / "sources.list"
-    sources.write_text(f"deb [signed-by={KEYS}] {ARCHIVE} {SUITE} main\n", encoding="ascii")
-    for each in ("lists/partial", "cache/archives/partial", "parts", "packages"):
-        (directory / each).mkdir(parents=True, exist_ok=True)
-    options = {
-        "Dir::State::Lists": directory / "lists",
-        "Dir::State::status": "/dev/null",
-        "Dir::Etc::SourceList": sources,
-        "Dir::Etc::SourceParts": directory / "parts",
-        "Dir::Etc::PreferencesParts": directory / "parts",
-        "Dir::Cache": directory / "cache",
-        "Acquire::Languages": "none",
-        "Acquire::Retries": "3",
-        "APT::Sandbox::User": "root",
-    }
-    apt = [word for option, value in options.items() for word in ("-o", f"{option}={value}")]
-    _done("apt-get", *apt, "-qq", "update")
-    needed = _done("apt-cache", *apt, "depends", "--recurse", "--important", "nftables")
-    names = {line for line in needed.splitlines() if line and line[0].isalnum()}
-    _done("apt-get", *apt, "-qq", "download", *sorted(names), where=directory / "packages")
-    for package in sorted((directory / "packages").glob("*.deb")):
-        _done("dpkg-deb", "--extract", str(package), str(directory / "root.new"))
-    (directory / "root.new").rename(directory / "root")
-
-
-def _done(*command: str, where: pathlib.Path | None = None) -> str:
-    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
-    return done.stdout

@@ -1,0 +1,54 @@
+"""Packages of another release of Debian, from its archive: downloaded and unpacked, not installed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pathlib
+
+ARCHIVE = "http://deb.debian.org/debian"
+KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+def unpack(suite: str, package: str, directory: pathlib.Path, names: re.Pattern[str] = re.compile(".")) -> None:
+    """The package and those that it needs, if their `names` match, below a new directory.
+
+    apt's own configuration and lists are left alone. AssertionError with what apt says where it fails.
+    """
+    work = directory.with_name(f"{directory.name}.apt")
+    for each in ("lists/partial", "cache/archives/partial", "parts", "packages"):
+        (work / each).mkdir(parents=True, exist_ok=True)
+    sources = work / "sources.list"
+    sources.write_text(f"deb [signed-by={KEYS}] {ARCHIVE} {suite} main\n", encoding="ascii")
+    options = {
+        "Dir::State::Lists": work / "lists",
+        "Dir::State::status": "/dev/null",
+        "Dir::Etc::SourceList": sources,
+        "Dir::Etc::SourceParts": work / "parts",
+        "Dir::Etc::PreferencesParts": work / "parts",
+        "Dir::Cache": work / "cache",
+        "Acquire::Languages": "none",
+        "Acquire::Check-Valid-Until": "false",  # a release that gets no more updates has no new date
+        "Acquire::Retries": "3",
+        "APT::Sandbox::User": "root",
+    }
+    apt = [word for option, value in options.items() for word in ("-o", f"{option}={value}")]
+    _done("apt-get", *apt, "-qq", "update")
+    needed = _done("apt-cache", *apt, "depends", "--recurse", "--important", package).splitlines()
+    wanted = {line for line in needed if line and line[0].isalnum() and names.match(line)}
+    assert wanted, f"{suite}: {package} needs no package whose name matches {names.pattern}"
+    _done("apt-get", *apt, "-qq", "download", *sorted(wanted), where=work / "packages")
+    new = directory.with_name(f"{directory.name}.new")
+    for file in sorted((work / "packages").glob("*.deb")):
+        _done("dpkg-deb", "--extract", str(file), str(new))
+        file.unlink()
+    new.rename(directory)
+
+
+def _done(*command: str, where: pathlib.Path | None = None) -> str:
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    return done.stdout

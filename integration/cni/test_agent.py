@@ -12,8 +12,7 @@ import time
 import pytest
 
 from integration.cni.test_installation import RIGHTS, handles_sigterm
-from integration.kit.endpoints import awaited
-from integration.kit.node_agent import FLANNEL, NodeAgent, node_agent
+from integration.kit.node_agent import FLANNEL, NodeAgent, node_agent, until
 from integration.kit.program import ROOT
 from istio_init.cni.node.conflist import PLUGIN, types
 from tests.kit.cluster_api import cluster_api
@@ -29,7 +28,7 @@ def test_it_installs_answers_probes_and_leaves_nothing(tmp_path: pathlib.Path) -
         assert agent.get("/else")[0] == 404
         # Another program removes the entry.
         agent.network.write_text(FLANNEL)
-        awaited(lambda: PLUGIN in types(agent.network.read_text()), "the entry again")
+        until(lambda: PLUGIN in types(agent.network.read_text()), "the entry again")
         agent.process.send_signal(signal.SIGTERM)
         assert agent.process.wait(60) == 0
         assert agent.files() == {"10-flannel.conflist"}
@@ -49,8 +48,8 @@ def test_it_is_not_ready_before_the_pods_are_listed(tmp_path: pathlib.Path) -> N
     with cluster_api(tmp_path) as api:
         api.down = True
         with NodeAgent(tmp_path, api) as agent:
-            awaited(lambda: "the server is down" in agent.log and "added" in agent.log, "a failure")
-            awaited(lambda: agent.get("/readyz") == (503, "the node's pods have not been listed yet\n"), "the reason")
+            until(lambda: "the server is down" in agent.log and "added" in agent.log, "a failure")
+            until(lambda: agent.get("/readyz") == (503, "the node's pods have not been listed yet\n"), "the reason")
             assert agent.get("/healthz")[0] == 200
             api.down = False
             agent.ready()
@@ -62,10 +61,10 @@ def test_the_nodes_taint_goes_once_the_plugin_works(tmp_path: pathlib.Path) -> N
         api.node["spec"]["taints"] = [{"key": "cni.istio.io/not-ready", "effect": "NoSchedule"}, other]
         api.down = True
         with NodeAgent(tmp_path, api, "--untaint=cni.istio.io/not-ready") as agent:
-            awaited(lambda: "the server is down" in agent.log and "added" in agent.log, "a failure")
+            until(lambda: "the server is down" in agent.log and "added" in agent.log, "a failure")
             api.down = False
             agent.ready()
-            awaited(lambda: "has been removed from the node" in agent.log, "the taint to go")
+            until(lambda: "has been removed from the node" in agent.log, "the taint to go")
             assert api.node["spec"]["taints"] == [other]
 
 
@@ -81,9 +80,9 @@ def test_a_signal_at_any_moment_ends_it_and_takes_away_what_was_left(tmp_path: p
         with agent:
             time.sleep(moment)
             children = pathlib.Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children")
-            awaited(lambda: bool(children.read_text()), "the process")
+            until(lambda: bool(children.read_text()), "the process")
             [child] = children.read_text().split()
-            awaited(lambda: handles_sigterm(int(child)), "a handler for SIGTERM")
+            until(lambda: handles_sigterm(int(child)), "a handler for SIGTERM")
             os.kill(int(child), signal.SIGTERM)
             assert agent.process.wait(60) == 0
         assert agent.files() == {"10-flannel.conflist"}
@@ -109,3 +108,33 @@ def test_mistakes_are_one_line(tmp_path: pathlib.Path, options: tuple[str, ...],
     assert done.returncode in {1, 255}, done.stderr
     assert why in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def resident(pid: int) -> int:
+    """The resident memory of a process, in KB."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
+
+
+def test_memory_and_descriptors_are_flat_under_churn(tmp_path: pathlib.Path) -> None:
+    with node_agent(tmp_path) as agent:
+
+        def churn(rounds: int) -> None:
+            for number in range(rounds):
+                agent.api.put(pod(f"pod-{number % 100}", 1, env="x" * 5000))
+                if number % 3 == 2:
+                    agent.api.delete(f"pod-{number % 100}")
+            agent.get("/metrics")
+
+        def awaited_pods() -> None:
+            text = f"istio_init_cni_pods {len(agent.api.pods)}.0"
+            until(lambda: text in agent.get("/metrics")[1], text)
+
+        descriptors = pathlib.Path(f"/proc/{agent.process.pid}/fd")
+        churn(500)
+        awaited_pods()
+        memory, opened = resident(agent.process.pid), len(list(descriptors.iterdir()))
+        churn(2000)
+        awaited_pods()
+        assert resident(agent.process.pid) < memory + 4096
+        until(lambda: len(list(descriptors.iterdir())) <= opened, "the descriptors to be as many as before")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -14,17 +13,9 @@ import pytest
 from integration.kit.cni import INJECTED, PREVIOUS, Plugin
 from integration.kit.cri_runtime import CriRuntime, cri_runtime
 from integration.kit.namespace import Namespace
-from integration.kit.node_agent import NodeAgent, node_agent
+from integration.kit.node_agent import NodeAgent, node_agent, until
 from integration.kit.program import ROOT, VERBS
 from tests.kit.lying_api import pod
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Return once a condition holds; an inspection is a start of Python, which takes long on a busy machine."""
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
 
 
 class Repairing:

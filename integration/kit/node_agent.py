@@ -7,18 +7,26 @@ import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from integration.kit.endpoints import awaited
 from integration.kit.program import ROOT, VERBS
 from istio_init.cni.node.conflist import PLUGIN
 from tests.cni.networks import LISTS
 from tests.kit.cluster_api import ClusterApi, cluster_api
 
 FLANNEL = LISTS["10-flannel"]
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Return once a condition holds. After failures the agent waits for up to half a minute."""
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
 
 
 class NodeAgent:
@@ -91,7 +99,7 @@ class NodeAgent:
 
     def ready(self) -> None:
         """Wait until it is."""
-        awaited(lambda: self.process.poll() is not None or self.is_ready(), "the agent to be ready")
+        until(lambda: self.process.poll() is not None or self.is_ready(), "the agent is not ready")
         assert self.process.poll() is None, self.log
 
     def files(self) -> set[str]:

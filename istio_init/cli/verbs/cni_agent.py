@@ -24,7 +24,7 @@ from istio_init.cli.verbs.cni_flags import (
 from istio_init.cli.verbs.output import choice
 from istio_init.cni.node.directories import detect
 from istio_init.cni.plugin.settings import AGENT_SOCKET, REQUIRED
-from istio_init.errors import InitError
+from istio_init.errors import InitError, shown
 from istio_init.errors_rare import OptionError
 from istio_init.log import Log
 
@@ -109,17 +109,19 @@ def agent(  # noqa: PLR0913 (a command line's options)
 
     try:
         asyncio.run(run())
-    except* InitError as group:
+    except* Exception as group:  # noqa: BLE001 (a user gets one line, whatever ended it)
         raise _first(group) from None
     return 0
 
 
-def _first(group: BaseExceptionGroup[InitError]) -> InitError:
+def _first(group: BaseExceptionGroup[Exception]) -> InitError:
     """The error that ended the tasks; a user gets one line."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return error if isinstance(error, InitError) else InitError(str(error))
+    if isinstance(error, InitError):
+        return error
+    return InitError(f"internal error: {type(error).__name__}: {shown(str(error), 300)[1:-1]}")
 
 
 def _node(given: str, environment: str) -> str:

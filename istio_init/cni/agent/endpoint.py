@@ -44,8 +44,10 @@ class HttpEndpoint:
         except OSError as error:
             why = error.strerror or str(error)
             raise InitError(f"--listen: {shown(address)}: {why}; name another port, or end what uses it") from error
-        async with server:
+        try:
             yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1

@@ -50,13 +50,14 @@ class PluginServer:
                 f"--socket: {shown(path)}: {error.strerror or error}; name another path, or mount the host's directory"
             ) from error
         own = _identity(path)
-        async with server:
-            try:
-                yield
-            finally:
-                # Not that of an agent after this one.
-                if _identity(path) == own:
-                    _remove(path)
+        try:
+            yield
+        finally:
+            # Not that of an agent after this one.
+            if _identity(path) == own:
+                _remove(path)
+            # Not wait_closed(): from Python 3.12 on it waits for the calls of pods that start just now.
+            server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open += 1
@@ -99,6 +100,9 @@ class PluginServer:
             return await handler(request)
         except InitError as error:
             return _error(str(error))
+        except Exception as error:  # noqa: BLE001 (one request must not end with a traceback, nor without an answer)
+            self._log.error(f"internal error: {ask}: {type(error).__name__}: {shown(str(error), 200)[1:-1]}")
+            return _error("internal error of the agent; see its log")
 
 
 def _error(why: str, *, final: bool = False) -> dict[str, Any]:

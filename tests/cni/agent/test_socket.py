@@ -207,6 +207,21 @@ def test_reports_become_lines_of_the_agents_output(tmp_path: Path, capfd: pytest
     assert capfd.readouterr().err == f"{lines[0]}\n{lines[-1]}\n"
 
 
+def test_a_fault_of_the_agent_is_an_answer_and_a_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    async def broken(_request: object) -> None:
+        raise RuntimeError("two\nlines")
+
+    async def test() -> None:
+        async with PluginServer({"pod": broken}, Log("info")).serving(str(tmp_path / "s")):
+            with pytest.raises(PluginError, match="internal error of the agent") as raised:
+                await asyncio.to_thread(ask, tmp_path / "s", "web")
+            assert raised.value.code == TRY_AGAIN
+
+    run(test)
+    [line] = capfd.readouterr().err.splitlines()
+    assert "internal error: pod: RuntimeError: two" in line
+
+
 # -- The plugin's side against another that listens there.
 
 

@@ -26,7 +26,8 @@ PLAN = ("-u", "1337", "-i", "*", "-b", "*")
 LIVE = ("--live", "--outbound", "--to", "192.0.2.1:80")
 VERBS = {
     "check": ("check",), "plan": ("plan",), "show": ("show",), "show-table": ("show", "--output", "table"),
-    "doctor": ("doctor",), "explain": ("explain", *LIVE), "prove": ("prove", "--live"),
+    "doctor": ("doctor", "--all"), "options": ("options", "--live"), "explain": ("explain", *LIVE),
+    "prove": ("prove", "--live"),
     "dot": ("draw", "--live", "--format", "dot"), "mermaid": ("draw", "--live", "--format", "mermaid"),
     "svg": ("draw", "--live", "--format", "svg"), "html": ("draw", "--live", "--format", "html"),
 }  # fmt: skip
@@ -81,8 +82,10 @@ def assert_harmless(said: Answer) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_verb_prints_it_as_it_is(hostile: Namespace, backend: str, verb: str) -> None:
-    said = ask(hostile, *VERBS[verb], *PLAN, *BACKENDS[backend])
-    assert said.output
+    # options reads them from the rules.
+    flags = () if verb == "options" else (*PLAN, *BACKENDS[backend])
+    said = ask(hostile, *VERBS[verb], *flags)
+    assert said.output or verb == "options"
     if verb in PICTURES:
         said = said._replace(output=said.output.replace("\t", " "))
     assert_harmless(said)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from integration.kit import program
 from integration.kit.namespace import Namespace
-from integration.kit.program import standing
+from integration.kit.settling import settled
 from integration.kit.tracing import Traced, traced
 from tests.planning.cases import argv
 
@@ -31,6 +32,12 @@ def whole(*flags: str) -> tuple[Traced, object]:
         run = traced(namespace, f"setsockopt,{READS}", *CASE, *flags)
         assert run.code == 0, run.log
         return run, standing(namespace)
+
+
+def standing(namespace: Namespace) -> object:
+    """All that a run may change, once the kernel has finished it."""
+    settled(namespace)
+    return program.standing(namespace)
 
 
 def only_one_line(log: str) -> bool:

@@ -82,13 +82,14 @@ def assert_harmless(said: Answer) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_verb_prints_it_as_it_is(hostile: Namespace, backend: str, verb: str) -> None:
-    # options reads them from the rules.
-    flags = () if verb == "options" else (*PLAN, *BACKENDS[backend])
-    said = ask(hostile, *VERBS[verb], *flags)
+    assert_harmless(answer(hostile, verb, *PLAN, *BACKENDS[backend]))
+
+
+def answer(namespace: Namespace, verb: str, *flags: str) -> Answer:
+    """What a verb says; options reads the flags from the rules, and pictures may have tabs."""
+    said = ask(namespace, *VERBS[verb], *(() if verb == "options" else flags))
     assert said.output or verb == "options"
-    if verb in PICTURES:
-        said = said._replace(output=said.output.replace("\t", " "))
-    assert_harmless(said)
+    return said._replace(output=said.output.replace("\t", " ")) if verb in PICTURES else said
 
 
 @pytest.mark.parametrize("verb", ["explain", "prove", "show", "doctor", "check", "plan"])
@@ -148,8 +149,5 @@ def test_no_verb_prints_a_comment_of_native_tables_as_it_is(namespace: Namespace
     succeed(namespace, *PLAN, native, "--rule-comments")
     text = f'add rule inet istio-proxy-nat istio-output tcp dport 9 counter return comment "{HOSTILE}"'
     namespace.run("nft", "-f", "-", text=text)
-    said = ask(namespace, verb, *VERBS[verb], *PLAN, native, "--rule-comments")
-    assert said.output
-    assert harmless(said.output), said.output
-    assert harmless(said.errors.replace("\t", " ")), said.errors
+    assert_harmless(answer(namespace, verb, *PLAN, native, "--rule-comments"))
     assert harmless(refuse(namespace, *PLAN, native, "--rule-comments").replace("\t", " "))

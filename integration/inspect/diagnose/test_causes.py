@@ -15,8 +15,10 @@ from integration.kit.endpoints import User
 from integration.kit.pod import APP, PROXY, Pod
 from integration.kit.residents import resident
 from istio_init.cli.verbs import diagnose_bundle, diagnose_pod
-from istio_init.cni.node import cri_pb2
+from istio_init.cni.node import cri, cri_pb2
+from istio_init.inspect.diagnose import collect
 from istio_init.kernel.host import containers
+from istio_init.model import parsers
 from istio_init.model.rules import IPV4
 from tests.cni.test_cri import Runtime, listed, status
 
@@ -113,6 +115,27 @@ def change(pod: Pod) -> None:
     pod.namespace.run("iptables-legacy", "-w", "-t", "nat", "-I", "ISTIO_OUTPUT", "-p", "udp", "-j", "RETURN")
 
 
+def forbid(pod: Pod) -> None:
+    pod.namespace.run("iptables-legacy", "-w", "-P", "INPUT", "DROP")
+
+
+def leave(pod: Pod) -> None:
+    pod.namespace.run("iptables-legacy", "-w", "-t", "nat", "-D", "OUTPUT", "-j", "ISTIO_OUTPUT")
+
+
+def down(pod: Pod) -> None:
+    pod.namespace.run("ip", "addr", "del", "127.0.0.1/8", "dev", "lo")
+
+
+def translate(pod: Pod) -> None:
+    for command in (
+        "add table ip mine",
+        "add chain ip mine out { type nat hook output priority -110 ; }",
+        "add rule ip mine out tcp dport 443 redirect to :9",
+    ):
+        pod.namespace.run("nft", command)
+
+
 def sysctl(name: str, value: str) -> Callable[[Pod], None]:
     def deed(pod: Pod) -> None:
         pod.namespace.run("sysctl", "-qw", f"{name}={value}")
@@ -138,6 +161,10 @@ PLANTED: dict[str, tuple[str, Callable[[Pod], None], str, str]] = {
     ),
     "zones": (DNS, drop_zones, "DNS is captured without conntrack zones", "raw ISTIO_OUTPUT_DNS"),
     "two backends": ("", twice, "the rules were made twice, in different backends: legacy and nft", "clean"),
+    "policy": ("", forbid, "the policy of INPUT in filter is DROP", "Packet: tcp"),
+    "jump removed": ("", leave, "the rules were changed: 1 difference", "missing: -j ISTIO_OUTPUT"),
+    "lo down": ("", down, "interface lo is down", "ip link set lo up"),
+    "nft": ("", translate, "another program's nftables table translates destinations: mine", "nft list table ip mine"),
     "changed": ("", change, "the rules were changed: 1 difference", "rule 1 unexpected: -p udp -j RETURN"),
     "node": ("", serve, "the node's own namespace was looked at instead of the pod's", "KUBE-SERVICES"),
 }  # fmt: skip
@@ -166,6 +193,13 @@ def test_dns_without_the_agent(pod: Pod) -> None:
     pod.apply(f"{USUAL} {DNS}")
     with running(pod, udp=""):
         names(diagnose(pod), "DNS is captured without the agent: nobody listens on port 15053", "Packet: udp")
+
+
+def test_dns_servers_that_the_pod_does_not_ask(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod.apply(f"{USUAL} {DNS}")
+    monkeypatch.setattr(collect, "nameservers", lambda _found: parsers.addresses("10.99.0.1,10.96.0.10"))
+    with running(pod):
+        names(diagnose(pod), "DNS is captured for other servers than the pod asks: 10.96.0.10", "Packet: udp")
 
 
 def test_the_init_container_never_ran(pod: Pod) -> None:
@@ -318,6 +352,10 @@ class Channel(Runtime):
     def __init__(self, _path: str) -> None:
         super().__init__(self.listed, self.known)
 
+    def call(self, method: str, message: bytes) -> bytes:
+        """No containers, unless a test has some."""
+        return b"" if method == cri.CONTAINERS else super().call(method, message)
+
     def __enter__(self) -> Self:
         return self
 
@@ -342,6 +380,33 @@ def test_a_pod_by_name(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
         names(by_name("reviews"), "flushed or removed: ISTIO_OUTPUT")
     assert by_name("other/reviews").output.startswith("CANNOT KNOW: POD: 'other/reviews': no running pod of that name")
     names(by_name("host"), "hostNetwork: the pod is in the node's own network")
+
+
+def test_what_the_init_container_was_started_with(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = json.dumps({"runtimeSpec": {"linux": {"namespaces": [{"type": "network", "path": pod.namespace.path}]}}})
+    Channel.listed[:], Channel.known["one"] = [listed("reviews", "one")], status(info=space)
+    process = {
+        "args": ["pilot-agent", "istio-iptables", "-i", "*", "-b", "*", "-d", "15090,15021,15020", "-q", "9000"],
+        "env": ["ISTIO_META_DNS_CAPTURE=false", "TOKEN=s3cret", "ENABLE_IPV6=true"],
+    }
+    started = cri_pb2.ContainerStatusResponse(info={"info": json.dumps({"runtimeSpec": {"process": process}})})
+    container = cri_pb2.Container(id="init", metadata=cri_pb2.ContainerMetadata(name="istio-init"))
+    answers = {
+        cri.CONTAINERS: cri_pb2.ListContainersResponse(containers=[container]).SerializeToString(),
+        cri.CONTAINER: started.SerializeToString(),
+    }
+
+    class WithContainers(Channel):
+        def call(self, method: str, message: bytes) -> bytes:
+            return answers[method] if method in answers else super().call(method, message)
+
+    monkeypatch.setattr(diagnose_pod, "GrpcChannel", WithContainers)
+    pod.apply(USUAL)
+    with running(pod), resident(pod.namespace, "web", APP) as process_id:
+        for words in (["reviews"], ["--pid", str(process_id)]):
+            answer = ask(pod.peer, "diagnose", *words, "--cri-socket", "/run/cri")
+            names(answer, "the rules were changed", "--dport 9000", "the init container's arguments, from the runtime")
+            assert "s3cret" not in answer.output
 
 
 def test_a_bundle(pod: Pod, tmp_path: Path) -> None:

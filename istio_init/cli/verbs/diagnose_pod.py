@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,14 @@ from istio_init.inspect.diagnose.case import Resident, Situation
 from istio_init.kernel.host import containers
 from istio_init.kernel.host.grpc import GrpcChannel
 from istio_init.kernel.host.netns import inode
-from istio_init.kernel.probe.facts import sysctls
+from istio_init.kernel.netlink import conntrack
+from istio_init.kernel.probe.facts import foreign_tables, sysctls
 from istio_init.log import Log
 from istio_init.model import parsers
 from istio_init.model.rules import IPV6
 from istio_init.options.cni_pod import PodDescription, judge
 from istio_init.options.from_pod import FLAG, read_pod, refusal
+from istio_init.options.manifest import INIT, VALIDATION
 from istio_init.options.table import OPTIONS, Options
 from istio_init.options.workload import only_workload
 from istio_init.planning.infer import against
@@ -44,6 +47,7 @@ USUAL = Options(
     istio_local_exclude_ports=parsers.ports("15090,15021,15020"),
 )
 # Everything was given: subject() looks for no options.
+KNOWN_VARIABLES = frozenset(name for each in OPTIONS for name in each.variables) | {"ENVOY_USER"}
 ALL_GIVEN = frozenset(each.field for each in OPTIONS)
 
 
@@ -94,6 +98,7 @@ def situation(question: Question) -> Situation:
         request = request if question.manifest else from_runtime
     else:
         options = placed(options, Where(True, question.pid, question.container))
+        request = request if question.manifest else _of_namespace(question, options)
     return _live(question, options, request)
 
 
@@ -121,6 +126,7 @@ def _of_runtime(question: Question, options: Options) -> tuple[Options, Intent]:
             for each in cri.sandboxes(channel)
             if each.ready and each.name == name and (not slash or each.namespace == namespace)
         ]
+        started = _started(channel, named[0].identity) if len(named) == 1 else None
     if not named:
         raise InitError(
             f"POD: {shown(question.pod)}: no running pod of that name on this node; name it NAMESPACE/POD, on its node"
@@ -134,7 +140,43 @@ def _of_runtime(question: Question, options: Options) -> tuple[Options, Intent]:
         return options, Intent(None, "the runtime", "hostNetwork: the pod is in the node's own network", True)
     if not path:
         raise InitError(f"POD: {shown(question.pod)}: the runtime does not name its network namespace; use --pid")
-    return options.replace(network_namespace=path), _of_annotations(sandbox.annotations)
+    return options.replace(network_namespace=path), started or _of_annotations(sandbox.annotations)
+
+
+def _started(channel: GrpcChannel, sandbox: str) -> Intent | None:
+    """What the arguments of the init container want, as the runtime started it; None where it says nothing."""
+    try:
+        started = cri.started_as(channel, sandbox, (INIT, VALIDATION))
+        if started is None:
+            return None
+        words, environment = started
+        variables = [each.partition("=") for each in environment]
+        container = {
+            "name": INIT,
+            "args": words,
+            "env": [{"name": name, "value": value} for name, _, value in variables if name in KNOWN_VARIABLES],
+        }
+        pod = {"kind": "Pod", "metadata": {"name": "pod"}, "spec": {"initContainers": [container]}}
+        made = read_pod(json.dumps(pod), "the runtime", {}, account)
+    except InitError:
+        return None
+    return Intent(made.options, "the init container's arguments, from the runtime")
+
+
+def _of_namespace(question: Question, options: Options) -> Intent:
+    """What the runtime says of the pod with this network namespace; nothing where no runtime, or none, knows it."""
+    if question.container is None and question.pid is None:
+        return Intent()
+    try:
+        number = access.namespace_number(options.network_namespace)
+        with GrpcChannel(cri.endpoint(question.cri_socket, os.environ)) as channel:
+            for each in cri.sandboxes(channel):
+                if each.ready and each.netns and not each.host and access.namespace_number(each.netns) == number:
+                    return _started(channel, each.identity) or _of_annotations(each.annotations)
+    except InitError:
+        if question.cri_socket:
+            raise
+    return Intent()
 
 
 def _of_annotations(annotations: Mapping[str, str]) -> Intent:
@@ -172,7 +214,7 @@ def _live(question: Question, options: Options, request: Intent) -> Situation:
         found = tuple(live_options.readings(options))
         request = _recorded(request, number)
         routing = access.router().read()
-        settings = sysctls()
+        settings, usage, strangers = sysctls(), conntrack.usage(), foreign_tables()
     if not found:
         _require_no_sockets_capture(options)
     made, source = _wanted(request, found, options)
@@ -188,6 +230,7 @@ def _live(question: Question, options: Options, request: Intent) -> Situation:
         envoy=about.envoy.replace(uid=envoy.uid, gid=envoy.gid) if envoy else about.envoy,
         differences=compared.differences, missing=compared.missing, interfaces=devices, sysctls=settings,
         residents=residents, listening=sockets.listening, bound=sockets.bound, connections=sockets.connections,
+        tracked=usage, nameservers=collect.nameservers(who), strangers=strangers,
         node=collect.node_signs(number, devices, about.rulesets),
         named_pod=bool(question.pod or question.container), host_network=request.host_network,
         refusal=request.refusal, mode_none=mode or _none(request), live=True,

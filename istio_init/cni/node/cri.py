@@ -35,6 +35,7 @@ SOCKETS = (
     "/run/cri-dockerd.sock",
 )
 LIST, STATUS = "/runtime.v1.RuntimeService/ListPodSandbox", "/runtime.v1.RuntimeService/PodSandboxStatus"
+CONTAINERS, CONTAINER = "/runtime.v1.RuntimeService/ListContainers", "/runtime.v1.RuntimeService/ContainerStatus"
 
 
 class Sandbox(Record):
@@ -113,15 +114,42 @@ def status(sandbox: Sandbox, answer: PodSandboxStatusResponse) -> Sandbox:
     )  # fmt: skip
 
 
+def started_as(channel: GrpcChannel, sandbox: str, names: tuple[str, ...]) -> tuple[list[str], list[str]] | None:
+    """The command line and the environment of a pod's container with one of these names, also of one that has ended.
+
+    None if the runtime has no such container, or does not say; GrpcError if it fails.
+    """
+    messages = _messages()
+    request = messages.ListContainersRequest(filter=messages.ContainerFilter(pod_sandbox_id=sandbox))
+    listed = _call(channel, CONTAINERS, request, messages.ListContainersResponse).containers
+    by_name = {each.metadata.name: each.id for each in listed}
+    identity = next((by_name[name] for name in names if name in by_name), None)
+    if identity is None:
+        return None
+    request = messages.ContainerStatusRequest(container_id=identity, verbose=True)
+    answer = _call(channel, CONTAINER, request, messages.ContainerStatusResponse)
+    process = _inside(_document(answer.info.get("info", "")), "runtimeSpec", "process")
+    words, variables = _texts(_inside(process, "args")), _texts(_inside(process, "env"))
+    return (words, variables) if words else None
+
+
+def _texts(value: Any) -> list[str]:  # noqa: ANN401 (JSON)
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def _document(info: str) -> Any:  # noqa: ANN401 (JSON)
+    try:
+        return json.loads(info) if info else {}
+    except ValueError:
+        return {}
+
+
 def place(info: str) -> tuple[str, int]:
     """The network namespace's path and a process's id in the JSON that containerd and CRI-O add to a status.
 
     Both have the sandbox's runtime specification (OCI) there.
     """
-    try:
-        document: Any = json.loads(info) if info else {}
-    except ValueError:
-        document = {}
+    document = _document(info)
     spaces = _inside(document, "runtimeSpec", "linux", "namespaces")
     listed = spaces if isinstance(spaces, list) else []
     path = next((_inside(each, "path") for each in listed if _inside(each, "type") == "network"), "")

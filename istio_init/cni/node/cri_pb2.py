@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1distio_init/cni/node/cri.proto\x12\x0eistio_init.cri\"\x17\n\x15ListPodSandboxRequest\"C\n\x16ListPodSandboxResponse\x12)\n\x05items\x18\x01 \x03(\x0b\x32\x1a.istio_init.cri.PodSandbox\"\xf4\x01\n\nPodSandbox\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x08metadata\x18\x02 \x01(\x0b\x32\".istio_init.cri.PodSandboxMetadata\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.istio_init.cri.PodSandboxState\x12@\n\x0b\x61nnotations\x18\x06 \x03(\x0b\x32+.istio_init.cri.PodSandbox.AnnotationsEntry\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x12PodSandboxMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\"B\n\x17PodSandboxStatusRequest\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\x12\x0f\n\x07verbose\x18\x02 \x01(\x08\"\xbb\x01\n\x18PodSandboxStatusResponse\x12\x30\n\x06status\x18\x01 \x01(\x0b\x32 .istio_init.cri.PodSandboxStatus\x12@\n\x04info\x18\x02 \x03(\x0b\x32\x32.istio_init.cri.PodSandboxStatusResponse.InfoEntry\x1a+\n\tInfoEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf4\x01\n\x10PodSandboxStatus\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.istio_init.cri.PodSandboxState\x12\x34\n\x05linux\x18\x06 \x01(\x0b\x32%.istio_init.cri.LinuxPodSandboxStatus\x12\x46\n\x0b\x61nnotations\x18\x08 \x03(\x0b\x32\x31.istio_init.cri.PodSandboxStatus.AnnotationsEntry\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"F\n\x15LinuxPodSandboxStatus\x12-\n\nnamespaces\x18\x01 \x01(\x0b\x32\x19.istio_init.cri.Namespace\"=\n\tNamespace\x12\x30\n\x07options\x18\x02 \x01(\x0b\x32\x1f.istio_init.cri.NamespaceOption\"A\n\x0fNamespaceOption\x12.\n\x07network\x18\x01 \x01(\x0e\x32\x1d.istio_init.cri.NamespaceMode*=\n\rNamespaceMode\x12\x07\n\x03POD\x10\x00\x12\r\n\tCONTAINER\x10\x01\x12\x08\n\x04NODE\x10\x02\x12\n\n\x06TARGET\x10\x03*:\n\x0fPodSandboxState\x12\x11\n\rSANDBOX_READY\x10\x00\x12\x14\n\x10SANDBOX_NOTREADY\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1distio_init/cni/node/cri.proto\x12\x0eistio_init.cri\"\x17\n\x15ListPodSandboxRequest\"C\n\x16ListPodSandboxResponse\x12)\n\x05items\x18\x01 \x03(\x0b\x32\x1a.istio_init.cri.PodSandbox\"\xf4\x01\n\nPodSandbox\x12\n\n\x02id\x18\x01 \x01(\t\x12\x34\n\x08metadata\x18\x02 \x01(\x0b\x32\".istio_init.cri.PodSandboxMetadata\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.istio_init.cri.PodSandboxState\x12@\n\x0b\x61nnotations\x18\x06 \x03(\x0b\x32+.istio_init.cri.PodSandbox.AnnotationsEntry\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"B\n\x12PodSandboxMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\"B\n\x17PodSandboxStatusRequest\x12\x16\n\x0epod_sandbox_id\x18\x01 \x01(\t\x12\x0f\n\x07verbose\x18\x02 \x01(\x08\"\xbb\x01\n\x18PodSandboxStatusResponse\x12\x30\n\x06status\x18\x01 \x01(\x0b\x32 .istio_init.cri.PodSandboxStatus\x12@\n\x04info\x18\x02 \x03(\x0b\x32\x32.istio_init.cri.PodSandboxStatusResponse.InfoEntry\x1a+\n\tInfoEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf4\x01\n\x10PodSandboxStatus\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.istio_init.cri.PodSandboxState\x12\x34\n\x05linux\x18\x06 \x01(\x0b\x32%.istio_init.cri.LinuxPodSandboxStatus\x12\x46\n\x0b\x61nnotations\x18\x08 \x03(\x0b\x32\x31.istio_init.cri.PodSandboxStatus.AnnotationsEntry\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"F\n\x15LinuxPodSandboxStatus\x12-\n\nnamespaces\x18\x01 \x01(\x0b\x32\x19.istio_init.cri.Namespace\"=\n\tNamespace\x12\x30\n\x07options\x18\x02 \x01(\x0b\x32\x1f.istio_init.cri.NamespaceOption\"A\n\x0fNamespaceOption\x12.\n\x07network\x18\x01 \x01(\x0e\x32\x1d.istio_init.cri.NamespaceMode\"H\n\x15ListContainersRequest\x12/\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1f.istio_init.cri.ContainerFilter\")\n\x0f\x43ontainerFilter\x12\x16\n\x0epod_sandbox_id\x18\x03 \x01(\t\"G\n\x16ListContainersResponse\x12-\n\ncontainers\x18\x01 \x03(\x0b\x32\x19.istio_init.cri.Container\"L\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x33\n\x08metadata\x18\x03 \x01(\x0b\x32!.istio_init.cri.ContainerMetadata\"!\n\x11\x43ontainerMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x16\x43ontainerStatusRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0f\n\x07verbose\x18\x02 \x01(\x08\"\x87\x01\n\x17\x43ontainerStatusResponse\x12?\n\x04info\x18\x02 \x03(\x0b\x32\x31.istio_init.cri.ContainerStatusResponse.InfoEntry\x1a+\n\tInfoEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*=\n\rNamespaceMode\x12\x07\n\x03POD\x10\x00\x12\r\n\tCONTAINER\x10\x01\x12\x08\n\x04NODE\x10\x02\x12\n\n\x06TARGET\x10\x03*:\n\x0fPodSandboxState\x12\x11\n\rSANDBOX_READY\x10\x00\x12\x14\n\x10SANDBOX_NOTREADY\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,10 +37,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PODSANDBOXSTATUSRESPONSE_INFOENTRY']._serialized_options = b'8\001'
   _globals['_PODSANDBOXSTATUS_ANNOTATIONSENTRY']._loaded_options = None
   _globals['_PODSANDBOXSTATUS_ANNOTATIONSENTRY']._serialized_options = b'8\001'
-  _globals['_NAMESPACEMODE']._serialized_start=1165
-  _globals['_NAMESPACEMODE']._serialized_end=1226
-  _globals['_PODSANDBOXSTATE']._serialized_start=1228
-  _globals['_PODSANDBOXSTATE']._serialized_end=1286
+  _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._loaded_options = None
+  _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._serialized_options = b'8\001'
+  _globals['_NAMESPACEMODE']._serialized_start=1671
+  _globals['_NAMESPACEMODE']._serialized_end=1732
+  _globals['_PODSANDBOXSTATE']._serialized_start=1734
+  _globals['_PODSANDBOXSTATE']._serialized_end=1792
   _globals['_LISTPODSANDBOXREQUEST']._serialized_start=49
   _globals['_LISTPODSANDBOXREQUEST']._serialized_end=72
   _globals['_LISTPODSANDBOXRESPONSE']._serialized_start=74
@@ -67,4 +69,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NAMESPACE']._serialized_end=1096
   _globals['_NAMESPACEOPTION']._serialized_start=1098
   _globals['_NAMESPACEOPTION']._serialized_end=1163
+  _globals['_LISTCONTAINERSREQUEST']._serialized_start=1165
+  _globals['_LISTCONTAINERSREQUEST']._serialized_end=1237
+  _globals['_CONTAINERFILTER']._serialized_start=1239
+  _globals['_CONTAINERFILTER']._serialized_end=1280
+  _globals['_LISTCONTAINERSRESPONSE']._serialized_start=1282
+  _globals['_LISTCONTAINERSRESPONSE']._serialized_end=1353
+  _globals['_CONTAINER']._serialized_start=1355
+  _globals['_CONTAINER']._serialized_end=1431
+  _globals['_CONTAINERMETADATA']._serialized_start=1433
+  _globals['_CONTAINERMETADATA']._serialized_end=1466
+  _globals['_CONTAINERSTATUSREQUEST']._serialized_start=1468
+  _globals['_CONTAINERSTATUSREQUEST']._serialized_end=1531
+  _globals['_CONTAINERSTATUSRESPONSE']._serialized_start=1534
+  _globals['_CONTAINERSTATUSRESPONSE']._serialized_end=1669
+  _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._serialized_start=671
+  _globals['_CONTAINERSTATUSRESPONSE_INFOENTRY']._serialized_end=714
 # @@protoc_insertion_point(module_scope)

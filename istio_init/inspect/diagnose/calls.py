@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 # Causes that matter to a call although it is captured.
 BEHIND_CAPTURE = frozenset(
     {"other-ports", "proxy-not-listening", "missing-route", "marked-sources", "proxy-loop", "two-backends"}
+    | {"loopback-down", "conntrack-full"}
 )
 # Causes that explain why calls are not captured, whatever their destination.
 OF_ALL_CALLS = frozenset(
     {"host-network", "node-namespace", "mode-none", "not-to-be-captured", "no-rules", "flushed-chain", "foreign-rule"}
-    | {"app-as-proxy"}
+    | {"app-as-proxy", "changed-rules"}
 )
 
 

@@ -10,10 +10,12 @@ from istio_init.record import Record
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from istio_init.kernel.probe.facts import ForeignTable
     from istio_init.model.compare import Difference
+    from istio_init.model.counters import Usage
     from istio_init.model.packet import Facts
     from istio_init.model.routing import RoutingEntry
-    from istio_init.model.rules import Family
+    from istio_init.model.rules import Family, Network
     from istio_init.options.table import Options
     from istio_init.planning.plan import Plan
     from istio_init.simulate.path import PacketPath, Proxy
@@ -58,9 +60,11 @@ class Situation(Record):
 
     `options` have their defaults; `source` says where they come from, `inferred` whether only the rules do.
     `rulesets` are those of all backends together, `chosen` those of the backend that has Istio's rules, `backends` the
-    ones that have any. `differences` and `missing` are between the plan and what exists. `listening` (TCP) and `bound`
-    (UDP) are ports, None where they are not known. `node` are signs of a node's own namespace. `refusal` is why the
-    pod's manifest, annotations or plugin capture nothing; `backend` is empty for a manifest alone.
+    ones that have any (`dump` or `manifest` without a namespace). `differences` and `missing` are between the plan and
+    what exists. `listening` (TCP) and `bound` (UDP) are ports, None where they are not known; `nameservers` are
+    those of the pod's resolv.conf, where that is known. `tracked` is how full connection tracking is, `strangers` are
+    other programs' nftables tables. `node` are signs of a node's own namespace. `refusal` is why the pod's manifest,
+    annotations or plugin capture nothing.
     """
 
     options: Options
@@ -80,6 +84,9 @@ class Situation(Record):
     listening: frozenset[int] | None = None
     bound: frozenset[int] | None = None
     connections: tuple[OpenConnection, ...] = ()
+    tracked: Usage | None = None
+    nameservers: tuple[Network, ...] = ()
+    strangers: tuple[ForeignTable, ...] = ()
     node: tuple[str, ...] = ()
     named_pod: bool = False
     host_network: bool = False

@@ -24,13 +24,16 @@ ALONE: tuple[Callable[[Situation], Cause | None], ...] = (
 )
 # Kinds of faults; then what was chosen so; then what is left.
 FAULTS: tuple[Callable[[Situation], Cause | None], ...] = (
+    rule_causes.loopback_down,
     place_causes.two_backends,
     place_causes.other_backend,
     rule_causes.flushed_chain,
     rule_causes.foreign_rule,
+    rule_causes.foreign_table,
     rule_causes.older_istio,
     rule_causes.missing_route,
     rule_causes.marked_sources,
+    rule_causes.tracking_full,
     proxy_causes.proxy_identity,
     proxy_causes.proxy_ports,
     proxy_causes.app_as_proxy,
@@ -39,6 +42,7 @@ FAULTS: tuple[Callable[[Situation], Cause | None], ...] = (
     choice_causes.virtual_machine_interface,
     choice_causes.second_network,
     proxy_causes.dns,
+    proxy_causes.other_nameserver,
     choice_causes.excluded_destinations,
     choice_causes.excluded_ports,
     choice_causes.excluded_owners,
@@ -52,6 +56,5 @@ def causes(about: Situation) -> tuple[Cause, ...]:
         if cause := look(about):
             return (cause,)
     found = tuple(cause for look in FAULTS if (cause := look(about)))
-    if not found and (rest := rule_causes.changed_rules(about)):
-        return (rest,)
-    return found
+    rest = None if found else rule_causes.changed_rules(about) or rule_causes.not_captured(about)
+    return (rest,) if rest else found

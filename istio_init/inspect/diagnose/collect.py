@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from istio_init.errors import KernelError
+from istio_init.errors import InitError, KernelError
 from istio_init.inspect.diagnose.case import PROXIES, OpenConnection, Resident
-from istio_init.kernel.host import containers, processes, tcp_connections
+from istio_init.kernel.host import container_files, containers, processes, tcp_connections
 from istio_init.kernel.netlink import conntrack
 from istio_init.record import Record
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from istio_init.kernel.host.processes import NetworkProcess
-    from istio_init.model.rules import Ruleset
+    from istio_init.model.rules import Network, Ruleset
 
 # Interfaces that nodes have, and pods have not.
 NODE_DEVICES = frozenset(
@@ -70,6 +70,20 @@ def residents(inode: int) -> tuple[tuple[Resident, ...], str]:
         if each.pid != os.getpid():
             alike.setdefault((each.name, each.uid, each.gid), Resident(each.name, each.uid, each.gid, each.pid))
     return tuple(alike.values()), next((text for each in found if (text := _mode_none(each))), "")
+
+
+def nameservers(found: Iterable[Resident]) -> tuple[Network, ...]:
+    """The servers in the resolv.conf of the first application's container; none where that is not known.
+
+    A process without a container of its own shows the node's file.
+    """
+    for each in found:
+        if each.pid and not each.is_proxy and containers.of_process(each.pid):
+            try:
+                return container_files.nameservers(each.pid) or ()
+            except InitError:
+                continue
+    return ()
 
 
 def _without_visitors(found: tuple[NetworkProcess, ...]) -> tuple[NetworkProcess, ...]:

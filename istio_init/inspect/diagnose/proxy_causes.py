@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from istio_init.formats.addresses import address_text, endpoint_text
 from istio_init.inspect.diagnose.case import Cause
 from istio_init.inspect.diagnose.packets import calls_in, calls_out, followed, is_captured, outbound, query, sent
+from istio_init.model import parsers
 from istio_init.model.rules import Destination
 from istio_init.planning.capture import AGENT_DNS_PORT
 from istio_init.simulate.report import verdict
 
 if TYPE_CHECKING:
     from istio_init.inspect.diagnose.case import OpenConnection, Resident, Situation
-    from istio_init.model.rules import Family
+    from istio_init.model.rules import Family, Network
 
 # Ports that a sidecar of Istio's listens on.
 SIDECAR_PORTS = frozenset({15000, 15001, 15004, 15006, 15008, 15020, 15021, 15090})
@@ -139,6 +140,30 @@ def dns(about: Situation) -> Cause | None:
         ("set ISTIO_META_DNS_CAPTURE=true for the proxy (proxyMetadata), or make the rules without --redirect-dns",),
         path,
     )
+
+
+def other_nameserver(about: Situation) -> Cause | None:
+    """DNS capture for other servers than those that the pod asks."""
+    if about.options.capture_all_dns:
+        return None
+    rules = [rule for family in about.families for rule in _chain(about, family, "nat", "ISTIO_OUTPUT_DNS")]
+    captured = {match.network for rule in rules for match in rule.matches if isinstance(match, Destination)}
+    asked = [each for each in about.nameservers if each not in captured and not parsers.is_loopback(each)]
+    if not rules or not captured or not asked:
+        return None
+    servers = ", ".join(address_text(each.address) for each in asked)
+    return Cause(
+        "other-nameserver",
+        "DNS queries bypass the agent",
+        f"DNS is captured for other servers than the pod asks: {servers}",
+        (f"resolv.conf names {servers}; the rules redirect queries to {_texts(captured)}",),
+        ("make the rules with --dns-servers, or --capture-all-dns, and create the pod anew",),
+        followed(about, query(about.facts, asked[0].address)),
+    )
+
+
+def _texts(networks: set[Network]) -> str:
+    return ", ".join(sorted(address_text(each.address) for each in networks))
 
 
 def _chain(about: Situation, family: Family, table: str, name: str) -> tuple:  # type: ignore[type-arg]

@@ -9,11 +9,14 @@ from istio_init.inspect.diagnose.case import Cause
 from istio_init.inspect.diagnose.packets import HOSTS, calls_in, calls_out, followed, has_global, is_captured, outbound
 from istio_init.inspect.doctor.checks import strict_interfaces
 from istio_init.model.compare import chain_of
+from istio_init.model.packet import LOOPBACKS
 from istio_init.model.routing import Address, command
 from istio_init.model.rules import IPV4, IPV6, OWN_CHAINS
 from istio_init.planning.capture import uses_tproxy
 from istio_init.planning.drift_text import difference_text
 from istio_init.simulate.precedence import precedences
+from istio_init.simulate.purposes import purposes
+from istio_init.simulate.report import because, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,6 +106,67 @@ def foreign_rule(about: Situation) -> Cause | None:
         f"a rule of another program decides first, in {step.table} {step.chain}",
         (f"{step.table} {step.chain} rule {step.number}: {rule_text(step.rule)}",),
         ("remove the rule, or have its program leave captured traffic alone",),
+        path,
+    )
+
+
+def foreign_table(about: Situation) -> Cause | None:
+    """Another program's nftables table that translates destinations: of two translations the first counts."""
+    if not about.strangers or not about.backends:
+        return None
+    shown = tuple(
+        f"nftables {each.family} {each.table}: {each.translations} rules that change destinations, "
+        f"from {', '.join(each.chains)}"
+        for each in about.strangers[:MOST_SHOWN]
+    )
+    first = about.strangers[0]
+    return Cause(
+        "foreign-table",
+        "calls may go where another program sends them",
+        f"another program's nftables table translates destinations: {first.table}",
+        shown,
+        (f"nft list table {first.family} {first.table} shows it; it must leave captured traffic alone",),
+    )
+
+
+def loopback_down(about: Situation) -> Cause | None:
+    """Redirected calls cross lo."""
+    if not about.interfaces or about.facts.is_local(LOOPBACKS[IPV4]) or not about.backends:
+        return None
+    return Cause(
+        "loopback-down", "captured calls do not arrive", "interface lo is down: redirected calls cross it",
+        ("lo has no address 127.0.0.1",), ("ip link set lo up",), calls_out(about, IPV4),
+    )  # fmt: skip
+
+
+def tracking_full(about: Situation) -> Cause | None:
+    """A connection that can't be tracked is dropped."""
+    usage = about.tracked
+    if usage is None or usage.entries < usage.limit:
+        return None
+    return Cause(
+        "conntrack-full",
+        "new calls are dropped",
+        "connection tracking is full: a call that cannot be tracked is dropped",
+        (f"{usage.entries} of {usage.limit} entries (net.netfilter.nf_conntrack_count, nf_conntrack_max)",),
+        ("on the node: sysctl -w net.netfilter.nf_conntrack_max=... larger; find who opens so many connections",),
+    )
+
+
+def not_captured(about: Situation) -> Cause | None:
+    """A call that the plan captures, and that is not, for whatever reason."""
+    path = _broken(about)
+    if path is None or not about.backends:
+        return None
+    first = path.legs[0]
+    word = verdict(path)
+    reason = because(first, purposes(about.options, first.packet.family)).removeprefix("because ")
+    return Cause(
+        "not-captured",
+        "calls bypass the sidecar" if word == "not captured" else f"calls: {word}",
+        reason,
+        ("the rules of the options are in place, and the packet below does not reach the proxy",),
+        ("istio-init explain --live shows each step of the packet",),
         path,
     )
 

@@ -192,6 +192,11 @@ def _sysctls(patterns: tuple[str, ...] = SYSCTLS) -> Iterator[tuple[str, int]]:
                 continue
 
 
+def foreign_tables() -> tuple[ForeignTable, ...]:
+    """Other programs' nftables tables that translate destinations, in the calling thread's namespace."""
+    return tuple(_strangers())
+
+
 def sysctls() -> dict[str, int]:
     """The settings that matter to capture, by their paths below /proc/sys, in the calling thread's namespace."""
     return dict(_sysctls())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -77,11 +78,11 @@ class LyingApi:
         self._connections: dict[asyncio.Task[object], asyncio.StreamWriter] = {}
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[LyingApi]:
+    async def serving(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[LyingApi]:
         """The server while it runs; `url` is where."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
         port = server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         try:
             yield self
         finally:

@@ -9,7 +9,7 @@ import contextlib
 import inspect
 import sys
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -27,6 +27,7 @@ from istio_init.options.arguments import text
 from istio_init.options.argv import LONG, stray_words
 from istio_init.options.contradictions import contradictions
 from istio_init.options.table import FLAG_FOR_A_VALUE, OPTIONS, Option, Options, resolve
+from istio_init.record import Record
 from istio_init.runner.defaults import account
 from istio_init.runner.run import run
 
@@ -249,13 +250,19 @@ def _command(
     first, *own = list(inspect.signature(verb, eval_str=True).parameters.values())
     with_context = first.annotation is typer.Context
     own = own[1:] if with_context else own
-    parameters = [*([first] if with_context else []), *map(_verb_parameter, own), *options, *shared, _HELP_ALL]
+    parameters = [
+        *([first] if with_context else []),
+        *(_verb_parameter(flag) for parameter in own for flag in flags_of(parameter)),
+        *options,
+        *shared,
+        _HELP_ALL,
+    ]
 
     def command(**given: Any) -> int:  # noqa: ANN401 (each verb has its own)
         context = [given.pop(first.name)] if with_context else []
         for each in (*shared, _HELP_ALL):
             given.pop(each.name)
-        own_values = {parameter.name: given.pop(parameter.name) for parameter in own}
+        own_values = {parameter.name: _own_value(parameter, given) for parameter in own}
         return verb(*context, make(given), **own_values)
 
     described: Any = command
@@ -264,6 +271,27 @@ def _command(
     )
     described.__annotations__ = {each.name: each.annotation for each in described.__signature__.parameters.values()}
     return command
+
+
+def flags_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """The flags of a verb's own parameter: the fields of a Record with their defaults, else the parameter itself."""
+    kind = parameter.annotation
+    if not (isinstance(kind, type) and issubclass(kind, Record)):
+        return [parameter]
+    hints, default = get_type_hints(kind, include_extras=True), parameter.default
+    only = inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter(field, only, default=getattr(default, field), annotation=hints[field])
+        for field in kind._fields
+    ]
+
+
+def _own_value(parameter: inspect.Parameter, given: dict[str, Any]) -> object:
+    """The value of a verb's own parameter, made from the values of its flags, which are taken out of `given`."""
+    flags = flags_of(parameter)
+    if flags == [parameter]:
+        return given.pop(parameter.name)
+    return parameter.annotation(**{flag.name: given.pop(flag.name) for flag in flags})
 
 
 _POD = inspect.Parameter(

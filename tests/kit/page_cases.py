@@ -307,7 +307,9 @@ def understood(typed: dict[str, Any]) -> packet_flags.PacketRequest | None:
     }
     way = {"outbound": not typed["inbound"], "inbound": typed["inbound"]}
     try:
-        request = packet_flags.parse_request(source=typed["from"], destination=typed["to"], **flags, **way)
+        request = packet_flags.parse_request(
+            packet_flags.PacketFlags(source=typed["from"], destination=typed["to"], **flags, **way)
+        )
         # The family is asked for because that raises where one address is IPv4, the other IPv6.
         return request if request.family in FAMILIES else None  # noqa: TRY300
     except UsageError:

@@ -54,18 +54,7 @@ def draw(  # noqa: PLR0913 (a command line's options)
         ),
     ] = "",
     file: Annotated[str, typer.Option(metavar="PATH", help="Where to write it; unset: standard output.")] = "",
-    outbound: packet_flags.Outbound = False,
-    inbound: packet_flags.Inbound = False,
-    source: packet_flags.From = "",
-    destination: packet_flags.To = "",
-    protocol: packet_flags.ProtocolName = "tcp",
-    interface: packet_flags.Interface = "",
-    uid: packet_flags.Uid = "",
-    gid: packet_flags.Gid = "",
-    mark: packet_flags.Mark = "0",
-    connmark: packet_flags.ConnMark = "0",
-    state: packet_flags.State = "NEW",
-    reply: packet_flags.Reply = False,
+    flags: packet_flags.PacketFlags = packet_flags.NO_FLAGS,
     pod_address: packet_flags.PodAddress = "",
     runs_as: packet_flags.RunsAs = "",
     envoy: envoy_flags.Source = "",
@@ -87,15 +76,12 @@ def draw(  # noqa: PLR0913 (a command line's options)
         raise UsageError("--output json: a page is for people; leave --format out")
     chosen_family: Family | None = choice("--ip-family", family, (IPV4, IPV6)) if family else None  # type: ignore[assignment]
     request = None
-    if inbound or outbound:
-        request = packet_flags.parse_request(
-            outbound=outbound, inbound=inbound, source=source, destination=destination, protocol=protocol,
-            interface=interface, uid=uid, gid=gid, mark=mark, connmark=connmark, state=state, reply=reply,
-        )  # fmt: skip
+    if flags.inbound or flags.outbound:
+        request = packet_flags.parse_request(flags)
         if request.addressed and chosen_family not in {None, request.family}:
             raise OptionError("--ip-family", family, f"the packet is {request.family}")
         chosen_family = request.family if request.addressed else chosen_family
-    elif source or destination:
+    elif flags.source or flags.destination:
         raise UsageError("--from, --to: the packet needs a direction: add --outbound or --inbound")
     where = Where(live, pid, container, from_save)
     live = is_live(options, where)
@@ -112,10 +98,10 @@ def draw(  # noqa: PLR0913 (a command line's options)
         if proxy and request:
             of_request = packet_flags.with_request(about, request, runs_as)
             packet = packet_flags.packet(request, of_request, chosen_family or IPV4)
-            answers = envoy_flags.answers_to(of_request, proxy, packet, http, inbound=inbound)
+            answers = envoy_flags.answers_to(of_request, proxy, packet, http, inbound=flags.inbound)
             lines = tuple(wording.proxy_lines(answers, purposes(about.options, packet.family)))
             explain = envoy_flags.explain_command(options, where, envoy, http, pod_address, runs_as)
-        values = packet_flags.form_values(request, source, destination, protocol) if request else {}
+        values = packet_flags.form_values(request, flags) if request else {}
         _write(_page(packet_flags.run_as(about, runs_as), values, chosen_family or IPV4, lines, explain), file)
     else:
         _write(_drawing(about, chosen_family or IPV4, request, runs_as, "json" if as_data else form), file)
@@ -123,7 +109,9 @@ def draw(  # noqa: PLR0913 (a command line's options)
 
 
 def _page(about: Subject, values: Mapping[str, Any], family: Family, proxy: tuple[TextLine, ...], explain: str) -> str:
-    matter = PageSubject(about.options, about.rulesets, about.facts, about.envoy, about.live, proxy, explain)
+    matter = PageSubject(
+        about.options, about.rulesets, about.facts, about.envoy, about.live, proxy, explain, about.saved
+    )
     return document(matter, packet_flags.form_defaults(), values, family)
 
 

@@ -27,18 +27,7 @@ ARTICLE = (
 def explain(  # noqa: PLR0913 (a command line's options)
     options: Options,
     *,
-    outbound: packet_flags.Outbound = False,
-    inbound: packet_flags.Inbound = False,
-    source: packet_flags.From = "",
-    destination: packet_flags.To = "",
-    protocol: packet_flags.ProtocolName = "tcp",
-    interface: packet_flags.Interface = "",
-    uid: packet_flags.Uid = "",
-    gid: packet_flags.Gid = "",
-    mark: packet_flags.Mark = "0",
-    connmark: packet_flags.ConnMark = "0",
-    state: packet_flags.State = "NEW",
-    reply: packet_flags.Reply = False,
+    flags: packet_flags.PacketFlags = packet_flags.NO_FLAGS,
     pod_address: packet_flags.PodAddress = "",
     runs_as: packet_flags.RunsAs = "",
     envoy: envoy_flags.Source = "",
@@ -63,18 +52,15 @@ def explain(  # noqa: PLR0913 (a command line's options)
     http = envoy_flags.RequestFlags(url, host, path, method, tuple(header or ()), speaks, sni)
     proxy = envoy_flags.proxy(envoy, http, options, where)
     parsed = envoy_flags.parse_url(url) if url else None
-    if parsed and not inbound:
-        outbound = True
-    if parsed and proxy and not destination:
-        destination = envoy_flags.destination(proxy, parsed, inbound=inbound)
-    request = packet_flags.parse_request(
-        outbound=outbound, inbound=inbound, source=source, destination=destination, protocol=protocol,
-        interface=interface, uid=uid, gid=gid, mark=mark, connmark=connmark, state=state, reply=reply,
-    )  # fmt: skip
+    if parsed and not flags.inbound:
+        flags = flags.replace(outbound=True)
+    if parsed and proxy and not flags.destination:
+        flags = flags.replace(destination=envoy_flags.destination(proxy, parsed, inbound=flags.inbound))
+    request = packet_flags.parse_request(flags)
     if request.family == IPV6 and options.enable_ipv6 is None and not (live or from_save):
         options = options.replace(enable_ipv6=True)
     who = who_runs.residents(where)
-    if not uid and not gid:
+    if not flags.uid and not flags.gid:
         owner = who_runs.sender(who)
         request = request.replace(uid=owner[0], gid=owner[1])
     about = who_runs.with_proxy(subject(options, where, pod_addresses(pod_address), with_foreign_tables=True), who)
@@ -82,7 +68,7 @@ def explain(  # noqa: PLR0913 (a command line's options)
     packet = packet_flags.packet(request, about)
     reasons = purposes(about.options, request.family)
     if proxy:
-        answers = envoy_flags.answers_to(about, proxy, packet, http, inbound=inbound)
+        answers = envoy_flags.answers_to(about, proxy, packet, http, inbound=flags.inbound)
         text, values = wording.lines(answers, reasons, steps=steps), wording.as_json(answers, reasons)
     else:
         packet_path = follow(about.ruleset(request.family), packet, about.facts, about.envoy)

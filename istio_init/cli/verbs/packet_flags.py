@@ -51,6 +51,26 @@ PodAddress = Annotated[str, typer.Option(metavar="ADDRESSES", help="The pod's ow
 RunsAs = Annotated[str, typer.Option("--proxy-runs-as", metavar="UID[:GID]", help="The proxy's user and group.")]
 
 
+class PacketFlags(Record):
+    """The flags of a packet as text; a verb's parameter of this type takes all of them (typer_options.flags_of)."""
+
+    outbound: Outbound = False
+    inbound: Inbound = False
+    source: From = ""
+    destination: To = ""
+    protocol: ProtocolName = "tcp"
+    interface: Interface = ""
+    uid: Uid = ""
+    gid: Gid = ""
+    mark: Mark = "0"
+    connmark: ConnMark = "0"
+    state: State = "NEW"
+    reply: Reply = False
+
+
+NO_FLAGS = PacketFlags()
+
+
 class Endpoint(Record):
     """An address and a port from a flag; either may be missing."""
 
@@ -80,7 +100,7 @@ class PacketRequest(Record):
 
     @property
     def family(self) -> Family:
-        """The family of the addresses; IPv4 where there are none. UsageError where they are of different ones."""
+        """The family of the addresses, IPv4 without any. UsageError if they have different families."""
         given = [each.address for each in (self.source, self.destination) if each.address is not None]
         families = {IPV4 if len(address) == 4 else IPV6 for address in given}
         if len(families) > 1:
@@ -88,20 +108,18 @@ class PacketRequest(Record):
         return families.pop() if families else IPV4
 
 
-def parse_request(  # noqa: PLR0913 (a command line's options)
-    *, outbound: bool, inbound: bool, source: str, destination: str, protocol: str, interface: str, uid: str, gid: str,
-    mark: str, connmark: str, state: str, reply: bool,
-) -> PacketRequest:  # fmt: skip
+def parse_request(flags: PacketFlags) -> PacketRequest:
     """The request from the flags' texts; OptionError for a wrong value, UsageError for contradictory flags."""
-    if inbound == outbound:
+    if flags.inbound == flags.outbound:
         raise UsageError("--outbound, --inbound: give exactly one of the two")
-    start, to = endpoint("--from", source), endpoint("--to", destination)
-    if outbound and to.address is not None:
+    start, to = endpoint("--from", flags.source), endpoint("--to", flags.destination)
+    if flags.outbound and to.address is not None:
         to = to.replace(address=connected(to.address, start.address))
     request = PacketRequest(
-        inbound, start, to, protocol_number(protocol), interface_name(interface),
-        account("--uid", "user", uid), account("--gid", "group", gid or uid), mark_value("--mark", mark),
-        mark_value("--connmark", connmark), choice("--state", state.upper(), STATES), reply,
+        flags.inbound, start, to, protocol_number(flags.protocol), interface_name(flags.interface),
+        account("--uid", "user", flags.uid), account("--gid", "group", flags.gid or flags.uid),
+        mark_value("--mark", flags.mark), mark_value("--connmark", flags.connmark),
+        choice("--state", flags.state.upper(), STATES), flags.reply,
     )  # fmt: skip
     if request.reply and request.ctstate not in {"ESTABLISHED", "RELATED"}:
         raise OptionError("--reply", request.ctstate, "only an ESTABLISHED or RELATED packet can be a reply")
@@ -162,14 +180,14 @@ def packet(request: PacketRequest, about: Subject, family: Family | None = None)
     return sent if request.interface else routed(sent, facts).packet
 
 
-def form_values(request: PacketRequest, source: str, destination: str, protocol: str) -> dict[str, Any]:
+def form_values(request: PacketRequest, flags: PacketFlags) -> dict[str, Any]:
     """The request as values of the page's form; source, destination and protocol as the user wrote them."""
     uid, gid = ("-" if number is None else str(number) for number in (request.uid, request.gid))
     return {
         "way": "inbound" if request.inbound else "outbound",
-        "from": source,
-        "to": destination,
-        "protocol": protocol,
+        "from": flags.source,
+        "to": flags.destination,
+        "protocol": flags.protocol,
         "interface": request.interface,
         "uid": "" if uid == str(APPLICATION_ID) else uid,
         "gid": "" if gid == uid else gid,

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # Istio's own name for it (pilot: PILOT_ENABLE_NODE_UNTAINT_CONTROLLERS).
 TAINT = "cni.istio.io/not-ready"
-# Seconds between two checks of the agent's health, after a failure, and until the node is checked again.
-# was registered anew has its taint again.
+# Seconds between two checks of the agent's health, after a failure, and until the node is checked again: a node
+# that was registered anew has its taint again.
 LOOK, AFTER_FAILURE, AGAIN = 1.0, 10.0, 300.0
 
 

@@ -63,7 +63,7 @@ def document(about: PageSubject, defaults: Mapping[str, Any], values: Mapping[st
     return Template(_file("page.html")).substitute(
         policy=_policy(sheet, script),
         sheet=sheet,
-        about="What a namespace held. Purposes and origins are those of" if about.live else "The rules of",
+        about=_heading(about),
         command=_text(shlex.join(["istio-iptables", *words])),
         states="".join(f"<option>{state}</option>" for state in STATES),
         families="\n".join(_choice(each) for each in FAMILIES),
@@ -72,6 +72,16 @@ def document(about: PageSubject, defaults: Mapping[str, Any], values: Mapping[st
         explanations="\n".join(_explanations(graphs[each], hidden=each != family) for each in FAMILIES),
         model=_json({**model(about), **defaults, "typed": values, "family": family}),
         script=script,
+    )
+
+
+def _heading(about: PageSubject) -> str:
+    """What comes before the command line at the top of the page."""
+    purposes_from = "Purposes and flags are those of"
+    if about.saved:
+        return f"The rules of a dump (--from-save). {purposes_from}"
+    return (
+        f"The rules in a network namespace when this page was made. {purposes_from}" if about.live else "The rules of"
     )
 
 

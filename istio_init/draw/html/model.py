@@ -47,10 +47,10 @@ FIXED: dict[str, Any] = {
 
 
 class PageSubject(Record):
-    """What a page is about: rules, routing and the proxy; `live` where they are the kernel's.
+    """What a page shows: rules, routing and the proxy. `live` rules are the kernel's, `saved` ones come from a dump.
 
-    `proxy` is what a proxy's own configuration does with one packet, in lines, and `explain` the command that says it
-    of a packet whose flags are put behind; both are empty where no configuration is given.
+    `proxy` is how the proxy's configuration handles one packet, in lines, and `explain` the command that prints it for
+    a packet whose flags are appended; both are empty without a configuration.
     """
 
     options: Options
@@ -60,6 +60,7 @@ class PageSubject(Record):
     live: bool
     proxy: tuple[TextLine, ...] = ()
     explain: str = ""
+    saved: bool = False
 
 
 def model(about: PageSubject) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class Pods:
             self.spaces = {name: inside(self.containerd, self.pods[name]) for name in ASKING}
             drifted = self.spaces["drifted"]
             self.plugin.done("ADD", drifted.path, INJECTED, container=self.pods["drifted"].identity)
-            self.wanted = rules(drifted)
+            self.desired = rules(drifted)
             drifted.run("iptables-legacy", "-t", "nat", "-D", "ISTIO_OUTPUT", "1")
             self._stack = stack.pop_all()
         return self
@@ -164,7 +164,7 @@ class Pods:
         """Whether the rules are those that an ADD makes, and the plugin says so as well."""
         space, pod = self.spaces[name], self.pods[name]
         self.plugin.done("CHECK", space.path, INJECTED, container=pod.identity, prevResult=PREVIOUS)
-        return rules(space) == self.wanted
+        return rules(space) == self.desired
 
 
 def rules(space: Namespace) -> str:

@@ -25,18 +25,20 @@ def read_dump(text: str) -> tuple[Ruleset, ...]:
         from istio_init.formats.nft.dump_reader import read_nft
 
         return read_nft(text)
-    found: dict[Family, Ruleset] = {}
+    by_family: dict[Family, Ruleset] = {}
     for family, save in _saves(lines):
         ruleset = _parsed(save, family)
-        before = found.get(ruleset.family, Ruleset(ruleset.family, ()))
+        before = by_family.get(ruleset.family, Ruleset(ruleset.family, ()))
         twice = {table.name for table in ruleset.tables} & {table.name for table in before.tables}
         if twice:
             raise SaveError(f"table {', '.join(sorted(twice))}: is in the dump twice for {ruleset.family}: give one")
         tables = {table.name: table for table in (*before.tables, *ruleset.tables)}
-        found[ruleset.family] = before.replace(tables=tuple(tables[name] for name in BUILTIN_CHAINS if name in tables))
-    if not found:
+        by_family[ruleset.family] = before.replace(
+            tables=tuple(tables[name] for name in BUILTIN_CHAINS if name in tables)
+        )
+    if not by_family:
         raise SaveError("no table in it: give what iptables-save, ip6tables-save or `nft list ruleset` prints")
-    return tuple(found[family] for family in FAMILIES if family in found)
+    return tuple(by_family[family] for family in FAMILIES if family in by_family)
 
 
 def _saves(lines: list[str]) -> list[tuple[Family | None, str]]:
@@ -44,8 +46,8 @@ def _saves(lines: list[str]) -> list[tuple[Family | None, str]]:
     family: Family | None = None
     saves: list[tuple[Family | None, list[str]]] = []
     for number, line in enumerate(lines):
-        said = next((each for start, each in HEADERS.items() if line.startswith(start)), None)
-        family = said or family
+        header_family = next((each for start, each in HEADERS.items() if line.startswith(start)), None)
+        family = header_family or family
         if line.startswith("*"):
             saves.append((family, [""] * number))
         if saves and line[:1] not in {"#", "`"}:

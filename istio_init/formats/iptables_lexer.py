@@ -97,19 +97,19 @@ class WordReader:
         """The next word as an address or CIDR of the family."""
         word = self.word("an address")
         try:
-            found = network(word)
+            value = network(word)
         except ValueError as error:
             raise self.error(word, str(error)) from None
-        if found.family != family:
+        if value.family != family:
             raise self.error(word, f"not an address of {family}")
-        return found
+        return value
 
     def address(self, family: Family) -> bytes:
         """The next word as an address of the family, packed."""
-        found = self.network(family)
-        if found.prefix != len(found.address) * 8:
-            raise self.error(network_text(found), "use an address, not a CIDR")
-        return found.address
+        value = self.network(family)
+        if value.prefix != len(value.address) * 8:
+            raise self.error(network_text(value), "use an address, not a CIDR")
+        return value.address
 
     def number(self, word: str, what: str, highest: int, lowest: int = 0) -> int:
         """A word of this line, or a part of one, as a decimal number."""

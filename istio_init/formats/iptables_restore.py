@@ -198,16 +198,16 @@ def _extension(line: WordReader, module: str, *, foreign: bool) -> list[Match]:
 
 
 def _known_extension(line: WordReader, module: str) -> list[Match]:
-    found: dict[str, Match] = {}
+    extensions: dict[str, Match] = {}
     while line.long_option_follows():
         negated, option = line.option()
-        if option in found:
+        if option in extensions:
             raise line.error(option, f"is given twice for -m {module}")
-        found[option] = _extension_match(line, module, option, negated=negated)
-    if not found:
+        extensions[option] = _extension_match(line, module, option, negated=negated)
+    if not extensions:
         raise line.error(module, "unknown match, or one whose options are missing")
     # Source ports first, as iptables-save has them; no other match has a side.
-    return sorted(found.values(), key=lambda match: isinstance(match, DestinationPorts))
+    return sorted(extensions.values(), key=lambda match: isinstance(match, DestinationPorts))
 
 
 def _extension_match(line: WordReader, module: str, option: str, *, negated: bool) -> Match:

@@ -167,12 +167,12 @@ class _Bounds:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise DuplicateKey(f"the key {shown(twice, 60)} is given twice")
-    return found
+    return fields
 
 
 def _check_depth(value: object) -> None:

@@ -66,9 +66,9 @@ def placement(workload: Workload, request: InitSpec) -> Placement:
         return Placement(f"it has an init container {other} already: take that out first (--remove)")
     options = _options(decision, defaults)
     image = _image(workload, request)
-    spelled = {field: text for field, text in decision.texts.items() if field not in RESOLVED}
-    made = container(options, image, spelled, decision.environ, _account(workload, request, options))
-    return Placement("", made, request.validation or decision.native, _warning(workload, request))
+    texts = {field: text for field, text in decision.texts.items() if field not in RESOLVED}
+    body = container(options, image, texts, decision.environ, _account(workload, request, options))
+    return Placement("", body, request.validation or decision.native, _warning(workload, request))
 
 
 def _options(decision: Injection, defaults: Mapping[str, str]) -> Options:

@@ -72,15 +72,15 @@ def inject(text: str, request: InitSpec) -> Result:
         present = place.workload.init_container(request.name)
         if present is None or not made_here(present):
             return None
-        chosen = placement(place.workload, request)
-        differs = not chosen.why_not and dict(chosen.container) != dict(present.body)
+        placed = placement(place.workload, request)
+        differs = not placed.why_not and dict(placed.container) != dict(present.body)
         return _without(text, place, request.name) if differs else None
 
     def change(text: str, place: _Place) -> _Change | None:
-        chosen = placement(place.workload, request)
-        if note := f"skipped: {chosen.why_not}" if chosen.why_not else chosen.warning:
+        placed = placement(place.workload, request)
+        if note := f"skipped: {placed.why_not}" if placed.why_not else placed.warning:
             notes[place.document, place.path] = (place.workload.title, note)
-        return None if chosen.why_not else _with(text, place, chosen, request)
+        return None if placed.why_not else _with(text, place, placed, request)
 
     mark, before = _parted(text)
     read = documents(before)
@@ -156,17 +156,17 @@ def _places(read: list[Document]) -> Iterator[_Place]:
                 yield _Place(number, workload, path, spec)
 
 
-def _with(text: str, place: _Place, chosen: Placement, request: InitSpec) -> _Change | None:
+def _with(text: str, place: _Place, placed: Placement, request: InitSpec) -> _Change | None:
     """What puts a container in; None where it is there already."""
-    container = dict(chosen.container)
+    container = dict(placed.container)
     present = place.workload.init_container(request.name)
     if present is None:
 
         def put(spec: dict[str, Any]) -> None:
             listed = spec.get(INIT_CONTAINERS) or []
-            spec[INIT_CONTAINERS] = [container, *listed] if chosen.first else [*listed, container]
+            spec[INIT_CONTAINERS] = [container, *listed] if placed.first else [*listed, container]
 
-        return _Change((insertion(text, place.spec, container, first=chosen.first),), put)
+        return _Change((insertion(text, place.spec, container, first=placed.first),), put)
     if dict(present.body) == container:
         return None
     number, node = _item(place, request.name)
@@ -239,8 +239,8 @@ def _unshared(value: Any) -> Any:  # noqa: ANN401 (whatever YAML has)
 def _settled(value: Any) -> Any:  # noqa: ANN401 (whatever YAML has)
     """A value without empty lists of init containers: Kubernetes takes none, null and [] for the same."""
     if isinstance(value, dict):
-        kept = {key: inner for key, inner in value.items() if key != INIT_CONTAINERS or inner not in (None, [])}
-        return {key: _settled(inner) for key, inner in kept.items()}
+        rest = {key: inner for key, inner in value.items() if key != INIT_CONTAINERS or inner not in (None, [])}
+        return {key: _settled(inner) for key, inner in rest.items()}
     return [_settled(inner) for inner in value] if isinstance(value, list) else value
 
 

@@ -83,7 +83,7 @@ def _whole_flow(text: str, spec: TextNode, entry: tuple[TextNode, TextNode]) -> 
 
 def fields_removed(text: str, container: TextNode, count: int) -> TextEdit:
     """The last fields of a container away, as `splice.fields_added` put them there."""
-    kept, first = container.entries[-count - 1][1], container.entries[-count][0]
+    previous, first = container.entries[-count - 1][1], container.entries[-count][0]
     if container.flow:
-        return TextEdit(kept.end, container.entries[-1][1].end, "")
+        return TextEdit(previous.end, container.entries[-1][1].end, "")
     return _lines(text, line_start(text, first.start), container.end)

@@ -163,17 +163,17 @@ def _new_flow_list(text: str, spec: TextNode, before: TextNode, container: Mappi
 
 def _null(text: str, spec: TextNode, key: TextNode, value: TextNode, container: Mapping[str, Any]) -> TextEdit:
     """A null becomes a list."""
-    spelled = text[value.start : value.end]
-    if spelled not in {*NULLS, ""}:
+    source = text[value.start : value.end]
+    if source not in {*NULLS, ""}:
         raise ValueError(f"{INIT_CONTAINERS} is no plain list")
     if spec.flow:
-        if not spelled:
+        if not source:
             raise ValueError(f"{INIT_CONTAINERS} has no value: write [] for it")
-        tail = " " * (1 + NULLS.index(spelled))
+        tail = " " * (1 + NULLS.index(source))
         return TextEdit(value.start, value.end, f"[ {flow(container, Style('', None, ''))}{tail}]")
     item = block_item(container, _dash_indentation(text, spec, indentation(text, key.start)), newline(text, key.end))
     end = line_end(text, value.end)
-    if not spelled:
+    if not source:
         return _line(text, end, item)
     line = text[value.start : end]
     was = line.rstrip("\r\n\x85\u2028\u2029")

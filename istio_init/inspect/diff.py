@@ -54,8 +54,8 @@ def hunks(rulesets: Iterable[Ruleset], changes: Changes) -> Iterator[Hunk]:
     existing = {ruleset.family: ruleset for ruleset in rulesets}
     for change in changes.tables:
         table = existing[change.family].table(change.name) or Table(change.name, ordered(change.name, {}))
-        recognised_table = recognised(table, change.wanted or change.known)
-        after = merged(recognised_table, change.wanted)
+        recognised_table = recognised(table, change.desired or change.known)
+        after = merged(recognised_table, change.desired)
         names = dict.fromkeys(chain.name for table in (after, table) for chain in table.chains)
         for name in names:
             lines = _diff(_items(table.chain(name)), _items(after.chain(name)))
@@ -89,7 +89,7 @@ def inet_hunks(rulesets: Iterable[Ruleset], inet: tuple[InetTable, ...], changes
 def _ruleset_after(ruleset: Ruleset, changes: Iterable[TableChange]) -> Ruleset:
     """One family's rules after the changes."""
     changed: dict[str, Table | None] = {
-        change.name: change.wanted for change in changes if change.family == ruleset.family
+        change.name: change.desired for change in changes if change.family == ruleset.family
     }
     unchanged = (table for table in ruleset.tables if table.name not in changed)
     return ruleset.replace(tables=(*unchanged, *(table for table in changed.values() if table is not None)))

@@ -34,12 +34,12 @@ def claim(chain: Chain, number: int) -> RuleClaim:
     return RuleClaim(chain.name, rule, equal.index(number), len(equal))
 
 
-def marked(found: Table, claims: Iterable[RuleClaim]) -> Table:
+def marked(table: Table, claims: Iterable[RuleClaim]) -> Table:
     """The table with the claimed rules marked as Istio's. Where the number of equal ones has changed, none is."""
     by_chain: dict[str, list[RuleClaim]] = {}
     for each in claims:
         by_chain.setdefault(each.chain, []).append(each)
-    return found.replace(chains=tuple(_marked(chain, by_chain.get(chain.name, [])) for chain in found.chains))
+    return table.replace(chains=tuple(_marked(chain, by_chain.get(chain.name, [])) for chain in table.chains))
 
 
 def _marked(chain: Chain, claims: list[RuleClaim]) -> Chain:

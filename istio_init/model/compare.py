@@ -55,59 +55,59 @@ class Difference(Record):
     rule: Rule | None = None
 
 
-def recognised(found: Table, wanted: Table | None) -> Table:
-    """Mark the rules that equal `wanted` ones as Istio's, if the table was written by a program that does not sign.
+def recognised(current: Table, desired: Table | None) -> Table:
+    """Mark the rules that equal `desired` ones as Istio's, if the table was written by a program that does not sign.
 
     Such a table has Istio's chains, and no signed rule outside of them. Each wanted rule marks one rule: a second
     equal rule belongs to another program. The claims of a KnownTable (claims.py) are marked in any table.
     """
-    outside = [chain for chain in found.chains if chain.name not in OWN_CHAINS]
+    outside = [chain for chain in current.chains if chain.name not in OWN_CHAINS]
     signed = any(rule.ours for chain in outside for rule in chain.rules)
-    if claims := getattr(wanted, "claims", ()):
+    if claims := getattr(desired, "claims", ()):
         from istio_init.model.claims import marked
 
-        found = marked(found, claims)
-    if wanted is None or signed or len(outside) == len(found.chains):
-        return found
-    return found.replace(chains=tuple(_recognised(chain, wanted.chain(chain.name)) for chain in found.chains))
+        current = marked(current, claims)
+    if desired is None or signed or len(outside) == len(current.chains):
+        return current
+    return current.replace(chains=tuple(_recognised(chain, desired.chain(chain.name)) for chain in current.chains))
 
 
-def _recognised(found: Chain, wanted: Chain | None) -> Chain:
-    if wanted is None or found.name in OWN_CHAINS:
-        return found
-    strangers = {number for number, _ in unpaired(found.rules, wanted.rules)}
-    rules = (rule if number in strangers else rule.replace(ours=True) for number, rule in enumerate(found.rules, 1))
-    return found.replace(rules=tuple(rules))
+def _recognised(current: Chain, desired: Chain | None) -> Chain:
+    if desired is None or current.name in OWN_CHAINS:
+        return current
+    strangers = {number for number, _ in unpaired(current.rules, desired.rules)}
+    rules = (rule if number in strangers else rule.replace(ours=True) for number, rule in enumerate(current.rules, 1))
+    return current.replace(rules=tuple(rules))
 
 
-def own_rules(found: Chain) -> tuple[int, ...]:
+def own_rules(current: Chain) -> tuple[int, ...]:
     """The positions (from 0) of Istio's rules in a chain of a recognised() table, ascending."""
-    if found.name in OWN_CHAINS:
-        return tuple(range(len(found.rules)))
-    return tuple([number for number, rule in enumerate(found.rules) if _claimed(rule)])
+    if current.name in OWN_CHAINS:
+        return tuple(range(len(current.rules)))
+    return tuple([number for number, rule in enumerate(current.rules) if _claimed(rule)])
 
 
 def _claimed(rule: Rule) -> bool:
     return rule.ours or (isinstance(rule.target, Jump) and rule.target.chain in OWN_CHAINS)
 
 
-def edit(found: Chain, wanted: Chain | None, like: Chain | None = None) -> Edit:
+def edit(current: Chain, desired: Chain | None, like: Chain | None = None) -> Edit:
     """The edit that brings a chain of a recognised() table to the plan, or with None removes Istio's rules from it.
 
     Other programs' rules are left untouched. Istio's rules go where the first of them was, else to the end; with
     `like`, the chain of a recognised() earlier state, each goes back to its place among the other rules of it.
     """
-    delete = own_rules(found)
-    if like is not None and wanted is not None:
+    delete = own_rules(current)
+    if like is not None and desired is not None:
         from istio_init.model.placement import places
 
-        return Edit(delete, (), wanted.rules, 0, places(found, wanted, like))
-    rules = wanted.rules if wanted else ()
-    inserted = wanted.inserted if wanted else 0
-    kept = len(found.rules) - len(delete)
+        return Edit(delete, (), desired.rules, 0, places(current, desired, like))
+    rules = desired.rules if desired else ()
+    inserted = desired.inserted if desired else 0
+    remaining = len(current.rules) - len(delete)
     # The block keeps its place among other programs' rules: behind those before Istio's first appended rule. That
     # is every rule before it, except Istio's own `inserted` ones.
-    at = delete[inserted] - inserted if len(delete) > inserted else kept
+    at = delete[inserted] - inserted if len(delete) > inserted else remaining
     return Edit(delete, rules[:inserted], rules[inserted:], at)
 
 
@@ -116,10 +116,10 @@ def chain_of(table: Table | None, name: str) -> Chain | None:
     return table.chain(name) if table is not None else None
 
 
-def own_part(found: Table, wanted: Table | None = None) -> Table | None:
+def own_part(current: Table, desired: Table | None = None) -> Table | None:
     """Istio's part of a table, as a table of its own; None if there is none."""
     chains = {}
-    for chain in recognised(found, wanted).chains:
+    for chain in recognised(current, desired).chains:
         if chain.name in OWN_CHAINS:
             chains[chain.name] = chain
         elif own := own_rules(chain):
@@ -130,11 +130,11 @@ def own_part(found: Table, wanted: Table | None = None) -> Table | None:
                 chains[chain.name] = chain.replace(rules=rules, inserted=_leading(own))
     if not chains:
         return None
-    if claims := getattr(wanted, "claims", ()):
+    if claims := getattr(desired, "claims", ()):
         from istio_init.model.claims import KnownTable
 
-        return KnownTable(found.name, ordered(found.name, chains), claims)
-    return Table(found.name, ordered(found.name, chains))
+        return KnownTable(current.name, ordered(current.name, chains), claims)
+    return Table(current.name, ordered(current.name, chains))
 
 
 def _leading(positions: tuple[int, ...]) -> int:
@@ -142,93 +142,95 @@ def _leading(positions: tuple[int, ...]) -> int:
     return next((count for count, number in enumerate(positions) if number != count), len(positions))
 
 
-def drifted_tables(wanted: Ruleset, found: Ruleset) -> Iterator[tuple[TableName, bool]]:
+def drifted_tables(desired: Ruleset, current: Ruleset) -> Iterator[tuple[TableName, bool]]:
     """The tables in which Istio rules are not as wanted, each with whether it has no Istio rules at all.
 
     Nothing where the plan is in place; other programs' rules do not count. `differences` has the details.
     """
-    for want, have in _pairs(wanted, found):
-        own = _own(want, have)
+    for desired_table, current_table in _pairs(desired, current):
+        own = _own(desired_table, current_table)
         if own is None:
-            yield want.name, True
-        elif any(True for _ in _drifted_chains(want, own, have)):
-            yield want.name, False
+            yield desired_table.name, True
+        elif any(True for _ in _drifted_chains(desired_table, own, current_table)):
+            yield desired_table.name, False
 
 
-def differences(wanted: Ruleset, found: Ruleset) -> Iterator[Difference]:
+def differences(desired: Ruleset, current: Ruleset) -> Iterator[Difference]:
     """What differs in Istio's rules, rule by rule; nothing where the plan is in place."""
-    for want, have in _pairs(wanted, found):
-        own = _own(want, have)
+    for desired_table, current_table in _pairs(desired, current):
+        own = _own(desired_table, current_table)
         if own is None:
-            yield Difference("missing", want.name, "")
+            yield Difference("missing", desired_table.name, "")
             continue
-        for chain, there in _drifted_chains(want, own, have):
-            if there is None:
-                yield Difference("missing", want.name, chain.name)
-            elif want.chain(chain.name) is None and chain.name in OWN_CHAINS:
-                yield Difference("unexpected", want.name, chain.name)
+        for chain, current_chain in _drifted_chains(desired_table, own, current_table):
+            if current_chain is None:
+                yield Difference("missing", desired_table.name, chain.name)
+            elif desired_table.chain(chain.name) is None and chain.name in OWN_CHAINS:
+                yield Difference("unexpected", desired_table.name, chain.name)
             else:
-                yield from _chain_differences(want.name, chain, there)
+                yield from _chain_differences(desired_table.name, chain, current_chain)
 
 
-def _pairs(wanted: Ruleset, found: Ruleset) -> Iterator[tuple[Table, Table | None]]:
+def _pairs(desired: Ruleset, current: Ruleset) -> Iterator[tuple[Table, Table | None]]:
     """Each table that is wanted or found, as it is wanted and as it is found."""
-    for table in wanted.tables:
-        have = found.table(table.name)
+    for table in desired.tables:
+        current_table = current.table(table.name)
         # The identical object: its reader compared it while reading (kernel.Firewall.read).
-        if have is not table:
-            yield table, have
-    for table in found.tables:
-        if not wanted.table(table.name):
+        if current_table is not table:
+            yield table, current_table
+    for table in current.tables:
+        if not desired.table(table.name):
             yield Table(table.name, ordered(table.name, {})), table
 
 
-def _own(wanted: Table, found: Table | None) -> Table | None:
+def _own(desired: Table, current: Table | None) -> Table | None:
     """Istio's part of a found table; None where it has none and should have; the wanted one where none is wanted."""
-    own = own_part(found, wanted) if found else None
+    own = own_part(current, desired) if current else None
     if own is None:
-        return None if any(chain.parts for chain in wanted.chains) else wanted
+        return None if any(chain.parts for chain in desired.chains) else desired
     return own
 
 
-def _drifted_chains(wanted: Table, own: Table, found: Table | None) -> Iterator[tuple[Chain, Chain | None]]:
+def _drifted_chains(desired: Table, own: Table, current: Table | None) -> Iterator[tuple[Chain, Chain | None]]:
     """The chains that differ, as wanted (empty where they are not) and as found (None where they are not)."""
-    for chain in wanted.chains:
-        if chain.inserted > chain.count and _is_preceded(chain_of(found, chain.name)):
+    for chain in desired.chains:
+        if chain.inserted > chain.count and _is_preceded(chain_of(current, chain.name)):
             yield chain, own.chain(chain.name)
-    if own == wanted:
+    if own == desired:
         return
-    for chain in wanted.chains:
-        there = own.chain(chain.name)
-        if there is None or not (there.rules == chain.rules or equivalent(chain.rules, there.rules)):
-            yield chain, there
-    for there in own.chains:
-        if wanted.chain(there.name) is None:
-            yield Chain(there.name, ()), there
+    for chain in desired.chains:
+        current_chain = own.chain(chain.name)
+        if current_chain is None or not (
+            current_chain.rules == chain.rules or equivalent(chain.rules, current_chain.rules)
+        ):
+            yield chain, current_chain
+    for current_chain in own.chains:
+        if desired.chain(current_chain.name) is None:
+            yield Chain(current_chain.name, ()), current_chain
 
 
-def _is_preceded(found: Chain | None) -> bool:
+def _is_preceded(current: Chain | None) -> bool:
     """Whether another program's rule precedes one of Istio's."""
-    if found is None:
+    if current is None:
         return False
-    own = own_rules(found)
+    own = own_rules(current)
     return bool(own) and own[-1] >= len(own)
 
 
-def _chain_differences(table: str, wanted: Chain, found: Chain) -> Iterator[Difference]:
+def _chain_differences(table: str, desired: Chain, current: Chain) -> Iterator[Difference]:
     from istio_init.model.alignment import aligned
 
-    if found.rules == wanted.rules:  # in order, but behind other programs' rules
-        yield Difference("misplaced", table, wanted.name, 1, wanted.rules[0])
+    if current.rules == desired.rules:  # in order, but behind other programs' rules
+        yield Difference("misplaced", table, desired.name, 1, desired.rules[0])
         return
-    signs = tuple(aligned(found.rules, wanted.rules))
-    added = {at: wanted.rules[at] for sign, at in signs if sign == "+"}
-    removed = {at: found.rules[at] for sign, at in signs if sign == "-"}
+    signs = tuple(aligned(current.rules, desired.rules))
+    added = {at: desired.rules[at] for sign, at in signs if sign == "+"}
+    removed = {at: current.rules[at] for sign, at in signs if sign == "-"}
     moved = _moved(added, removed)
     # Rules that were read from a native set have no order: a move is certain only where nothing else differs.
     kinds = (("missing", added), ("unexpected", removed), ("misplaced", {} if added or removed else moved))
     for kind, rules in kinds:
-        yield from (Difference(kind, table, wanted.name, at + 1, rule) for at, rule in rules.items())
+        yield from (Difference(kind, table, desired.name, at + 1, rule) for at, rule in rules.items())
 
 
 def _moved(added: dict[int, Rule], removed: dict[int, Rule]) -> dict[int, Rule]:
@@ -263,18 +265,18 @@ def _runs(rules: tuple[EitherRule, ...]) -> list[tuple[Target, dict[EitherRule, 
 
 def unpaired(rules: tuple[AnyRule, ...], others: tuple[AnyRule, ...]) -> Iterator[tuple[int, AnyRule]]:
     """The rules, numbered from 1, without a counterpart among the others."""
-    left: dict[AnyRule, int] = {}
+    unmatched: dict[AnyRule, int] = {}
     for rule in others:
-        left[rule] = left.get(rule, 0) + 1
+        unmatched[rule] = unmatched.get(rule, 0) + 1
     for number, rule in enumerate(rules, 1):
-        if left.get(rule):
-            left[rule] -= 1
+        if unmatched.get(rule):
+            unmatched[rule] -= 1
         else:
             yield number, rule
 
 
 class TableChange(Record):
-    """One table to bring to `wanted`, or, if that is None, to remove all of Istio's rules from.
+    """One table to bring to `desired`, or, if that is None, to remove all of Istio's rules from.
 
     `known` has further rules that count as Istio's without a signature (own_rules). `like` is an earlier state of
     the table, among whose other rules Istio's go back to their places.
@@ -282,6 +284,6 @@ class TableChange(Record):
 
     family: Family
     name: TableName
-    wanted: Table | None
+    desired: Table | None
     known: Table | None = None
     like: Table | None = None

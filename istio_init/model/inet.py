@@ -121,14 +121,14 @@ def networks(interval: Interval, family: Family) -> tuple[Network, ...]:
     """The networks that an interval of addresses consists of, as few as can be, ascending."""
     bits = 32 if family == IPV4 else 128
     low, high = interval
-    found = []
+    result = []
     while low <= high:
         # The largest block that begins at `low`, is aligned, and ends in time.
         aligned = (low & -low).bit_length() - 1 if low else bits
         size = min(aligned, (high - low + 1).bit_length() - 1)
-        found.append(Network(low.to_bytes(bits // 8, "big"), bits - size))
+        result.append(Network(low.to_bytes(bits // 8, "big"), bits - size))
         low += 1 << size
-    return tuple(found)
+    return tuple(result)
 
 
 def prefix_length(interval: Interval, family: Family) -> int | None:

@@ -291,8 +291,8 @@ def ports_of_users_text(entries: tuple[PortsOfUsers, ...]) -> str:
     """What ports_of_users() makes the entries of."""
     texts = []
     for protocol, numbers, users in entries:
-        spelled = (",".join([_range(*pair) for pair in pairs]) for pairs in ([(n.low, n.high) for n in numbers], users))
-        port_list, user_list = spelled
+        parts = (",".join([_range(*pair) for pair in pairs]) for pairs in ([(n.low, n.high) for n in numbers], users))
+        port_list, user_list = parts
         texts.append(f"{'tcp' if protocol == TCP else 'udp'}:{port_list or ALL}:{user_list}")
     return ";".join(texts)
 
@@ -391,14 +391,14 @@ LOG_LEVELS = ("none", "fatal", "error", "warn", "info", "debug")
 
 def log_level(text: str) -> str:
     """The level that Istio's `scope:level,...` gives to the default scope; other scopes are accepted and ignored."""
-    chosen = "info"
+    default_level = "info"
     for entry in items(text):
         scope, colon, level = entry.rpartition(":")
         if level not in LOG_LEVELS:
             raise ValueError(f"unknown level {level[:20]!r}: use {', '.join(LOG_LEVELS)}")
         if not colon or scope in {"default", "all"}:
-            chosen = level
-    return chosen
+            default_level = level
+    return default_level
 
 
 def log_targets(text: str) -> tuple[str, ...]:

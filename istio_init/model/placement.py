@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from istio_init.model.rules import Chain, Rule
 
 
-def places(found: Chain, wanted: Chain, like: Chain) -> tuple[int, ...]:
-    """For each wanted rule, how many of the other programs' rules in `found` precede it, as they did in `like`.
+def places(current: Chain, desired: Chain, like: Chain) -> tuple[int, ...]:
+    """For each desired rule, how many of the other programs' rules in `current` precede it, as they did in `like`.
 
     Where other programs wrote in between, a rule stays behind the nearest earlier neighbour that still exists.
     """
     own = own_rules(like)
-    counts = _counts(_others(like), _others(found))
+    counts = _counts(_others(like), _others(current))
     result: list[int] = []
     number = 0
-    for rule in wanted.rules:
+    for rule in desired.rules:
         at = next((each for each in range(number, len(own)) if like.rules[own[each]] == rule), None)
         if at is None:
             result.append(result[-1] if result else counts[own[0]] if own else counts[-1])
@@ -54,19 +54,19 @@ def _counts(then: list[Rule], now: list[Rule]) -> list[int]:
     return counts
 
 
-def merged(found: Table, wanted: Table | None, known: Table | None = None, like: Table | None = None) -> Table:
+def merged(current: Table, desired: Table | None, planned: Table | None = None, like: Table | None = None) -> Table:
     """The table after Istio's rules are brought to the plan (or, with None, removed), as a Firewall writes it."""
-    current = recognised(found, wanted or known)
-    earlier = recognised(like, wanted or known) if like else None
-    chains = {chain.name: chain for chain in current.chains if chain.name not in OWN_CHAINS}
-    targets = {chain.name: chain for chain in wanted.chains} if wanted else {}
+    recognised_table = recognised(current, desired or planned)
+    earlier = recognised(like, desired or planned) if like else None
+    chains = {chain.name: chain for chain in recognised_table.chains if chain.name not in OWN_CHAINS}
+    targets = {chain.name: chain for chain in desired.chains} if desired else {}
     for name, chain in chains.items():
         change = edit(chain, targets.get(name), chain_of(earlier, name))
-        gone = frozenset(change.delete)
-        rules = [rule for number, rule in enumerate(chain.rules) if number not in gone]
+        deleted = frozenset(change.delete)
+        rules = [rule for number, rule in enumerate(chain.rules) if number not in deleted]
         for number, (rule, count) in enumerate(zip((*change.top, *change.block), change.preceding(), strict=True)):
             rules.insert(number + count, rule)
         chains[name] = chain.replace(rules=tuple(rules))
     for name, chain in targets.items():
         chains.setdefault(name, chain)
-    return Table(found.name, ordered(found.name, chains))
+    return Table(current.name, ordered(current.name, chains))

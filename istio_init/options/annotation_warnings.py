@@ -21,20 +21,20 @@ ALIKE = 0.8
 def misspelt(annotations: Mapping[str, str]) -> Iterator[str]:
     """A warning for each annotation that has no effect, but whose name is much like that of one that has."""
     for name in suspicious(annotations):
-        meant = _meant(name)
-        hint = f"did you mean {meant}?" if meant else f"no annotation under {TRAFFIC} has this name"
+        intended = _closest_name(name)
+        hint = f"did you mean {intended}?" if intended else f"no annotation under {TRAFFIC} has this name"
         yield f"annotation {shown(name, 100)}: no effect: {hint}"
 
 
-def _meant(name: str) -> str:
-    known = {each.lower(): each for each in sorted(NAMES)}
-    if name.lower() in known:
-        return known[name.lower()]
+def _closest_name(name: str) -> str:
+    names = {each.lower(): each for each in sorted(NAMES)}
+    if name.lower() in names:
+        return names[name.lower()]
     key = name.rpartition("/")[2].lower()
-    for each in known.values():
+    for each in names.values():
         if each.rpartition("/")[2].lower() == key:
             return each
-    keys = {each.rpartition("/")[2].lower(): each for each in known.values() if each.startswith(TRAFFIC)}
+    keys = {each.rpartition("/")[2].lower(): each for each in names.values() if each.startswith(TRAFFIC)}
     close = get_close_matches(key, keys, 1, ALIKE)
     return keys[close[0]] if close else ""
 

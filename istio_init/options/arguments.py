@@ -29,32 +29,32 @@ WHERE_SET = (
 )  # fmt: skip
 
 
-def arguments(options: Options, spelled: Mapping[str, str] | None = None) -> tuple[str, ...]:
+def arguments(options: Options, as_written: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """The arguments of istio-iptables that mean these options where no variable of the environment says otherwise.
 
-    `spelled` are texts by field to pass as they are; such an option is passed even where it is at its default.
+    `as_written` are texts by field to pass as they are; such an option is passed even where it is at its default.
     """
-    spelled = spelled or {}
-    known = {f"-{each.short}": each for each in OPTIONS if each.short}
+    as_written = as_written or {}
+    by_short = {f"-{each.short}": each for each in OPTIONS if each.short}
     by_field = {each.field: each for each in OPTIONS}
-    first = [known[flag] for flag in ALWAYS]
+    first = [by_short[flag] for flag in ALWAYS]
     then = [by_field[field] for field in WHERE_SET]
     words: tuple[str, ...] = ()
     for each in [*first, *then, *(each for each in OPTIONS if each not in first and each not in then)]:
         value = getattr(options, each.field)
         # The log's level is always told, as Istio does.
-        if each in first or each.field in {*spelled, "log_output_level"} or value != each.default:
-            words += _argument(each, text(each, value), spelled.get(each.field))
+        if each in first or each.field in {*as_written, "log_output_level"} or value != each.default:
+            words += _argument(each, text(each, value), as_written.get(each.field))
     return words
 
 
-def _argument(each: Option, value: str, spelled: str | None) -> tuple[str, ...]:
+def _argument(each: Option, value: str, as_written: str | None) -> tuple[str, ...]:
     """One option's words: a switch alone where it is on, a short flag before its value, a long one with it."""
     if each.field == "log_output_level":
-        return (f"--{each.flag}={spelled if spelled is not None else f'default:{value}'}",)
+        return (f"--{each.flag}={as_written if as_written is not None else f'default:{value}'}",)
     if each.switch and value == "true":
         return (f"--{each.flag}",)
-    value = value if spelled is None else spelled
+    value = value if as_written is None else as_written
     return (f"-{each.short}", value) if each.short and not each.switch else (f"--{each.flag}={value}",)
 
 
@@ -70,33 +70,33 @@ def checked(options: Options) -> Options:
         if value is each.default or (type(value) is type(each.default) and value == each.default):
             continue
         try:
-            values[each.field] = each.parse(_spelled(each, value))
+            values[each.field] = each.parse(_as_text(each, value))
         except (ValueError, TypeError) as error:
             raise OptionError(each.field, str(value), str(error)) from None
     return options.replace(**values)
 
 
-def _spelled(each: Option, value: object) -> str:
+def _as_text(each: Option, value: object) -> str:
     """A program's value as the text of its flag; TypeError for one that has none."""
     if value is None and each.default is not None:
         raise TypeError("None is no value of this option")
     if each.parse is parsers.ports_of_users and isinstance(value, tuple):
-        return ";".join(map(_users_spelled, value))
+        return ";".join(map(_users_text, value))
     if isinstance(value, tuple):
         if any(isinstance(entry, tuple) for entry in value):
             raise TypeError("a tuple in a tuple")
-        return ",".join(_spelled(each, entry) for entry in value)
+        return ",".join(_as_text(each, entry) for entry in value)
     if type(value).__module__ == "ipaddress":
-        spelled = str(value)
+        as_written = str(value)
         # An address alone, where no network is taken.
-        return spelled.partition("/")[0] if each.parse is parsers.addresses else spelled
+        return as_written.partition("/")[0] if each.parse is parsers.addresses else as_written
     if value is None or isinstance(value, str | int | float | Network | PortRange):
         return text(each, value)
     kind = type(value).__name__
     raise TypeError(f"{kind} is not a type for it: give text as on a command line, or a tuple of entries")
 
 
-def _users_spelled(entry: Any) -> str:  # noqa: ANN401 (whatever a program gives)
+def _users_text(entry: Any) -> str:  # noqa: ANN401 (whatever a program gives)
     """An entry of --exclude-uids-for-ports: text, or a parsed value."""
     if isinstance(entry, str):
         return entry
@@ -113,8 +113,8 @@ def text(each: Option, value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(text(each, entry) for entry in value)
     if isinstance(value, Network):
-        spelled = network_text(value)
-        return spelled.partition("/")[0] if each.parse is parsers.addresses else spelled
+        as_written = network_text(value)
+        return as_written.partition("/")[0] if each.parse is parsers.addresses else as_written
     if isinstance(value, PortRange):
         return ports_text(value)
     if isinstance(value, bool):

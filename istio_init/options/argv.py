@@ -56,7 +56,7 @@ def parse(argv: Sequence[str], stray: list[str] | None = None) -> dict[str, str]
 
     Words that belong to no flag go to `stray`, since pflag ignores them; without such a list they are unusual.
     """
-    given: dict[str, str] = {}
+    texts: dict[str, str] = {}
     rest = iter(argv)
     for word in rest:
         if word[:1] != "-" or word in {"-", "--"}:
@@ -68,9 +68,9 @@ def parse(argv: Sequence[str], stray: list[str] | None = None) -> dict[str, str]
         if pairs is None:
             return None
         for option, text in pairs:
-            joined = option.repeats and option.field in given
-            given[option.field] = f"{given[option.field]},{text}" if joined else text
-    return given
+            joined = option.repeats and option.field in texts
+            texts[option.field] = f"{texts[option.field]},{text}" if joined else text
+    return texts
 
 
 def _long(word: str, rest: Iterator[str]) -> tuple[tuple[Option, str], ...] | None:
@@ -88,22 +88,22 @@ def _long(word: str, rest: Iterator[str]) -> tuple[tuple[Option, str], ...] | No
 
 def _short(word: str, rest: Iterator[str]) -> tuple[tuple[Option, str], ...] | None:
     """The options in a word such as -np15001."""
-    found: list[tuple[Option, str]] = []
+    pairs: list[tuple[Option, str]] = []
     while True:
-        flag, behind = word[:2], word[2:]
+        flag, rest_of_word = word[:2], word[2:]
         option = SHORT.get(flag)
         switch = option.switch if option else WITHOUT_EFFECT.get(flag) == "switch"
-        attached = behind.removeprefix("=") if behind and (behind[0] == "=" or not switch) else None
+        attached = rest_of_word.removeprefix("=") if rest_of_word and (rest_of_word[0] == "=" or not switch) else None
         if option is not None:
             pair = _value(option, attached, rest)
             if pair is None:
                 return None
-            found.append(pair)
+            pairs.append(pair)
         elif flag not in WITHOUT_EFFECT or not skip(flag, attached, rest):
             return None
-        if not switch or not behind or attached is not None:
-            return tuple(found)
-        word = f"-{behind}"
+        if not switch or not rest_of_word or attached is not None:
+            return tuple(pairs)
+        word = f"-{rest_of_word}"
 
 
 def _value(option: Option, attached: str | None, rest: Iterator[str]) -> tuple[Option, str] | None:
@@ -130,42 +130,46 @@ def options(
 ) -> Options | None:
     """The Options of a command line, or None if Typer has to look at it; `warnings` gets what a user should know."""
     stray: list[str] = []
-    given = None if COMPLETION_VARIABLE in environ else parse(argv, stray)
-    if given is None:
+    texts = None if COMPLETION_VARIABLE in environ else parse(argv, stray)
+    if texts is None:
         return None
     if warnings is not None and stray:
         warnings.append(stray_words(stray))
     try:
-        made = resolve(given, environ, lookup, warnings=warnings)
+        parsed = resolve(texts, environ, lookup, warnings=warnings)
     except InitError:
         return None
-    if warnings is not None and dubious(made):
+    if warnings is not None and dubious(parsed):
         from istio_init.options.contradictions import contradictions
 
-        warnings += contradictions(made)
-    return made
+        warnings += contradictions(parsed)
+    return parsed
 
 
-def dubious(made: Options) -> bool:
+def dubious(options: Options) -> bool:
     """Whether options may contradict each other: cheap to find out, and true for few runs.
 
     contradictions.py says which do and why; what it finds is dubious, as a property-based test holds.
     """
     return bool(
-        (made.istio_local_exclude_ports and made.istio_inbound_ports != ALL)
-        or (made.istio_outbound_ports and made.istio_service_cidr == ALL)
+        (options.istio_local_exclude_ports and options.istio_inbound_ports != ALL)
+        or (options.istio_outbound_ports and options.istio_service_cidr == ALL)
         or (
-            not made.istio_service_cidr and (made.istio_service_exclude_cidr or made.istio_local_outbound_ports_exclude)
+            not options.istio_service_cidr
+            and (options.istio_service_exclude_cidr or options.istio_local_outbound_ports_exclude)
         )
-        or (made.istio_outbound_owner_groups_exclude and made.istio_outbound_owner_groups != ALL)
-        or (made.capture_all_dns and (made.dns_servers or not made.redirect_dns))
-        or (made.dns_servers and not made.redirect_dns)
-        or (made.dual_stack and made.enable_ipv6 is not None)
-        or (made.istio_inbound_tproxy_mark != TPROXY_MARK and made.istio_inbound_interception_mode != "TPROXY")
-        or (made.istio_inbound_tproxy_route_table != TPROXY_TABLE and made.istio_inbound_interception_mode != "TPROXY")
-        or (made.probe_timeout != PROBE_TIMEOUT and not made.run_validation)
-        or (made.iptables_probe_port != PROBE_PORT and not made.run_validation)
-        or ((made.cleanup_only or made.skip_rule_apply) and (made.reconcile or made.force_apply))
+        or (options.istio_outbound_owner_groups_exclude and options.istio_outbound_owner_groups != ALL)
+        or (options.capture_all_dns and (options.dns_servers or not options.redirect_dns))
+        or (options.dns_servers and not options.redirect_dns)
+        or (options.dual_stack and options.enable_ipv6 is not None)
+        or (options.istio_inbound_tproxy_mark != TPROXY_MARK and options.istio_inbound_interception_mode != "TPROXY")
+        or (
+            options.istio_inbound_tproxy_route_table != TPROXY_TABLE
+            and options.istio_inbound_interception_mode != "TPROXY"
+        )
+        or (options.probe_timeout != PROBE_TIMEOUT and not options.run_validation)
+        or (options.iptables_probe_port != PROBE_PORT and not options.run_validation)
+        or ((options.cleanup_only or options.skip_rule_apply) and (options.reconcile or options.force_apply))
     )
 
 

@@ -94,11 +94,11 @@ def read_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> 
         raise OptionError(f"{name}: {request.source}: {error.source}", error.value, error.why) from None
     try:
         options = _with_nameservers(options, workload)
-        found = (*_annotation_warnings(documents, workload), *misfits(workload, options))
+        warnings = (*_annotation_warnings(documents, workload), *misfits(workload, options))
         allowed = privileges(request.maker, workload) if request.maker else None
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
-    return Reading(options, workload, request.source, found, allowed)
+    return Reading(options, workload, request.source, warnings, allowed)
 
 
 def _with_nameservers(options: Options, workload: Workload) -> Options:
@@ -136,11 +136,11 @@ def _request(workload: Workload, given: Mapping[str, str]) -> _Request:
         if why:
             raise ValueError(f"no init container makes rules, and the CNI plugin does not capture this pod: {why}")
         return _Request("annotations", {}, {}, {**values, "cni_mode": True})
-    found = injection(workload)
-    if found.why_not:
-        raise ValueError(found.why_not)
-    counted = _variables({**found.texts, **given})
-    return _Request("annotations", found.texts, {k: v for k, v in found.environ.items() if k in counted})
+    injected = injection(workload)
+    if injected.why_not:
+        raise ValueError(injected.why_not)
+    variables = _variables({**injected.texts, **given})
+    return _Request("annotations", injected.texts, {k: v for k, v in injected.environ.items() if k in variables})
 
 
 def refusal(workload: Workload) -> str:
@@ -156,7 +156,7 @@ def refusal(workload: Workload) -> str:
 
 def _rule_maker(workload: Workload) -> tuple[Container, dict[str, str]] | None:
     """The init container that applies the rules, and its arguments' texts by field; None where no container does."""
-    found = []
+    candidates = []
     for container in workload.containers():
         named = container.name in {INIT, VALIDATION}
         if not (named or container.init):
@@ -167,9 +167,9 @@ def _rule_maker(workload: Workload) -> tuple[Container, dict[str, str]] | None:
         texts = _parsed(container, argv)
         # A container without a pod is the output of `istio-init manifest`, and has all options.
         if workload.piece or texts.get("skip_rule_apply", "false") in {"", "false"}:
-            found.append((container, texts))
+            candidates.append((container, texts))
     preferred = {INIT: 0, VALIDATION: 1}
-    return min(found, key=lambda each: preferred.get(each[0].name, 2), default=None)
+    return min(candidates, key=lambda each: preferred.get(each[0].name, 2), default=None)
 
 
 def call(container: Container, *, named: bool) -> list[str] | None:
@@ -197,9 +197,9 @@ def call(container: Container, *, named: bool) -> list[str] | None:
 
 def _parsed(container: Container, argv: list[str]) -> dict[str, str]:
     """The options' texts; ValueError where an argument is none of istio-iptables'."""
-    given = parse(argv)
-    if given is not None:
-        return given
+    texts = parse(argv)
+    if texts is not None:
+        return texts
     # The first argument with which, and with whatever follows it, the command line stops making sense.
     ends = [parse(argv[: end + 1]) is None for end in range(len(argv))]
     wrong = next(n for n, bad in enumerate(ends) if bad and all(ends[n : n + 2]))

@@ -112,18 +112,18 @@ def _not_required(workload: Workload) -> str:
     if workload.namespace in SYSTEM_NAMESPACES:
         return f"namespace {workload.namespace}: Istio injects nothing there"
     kind = "label" if INJECT in workload.labels else "annotation"
-    chosen = {**workload.annotations, **workload.labels}.get(INJECT)
-    return f"{kind} {INJECT}: 'false': nothing is captured in this pod" if chosen == "false" else ""
+    value = {**workload.annotations, **workload.labels}.get(INJECT)
+    return f"{kind} {INJECT}: 'false': nothing is captured in this pod" if value == "false" else ""
 
 
 def _no_capture(workload: Workload, metadata: Mapping[str, str], proxy_name: str) -> str:
     """Why the workload's templates or its proxy mean no capture; empty where they do not."""
-    if (chosen := workload.annotations.get(TEMPLATES)) is not None:
-        templates = [name.strip() for name in chosen.split(",")]
+    if (annotation := workload.annotations.get(TEMPLATES)) is not None:
+        templates = [name.strip() for name in annotation.split(",")]
         if "" in templates:
-            raise AnnotationError(TEMPLATES, chosen, "names no template; use sidecar, or leave the annotation out")
+            raise AnnotationError(TEMPLATES, annotation, "names no template; use sidecar, or leave the annotation out")
         if SIDECAR not in templates:
-            return f"annotation {TEMPLATES}: {shown(chosen)}: no sidecar: nothing is captured in this pod"
+            return f"annotation {TEMPLATES}: {shown(annotation)}: no sidecar: nothing is captured in this pod"
     proxy = workload.proxy(proxy_name)
     if (proxy_role := role(proxy)) and proxy_role != SIDECAR:
         return f"{proxy_name} runs as {shown(proxy_role)}, not as a sidecar: nothing is captured in this pod"
@@ -154,8 +154,8 @@ def _native(workload: Workload, proxy_name: str, *, native: bool) -> bool:
     proxy = workload.proxy(proxy_name)
     if proxy is not None:
         return proxy.init
-    chosen = workload.annotations.get(NATIVE_SIDECAR)
-    return chosen != "false" if chosen else native
+    annotation = workload.annotations.get(NATIVE_SIDECAR)
+    return annotation != "false" if annotation else native
 
 
 # -- The annotations' values, held to what Istio takes (pkg/kube/inject/validate.go) and to what the options take.
@@ -164,9 +164,9 @@ def _native(workload: Workload, proxy_name: str, *, native: bool) -> bool:
 def _checked(annotations: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
     """The proxy configuration's interception mode, and its proxyMetadata; AnnotationError for a wrong value."""
     for name, value in annotations.items():
-        known = find(name)
-        if known is not None and not known.path:
-            known.parse(value)
+        annotation = find(name)
+        if annotation is not None and not annotation.path:
+            annotation.parse(value)
         if name in VALIDATORS:
             try:
                 VALIDATORS[name](value)

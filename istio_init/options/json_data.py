@@ -100,8 +100,8 @@ def _target(entry: Any) -> str:  # noqa: ANN401 (JSON)
 
 
 def _ports_of_users(entry: Any) -> object:  # noqa: ANN401 (JSON)
-    [found] = parsers.ports_of_users(_typed(entry, str))
-    return found
+    [value] = parsers.ports_of_users(_typed(entry, str))
+    return value
 
 
 # What reads an entry of a list, by the option's parser.

@@ -40,16 +40,16 @@ class Container(Record):
     def argv(self) -> list[str]:
         """Its command and arguments, references to variables resolved."""
         words = self.words
-        known = self._variables()
-        return [self._known(shown(word), expanded(word, known)) for word in words]
+        variables = self._variables()
+        return [self._known(shown(word), expanded(word, variables)) for word in words]
 
     def environment(self, names: set[str]) -> dict[str, str]:
         """Those of its variables whose names are asked for; ValueError for one that only the cluster knows."""
-        found = {}
+        values = {}
         for name, value in self._variables().items():
             if name in names:
-                found[name] = self._known(f"env {name}", value)
-        return found
+                values[name] = self._known(f"env {name}", value)
+        return values
 
     def account(self, key: str) -> int | None:
         """An id of its securityContext, such as runAsUser; None where it gives none."""
@@ -62,7 +62,7 @@ class Container(Record):
 
     def _variables(self) -> dict[str, str | None]:
         """Its variables; None for a value that is elsewhere (valueFrom)."""
-        known: dict[str, str | None] = {}
+        values: dict[str, str | None] = {}
         for number, entry in enumerate(entries(self.body, "env")):
             place = f"{self.title}: env[{number}]"
             variable = mapping(entry, place)
@@ -71,15 +71,15 @@ class Container(Record):
                 raise misfit(f"{place}: name", name, STRING)
             if not isinstance(value, str):
                 raise misfit(f"{self.title}: env {name}", value, STRING)
-            known[name] = None if variable.get("valueFrom") else expanded(value, known)
-        return known
+            values[name] = None if variable.get("valueFrom") else expanded(value, values)
+        return values
 
 
 def expanded(text: str, known: Mapping[str, str | None]) -> str | None:
     """The text with its references to variables resolved; what names none stays. None where a value is not known."""
     if any(known.get(name, "") is None for _, name in REFERENCE.findall(text)):
         return None
-    return REFERENCE.sub(lambda found: "$" if found[1] == "$" else str(known.get(found[2], found[0])), text)
+    return REFERENCE.sub(lambda match: "$" if match[1] == "$" else str(known.get(match[2], match[0])), text)
 
 
 def account(body: Mapping[str, Any], key: str, place: str = "") -> int | None:
@@ -112,13 +112,13 @@ def entries(body: Mapping[str, Any], key: str) -> list[Any]:
 
 def strings(value: Any, what: str) -> dict[str, str]:  # noqa: ANN401 (whatever YAML can hold)
     """A map of strings to strings, such as annotations."""
-    found = {str(name): text for name, text in mapping(value, f"{what}s").items()}
-    for name, text in found.items():
+    texts = {str(name): text for name, text in mapping(value, f"{what}s").items()}
+    for name, text in texts.items():
         if not isinstance(text, str):
             raise misfit(f"{what} {name}", text, STRING)
-    return found
+    return texts
 
 
-def misfit(place: str, value: object, wanted: str) -> ValueError:
+def misfit(place: str, value: object, expected: str) -> ValueError:
     """The error for a value of another type than the API's."""
-    return ValueError(f"{place}: {shown(str(value))}: not {wanted}")
+    return ValueError(f"{place}: {shown(str(value))}: not {expected}")

@@ -50,7 +50,7 @@ class Changes(Record):
 
 def decide(
     plan: Plan,
-    found: NamespaceState,
+    current: NamespaceState,
     *,
     reconcile: bool = False,
     force: bool = False,
@@ -64,63 +64,65 @@ def decide(
     written last: that is not drift, but a plan to complete.
     """
     drift = {
-        (wanted.family, name): absent
-        for wanted in plan.rulesets
-        for name, absent in drifted_tables(wanted, found.ruleset(wanted.family))
+        (desired.family, name): absent
+        for desired in plan.rulesets
+        for name, absent in drifted_tables(desired, current.ruleset(desired.family))
     }
-    missing = tuple(entry for entry in plan.routing if entry not in found.routing)
-    stale = tuple(entry for entry in leftovers(found, plan, others) if entry not in plan.routing)
+    missing = tuple(entry for entry in plan.routing if entry not in current.routing)
+    stale = tuple(entry for entry in leftovers(current, plan, others) if entry not in plan.routing)
     if not (drift or missing or stale):
-        return Changes((), _writes(plan, found, None), (), "forced") if force else Changes((), (), (), "in place")
-    fresh = not any(own_part(table) for ruleset in found.rulesets for table in ruleset.tables)
-    unfinished = _nat_is_bare(found) and all(drift.values())
-    unfinished = unfinished or _is_unfinished_move(plan, found, stale, in_place=not (drift or missing))
+        return Changes((), _writes(plan, current, None), (), "forced") if force else Changes((), (), (), "in place")
+    fresh = not any(own_part(table) for ruleset in current.rulesets for table in ruleset.tables)
+    unfinished = _nat_is_bare(current) and all(drift.values())
+    unfinished = unfinished or _is_unfinished_move(plan, current, stale, in_place=not (drift or missing))
     if not (fresh or unfinished or reconcile):
         from istio_init.errors_rare import Drifted
         from istio_init.planning.drift_text import drift_message
 
-        raise Drifted(drift_message(plan, found, missing, stale))
+        raise Drifted(drift_message(plan, current, missing, stale))
     why = "no Istio rules found" if fresh else "completing an unfinished run" if unfinished else "reconciling"
-    return Changes(missing, _writes(plan, found, None if force else frozenset(drift)), stale, why)
+    return Changes(missing, _writes(plan, current, None if force else frozenset(drift)), stale, why)
 
 
-def _nat_is_bare(found: NamespaceState) -> bool:
-    nat = found.table(IPV4, "nat")
+def _nat_is_bare(current: NamespaceState) -> bool:
+    nat = current.table(IPV4, "nat")
     return nat is None or own_part(nat) is None
 
 
-def _is_unfinished_move(plan: Plan, found: NamespaceState, stale: tuple[RoutingEntry, ...], *, in_place: bool) -> bool:
+def _is_unfinished_move(
+    plan: Plan, current: NamespaceState, stale: tuple[RoutingEntry, ...], *, in_place: bool
+) -> bool:
     """Whether a run was killed while it moved Istio's rules to these tables from another backend's."""
     marks = {transition_mark(rule.mark) for rule in plan.policy_rules}
     rest = (isinstance(entry, PolicyRule) and entry.mark in marks for entry in stale)
-    moving = any(table.chain(MOVING_CHAIN) for ruleset in found.rulesets for table in ruleset.tables)
+    moving = any(table.chain(MOVING_CHAIN) for ruleset in current.rulesets for table in ruleset.tables)
     return moving or (in_place and all(rest))
 
 
-def _writes(plan: Plan, found: NamespaceState, only: frozenset[tuple[Family, str]] | None) -> tuple[TableChange, ...]:
+def _writes(plan: Plan, current: NamespaceState, only: frozenset[tuple[Family, str]] | None) -> tuple[TableChange, ...]:
     """The tables to write, in an order in which no packet passes uncaptured in between.
 
     mangle captures inbound traffic in TPROXY mode, nat everything else: the table that starts to capture is written
     before the one that stops. Otherwise nat comes last, IPv4's at the very end, as the mark of a complete run.
     """
     changes: list[TableChange] = []
-    for wanted in plan.rulesets:
-        family = wanted.family
-        changes.extend(TableChange(family, table.name, table, table) for table in wanted.tables)
-        there = found.ruleset(family).tables
-        gone = (table.name for table in there if wanted.table(table.name) is None and own_part(table))
-        changes.extend(TableChange(family, name, None) for name in gone)
+    for desired in plan.rulesets:
+        family = desired.family
+        changes.extend(TableChange(family, table.name, table, table) for table in desired.tables)
+        tables = current.ruleset(family).tables
+        removed = (table.name for table in tables if desired.table(table.name) is None and own_part(table))
+        changes.extend(TableChange(family, name, None) for name in removed)
     if only is not None:
         changes = [change for change in changes if (change.family, change.name) in only]
-    return tuple(sorted(changes, key=lambda change: _order(change, found)))
+    return tuple(sorted(changes, key=lambda change: _order(change, current)))
 
 
-def _order(change: TableChange, found: NamespaceState) -> tuple[int, int]:
+def _order(change: TableChange, current: NamespaceState) -> tuple[int, int]:
     """The sort key of a table: 0 for auxiliary tables, 1 for nat, 2 for a mangle table that ends TPROXY's capture."""
     if change.name == "nat":
         return 1, 0 if change.family == IPV6 else 1
-    before = found.table(change.family, change.name)
-    ends_capture = before is not None and captures(before) and not (change.wanted and captures(change.wanted))
+    before = current.table(change.family, change.name)
+    ends_capture = before is not None and captures(before) and not (change.desired and captures(change.desired))
     return (2 if ends_capture else 0), 0 if change.family == IPV6 else 1
 
 
@@ -130,27 +132,29 @@ def captures(table: Table) -> bool:
     return entry is not None and any(rule.target == Jump("ISTIO_INBOUND") for rule in entry.rules)
 
 
-def leftovers(found: NamespaceState, plan: Plan, others: tuple[Ruleset, ...] = ()) -> tuple[RoutingEntry, ...]:
+def leftovers(current: NamespaceState, plan: Plan, others: tuple[Ruleset, ...] = ()) -> tuple[RoutingEntry, ...]:
     """The existing policy rules and routes that Istio's TPROXY rules use, identified by the marks in those rules.
 
     Those of the options' own mark and table count even without such rules: an interrupted run may have removed them.
     `others` are the rules in other backends' tables.
     """
-    rulesets = (*found.rulesets, *others)
+    rulesets = (*current.rulesets, *others)
     families = {ruleset.family for ruleset in rulesets}
     marks = {(ruleset.family, mark) for ruleset in rulesets for mark in inbound_marks(ruleset.table("mangle"))}
-    rules = [entry for entry in found.routing if isinstance(entry, PolicyRule) and (entry.family, entry.mark) in marks]
+    rules = [
+        entry for entry in current.routing if isinstance(entry, PolicyRule) and (entry.family, entry.mark) in marks
+    ]
     tables = {(rule.family, rule.table) for rule in rules}
     routes = [
         entry
-        for entry in found.routing
+        for entry in current.routing
         if isinstance(entry, Route) and entry.device == LOOPBACK_INTERFACE and (entry.family, entry.table) in tables
     ]
     routed = {(route.family, route.table) for route in routes}
     by_mark: tuple[RoutingEntry, ...] = (*routes, *(rule for rule in rules if (rule.family, rule.table) in routed))
     of_the_options = (*plan.routes, *plan.policy_rules, *plan.spare)
     by_options = (entry for entry in of_the_options if entry.family in families and entry not in by_mark)
-    return (*by_mark, *(entry for entry in by_options if entry in found.routing))
+    return (*by_mark, *(entry for entry in by_options if entry in current.routing))
 
 
 def inbound_marks(mangle: Table | None) -> set[int]:

@@ -19,10 +19,10 @@ MOST_SHOWN = 50
 
 
 def drift_message(
-    plan: Plan, found: NamespaceState, missing: tuple[RoutingEntry, ...], stale: tuple[RoutingEntry, ...]
+    plan: Plan, current: NamespaceState, missing: tuple[RoutingEntry, ...], stale: tuple[RoutingEntry, ...]
 ) -> str:
     """The error of a run that refuses: every difference, and what to do."""
-    texts = deviations(plan, found, missing, stale)
+    texts = deviations(plan, current, missing, stale)
     if len(texts) > MOST_SHOWN:
         texts[MOST_SHOWN:] = [f"and {len(texts) - MOST_SHOWN} more"]
     return (
@@ -32,13 +32,13 @@ def drift_message(
 
 
 def deviations(
-    plan: Plan, found: NamespaceState, missing: tuple[RoutingEntry, ...], stale: tuple[RoutingEntry, ...]
+    plan: Plan, current: NamespaceState, missing: tuple[RoutingEntry, ...], stale: tuple[RoutingEntry, ...]
 ) -> list[str]:
     """Every difference between the plan and what was found, in words."""
     texts = [
-        difference_text(wanted.family, difference)
-        for wanted in plan.rulesets
-        for difference in differences(wanted, found.ruleset(wanted.family))
+        difference_text(desired.family, difference)
+        for desired in plan.rulesets
+        for difference in differences(desired, current.ruleset(desired.family))
     ]
     texts += [f"missing: {command(entry)}" for entry in missing]
     texts += [f"unexpected: {command(entry)}" for entry in stale]

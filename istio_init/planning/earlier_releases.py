@@ -103,17 +103,17 @@ def known_table(table: TableName, planned: Table | None, claims: tuple[RuleClaim
 
 def claims(rulesets: tuple[Ruleset, ...]) -> dict[tuple[Family, TableName], tuple[RuleClaim, ...]]:
     """The rules of one backend's tables that are Istio's, by family and table."""
-    found: dict[tuple[Family, TableName], tuple[RuleClaim, ...]] = {}
+    by_table: dict[tuple[Family, TableName], tuple[RuleClaim, ...]] = {}
     for each in _claimed(rulesets):
         place = each.family, each.table.name
-        found[place] = (*found.get(place, ()), claim(each.chain, each.number))
-    return found
+        by_table[place] = (*by_table.get(place, ()), claim(each.chain, each.number))
+    return by_table
 
 
 def suspects(rulesets: tuple[Ruleset, ...]) -> tuple[Suspect, ...]:
     """The rules of one backend's tables that look like Istio's, without anything that shows that they are."""
-    known = [*_claimed(rulesets)]
-    likenesses = [each for each in _likenesses(rulesets) if each not in known]
+    claimed = [*_claimed(rulesets)]
+    likenesses = [each for each in _likenesses(rulesets) if each not in claimed]
     guardrails = {(each.chain.name, each.text) for each in likenesses if each.kind == GUARDRAIL}
     return tuple(
         Suspect(each.family, each.table.name, each.chain.name, each.text)
@@ -130,38 +130,40 @@ def _is_suspicious(each: Likeness, *, every_guardrail: bool) -> bool:
 
 
 def _claimed(rulesets: tuple[Ruleset, ...]) -> Iterator[Likeness]:
-    there = [*_likenesses(rulesets)]
-    if not there or any(chain.name.startswith(OTHER_MESHES) for _, _, chain in _chains(rulesets)):
+    likenesses = [*_likenesses(rulesets)]
+    if not likenesses or any(chain.name.startswith(OTHER_MESHES) for _, _, chain in _chains(rulesets)):
         return
     unsigned = not any(rule.ours for _, _, chain in _chains(rulesets) if chain.policy for rule in chain.rules)
     istio = {family for family, _, chain in _chains(rulesets) if chain.name in OWN_CHAINS} if unsigned else set()
     for ruleset in rulesets:
-        mine = [each for each in there if each.family == ruleset.family]
-        yield from _dns(mine, istio=ruleset.family in istio)
+        own_family = [each for each in likenesses if each.family == ruleset.family]
+        yield from _dns(own_family, istio=ruleset.family in istio)
         for table in ruleset.tables:
-            here = [each for each in mine if each.table is table]
+            here = [each for each in own_family if each.table is table]
             if unsigned and any(chain.name in OWN_CHAINS for chain in table.chains):
                 yield from _interfaces(table, here)
             yield from _marks(table, here)
         if ruleset.family == IPV6 and istio:
-            yield from _no_ipv6(mine)
+            yield from _no_ipv6(own_family)
 
 
-def _dns(there: list[Likeness], *, istio: bool) -> Iterator[Likeness]:
+def _dns(likenesses: list[Likeness], *, istio: bool) -> Iterator[Likeness]:
     """Capture of DNS, by the agent's port: with Istio's chains, by the DNAT of 1.8, or with Istio's user."""
-    kinds = {each.kind for each in there}
-    by_user = any(each.groups.get("owner") == ISTIO_ID for each in there if each.kind in DNS_KINDS | ZONES)
+    kinds = {each.kind for each in likenesses}
+    by_user = any(each.groups.get("owner") == ISTIO_ID for each in likenesses if each.kind in DNS_KINDS | ZONES)
     sure = istio or by_user or DNS_DNAT in kinds
     if sure and kinds & {DNS_DNAT, DNS_REDIRECT}:
-        yield from (each for each in there if each.kind in DNS_KINDS)
+        yield from (each for each in likenesses if each.kind in DNS_KINDS)
     if sure and ZONE_AGENT in kinds:
-        yield from (each for each in there if each.kind in ZONES)
+        yield from (each for each in likenesses if each.kind in ZONES)
 
 
-def _interfaces(table: Table, there: list[Likeness]) -> Iterator[Likeness]:
+def _interfaces(table: Table, likenesses: list[Likeness]) -> Iterator[Likeness]:
     """Excluded interfaces, a rule for each direction, and those of virtual machines, which have jumps as well."""
-    places = [each for each in there if each.kind in {COMING, GOING}]
-    excluded = [each for each in places if _leads(each, {other.number for other in there if other.chain is each.chain})]
+    places = [each for each in likenesses if each.kind in {COMING, GOING}]
+    excluded = [
+        each for each in places if _leads(each, {other.number for other in likenesses if other.chain is each.chain})
+    ]
     both = {each.groups["interface"] for each in excluded if each.kind == COMING}
     both &= {each.groups["interface"] for each in excluded if each.kind == GOING}
     virtual = {_virtual(rule) for chain in table.chains for rule in chain.rules}
@@ -183,31 +185,31 @@ def _enters(rule: Rule) -> bool:
 
 def _virtual(rule: Rule) -> str:
     """The interface from which a rule redirects what virtual machines send; empty where it does not."""
-    found = re.match(r"(?:-d \S+ )?-i (\S+) -j ISTIO_REDIRECT$", rule_text(rule)) if _enters(rule) else None
-    return found[1] if found else ""
+    match = re.match(r"(?:-d \S+ )?-i (\S+) -j ISTIO_REDIRECT$", rule_text(rule)) if _enters(rule) else None
+    return match[1] if match else ""
 
 
-def _marks(table: Table, there: list[Likeness]) -> Iterator[Likeness]:
+def _marks(table: Table, likenesses: list[Likeness]) -> Iterator[Likeness]:
     """TPROXY's marks: those that Istio's chains set, or all the rules for a mark together."""
     from istio_init.planning.changes import inbound_marks
 
     own = {f"{mark:#x}" for mark in inbound_marks(table)}
-    by_kind = {kind: {each.groups["mark"] for each in there if each.kind == kind} for kind in (SAVE, RESTORE)}
-    if any(each.kind == PROXY_MARK for each in there):
+    by_kind = {kind: {each.groups["mark"] for each in likenesses if each.kind == kind} for kind in (SAVE, RESTORE)}
+    if any(each.kind == PROXY_MARK for each in likenesses):
         own |= {mark for mark in by_kind[SAVE] & by_kind[RESTORE] if mark}
-    for each in there:
+    for each in likenesses:
         if own and (each.kind == PROXY_MARK or each.groups.get("mark") in own):
             yield each
 
 
-def _no_ipv6(there: list[Likeness]) -> Iterator[Likeness]:
+def _no_ipv6(likenesses: list[Likeness]) -> Iterator[Likeness]:
     """The three rules by which releases before 1.10 kept IPv6 out: one after the other, and at the chain's end."""
-    three = [each for each in there if each.kind == NO_IPV6]
-    wanted = [shape for kind, *_, shape in SHAPES if kind == NO_IPV6]
+    three = [each for each in likenesses if each.kind == NO_IPV6]
+    shapes = [shape for kind, *_, shape in SHAPES if kind == NO_IPV6]
     for start in range(len(three) - 2):
         group = three[start : start + 3]
         follows = [each.number for each in group] == [*range(group[0].number, group[0].number + 3)]
-        if follows and all(shape.fullmatch(each.text) for shape, each in zip(wanted, group, strict=True)):
+        if follows and all(shape.fullmatch(each.text) for shape, each in zip(shapes, group, strict=True)):
             yield from group
             return
 
@@ -218,8 +220,8 @@ def _likenesses(rulesets: Iterable[Ruleset]) -> Iterator[Likeness]:
         for number, rule in enumerate(chain.rules if shapes else ()):
             text = "" if rule.ours else rule_text(rule)
             for kind, shape in shapes:
-                if text and (found := shape.fullmatch(text)):
-                    yield Likeness(kind, family, table, chain, number, text, found.groupdict())
+                if text and (match := shape.fullmatch(text)):
+                    yield Likeness(kind, family, table, chain, number, text, match.groupdict())
                     break
 
 

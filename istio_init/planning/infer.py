@@ -67,14 +67,14 @@ def infer(
     own = tuple(ruleset for ruleset in rulesets if any(own_part(table) for table in ruleset.tables))
     if not own:
         return None
-    found: list[Inference] = []
+    current: list[Inference] = []
     for options in _readings(tuple(map(Reader, own)), routing or ()):
         inference = _compared(_valid(options), own, routing, native=native)
         if inference.exact:
             return inference
-        found.append(inference)
+        current.append(inference)
     # The first of those that differ least.
-    return min(found, key=lambda each: len(each.differences))
+    return min(current, key=lambda each: len(each.differences))
 
 
 def _readings(readers: tuple[Reader, ...], routing: tuple[RoutingEntry, ...]) -> Iterator[Options]:
@@ -155,14 +155,14 @@ def _valid(options: Options) -> Options:
     return options.replace(**values)
 
 
-def _as_planned(found: tuple[Ruleset, ...], plan: Plan) -> tuple[Ruleset, ...]:
+def _as_planned(current: tuple[Ruleset, ...], plan: Plan) -> tuple[Ruleset, ...]:
     """Native rules as those of the plan where they become the same sets."""
     try:
-        tables = tuple(layout(found, name) for name in NAMES)
-        return tuple(from_inet(tables, each.family, plan.ruleset(each.family)) for each in found)
+        tables = tuple(layout(current, name) for name in NAMES)
+        return tuple(from_inet(tables, each.family, plan.ruleset(each.family)) for each in current)
     except InitError:
         # Rules of iptables' tables, which have no form in native ones.
-        return found
+        return current
 
 
 def against(
@@ -173,7 +173,7 @@ def against(
 
 
 def _compared(
-    options: Options, found: tuple[Ruleset, ...], routing: tuple[RoutingEntry, ...] | None, *, native: bool
+    options: Options, current: tuple[Ruleset, ...], routing: tuple[RoutingEntry, ...] | None, *, native: bool
 ) -> Inference:
     try:
         plan = build(options)
@@ -181,13 +181,13 @@ def _compared(
         options = options.replace(kube_virt_interfaces=())
         plan = build(options)
     if native:
-        found = _as_planned(found, plan)
-    states = {ruleset.family: ruleset for ruleset in found}
+        current = _as_planned(current, plan)
+    states = {ruleset.family: ruleset for ruleset in current}
     families = [*plan.rulesets, *(Ruleset(family, ()) for family in states if plan.ruleset(family) is None)]
     deviations = tuple(
-        (wanted.family, each)
-        for wanted in families
-        for each in differences(wanted, states.get(wanted.family, Ruleset(wanted.family, ())))
+        (desired.family, each)
+        for desired in families
+        for each in differences(desired, states.get(desired.family, Ruleset(desired.family, ())))
     )
     missing = () if routing is None else tuple(entry for entry in plan.routing if entry not in routing)
     return Inference(options, deviations, missing)

@@ -57,16 +57,16 @@ def is_unfinished(rulesets: tuple[Ruleset, ...]) -> bool:
 
 
 def phases(
-    plan: Plan, found: NamespaceState, changes: Changes, elsewhere: tuple[tuple[str, NamespaceState], ...]
+    plan: Plan, current: NamespaceState, changes: Changes, elsewhere: tuple[tuple[str, NamespaceState], ...]
 ) -> tuple[tuple[Phase, ...], Changes]:
     """The writes that move the rules of other backends, in order, and all changes of routing for them.
 
-    `changes` are those of the chosen backend's tables, whose state is `found`.
+    `changes` are those of the chosen backend's tables, whose state is `current`.
     """
     capturing = {
-        wanted.family: table
-        for wanted in plan.rulesets
-        if (table := wanted.table("mangle")) is not None and captures(table)
+        desired.family: table
+        for desired in plan.rulesets
+        if (table := desired.table("mangle")) is not None and captures(table)
     }
     if not any(_own(state, family, plan) for family in capturing for _, state in elsewhere):
         capturing = {}
@@ -78,7 +78,7 @@ def phases(
         if (family, "mangle") not in written
     )
     changes = changes.replace(tables=(*missing, *changes.tables))
-    move = _Move(plan, found, changes, elsewhere, frozenset(capturing))
+    move = _Move(plan, current, changes, elsewhere, frozenset(capturing))
     return tuple(phase for phase in move.phases() if phase.changes), move.routing()
 
 
@@ -89,22 +89,22 @@ def _captures(state: NamespaceState, family: Family, plan: Plan) -> bool:
 
 def _own(state: NamespaceState, family: Family, plan: Plan) -> Table | None:
     """Istio's part of a state's mangle table."""
-    table, wanted = state.table(family, "mangle"), plan.ruleset(family)
-    return own_part(table, wanted.table("mangle") if wanted else None) if table else None
+    table, desired = state.table(family, "mangle"), plan.ruleset(family)
+    return own_part(table, desired.table("mangle") if desired else None) if table else None
 
 
 class _Move:
     def __init__(
         self,
         plan: Plan,
-        found: NamespaceState,
+        current: NamespaceState,
         changes: Changes,
         elsewhere: tuple[tuple[str, NamespaceState], ...],
         shared: frozenset[Family],
     ) -> None:
         """`shared` are the families whose inbound traffic both the old and the new mangle table capture."""
         self._plan, self._changes, self._shared = plan, changes, shared
-        self._states: dict[str, NamespaceState] = {"": found, **dict(elsewhere)}
+        self._states: dict[str, NamespaceState] = {"": current, **dict(elsewhere)}
         self._old = tuple(name for name, _ in elsewhere)
 
     def routing(self) -> Changes:
@@ -174,8 +174,8 @@ class _Move:
         table = state.table(change.family, change.name)
         own = own_part(table, change.known) if table else None
         chains = make({chain.name: chain for chain in own.chains} if own else {})
-        wanted = Table(change.name, ordered(change.name, chains))
-        return TableChange(change.family, change.name, wanted, change.known, table)
+        desired = Table(change.name, ordered(change.name, chains))
+        return TableChange(change.family, change.name, desired, change.known, table)
 
     def _transition(self, change: TableChange, *, saves: bool) -> TableChange:
         """The new mangle table with the transition mark, and with or without the rule that saves Envoy's mark."""
@@ -189,13 +189,13 @@ class _Move:
                 return rule.replace(target=target.replace(mark=transition_mark(target.mark)))
             return rule
 
-        table = change.wanted or Table(change.name, ())
+        table = change.desired or Table(change.name, ())
         marks = {rule.mark for rule in self._plan.policy_rules}
         chains = {MOVING_CHAIN: Chain(MOVING_CHAIN, ())}
         for chain in table.chains:
             rules = tuple(transitional(rule) for rule in chain.rules if saves or not isinstance(rule.target, SaveMark))
             chains[chain.name] = chain.replace(rules=rules)
-        return change.replace(wanted=Table(table.name, ordered(table.name, chains)))
+        return change.replace(desired=Table(table.name, ordered(table.name, chains)))
 
 
 def _without(chain: Chain, target: Jump) -> Chain:
@@ -205,10 +205,10 @@ def _without(chain: Chain, target: Jump) -> Chain:
 def _after(state: NamespaceState, changes: tuple[TableChange, ...]) -> NamespaceState:
     """The state once the changes are made."""
     for change in changes:
-        found = state.table(change.family, change.name) or Table(change.name, ordered(change.name, {}))
-        table = merged(found, change.wanted, change.known, change.like)
+        current = state.table(change.family, change.name) or Table(change.name, ordered(change.name, {}))
+        table = merged(current, change.desired, change.known, change.like)
         ruleset = state.ruleset(change.family)
-        kept = tuple(each for each in ruleset.tables if each.name != change.name)
+        others = tuple(each for each in ruleset.tables if each.name != change.name)
         rulesets = tuple(each for each in state.rulesets if each.family != change.family)
-        state = state.replace(rulesets=(*rulesets, ruleset.replace(tables=(*kept, table))))
+        state = state.replace(rulesets=(*rulesets, ruleset.replace(tables=(*others, table))))
     return state

@@ -57,14 +57,14 @@ class Reader:
 
     def chain(self, table: TableName, name: str) -> tuple[Rule, ...]:
         """A chain's rules; none where it does not exist."""
-        found = self._ruleset.table(table)
-        chain = found.chain(name) if found else None
+        existing = self._ruleset.table(table)
+        chain = existing.chain(name) if existing else None
         return chain.rules if chain else ()
 
     def exists(self, table: TableName, name: str) -> bool:
         """Whether a chain exists."""
-        found = self._ruleset.table(table)
-        return bool(found and found.chain(name))
+        existing = self._ruleset.table(table)
+        return bool(existing and existing.chain(name))
 
     @property
     def tproxy(self) -> bool:
@@ -121,13 +121,13 @@ def ports_to(rules: Iterable[Rule], target: object, protocol: int = TCP) -> tupl
     )
 
 
-def without(entries: Iterable[T], *taken: T) -> tuple[T, ...]:
+def without(entries: Iterable[T], *removed: T) -> tuple[T, ...]:
     """The entries without the first occurrence of each of the others."""
-    left = list(entries)
-    for each in taken:
-        if each in left:
-            left.remove(each)
-    return tuple(left)
+    rest = list(entries)
+    for each in removed:
+        if each in rest:
+            rest.remove(each)
+    return tuple(rest)
 
 
 def proxy_ports(reader: Reader) -> Iterator[tuple[str, Any]]:
@@ -233,8 +233,8 @@ def inbound(reader: Reader, *, release_113: bool, tunnel: int) -> Iterator[tuple
     listed = tuple(port for target in TO_INBOUND for port in ports_to(capturing, target))
     if everything or emptied:
         yield "istio_inbound_ports", parsers.ALL
-        taken = [SSH_PORT] if release_113 else [] if reader.tproxy else [tunnel]
-        excluded = without(ports_to(rules, RETURN), *(PortRange(port, port) for port in taken))
+        ports = [SSH_PORT] if release_113 else [] if reader.tproxy else [tunnel]
+        excluded = without(ports_to(rules, RETURN), *(PortRange(port, port) for port in ports))
         yield "istio_local_exclude_ports", excluded
     elif listed:
         yield "istio_inbound_ports", listed

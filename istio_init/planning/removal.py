@@ -16,37 +16,39 @@ if TYPE_CHECKING:
     from istio_init.planning.plan import Plan
 
 
-def removal(found: NamespaceState, plan: Plan, others: tuple[Ruleset, ...] = (), *, releases: bool = False) -> Changes:
+def removal(
+    current: NamespaceState, plan: Plan, others: tuple[Ruleset, ...] = (), *, releases: bool = False
+) -> Changes:
     """The changes that remove all Istio rules and routing, whatever options made them; nat comes first.
 
     The plan identifies Istio rules without a signature, and routing whose rules are already gone.
     The rules in other backends' tables, `others`, identify routing, too. With `releases`, bare rules that Istio's
     releases made go as well, as far as they can be told from other programs' (earlier_releases.py).
     """
-    claimed = _claims(found) if releases else {}
+    claimed = _claims(current) if releases else {}
     tables = []
-    for ruleset in found.rulesets:
-        wanted = plan.ruleset(ruleset.family)
+    for ruleset in current.rulesets:
+        desired = plan.ruleset(ruleset.family)
         for table in ruleset.tables:
-            known = wanted.table(table.name) if wanted else None
-            if mine := claimed.get((ruleset.family, table.name)):
-                known = _known(table.name, known, mine)
-            if own_part(table, known):
-                tables.append(TableChange(ruleset.family, table.name, None, known))
+            planned = desired.table(table.name) if desired else None
+            if releases_claims := claimed.get((ruleset.family, table.name)):
+                planned = _known(table.name, planned, releases_claims)
+            if own_part(table, planned):
+                tables.append(TableChange(ruleset.family, table.name, None, planned))
     tables.sort(key=lambda change: change.name != "nat")
-    drop = [entry for entry in plan.routing if entry in found.routing]
-    drop += [entry for entry in leftovers(found, plan, others) if entry not in drop]
+    drop = [entry for entry in plan.routing if entry in current.routing]
+    drop += [entry for entry in leftovers(current, plan, others) if entry not in drop]
     # Istio's, whether or not these options enable IPv6.
     passthrough = Address(PASSTHROUGH[IPV6], LOOPBACK_INTERFACE)
-    if passthrough in found.routing and passthrough not in drop:
+    if passthrough in current.routing and passthrough not in drop:
         drop.append(passthrough)
     return Changes((), tuple(tables), tuple(drop), "cleaning up")
 
 
-def _claims(found: NamespaceState) -> dict[tuple[Family, TableName], tuple[RuleClaim, ...]]:
+def _claims(current: NamespaceState) -> dict[tuple[Family, TableName], tuple[RuleClaim, ...]]:
     from istio_init.planning.earlier_releases import claims
 
-    return claims(found.rulesets)
+    return claims(current.rulesets)
 
 
 def _known(name: TableName, planned: Table | None, claims: tuple[RuleClaim, ...]) -> Table:

@@ -126,7 +126,7 @@ class _Rollback:
         for write, change in first.values():
             before = write.before.table(change.family, change.name)
             now = write.firewall.read(change.family).table(change.name)
-            own_rules = change.known or change.wanted
+            own_rules = change.known or change.desired
             if not _same(before and own_part(before, own_rules), now and own_part(now, own_rules)):
                 return None
             if not _same(before, now):
@@ -180,18 +180,18 @@ def _undo(write: Write) -> None:
             write_all(pending)
         return
     for back in pending:
-        if back.wanted is None:
+        if back.desired is None:
             firewall.remove(back.family, back.name, back.known)
         elif back.like is not None and (restore := getattr(firewall, "restore", None)):
-            restore(back.family, back.wanted, back.like)
+            restore(back.family, back.desired, back.like)
         else:
-            firewall.replace(back.family, back.wanted)
+            firewall.replace(back.family, back.desired)
 
 
 def _reverse(change: TableChange, before: Table | None) -> TableChange:
     """The change that undoes another."""
     own = own_part(before, change.known) if before else None
-    return TableChange(change.family, change.name, own, change.wanted, before if own else None)
+    return TableChange(change.family, change.name, own, change.desired, before if own else None)
 
 
 def _is_back(firewall: Firewall, back: TableChange) -> bool:

@@ -201,12 +201,12 @@ class Transaction:
             return
         for change in write.changes:
             self._begun.append(Write(write.firewall, (change,), write.before, write.name))
-            if change.wanted is None:
+            if change.desired is None:
                 write.firewall.remove(change.family, change.name, change.known)
             elif change.like is not None and hasattr(write.firewall, "restore"):
-                write.firewall.restore(change.family, change.wanted, change.like)
+                write.firewall.restore(change.family, change.desired, change.like)
             else:
-                write.firewall.replace(change.family, change.wanted)
+                write.firewall.replace(change.family, change.desired)
 
     def _verify(self, plan: Plan, firewall: Firewall) -> None:
         """Read back and compare; KernelError if the kernel's rules differ from the plan."""
@@ -227,9 +227,9 @@ class Transaction:
 
 def _announcement(change: TableChange, backend: str) -> str:
     where = " ".join(word for word in (backend, change.family, change.name) if word)
-    if change.wanted is None:
+    if change.desired is None:
         return f"{where}: removing Istio rules"
-    count = sum(chain.count for chain in change.wanted.chains)
+    count = sum(chain.count for chain in change.desired.chains)
     return f"{where}: writing {count} rules"
 
 

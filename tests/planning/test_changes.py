@@ -67,7 +67,7 @@ def test_from_nothing() -> None:
     assert changes.add == wanted.routing
     assert changes.drop == ()
     assert names(changes) == ["ipv6 raw", "ipv6 mangle", "ipv4 raw", "ipv4 mangle", "ipv6 nat", "ipv4 nat"]
-    assert all(change.wanted == change.known for change in changes.tables)
+    assert all(change.desired == change.known for change in changes.tables)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -187,8 +187,8 @@ def is_captured(plan: Plan, family: Family) -> bool:
 
 
 def write(memory: Memory, change: TableChange) -> None:
-    if change.wanted:
-        memory.firewall.replace(change.family, change.wanted)
+    if change.desired:
+        memory.firewall.replace(change.family, change.desired)
     else:
         memory.firewall.remove(change.family, change.name)
 

@@ -224,8 +224,8 @@ class AtOnce(MemoryFirewall):
         if self.refuse:
             raise KernelError("none of it")
         for change in changes:
-            if change.wanted:
-                super().replace(change.family, change.wanted)
+            if change.desired:
+                super().replace(change.family, change.desired)
             else:
                 super().remove(change.family, change.name, change.known)
 

@@ -84,7 +84,7 @@ def _steps(target: BackendState, changes: Changes) -> Iterator[str]:
     together = ", all in one transaction" if target.backend != "legacy" and len(changes.tables) > 1 else ""
     for change in changes.tables:
         where = f"{target.backend} {change.family} {change.name}"
-        if change.wanted is None:
+        if change.desired is None:
             yield f"remove Istio rules from {where}{together}"
         else:
             yield f"write {where}: {_count(change)} rules{together}"
@@ -92,7 +92,7 @@ def _steps(target: BackendState, changes: Changes) -> Iterator[str]:
 
 
 def _count(change: TableChange) -> int:
-    return sum(chain.count for chain in change.wanted.chains) if change.wanted else 0
+    return sum(chain.count for chain in change.desired.chains) if change.desired else 0
 
 
 def _hunks(result: Forecast) -> Iterator[tuple[str, Hunk]]:

@@ -112,18 +112,20 @@ def ruleset(
     A set keeps neither the order nor the overlaps of the rules it was made from: if it is what rules of `expecting`
     would become, it is read as those rules.
     """
-    found = []
+    result = []
     for table in tables:
-        wanted = expecting.table(table.name) if expecting else None
+        planned_table = expecting.table(table.name) if expecting else None
         chains = {
-            chain.name: _chain(chain, table.name, family, wanted.chain(chain.name) if wanted else None, fold)
+            chain.name: _chain(
+                chain, table.name, family, planned_table.chain(chain.name) if planned_table else None, fold
+            )
             for chain in table.chains
             if _is_of(chain, table, family)
         }
         if chains:
-            found.append(Table(table.name, ordered(table.name, chains)))
-    found.sort(key=lambda table: list(BUILTIN_CHAINS).index(table.name))
-    return Ruleset(family, tuple(found))
+            result.append(Table(table.name, ordered(table.name, chains)))
+    result.sort(key=lambda table: list(BUILTIN_CHAINS).index(table.name))
+    return Ruleset(family, tuple(result))
 
 
 def _is_of(chain: InetChain, table: InetTable, family: Family) -> bool:
@@ -138,18 +140,22 @@ def _is_of(chain: InetChain, table: InetTable, family: Family) -> bool:
     return not involved or None in involved or family in involved
 
 
-def _chain(chain: InetChain, table: TableName, family: Family, wanted: Chain | None, fold: Fold) -> Chain:
+def _chain(chain: InetChain, table: TableName, family: Family, planned: Chain | None, fold: Fold) -> Chain:
     rules = tuple(rule.replace(family=family) for rule in chain.rules if rule.family in (None, family))
     policy = "ACCEPT" if chain.name in BUILTIN_CHAINS[table] else None
-    if wanted is not None:
-        folded = fold(wanted.parts, family)
+    if planned is not None:
+        folded = fold(planned.parts, family)
         if folded.rules == rules:
-            parts = tuple(map(_as_ours, wanted.parts))
-            return wanted if (parts, policy) == (wanted.parts, wanted.policy) else Chain.of(chain.name, parts, policy)
-        known = {rule: tuple(folded.sources(number)) for number, rule in enumerate(folded.rules)}
+            parts = tuple(map(_as_ours, planned.parts))
+            return (
+                planned if (parts, policy) == (planned.parts, planned.policy) else Chain.of(chain.name, parts, policy)
+            )
+        sources = {rule: tuple(folded.sources(number)) for number, rule in enumerate(folded.rules)}
     else:
-        known = {}
-    return Chain(chain.name, tuple(each for rule in rules for each in known.get(rule) or unfold(rule, family)), policy)
+        sources = {}
+    return Chain(
+        chain.name, tuple(each for rule in rules for each in sources.get(rule) or unfold(rule, family)), policy
+    )
 
 
 def _as_ours(part: Rule | Run) -> Rule | Run:

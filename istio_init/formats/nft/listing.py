@@ -87,9 +87,9 @@ def blocks(table: InetTable) -> dict[str, tuple[BlockLine, ...]]:
     """The sets and chains of a table by `set NAME` or `chain NAME`, in the order of a listing."""
     table = stored(table)
     named = sets(table)
-    found = {f"set {name}": tuple(_set_lines(kind, intervals)) for (kind, intervals), name in named.items()}
+    result = {f"set {name}": tuple(_set_lines(kind, intervals)) for (kind, intervals), name in named.items()}
     chains = {f"chain {chain_name(chain.name)}": tuple(_chain_lines(table, chain, named)) for chain in table.chains}
-    return {**found, **chains}
+    return {**result, **chains}
 
 
 def _set_lines(kind: str, intervals: tuple[Interval, ...]) -> Iterator[BlockLine]:

@@ -290,7 +290,7 @@ _IPTABLES_RANK = {kind: rank for rank, kind in enumerate(_IPTABLES_ORDER)}
 
 def _inet_matches(rule: Rule, family: Family) -> tuple[InetMatch, ...]:
     protocol = next((match.number for match in rule.matches if isinstance(match, Protocol) and not match.negated), 0)
-    matches = [found for match in rule.matches if (found := _inet_match(match, protocol)) is not None]
+    matches = [inet_match for match in rule.matches if (inet_match := _inet_match(match, protocol)) is not None]
     if any(isinstance(each, Ports) for each in matches):
         matches = [each for each in matches if not isinstance(each, Protocol)]
     if any(

@@ -143,7 +143,7 @@ def _made(
     """What the families hold after a commit that had no table before."""
     for family, tables in found.items():
         if not tables:
-            written = {change.name: change.wanted for change in changes if change.family == family and change.wanted}
+            written = {change.name: change.desired for change in changes if change.family == family and change.desired}
             yield family, tuple([written[name] for name in BUILTIN_CHAINS if name in written])
 
 
@@ -151,7 +151,7 @@ def _messages(
     change: TableChange, found: Found | None, pack: Callable[[Chain, Family], list[Content]]
 ) -> Iterator[Message]:
     """The messages that make a change: new chains, old rules out, new ones in, old chains out."""
-    family, table, wanted, known = change.family, change.name, change.wanted, change.known
+    family, table, wanted, known = change.family, change.name, change.desired, change.known
     like = recognised(change.like, wanted or known) if change.like else None
     if found is None:
         if wanted is None:

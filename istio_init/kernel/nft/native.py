@@ -86,7 +86,7 @@ class Nftables:
 
     def write(self, changes: tuple[TableChange, ...]) -> None:
         """See kernel.Transactional."""
-        self._write([(change.family, change.name, change.wanted) for change in changes])
+        self._write([(change.family, change.name, change.desired) for change in changes])
 
     def _write(self, desired: Sequence[Desired]) -> None:
         """Make all changes in one batch; each table that they are about is replaced as a whole."""

@@ -101,7 +101,7 @@ class Libiptc:
 
     def _edit(self, change: TableChange) -> None:
         """Make a change, which with `wanted` None removes Istio's rules; again while other programs write."""
-        family, name, wanted = change.family, change.name, change.wanted
+        family, name, wanted = change.family, change.name, change.desired
         try:
             for attempt in range(_ATTEMPTS):
                 try:
@@ -122,7 +122,7 @@ class Libiptc:
 
     def _holds(self, change: TableChange) -> bool:
         """Whether a commit that failed was made: the kernel replaces the table first, and sets its counters then."""
-        wanted = change.wanted
+        wanted = change.desired
         try:
             found = unpack_table(change.name, change.family, self._socket(change.family).table(change.name))
         except StepError:
@@ -132,7 +132,7 @@ class Libiptc:
 
     def _attempt(self, socket: TableSocket, change: TableChange) -> bool:
         """Write once; False where another program wrote to the table meanwhile."""
-        family, wanted = change.family, change.wanted
+        family, wanted = change.family, change.desired
         if wanted is not None and _is_long(wanted):
             from istio_init.kernel.xtables.replace_table import Unsuited, write
 
@@ -145,7 +145,7 @@ class Libiptc:
 
     def _commit(self, socket: TableSocket, change: TableChange) -> bool:
         """Edit and commit through libiptc; False where another program wrote to the table meanwhile."""
-        family, name, wanted = change.family, change.name, change.wanted
+        family, name, wanted = change.family, change.name, change.desired
         known = wanted or change.known
         like = recognised(change.like, known) if change.like else None
         answers = socket.table(name)

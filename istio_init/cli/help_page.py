@@ -60,7 +60,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "manifest": (("The init container for these options", "istio-init manifest -u 1337 -i '*' -b '*'"),),
     "diagnose": (
         ("Why do this pod's calls bypass the sidecar?", "istio-init diagnose default/reviews"),
-        ("What becomes of one call of a container?", "istio-init diagnose --container 3f2a9c1b --to 10.96.0.10:443"),
+        ("Follow one call of a container", "istio-init diagnose --container 3f2a9c1b --to 10.96.0.10:443"),
     ),
     "options": (("Which options were a container's rules made from?", "istio-init options --container 3f2a9c1b"),),
     "plan": (("What would a run change here?", f"istio-init plan {EVERYTHING}"),),

@@ -17,7 +17,8 @@ from istio_init.model import parsers
 from istio_init.model.compare import differences, own_part
 from istio_init.model.inet import NAMES
 from istio_init.model.routing import PolicyRule
-from istio_init.model.rules import IPV4, IPV6, Ruleset
+from istio_init.model.rules import IPV4, IPV6, Chain, Ruleset
+from istio_init.model.unknown import Comment
 from istio_init.options.arguments import text
 from istio_init.options.table import OPTIONS, Options
 from istio_init.planning import recognition
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from istio_init.model.compare import Difference
     from istio_init.model.routing import RoutingEntry
-    from istio_init.model.rules import Family, Network
+    from istio_init.model.rules import Family, Network, Rule
     from istio_init.planning.plan import Plan
 
 
@@ -67,14 +68,33 @@ def infer(
     own = tuple(ruleset for ruleset in rulesets if any(own_part(table) for table in ruleset.tables))
     if not own:
         return None
-    current: list[Inference] = []
-    for options in _readings(tuple(map(Reader, own)), routing or ()):
-        inference = _compared(_valid(options), own, routing, native=native)
-        if inference.exact:
-            return inference
-        current.append(inference)
+    plain = tuple(map(_without_comments, own))
+    inferences: list[Inference] = []
+    for options in _readings(tuple(map(Reader, plain)), routing or ()):
+        for rule_comments in (False,) if plain == own else (True, False):
+            candidate = _valid(options).replace(rule_comments=rule_comments)
+            inference = _compared(candidate, own, routing, native=native)
+            if inference.exact:
+                return inference
+            inferences.append(inference)
     # The first of those that differ least.
-    return min(current, key=lambda each: len(each.differences))
+    return min(inferences, key=lambda each: len(each.differences))
+
+
+def _without_comments(ruleset: Ruleset) -> Ruleset:
+    """The rules without their comments, by which --rule-comments says what each is for."""
+    return ruleset.replace(
+        tables=tuple(
+            table.replace(chains=tuple(Chain(each.name, _plain(each.rules), each.policy) for each in table.chains))
+            for table in ruleset.tables
+        )
+    )
+
+
+def _plain(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    return tuple(
+        rule.replace(matches=tuple(match for match in rule.matches if not isinstance(match, Comment))) for rule in rules
+    )
 
 
 def _readings(readers: tuple[Reader, ...], routing: tuple[RoutingEntry, ...]) -> Iterator[Options]:

@@ -27,7 +27,7 @@ OF_ALL_CALLS = frozenset(
 
 
 def about_call(about: Situation, found: tuple[Cause, ...], path: PacketPath) -> tuple[Cause, ...]:
-    """The causes that explain what becomes of a call; none where it is captured and arrives."""
+    """The causes of a failed or uncaptured call; none if it is captured and arrives."""
     if is_captured(path):
         return tuple(each for each in found if each.name in BEHIND_CAPTURE)
     explaining = tuple(each for each in found if each.name in OF_ALL_CALLS)

@@ -186,7 +186,7 @@ SCHEMAS: dict[str, tuple[str, str, dict[str, Schema]]] = {
         {
             "code": one_of("the exit code", [0, 3, 4]) | {"type": "integer"},  # type: ignore[list-item]
             "healthy": flag("whether nothing is wrong; null where that is not known") | {"type": ["boolean", "null"]},
-            "options": maybe("where the options come from that the rules are held against"),
+            "options": maybe("where the options come from that the rules are compared with"),
             "backends": texts("the backends whose tables have Istio rules"),
             "causes": listed(
                 body(

@@ -34,7 +34,7 @@ PRODUCT = {
     "something to say": (r"\bthere is to (say|know|see|draw)\b", "name the thing: remarks, facts"),
     "held against": (r"\bheld against\b", "compared with, checked for"),
     "whose it is": (r"\bwhose it is\b", "its user and group, the sender"),
-    "ours": (r"(: ours|\bnot ours)\b", "an Istio rule"),
+    "ours": (r"(: ours,|\bnot ours,)", "an Istio rule"),
     "not harmful": (r"\bdoes no harm\b", "harmless"),
     "double negation": (r"\bis no (regular|text|file|host)\b", "is not a"),
     "taken for granted": (r"\btaken to be\b", "assumed to be"),

@@ -272,7 +272,7 @@ def _recorded(request: Intent, number: int) -> Intent:
 
 
 def _wanted(request: Intent, found: tuple[TableReading, ...], options: Options) -> tuple[Options, str]:
-    """The options that the rules are held against, and where they come from."""
+    """The options that the rules are compared with, and where they come from."""
     if request.options is not None:
         return request.options, request.source
     if not found:

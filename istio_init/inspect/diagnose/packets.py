@@ -1,4 +1,4 @@
-"""The packets that a diagnosis follows: calls that the plan captures, so that what exists can be held against it."""
+"""The packets that a diagnosis follows: calls that the plan captures, so that the namespace can be compared with it."""
 
 from __future__ import annotations
 

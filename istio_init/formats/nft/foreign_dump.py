@@ -28,8 +28,8 @@ def foreign_tables(text: str, family: Family) -> Iterator[HookedTable]:
     """The base chains of other programs' tables that see packets of a family, with the chains that they may jump to."""
     own = "ip" if family == "ipv4" else "ip6"
     for kind, table, body in blocks(text, "table"):
-        ours = table in NAMES.values() if kind == "inet" else table in BUILTIN_CHAINS
-        if kind in {own, "inet"} and not ours and not re.search(r"^\s*flags dormant", body, re.MULTILINE):
+        own_table = table in NAMES.values() if kind == "inet" else table in BUILTIN_CHAINS
+        if kind in {own, "inet"} and not own_table and not re.search(r"^\s*flags dormant", body, re.MULTILINE):
             yield from _hooked(kind, table, body, family)
 
 

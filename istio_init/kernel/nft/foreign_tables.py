@@ -67,8 +67,8 @@ def _tables(channel: NfnetlinkChannel, family: Family) -> Iterator[HookedTable]:
     for body in channel.table_bodies():
         number, facts = body[0], attributes(body[HEAD.size :])
         table = name(facts[NFT_NAME])
-        ours = table in NAMES.values() if number == NFPROTO_INET else table in BUILTIN_CHAINS
-        if number in {NFPROTO_INET, FAMILIES[family]} and not ours and not any(facts.get(TABLE_FLAGS, b"")):
+        own_table = table in NAMES.values() if number == NFPROTO_INET else table in BUILTIN_CHAINS
+        if number in {NFPROTO_INET, FAMILIES[family]} and not own_table and not any(facts.get(TABLE_FLAGS, b"")):
             yield from _hooked(channel, number, table, family)
 
 

@@ -104,7 +104,9 @@ class RecordType(type):
             init.__qualname__ = f"{name}.__init__"
             cls.__init__ = init
         else:
-            cls._setters = setters
+            cls._setters = dict(zip(fields, setters, strict=True))
+            if base:
+                cls.__init__ = Record.__init__
         record_type: RecordType = cls
         return record_type
 
@@ -127,24 +129,29 @@ class Record(metaclass=RecordType):
 
         def __init__(self, *values, **named):
             """One argument for each field, in order or by name; TypeError as a function would raise."""
-            for write, value in zip(self._setters, self._complete(values, named), strict=True):
-                write(self, value)
+            if values:
+                named = self._by_name(values, named)
+            given = {**self._defaults, **named}
+            if given.keys() != self._setters.keys():
+                raise TypeError(self._mistake(given))
+            for field, write in self._setters.items():
+                write(self, given[field])
 
     @classmethod
-    def _complete(cls, values: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
-        """The values of all fields, in order: arguments, then defaults."""
+    def _by_name(cls, values: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+        """The arguments with those in order by their fields' names, too."""
         if len(values) > len(cls._fields):
             raise TypeError(f"{cls.__name__} takes {len(cls._fields)} values, {len(values)} were given")
         given = dict(zip(cls._fields, values, strict=False))
         if twice := given.keys() & named.keys():
             raise TypeError(f"{cls.__name__} was given {sorted(twice)} twice")
-        given.update(named)
+        return given | named
+
+    @classmethod
+    def _mistake(cls, given: dict[str, Any]) -> str:
         if unknown := given.keys() - set(cls._fields):
-            raise TypeError(f"{cls.__name__} has no field {sorted(unknown)}")
-        given = {**cls._defaults, **given}
-        if missing := [field for field in cls._fields if field not in given]:
-            raise TypeError(f"{cls.__name__} needs {missing}")
-        return tuple(given[field] for field in cls._fields)
+            return f"{cls.__name__} has no field {sorted(unknown)}"
+        return f"{cls.__name__} needs {[field for field in cls._fields if field not in given]}"
 
     def replace(self, **changes: Any) -> Self:
         """The same record with some fields changed; TypeError for an unknown field."""

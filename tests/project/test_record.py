@@ -127,6 +127,21 @@ def test_any_number_of_fields(count: int, defaults: int) -> None:
         assert kind(*everything).replace(**{changed: "other"}) != by_name
 
 
+class Cube(Point):
+    """More fields than there are functions for, on those of a record that has one."""
+
+    a: int = 1
+    b: int = 2
+    c: int = 3
+    d: int = 4
+
+
+def test_more_fields_than_the_record_that_they_are_added_to() -> None:
+    assert Cube(1, 2, d=6) == Cube(x=1, y=2, a=1, b=2, c=3, d=6)
+    with pytest.raises(TypeError, match=r"Cube needs \['x'\]"):
+        Cube()  # type: ignore[call-arg]
+
+
 def test_nothing_can_be_changed() -> None:
     point = Point(1, 2)
     with pytest.raises(AttributeError, match="Point is immutable: x can't be set"):

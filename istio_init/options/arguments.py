@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from istio_init.errors_rare import OptionError
 from istio_init.formats.addresses import network_text, ports_text
-from istio_init.model import parsers
+from istio_init.model import parsers, parsers_rare
 from istio_init.model.rules import Network, PortRange
 from istio_init.options.table import OPTIONS
 
@@ -101,7 +101,7 @@ def _users_text(entry: Any) -> str:  # noqa: ANN401 (whatever a program gives)
     if isinstance(entry, str):
         return entry
     try:
-        return parsers.ports_of_users_text((entry,))
+        return parsers_rare.ports_of_users_text((entry,))
     except (AttributeError, TypeError, ValueError):
         raise TypeError("not PROTOCOL:PORTS:UIDS, such as tcp:443:1000") from None
 
@@ -109,7 +109,7 @@ def _users_text(entry: Any) -> str:  # noqa: ANN401 (whatever a program gives)
 def text(each: Option, value: object) -> str:
     """The text that the option's parser makes this value from; empty for what is unset."""
     if each.parse is parsers.ports_of_users and isinstance(value, tuple):
-        return parsers.ports_of_users_text(value)
+        return parsers_rare.ports_of_users_text(value)
     if isinstance(value, tuple):
         return ",".join(text(each, entry) for entry in value)
     if isinstance(value, Network):

@@ -9,7 +9,7 @@ from __future__ import annotations
 # The C half of socket: the module around it takes as long to import as Python takes to start.
 from _socket import AF_INET, AF_INET6, inet_ntop
 
-from istio_init.model import parsers
+from istio_init.model import parsers, parsers_rare
 from istio_init.model.rules import IPV4, Network, PortRange
 from istio_init.options.table import OPTIONS, Options
 
@@ -47,7 +47,7 @@ def from_data(data: Mapping[str, Any]) -> Options:
 
 def _option_data(each: Option, value: Any) -> Any:  # noqa: ANN401 (each option has its own type)
     if each.parse is parsers.ports_of_users:
-        return [parsers.ports_of_users_text((entry,)) for entry in value]
+        return [parsers_rare.ports_of_users_text((entry,)) for entry in value]
     return _to_data(value)
 
 
@@ -92,7 +92,7 @@ def _owner(entry: Any) -> int:  # noqa: ANN401 (JSON)
 
 
 def _interface(entry: Any) -> str:  # noqa: ANN401 (JSON)
-    return parsers.interface(_typed(entry, str))
+    return parsers_rare.interface(_typed(entry, str))
 
 
 def _target(entry: Any) -> str:  # noqa: ANN401 (JSON)

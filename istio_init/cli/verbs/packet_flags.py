@@ -10,7 +10,7 @@ from istio_init.cli.verbs.output import choice
 from istio_init.cli.verbs.subject import ELSEWHERE, POD, UPLINK
 from istio_init.errors_rare import OptionError, UsageError
 from istio_init.formats.addresses import PROTOCOLS
-from istio_init.model import parsers
+from istio_init.model import parsers, parsers_rare
 from istio_init.model.extensions import CT_STATES
 from istio_init.model.packet import Packet, connected
 from istio_init.model.routing import Address
@@ -144,7 +144,7 @@ def with_request(about: Subject, request: PacketRequest, runs_as: str) -> Subjec
         return about
     here = request.interface or (UPLINK if request.inbound else "")
     addresses: list[Address] = []
-    virtual = any(parsers.interface(name) == here for name in about.options.kube_virt_interfaces)
+    virtual = any(parsers_rare.interface(name) == here for name in about.options.kube_virt_interfaces)
     # Inbound packets are addressed to the pod, unless a virtual machine sends them; so are packets that leave by lo.
     local = (request.inbound and not virtual) or (not request.inbound and here == LOOPBACK_INTERFACE)
     if address is not None and local and not facts.is_local(address):
@@ -254,7 +254,7 @@ def interface_name(interface: str) -> str:
     try:
         if interface.endswith("+"):
             raise ValueError("a packet uses one interface: give its full name")  # noqa: TRY301
-        return parsers.interface(interface) if interface else ""
+        return parsers_rare.interface(interface) if interface else ""
     except ValueError as error:
         raise OptionError("--interface", interface, str(error)) from None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from istio_init.formats.addresses import network_text, ports_text
 from istio_init.inspect.diagnose.case import Cause
 from istio_init.inspect.diagnose.packets import HOSTS, followed, inbound, inside, outbound
-from istio_init.model import parsers
+from istio_init.model import parsers, parsers_rare
 from istio_init.model.packet import is_named
 from istio_init.model.rules import LOOPBACK_INTERFACE
 from istio_init.options.annotations import SIDECAR_PORTS
@@ -169,7 +169,7 @@ def excluded_owners(about: Situation) -> Cause | None:
         listed = ", ".join(map(str, options.istio_outbound_owner_groups_exclude[:MOST_SHOWN]))
         what, flag = f"calls of group {listed} are excluded", "--istio-outbound-owner-groups-exclude"
     elif options.exclude_uids_for_ports:
-        listed = parsers.ports_of_users_text(options.exclude_uids_for_ports[:MOST_SHOWN])
+        listed = parsers_rare.ports_of_users_text(options.exclude_uids_for_ports[:MOST_SHOWN])
         what, flag = f"calls of some users to some ports are excluded: {listed}", "--exclude-uids-for-ports"
     elif options.istio_inbound_exclude_cidr:
         listed = ", ".join(map(network_text, options.istio_inbound_exclude_cidr[:MOST_SHOWN]))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from istio_init.errors import shown
 from istio_init.errors_rare import OptionError, UsageError
 from istio_init.model.parsers import boolean
-from istio_init.options.argv import LONG, SHORT, WITHOUT_EFFECT, skip
+from istio_init.options.argv import SHORT, WITHOUT_EFFECT, long_option, skip
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -43,7 +43,7 @@ def _long(word: str, rest: Iterator[str]) -> list[str]:
     attached = text if equals else None
     if flag in WITHOUT_EFFECT:
         return _skipped(flag, attached, rest)
-    option = LONG.get(flag)
+    option = long_option(flag)
     if flag == "--netns":
         text = next(rest, "") if attached is None else attached
         if not text.strip():

@@ -24,7 +24,7 @@ from istio_init.errors_rare import OptionError, UsageError
 from istio_init.log import Log, write_termination_message
 from istio_init.model.parsers import TRUE
 from istio_init.options.arguments import text
-from istio_init.options.argv import LONG, stray_words
+from istio_init.options.argv import long_option, stray_words
 from istio_init.options.contradictions import contradictions
 from istio_init.options.table import FLAG_FOR_A_VALUE, OPTIONS, Option, Options, resolve
 from istio_init.record import Record
@@ -122,7 +122,7 @@ def _swallowed_flag(argv: Sequence[str]) -> str:
 def _without_effect(error: typer.TyperException) -> str:
     """The message for an option of the table that this verb does not take; empty for any other mistake."""
     name = str(getattr(error, "option_name", "")) if type(error).__name__ == "NoSuchOption" else ""
-    option = LONG.get(name.replace("--no-", "--", 1))
+    option = long_option(name.replace("--no-", "--", 1))
     return f"{option.names()}: has no effect here: leave it out" if option else ""
 
 

@@ -31,10 +31,8 @@ if TYPE_CHECKING:
 # The variable by which a shell asks Typer for completions, with an empty command line.
 COMPLETION_VARIABLE = "_ISTIO_IPTABLES_COMPLETE"
 
-LONG = {f"--{each.flag}": each for each in OPTIONS}
-LONG.update({f"--{alias}": each for each in OPTIONS if each.aliases for alias in each.aliases})
 SHORT = {f"-{each.short}": each for each in OPTIONS if each.short}
-_NEGATED = {f"--no-{each.flag}": each for each in OPTIONS if each.switch}
+_FURTHER = {f"--{alias}": each for each in OPTIONS if each.further for alias in each.further}
 
 # Flags that Istio's programs take, of this release or an older one, and that mean nothing here: what kind of value each
 # has. pilot-agent adds klog's verbosity and its log's rotation to every command.
@@ -49,6 +47,18 @@ WITHOUT_EFFECT = {
     "--restore-format": "switch",
     "-f": "switch",
 }
+
+
+def long_option(flag: str) -> Option | None:
+    """The option of a flag such as --proxy-uid; None where there is none.
+
+    Found by the name of its field: a command line has a handful of flags, and a table of all would take longer to make.
+    """
+    option = Options.specifiers.get(flag[2:].replace("-", "_"))
+    if option and flag[2:] in {option.flag, *option.aliases}:
+        found: Option = option
+        return found
+    return _FURTHER.get(flag)
 
 
 def parse(argv: Sequence[str], stray: list[str] | None = None) -> dict[str, str] | None:
@@ -75,12 +85,12 @@ def parse(argv: Sequence[str], stray: list[str] | None = None) -> dict[str, str]
 
 def _long(word: str, rest: Iterator[str]) -> tuple[tuple[Option, str], ...] | None:
     flag, equals, text = word.partition("=")
-    option = LONG.get(flag)
+    option = long_option(flag)
     if option is not None:
         pair = _value(option, text if equals else None, rest)
         return None if pair is None else (pair,)
-    if flag in _NEGATED:
-        return None if equals else ((_NEGATED[flag], "false"),)
+    if flag.startswith("--no-") and (switch := long_option(f"--{flag[5:]}")) and switch.switch:
+        return None if equals else ((switch, "false"),)
     if flag in WITHOUT_EFFECT and skip(flag, text if equals else None, rest):
         return ()
     return None

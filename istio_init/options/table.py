@@ -46,30 +46,26 @@ FLAG_FOR_A_VALUE = "looks like a flag, not a value; was the value left out?"
 class Option:
     """One option: its names, how its text becomes a value, and what help says of it.
 
-    `accounts` is "user" or "group" where entries may be names instead of ids. `variables` are the
-    environment variables in order of precedence, `aliases` further names of the flag. A `switch` takes no value on the
-    command line.
+    `field` is its name in Options, from which the others are made when they are asked for. `accounts` is "user" or
+    "group" where entries may be names instead of ids. `further` are further names of the flag, and `env` variables that
+    come before the one of the field's name. A `switch` takes no value on the command line.
     """
 
     __slots__ = (
         "accounts",
-        "aliases",
         "default",
+        "env",
         "field",
-        "flag",
+        "further",
         "group",
         "help",
         "metavar",
         "parse",
         "short",
         "switch",
-        "variables",
     )
 
     field: str
-    flag: str
-    aliases: tuple[str, ...]
-    variables: tuple[str, ...]
 
     def __init__(  # noqa: PLR0913 (an option's properties)
         self,
@@ -86,8 +82,24 @@ class Option:
     ) -> None:
         self.default = default
         self.parse, self.short, self.group, self.help, self.accounts = parse, short, group, help, accounts
-        self.metavar, self.variables, self.aliases = metavar, env, aliases
+        self.metavar, self.env, self.further = metavar, env, aliases
         self.switch = parse is parsers.boolean
+
+    @property
+    def flag(self) -> str:
+        """The flag's name, without dashes before it: the field's with dashes (Istio's log options keep underscores)."""
+        return self.field if self.field.startswith("log_") else self.field.replace("_", "-")
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Further names of the flag."""
+        return (self.field.replace("_", "-"), *self.further) if self.field.startswith("log_") else self.further
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables in order of precedence."""
+        # A Kubernetes service called envoy puts ENVOY_PORT=tcp://... into every pod; Istio does not read it either.
+        return self.env if self.field == "envoy_port" else (*self.env, self.field.upper())
 
     def names(self) -> str:
         """The option as an error message calls it: --flag (-s)."""
@@ -116,16 +128,6 @@ class Option:
     def typed(self) -> bool:
         """Whether Istio's flag has a type of its own, so that its parser refuses a wrong value, and not its program."""
         return self.switch or self.parse in {parsers.duration, parsers.seconds} or self.field == "iptables_probe_port"
-
-    def bind(self, field: str) -> None:
-        """Take the field's name: the flag is the same with dashes (Istio's log options keep their underscores)."""
-        self.field = field
-        self.flag = field.replace("_", "-")
-        if field.startswith("log_"):
-            self.aliases = (self.flag, *self.aliases)
-            self.flag = field
-        # A Kubernetes service called envoy puts ENVOY_PORT=tcp://... into every pod; Istio does not read it either.
-        self.variables += () if field == "envoy_port" else (field.upper(),)
 
 
 if TYPE_CHECKING:
@@ -369,7 +371,7 @@ class Options(Record):
 
 OPTIONS: tuple[Option, ...] = tuple(Options.specifiers.values())
 for _field, _option in Options.specifiers.items():
-    _option.bind(_field)
+    _option.field = _field
 
 
 def resolve(

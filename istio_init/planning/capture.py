@@ -17,6 +17,8 @@ With TPROXY, inbound traffic is captured in mangle instead (ISTIO_INBOUND ──
 and policy route. With DNS capture ISTIO_OUTPUT goes through ISTIO_OUTPUT_DNS before rule 8, and raw puts the
 two legs of each query into separate conntrack zones.
 
+Those of TPROXY and of DNS are in capture_tproxy.py and capture_dns.py, which other runs do not import.
+
 Each concern states beside a rule what it is for and which flags made it; simulate/purposes.py turns that into text.
 
 The rules and their order are Istio's (tools/istio-iptables/pkg/capture, main of August 2026).
@@ -47,7 +49,6 @@ from istio_init.model.rules import (
     Ruleset,
     Run,
     Source,
-    SourcePorts,
     Table,
     Verdict,
     jumps,
@@ -75,13 +76,11 @@ AGENT_DNS_PORT = 15053
 # What Envoy binds its connections to the app to (InboundPassthroughBindIpv4 and v6 in Istio).
 PASSTHROUGH = {IPV4: Network(b"\x7f\0\0\6", 32), IPV6: Network(bytes(15) + b"\6", 128)}
 IPV6_LOOPBACK = Network(bytes(15) + b"\1", 128)
-# Conntrack zones of the two legs of a DNS query: the proxy's upstream one and the application's.
-PROXY_ZONE, APP_ZONE = 1, 2
 SSH_PORT = 22
 # As a Chain's `inserted`: more rules than there are, so all of them, and no other program's rule may precede them.
 FIRST_OF_ALL = 1 << 31
-# Flags and steps that several reasons name.
-DNS_FLAGS, INBOUND_STEPS = "--redirect-dns --dns-servers", "1 to 4"
+# Steps that several reasons name.
+INBOUND_STEPS = "1 to 4"
 
 RETURN, ACCEPT, DROP = Verdict("RETURN"), Verdict("ACCEPT"), Verdict("DROP")
 IS_TCP, IS_UDP = Protocol(TCP), Protocol(UDP)
@@ -161,7 +160,7 @@ def _chain(table: TableName, name: str, rules: list[PlannedRule], options: Optio
     return Chain.of(name, tuple(parts), "ACCEPT", first)
 
 
-def _rule(*matches: Match | None, to: Target) -> Rule:
+def istio_rule(*matches: Match | None, to: Target) -> Rule:
     """An Istio rule; matches that are None are left out."""
     return Rule(tuple(filter(None, matches)), to, True)
 
@@ -174,8 +173,8 @@ def _port_run(ports: tuple[PortRange, ...], unit: Callable[[DestinationPorts], t
 def _network_runs(networks: tuple[Network, ...], to: Target) -> tuple[Rule | Run, ...]:
     """A rule to this target for each network."""
     if all(network.prefix for network in networks):
-        return (Run((_rule(Destination(networks[0], False), to=to),), networks),) if networks else ()
-    return tuple(_rule(_to(network), to=to) for network in networks)
+        return (Run((istio_rule(Destination(networks[0], False), to=to),), networks),) if networks else ()
+    return tuple(istio_rule(_to(network), to=to) for network in networks)
 
 
 def _to(network: Network) -> Destination | None:
@@ -183,11 +182,12 @@ def _to(network: Network) -> Destination | None:
     return Destination(network, False) if network.prefix else None
 
 
-def _port(port: int, *, negated: bool = False) -> DestinationPorts:
+def one_port(port: int, *, negated: bool = False) -> DestinationPorts:
+    """--dport PORT, or ! --dport PORT."""
     return DestinationPorts(PortRange(port, port), negated)
 
 
-def _owners(options: Options) -> tuple[Owner, ...]:
+def proxy_owners(options: Options) -> tuple[Owner, ...]:
     """The identities of the proxy: each uid, then each gid (without --proxy-gid, the uids again)."""
     users = (Owner("uid", uid, uid) for uid in options.proxy_uid)
     return (*users, *(Owner("gid", gid, gid) for gid in options.proxy_groups))
@@ -212,7 +212,8 @@ def _inbound_table(options: Options) -> TableName:
     return "mangle" if uses_tproxy(options) else "nat"
 
 
-def _of_family(networks: tuple[Network, ...], family: Family) -> tuple[Network, ...]:
+def of_family(networks: tuple[Network, ...], family: Family) -> tuple[Network, ...]:
+    """Those of the networks that are of a family."""
     size = len(PASSTHROUGH[family].address)
     return tuple([network for network in networks if len(network.address) == size])
 
@@ -232,16 +233,16 @@ def exclude_interfaces(options: Options, family: Family) -> Iterator[PlannedRule
     tables: tuple[TableName, ...] = ("nat", "mangle") if uses_tproxy(options) else ("nat",)
     for table in tables:
         for name in options.istio_exclude_interfaces:
-            came = _rule(InInterface(name), to=RETURN)
+            came = istio_rule(InInterface(name), to=RETURN)
             yield PlannedRule(table, "PREROUTING", came, ("traffic from an excluded interface is not captured", "-c"))
-            leaves = _rule(OutInterface(name), to=RETURN)
+            leaves = istio_rule(OutInterface(name), to=RETURN)
             yield PlannedRule(table, "OUTPUT", leaves, ("traffic to an excluded interface is not captured", "-c"))
 
 
 def virtual_machine_interfaces(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001
     """Traffic from a virtual machine is not inbound; outbound() inserts its capture before this rule."""
     for name in options.kube_virt_interfaces:
-        rule = _rule(InInterface(name), to=RETURN)
+        rule = istio_rule(InInterface(name), to=RETURN)
         yield PlannedRule("nat", "PREROUTING", rule, ("traffic from a virtual machine is not inbound", "-k"), at=1)
 
 
@@ -250,16 +251,18 @@ def drop_invalid(options: Options, family: Family) -> Iterator[PlannedRule]:  # 
     if options.drop_invalid:
         from istio_init.model.extensions import CtState
 
-        invalid = _rule(CtState(("INVALID",)), to=Jump("ISTIO_DROP"))
+        invalid = istio_rule(CtState(("INVALID",)), to=Jump("ISTIO_DROP"))
         why: Why = ("packets in conntrack state INVALID would be answered with a reset", "--drop-invalid")
         yield PlannedRule("mangle", "PREROUTING", invalid, why)
-        yield PlannedRule("mangle", "ISTIO_DROP", _rule(to=DROP), ("invalid packets are dropped", "--drop-invalid"))
+        yield PlannedRule(
+            "mangle", "ISTIO_DROP", istio_rule(to=DROP), ("invalid packets are dropped", "--drop-invalid")
+        )
 
 
 def redirect_chains(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001
     """The two redirections to Envoy, and the tunnel port, on which Envoy listens itself."""
     if not _istio_1_13(options):
-        tunnel = _rule(IS_TCP, _port(options.inbound_tunnel_port), to=RETURN)
+        tunnel = istio_rule(IS_TCP, one_port(options.inbound_tunnel_port), to=RETURN)
         why: Why = ("Envoy listens on the port of HBONE tunnels itself; it is not captured", "-e", "", INBOUND_STEPS)
         yield PlannedRule("nat", "ISTIO_INBOUND", tunnel, why)
     why = ("to Envoy's outbound listener, port {options.envoy_port}", "-p", "", "11 to 12")
@@ -269,7 +272,7 @@ def redirect_chains(options: Options, family: Family) -> Iterator[PlannedRule]: 
 
 
 def _redirect(port: int) -> Rule:
-    return _rule(IS_TCP, to=Redirect(PortRange(port, port)))
+    return istio_rule(IS_TCP, to=Redirect(PortRange(port, port)))
 
 
 def inbound(options: Options, family: Family) -> Iterator[PlannedRule]:
@@ -278,24 +281,26 @@ def inbound(options: Options, family: Family) -> Iterator[PlannedRule]:
     if not ports:
         return
     if uses_tproxy(options):
-        yield from _tproxy_chains(options, family)
+        from istio_init.planning.capture_tproxy import inbound_chains
+
+        yield from inbound_chains(options, family)
     why: Why = ("all inbound TCP traffic enters ISTIO_INBOUND", "-b -m", "", INBOUND_STEPS)
-    yield PlannedRule(table, "PREROUTING", _rule(IS_TCP, to=Jump("ISTIO_INBOUND")), why)
+    yield PlannedRule(table, "PREROUTING", istio_rule(IS_TCP, to=Jump("ISTIO_INBOUND")), why)
     why = ("traffic from an excluded source is not captured", "--istio-inbound-exclude-cidr")
-    for network in _of_family(options.istio_inbound_exclude_cidr, family):
+    for network in of_family(options.istio_inbound_exclude_cidr, family):
         source = Source(network, False) if network.prefix else None
-        yield PlannedRule(table, "ISTIO_INBOUND", _rule(source, to=RETURN), why)
+        yield PlannedRule(table, "ISTIO_INBOUND", istio_rule(source, to=RETURN), why)
     whys = _inbound_reasons(options)
     if ports != parsers.ALL:
         for run in _port_run(ports, lambda each: _inbound_capture(options, each)):
             yield PlannedRule(table, "ISTIO_INBOUND", run, whys)
         return
     if _istio_1_13(options):
-        ssh = _rule(IS_TCP, _port(SSH_PORT), to=RETURN)
+        ssh = istio_rule(IS_TCP, one_port(SSH_PORT), to=RETURN)
         why = ("Istio 1.13 does not capture ssh", "--compat-version", "", INBOUND_STEPS)
         yield PlannedRule(table, "ISTIO_INBOUND", ssh, why)
     why = ("an excluded inbound port is not captured", "-d", "", INBOUND_STEPS)
-    for run in _port_run(options.istio_local_exclude_ports, lambda each: (_rule(IS_TCP, each, to=RETURN),)):
+    for run in _port_run(options.istio_local_exclude_ports, lambda each: (istio_rule(IS_TCP, each, to=RETURN),)):
         yield PlannedRule(table, "ISTIO_INBOUND", run, why)
     for rule, why in zip(_inbound_capture(options, None), whys, strict=True):
         yield PlannedRule(table, "ISTIO_INBOUND", rule, why)
@@ -304,14 +309,14 @@ def inbound(options: Options, family: Family) -> Iterator[PlannedRule]:
 def _inbound_capture(options: Options, ports: DestinationPorts | None) -> tuple[Rule, ...]:
     """The rules that capture a port; the reason of each is in _inbound_reasons."""
     if not uses_tproxy(options):
-        return (_rule(IS_TCP, ports, to=Jump("ISTIO_IN_REDIRECT")),)
+        return (istio_rule(IS_TCP, ports, to=Jump("ISTIO_IN_REDIRECT")),)
     from istio_init.model.extensions import CtState
 
     # Packets of a connection that has a socket need a mark and no second lookup of a listener.
     established = CtState(("RELATED", "ESTABLISHED"))
     return (
-        _rule(IS_TCP, ports, established, to=Jump("ISTIO_DIVERT")),
-        _rule(IS_TCP, ports, to=Jump("ISTIO_TPROXY")),
+        istio_rule(IS_TCP, ports, established, to=Jump("ISTIO_DIVERT")),
+        istio_rule(IS_TCP, ports, to=Jump("ISTIO_TPROXY")),
     )
 
 
@@ -322,34 +327,16 @@ def _inbound_reasons(options: Options) -> tuple[Why, ...]:
     return ("packets of a connection that already has a socket go to that socket", "-b -m"), capture
 
 
-def _tproxy_chains(options: Options, family: Family) -> Iterator[PlannedRule]:
-    from istio_init.model.extensions import SetMark, Tproxy
-
-    mark = options.istio_inbound_tproxy_mark
-    any_address = bytes(4 if family == IPV4 else 16)
-    target = Tproxy(options.inbound_capture_port, any_address, mark)
-    not_loopback = Destination(loopback(options, family), negated=True)
-    why: Why = ("marked, so that the policy route delivers the packet locally", "-t -m")
-    yield PlannedRule("mangle", "ISTIO_DIVERT", _rule(to=SetMark(mark)), why)
-    why = ("accepted, without a second lookup of a listener", "-m")
-    yield PlannedRule("mangle", "ISTIO_DIVERT", _rule(to=ACCEPT), why)
-    why = (
-        "to Envoy's transparent inbound listener, port {options.inbound_capture_port}, with its destination kept",
-        "-z -t -m",
-        "",
-        INBOUND_STEPS,
-    )
-    yield PlannedRule("mangle", "ISTIO_TPROXY", _rule(not_loopback, IS_TCP, to=target), why)
-
-
 def outbound_entry(options: Options, family: Family) -> Iterator[PlannedRule]:
     """The jump to ISTIO_OUTPUT, excluded ports, and rule 1: Envoy to its own app, which would loop by rule 2."""
-    entry = _rule(IS_TCP if captures_tcp_only(options) else None, to=Jump("ISTIO_OUTPUT"))
+    entry = istio_rule(IS_TCP if captures_tcp_only(options) else None, to=Jump("ISTIO_OUTPUT"))
     why: Why = ("all outbound traffic enters ISTIO_OUTPUT", "", "", "5 to 6, 9 to 10, 13 to 14")
     yield PlannedRule("nat", "OUTPUT", entry, why)
     excluded = options.istio_local_outbound_ports_exclude
     why = ("an excluded outbound port is not captured", "-o")
-    for run in _port_run(excluded, lambda ports: tuple(_rule(each, ports, to=RETURN) for each in (IS_TCP, IS_UDP))):
+    for run in _port_run(
+        excluded, lambda ports: tuple(istio_rule(each, ports, to=RETURN) for each in (IS_TCP, IS_UDP))
+    ):
         yield PlannedRule("nat", "ISTIO_OUTPUT", run, why)
     why = (
         "Envoy's connections to the app in its own pod come from this address; captured, they would loop",
@@ -357,7 +344,7 @@ def outbound_entry(options: Options, family: Family) -> Iterator[PlannedRule]:
         "1",
         "6 to 7",
     )
-    yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(Source(PASSTHROUGH[family]), BY_LO, to=RETURN), why)
+    yield PlannedRule("nat", "ISTIO_OUTPUT", istio_rule(Source(PASSTHROUGH[family]), BY_LO, to=RETURN), why)
 
 
 def proxy_identities(options: Options, family: Family) -> Iterator[PlannedRule]:
@@ -367,32 +354,32 @@ def proxy_identities(options: Options, family: Family) -> Iterator[PlannedRule]:
     )
     dns = captures_dns(options)
     not_loopback = Destination(loopback(options, family), negated=True)
-    for owner in _owners(options):
+    for owner in proxy_owners(options):
         flag, numbers = ("-u", "234") if owner.kind == "uid" else ("-g", "567")
         matches = (not_loopback, BY_LO, *_self_call_ports(options, owner, dns=dns), owner)
         why: Why = ("the proxy calls a service of its own pod: that is inbound traffic", flag, numbers[0], "16")
-        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(*matches, to=Jump("ISTIO_IN_REDIRECT")), why)
+        yield PlannedRule("nat", "ISTIO_OUTPUT", istio_rule(*matches, to=Jump("ISTIO_IN_REDIRECT")), why)
         # Except for DNS over TCP, and where -i names loopback.
         if not names_loopback:
-            not_dns = (IS_TCP, _port(DNS_PORT, negated=True)) if dns else ()
-            to_itself = _rule(BY_LO, *not_dns, owner.replace(negated=True), to=RETURN)
+            not_dns = (IS_TCP, one_port(DNS_PORT, negated=True)) if dns else ()
+            to_itself = istio_rule(BY_LO, *not_dns, owner.replace(negated=True), to=RETURN)
             why = ("traffic from the app to its own pod is not captured", flag, numbers[1], "6 to 7")
             yield PlannedRule("nat", "ISTIO_OUTPUT", to_itself, why)
         why = ("connections of the proxy leave the pod; capturing them would be a loop", flag, numbers[2], "14 to 15")
-        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(owner, to=RETURN), why)
+        yield PlannedRule("nat", "ISTIO_OUTPUT", istio_rule(owner, to=RETURN), why)
 
 
 def _self_call_ports(options: Options, owner: Owner, *, dns: bool) -> tuple[Match, ...]:
     """The ports of rules 2 and 5: not the tunnel's, and with DNS capture not 53, but that only by uid."""
     if _istio_1_13(options):
-        return (IS_TCP, _port(DNS_PORT, negated=True)) if dns and owner.kind == "uid" else ()
+        return (IS_TCP, one_port(DNS_PORT, negated=True)) if dns and owner.kind == "uid" else ()
     tunnel = options.inbound_tunnel_port
     if dns and owner.kind == "uid":
         from istio_init.model.extensions import Multiport
 
         excluded = (PortRange(DNS_PORT, DNS_PORT), PortRange(tunnel, tunnel))
         return IS_TCP, Multiport("dports", excluded, negated=True)
-    return IS_TCP, _port(tunnel, negated=True)
+    return IS_TCP, one_port(tunnel, negated=True)
 
 
 def ports_excluded_for_users(options: Options, family: Family) -> Iterator[PlannedRule]:  # noqa: ARG001
@@ -403,9 +390,9 @@ def ports_excluded_for_users(options: Options, family: Family) -> Iterator[Plann
         for low, high in users:
             owner = Owner("uid", low, high)
             if not ports:
-                yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(protocol, owner, to=RETURN), why)
+                yield PlannedRule("nat", "ISTIO_OUTPUT", istio_rule(protocol, owner, to=RETURN), why)
             for port in ports:
-                rule = _rule(protocol, DestinationPorts(port, False), owner, to=RETURN)
+                rule = istio_rule(protocol, DestinationPorts(port, False), owner, to=RETURN)
                 yield PlannedRule("nat", "ISTIO_OUTPUT", rule, why)
 
 
@@ -415,73 +402,38 @@ def owner_groups(options: Options, family: Family) -> Iterator[PlannedRule]:  # 
     if included == parsers.ALL:
         why: Why = ("traffic of an excluded group is not captured", "--istio-outbound-owner-groups-exclude")
         for gid in options.istio_outbound_owner_groups_exclude:
-            yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(Owner("gid", gid, gid), to=RETURN), why)
+            yield PlannedRule("nat", "ISTIO_OUTPUT", istio_rule(Owner("gid", gid, gid), to=RETURN), why)
         return
     none_of_them = (Owner("gid", gid, gid, negated=True) for gid in included)
     why = ("only traffic of the listed groups is captured", "--istio-outbound-owner-groups")
-    yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(*none_of_them, to=RETURN), why)
+    yield PlannedRule("nat", "ISTIO_OUTPUT", istio_rule(*none_of_them, to=RETURN), why)
 
 
 def dns_capture(options: Options, family: Family) -> Iterator[PlannedRule]:
-    """Redirect queries to the agent; zones keep conntrack from taking the agent's query for the application's."""
-    if not captures_dns(options):
-        return
-    servers = dict.fromkeys(_of_family(options.dns_servers or (), family))
-    # None is any server.
-    destinations = (None,) if options.capture_all_dns else tuple(map(Destination, servers))
-    why: Why = ("outbound packets enter ISTIO_OUTPUT_DNS for conntrack zones", DNS_FLAGS)
-    yield PlannedRule("raw", "OUTPUT", _rule(to=Jump("ISTIO_OUTPUT_DNS")), why)
-    if destinations:
-        why = ("outbound traffic enters ISTIO_OUTPUT_DNS for DNS capture", DNS_FLAGS)
-        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(to=Jump("ISTIO_OUTPUT_DNS")), why)
-    agent = Redirect(PortRange(AGENT_DNS_PORT, AGENT_DNS_PORT))
-    why = ("DNS queries go to the agent, port 15053", DNS_FLAGS)
-    for protocol in (IS_TCP, IS_UDP):
-        for destination in destinations:
-            query = _rule(destination, protocol, _port(DNS_PORT), to=agent)
-            yield PlannedRule("nat", "ISTIO_OUTPUT_DNS", query, why)
-    yield from _dns_zones(options, destinations)
+    """Redirect DNS queries to the agent."""
+    if captures_dns(options):
+        from istio_init.planning.capture_dns import queries
 
-
-def _dns_zones(options: Options, destinations: tuple[Destination | None, ...]) -> Iterator[PlannedRule]:
-    from istio_init.model.extensions import CtZone
-
-    answer_by_agent = SourcePorts(PortRange(AGENT_DNS_PORT, AGENT_DNS_PORT))
-    answer = SourcePorts(PortRange(DNS_PORT, DNS_PORT))
-    proxy_why: Why = ("the agent's queries have their own conntrack zone, or they would share the app's NAT", DNS_FLAGS)
-    app_why: Why = ("the app's queries have their own conntrack zone, or they would share the agent's NAT", DNS_FLAGS)
-    for owner in _owners(options):
-        query = _rule(IS_UDP, _port(DNS_PORT), owner, to=CtZone(PROXY_ZONE))
-        yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", query, proxy_why)
-        answers = _rule(IS_UDP, answer_by_agent, owner, to=CtZone(APP_ZONE))
-        yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", answers, app_why)
-    if destinations:
-        why: Why = ("inbound packets enter ISTIO_INBOUND for conntrack zones", DNS_FLAGS)
-        yield PlannedRule("raw", "PREROUTING", _rule(to=Jump("ISTIO_INBOUND")), why)
-    for destination in destinations:
-        source = Source(destination.network) if destination else None
-        query = _rule(destination, IS_UDP, _port(DNS_PORT), to=CtZone(APP_ZONE))
-        yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", query, app_why)
-        yield PlannedRule("raw", "ISTIO_INBOUND", _rule(source, IS_UDP, answer, to=CtZone(PROXY_ZONE)), proxy_why)
+        yield from queries(options, family)
 
 
 def outbound(options: Options, family: Family) -> Iterator[PlannedRule]:
     """Rules 8 and 9: loopback and excluded ranges are not captured; of the rest, what -q and -i select is."""
     to_envoy = Jump("ISTIO_REDIRECT")
     why: Why = ("traffic to the loopback address is not captured", "--istio-outbound-ipv4-loopback-cidr", "8", "")
-    yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(_to(loopback(options, family)), to=RETURN), why)
+    yield PlannedRule("nat", "ISTIO_OUTPUT", istio_rule(_to(loopback(options, family)), to=RETURN), why)
     why = ("an excluded destination is not captured", "-x")
-    for part in _network_runs(_of_family(options.istio_service_exclude_cidr, family), RETURN):
+    for part in _network_runs(of_family(options.istio_service_exclude_cidr, family), RETURN):
         yield PlannedRule("nat", "ISTIO_OUTPUT", part, why)
     why = ("a port that is captured for every destination", "-q", "", "10 to 11")
-    for run in _port_run(options.istio_outbound_ports, lambda ports: (_rule(IS_TCP, ports, to=to_envoy),)):
+    for run in _port_run(options.istio_outbound_ports, lambda ports: (istio_rule(IS_TCP, ports, to=to_envoy),)):
         yield PlannedRule("nat", "ISTIO_OUTPUT", run, why)
     if options.istio_service_cidr == parsers.ALL:
         why = ("all other outbound traffic goes to Envoy's outbound listener", "-i", "9", "10 to 11")
-        yield PlannedRule("nat", "ISTIO_OUTPUT", _rule(to=to_envoy), why)
+        yield PlannedRule("nat", "ISTIO_OUTPUT", istio_rule(to=to_envoy), why)
         destinations: tuple[Destination | None, ...] = (None,)
     else:
-        networks = _of_family(options.istio_service_cidr, family)
+        networks = of_family(options.istio_service_cidr, family)
         why = ("a captured destination", "-i", "9", "10 to 11")
         for part in _network_runs(networks, to_envoy):
             yield PlannedRule("nat", "ISTIO_OUTPUT", part, why)
@@ -489,40 +441,16 @@ def outbound(options: Options, family: Family) -> Iterator[PlannedRule]:
     why = ("traffic from a virtual machine is outbound, and goes to Envoy's outbound listener", "-k -i")
     for destination in destinations:
         for name in options.kube_virt_interfaces:
-            rule = _rule(destination, InInterface(name), to=to_envoy)
+            rule = istio_rule(destination, InInterface(name), to=to_envoy)
             yield PlannedRule("nat", "PREROUTING", rule, why, at=1)
 
 
 def tproxy_marks(options: Options, family: Family) -> Iterator[PlannedRule]:
-    """Envoy's packets back to the client are routed by mark; the mark 1338 is on the proxy's own calls to the pod.
+    """What TPROXY needs beside inbound capture; Istio writes it even where no inbound port is captured."""
+    if uses_tproxy(options):
+        from istio_init.planning.capture_tproxy import marks
 
-    Istio writes these rules even where no inbound port is captured.
-    """
-    if not uses_tproxy(options):
-        return
-    from istio_init.model.extensions import ConnMark, Mark, RestoreMark, SaveMark, SetMark
-
-    mark = Mark(options.istio_inbound_tproxy_mark)
-    outbound_mark = parsers.OUTBOUND_MARK
-    not_loopback = Destination(loopback(options, family), negated=True)
-    why: Why = ("the mark of Envoy's connection to the app is saved for its replies", "-m -t")
-    yield PlannedRule("mangle", "PREROUTING", _rule(IS_TCP, mark, to=SaveMark()), why)
-    why = ("marked packets from Envoy to the app are left unchanged", "-m -t")
-    yield PlannedRule("mangle", "OUTPUT", _rule(BY_LO, IS_TCP, mark, to=RETURN), why)
-    why = ("the proxy's calls to its own pod are marked, to distinguish them from the app's", "-m -u -g")
-    for owner in _owners(options):
-        marking = _rule(not_loopback, BY_LO, IS_TCP, owner, to=SetMark(outbound_mark))
-        yield PlannedRule("mangle", "OUTPUT", marking, why)
-    why = ("the mark is restored on the app's replies, so that the policy route returns them to Envoy", "-m -t")
-    yield PlannedRule("mangle", "OUTPUT", _rule(IS_TCP, ConnMark(mark.value), to=RestoreMark()), why)
-    why = ("Envoy's marked connection to the app is not captured again", "-m -t")
-    yield PlannedRule("mangle", "ISTIO_INBOUND", _rule(IS_TCP, mark, to=RETURN), why, at=1)
-    why = ("Envoy's connection to the app from its own address is not captured again", "-m")
-    from_envoy = _rule(Source(PASSTHROUGH[family]), FROM_LO, IS_TCP, to=RETURN)
-    yield PlannedRule("mangle", "ISTIO_INBOUND", from_envoy, why, at=2)
-    why = ("the app's calls to its own pod are not captured; the proxy's have a mark", "-m")
-    unmarked = _rule(FROM_LO, IS_TCP, Mark(outbound_mark, negated=True), to=RETURN)
-    yield PlannedRule("mangle", "ISTIO_INBOUND", unmarked, why, at=3)
+        yield from marks(options, family)
 
 
 # In Istio's order; within a chain the first match decides.

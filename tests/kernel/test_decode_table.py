@@ -8,9 +8,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from istio_init.kernel.xtables.decode_table import is_exactly, unpack_table
+from istio_init.kernel.xtables.decode_table import is_exactly
 from istio_init.kernel.xtables.encode_rule import HOOKS, INFO
 from istio_init.kernel.xtables.pack_chain import pack_chain
+from istio_init.kernel.xtables.unpack_table import unpack_table
 from istio_init.model.rules import (
     FAMILIES,
     Chain,

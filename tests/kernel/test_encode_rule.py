@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from istio_init.errors import KernelError
 from istio_init.kernel.xtables.decode_rule import EntryReader
-from istio_init.kernel.xtables.decode_table import unpack_table
 from istio_init.kernel.xtables.encode_rule import SIGNATURE, pack
 from istio_init.kernel.xtables.ip_header import HEADER, LAYOUTS
 from istio_init.kernel.xtables.pack_chain import entries_of, pack_chain
 from istio_init.kernel.xtables.packed_run import PackedRun
 from istio_init.kernel.xtables.required_modules import extensions
+from istio_init.kernel.xtables.unpack_table import unpack_table
 from istio_init.model.extensions import (
     ConnMark,
     CtState,

@@ -12,13 +12,13 @@ from istio_init.kernel.netlink import nfnetlink
 from istio_init.kernel.netlink.channel import attributes
 from istio_init.kernel.nft import compat_decode, compat_dump
 from istio_init.kernel.nft.native import stored_tables
-from istio_init.kernel.xtables.decode_table import unpack_table
 from istio_init.kernel.xtables.encode_rule import INFO
 from istio_init.kernel.xtables.ip_header import LAYOUTS
 from istio_init.kernel.xtables.refusal import explain
 from istio_init.kernel.xtables.required_modules import entry_size
 from istio_init.kernel.xtables.sockopt import StepError, TableSocket
 from istio_init.kernel.xtables.table_names import existing_tables
+from istio_init.kernel.xtables.unpack_table import unpack_table
 from istio_init.model.counters import Count, CountedInet, CountedTable
 from istio_init.model.rules import BUILTIN_CHAINS, FAMILIES
 

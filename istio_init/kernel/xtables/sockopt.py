@@ -12,7 +12,6 @@ import errno
 from _struct import Struct  # struct.py only re-exports it
 
 from istio_init.kernel.host.libc import Pointer, byref, function, get_errno, library
-from istio_init.kernel.xtables.decode_table import unpack_table
 from istio_init.kernel.xtables.encode_rule import INFO
 from istio_init.model.rules import IPV4, IPV6
 
@@ -118,6 +117,8 @@ class TableSocket:
 
     def without_istio_chains(self, name: TableName, answers: tuple[bytes, bytearray]) -> Table:
         """The table in these answers of `table`, with Istio's chains, but without the rules in them."""
+        from istio_init.kernel.xtables.unpack_table import unpack_table
+
         return unpack_table(name, self._family, answers, own=False)
 
     def is_still(self, name: TableName, answers: tuple[bytes, bytearray]) -> bool:

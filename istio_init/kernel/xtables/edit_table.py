@@ -1,0 +1,175 @@
+"""Edits a legacy table: through libiptc, or, where a list is long, as a whole (replace_table.py).
+
+A commit that would undo another program's edit is not made: the table is read once more just before, and everything
+starts over where it has changed. A run that finds everything in place does not import this module.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from istio_init.errors import KernelError
+from istio_init.kernel.xtables.libiptc import Handle, functions
+from istio_init.kernel.xtables.pack_chain import entries_of
+from istio_init.kernel.xtables.sockopt import COMMITTING, OPENING, PASSING, READS, StepError, is_empty
+from istio_init.model.compare import chain_of, edit, own_part, recognised
+from istio_init.model.rules import OWN_CHAINS, Run, Table, ordered
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    from istio_init.kernel.xtables.firewall import Libiptc
+    from istio_init.kernel.xtables.packed_run import PackedRun
+    from istio_init.kernel.xtables.sockopt import TableSocket
+    from istio_init.model.compare import Edit, TableChange
+    from istio_init.model.rules import Family, TableName
+
+    Packed: TypeAlias = dict[str, list[bytes | PackedRun]]
+
+# Values of a long run. For fewer, bypassing libiptc would save less than a tenth of a start.
+_LONG = 500
+
+# Attempts to edit a table that other programs write to meanwhile.
+_ATTEMPTS = 100
+
+
+def edit_table(firewall: Libiptc, change: TableChange) -> None:
+    """Make a change, which with `wanted` None removes Istio's rules; again while other programs write."""
+    family, name, wanted = change.family, change.name, change.desired
+    try:
+        for attempt in range(_ATTEMPTS):
+            try:
+                if _attempt(firewall, firewall.socket(family), change):
+                    return
+            except StepError as error:
+                # libiptc reads the table, too, and nothing is written yet.
+                if error.step != OPENING or error.errno not in PASSING or attempt >= READS:
+                    raise
+    except StepError as error:
+        if error.step == COMMITTING and _holds(firewall, change):
+            return
+        from istio_init.kernel.xtables.refusal import explain
+
+        raise explain(error, family, name, wanted) from error
+    raise KernelError(
+        f"{family} {name}: another program wrote to the table {_ATTEMPTS} times while it was being edited; "
+        "nothing was written; find that program (it does not take the xtables lock), and run again"
+    )
+
+
+def _holds(firewall: Libiptc, change: TableChange) -> bool:
+    """Whether a commit that failed was made: the kernel replaces the table first, and sets its counters then."""
+    from istio_init.kernel.xtables.unpack_table import unpack_table
+
+    wanted = change.desired
+    try:
+        found = unpack_table(change.name, change.family, firewall.socket(change.family).table(change.name))
+    except StepError:
+        return False  # the error to report is that of the commit
+    own = own_part(found, wanted or change.known)
+    return own is None if wanted is None else own is not None and own.chains == wanted.chains
+
+
+def _attempt(firewall: Libiptc, socket: TableSocket, change: TableChange) -> bool:
+    """Write once; False where another program wrote to the table meanwhile."""
+    family, wanted = change.family, change.desired
+    if wanted is not None and _is_long(wanted):
+        from istio_init.kernel.xtables.replace_table import Unsuited, write
+
+        try:
+            return write(socket, family, wanted, _packed(firewall, family, wanted))
+        except Unsuited:
+            pass  # left to libiptc, which writes or rejects it
+    return _commit(firewall, socket, change)
+
+
+def _packed(firewall: Libiptc, family: Family, wanted: Table) -> Packed:
+    """The entries of each chain of a table, by its name."""
+    return {chain.name: firewall.entries(family, wanted.name, chain) for chain in wanted.chains}
+
+
+def _commit(firewall: Libiptc, socket: TableSocket, change: TableChange) -> bool:
+    """Edit and commit through libiptc; False where another program wrote to the table meanwhile."""
+    family, name, wanted = change.family, change.name, change.desired
+    known = wanted or change.known
+    like = recognised(change.like, known) if change.like else None
+    answers = socket.table(name)
+    if is_empty(answers[0]):
+        found = Table(name, ordered(name, {}))  # as in every new pod: there is nothing to decode
+    else:
+        found = recognised(socket.without_istio_chains(name, answers), known)
+    edits = {
+        chain.name: edit(chain, chain_of(wanted, chain.name), chain_of(like, chain.name))
+        for chain in found.chains
+        if chain.name not in OWN_CHAINS
+    }
+    own = [chain.name for chain in found.chains if chain.name in OWN_CHAINS]
+    if wanted is None and not own and not any(change.delete for change in edits.values()):
+        return True
+
+    # libiptc reads the table between these two reads.
+    with _open(firewall, family, name) as handle:
+        try:
+            _take_out(handle, edits, own, wanted)
+            if wanted is not None:
+                _put_in(handle, edits, own, wanted, _packed(firewall, family, wanted))
+        except StepError:
+            if socket.is_still(name, answers):
+                raise
+            return False
+        return socket.is_still(name, answers) and _committed(handle, lambda: socket.is_still(name, answers))
+
+
+def _open(firewall: Libiptc, family: Family, name: TableName) -> Handle:
+    """A handle on one table as it is."""
+    if family not in firewall.libraries:
+        firewall.libraries[family] = functions(family)
+    return Handle(firewall.libraries[family], name)
+
+
+def _take_out(handle: Handle, edits: dict[str, Edit], own: list[str], wanted: Table | None) -> None:
+    """Delete Istio's rules, then Istio's chains that aren't wanted: nothing jumps to them any more."""
+    for name in own:
+        handle.flush(name)
+    for name, change in edits.items():
+        for position in reversed(change.delete):
+            handle.delete(name, position)
+    for name in own:
+        if wanted is None or wanted.chain(name) is None:
+            handle.drop(name)
+
+
+def _put_in(handle: Handle, edits: dict[str, Edit], own: list[str], wanted: Table, packed: Packed) -> None:
+    """Create the missing chains, then add the rules, which may jump to any of them."""
+    for chain in wanted.chains:
+        if chain.name not in edits and chain.name not in own:
+            handle.create(chain.name)
+    for chain in wanted.chains:
+        entries = packed[chain.name]
+        if change := edits.get(chain.name):
+            preceding = change.preceding()
+            for number, entry in enumerate(entries_of(entries)):
+                handle.insert(chain.name, number + preceding[number], entry)
+        else:
+            handle.append(chain.name, entries)
+
+
+def _committed(handle: Handle, is_as_it_was: Callable[[], bool]) -> bool:
+    """Commit; False where another program wrote to the table right before or meanwhile."""
+    try:
+        handle.commit()
+    except StepError as error:
+        if error.errno == errno.EAGAIN:
+            return False
+        # libiptc sets the counters in a second step, which fails where another program wrote after the first.
+        if error.errno == errno.EINVAL and not is_as_it_was():
+            return False
+        raise
+    return True
+
+
+def _is_long(table: Table) -> bool:
+    runs = [part for chain in table.chains for part in chain.parts if isinstance(part, Run)]
+    return any(len(run.values) > _LONG for run in runs)

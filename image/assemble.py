@@ -45,12 +45,12 @@ LEFT_OUT = (
     *("webbrowser", "xml", "xmlrpc"),
 )
 
-# What a start imports, in the groups that it is read in (bundle.py): always, for a plan, for one with
-# TPROXY or DNS capture, to print it, to carry it out, and to carry those out.
+# What a start imports, in the groups that it is read in (bundle.py): always, with a plan; for one with TPROXY or DNS
+# capture; to print it; to carry it out; and to carry those out, with their routing.
 STARTS = (
-    ("istio_init.cli.image_entry",),
-    ("istio_init.planning.plan",),
+    ("istio_init.cli.image_entry", "istio_init.planning.plan"),
     ("istio_init.model.extensions",),
+    ("istio_init.planning.capture_tproxy", "istio_init.planning.capture_dns"),
     ("istio_init.formats",),
     ("istio_init.formats.nft",),
     ("istio_init.runner.dry_run", "istio_init.formats.iptables_save"),
@@ -60,7 +60,9 @@ STARTS = (
         "istio_init.kernel.probe.detection",
     ),
     ("istio_init.kernel.xtables.firewall",),
+    ("istio_init.kernel.xtables.edit_table",),
     ("istio_init.kernel.xtables.encode_extension",),
+    ("istio_init.kernel.netlink.routing_messages",),
     ("istio_init.kernel.nft.expressions", "istio_init.kernel.netlink.batch"),
     ("istio_init.kernel.nft.native",),
     ("istio_init.kernel.nft.compat",),

@@ -139,8 +139,8 @@ def packed(data: object) -> bytes:
 
 def unpacked(part: bytes) -> Any:  # noqa: ANN401 (whatever was packed)
     """The data of a part. SystemExit, with a line for the user, where the part is not as it was written."""
-    content = part[DIGEST_BYTES:]
-    if _imp.source_hash(KEY, content) != part[:DIGEST_BYTES]:
+    content = memoryview(part)[DIGEST_BYTES:]  # no copy: the kernel would hand out and wipe as many pages again
+    if _imp.source_hash(KEY, content) != part[:DIGEST_BYTES]:  # type: ignore[arg-type] # it takes any buffer
         sys.exit("istio_init.bundle: damaged, or built for another version of Python: install istio-init again")
     return marshal.loads(content)  # noqa: S302 (as it was written)
 

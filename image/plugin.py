@@ -50,8 +50,8 @@ LEFT_OUT = (
 )
 # The distribution's PyYAML, which reads the annotation proxy.istio.io/config.
 YAML = Path("/usr/lib/python3/dist-packages/yaml")
-# What a call imports, in the groups that it is read in: always, for a plan, to carry it out.
-STARTS = ((ENTRY,), *assemble.STARTS[1:2], *assemble.STARTS[3:])
+# What a call imports, in the groups that it is read in: always, with a plan; to carry it out.
+STARTS = ((ENTRY, "istio_init.planning.plan"), *assemble.STARTS[1:])
 
 
 def write_modules(program: Path, target: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from istio_init.cni.plugin import sandbox_state
 from istio_init.cni.plugin.sandbox_state import SandboxState
 from istio_init.formats import dump_reader
 from istio_init.log import Log
-from istio_init.model.compare import differences
+from istio_init.model.differences import differences
 from istio_init.model.rules import FAMILIES, Ruleset
 from istio_init.planning.plan import build
 from istio_init.runner import access, backends, transaction

@@ -8,7 +8,8 @@ from integration.kernel.test_native import planned
 from integration.kit.namespace import Namespace
 from istio_init.errors import KernelError
 from istio_init.kernel.nft import compat, native
-from istio_init.model.compare import TableChange, differences
+from istio_init.model.compare import TableChange
+from istio_init.model.differences import differences
 from tests.planning.cases import argv
 
 OTHERS = {"compat": "add rule ip nat ISTIO_OUTPUT counter accept", "native": "delete table inet istio-proxy-nat"}

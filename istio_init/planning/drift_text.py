@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from istio_init.formats.iptables_save import rule_text
-from istio_init.model.compare import differences
+from istio_init.model.differences import differences
 from istio_init.model.routing import command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.model.compare import Difference
+    from istio_init.model.differences import Difference
     from istio_init.model.routing import RoutingEntry
-    from istio_init.model.rules import Family
+    from istio_init.model.rules import Family, Ruleset
     from istio_init.planning.changes import NamespaceState
     from istio_init.planning.plan import Plan
 
@@ -43,6 +43,11 @@ def deviations(
     texts += [f"missing: {command(entry)}" for entry in missing]
     texts += [f"unexpected: {command(entry)}" for entry in stale]
     return texts
+
+
+def first_difference(wanted: Ruleset, found: Ruleset) -> str:
+    """One difference in words, of those that there are."""
+    return difference_text(wanted.family, next(differences(wanted, found)))
 
 
 def difference_text(family: Family, difference: Difference) -> str:

@@ -14,7 +14,8 @@ from istio_init.errors_rare import OptionError
 from istio_init.formats.nft.layout import layout
 from istio_init.formats.nft.layout import ruleset as from_inet
 from istio_init.model import parsers
-from istio_init.model.compare import differences, own_part
+from istio_init.model.compare import own_part
+from istio_init.model.differences import differences
 from istio_init.model.inet import NAMES
 from istio_init.model.routing import PolicyRule
 from istio_init.model.rules import IPV4, IPV6, Chain, Ruleset
@@ -30,7 +31,7 @@ from istio_init.record import Record
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.model.compare import Difference
+    from istio_init.model.differences import Difference
     from istio_init.model.routing import RoutingEntry
     from istio_init.model.rules import Family, Network, Rule
     from istio_init.planning.plan import Plan

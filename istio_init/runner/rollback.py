@@ -6,7 +6,7 @@ Signals are blocked meanwhile. The kernel's present state decides what to undo, 
 from __future__ import annotations
 
 from istio_init.errors import InitError
-from istio_init.model.compare import TableChange, differences, own_part
+from istio_init.model.compare import TableChange, drifted_tables, own_part
 from istio_init.model.routing import command
 from istio_init.runner.transaction import NEITHER
 
@@ -150,7 +150,7 @@ class _Rollback:
             )
         chosen = [write.firewall for write in self._begun if not write.name]
         in_place = chosen and not any(
-            True for wanted in plan.rulesets for _ in differences(wanted, chosen[0].read(wanted.family, wanted))
+            any(drifted_tables(wanted, chosen[0].read(wanted.family, wanted))) for wanted in plan.rulesets
         )
         return bool(in_place) and set(plan.routing) <= set(self._router.read())
 

@@ -6,8 +6,10 @@ written backend, with the exact order of their rules, and routing.
 
 from __future__ import annotations
 
+import io
+
 from istio_init.errors import KernelError
-from istio_init.model.compare import TableChange, differences
+from istio_init.model.compare import TableChange, drifted_tables
 from istio_init.model.routing import command
 from istio_init.model.rules import FAMILIES
 from istio_init.planning.changes import Changes, NamespaceState, decide
@@ -162,7 +164,8 @@ class Transaction:
         Any failure rolls everything back. `current` has the previous routing; `verify` may check further.
         MemoryError, before anything is written, where there is too little memory to undo it.
         """
-        reserve = bytearray(RESERVE)
+        # A buffer that is allocated and not touched. A bytearray is wiped, which takes as long as writing the rules.
+        reserve = io.BufferedReader(io.BytesIO(), RESERVE)
         try:
             for entry in routing.add:
                 self._log.info(f"routing: {command(entry)}")
@@ -211,12 +214,13 @@ class Transaction:
     def _verify(self, plan: Plan, firewall: Firewall) -> None:
         """Read back and compare; KernelError if the kernel's rules differ from the plan."""
         for planned in plan.rulesets:
-            for difference in differences(planned, firewall.read(planned.family, planned)):
-                from istio_init.planning.drift_text import difference_text
+            there = firewall.read(planned.family, planned)
+            if any(drifted_tables(planned, there)):
+                from istio_init.planning.drift_text import first_difference
 
-                text = difference_text(planned.family, difference)
                 raise KernelError(
-                    f"the kernel's rules differ from what was written: {text}; is another program editing the tables?"
+                    f"the kernel's rules differ from what was written: {first_difference(planned, there)};"
+                    " is another program editing the tables?"
                 )
         if plan.routing:
             existing = self._router.read()

@@ -18,7 +18,7 @@ from istio_init.formats.nft.merge import fold, unfold
 from istio_init.kernel.netlink.nfnetlink import text, word
 from istio_init.kernel.nft.expressions import VERDICTS, verdict
 from istio_init.kernel.nft.native_decode import meaning, read_table
-from istio_init.model.compare import differences
+from istio_init.model.differences import differences
 from istio_init.model.extensions import CtState, Multiport, SetMark, Tproxy
 from istio_init.model.inet import (
     LONGEST_IN_RULE,

@@ -15,8 +15,8 @@ from istio_init.formats.iptables_list import columns, inet_columns
 from istio_init.formats.nft.layout import layout
 from istio_init.inspect.snapshot import Snapshot, captured
 from istio_init.inspect.table_view import table_rows
-from istio_init.model.compare import unpaired
 from istio_init.model.counters import Connection, Count, CountedTable
+from istio_init.model.differences import unpaired
 from istio_init.model.inet import sets
 from istio_init.model.rules import BUILTIN_CHAINS, IPV4, TCP, Rule, Ruleset, Table
 from istio_init.options.table import Options

@@ -13,7 +13,7 @@ from istio_init.formats.iptables_restore import parse
 from istio_init.formats.iptables_save import dump
 from istio_init.formats.nft.layout import layout
 from istio_init.formats.nft.layout import ruleset as from_inet
-from istio_init.model.compare import differences
+from istio_init.model.differences import differences
 from istio_init.model.inet import NAMES
 from istio_init.options.arguments import arguments
 from istio_init.planning.infer import infer

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from istio_init.kernel.probe.facts import ForeignTable
-    from istio_init.model.compare import Difference
     from istio_init.model.counters import Usage
+    from istio_init.model.differences import Difference
     from istio_init.model.packet import Facts
     from istio_init.model.routing import RoutingEntry
     from istio_init.model.rules import Family, Network

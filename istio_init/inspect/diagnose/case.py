@@ -99,6 +99,11 @@ class Situation(Record):
         return next((each for each in self.rulesets if each.family == family), Ruleset(family, ()))
 
     @property
+    def origin(self) -> str:
+        """Where the options come from, as evidence names it."""
+        return "the rules themselves" if self.inferred else self.source
+
+    @property
     def proxies(self) -> tuple[Resident, ...]:
         """The sidecar's processes or containers."""
         return tuple(each for each in self.residents if each.is_proxy)

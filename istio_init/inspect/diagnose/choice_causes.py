@@ -34,7 +34,7 @@ def excluded_interface(about: Situation) -> Cause | None:
                 "second-network" if second else "excluded-interface",
                 f"calls by {device} bypass the sidecar",
                 f"interface {which} is excluded",
-                (f"-c {name} ({TRAFFIC}excludeInterfaces), from {about.source}",),
+                (f"-c {name} ({TRAFFIC}excludeInterfaces), from {about.origin}",),
                 (f"take {name} out of the annotation {TRAFFIC}excludeInterfaces, and create the pod anew",),
                 _by(about, device),
             )
@@ -51,7 +51,7 @@ def virtual_machine_interface(about: Situation) -> Cause | None:
                     "inbound calls do not reach the sidecar's inbound listener",
                     f"interface {device}, the pod's own, is named as a virtual machine's (kubevirt): "
                     "calls that come in by it count as outbound",
-                    (f"-k {name} (istio.io/reroute-virtual-interfaces, kubevirtInterfaces), from {about.source}",),
+                    (f"-k {name} (istio.io/reroute-virtual-interfaces, kubevirtInterfaces), from {about.origin}",),
                     (f"take {name} out of the annotation; name only the machine's own interfaces, such as k6t-eth0",),
                     _by(about, device),
                 )
@@ -102,7 +102,7 @@ def excluded_destinations(about: Situation) -> Cause | None:
             "excluded-cidr",
             f"calls to {listed} bypass the sidecar",
             f"the destination is excluded: {listed}",
-            (f"-x ({TRAFFIC}excludeOutboundIPRanges), from {about.source}",),
+            (f"-x ({TRAFFIC}excludeOutboundIPRanges), from {about.origin}",),
             (f"take the range out of the annotation {TRAFFIC}excludeOutboundIPRanges, and create the pod anew",),
             followed(about, outbound(about.facts, inside(named), 443)),
         )
@@ -112,19 +112,25 @@ def excluded_destinations(about: Situation) -> Cause | None:
             "not-included",
             f"calls to other destinations than {listed} bypass the sidecar",
             f"only {listed} is captured outbound",
-            (f"-i ({TRAFFIC}includeOutboundIPRanges), from {about.source}",),
+            (f"-i ({TRAFFIC}includeOutboundIPRanges), from {about.origin}",),
             (f"name the destination in {TRAFFIC}includeOutboundIPRanges, or *, and create the pod anew",),
             followed(about, outbound(about.facts, HOSTS[family][0], 443)),
         )
     return None
 
 
-def excluded_ports(about: Situation) -> Cause | None:
-    """-o, -d and -b with a list, but for the sidecar's own ports."""
+def excluded_outbound_ports(about: Situation) -> Cause | None:
+    """-o, but for the sidecar's own ports."""
     options, family = about.options, about.families[0]
     if ports := _others(options.istio_local_outbound_ports_exclude):
         path = followed(about, outbound(about.facts, HOSTS[family][0], ports[0].low))
         return _ports_cause("calls", ports, "-o", "excludeOutboundPorts", path, about)
+    return None
+
+
+def excluded_inbound_ports(about: Situation) -> Cause | None:
+    """-d, but for the sidecar's own ports, and -b with a list."""
+    options, family = about.options, about.families[0]
     if (ports := _others(options.istio_local_exclude_ports)) and options.istio_inbound_ports == parsers.ALL:
         path = followed(about, inbound(about.facts, HOSTS[family][0], ports[0].low))
         return _ports_cause("inbound calls", ports, "-d", "excludeInboundPorts", path, about)
@@ -134,7 +140,7 @@ def excluded_ports(about: Situation) -> Cause | None:
             "ports-not-included",
             f"inbound calls to other ports than {listed} bypass the sidecar",
             f"only these inbound ports are captured: {listed}",
-            (f"-b ({TRAFFIC}includeInboundPorts), from {about.source}",),
+            (f"-b ({TRAFFIC}includeInboundPorts), from {about.origin}",),
             (f"name the port in {TRAFFIC}includeInboundPorts, or *, and create the pod anew",),
             None,
         )
@@ -153,7 +159,7 @@ def _ports_cause(  # noqa: PLR0913, PLR0917 (a cause's parts)
         "excluded-port",
         f"{what} to port {listed} bypass the sidecar",
         f"the port is excluded: {listed}",
-        (f"{flag} ({TRAFFIC}{annotation}), from {about.source}",),
+        (f"{flag} ({TRAFFIC}{annotation}), from {about.origin}",),
         (f"take the port out of the annotation {TRAFFIC}{annotation}, and create the pod anew",),
         path,
     )
@@ -177,6 +183,6 @@ def excluded_owners(about: Situation) -> Cause | None:
     else:
         return None
     return Cause(
-        "excluded-owner", "some calls bypass the sidecar on purpose", what, (f"{flag}, from {about.source}",),
+        "excluded-owner", "some calls bypass the sidecar on purpose", what, (f"{flag}, from {about.origin}",),
         (f"change {flag}, and create the pod anew",),
     )  # fmt: skip

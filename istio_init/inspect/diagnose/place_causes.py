@@ -76,7 +76,7 @@ def never_ran(about: Situation) -> Cause | None:
     if about.proxies:
         evidence.append(f"the sidecar runs: {about.proxies[0].text}")
     if not about.inferred:
-        evidence.append(f"wanted by {about.source}")
+        evidence.append(f"wanted by {about.origin}")
     return Cause(
         "no-rules",
         BYPASS,
@@ -120,6 +120,6 @@ def other_backend(about: Situation) -> Cause | None:
         "other-backend",
         "the rules are not where the options want them",
         f"the rules were made in another backend: in the {about.backends[0]} tables, not in the {asked} ones",
-        (f"{about.source} asks for {asked}",),
+        (f"{about.origin} asks for {asked}",),
         (f"istio-init apply --reconcile with the same options moves them to the {asked} tables",),
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 80, 24
 HEALTHY = "HEALTHY: calls pass through the sidecar"
 # How much of each part fits on a screen.
-MOST_EVIDENCE, MOST_REMEDIES, MOST_LINES = 3, 2, 3
+MOST_EVIDENCE, MOST_REMEDIES, MOST_LINES = 3, 2, 2
 
 
 def lines(
@@ -43,8 +43,8 @@ def lines(
         for text in cause.remedy[:MOST_REMEDIES]:
             yield from _text("hit", "  - ", text)
         if found[1:]:
-            yield from _text("miss", "Also: ", "; ".join(each.cause for each in found[1:]), most=2)
-    yield from _text("miss", "Options: ", about.source, most=4)
+            yield from _text("miss", "Also: ", "; ".join(each.cause for each in found[1:]), most=4)
+    yield from _text("miss", "Options: ", about.source, most=3)
 
 
 def _well(about: Situation, asked: PacketPath | None, unknown: str) -> str:

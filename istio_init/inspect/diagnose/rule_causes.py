@@ -261,7 +261,7 @@ def changed_rules(about: Situation) -> Cause | None:
     return Cause(
         "changed-rules",
         "calls are not treated as the options want" if path else "the rules are not what the options make",
-        f"the rules were changed: {len(texts)} difference{'s' * (len(texts) > 1)} from {about.source}",
+        f"the rules were changed: {len(texts)} difference{'s' * (len(texts) > 1)} from {about.origin}",
         texts[:MOST_SHOWN],
         (AGAIN,),
         path,

@@ -6,11 +6,9 @@ text; every other value is what JSON has for it.
 
 from __future__ import annotations
 
-# The C half of socket: the module around it takes as long to import as Python takes to start.
-from _socket import AF_INET, AF_INET6, inet_ntop
-
+from istio_init.formats.addresses import network_text
 from istio_init.model import parsers, parsers_rare
-from istio_init.model.rules import IPV4, Network, PortRange
+from istio_init.model.rules import Network, PortRange
 from istio_init.options.table import OPTIONS, Options
 
 TYPE_CHECKING = False
@@ -55,7 +53,7 @@ def _to_data(value: Any) -> Any:  # noqa: ANN401 (each option has its own type)
     if isinstance(value, PortRange):
         return value.low if value.low == value.high else [value.low, value.high]
     if isinstance(value, Network):
-        return f"{inet_ntop(AF_INET if value.family == IPV4 else AF_INET6, value.address)}/{value.prefix}"
+        return network_text(value)
     if value is None or isinstance(value, str | int | float):
         return value
     return [_to_data(entry) for entry in value]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from istio_init.planning.infer import Inference
     from istio_init.planning.plan import Plan
 
-MANY = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 USUAL = ["-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "*"]
 USUAL += ["-d", "15090,15021,15020", "--enable-ipv6=false"]
 

@@ -81,7 +81,9 @@ def test_what_is_inferred_is_in_place(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("mode", [[], ["-m", "TPROXY", "-t", "7", "-r", "99"], ["--enable-ipv6"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "mode", [[], ["-m", "TPROXY", "-t", "7", "-r", "99"], ["--enable-ipv6"], ["--rule-comments"]], ids=" ".join
+)
 def test_verbs_need_no_flags(namespace: Namespace, backend: str, mode: list[str]) -> None:
     succeed(namespace, *USUAL, *mode, *BACKENDS[backend])
     place = ["--netns", namespace.path]

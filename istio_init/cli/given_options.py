@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from istio_init.options.table import OPTIONS, RUNNING
 
 # Options of how a run goes that shape the rules all the same.
-_SHAPING_RUNS = {"drop_invalid", "insert_jumps", "compat_version", "capture_backend"}
+_SHAPING_RUNS = {"drop_invalid", "insert_jumps", "compat_version", "capture_backend", "rule_comments"}
 SHAPING = tuple(
     each
     for each in OPTIONS

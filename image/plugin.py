@@ -37,6 +37,7 @@ LEFT_OUT = (
         "istio_init.cli.typer_options",
         "istio_init.options.public",
         "istio_init.kernel.xtables.python_iptables_child",
+        "istio_init.kernel.xtables.python_iptables_options",
         "iptc",
         "kubernetes",
         "typer",

@@ -337,7 +337,7 @@ def test_the_docs_show_what_the_command_prints(namespace: Namespace) -> None:
     shown = page.partition("$ istio-init doctor ")[2].partition("```")[0]
     line, _, text = shown.partition("\n")
     printed = command(namespace, *shlex.split(line)).stdout.splitlines()
-    assert len(printed) > 20
+    assert len(printed) > 5
     # Where the lock is, is this test's own.
     assert [each for each in printed if " lock: " not in each] == [
         each for each in text.splitlines() if " lock: " not in each

@@ -8,8 +8,9 @@ from types import ModuleType
 
 import pytest
 
+from istio_init.cli.given_options import SHAPING
 from istio_init.options.table import OPTIONS
-from istio_init.planning import capture, socket_capture
+from istio_init.planning import capture, plan, socket_capture
 from istio_init.verify import invariants, proof
 
 # Read by functions of capture.py that the others call; what says a place among other programs' rules, of which neither
@@ -40,3 +41,8 @@ def fields(*modules: ModuleType) -> set[str]:
 )
 def test_every_option_that_shapes_the_rules_is_known(modules: tuple[ModuleType, ...], others: set[str]) -> None:
     assert fields(capture) - fields(*modules) - BY_CALL == others
+
+
+def test_every_option_that_shapes_the_rules_is_compared_as_it_is_given() -> None:
+    """With one of them on its command line a verb takes no options from the rules that exist."""
+    assert fields(capture, plan) <= {each.field for each in SHAPING}

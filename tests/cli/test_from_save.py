@@ -67,7 +67,7 @@ def test_every_verb_takes_it(capsys: pytest.CaptureFixture[str], file: Path) -> 
     shown: Any = json.loads(text)
     assert {table["family"] for table in shown["tables"]} == {"ipv4", "ipv6"}
     assert "ISTIO_OUTPUT" in run(capsys, f"draw {given} --format mermaid")[1]
-    assert "<p>The rules of a dump (--from-save). " in run(capsys, f"draw {given} --format html")[1]
+    assert ">The rules of a dump (--from-save). " in run(capsys, f"draw {given} --format html")[1]
 
 
 def test_a_foreign_rule_in_a_dump_is_followed_and_proved(capsys: pytest.CaptureFixture[str], file: Path) -> None:

@@ -4,7 +4,9 @@ const CHINESE = {
   "Where a packet goes": "数据包去哪里",
   "istio-init: where a packet goes": "istio-init：数据包去哪里",
   "The rules of": "规则来自",
-  "What a namespace held. Purposes and origins are those of": "一个命名空间里的规则。用途和来源取自",
+  "The rules in a network namespace when this page was made. Purposes and flags are those of":
+    "生成本页时网络命名空间里的规则。用途和选项取自",
+  "The rules of a dump (--from-save). Purposes and flags are those of": "转储文件（--from-save）里的规则。用途和选项取自",
   "A packet": "数据包",
   "Which way": "方向",
   "Outbound": "出站",

@@ -10,7 +10,7 @@ import pytest
 
 from istio_init.cli.given_options import SHAPING
 from istio_init.options.table import OPTIONS
-from istio_init.planning import capture, plan, socket_capture
+from istio_init.planning import capture, capture_dns, capture_tproxy, plan, socket_capture
 from istio_init.verify import invariants, proof
 
 # Read by functions of capture.py that the others call; what says a place among other programs' rules, of which neither
@@ -23,6 +23,8 @@ BY_DESCRIPTION = {
     "istio_inbound_tproxy_mark",
     "istio_outbound_ipv4_loopback_cidr",
 }
+# What makes rules of options.
+CAPTURE = (capture, capture_dns, capture_tproxy)
 
 
 def fields(*modules: ModuleType) -> set[str]:
@@ -40,9 +42,9 @@ def fields(*modules: ModuleType) -> set[str]:
     ],
 )
 def test_every_option_that_shapes_the_rules_is_known(modules: tuple[ModuleType, ...], others: set[str]) -> None:
-    assert fields(capture) - fields(*modules) - BY_CALL == others
+    assert fields(*CAPTURE) - fields(*modules) - BY_CALL == others
 
 
 def test_every_option_that_shapes_the_rules_is_compared_as_it_is_given() -> None:
     """With one of them on its command line a verb takes no options from the rules that exist."""
-    assert fields(capture, plan) <= {each.field for each in SHAPING}
+    assert fields(*CAPTURE, plan) <= {each.field for each in SHAPING}

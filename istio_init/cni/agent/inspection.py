@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PATIENCE, LONGEST = 300.0, 8 << 20
 
 
-class PodState(Record):
+class InspectedPod(Record):
     """What is known of one pod's rules, as `cni repair` has it."""
 
     namespace: str
@@ -72,10 +72,10 @@ class Inspector:
         return document
 
 
-def states(document: Mapping[str, Any]) -> list[PodState]:
+def states(document: Mapping[str, Any]) -> list[InspectedPod]:
     """The pods in a report; KeyError or TypeError where it is none."""
     return [
-        PodState(
+        InspectedPod(
             str(each["namespace"]), str(each["pod"]), str(each["uid"]), str(each["state"]), str(each["why"]),
             fixed=each["fixed"] is True, differences=tuple(map(str, each["differences"])),
         )

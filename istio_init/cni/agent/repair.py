@@ -18,7 +18,7 @@ from istio_init.record import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from istio_init.cni.agent.inspection import Inspector, PodState
+    from istio_init.cni.agent.inspection import InspectedPod, Inspector
     from istio_init.cni.agent.kubernetes import KubernetesApi
     from istio_init.cni.agent.pods import NodePod
     from istio_init.log import Log
@@ -98,7 +98,7 @@ class Repair:
         self._said = ""
         return await self.take(states(document))
 
-    async def take(self, pods: Sequence[PodState]) -> bool:
+    async def take(self, pods: Sequence[InspectedPod]) -> bool:
         """Deal with the pods of an inspection; whether something is left to be done soon."""
         self.by_state = Counter(each.state for each in pods if not each.fixed)
         wrong = [each for each in pods if each.state in FIXABLE]
@@ -111,7 +111,7 @@ class Repair:
         self._before = {each.uid: each.state for each in wrong if not each.fixed}
         return left
 
-    async def _deal_with(self, pod: PodState) -> bool:
+    async def _deal_with(self, pod: InspectedPod) -> bool:
         """Handle a wrong pod as the mode says; returns whether to check it again soon."""
         if pod.fixed:
             await self._tell(pod, MEND, "its rules have been made")
@@ -132,7 +132,7 @@ class Repair:
             self._log.warn(f"pod {pod.title}: {self._settings.mode}: {error}")
             return True
 
-    async def _label(self, pod: PodState) -> bool:
+    async def _label(self, pod: InspectedPod) -> bool:
         if (pod.uid, LABEL) in self._told:
             return False
         change = {"metadata": {"uid": pod.uid, "labels": {LABEL_NAME: LABEL_VALUE}}}
@@ -141,7 +141,7 @@ class Repair:
         self._done(pod, LABEL, f"labelled {LABEL_NAME}={LABEL_VALUE}")
         return False
 
-    async def _delete(self, pod: PodState) -> bool:
+    async def _delete(self, pod: InspectedPod) -> bool:
         """Evict a pod that was wrong in two inspections, if its namespace and the rate allow it."""
         if pod.namespace in self._settings.protected:
             return False
@@ -173,11 +173,11 @@ class Repair:
         self._evictions = [each for each in self._evictions if each > begin]
         return len(self._evictions) < self._settings.rate
 
-    def _done(self, pod: PodState, action: str, what: str) -> None:
+    def _done(self, pod: InspectedPod, action: str, what: str) -> None:
         self.counted(pod.state, action, "done")
         self._log.info(f"pod {pod.title}: {pod.state}: {what}")
 
-    async def _tell(self, pod: PodState, action: str, what: str) -> None:
+    async def _tell(self, pod: InspectedPod, action: str, what: str) -> None:
         """A log line, a count, and an Event on the pod."""
         differing = f"; {pod.differences[0]}" if pod.differences and not pod.fixed else ""
         message = f"{pod.state}: {pod.why}{differing}; {what}"
@@ -192,7 +192,7 @@ class Repair:
             self._log.warn(f"pod {pod.title}: no Event: {error}")
 
 
-def event(pod: PodState, node: str, kind: str, reason: str, message: str) -> Mapping[str, object]:
+def event(pod: InspectedPod, node: str, kind: str, reason: str, message: str) -> Mapping[str, object]:
     """An Event on a pod (core/v1)."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {
@@ -219,5 +219,5 @@ def _state(pod: NodePod) -> tuple[object, ...]:
     return pod.phase, pod.validation, pod.description
 
 
-def _path(pod: PodState) -> str:
+def _path(pod: InspectedPod) -> str:
     return f"/api/v1/namespaces/{quote(pod.namespace, safe='')}/pods/{quote(pod.name, safe='')}"

@@ -13,7 +13,7 @@ import pytest
 from istio_init.cli.verbs.cni_agent import MODES
 from istio_init.cni.agent import repair as repair_module
 from istio_init.cni.agent.credentials import ApiCredentials
-from istio_init.cni.agent.inspection import Inspector, PodState, program, states
+from istio_init.cni.agent.inspection import InspectedPod, Inspector, program, states
 from istio_init.cni.agent.kubernetes import KubernetesApi
 from istio_init.cni.agent.pods import from_object
 from istio_init.cni.agent.repair import Repair, RepairSettings, event
@@ -22,7 +22,7 @@ from istio_init.errors import InitError
 from istio_init.log import Log
 from tests.kit.lying_api import Answer, LyingApi, Request, pod
 
-MISSED = PodState("default", "web", "u1", UNCAPTURED, "because")
+MISSED = InspectedPod("default", "web", "u1", UNCAPTURED, "because")
 # A test ends while the server has just accepted a connection, whose transport the loop then leaves to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -175,7 +175,7 @@ def test_the_report_is_read_as_the_verb_writes_it() -> None:
     told = json.loads(json.dumps(document(finding)))
     assert finding_of(told) == finding
     [state] = states({"pods": [told]})
-    assert state == PodState("default", "web", "u", DRIFTED, "because", fixed=True, differences=("a", "b"))
+    assert state == InspectedPod("default", "web", "u", DRIFTED, "because", fixed=True, differences=("a", "b"))
 
 
 def test_the_same_program_is_started_however_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 
 from integration.cluster.conftest import CNI_IMAGE
-from integration.cluster.node import KubernetesNode
+from integration.cluster.node import PAUSE, KubernetesNode
 from integration.containers.engine import ROOT
 from istio_init.cni.node.conflist import PLUGIN
 from istio_init.options.annotations import STATUS
 
 INJECTED = {STATUS: json.dumps({"initContainers": ["istio-validation"], "containers": ["istio-proxy"]})}
-PLAIN = (ROOT / "deploy/istio-init-cni.yaml").read_text().replace("registry.example/istio-init-cni:0.1.0", CNI_IMAGE)
+
+
+def deployed(name: str) -> str:
+    """A manifest of deploy/, for this node and its images."""
+    text = (ROOT / "deploy" / name).read_text().replace("registry.example/istio-init-cni:0.1.0", CNI_IMAGE)
+    return text.replace("registry.k8s.io/pause:3.10", PAUSE).replace("nodeName: the-node", "nodeName: node")
+
+
+PLAIN = deployed("istio-init-cni.yaml")
 
 
 def entry(node: KubernetesNode) -> bool:
@@ -24,15 +32,11 @@ def installed(node: KubernetesNode) -> bool:
     return entry(node) and (node.directory / "plugins" / PLUGIN).exists()
 
 
-def rolled_out(node: KubernetesNode) -> None:
-    """Wait until the DaemonSet's pod is ready."""
-    done = node.completed(
-        "kubectl", "-n", "kube-system", "rollout", "status", "daemonset/istio-init-cni", "--timeout=240s"
-    )
-    assert done.returncode == 0, node.kubectl("-n", "kube-system", "describe", "pod", "-l", LABEL)
-
-
-LABEL = "app.kubernetes.io/name=istio-init-cni"
+def rolled_out(node: KubernetesNode, name: str = "istio-init-cni") -> None:
+    """Wait until a DaemonSet's pod is ready."""
+    done = node.completed("kubectl", "-n", "kube-system", "rollout", "status", f"daemonset/{name}", "--timeout=240s")
+    label = f"app.kubernetes.io/name={name}"
+    assert done.returncode == 0, node.kubectl("-n", "kube-system", "describe", "pod", "-l", label)
 
 
 def leaves_nothing(node: KubernetesNode) -> bool:

@@ -9,7 +9,7 @@ import yaml
 
 from integration.cluster.conftest import CNI_IMAGE
 from integration.cluster.node import KubernetesNode
-from integration.cluster.plugin import INJECTED, installed, leaves_nothing, rolled_out
+from integration.cluster.plugin import INJECTED, deployed, installed, leaves_nothing, rolled_out
 from integration.cluster.workload import dial_in, pod
 from integration.containers.engine import ROOT
 
@@ -36,6 +36,31 @@ def test_a_release_from_install_to_uninstall(node: KubernetesNode, namespace: st
     finally:
         node.run("helm", "uninstall", "istio-init-cni", "--namespace=kube-system", "--wait", "--timeout=60s")
     node.until(lambda: leaves_nothing(node), "the plugin to go")
+
+
+def test_a_changed_setting_counts_for_new_pods(node: KubernetesNode, namespace: str) -> None:
+    """And with onExit keep, nothing is left once deploy/cni-uninstall.yaml was applied."""
+    repository, _, tag = CNI_IMAGE.rpartition(":")
+    helm(node, "install", f"--set=image.repository={repository}", f"--set=image.tag={tag}", "--set=onExit=keep")
+    try:
+        rolled_out(node)
+        node.apply(pod("before", annotations=INJECTED), namespace)
+        node.wait_for_pod("before", namespace)
+        helm(node, "upgrade", "--reuse-values", f"--set=plugin.exclude_namespaces={{kube-system,{namespace}}}")
+        rolled_out(node)
+        node.until(lambda: namespace in (node.directory / "net.d/10-bridge.conflist").read_text(), "the new setting")
+        node.apply(pod("behind", annotations=INJECTED), namespace)
+        node.wait_for_pod("behind", namespace)
+        assert dial_in(node, namespace, "before").startswith("15006")
+        assert not dial_in(node, namespace, "behind").startswith("15006")
+    finally:
+        node.run("helm", "uninstall", "istio-init-cni", "--namespace=kube-system", "--wait", "--timeout=60s")
+    assert installed(node)
+    uninstall = deployed("cni-uninstall.yaml")
+    node.apply(uninstall, "kube-system")
+    rolled_out(node, "istio-init-cni-uninstall")
+    assert leaves_nothing(node)
+    node.kubectl("delete", "--filename=-", "--wait=true", text=uninstall)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "deploy").glob("*.yaml")), ids=lambda path: path.name)

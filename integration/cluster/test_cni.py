@@ -8,9 +8,17 @@ import pytest
 
 from integration.cluster.node import KubernetesNode
 from integration.cluster.plugin import INJECTED, PLAIN, installed, leaves_nothing, rolled_out
-from integration.cluster.workload import ELSEWHERE, address, dial, dial_in, pod
+from integration.cluster.workload import APP, ELSEWHERE, address, container, dial, dial_in, pod, sidecar
 
-MANY = 12
+MANY = 50
+# The app's first act is a connection; then it serves. Without capture it reaches nobody, and waits.
+FIRST = """
+import socket
+try:
+    print(socket.create_connection(("203.0.113.9", 443), 5).recv(100).decode(), flush=True)
+except OSError as error:
+    print(type(error).__name__, flush=True)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +49,24 @@ def test_a_pod_without_a_sidecar_is_left_alone(node: KubernetesNode, namespace: 
 
 @pytest.mark.usefixtures("plain")
 def test_many_at_once(node: KubernetesNode, namespace: str) -> None:
-    node.apply("---\n".join(pod(f"web-{number}", annotations=INJECTED) for number in range(MANY)), namespace)
-    for number in range(MANY):
-        node.wait_for_pod(f"web-{number}", namespace)
-    assert {dial_in(node, namespace, f"web-{number}").split()[0] for number in range(MANY)} == {"15006"}
+    """Each is captured before its first packet: the sidecar answers it, or refuses it since it is not there yet."""
+    names = [f"web-{number}" for number in range(MANY)]
+    apps = [container("app", FIRST + APP, 1000), sidecar()]
+    node.apply("---\n".join(pod(name, containers=apps, annotations=INJECTED) for name in names), namespace)
+    for name in names:
+        node.wait_for_pod(name, namespace)
+    first = {node.kubectl("-n", namespace, "logs", name, "-c", "app").splitlines()[0] for name in names}
+    assert first <= {"15001 203.0.113.9 443", "ConnectionRefusedError"}
+    assert {dial_in(node, namespace, name).split()[0] for name in names} == {"15006"}
+
+
+@pytest.mark.usefixtures("plain")
+def test_pod_security_admits_a_captured_pod(node: KubernetesNode, namespace: str) -> None:
+    """It needs no capability, so that the strictest level takes it."""
+    node.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    node.apply(pod("web", annotations=INJECTED), namespace)
+    node.wait_for_pod("web", namespace)
+    assert dial(node, namespace, "web", ELSEWHERE) == "15001 203.0.113.9 443"
 
 
 @pytest.mark.usefixtures("plain")

@@ -10,12 +10,15 @@ import yaml
 from integration.cluster.node import KubernetesNode
 from integration.containers.conftest import BASE
 
-# The sidecar: it answers each connection with its own port and the original destination.
+# The sidecar: it answers each connection with its own port and the original destination, and each query with its port.
 WITNESS = """
-import socket, struct, threading
+import os, socket, struct, threading
+transparent = os.getuid() == 0  # as TPROXY's sidecar runs
 def serve(port, family):
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if transparent:
+        listener.setsockopt(*((0, 19, 1) if family == socket.AF_INET else (41, 75, 1)))
     if family == socket.AF_INET6:
         listener.setsockopt(41, socket.IPV6_V6ONLY, 1)
     listener.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", port))
@@ -23,7 +26,10 @@ def serve(port, family):
     while True:
         connection, _ = listener.accept()
         try:
-            if family == socket.AF_INET:
+            if transparent and port == 15006:
+                address, number = connection.getsockname()[:2]
+                address = socket.inet_pton(family, address)
+            elif family == socket.AF_INET:
                 number, address = struct.unpack_from("!2xH4s", connection.getsockopt(0, 80, 16))
             else:
                 number, address = struct.unpack_from("!2xH4x16s", connection.getsockopt(41, 80, 28))
@@ -34,6 +40,12 @@ def serve(port, family):
         connection.shutdown(socket.SHUT_WR)
         connection.recv(1000)
         connection.close()
+def answer():
+    resolver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    resolver.bind(("127.0.0.1", 15053))
+    while True:
+        resolver.sendto(b"15053", resolver.recvfrom(1000)[1])
+threading.Thread(target=answer).start()
 for port in (15001, 15006):
     for family in (socket.AF_INET, socket.AF_INET6):
         threading.Thread(target=serve, args=(port, family)).start()
@@ -46,8 +58,22 @@ connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
 connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
 print(connection.recv(200).decode(errors="replace"))
 """
+# A query to the pod's own nameserver, once.
+QUERY = """
+import socket
+[server] = [line.split()[1] for line in open("/etc/resolv.conf") if line.startswith("nameserver")]
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sender.settimeout(5)
+sender.sendto(b"query", (server, 53))
+print(sender.recv(1000).decode())
+"""
 ELSEWHERE = ("203.0.113.9", 443)
 ELSEWHERE_IPV6 = ("2001:db8::9", 443)
+
+
+def sidecar(**fields: object) -> dict[str, Any]:
+    """The sidecar's container, with further fields of its specification."""
+    return {**container("istio-proxy", WITNESS, 1337), **fields}
 
 
 def container(name: str, program: str, uid: int) -> dict[str, Any]:
@@ -67,12 +93,18 @@ def container(name: str, program: str, uid: int) -> dict[str, Any]:
     }
 
 
-def pod(name: str, *, init: list[dict[str, Any]] | None = None, **metadata: dict[str, str]) -> str:
-    """A pod with app and sidecar, as YAML; `init` are its init containers."""
+def pod(
+    name: str,
+    *,
+    init: list[dict[str, Any]] | None = None,
+    containers: list[dict[str, Any]] | None = None,
+    **metadata: dict[str, str],
+) -> str:
+    """A pod with app and sidecar, or with these containers, as YAML; `init` are its init containers."""
     spec = {
         "terminationGracePeriodSeconds": 0,
         "initContainers": init or [],
-        "containers": [container("app", APP, 1000), container("istio-proxy", WITNESS, 1337)],
+        "containers": containers or [container("app", APP, 1000), sidecar()],
     }
     made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **metadata}, "spec": spec}
     text: str = yaml.safe_dump(made)
@@ -94,6 +126,13 @@ def address(node: KubernetesNode, namespace: str, name: str) -> str:
     """A pod's IPv4 address."""
     status = node.get("-n", namespace, "pod", name)["status"]
     return str(status["podIP"])
+
+
+def container_id(node: KubernetesNode, namespace: str, name: str, container: str) -> str:
+    """The runtime's id of a pod's container."""
+    status = node.get("-n", namespace, "pod", name)["status"]
+    [found] = [each["containerID"] for each in status["containerStatuses"] if each["name"] == container]
+    return str(found).rpartition("://")[2]
 
 
 def status_of(node: KubernetesNode, namespace: str, name: str, kind: str = "initContainerStatuses") -> dict[str, Any]:

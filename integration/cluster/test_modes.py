@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -23,6 +24,7 @@ from integration.cluster.workload import (
     sidecar,
 )
 
+ISTIO_INIT = str(Path(sys.executable).with_name("istio-init"))
 # As Istio's injector has it for TPROXY.
 ROOT_SIDECAR = {
     "runAsUser": 0,
@@ -66,7 +68,7 @@ def test_dns_capture_of_the_pods_own_nameserver(node: KubernetesNode, namespace:
     node.apply(text, namespace)
     node.wait_for_pod("web", namespace)
     assert node.kubectl("-n", namespace, "exec", "web", "-c", "app", "--", "python3", "-c", QUERY).strip() == "15053"
-    command = (sys.executable, "-m", "istio_init", "check", "--from-pod", "-", "--container")
+    command = (ISTIO_INIT, "check", "--from-pod", "-", "--container")
     manifest = node.kubectl("-n", namespace, "get", "pod", "web", "--output=json")
     looked = node.completed(*command, container_id(node, namespace, "web", "app"), text=manifest)
     assert (looked.returncode, looked.stdout[:8]) == (0, b"in place"), looked.stderr
@@ -122,6 +124,6 @@ def test_pod_security_refuses_the_init_container(node: KubernetesNode, namespace
 def test_the_manifest_of_a_pod_is_read_as_the_api_returns_it(node: KubernetesNode, namespace: str) -> None:
     node.apply(pod("web", init=[init_container()]), namespace)
     returned = yaml.safe_dump(node.get("-n", namespace, "pod", "web"))
-    printed = node.run(sys.executable, "-m", "istio_init", "explain", "--from-pod", "-", "--outbound",
+    printed = node.run(ISTIO_INIT, "explain", "--from-pod", "-", "--outbound",
                        "--to=203.0.113.9:443", text=returned)  # fmt: skip
     assert printed.splitlines()[-1].startswith("Verdict: captured")

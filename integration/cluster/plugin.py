@@ -10,6 +10,8 @@ from integration.containers.engine import ROOT
 from istio_init.cni.node.conflist import PLUGIN
 from istio_init.options.annotations import STATUS
 
+NAME = "app.kubernetes.io/name"
+LABEL = f"{NAME}=istio-init-cni"
 INJECTED = {STATUS: json.dumps({"initContainers": ["istio-validation"], "containers": ["istio-proxy"]})}
 
 
@@ -35,8 +37,7 @@ def installed(node: KubernetesNode) -> bool:
 def rolled_out(node: KubernetesNode, name: str = "istio-init-cni") -> None:
     """Wait until a DaemonSet's pod is ready."""
     done = node.completed("kubectl", "-n", "kube-system", "rollout", "status", f"daemonset/{name}", "--timeout=240s")
-    label = f"app.kubernetes.io/name={name}"
-    assert done.returncode == 0, node.kubectl("-n", "kube-system", "describe", "pod", "-l", label)
+    assert done.returncode == 0, node.kubectl("-n", "kube-system", "describe", "pod", "-l", f"{NAME}={name}")
 
 
 def leaves_nothing(node: KubernetesNode) -> bool:

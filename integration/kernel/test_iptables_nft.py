@@ -196,7 +196,8 @@ def test_a_rule_of_nft_among_ours_is_seen(namespace: Namespace) -> None:
     succeed(namespace, *REDIRECT)
     before = saved(namespace)
     namespace.run("nft", "insert", "rule", "ip", "nat", "ISTIO_OUTPUT", "tcp", "dport", "{ 80, 443 }", "return")
-    assert "ipv4 nat ISTIO_OUTPUT rule 1 unexpected: -m nf_tables [unknown" in refuse(namespace, *REDIRECT)
+    said = refuse(namespace, *REDIRECT)
+    assert "ipv4 nat ISTIO_OUTPUT rule 1 unexpected: -p tcp -m nf_tables payload lookup [unknown: " in said
     succeed(namespace, *REDIRECT, "--reconcile")
     assert saved(namespace) == before
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from _struct import Struct  # the C half of struct
 
-from istio_init.kernel.netlink.channel import attribute, attributes
+from istio_init.kernel.netlink.channel import attributes
 from istio_init.kernel.netlink.nfnetlink import name as text_of
 from istio_init.kernel.nft.expressions import (
     DESTINATION_AT,
-    ELEMENT,
     EQUAL,
     EXPRESSION_DATA,
     EXPRESSION_NAME,
@@ -24,7 +23,6 @@ from istio_init.kernel.nft.expressions import (
     SOURCE_AT,
     TRANSPORT,
     UNEQUAL,
-    UNREAD,
     USERDATA,
     VERDICTS,
 )
@@ -65,6 +63,14 @@ if TYPE_CHECKING:
 
 _VERDICT_NAMES = {code: verdict for verdict, code in VERDICTS.items()}
 _WORD = Struct(">i")
+# Where headers have the protocol (IPv4) and TCP's flags.
+PROTOCOL_AT, FLAGS_AT = (NETWORK, 9, 1), (TRANSPORT, 13, 1)
+
+# By kind of expression: the attribute that names the register it loads.
+LOADS = {"meta": 1, "payload": 1, "bitwise": 2, "byteorder": 2, "ct": 1, "rt": 1, "fib": 1, "exthdr": 1, "numgen": 1}
+LOADS |= {"socket": 2, "hash": 2, "immediate": 1}
+# What may end a rule that has no target.
+_CONDITIONS = {"counter", "match", "cmp", "range", "limit"}
 _IPTABLES_RANK: dict[type, int] = {Source: 0, Destination: 1, InInterface: 2, OutInterface: 3, Protocol: 4}
 
 
@@ -79,16 +85,19 @@ class RuleReader:
     def unpack(self, said: dict[int, bytes]) -> Rule:
         """The rule in a message's attributes.
 
-        Expressions that iptables-nft would not write become one UnknownMatch that bears them all.
+        A comparison that iptables-nft would not write becomes an UnknownMatch of its expressions, an effect that is
+        no target an UnknownTarget. Where what belongs together cannot be told, one UnknownMatch bears all conditions.
         """
         elements = list(_elements(said.get(EXPRESSIONS, b"")))
         target, used = self._target(elements)
         conditions = elements[: len(elements) - used]
+        apart = [self._apart(each) for each in conditions]
         try:
-            matches = tuple(_Reader(self._family).matches([self._apart(each) for each in conditions]))
+            matches = tuple(_Reader(self._family).matches(apart, conditions))
         except (KeyError, ValueError):
-            raw = b"".join(attribute(ELEMENT, each) for each in conditions if _name(each) != "counter")
-            matches = (UnknownMatch(UNREAD, 0, raw),)
+            from istio_init.kernel.nft.compat_decode_rare import unread_match
+
+            matches = (unread_match(apart, conditions),)
         return Rule(matches, target, SIGNATURE in said.get(USERDATA, b""))
 
     def _apart(self, element: bytes) -> Expression:
@@ -101,8 +110,18 @@ class RuleReader:
         last = elements[-1] if elements else b""
         found = self._targets.get(last)
         if found is None:
-            found = self._targets[last] = _target(elements, self._family)
+            found = self._read_target(elements)
+            if found[1] == 1:
+                self._targets[last] = found
         return found
+
+    def _read_target(self, elements: list[bytes]) -> tuple[Target, int]:
+        target, used = _target(elements, self._family)
+        if used or not elements or _name(elements[-1]) in _CONDITIONS:
+            return target, used
+        from istio_init.kernel.nft.compat_decode_rare import unpack_effect
+
+        return unpack_effect([self._apart(each) for each in elements], elements)
 
 
 def counted(said: dict[int, bytes]) -> tuple[int, int] | None:
@@ -163,57 +182,110 @@ def _element(said: dict[int, bytes]) -> bytes:
 
 
 class _Reader:
-    """Reads a rule's expressions; KeyError or ValueError for what iptables-nft would not write."""
+    """Reads a rule's expressions; KeyError or ValueError for what cannot be taken apart."""
 
     def __init__(self, family: Family) -> None:
         self._family = family
         self._size = 4 if family == IPV4 else 16
-        self._registers: dict[int, Loaded] = {}
+        self._registers: dict[int, Loaded | None] = {}
 
-    def matches(self, expressions: list[Expression]) -> list[Match]:
-        """All matches of a rule, in iptables' order."""
+    def matches(self, expressions: list[Expression], elements: list[bytes]) -> list[Match]:
+        """All matches of a rule, in iptables' order; `elements` are the expressions' bytes."""
         found: list[Match] = []
-        for kind, said in expressions:
-            match kind:
-                case "meta":
-                    self._registers[_number(said[1])] = ((_number(said[2]),), None)
-                case "payload":
-                    place = (_number(said[2]), _number(said[3]), _number(said[4]))
-                    self._registers[_number(said[1])] = (place, None)
-                case "bitwise":
-                    loaded = self._registers[_number(said[1])][0]
-                    if any(attributes(said[5])[1]):
-                        raise ValueError("a changed value")
-                    self._registers[_number(said[2])] = (loaded, attributes(said[4])[1])
-                case "cmp" | "range":
-                    found.append(self._compared(kind, said))
-                case "match":
-                    found.append(unpack_match(_element(said), self._family))
-                case "counter":
-                    pass
-                case _:
-                    raise ValueError(kind)
+        begin = 0  # the first expression of those that load what the next one compares
+        rare = False
+        for at, (kind, said) in enumerate(expressions):
+            if kind == "counter":
+                if begin != at:
+                    raise ValueError("a counter between what belongs together")
+                begin = at + 1
+                continue
+            if self._load(kind, said):
+                continue
+            try:
+                match = self._match(kind, said)
+            except (KeyError, ValueError):
+                from istio_init.kernel.nft.compat_decode_rare import unread_comparison
+
+                match = unread_comparison(expressions[begin : at + 1], elements[begin : at + 1])
+            rare = rare or isinstance(match, UnknownMatch)
+            found.append(match)
+            begin = at + 1
+        if begin != len(expressions):
+            raise ValueError("a load without a comparison")
+        if rare:
+            from istio_init.kernel.nft.compat_decode_rare import with_ports
+
+            found = with_ports(found)
         for match in found:
             if isinstance(match, SourcePorts | DestinationPorts) and not _has_transport(found):
                 raise ValueError("a port without a protocol")
         return sorted(found, key=lambda match: _IPTABLES_RANK.get(type(match), 5))
 
+    def _load(self, kind: str, said: dict[int, bytes]) -> bool:
+        """Whether an expression loads a register, which is noted: None for what iptables-nft would not load."""
+        match kind:
+            case "meta" if 1 in said:
+                self._registers[_number(said[1])] = ((_number(said[2]),), None)
+            case "payload" if 1 in said:
+                place = (_number(said[2]), _number(said[3]), _number(said[4]))
+                self._registers[_number(said[1])] = (place, None)
+            case "bitwise":
+                loaded = self._registers[_number(said[1])]
+                keeps = loaded and loaded[1] is None and 4 in said and 5 in said and not any(attributes(said[5])[1])
+                self._registers[_number(said[2])] = (loaded[0], attributes(said[4])[1]) if loaded and keeps else None
+            case _ if (register := LOADS.get(kind)) in said:
+                self._registers[_number(said[register])] = None
+            case _:
+                return False
+        return True
+
+    def _match(self, kind: str, said: dict[int, bytes]) -> Match:
+        match kind:
+            case "cmp" | "range":
+                return self._compared(kind, said)
+            case "match":
+                return unpack_match(_element(said), self._family)
+            case "limit":
+                from istio_init.kernel.nft.compat_decode_rare import unpack_limit
+
+                return unpack_limit(said)
+            case _:
+                raise ValueError(kind)
+
     def _compared(self, kind: str, said: dict[int, bytes]) -> Match:
-        place, mask = self._registers[_number(said[1])]
+        loaded = self._registers[_number(said[1])]
+        if loaded is None:
+            raise ValueError("an unknown load")
+        place, mask = loaded
         operator = _number(said[2])
-        if operator not in {EQUAL, UNEQUAL}:
-            raise ValueError("greater or less")
         negated = operator == UNEQUAL
         low = attributes(said[3])[1]
         high = attributes(said[4])[1] if kind == "range" else low
         if len(place) == 3 and place[0] == TRANSPORT and place[2] == 2 and place[1] in {0, 2} and mask is None:
-            ports = PortRange(int.from_bytes(low, "big"), int.from_bytes(high, "big"))
+            if operator in {EQUAL, UNEQUAL}:
+                ports = PortRange(int.from_bytes(low, "big"), int.from_bytes(high, "big"))
+            else:
+                from istio_init.kernel.nft.compat_decode_rare import open_range
+
+                ports = open_range(operator, int.from_bytes(low, "big"))
             return DestinationPorts(ports, negated) if place[1] else SourcePorts(ports, negated)
-        if kind == "range":
-            raise ValueError("a range")
+        if kind == "range" or operator not in {EQUAL, UNEQUAL}:
+            raise ValueError("a range, greater or less")
         if len(place) == 3:
-            return self._network(place, mask, low, negated=negated)
+            return self._of_packet(place, mask, low, negated=negated)
         return _of_meta(place[0], mask, low, negated=negated)
+
+    def _of_packet(self, place: tuple[int, ...], mask: bytes | None, value: bytes, *, negated: bool) -> Match:
+        """A comparison of the packet's bytes for equality."""
+        if place == PROTOCOL_AT and self._family == IPV4 and mask is None:
+            # iptables-nft 1.8.10 and later: IPv4's header has the protocol at one place.
+            return _protocol(value, negated=negated)
+        if place == FLAGS_AT and mask is not None:
+            from istio_init.kernel.nft.compat_decode_rare import unpack_flags
+
+            return unpack_flags(mask, value, negated=negated)
+        return self._network(place, mask, value, negated=negated)
 
     def _network(self, place: tuple[int, ...], mask: bytes | None, value: bytes, *, negated: bool) -> Match:
         base, offset, length = place
@@ -233,6 +305,12 @@ class _Reader:
         raise ValueError("not an address")
 
 
+def _protocol(value: bytes, *, negated: bool) -> Protocol:
+    if len(value) != 1 or value == b"\0":
+        raise ValueError("not a protocol that iptables can name: 0 is every one")
+    return Protocol(value[0], negated)
+
+
 def _has_transport(found: list[Match]) -> bool:
     """Whether a rule is about TCP or UDP."""
     return any(isinstance(each, Protocol) and each.number in {TCP, UDP} and not each.negated for each in found)
@@ -242,8 +320,8 @@ def _of_meta(key: int, mask: bytes | None, value: bytes, *, negated: bool) -> Ma
     if key == MARK and len(value) == 4:
         bits = 0xFFFFFFFF if mask is None else NATIVE.unpack(mask)[0]
         return Mark(NATIVE.unpack(value)[0], bits, negated)
-    if mask is None and key == L4PROTO and len(value) == 1:
-        return Protocol(value[0], negated)
+    if mask is None and key == L4PROTO:
+        return _protocol(value, negated=negated)
     if mask is None and key in {IIFNAME, OIFNAME}:
         kind = InInterface if key == IIFNAME else OutInterface
         exact = value.endswith(b"\0")

@@ -51,7 +51,7 @@ from istio_init.model.rules import (
     SourcePorts,
     Verdict,
 )
-from istio_init.model.unknown import UnknownMatch
+from istio_init.model.unknown import UnknownMatch, UnknownTarget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _packed_match(match: Match) -> bytes:
         case Mark():
             masked = b"" if match.mask == 0xFFFFFFFF else mask(NATIVE.pack(match.mask))
             return load_meta(MARK) + masked + compare(NATIVE.pack(match.value), negated=match.negated)
-        case UnknownMatch(name=name) if name == UNREAD:
+        case UnknownMatch(name=name) if name.startswith(UNREAD):
             return match.data
         case _:
             return _extension("match", pack_match(match))
@@ -183,6 +183,8 @@ def _packed_target(target: Target, family: Family) -> bytes:
         case Jump():
             code = GOTO if target.goto else JUMP
             return verdict(code, target.chain)
+        case UnknownTarget(name=name) if name.startswith(UNREAD):
+            return target.data
         case _:
             return _extension("target", pack_target(target, family))
 

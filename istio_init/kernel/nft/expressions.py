@@ -27,7 +27,7 @@ REGISTER = 1
 IIFNAME, OIFNAME, SKUID, SKGID, NFPROTO, L4PROTO, MARK = 6, 7, 10, 11, 15, 16, 3  # NFT_META_*
 CT_STATE, CT_MARK, CT_ZONE = 0, 3, 17  # NFT_CT_*
 NETWORK, TRANSPORT = 1, 2  # NFT_PAYLOAD_*_HEADER
-EQUAL, UNEQUAL, AT_MOST, AT_LEAST = 0, 1, 3, 5  # NFT_CMP_*
+EQUAL, UNEQUAL, AT_MOST, ABOVE, AT_LEAST = 0, 1, 3, 4, 5  # NFT_CMP_*
 ACCEPT, DROP, QUEUE, JUMP, GOTO, RETURN = 1, 0, 3, -3, -4, -5
 VERDICTS = {"ACCEPT": ACCEPT, "DROP": DROP, "QUEUE": QUEUE, "RETURN": RETURN}
 NATIVE = Struct("=I")
@@ -36,7 +36,8 @@ NATIVE = Struct("=I")
 SOURCE_AT = {4: 12, 16: 8}
 DESTINATION_AT = {4: 16, 16: 24}
 
-# The name of a match that holds unknown expressions, in order and as the kernel has them; never an extension's name.
+# How the names of matches and targets begin that hold unknown expressions, in order and as the kernel has them; never
+# an extension's name. Behind it are the expressions' kinds.
 UNREAD = "nf_tables"
 
 _INVERT = 1  # NFT_LOOKUP_F_INV

@@ -1,0 +1,167 @@
+"""Expressions by which iptables-nft writes extensions that no plan has, and plain nftables rules in its tables.
+
+Extensions get the data that the same extension has in an x_tables rule, so that both are the same value.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from istio_init.kernel.netlink.channel import attribute, attributes
+from istio_init.kernel.netlink.nfnetlink import name as text_of
+from istio_init.kernel.nft.compat_decode import LOADS
+from istio_init.kernel.nft.expressions import ABOVE, AT_MOST, ELEMENT, UNREAD
+from istio_init.kernel.xtables.foreign_options import match_options, target_options
+from istio_init.model.rules import IPV4, TCP, DestinationPorts, PortRange, Protocol, SourcePorts, Verdict
+from istio_init.model.unknown import UnknownMatch, UnknownTarget
+
+if TYPE_CHECKING:
+    from istio_init.kernel.nft.compat_decode import Expression
+    from istio_init.model.rules import Match, Target
+
+# With the padding that x_tables has: multiples of 8 bytes.
+LIMIT_SCALE = 10000  # XT_LIMIT_SCALE
+LIMIT_DATA = struct.Struct("=II32x")  # xt_rateinfo: the period in 1/10000 s, the burst, the kernel's own fields
+TCP_DATA = struct.Struct("=4H4B4x")  # xt_tcp: both sides' ports, option, mask of flags, flags, inverted
+NFLOG_DATA = struct.Struct("=IHHHxx64s4x")  # xt_nflog_info: length, group, threshold, flags, prefix
+LOG_DATA = struct.Struct("=BB30s")  # xt_log_info: level, flags, prefix
+NFLOG_PREFIX, LOG_PREFIX = 64, 30
+LOWEST_LEVEL = 7  # debug
+ALL_FLAGS = 0x3F  # those that iptables has names for
+_NOT_SOURCE, _NOT_DESTINATION, _NOT_FLAGS = 1, 2, 4
+HIGHEST_PORT = 65535
+_ALL_PORTS = PortRange(0, HIGHEST_PORT)
+_COPY_LENGTH = 1  # XT_NFLOG_F_COPY_LEN
+_NFTRACE = (12).to_bytes(4, "big")  # NFT_META_NFTRACE
+_TRACED = b"\1"
+
+# What compares, and ends what was loaded before it.
+_ENDS = {"cmp", "range", "match", "counter", "limit", "log"}
+
+
+def unread_match(expressions: list[Expression], elements: list[bytes]) -> UnknownMatch:
+    """Conditions that no match of iptables holds; the name says of which kinds of expressions they are."""
+    kinds = dict.fromkeys(kind for kind, _ in expressions if kind != "counter")
+    pairs = zip(expressions, elements, strict=True)
+    raw = b"".join(attribute(ELEMENT, each) for (kind, _), each in pairs if kind != "counter")
+    return UnknownMatch(" ".join((UNREAD, *kinds)), 0, raw)
+
+
+def unread_comparison(expressions: list[Expression], elements: list[bytes]) -> UnknownMatch:
+    """One comparison with what it compares. ValueError unless the last expression compares what others here load."""
+    kind, said = expressions[-1]
+    register = {"cmp": 1, "range": 1, "lookup": 2}.get(kind)
+    if register is None or (kind == "lookup" and 3 in said):
+        raise ValueError(kind)
+    if not any(facts.get(LOADS.get(before, 0)) == said[register] for before, facts in expressions[:-1]):
+        raise ValueError("a register that was loaded before")
+    return unread_match(expressions, elements)
+
+
+def open_range(operator: int, port: int) -> PortRange:
+    """Ports from 0 or to the last one: iptables-nft 1.8.10 and later compare them with one end alone."""
+    if operator == AT_MOST:
+        return PortRange(0, port)
+    if operator == ABOVE and port < HIGHEST_PORT:
+        return PortRange(port + 1, HIGHEST_PORT)
+    raise ValueError("a comparison that iptables-nft does not make")
+
+
+def unpack_limit(said: dict[int, bytes]) -> UnknownMatch:
+    """-m limit. ValueError for a limit on bytes, or one that holds above its rate."""
+    rate, seconds, burst, kind, flags = (int.from_bytes(said.get(each, b""), "big") for each in range(1, 6))
+    if kind or flags or not 0 < rate <= LIMIT_SCALE * seconds:
+        raise ValueError("not a limit of iptables")
+    period = LIMIT_SCALE * seconds // rate
+    if period >> 32:
+        raise ValueError("too long a period")
+    data = LIMIT_DATA.pack(period, burst)
+    return UnknownMatch("limit", 0, data, match_options("limit", 0, data))
+
+
+def unpack_flags(mask: bytes, value: bytes, *, negated: bool) -> UnknownMatch:
+    """-m tcp --tcp-flags."""
+    if len(value) != 1 or (mask[0] | value[0]) > ALL_FLAGS:
+        raise ValueError("flags without a name")
+    return _tcp(None, None, (mask[0], value[0], _NOT_FLAGS * negated))
+
+
+def _tcp(source: SourcePorts | None, destination: DestinationPorts | None, flags: tuple[int, int, int]) -> UnknownMatch:
+    first, second = (each.ports if each else _ALL_PORTS for each in (source, destination))
+    inverted = flags[2]
+    inverted |= _NOT_SOURCE if source and source.negated else 0
+    inverted |= _NOT_DESTINATION if destination and destination.negated else 0
+    data = TCP_DATA.pack(first.low, first.high, second.low, second.high, 0, flags[0], flags[1], inverted)
+    return UnknownMatch("tcp", 0, data, match_options("tcp", 0, data))
+
+
+def with_ports(found: list[Match]) -> list[Match]:
+    """The matches, TCP's flags and ports as the one match that iptables has for both. ValueError where none has."""
+    flags = [each for each in found if isinstance(each, UnknownMatch) and _is_flags(each)]
+    if not flags:
+        return found
+    if not any(isinstance(each, Protocol) and each.number == TCP and not each.negated for each in found):
+        raise ValueError("flags without a protocol")
+    sources = [each for each in found if isinstance(each, SourcePorts)]
+    destinations = [each for each in found if isinstance(each, DestinationPorts)]
+    if max(len(flags), len(sources), len(destinations)) > 1:
+        raise ValueError("more than one match has")
+    *_, mask, compared, inverted = TCP_DATA.unpack(flags[0].data)
+    one = _tcp(sources[0] if sources else None, destinations[0] if destinations else None, (mask, compared, inverted))
+    parts: list[Match] = [*flags, *sources, *destinations]
+    at = min(found.index(each) for each in parts)
+    return [one if place == at else each for place, each in enumerate(found) if place == at or each not in parts]
+
+
+def _is_flags(match: UnknownMatch) -> bool:
+    """Whether a match is one of `unpack_flags`: TCP flags alone."""
+    if (match.name, match.revision, len(match.data)) != ("tcp", 0, TCP_DATA.size):
+        return False
+    *ports, option, _, _, inverted = TCP_DATA.unpack(match.data)
+    return ports == [0, 65535, 0, 65535] and not option and inverted in {0, _NOT_FLAGS}
+
+
+def unpack_effect(expressions: list[Expression], elements: list[bytes]) -> tuple[Target, int]:
+    """What a rule that ends with neither a verdict nor an extension does, and how many of its expressions that is."""
+    kind, said = expressions[-1]
+    if kind == "log" and (target := _nflog(said) if 1 in said else _log(said)):
+        return target, 1
+    if kind == "lookup" and 3 not in said:
+        return Verdict(""), 0  # a condition
+    used = 1
+    while used < len(expressions) and _loads(*expressions[-1 - used]):
+        used += 1
+    if used == 2 and kind == "meta" and (said.get(2), _constant(expressions[-2])) == (_NFTRACE, _TRACED):
+        return UnknownTarget("TRACE", 0, b"", ""), used
+    raw = b"".join(attribute(ELEMENT, each) for each in elements[-used:])
+    return UnknownTarget(f"{UNREAD} {kind}", 0, raw), used
+
+
+def _loads(kind: str, said: dict[int, bytes]) -> bool:
+    return kind not in _ENDS and (kind != "lookup" or 3 in said)
+
+
+def _constant(expression: Expression) -> bytes | None:
+    kind, said = expression
+    return attributes(said[2]).get(1) if kind == "immediate" else None
+
+
+def _nflog(said: dict[int, bytes]) -> UnknownTarget | None:
+    """-j NFLOG; None where the struct has no room for the prefix."""
+    prefix = text_of(said.get(2, b"")).encode(errors="surrogateescape")
+    if len(prefix) >= NFLOG_PREFIX:
+        return None
+    length, group, threshold = (int.from_bytes(said.get(each, b""), "big") for each in (3, 1, 4))
+    data = NFLOG_DATA.pack(length, group, threshold, _COPY_LENGTH if length else 0, prefix)
+    return UnknownTarget("NFLOG", 0, data, target_options("NFLOG", 0, data, IPV4))
+
+
+def _log(said: dict[int, bytes]) -> UnknownTarget | None:
+    """-j LOG; None where the struct has no room for it."""
+    prefix = text_of(said.get(2, b"")).encode(errors="surrogateescape")
+    level, flags = int.from_bytes(said.get(5, b"\4"), "big"), int.from_bytes(said.get(6, b""), "big")
+    if len(prefix) >= LOG_PREFIX or level > LOWEST_LEVEL or flags > 0xFF:
+        return None
+    data = LOG_DATA.pack(level, flags, prefix)
+    return UnknownTarget("LOG", 0, data, target_options("LOG", 0, data, IPV4))

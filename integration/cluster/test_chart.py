@@ -13,6 +13,8 @@ from integration.cluster.plugin import INJECTED, deployed, installed, leaves_not
 from integration.cluster.workload import dial_in, pod
 from integration.containers.engine import ROOT
 
+UPGRADES = 3
+
 
 def helm(node: KubernetesNode, verb: str, *arguments: str) -> str:
     chart = ROOT / "deploy/helm/istio-init-cni"
@@ -33,6 +35,27 @@ def test_a_release_from_install_to_uninstall(node: KubernetesNode, namespace: st
         node.apply(pod("web", annotations=INJECTED), namespace)
         node.wait_for_pod("web", namespace)
         assert dial_in(node, namespace, "web").startswith("15006")
+    finally:
+        node.run("helm", "uninstall", "istio-init-cni", "--namespace=kube-system", "--wait", "--timeout=60s")
+    node.until(lambda: leaves_nothing(node), "the plugin to go")
+
+
+def test_pods_that_start_during_an_upgrade_are_captured(node: KubernetesNode, namespace: str) -> None:
+    """Again and again the DaemonSet's pod is replaced while pods start; with the release all goes."""
+    repository, _, tag = CNI_IMAGE.rpartition(":")
+    helm(node, "install", f"--set=image.repository={repository}", f"--set=image.tag={tag}")
+    names = [f"web-{number}" for number in range(UPGRADES * 2)]
+    try:
+        rolled_out(node)
+        for number in range(UPGRADES):
+            helm(node, "upgrade", "--reuse-values", f"--set-string=podAnnotations.upgrade={number}")
+            for name in names[2 * number : 2 * number + 2]:
+                node.apply(pod(name, annotations=INJECTED), namespace)
+            rolled_out(node)
+            assert installed(node)
+        for name in names:
+            node.wait_for_pod(name, namespace)
+        assert {dial_in(node, namespace, name).split()[0] for name in names} == {"15006"}
     finally:
         node.run("helm", "uninstall", "istio-init-cni", "--namespace=kube-system", "--wait", "--timeout=60s")
     node.until(lambda: leaves_nothing(node), "the plugin to go")

@@ -68,6 +68,35 @@ def test_the_nodes_taint_goes_once_the_plugin_works(tmp_path: pathlib.Path) -> N
             assert api.node["spec"]["taints"] == [other]
 
 
+@pytest.mark.parametrize(
+    ("daemonset", "stays"),
+    [
+        ({"metadata": {}}, True),
+        ({"metadata": {"deletionTimestamp": "2026-11-30T07:00:00Z"}}, False),
+        (None, False),
+        # An answer that says nothing.
+        ({}, True),
+    ],
+)
+def test_what_a_successor_needs_stays(tmp_path: pathlib.Path, daemonset: dict[str, object] | None, stays: bool) -> None:
+    """A pod that is replaced leaves plugin and entry; with the DaemonSet they go."""
+    with node_agent(tmp_path, "--daemonset=kube-system/istio-init-cni") as agent:
+        agent.api.daemonset = daemonset
+        agent.process.send_signal(signal.SIGTERM)
+        assert agent.process.wait(60) == 0
+        assert (PLUGIN in agent.files()) == stays, agent.log
+        assert (PLUGIN in types(agent.network.read_text())) == stays
+
+
+def test_an_api_that_is_down_takes_nothing_away(tmp_path: pathlib.Path) -> None:
+    with node_agent(tmp_path, "--daemonset=kube-system/istio-init-cni") as agent:
+        agent.api.down = True
+        agent.process.send_signal(signal.SIGTERM)
+        assert agent.process.wait(60) == 0
+        assert PLUGIN in agent.files()
+        assert "the DaemonSet kube-system/istio-init-cni can't be looked up: " in agent.log
+
+
 @pytest.mark.parametrize("moment", [0.05, 0.3, 0.8, 1.5])
 def test_a_signal_at_any_moment_ends_it_and_takes_away_what_was_left(tmp_path: pathlib.Path, moment: float) -> None:
     """As process 1 of a container, to which a signal without a handler does nothing."""
@@ -99,6 +128,7 @@ def test_a_signal_at_any_moment_ends_it_and_takes_away_what_was_left(tmp_path: p
         (("--kubeconfig=",), "KUBERNETES_SERVICE_HOST"),
         (("--interval=x",), "--interval"),
         (("--on-exit=x",), "--on-exit"),
+        (("--daemonset=istio-init-cni",), "--daemonset: 'istio-init-cni': use NAMESPACE/NAME"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: pathlib.Path, options: tuple[str, ...], why: str) -> None:

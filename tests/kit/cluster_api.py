@@ -29,6 +29,8 @@ class ClusterApi:
         self.node: Object = {"metadata": {"name": "node-1", "resourceVersion": "1"}, "spec": {"taints": []}}
         self.events: list[Object] = []
         self.requests: list[Request] = []
+        # The agent's own DaemonSet; None once it is gone.
+        self.daemonset: Object | None = {"metadata": {"name": "istio-init-cni"}}
         # How the server answers evictions (201: the pod goes), and whether it answers at all.
         self.eviction, self.down = 201, False
         # Pods that exist, and that no list and no watch tells of yet.
@@ -117,6 +119,10 @@ class ClusterApi:
             case "POST", ["api", "v1", "namespaces", _, "events"]:
                 self.events.append(body)
                 await answer.json(body, 201)
+            case "GET", ["apis", "apps", "v1", "namespaces", "kube-system", "daemonsets", "istio-init-cni"] if (
+                self.daemonset is not None
+            ):
+                await answer.json(self.daemonset)
             case "GET", ["api", "v1", "nodes", "node-1"]:
                 await answer.json(self.node)
             case "PATCH", ["api", "v1", "nodes", "node-1"] if (

@@ -30,6 +30,7 @@ from istio_init.log import Log
 
 if TYPE_CHECKING:
     from istio_init.cni.agent.credentials import ApiCredentials
+    from istio_init.cni.agent.departure import DaemonSetName
 
 # What is done about pods that the plugin missed.
 OFF = "off"
@@ -69,6 +70,10 @@ def agent(  # noqa: PLR0913 (a command line's options)
     untaint: Annotated[
         str, typer.Option(metavar="KEY", help="Remove this taint from the node once the agent is ready.")
     ] = "",
+    daemonset: Annotated[
+        str,
+        typer.Option(metavar="NAMESPACE/NAME", help="Do what --on-exit says only once this DaemonSet goes."),
+    ] = "",
     cri_socket: Annotated[
         str, typer.Option("--cri-socket", metavar="PATH", help="The container runtime's socket. Unset: detected.")
     ] = "",
@@ -102,6 +107,7 @@ def agent(  # noqa: PLR0913 (a command line's options)
         repairs,
         (f"--cni-net-dir={places.networks}", *([f"--cri-socket={cri_socket}"] if cri_socket else [])),
         untaint,
+        _daemonset(daemonset),
     )
 
     async def run() -> None:
@@ -128,9 +134,25 @@ def _node(given: str, environment: str) -> str:
     name = given or environment
     if not name:
         raise OptionError("--node", name, f"empty; name this node, or set {NODE_NAME}")
-    if len(name) > LONGEST_NAME or not all(each.isascii() and (each.isalnum() or each in "-.") for each in name):
+    if not _is_name(name):
         raise OptionError("--node" if given else NODE_NAME, name, "not a node's name")
     return name
+
+
+def _daemonset(text: str) -> DaemonSetName | None:
+    from istio_init.cni.agent.departure import DaemonSetName
+
+    if not text:
+        return None
+    parts = text.split("/")
+    if len(parts) != 2 or not all(map(_is_name, parts)):
+        raise OptionError("--daemonset", text, "use NAMESPACE/NAME")
+    return DaemonSetName(*parts)
+
+
+def _is_name(text: str) -> bool:
+    """Whether it may be the name of an object in Kubernetes."""
+    return 0 < len(text) <= LONGEST_NAME and all(each.isascii() and (each.isalnum() or each in "-.") for each in text)
 
 
 def _credentials(kubeconfig: str) -> ApiCredentials:

@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Never
 
 from istio_init.cni.agent.answers import Answers
+from istio_init.cni.agent.departure import is_final
 from istio_init.cni.agent.endpoint import HttpEndpoint
 from istio_init.cni.agent.health import Health
 from istio_init.cni.agent.inspection import Inspector
@@ -29,14 +30,20 @@ if TYPE_CHECKING:
     from typing import Any
 
     from istio_init.cni.agent.credentials import ApiCredentials
+    from istio_init.cni.agent.departure import DaemonSetName
     from istio_init.cni.agent.pods import NodePod
     from istio_init.cni.agent.server import Handler
     from istio_init.cni.node.directories import Directories
     from istio_init.log import Log
 
+KEEP = "keep"
+
 
 class AgentSettings(Record):
-    """What an agent is started with. `entry` gives the plugin's entry in the network, `interval` is in seconds."""
+    """What an agent is started with. `entry` gives the plugin's entry in the network, `interval` is in seconds.
+
+    `ending` is what the last agent leaves; an agent whose `daemonset` goes on leaves everything to its successor.
+    """
 
     node: str
     credentials: ApiCredentials
@@ -51,6 +58,7 @@ class AgentSettings(Record):
     repair: RepairSettings
     inspection_flags: tuple[str, ...] = ()
     untaint: str = ""
+    daemonset: DaemonSetName | None = None
 
 
 class Agent:
@@ -170,10 +178,12 @@ class Agent:
 
     async def _leave(self) -> None:
         """Do what the end of the agent is to do to the node."""
-        ending, places = self._settings.ending, self._settings.places
+        ending, places, daemonset = self._settings.ending, self._settings.places, self._settings.daemonset
+        if ending != KEEP and daemonset and not await is_final(self._api, daemonset, self._log):
+            ending = KEEP
         self._log.info(f"terminating: {ending}")
         self.health.installed = False
-        if ending != "keep":
+        if ending != KEEP:
             actions = await asyncio.to_thread(install.uninstall, places, keep_program=ending == "unchain")
             for line in actions:
                 self._log.info(line)

@@ -1,0 +1,41 @@
+"""What the end of the agent's process means for the node: another one comes, or the installation goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from istio_init.cni.agent.http import HttpError
+from istio_init.errors import InitError
+
+if TYPE_CHECKING:
+    from istio_init.cni.agent.kubernetes import KubernetesApi
+    from istio_init.log import Log
+
+# The answers of a server that has removed the DaemonSet, or this process' account and role, which go with it.
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
+
+
+class DaemonSetName(NamedTuple):
+    """The DaemonSet whose pod this process is."""
+
+    namespace: str
+    name: str
+
+
+async def is_final(api: KubernetesApi, daemonset: DaemonSetName, log: Log) -> bool:
+    """Whether no other agent will follow, since the DaemonSet is gone or is being deleted.
+
+    False where that can't be known: an entry that stays makes pods wait for the next agent, and one that goes would let
+    them start without capture.
+    """
+    try:
+        found = await api.get(f"/apis/apps/v1/namespaces/{daemonset.namespace}/daemonsets/{daemonset.name}")
+        return bool(found["metadata"].get("deletionTimestamp"))
+    except HttpError as error:
+        if error.status in {UNAUTHORIZED, FORBIDDEN, NOT_FOUND}:
+            return True
+        failure: Exception = error
+    except (InitError, KeyError, TypeError, AttributeError) as error:
+        failure = error
+    log.warn(f"the DaemonSet {daemonset.namespace}/{daemonset.name} can't be looked up: {failure}")
+    return False

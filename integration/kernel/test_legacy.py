@@ -509,7 +509,7 @@ def test_packets_that_are_counted_meanwhile_are_no_change(
             opened.append(name)
             super().__init__(functions, name)
 
-    monkeypatch.setattr("istio_init.kernel.xtables.edit_table.Handle", Counted)
+    monkeypatch.setattr("istio_init.kernel.xtables.libiptc.Handle", Counted)
     monkeypatch.setattr(Handle, "append", preceded(Handle.append, send))
     namespace.inside(lambda: Libiptc().replace(IPV4, wanted))
     assert opened == ["mangle"]

@@ -180,7 +180,8 @@ def test_where_no_file_of_the_namespace_can_be_made_a_run_is_refused(namespace: 
     last = done.stderr.splitlines()[-1]
     assert f"{DIRECTORY}/" in last
     assert last.endswith(
-        "Read-only file system; make /run writable for root, or leave out --cni-mode to lock the whole node"
+        "Read-only file system; make /run writable for root, or leave out --cni-mode to lock the whole node; "
+        "nothing was changed"
     )
     assert standing(namespace) == before
 

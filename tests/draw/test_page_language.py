@@ -19,7 +19,10 @@ QUIET = {"ENVOY_USER": "0"}
 PAGE = ["draw", "-i", "*", "-b", "*", "-u", "1337", "--inbound", "--to", ":9080", "--format", "html"]
 TEXT = re.compile(r"<\w+[^>]*\bdata-t>([^<]*)<")
 CALL = re.compile(r'\bt\("((?:[^"\\]|\\.)*)"')
-WRITTEN_OF_OTHER = "What a namespace held. Purposes and origins are those of"
+OTHER_RULES = {
+    "The rules in a network namespace when this page was made. Purposes and flags are those of",
+    "The rules of a dump (--from-save). Purposes and flags are those of",
+}
 
 
 def chinese() -> dict[str, str]:
@@ -47,7 +50,7 @@ def texts(capsys: pytest.CaptureFixture[str]) -> set[str]:
         for text in lists
         for each in re.findall(r'"([A-Z][^"]{3,}|matched|did not match|cannot be decided)"', text)
     }
-    return static | labels | called | listed | {WRITTEN_OF_OTHER, APPLICATION, CLIENT, *SENDERS.values()}
+    return static | labels | called | listed | OTHER_RULES | {APPLICATION, CLIENT, *SENDERS.values()}
 
 
 def test_each_text_has_its_translation_and_each_translation_its_text(capsys: pytest.CaptureFixture[str]) -> None:

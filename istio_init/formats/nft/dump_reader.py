@@ -97,12 +97,17 @@ def read_nft(text: str) -> tuple[Ruleset, ...]:
     )
 
 
+# The first rule of a base chain, where it is for one family's packets. It may have a comment.
+_GUARD = re.compile(
+    r"""hook [^\n]*\n\s*(?:meta nfproto (\S+) (?:counter packets \d+ bytes \d+ )?return(?: comment "[^"\n]*")?$)?""",
+    re.MULTILINE,
+)
+
+
 def _families(body: str) -> tuple[Family, ...]:
     """The families of a native table: in that of one, each base chain begins with a rule for the other's packets."""
     guards = {"ipv6": (IPV4,), "ipv4": (IPV6,)}
-    begins = re.findall(
-        r"hook [^\n]*\n\s*(?:meta nfproto (\S+) (?:counter packets \d+ bytes \d+ )?return$)?", body, re.MULTILINE
-    )
+    begins = _GUARD.findall(body)
     return guards.get(begins[0], FAMILIES) if len(set(begins)) == 1 else FAMILIES
 
 
@@ -111,10 +116,15 @@ def _as_iptables(chain: Chain) -> Chain:
     rules: list[Rule] = []
     for rule in chain.rules:
         before = rules[-1] if rules else None
-        if before and isinstance(before.target, Tproxy) and rule == before.replace(target=Verdict("DROP")):
+        follows = before and isinstance(before.target, Tproxy) and _without_comment(rule) == _without_comment(before)
+        if follows and rule.target == Verdict("DROP"):
             continue
         rules += _for_each_port(rule)
     return chain.replace(rules=tuple(rules))
+
+
+def _without_comment(rule: Rule) -> list[Match]:
+    return [match for match in rule.matches if not isinstance(match, Comment)]
 
 
 def _for_each_port(rule: Rule) -> Iterator[Rule]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 
 from istio_init.errors import KernelError
-from istio_init.kernel.xtables.libiptc import Handle, functions
 from istio_init.kernel.xtables.pack_chain import entries_of
 from istio_init.kernel.xtables.sockopt import COMMITTING, OPENING, PASSING, READS, StepError, is_empty
 from istio_init.model.compare import chain_of, edit, own_part, recognised
@@ -21,12 +20,13 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from istio_init.kernel.xtables.firewall import Libiptc
+    from istio_init.kernel.xtables.libiptc import Handle
     from istio_init.kernel.xtables.packed_run import PackedRun
     from istio_init.kernel.xtables.sockopt import TableSocket
     from istio_init.model.compare import Edit, TableChange
-    from istio_init.model.rules import Family, TableName
+    from istio_init.model.rules import Chain
 
-    Packed: TypeAlias = dict[str, list[bytes | PackedRun]]
+    Pack: TypeAlias = Callable[[Chain], list[bytes | PackedRun]]
 
 # Values of a long run. For fewer, bypassing libiptc would save less than a tenth of a start.
 _LONG = 500
@@ -74,20 +74,16 @@ def _holds(firewall: Libiptc, change: TableChange) -> bool:
 
 def _attempt(firewall: Libiptc, socket: TableSocket, change: TableChange) -> bool:
     """Write once; False where another program wrote to the table meanwhile."""
-    family, wanted = change.family, change.desired
+    family, name, wanted = change.family, change.name, change.desired
     if wanted is not None and _is_long(wanted):
         from istio_init.kernel.xtables.replace_table import Unsuited, write
 
         try:
-            return write(socket, family, wanted, _packed(firewall, family, wanted))
+            packed = {chain.name: firewall.entries(family, name, chain) for chain in wanted.chains}
+            return write(socket, family, wanted, packed)
         except Unsuited:
             pass  # left to libiptc, which writes or rejects it
     return _commit(firewall, socket, change)
-
-
-def _packed(firewall: Libiptc, family: Family, wanted: Table) -> Packed:
-    """The entries of each chain of a table, by its name."""
-    return {chain.name: firewall.entries(family, wanted.name, chain) for chain in wanted.chains}
 
 
 def _commit(firewall: Libiptc, socket: TableSocket, change: TableChange) -> bool:
@@ -110,23 +106,16 @@ def _commit(firewall: Libiptc, socket: TableSocket, change: TableChange) -> bool
         return True
 
     # libiptc reads the table between these two reads.
-    with _open(firewall, family, name) as handle:
+    with firewall.handle(family, name) as handle:
         try:
             _take_out(handle, edits, own, wanted)
             if wanted is not None:
-                _put_in(handle, edits, own, wanted, _packed(firewall, family, wanted))
+                _put_in(handle, edits, own, wanted, lambda chain: firewall.entries(family, name, chain))
         except StepError:
             if socket.is_still(name, answers):
                 raise
             return False
         return socket.is_still(name, answers) and _committed(handle, lambda: socket.is_still(name, answers))
-
-
-def _open(firewall: Libiptc, family: Family, name: TableName) -> Handle:
-    """A handle on one table as it is."""
-    if family not in firewall.libraries:
-        firewall.libraries[family] = functions(family)
-    return Handle(firewall.libraries[family], name)
 
 
 def _take_out(handle: Handle, edits: dict[str, Edit], own: list[str], wanted: Table | None) -> None:
@@ -141,13 +130,13 @@ def _take_out(handle: Handle, edits: dict[str, Edit], own: list[str], wanted: Ta
             handle.drop(name)
 
 
-def _put_in(handle: Handle, edits: dict[str, Edit], own: list[str], wanted: Table, packed: Packed) -> None:
-    """Create the missing chains, then add the rules, which may jump to any of them."""
+def _put_in(handle: Handle, edits: dict[str, Edit], own: list[str], wanted: Table, packed: Pack) -> None:
+    """Create the missing chains, then pack and add the rules: python-iptables packs a jump to a chain that exists."""
     for chain in wanted.chains:
         if chain.name not in edits and chain.name not in own:
             handle.create(chain.name)
     for chain in wanted.chains:
-        entries = packed[chain.name]
+        entries = packed(chain)
         if change := edits.get(chain.name):
             preceding = change.preceding()
             for number, entry in enumerate(entries_of(entries)):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from istio_init.errors import KernelError
+    from istio_init.kernel.xtables.libiptc import Handle
     from istio_init.kernel.xtables.packed_run import PackedRun
     from istio_init.model.rules import Chain, Family, TableName
 
@@ -28,7 +29,7 @@ class Libiptc:
     def __init__(self) -> None:
         self._sockets: dict[Family, TableSocket] = {}
         # The functions of libip4tc and libip6tc, once opened.
-        self.libraries: dict[Family, dict[str, Any]] = {}
+        self._libraries: dict[Family, dict[str, Any]] = {}
         # What has been packed already, by family, table and chain, with the chain that it was made from.
         self._packed: dict[tuple[Family, TableName, str], tuple[Chain, list[bytes | PackedRun]]] = {}
 
@@ -74,6 +75,14 @@ class Libiptc:
         if packed is None or packed[0] is not chain:
             packed = self._packed[key] = chain, pack_chain(chain, family)
         return packed[1]
+
+    def handle(self, family: Family, name: TableName) -> Handle:
+        """A handle of libiptc on one table as it is, for an edit."""
+        from istio_init.kernel.xtables.libiptc import Handle, functions
+
+        if family not in self._libraries:
+            self._libraries[family] = functions(family)
+        return Handle(self._libraries[family], name)
 
     def replace(self, family: Family, wanted: Table) -> None:
         """As Firewall.replace."""

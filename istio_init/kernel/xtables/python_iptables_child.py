@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class Engine(Libiptc):
     """A Firewall for one call."""
 
-    def _open(self, family: Family, name: TableName) -> Handle:
+    def handle(self, family: Family, name: TableName) -> Handle:
+        """A handle of python-iptables on one table as it is, for an edit."""
         self._handle = TableHandle(family, name)
         return self._handle
 
@@ -36,7 +37,8 @@ class Engine(Libiptc):
         with TableHandle(family, name) as handle:
             return handle.whole()
 
-    def _entries(self, family: Family, name: TableName, chain: Chain) -> list[bytes | PackedRun]:
+    def entries(self, family: Family, name: TableName, chain: Chain) -> list[bytes | PackedRun]:
+        """A chain's rules, built by libxtables; the chains that they jump to exist."""
         del name
         return [build(rule, family, self._handle.table) for rule in chain.rules]
 

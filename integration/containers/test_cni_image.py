@@ -98,6 +98,8 @@ def installer(engine: Engine, nodes: Built, host: Host) -> Iterator[Any]:
 
 
 def test_the_daemonsets_container_installs_a_plugin_that_works_alone(
+    engine: Engine,
+    nodes: Built,
     installer: Any,  # noqa: ANN401 (docker's have no types)
     host: Host,
     namespace: Namespace,
@@ -122,5 +124,13 @@ def test_the_daemonsets_container_installs_a_plugin_that_works_alone(
     assert (asked.exit_code, b"/nowhere': no runtime answers" in asked.output) == (1, True), asked.output
     installer.stop()
     assert installer.wait()["StatusCode"] == 0
+    # Without an answer of the API server everything stays for the next agent.
+    assert PLUGIN in types(host.network.read_text())
+    assert b"the DaemonSet kube-system/istio-init-cni can't be looked up: " in installer.logs()
+    uninstall = ["/usr/local/bin/istio-init", "cni", "uninstall"]
+    engine.client.containers.run(
+        nodes.tag, entrypoint=uninstall, command=places, remove=True, network_mode="none", read_only=True,
+        cap_drop=["ALL"], volumes=host.volumes,
+    )  # fmt: skip
     assert host.network.read_text() == FLANNEL
     assert list(host.programs.iterdir()) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,6 +81,8 @@ def agent(  # noqa: PLR0913 (a command line's options)
     """Keep the plugin installed, and answer it for this node's pods, until a signal arrives."""
     log = Log("info", as_json=log_as_json)
     try:
+        import asyncio  # which the image for pods leaves out
+
         from istio_init.cni.agent.agent import Agent, AgentSettings
         from istio_init.cni.agent.repair import RepairSettings
     except ImportError as error:

@@ -70,3 +70,12 @@ if __name__ == "__main__":
     for each in TRANSCRIPTS:
         path = ROOT / "docs" / each
         path.write_text(transcribed(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "path", [*ROOT.glob("README*.md"), ROOT / "RELEASING.md", *(ROOT / "docs").glob("*.md")], ids=lambda path: path.name
+)
+def test_the_files_that_a_page_names_are_there(path: pathlib.Path) -> None:
+    # Capitals in a path stand for something.
+    named = re.findall(r"`((?:istio_init|integration|tests|scripts|image|deploy)/[a-z\d_./-]+)`", path.read_text())
+    assert [each for each in named if not (ROOT / each).exists()] == []

@@ -103,7 +103,7 @@ def read_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> 
 
 def _with_nameservers(options: Options, workload: Workload) -> Options:
     """The options with the nameservers that the kubelet will write into the pod's resolv.conf, where all are known."""
-    if not options.redirect_dns or options.capture_all_dns or options.dns_servers is not None:
+    if not options.lacks_nameservers:
         return options
     try:
         servers = parsers.addresses(",".join(workload.nameservers))

@@ -368,6 +368,11 @@ class Options(Record):
         """The proxy's group ids; without -g they equal its user ids."""
         return self.proxy_gid or self.proxy_uid
 
+    @property
+    def lacks_nameservers(self) -> bool:
+        """Whether DNS capture depends on nameservers that are not known yet; with --cni-mode all DNS is captured."""
+        return self.redirect_dns and self.dns_servers is None and not (self.capture_all_dns or self.cni_mode)
+
 
 OPTIONS: tuple[Option, ...] = tuple(Options.specifiers.values())
 for _field, _option in Options.specifiers.items():

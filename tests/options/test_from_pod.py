@@ -114,6 +114,17 @@ def test_nameservers_are_the_manifests_where_it_has_all_of_them(tmp_path: Path) 
     assert "dnsConfig: nameservers: " in refused(tmp_path, INJECTED + alone.replace("10.96.0.10", "dns.example"))
 
 
+def test_the_plugin_knows_no_nameservers_of_a_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It captures all DNS, whatever the pod's dnsConfig says; so nothing is missing, either."""
+    dns = ", env: [{name: ISTIO_META_DNS_CAPTURE, value: 'true'}]"
+    text = FOR_PLUGIN % ("", "", dns) + "  dnsPolicy: None\n  dnsConfig: {nameservers: [10.96.0.10]}\n"
+    assert read(tmp_path, text) == BY_PLUGIN.replace(redirect_dns=True)
+    path = tmp_path / "plain.yaml"
+    path.write_text(FOR_PLUGIN % ("", "", dns))
+    assert main(["explain", "--from-pod", str(path), "--outbound", "--to", "10.1.2.3:443"], {}) == 0
+    assert "DNS servers" not in capsys.readouterr().err
+
+
 def test_a_clean_up_is_one(tmp_path: Path) -> None:
     spec = {"initContainers": [{"name": "istio-init", "args": ["istio-clean-iptables"]}]}
     assert read(tmp_path, json.dumps(spec)).cleanup_only

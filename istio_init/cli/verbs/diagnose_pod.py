@@ -253,7 +253,7 @@ def _require_no_sockets_capture(options: Options) -> None:
 
 def _settled(options: Options) -> Options:
     """The options with DNS servers where the namespace's can't be read."""
-    if options.redirect_dns and not options.capture_all_dns and options.dns_servers is None:
+    if options.lacks_nameservers:
         try:
             return resolve_defaults(options, Log("none"))
         except InitError:

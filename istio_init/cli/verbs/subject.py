@@ -129,7 +129,7 @@ def placed(options: Options, where: Where) -> Options:
     if pid is None:
         return options
     options = options.replace(network_namespace=containers.namespace_path(pid))
-    if options.redirect_dns and options.dns_servers is None and not (options.capture_all_dns or options.cni_mode):
+    if options.lacks_nameservers:
         # The pod's nameservers: the caller's resolv.conf may be the node's.
         options = options.replace(dns_servers=container_files.nameservers(pid))
     return options
@@ -147,7 +147,7 @@ def _one_place(options: Options, where: Where) -> None:
 
 
 def _planned(options: Options, addresses: tuple[Address, ...], log: Log) -> Subject:
-    if pod_owners.get() and options.redirect_dns and options.dns_servers is None and not options.capture_all_dns:
+    if pod_owners.get() and options.lacks_nameservers:
         log.warn("the manifest does not name the pod's DNS servers; this machine's are used: name them: --dns-servers")
     options = resolve_defaults(options, log)
     plan = build(options)

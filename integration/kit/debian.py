@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pathlib
 import re
 import subprocess
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pathlib
 
 ARCHIVE = "http://deb.debian.org/debian"
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -46,6 +45,22 @@ def unpack(suite: str, package: str, directory: pathlib.Path, names: re.Pattern[
         _done("dpkg-deb", "--extract", str(file), str(new))
         file.unlink()
     new.rename(directory)
+
+
+def unpacked_once(suite: str, package: str, shared: pathlib.Path, made_before: str) -> pathlib.Path:
+    """Where the package is unpacked: below `shared`, by the first of the processes that share it.
+
+    A directory in which that was done before may be named by the variable `made_before`.
+    """
+    if made := os.environ.get(made_before):
+        return pathlib.Path(made)
+    directory = shared / f"{suite}-{package}"
+    directory.mkdir(exist_ok=True)
+    with (directory / "lock").open("w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (directory / "root").exists():
+            unpack(suite, package, directory / "root")
+    return directory / "root"
 
 
 def _done(*command: str, where: pathlib.Path | None = None) -> str:

@@ -6,13 +6,11 @@ tests/kernel/newer_iptables.py as the kernel has them after that version's iptab
 
 from __future__ import annotations
 
-import fcntl
-import os
 import pathlib
 import tempfile
 from typing import TYPE_CHECKING
 
-from integration.kit.debian import unpack
+from integration.kit.debian import unpacked_once
 from integration.kit.namespace import Namespace
 from istio_init.kernel.netlink.channel import attributes
 from istio_init.kernel.netlink.nfnetlink import FAMILIES as NUMBERS
@@ -63,15 +61,7 @@ class NewerIptables:
 
 def unpacked(shared: pathlib.Path) -> NewerIptables:
     """The newer iptables-nft; of processes that share a directory, the first unpacks it."""
-    if made := os.environ.get(MADE_BEFORE):
-        return NewerIptables(pathlib.Path(made))
-    directory = shared / "newer-iptables"
-    directory.mkdir(exist_ok=True)
-    with (directory / "lock").open("w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (directory / "root").exists():
-            unpack(SUITE, "iptables", directory / "root")
-    return NewerIptables(directory / "root")
+    return NewerIptables(unpacked_once(SUITE, "iptables", shared, MADE_BEFORE))
 
 
 def expressions(namespace: Namespace, family: Family, table: str) -> list[bytes]:

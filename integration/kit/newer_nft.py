@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import pathlib
 import subprocess
 from typing import TYPE_CHECKING
 
-from integration.kit.debian import unpack
+from integration.kit.debian import unpacked_once
 
 if TYPE_CHECKING:
     from integration.kit.namespace import Namespace
@@ -37,12 +35,4 @@ class NewerNft:
 
 def unpacked(shared: pathlib.Path) -> NewerNft:
     """The newer nft; of processes that share a directory, the first unpacks it."""
-    if made := os.environ.get(MADE_BEFORE):
-        return NewerNft(pathlib.Path(made))
-    directory = shared / "newer-nft"
-    directory.mkdir(exist_ok=True)
-    with (directory / "lock").open("w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (directory / "root").exists():
-            unpack(SUITE, "nftables", directory / "root")
-    return NewerNft(directory / "root")
+    return NewerNft(unpacked_once(SUITE, "nftables", shared, MADE_BEFORE))

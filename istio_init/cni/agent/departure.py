@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from istio_init.cni.agent.http import HttpError
+from istio_init.cni.agent.kubernetes import FORBIDDEN, NOT_FOUND, UNAUTHORIZED
 from istio_init.errors import InitError
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from istio_init.log import Log
 
 # The answers of a server that has removed the DaemonSet, or this process' account and role, which go with it.
-UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
+REMOVED = {UNAUTHORIZED, FORBIDDEN, NOT_FOUND}
 
 
 class DaemonSetName(NamedTuple):
@@ -32,7 +33,7 @@ async def is_final(api: KubernetesApi, daemonset: DaemonSetName, log: Log) -> bo
         found = await api.get(f"/apis/apps/v1/namespaces/{daemonset.namespace}/daemonsets/{daemonset.name}")
         return bool(found["metadata"].get("deletionTimestamp"))
     except HttpError as error:
-        if error.status in {UNAUTHORIZED, FORBIDDEN, NOT_FOUND}:
+        if error.status in REMOVED:
             return True
         failure: Exception = error
     except (InitError, KeyError, TypeError, AttributeError) as error:

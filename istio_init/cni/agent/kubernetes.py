@@ -26,7 +26,7 @@ LONGEST_OBJECT, LONGEST_LIST = 4 << 20, 256 << 20
 # Seconds for one request; a watch is silent for longer, and the server ends it by itself.
 PATIENCE = 5.0
 MERGE_PATCH = "application/merge-patch+json"
-NOT_FOUND, CONFLICT, GONE, TOO_MANY = 404, 409, 410, 429
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, GONE, TOO_MANY = 401, 403, 404, 409, 410, 429
 
 
 class KubernetesApi:

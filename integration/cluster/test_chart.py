@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,11 +23,21 @@ def helm(node: KubernetesNode, verb: str, *arguments: str) -> str:
     return node.run("helm", verb, "istio-init-cni", str(chart), "--namespace", "kube-system", *arguments)
 
 
-def test_a_release_from_install_to_uninstall(node: KubernetesNode, namespace: str) -> None:
+@contextlib.contextmanager
+def release(node: KubernetesNode, *values: str) -> Iterator[None]:
+    """The chart installed with the image under test, until it is uninstalled."""
     repository, _, tag = CNI_IMAGE.rpartition(":")
-    helm(node, "install", f"--set=image.repository={repository}", f"--set=image.tag={tag}")
+    helm(node, "install", f"--set=image.repository={repository}", f"--set=image.tag={tag}", *values)
     try:
         rolled_out(node)
+        yield
+    finally:
+        node.run("helm", "uninstall", "istio-init-cni", "--namespace=kube-system", "--wait", "--timeout=60s")
+
+
+def test_a_release_from_install_to_uninstall(node: KubernetesNode, namespace: str) -> None:
+    repository, _, tag = CNI_IMAGE.rpartition(":")
+    with release(node):
         assert installed(node)
         # What an operator set stays with --reuse-values.
         helm(node, "upgrade", "--reuse-values", "--set=logAsJson=false")
@@ -35,18 +47,13 @@ def test_a_release_from_install_to_uninstall(node: KubernetesNode, namespace: st
         node.apply(pod("web", annotations=INJECTED), namespace)
         node.wait_for_pod("web", namespace)
         assert dial_in(node, namespace, "web").startswith("15006")
-    finally:
-        node.run("helm", "uninstall", "istio-init-cni", "--namespace=kube-system", "--wait", "--timeout=60s")
     node.until(lambda: leaves_nothing(node), "the plugin to go")
 
 
 def test_pods_that_start_during_an_upgrade_are_captured(node: KubernetesNode, namespace: str) -> None:
     """Again and again the DaemonSet's pod is replaced while pods start; with the release all goes."""
-    repository, _, tag = CNI_IMAGE.rpartition(":")
-    helm(node, "install", f"--set=image.repository={repository}", f"--set=image.tag={tag}")
     names = [f"web-{number}" for number in range(UPGRADES * 2)]
-    try:
-        rolled_out(node)
+    with release(node):
         for number in range(UPGRADES):
             helm(node, "upgrade", "--reuse-values", f"--set-string=podAnnotations.upgrade={number}")
             for name in names[2 * number : 2 * number + 2]:
@@ -56,17 +63,12 @@ def test_pods_that_start_during_an_upgrade_are_captured(node: KubernetesNode, na
         for name in names:
             node.wait_for_pod(name, namespace)
         assert {dial_in(node, namespace, name).split()[0] for name in names} == {"15006"}
-    finally:
-        node.run("helm", "uninstall", "istio-init-cni", "--namespace=kube-system", "--wait", "--timeout=60s")
     node.until(lambda: leaves_nothing(node), "the plugin to go")
 
 
 def test_a_changed_setting_counts_for_new_pods(node: KubernetesNode, namespace: str) -> None:
     """And with onExit keep, nothing is left once deploy/cni-uninstall.yaml was applied."""
-    repository, _, tag = CNI_IMAGE.rpartition(":")
-    helm(node, "install", f"--set=image.repository={repository}", f"--set=image.tag={tag}", "--set=onExit=keep")
-    try:
-        rolled_out(node)
+    with release(node, "--set=onExit=keep"):
         node.apply(pod("before", annotations=INJECTED), namespace)
         node.wait_for_pod("before", namespace)
         helm(node, "upgrade", "--reuse-values", f"--set=plugin.exclude_namespaces={{kube-system,{namespace}}}")
@@ -76,8 +78,6 @@ def test_a_changed_setting_counts_for_new_pods(node: KubernetesNode, namespace: 
         node.wait_for_pod("behind", namespace)
         assert dial_in(node, namespace, "before").startswith("15006")
         assert not dial_in(node, namespace, "behind").startswith("15006")
-    finally:
-        node.run("helm", "uninstall", "istio-init-cni", "--namespace=kube-system", "--wait", "--timeout=60s")
     assert installed(node)
     uninstall = deployed("cni-uninstall.yaml")
     node.apply(uninstall, "kube-system")

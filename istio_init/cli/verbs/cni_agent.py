@@ -71,7 +71,7 @@ def agent(  # noqa: PLR0913 (a command line's options)
     ] = "",
     daemonset: Annotated[
         str,
-        typer.Option(metavar="NAMESPACE/NAME", help="Do what --on-exit says only once this DaemonSet goes."),
+        typer.Option(metavar="NAMESPACE/NAME", help="Apply --on-exit only if this DaemonSet is deleted."),
     ] = "",
     cri_socket: Annotated[
         str, typer.Option("--cri-socket", metavar="PATH", help="The container runtime's socket. Unset: detected.")

@@ -36,7 +36,7 @@ _ATTEMPTS = 100
 
 
 def edit_table(firewall: Libiptc, change: TableChange) -> None:
-    """Make a change, which with `wanted` None removes Istio's rules; again while other programs write."""
+    """Make a change, which with `desired` None removes Istio's rules; again while other programs write."""
     family, name, wanted = change.family, change.name, change.desired
     try:
         for attempt in range(_ATTEMPTS):

@@ -19,7 +19,7 @@ def plan(options: Options) -> Plan:
     `enable_ipv6` and `dns_servers` are not detected: None means no IPv6 and no servers. Raises OptionError (an
     InitError), which names the field, for a value that its flag would reject.
     """
-    from istio_init.options.arguments import checked
+    from istio_init.options.given_values import checked
     from istio_init.planning.plan import build
 
     parsed = checked(options)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from istio_init.errors_rare import OptionError
 from istio_init.formats.addresses import network_text, ports_text
 from istio_init.model import parsers, parsers_rare
 from istio_init.model.rules import Network, PortRange
@@ -17,7 +16,6 @@ from istio_init.options.table import OPTIONS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from istio_init.options.table import Option, Options
 
@@ -56,54 +54,6 @@ def _argument(each: Option, value: str, as_written: str | None) -> tuple[str, ..
         return (f"--{each.flag}",)
     value = value if as_written is None else as_written
     return (f"-{each.short}", value) if each.short and not each.switch else (f"--{each.flag}={value}",)
-
-
-def checked(options: Options) -> Options:
-    """Options that a program has made, each value as its flag's parser makes it.
-
-    A value may be that already, or text as on a command line, a number, an object of `ipaddress`, or a tuple of these.
-    Raises OptionError, which names the field, for anything else, and for what the flag refuses.
-    """
-    values = {}
-    for each in OPTIONS:
-        value = getattr(options, each.field)
-        if value is each.default or (type(value) is type(each.default) and value == each.default):
-            continue
-        try:
-            values[each.field] = each.parse(_as_text(each, value))
-        except (ValueError, TypeError) as error:
-            raise OptionError(each.field, str(value), str(error)) from None
-    return options.replace(**values)
-
-
-def _as_text(each: Option, value: object) -> str:
-    """A program's value as the text of its flag; TypeError for one that has none."""
-    if value is None and each.default is not None:
-        raise TypeError("None is no value of this option")
-    if each.parse is parsers.ports_of_users and isinstance(value, tuple):
-        return ";".join(map(_users_text, value))
-    if isinstance(value, tuple):
-        if any(isinstance(entry, tuple) for entry in value):
-            raise TypeError("a tuple in a tuple")
-        return ",".join(_as_text(each, entry) for entry in value)
-    if type(value).__module__ == "ipaddress":
-        as_written = str(value)
-        # An address alone, where no network is taken.
-        return as_written.partition("/")[0] if each.parse is parsers.addresses else as_written
-    if value is None or isinstance(value, str | int | float | Network | PortRange):
-        return text(each, value)
-    kind = type(value).__name__
-    raise TypeError(f"{kind} is not a type for it: give text as on a command line, or a tuple of entries")
-
-
-def _users_text(entry: Any) -> str:  # noqa: ANN401 (whatever a program gives)
-    """An entry of --exclude-uids-for-ports: text, or a parsed value."""
-    if isinstance(entry, str):
-        return entry
-    try:
-        return parsers_rare.ports_of_users_text((entry,))
-    except (AttributeError, TypeError, ValueError):
-        raise TypeError("not PROTOCOL:PORTS:UIDS, such as tcp:443:1000") from None
 
 
 def text(each: Option, value: object) -> str:

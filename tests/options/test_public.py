@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+import re
 import subprocess
 import sys
+from decimal import Decimal
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from istio_init import Network, OptionError, Options, Plan, PortRange, dump, pla
 from istio_init.options import public
 from istio_init.options.table import OPTIONS
 from scripts.generate import api_page
-from scripts.generate.options_stub import page
+from scripts.generate.options_stub import kind, page
 from tests.kit.options import options
 
 STUB = Path(public.__file__).with_suffix(".pyi")
@@ -125,11 +127,88 @@ def test_values_are_text_numbers_addresses_or_tuples_of_them() -> None:
     ],
 )  # fmt: skip
 def test_another_type_is_one_error_that_names_the_field(field: str, value: object) -> None:
+    refused(field, value)
+
+
+class Unprintable:
+    """An object of another program, which has no text either."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+# A value of each type that a program might try, by the name that the stub has for its type.
+VALUES: tuple[tuple[str, object], ...] = (
+    ("float", 15001.0), ("float", float("nan")), ("float", float("inf")), ("int", 3), ("bool", True), ("bool", False),
+    ("None", None), ("list", [80]), ("set", {80}), ("dict", {80: 80}), ("bytes", b"10.0.0.0/8"), ("complex", 5j),
+    ("Decimal", Decimal(80)), ("Path", Path("/x")), ("type", int), ("Unprintable", Unprintable()),
+    ("PortRange", PortRange(80, 90)), ("Network", Network(b"\x7f\0\0\1", 32)),
+    ("IPv4Address", ip_address("127.0.0.1")), ("IPv6Address", ip_address("fd00::1")),
+    ("IPv4Network", ip_network("127.0.0.0/8")), ("IPv6Network", ip_network("fd00::/8")),
+)  # fmt: skip
+ALIASES = {
+    "Ports": "int | PortRange | tuple", "Names": "tuple", "Ids": "int | tuple",
+    "Address": "Network | IPv4Address | IPv6Address",
+    "Range": "Network | IPv4Address | IPv6Address | IPv4Network | IPv6Network",
+}  # fmt: skip
+
+
+def taken(field: str) -> set[str]:
+    """The names of the types that the stub has for a field, and for a boolean the numbers 0 and 1."""
+    words = kind(Options.specifiers[field])
+    for alias, types in ALIASES.items():
+        words = re.sub(rf"\b{alias}\b", types, words)
+    names = set(re.findall(r"\w+", words))
+    return names | {"float": {"int"}, "bool": {"int"}}.get(words.split()[0], set())
+
+
+@pytest.mark.parametrize("field", [each.field for each in OPTIONS])
+def test_every_field_refuses_every_other_type(field: str) -> None:
+    for name, value in VALUES:
+        if name not in taken(field):
+            refused(field, value)
+        refused(field, [value])
+        if "tuple" not in taken(field) or name not in taken(field):
+            refused(field, (value,))
+        refused(field, ((value,),))
+
+
+def refused(field: str, value: object) -> None:
     named: dict[str, Any] = {field: value}
     with pytest.raises(OptionError, match=rf"^{field}: ") as raised:
         plan(Options(**named))
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 300
+
+
+def test_an_error_about_a_type_says_which_ones_are_taken() -> None:
+    with pytest.raises(OptionError) as raised:
+        plan(Options(envoy_port=15001.0))  # type: ignore[arg-type]
+    assert str(raised.value) == "envoy_port: '15001.0': float is not a type for it: give text or an int"
+    with pytest.raises(OptionError) as raised:
+        plan(Options(log_target=3))  # type: ignore[arg-type]
+    assert str(raised.value) == "log_target: '3': int is not a type for it: give text or a tuple of these"
+
+
+@pytest.mark.parametrize("value", [(1337.0,), (True,), (Network(b"\5\5\5\5", 32),)])
+def test_a_wrong_type_that_equals_a_default_is_refused(value: object) -> None:
+    refused("proxy_uid", value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("istio_outbound_ports", PortRange(80.5, 90)), ("istio_outbound_ports", PortRange("80", None)),  # type: ignore[arg-type]
+        ("istio_outbound_ports", PortRange(90, 80)), ("istio_outbound_ports", PortRange(-1, 80)),
+        ("istio_service_cidr", Network("10.0.0.0", 8)), ("istio_service_cidr", Network(b"1", 8)),  # type: ignore[arg-type]
+        ("istio_service_cidr", Network(b"\x0a\0\0\0", 33)), ("istio_service_cidr", Network(b"\x0a\0\0\0", "8")),  # type: ignore[arg-type]
+        ("exclude_uids_for_ports", ((6, (), ()),)), ("exclude_uids_for_ports", ((6, (80,), ((1, 2),)),)),
+        ("exclude_uids_for_ports", ((99, (), ((1, 2),)),)), ("exclude_uids_for_ports", ((6.0, (), ((1, 2),)),)),
+        ("exclude_uids_for_ports", (6, (), ((1, 2),))),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_right_type_that_no_parser_makes_is_refused(field: str, value: object) -> None:
+    refused(field, value)
 
 
 def test_a_plan_carries_its_options_and_is_told_by_its_rules_alone() -> None:

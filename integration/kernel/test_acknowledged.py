@@ -15,7 +15,7 @@ from tests.planning.cases import argv
 OTHERS = {"compat": "add rule ip nat ISTIO_OUTPUT counter accept", "native": "delete table inet istio-proxy-nat"}
 
 
-@pytest.mark.parametrize(("module", "reader"), [(compat, "found_tables"), (native, "dump_tables")])
+@pytest.mark.parametrize(("module", "reader"), [(compat, "read_tables"), (native, "dump_tables")])
 def test_the_next_generation_answers_for_the_tables(
     namespace: Namespace, monkeypatch: pytest.MonkeyPatch, module: object, reader: str
 ) -> None:

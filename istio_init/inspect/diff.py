@@ -54,7 +54,7 @@ def hunks(rulesets: Iterable[Ruleset], changes: Changes) -> Iterator[Hunk]:
     existing = {ruleset.family: ruleset for ruleset in rulesets}
     for change in changes.tables:
         table = existing[change.family].table(change.name) or Table(change.name, ordered(change.name, {}))
-        recognised_table = recognised(table, change.desired or change.known)
+        recognised_table = recognised(table, change.desired or change.unsigned)
         after = merged(recognised_table, change.desired)
         names = dict.fromkeys(chain.name for table in (after, table) for chain in table.chains)
         for name in names:

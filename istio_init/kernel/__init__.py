@@ -27,26 +27,26 @@ if TYPE_CHECKING:
             """
             ...
 
-        def replace(self, family: Family, wanted: Table) -> None:
-            """Bring what is ours in one table to `wanted`, in one atomic commit.
+        def replace(self, family: Family, desired: Table) -> None:
+            """Bring Istio's rules in one table to `desired`, in one atomic commit.
 
             Other programs' chains and rules are kept in their order (compare.edit determines the position of Istio's
             rules). Creates the table if it does not exist. KernelError leaves it unchanged.
             """
             ...
 
-        def remove(self, family: Family, name: TableName, wanted: Table | None = None) -> None:
-            """Take what is ours out of one table, in one atomic commit; nothing to do where nothing is.
+        def remove(self, family: Family, name: TableName, unsigned: Table | None = None) -> None:
+            """Remove Istio's rules from one table, in one atomic commit; does nothing where there are none.
 
-            Rules that equal those of `wanted` count as ours even without a signature. KernelError leaves
-            the table as it was.
+            Rules that equal those of `unsigned` count as Istio's even without a signature. KernelError leaves the
+            table as it was.
             """
             ...
 
     class Restoring(Firewall, Protocol):
         """A Firewall that can put Istio's rules back to their places among other programs' rules."""
 
-        def restore(self, family: Family, wanted: Table, like: Table) -> None:
+        def restore(self, family: Family, desired: Table, like: Table) -> None:
             """As `replace`, with each rule where it was in the earlier state `like` (compare.edit)."""
             ...
 
@@ -71,8 +71,8 @@ if TYPE_CHECKING:
             """
             ...
 
-        def replace(self, wanted: tuple[RoutingEntry, ...], existing: tuple[RoutingEntry, ...] | None = None) -> None:
-            """Add those of `wanted` that don't exist yet, in order. KernelError names the entry that was refused.
+        def replace(self, desired: tuple[RoutingEntry, ...], existing: tuple[RoutingEntry, ...] | None = None) -> None:
+            """Add those of `desired` that don't exist yet, in order. KernelError names the entry that was refused.
 
             `existing` is what has just been read, if it has been.
             """

@@ -170,12 +170,12 @@ def own_table(desired: Table, current: Table | None) -> Table | None:
 class TableChange(Record):
     """One table to bring to `desired`, or, if that is None, to remove all of Istio's rules from.
 
-    `known` has further rules that count as Istio's without a signature (own_rules). `like` is an earlier state of
+    `unsigned` has further rules that count as Istio's without a signature (own_rules). `like` is an earlier state of
     the table, among whose other rules Istio's go back to their places.
     """
 
     family: Family
     name: TableName
     desired: Table | None
-    known: Table | None = None
+    unsigned: Table | None = None
     like: Table | None = None

@@ -172,10 +172,10 @@ class _Move:
     def _edited(self, state: NamespaceState, change: TableChange, make: Callable[[_Chains], _Chains]) -> TableChange:
         """A change of Istio's part of an old table, which keeps its place among other programs' rules."""
         table = state.table(change.family, change.name)
-        own = own_part(table, change.known) if table else None
+        own = own_part(table, change.unsigned) if table else None
         chains = make({chain.name: chain for chain in own.chains} if own else {})
         desired = Table(change.name, ordered(change.name, chains))
-        return TableChange(change.family, change.name, desired, change.known, table)
+        return TableChange(change.family, change.name, desired, change.unsigned, table)
 
     def _transition(self, change: TableChange, *, saves: bool) -> TableChange:
         """The new mangle table with the transition mark, and with or without the rule that saves Envoy's mark."""
@@ -206,7 +206,7 @@ def _after(state: NamespaceState, changes: tuple[TableChange, ...]) -> Namespace
     """The state once the changes are made."""
     for change in changes:
         current = state.table(change.family, change.name) or Table(change.name, ordered(change.name, {}))
-        table = merged(current, change.desired, change.known, change.like)
+        table = merged(current, change.desired, change.unsigned, change.like)
         ruleset = state.ruleset(change.family)
         others = tuple(each for each in ruleset.tables if each.name != change.name)
         rulesets = tuple(each for each in state.rulesets if each.family != change.family)

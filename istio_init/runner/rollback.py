@@ -126,7 +126,7 @@ class _Rollback:
         for write, change in first.values():
             before = write.before.table(change.family, change.name)
             now = write.firewall.read(change.family).table(change.name)
-            own_rules = change.known or change.desired
+            own_rules = change.unsigned or change.desired
             if not _same(before and own_part(before, own_rules), now and own_part(now, own_rules)):
                 return None
             if not _same(before, now):
@@ -181,7 +181,7 @@ def _undo(write: Write) -> None:
         return
     for back in pending:
         if back.desired is None:
-            firewall.remove(back.family, back.name, back.known)
+            firewall.remove(back.family, back.name, back.unsigned)
         elif back.like is not None and (restore := getattr(firewall, "restore", None)):
             restore(back.family, back.desired, back.like)
         else:
@@ -190,7 +190,7 @@ def _undo(write: Write) -> None:
 
 def _reverse(change: TableChange, before: Table | None) -> TableChange:
     """The change that undoes another."""
-    own = own_part(before, change.known) if before else None
+    own = own_part(before, change.unsigned) if before else None
     return TableChange(change.family, change.name, own, change.desired, before if own else None)
 
 
@@ -202,7 +202,7 @@ def _is_back(firewall: Firewall, back: TableChange) -> bool:
         return False
     if back.like is not None:
         return _same(back.like, now)
-    return now is None or own_part(now, back.known) is None
+    return now is None or own_part(now, back.unsigned) is None
 
 
 def _tables(write: Write) -> str:

@@ -205,7 +205,7 @@ class Transaction:
         for change in write.changes:
             self._begun.append(Write(write.firewall, (change,), write.before, write.name))
             if change.desired is None:
-                write.firewall.remove(change.family, change.name, change.known)
+                write.firewall.remove(change.family, change.name, change.unsigned)
             elif change.like is not None and hasattr(write.firewall, "restore"):
                 write.firewall.restore(change.family, change.desired, change.like)
             else:

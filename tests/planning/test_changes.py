@@ -67,7 +67,7 @@ def test_from_nothing() -> None:
     assert changes.add == wanted.routing
     assert changes.drop == ()
     assert names(changes) == ["ipv6 raw", "ipv6 mangle", "ipv4 raw", "ipv4 mangle", "ipv6 nat", "ipv4 nat"]
-    assert all(change.desired == change.known for change in changes.tables)
+    assert all(change.desired == change.unsigned for change in changes.tables)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -252,9 +252,9 @@ def test_rules_without_a_signature_are_removed_with_the_options_that_made_them()
         )
         memory.tables[key] = table.replace(chains=tuple(chains))
     (with_them,) = removal(memory.state(), wanted).tables
-    assert with_them.known == wanted.rulesets[0].table("nat")
+    assert with_them.unsigned == wanted.rulesets[0].table("nat")
     (without_them,) = removal(memory.state(), planned("nothing")).tables
-    memory.firewall.remove(IPV4, "nat", without_them.known)
+    memory.firewall.remove(IPV4, "nat", without_them.unsigned)
     bare = memory.tables[IPV4, "nat"].chain("PREROUTING")
     assert bare
     assert [rule.target for rule in bare.rules] == [Verdict("RETURN")] * 2

@@ -227,7 +227,7 @@ class AtOnce(MemoryFirewall):
             if change.desired:
                 super().replace(change.family, change.desired)
             else:
-                super().remove(change.family, change.name, change.known)
+                super().remove(change.family, change.name, change.unsigned)
 
 
 def test_one_transaction_where_the_firewall_has_such() -> None:

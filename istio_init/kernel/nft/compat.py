@@ -40,9 +40,9 @@ from istio_init.kernel.nft.compat_dump import (
     SIGNATURE,
     TABLE_FLAGS,
     TABLE_USERDATA,
-    Found,
+    CompatTable,
     binding,
-    found_tables,
+    read_tables,
 )
 from istio_init.kernel.nft.compat_encode import COUNTS, SIGNED, RuleWriter
 from istio_init.model.compare import Edit, TableChange, chain_of, edit, recognised
@@ -79,43 +79,43 @@ class IptablesNft:
 
     def read(self, family: Family, expecting: Ruleset | None = None) -> Ruleset:
         """See kernel.Firewall."""
-        wanted = {table.name: self._expected(table, family) for table in expecting.tables} if expecting else {}
+        expected = {table.name: self._expected(table, family) for table in expecting.tables} if expecting else {}
         with NfnetlinkChannel() as channel:
             generation = channel.generation()
             if generation == self._committed[0] and family in self._committed[1]:
                 return Ruleset(family, self._committed[1][family])
-            _, tables = channel.consistent(lambda: found_tables(channel, family, wanted), generation)
-            return Ruleset(family, tuple([found.effective for found in tables.values()]))
+            _, tables = channel.consistent(lambda: read_tables(channel, family, expected), generation)
+            return Ruleset(family, tuple([table.effective for table in tables.values()]))
 
     def _expected(self, table: Table, family: Family) -> Expected:
         return table, {chain.name: self._pack(chain, family) for chain in table.chains}
 
     def _pack(self, chain: Chain, family: Family) -> list[Content]:
-        known = self._contents.get((id(chain), family))
-        if known is None:
-            known = self._contents[id(chain), family] = chain, RuleWriter(family).contents(chain.parts)
-        return known[1]
+        packed = self._contents.get((id(chain), family))
+        if packed is None:
+            packed = self._contents[id(chain), family] = chain, RuleWriter(family).contents(chain.parts)
+        return packed[1]
 
-    def replace(self, family: Family, wanted: Table) -> None:
+    def replace(self, family: Family, desired: Table) -> None:
         """See kernel.Firewall."""
-        self.write((TableChange(family, wanted.name, wanted),))
+        self.write((TableChange(family, desired.name, desired),))
 
-    def remove(self, family: Family, name: TableName, wanted: Table | None = None) -> None:
+    def remove(self, family: Family, name: TableName, unsigned: Table | None = None) -> None:
         """See kernel.Firewall. A table in which nothing is left goes, too."""
-        self.write((TableChange(family, name, None, wanted),))
+        self.write((TableChange(family, name, None, unsigned),))
 
     def write(self, changes: tuple[TableChange, ...]) -> None:
         """See kernel.Transactional."""
         for _ in range(_ATTEMPTS):
             with BatchChannel() as channel:
                 families = {change.family for change in changes}
-                generation, found = channel.consistent(
-                    lambda: {family: found_tables(channel, family) for family in families}  # noqa: B023 (called at once)
+                generation, tables = channel.consistent(
+                    lambda: {family: read_tables(channel, family) for family in families}  # noqa: B023 (called at once)
                 )
                 messages = [
                     each
                     for change in changes
-                    for each in _messages(change, found[change.family].get(change.name), self._pack)
+                    for each in _messages(change, tables[change.family].get(change.name), self._pack)
                 ]
                 if not messages:
                     return
@@ -129,7 +129,7 @@ class IptablesNft:
 
                         raise explain(refused, _names(changes), messages) from refused
                 else:
-                    self._committed = after(generation), dict(_made(changes, found))
+                    self._committed = after(generation), dict(_committed_tables(changes, tables))
                     return
         raise KernelError(
             f"nftables: other programs wrote {_ATTEMPTS} times while {_names(changes)} were being edited; nothing was "
@@ -137,84 +137,84 @@ class IptablesNft:
         )
 
 
-def _made(
-    changes: tuple[TableChange, ...], found: Mapping[Family, Mapping[TableName, Found]]
+def _committed_tables(
+    changes: tuple[TableChange, ...], before: Mapping[Family, Mapping[TableName, CompatTable]]
 ) -> Iterator[tuple[Family, tuple[Table, ...]]]:
     """What the families hold after a commit that had no table before."""
-    for family, tables in found.items():
+    for family, tables in before.items():
         if not tables:
             written = {change.name: change.desired for change in changes if change.family == family and change.desired}
             yield family, tuple([written[name] for name in BUILTIN_CHAINS if name in written])
 
 
 def _messages(
-    change: TableChange, found: Found | None, pack: Callable[[Chain, Family], list[Content]]
+    change: TableChange, current: CompatTable | None, pack: Callable[[Chain, Family], list[Content]]
 ) -> Iterator[Message]:
     """The messages that make a change: new chains, old rules out, new ones in, old chains out."""
-    family, table, wanted, known = change.family, change.name, change.desired, change.known
-    like = recognised(change.like, wanted or known) if change.like else None
-    if found is None:
-        if wanted is None:
+    family, table, desired, unsigned = change.family, change.name, change.desired, change.unsigned
+    like = recognised(change.like, desired or unsigned) if change.like else None
+    if current is None:
+        if desired is None:
             return
         signed = attribute(TABLE_USERDATA, SIGNATURE)
         yield NEWTABLE, NLM_F_CREATE, body(FAMILIES[family], text(NFT_NAME, table), signed)
-        found = Found(Table(table, ()), {})
+        current = CompatTable(Table(table, ()), {})
     scribe = _Scribe(family, table)
     edits = {
-        each.name: edit(each, chain_of(wanted, each.name), chain_of(like, each.name))
-        for each in recognised(found.table, wanted or known).chains
+        each.name: edit(each, chain_of(desired, each.name), chain_of(like, each.name))
+        for each in recognised(current.table, desired or unsigned).chains
         if each.name not in OWN_CHAINS
     }
-    if wanted is not None and found.dormant:
+    if desired is not None and current.dormant:
         yield NEWTABLE, 0, scribe.place(word(TABLE_FLAGS, 0))
-    for chain in wanted.chains if wanted else ():
-        if chain.name not in found.handles:
+    for chain in desired.chains if desired else ():
+        if chain.name not in current.handles:
             yield scribe.chain(chain)
-    yield from _deletions(found, edits, scribe)
-    for chain in wanted.chains if wanted else ():
+    yield from _deletions(current, edits, scribe)
+    for chain in desired.chains if desired else ():
         if chain.name in edits:
-            yield from _additions(found, chain, edits[chain.name], scribe)
+            yield from _additions(current, chain, edits[chain.name], scribe)
         else:
             yield from scribe.appended(chain.name, pack(chain, family))
-    for chain in found.table.chains:
-        if chain.name in OWN_CHAINS and (wanted is None or wanted.chain(chain.name) is None):
+    for chain in current.table.chains:
+        if chain.name in OWN_CHAINS and (desired is None or desired.chain(chain.name) is None):
             yield DELCHAIN, 0, scribe.place(text(CHAIN_NAME, chain.name))
-    if wanted is None:
-        yield from _left_empty(found, edits, scribe)
+    if desired is None:
+        yield from _left_empty(current, edits, scribe)
 
 
-def _deletions(found: Found, edits: dict[str, Edit], scribe: _Scribe) -> Iterator[Message]:
+def _deletions(current: CompatTable, edits: dict[str, Edit], scribe: _Scribe) -> Iterator[Message]:
     """All of Istio's rules out."""
-    for chain in found.table.chains:
+    for chain in current.table.chains:
         if chain.name in OWN_CHAINS:
             yield scribe.flush(chain.name)
         else:
             for position in edits[chain.name].delete:
-                yield scribe.deletion(chain.name, found.handles[chain.name][position])
+                yield scribe.deletion(chain.name, current.handles[chain.name][position])
 
 
-def _additions(found: Found, wanted: Chain, edited: Edit, scribe: _Scribe) -> Iterator[Message]:
+def _additions(current: CompatTable, desired: Chain, edited: Edit, scribe: _Scribe) -> Iterator[Message]:
     """A chain's new rules, between those of other programs that stay."""
-    if wanted.name in found.broken and not found.dormant:
-        yield from scribe.rebuild(found, wanted, edited)
+    if desired.name in current.broken and not current.dormant:
+        yield from scribe.rebuild(current, desired, edited)
     else:
-        handles = enumerate(found.handles.get(wanted.name, ()))
+        handles = enumerate(current.handles.get(desired.name, ()))
         kept = [handle for position, handle in handles if position not in edited.delete]
-        yield from scribe.rules(wanted.name, edited, kept)
+        yield from scribe.rules(desired.name, edited, kept)
 
 
-def _left_empty(found: Found, edits: dict[str, Edit], scribe: _Scribe) -> Iterator[Message]:
+def _left_empty(current: CompatTable, edits: dict[str, Edit], scribe: _Scribe) -> Iterator[Message]:
     """What of this program's is left without use: base chains without rules, or the whole table with nothing else."""
-    others = [chain for chain in found.table.chains if chain.name not in OWN_CHAINS and chain.name in found.handles]
+    others = [chain for chain in current.table.chains if chain.name not in OWN_CHAINS and chain.name in current.handles]
     empty = [
         chain.name for chain in others if chain.policy == "ACCEPT" and len(chain.rules) == len(edits[chain.name].delete)
     ]
-    if found.removable and len(empty) == len(others):
+    if current.removable and len(empty) == len(others):
         yield DELTABLE, 0, scribe.place()
         return
     jumps = {rule.target.chain for chain in others for rule in chain.rules if isinstance(rule.target, Jump)}
     for chain in empty:
-        if chain in found.own and chain not in jumps:
+        if chain in current.own and chain not in jumps:
             yield DELCHAIN, 0, scribe.place(text(CHAIN_NAME, chain))
 
 
@@ -245,15 +245,15 @@ class _Scribe:
         )
         return NEWCHAIN, NLM_F_CREATE, self.place(*facts)
 
-    def rebuild(self, found: Found, chain: Chain, edited: Edit) -> Iterator[Message]:
+    def rebuild(self, current: CompatTable, chain: Chain, edited: Edit) -> Iterator[Message]:
         """A built-in chain made anew, with the right hook: a hook can't be changed. Other programs' rules are kept."""
-        current = found.table.chain(chain.name)
-        rules = [each for at, each in enumerate(found.contents[chain.name]) if at not in edited.delete]
+        existing = current.table.chain(chain.name)
+        rules = [each for at, each in enumerate(current.contents[chain.name]) if at not in edited.delete]
         for number, (rule, count) in enumerate(zip((*edited.top, *edited.block), edited.preceding(), strict=True)):
             rules.insert(number + count, self._pack(rule))
         yield self.flush(chain.name)
         yield DELCHAIN, 0, self.place(text(CHAIN_NAME, chain.name))
-        yield self.chain(chain.replace(policy=current.policy if current else chain.policy))
+        yield self.chain(chain.replace(policy=existing.policy if existing else chain.policy))
         for content in rules:
             yield NEWRULE, NLM_F_CREATE | NLM_F_APPEND, self.place(text(RULE_CHAIN, chain.name), content)
 

@@ -82,13 +82,13 @@ class RuleReader:
         self._taken_apart: dict[bytes, Expression] = {}
         self._targets: dict[bytes, tuple[Target, int]] = {}
 
-    def unpack(self, said: dict[int, bytes]) -> Rule:
+    def unpack(self, attrs: dict[int, bytes]) -> Rule:
         """The rule in a message's attributes.
 
         A comparison that iptables-nft would not write becomes an UnknownMatch of its expressions, an effect that is
         no target an UnknownTarget. Where what belongs together cannot be told, one UnknownMatch bears all conditions.
         """
-        elements = list(_elements(said.get(EXPRESSIONS, b"")))
+        elements = list(_elements(attrs.get(EXPRESSIONS, b"")))
         target, used = self._target(elements)
         conditions = elements[: len(elements) - used]
         apart = [self._apart(each) for each in conditions]
@@ -98,22 +98,22 @@ class RuleReader:
             from istio_init.kernel.nft.compat_decode_rare import unread_match
 
             matches = (unread_match(apart, conditions),)
-        return Rule(matches, target, SIGNATURE in said.get(USERDATA, b""))
+        return Rule(matches, target, SIGNATURE in attrs.get(USERDATA, b""))
 
     def _apart(self, element: bytes) -> Expression:
-        found = self._taken_apart.get(element)
-        if found is None:
-            found = self._taken_apart[element] = _name(element), _data(element)
-        return found
+        parsed = self._taken_apart.get(element)
+        if parsed is None:
+            parsed = self._taken_apart[element] = _name(element), _data(element)
+        return parsed
 
     def _target(self, elements: list[bytes]) -> tuple[Target, int]:
         last = elements[-1] if elements else b""
-        found = self._targets.get(last)
-        if found is None:
-            found = self._read_target(elements)
-            if found[1] == 1:
-                self._targets[last] = found
-        return found
+        target = self._targets.get(last)
+        if target is None:
+            target = self._read_target(elements)
+            if target[1] == 1:
+                self._targets[last] = target
+        return target
 
     def _read_target(self, elements: list[bytes]) -> tuple[Target, int]:
         target, used = _target(elements, self._family)
@@ -124,15 +124,15 @@ class RuleReader:
         return unpack_effect([self._apart(each) for each in elements], elements)
 
 
-def counted(said: dict[int, bytes]) -> tuple[int, int] | None:
+def counted(attrs: dict[int, bytes]) -> tuple[int, int] | None:
     """How many packets and bytes the rule of a message's attributes has met; None where it has no counter."""
-    counters = (each for each in _elements(said.get(EXPRESSIONS, b"")) if _name(each) == "counter")
+    counters = (each for each in _elements(attrs.get(EXPRESSIONS, b"")) if _name(each) == "counter")
     return next((counter_numbers(_data(each)) for each in counters), None)
 
 
-def counter_numbers(said: dict[int, bytes]) -> tuple[int, int]:
+def counter_numbers(attrs: dict[int, bytes]) -> tuple[int, int]:
     """NFTA_COUNTER_PACKETS and NFTA_COUNTER_BYTES."""
-    return int.from_bytes(said[2], "big"), int.from_bytes(said[1], "big")
+    return int.from_bytes(attrs[2], "big"), int.from_bytes(attrs[1], "big")
 
 
 def _elements(data: bytes) -> Iterator[bytes]:
@@ -156,29 +156,29 @@ def _data(element: bytes) -> dict[int, bytes]:
 
 
 def _number(value: bytes) -> int:
-    found: int = _WORD.unpack(value)[0]
-    return found
+    number: int = _WORD.unpack(value)[0]
+    return number
 
 
 def _target(elements: list[bytes], family: Family) -> tuple[Target, int]:
     """The rule's target, and how many of the last expressions it is."""
     if elements:
-        kind, said = _name(elements[-1]), _data(elements[-1])
+        kind, attrs = _name(elements[-1]), _data(elements[-1])
         if kind == "immediate":
-            verdict = attributes(attributes(said[2]).get(2, b""))
+            verdict = attributes(attributes(attrs[2]).get(2, b""))
             code = _number(verdict[1]) if 1 in verdict else 0
             if 2 in verdict:
                 return Jump(text_of(verdict[2]), code == GOTO), 1
             if 1 in verdict and code in _VERDICT_NAMES:
                 return Verdict(_VERDICT_NAMES[code]), 1  # type: ignore[arg-type]
         if kind == "target":
-            return unpack_target(_element(said), family), 1
+            return unpack_target(_element(attrs), family), 1
     return Verdict(""), 0
 
 
-def _element(said: dict[int, bytes]) -> bytes:
+def _element(attrs: dict[int, bytes]) -> bytes:
     """An xt_entry_match or xt_entry_target."""
-    return HEAD.pack(HEAD.size + len(said[3]), said[1].rstrip(b"\0"), _number(said[2])) + said[3]
+    return HEAD.pack(HEAD.size + len(attrs[3]), attrs[1].rstrip(b"\0"), _number(attrs[2])) + attrs[3]
 
 
 class _Reader:
@@ -191,77 +191,77 @@ class _Reader:
 
     def matches(self, expressions: list[Expression], elements: list[bytes]) -> list[Match]:
         """All matches of a rule, in iptables' order; `elements` are the expressions' bytes."""
-        found: list[Match] = []
+        matches: list[Match] = []
         begin = 0  # the first expression of those that load what the next one compares
         rare = False
-        for at, (kind, said) in enumerate(expressions):
+        for at, (kind, attrs) in enumerate(expressions):
             if kind == "counter":
                 if begin != at:
                     raise ValueError("a counter between what belongs together")
                 begin = at + 1
                 continue
-            if self._load(kind, said):
+            if self._load(kind, attrs):
                 continue
             try:
-                match = self._match(kind, said)
+                match = self._match(kind, attrs)
             except (KeyError, ValueError):
                 from istio_init.kernel.nft.compat_decode_rare import unread_comparison
 
                 match = unread_comparison(expressions[begin : at + 1], elements[begin : at + 1])
             rare = rare or isinstance(match, UnknownMatch)
-            found.append(match)
+            matches.append(match)
             begin = at + 1
         if begin != len(expressions):
             raise ValueError("a load without a comparison")
         if rare:
             from istio_init.kernel.nft.compat_decode_rare import with_ports
 
-            found = with_ports(found)
-        for match in found:
-            if isinstance(match, SourcePorts | DestinationPorts) and not _has_transport(found):
+            matches = with_ports(matches)
+        for match in matches:
+            if isinstance(match, SourcePorts | DestinationPorts) and not _has_transport(matches):
                 raise ValueError("a port without a protocol")
-        return sorted(found, key=lambda match: _IPTABLES_RANK.get(type(match), 5))
+        return sorted(matches, key=lambda match: _IPTABLES_RANK.get(type(match), 5))
 
-    def _load(self, kind: str, said: dict[int, bytes]) -> bool:
+    def _load(self, kind: str, attrs: dict[int, bytes]) -> bool:
         """Whether an expression loads a register, which is noted: None for what iptables-nft would not load."""
         match kind:
-            case "meta" if 1 in said:
-                self._registers[_number(said[1])] = ((_number(said[2]),), None)
-            case "payload" if 1 in said:
-                place = (_number(said[2]), _number(said[3]), _number(said[4]))
-                self._registers[_number(said[1])] = (place, None)
+            case "meta" if 1 in attrs:
+                self._registers[_number(attrs[1])] = ((_number(attrs[2]),), None)
+            case "payload" if 1 in attrs:
+                place = (_number(attrs[2]), _number(attrs[3]), _number(attrs[4]))
+                self._registers[_number(attrs[1])] = (place, None)
             case "bitwise":
-                loaded = self._registers[_number(said[1])]
-                keeps = loaded and loaded[1] is None and 4 in said and 5 in said and not any(attributes(said[5])[1])
-                self._registers[_number(said[2])] = (loaded[0], attributes(said[4])[1]) if loaded and keeps else None
-            case _ if (register := LOADS.get(kind)) in said:
-                self._registers[_number(said[register])] = None
+                loaded = self._registers[_number(attrs[1])]
+                keeps = loaded and loaded[1] is None and 4 in attrs and 5 in attrs and not any(attributes(attrs[5])[1])
+                self._registers[_number(attrs[2])] = (loaded[0], attributes(attrs[4])[1]) if loaded and keeps else None
+            case _ if (register := LOADS.get(kind)) in attrs:
+                self._registers[_number(attrs[register])] = None
             case _:
                 return False
         return True
 
-    def _match(self, kind: str, said: dict[int, bytes]) -> Match:
+    def _match(self, kind: str, attrs: dict[int, bytes]) -> Match:
         match kind:
             case "cmp" | "range":
-                return self._compared(kind, said)
+                return self._compared(kind, attrs)
             case "match":
-                return unpack_match(_element(said), self._family)
+                return unpack_match(_element(attrs), self._family)
             case "limit":
                 from istio_init.kernel.nft.compat_decode_rare import unpack_limit
 
-                return unpack_limit(said)
+                return unpack_limit(attrs)
             case _:
                 raise ValueError(kind)
 
-    def _compared(self, kind: str, said: dict[int, bytes]) -> Match:
-        loaded = self._registers[_number(said[1])]
+    def _compared(self, kind: str, attrs: dict[int, bytes]) -> Match:
+        loaded = self._registers[_number(attrs[1])]
         if loaded is None:
             raise ValueError("an unknown load")
         place, mask = loaded
-        operator = _number(said[2])
+        operator = _number(attrs[2])
         negated = operator == UNEQUAL
-        low = attributes(said[3])[1]
-        high = attributes(said[4])[1] if kind == "range" else low
+        low = attributes(attrs[3])[1]
+        high = attributes(attrs[4])[1] if kind == "range" else low
         if len(place) == 3 and place[0] == TRANSPORT and place[2] == 2 and place[1] in {0, 2} and mask is None:
             if operator in {EQUAL, UNEQUAL}:
                 ports = PortRange(int.from_bytes(low, "big"), int.from_bytes(high, "big"))
@@ -311,9 +311,9 @@ def _protocol(value: bytes, *, negated: bool) -> Protocol:
     return Protocol(value[0], negated)
 
 
-def _has_transport(found: list[Match]) -> bool:
+def _has_transport(matches: list[Match]) -> bool:
     """Whether a rule is about TCP or UDP."""
-    return any(isinstance(each, Protocol) and each.number in {TCP, UDP} and not each.negated for each in found)
+    return any(isinstance(each, Protocol) and each.number in {TCP, UDP} and not each.negated for each in matches)
 
 
 def _of_meta(key: int, mask: bytes | None, value: bytes, *, negated: bool) -> Match:

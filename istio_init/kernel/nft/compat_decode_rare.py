@@ -50,11 +50,11 @@ def unread_match(expressions: list[Expression], elements: list[bytes]) -> Unknow
 
 def unread_comparison(expressions: list[Expression], elements: list[bytes]) -> UnknownMatch:
     """One comparison with what it compares. ValueError unless the last expression compares what others here load."""
-    kind, said = expressions[-1]
+    kind, attrs = expressions[-1]
     register = {"cmp": 1, "range": 1, "lookup": 2}.get(kind)
-    if register is None or (kind == "lookup" and 3 in said):
+    if register is None or (kind == "lookup" and 3 in attrs):
         raise ValueError(kind)
-    if not any(facts.get(LOADS.get(before, 0)) == said[register] for before, facts in expressions[:-1]):
+    if not any(facts.get(LOADS.get(before, 0)) == attrs[register] for before, facts in expressions[:-1]):
         raise ValueError("a register that was loaded before")
     return unread_match(expressions, elements)
 
@@ -68,9 +68,9 @@ def open_range(operator: int, port: int) -> PortRange:
     raise ValueError("a comparison that iptables-nft does not make")
 
 
-def unpack_limit(said: dict[int, bytes]) -> UnknownMatch:
+def unpack_limit(attrs: dict[int, bytes]) -> UnknownMatch:
     """-m limit. ValueError for a limit on bytes, or one that holds above its rate."""
-    rate, seconds, burst, kind, flags = (int.from_bytes(said.get(each, b""), "big") for each in range(1, 6))
+    rate, seconds, burst, kind, flags = (int.from_bytes(attrs.get(each, b""), "big") for each in range(1, 6))
     if kind or flags or not 0 < rate <= LIMIT_SCALE * seconds:
         raise ValueError("not a limit of iptables")
     period = LIMIT_SCALE * seconds // rate
@@ -96,22 +96,22 @@ def _tcp(source: SourcePorts | None, destination: DestinationPorts | None, flags
     return UnknownMatch("tcp", 0, data, match_options("tcp", 0, data))
 
 
-def with_ports(found: list[Match]) -> list[Match]:
+def with_ports(matches: list[Match]) -> list[Match]:
     """The matches, TCP's flags and ports as the one match that iptables has for both. ValueError where none has."""
-    flags = [each for each in found if isinstance(each, UnknownMatch) and _is_flags(each)]
+    flags = [each for each in matches if isinstance(each, UnknownMatch) and _is_flags(each)]
     if not flags:
-        return found
-    if not any(isinstance(each, Protocol) and each.number == TCP and not each.negated for each in found):
+        return matches
+    if not any(isinstance(each, Protocol) and each.number == TCP and not each.negated for each in matches):
         raise ValueError("flags without a protocol")
-    sources = [each for each in found if isinstance(each, SourcePorts)]
-    destinations = [each for each in found if isinstance(each, DestinationPorts)]
+    sources = [each for each in matches if isinstance(each, SourcePorts)]
+    destinations = [each for each in matches if isinstance(each, DestinationPorts)]
     if max(len(flags), len(sources), len(destinations)) > 1:
         raise ValueError("more than one match has")
     *_, mask, compared, inverted = TCP_DATA.unpack(flags[0].data)
     one = _tcp(sources[0] if sources else None, destinations[0] if destinations else None, (mask, compared, inverted))
     parts: list[Match] = [*flags, *sources, *destinations]
-    at = min(found.index(each) for each in parts)
-    return [one if place == at else each for place, each in enumerate(found) if place == at or each not in parts]
+    at = min(matches.index(each) for each in parts)
+    return [one if place == at else each for place, each in enumerate(matches) if place == at or each not in parts]
 
 
 def _is_flags(match: UnknownMatch) -> bool:
@@ -124,43 +124,43 @@ def _is_flags(match: UnknownMatch) -> bool:
 
 def unpack_effect(expressions: list[Expression], elements: list[bytes]) -> tuple[Target, int]:
     """What a rule that ends with neither a verdict nor an extension does, and how many of its expressions that is."""
-    kind, said = expressions[-1]
-    if kind == "log" and (target := _nflog(said) if 1 in said else _log(said)):
+    kind, attrs = expressions[-1]
+    if kind == "log" and (target := _nflog(attrs) if 1 in attrs else _log(attrs)):
         return target, 1
-    if kind == "lookup" and 3 not in said:
+    if kind == "lookup" and 3 not in attrs:
         return Verdict(""), 0  # a condition
     used = 1
     while used < len(expressions) and _loads(*expressions[-1 - used]):
         used += 1
-    if used == 2 and kind == "meta" and (said.get(2), _constant(expressions[-2])) == (_NFTRACE, _TRACED):
+    if used == 2 and kind == "meta" and (attrs.get(2), _constant(expressions[-2])) == (_NFTRACE, _TRACED):
         return UnknownTarget("TRACE", 0, b"", ""), used
     raw = b"".join(attribute(ELEMENT, each) for each in elements[-used:])
     return UnknownTarget(f"{UNREAD} {kind}", 0, raw), used
 
 
-def _loads(kind: str, said: dict[int, bytes]) -> bool:
-    return kind not in _ENDS and (kind != "lookup" or 3 in said)
+def _loads(kind: str, attrs: dict[int, bytes]) -> bool:
+    return kind not in _ENDS and (kind != "lookup" or 3 in attrs)
 
 
 def _constant(expression: Expression) -> bytes | None:
-    kind, said = expression
-    return attributes(said[2]).get(1) if kind == "immediate" else None
+    kind, attrs = expression
+    return attributes(attrs[2]).get(1) if kind == "immediate" else None
 
 
-def _nflog(said: dict[int, bytes]) -> UnknownTarget | None:
+def _nflog(attrs: dict[int, bytes]) -> UnknownTarget | None:
     """-j NFLOG; None where the struct has no room for the prefix."""
-    prefix = text_of(said.get(2, b"")).encode(errors="surrogateescape")
+    prefix = text_of(attrs.get(2, b"")).encode(errors="surrogateescape")
     if len(prefix) >= NFLOG_PREFIX:
         return None
-    length, group, threshold = (int.from_bytes(said.get(each, b""), "big") for each in (3, 1, 4))
+    length, group, threshold = (int.from_bytes(attrs.get(each, b""), "big") for each in (3, 1, 4))
     data = NFLOG_DATA.pack(length, group, threshold, _COPY_LENGTH if length else 0, prefix)
     return UnknownTarget("NFLOG", 0, data, target_options("NFLOG", 0, data, IPV4))
 
 
-def _log(said: dict[int, bytes]) -> UnknownTarget | None:
+def _log(attrs: dict[int, bytes]) -> UnknownTarget | None:
     """-j LOG; None where the struct has no room for it."""
-    prefix = text_of(said.get(2, b"")).encode(errors="surrogateescape")
-    level, flags = int.from_bytes(said.get(5, b"\4"), "big"), int.from_bytes(said.get(6, b""), "big")
+    prefix = text_of(attrs.get(2, b"")).encode(errors="surrogateescape")
+    level, flags = int.from_bytes(attrs.get(5, b"\4"), "big"), int.from_bytes(attrs.get(6, b""), "big")
     if len(prefix) >= LOG_PREFIX or level > LOWEST_LEVEL or flags > 0xFF:
         return None
     data = LOG_DATA.pack(level, flags, prefix)

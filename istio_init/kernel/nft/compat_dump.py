@@ -56,7 +56,7 @@ _PRIORITIES: dict[TableName, int] = {"raw": -300, "mangle": -150, "nat": -100, "
 _SOURCE_NAT_HOOKS, _SOURCE_NAT = {"INPUT", "POSTROUTING"}, 100
 
 
-class Found(Record):
+class CompatTable(Record):
     """A table, and by chain the handles of its rules, and their content as a message that adds them has it.
 
     `broken` are the built-in chains that do not work, each with the reason. `own` are the base chains that this program
@@ -94,44 +94,46 @@ def binding(table: TableName, hook: Hook) -> Binding:
     return kind, _HOOKS[hook], _SOURCE_NAT if late else _PRIORITIES[table]
 
 
-def found_tables(
-    channel: NfnetlinkChannel, family: Family, wanted: Mapping[TableName, Expected] | None = None
-) -> dict[TableName, Found]:
+def read_tables(
+    channel: NfnetlinkChannel, family: Family, expected: Mapping[TableName, Expected] | None = None
+) -> dict[TableName, CompatTable]:
     """The tables of iptables-nft that a family has, in the order in which a packet meets them.
 
-    One that is exactly as `wanted` is that very Table, without its rules' handles: nothing is decoded. To be called by
+    One that is exactly as `expected` is that very Table, without its rules' handles: nothing is decoded. Call it by
     NfnetlinkChannel.consistent(): chains and rules are dumps of their own.
     """
     number = FAMILIES[family]
     bodies = [attributes(data[HEAD.size :]) for data in channel.table_bodies() if data[0] == number]
-    tables = {name(said[NFT_NAME]): said for said in bodies}
+    tables = {name(attrs[NFT_NAME]): attrs for attrs in bodies}
     if not tables.keys() & BUILTIN_CHAINS.keys():
         return {}
     chains: dict[str, dict[str, dict[int, bytes]]] = {}
     for data in channel.chains(number):
-        said = attributes(data[HEAD.size :])
-        chains.setdefault(name(said[NFT_NAME]), {})[name(said[CHAIN_NAME])] = said
+        attrs = attributes(data[HEAD.size :])
+        chains.setdefault(name(attrs[NFT_NAME]), {})[name(attrs[CHAIN_NAME])] = attrs
     return {
-        table: _found(channel, (family, table), (tables[table], chains.get(table, {})), (wanted or {}).get(table))
+        table: _read_table(
+            channel, (family, table), (tables[table], chains.get(table, {})), (expected or {}).get(table)
+        )
         for table in BUILTIN_CHAINS
         if table in tables
     }
 
 
-def _found(
+def _read_table(
     channel: NfnetlinkChannel,
     place: tuple[Family, TableName],
     messages: tuple[dict[int, bytes], dict[str, dict[int, bytes]]],
-    wanted: Expected | None,
-) -> Found:
+    expected: Expected | None,
+) -> CompatTable:
     """A table; `messages` are what the kernel says of it, and of its chains."""
-    (family, table), (said, chains) = place, messages
-    dormant = bool(_number(said.get(TABLE_FLAGS, b"")) & _DORMANT)
+    (family, table), (attrs, chains) = place, messages
+    dormant = bool(_number(attrs.get(TABLE_FLAGS, b"")) & _DORMANT)
     policies = {chain: POLICIES.get(_number(each.get(CHAIN_POLICY, b""), 2)) for chain, each in chains.items()}
     broken = {chain: why for chain, each in chains.items() if (why := _why_broken(table, chain, each, dormant=dormant))}
     dumped = channel.rules(FAMILIES[family], table)
-    if wanted and not broken and _same_chains(wanted[0], policies) and _same_rules(dumped, table, wanted[1]):
-        return Found(wanted[0], {})
+    if expected and not broken and _same_chains(expected[0], policies) and _same_rules(dumped, table, expected[1]):
+        return CompatTable(expected[0], {})
     rules: dict[str, list[Rule]] = {chain: [] for chain in chains}
     handles: dict[str, list[bytes]] = {chain: [] for chain in chains}
     contents: dict[str, list[bytes]] = {chain: [] for chain in chains}
@@ -147,42 +149,42 @@ def _found(
     values = {
         chain: Chain(chain, tuple(rules[chain]), "ACCEPT" if chain in broken else policies[chain]) for chain in chains
     }
-    return Found(
+    return CompatTable(
         Table(table, ordered(table, values)),
         {chain: tuple(each) for chain, each in handles.items()},
         {chain: tuple(each) for chain, each in contents.items()},
         broken,
         frozenset(chain for chain, each in chains.items() if each.get(CHAIN_USERDATA) == SIGNATURE),
-        said.get(TABLE_USERDATA) == SIGNATURE and _number(said.get(_TABLE_USE, b"")) == len(chains),
+        attrs.get(TABLE_USERDATA) == SIGNATURE and _number(attrs.get(_TABLE_USE, b"")) == len(chains),
         dormant,
     )
 
 
-def _same_chains(wanted: Table, policies: dict[str, str | None]) -> bool:
+def _same_chains(table: Table, policies: dict[str, str | None]) -> bool:
     """Whether the chains with these policies are those of a table; built-in ones without rules need not exist."""
-    chains = {chain.name: chain for chain in wanted.chains}
+    chains = {chain.name: chain for chain in table.chains}
     return policies.keys() <= chains.keys() and all(
         policies[name] == chain.policy if name in policies else bool(chain.policy and not chain.count)
         for name, chain in chains.items()
     )
 
 
-def _same_rules(dumped: list[bytes], table: TableName, wanted: Mapping[str, list[Content]]) -> bool:
+def _same_rules(dumped: list[bytes], table: TableName, expected: Mapping[str, list[Content]]) -> bool:
     """Whether a dump has these rules in their order, with this program's signature; counters do not count.
 
     Where it has not, the rules may still mean the same: other kernels dump other defaults.
     """
-    if len(dumped) != sum(map(len, wanted.values())):
+    if len(dumped) != sum(map(len, expected.values())):
         return False
-    heads = {text(NFT_NAME, table) + text(RULE_CHAIN, chain): iter(rules) for chain, rules in wanted.items()}
+    heads = {text(NFT_NAME, table) + text(RULE_CHAIN, chain): iter(rules) for chain, rules in expected.items()}
     none: tuple[Content, ...] = ()
-    head, expected, size = b"", iter(none), 0
+    head, upcoming, size = b"", iter(none), 0
     behind, tail = b"", SIGNED
     for data in dumped:
         if not head or not data.startswith(head, HEAD.size):
             head = next((each for each in heads if data.startswith(each, HEAD.size)), b"")
-            expected, size = heads.get(head, iter(none)), HEAD.size + len(head)
-        before, after, _ = next(expected, _NOTHING)
+            upcoming, size = heads.get(head, iter(none)), HEAD.size + len(head)
+        before, after, _ = next(upcoming, _NOTHING)
         if after is not behind:
             behind, tail = after, after + SIGNED
         start = len(data) - len(tail) - len(COUNTS) - len(before)
@@ -199,26 +201,26 @@ def _content(rule: dict[int, bytes]) -> bytes:
     return b"".join(attribute(kind | _NESTED if kind in nested else kind, rule[kind]) for kind in kinds)
 
 
-def _why_broken(table: TableName, chain: str, said: dict[int, bytes], *, dormant: bool) -> str:
+def _why_broken(table: TableName, chain: str, attrs: dict[int, bytes], *, dormant: bool) -> str:
     """Why a chain with a built-in one's name does not work as such; empty where it does."""
     hook = next((each for each in BUILTIN_CHAINS[table] if each == chain), None)
     if hook is None:
         return ""
     if dormant:
         return "dormant"
-    if CHAIN_HOOK not in said:
+    if CHAIN_HOOK not in attrs:
         return "no hook"
-    hooked = attributes(said[CHAIN_HOOK])
+    hooked = attributes(attrs[CHAIN_HOOK])
     number, priority = (_number(hooked.get(kind, b"")) for kind in (HOOK_NUMBER, HOOK_PRIORITY))
     if priority >= 1 << 31:
         priority -= 1 << 32
-    found = name(said.get(CHAIN_TYPE, b"")), number, priority
+    actual = name(attrs.get(CHAIN_TYPE, b"")), number, priority
     kind, right, usual = binding(table, hook)
-    if found[1] != right:
+    if actual[1] != right:
         return "another hook"
-    if found[2] != usual:
+    if actual[2] != usual:
         return f"priority {priority}"
-    return "" if found[0] == kind else f"type {found[0]}"
+    return "" if actual[0] == kind else f"type {actual[0]}"
 
 
 def _number(value: bytes, otherwise: int = 0) -> int:

@@ -77,18 +77,18 @@ class RuleWriter:
 
     def contents(self, parts: Sequence[Rule | Run]) -> list[Content]:
         """The content of each rule of a chain, those of long runs made at once."""
-        found = []
+        contents = []
         for part in parts:
             if not isinstance(part, Run):
-                found.append(self.content(part))
+                contents.append(self.content(part))
                 continue
             try:
                 from istio_init.kernel.nft import compat_run
 
-                found += compat_run.contents(part, self.content)
+                contents += compat_run.contents(part, self.content)
             except (ValueError, OverflowError):
-                found += map(self.content, part.rules())  # the rule that can't be packed is found
-        return found
+                contents += map(self.content, part.rules())  # the rule that can't be packed is found
+        return contents
 
     def content(self, rule: Rule) -> Content:
         """What a rule's message says: expressions before the counter's numbers, those behind, what is not dumped."""
@@ -105,17 +105,17 @@ class RuleWriter:
         return expressions[: len(expressions) - len(target) - len(COUNTS)], target, compat
 
     def _match(self, match: Match) -> bytes:
-        known = self._packed.get(id(match))
-        if known is None:
+        packed = self._packed.get(id(match))
+        if packed is None:
             # With the match itself, or another might get its place in memory.
-            known = self._packed[id(match)] = match, _packed_match(match)
-        return known[1]
+            packed = self._packed[id(match)] = match, _packed_match(match)
+        return packed[1]
 
     def _target(self, target: Target) -> bytes:
-        known = self._packed.get(id(target))
-        if known is None:
-            known = self._packed[id(target)] = target, _packed_target(target, self._family)
-        return known[1]
+        packed = self._packed.get(id(target))
+        if packed is None:
+            packed = self._packed[id(target)] = target, _packed_target(target, self._family)
+        return packed[1]
 
 
 # iptables-nft's order: interfaces, protocol, addresses, then all else as it was given.
@@ -131,8 +131,8 @@ def _packed_match(match: Match) -> bytes:
         case InInterface() | OutInterface():
             key = IIFNAME if isinstance(match, InInterface) else OIFNAME
             encoded = match.name.encode(errors="surrogateescape")
-            wanted = encoded[:-1] if encoded.endswith(b"+") else encoded + b"\0"
-            return load_meta(key) + compare(wanted, negated=match.negated) if wanted else b""
+            name = encoded[:-1] if encoded.endswith(b"+") else encoded + b"\0"
+            return load_meta(key) + compare(name, negated=match.negated) if name else b""
         case Protocol():
             return load_meta(L4PROTO) + compare(bytes((match.number,)), negated=match.negated) if match.number else b""
         case Source():
@@ -156,16 +156,16 @@ def _address(match: Source | Destination, at: dict[int, int]) -> bytes:
     address, prefix = match.network.address, match.network.prefix
     whole, odd = divmod(prefix, 8)
     if not odd:
-        wanted, masked = address[:whole], b""
+        value, masked = address[:whole], b""
     else:
         bits = ((1 << prefix) - 1) << (len(address) * 8 - prefix)
-        wanted, masked = address, mask(bits.to_bytes(len(address), "big"))
+        value, masked = address, mask(bits.to_bytes(len(address), "big"))
     if not prefix:
         if match.negated:
             raise ValueError("no packet has an address outside of all networks")
         return b""
-    load = load_payload(NETWORK, at[len(address)], len(wanted))
-    return load + masked + compare(wanted, negated=match.negated)
+    load = load_payload(NETWORK, at[len(address)], len(value))
+    return load + masked + compare(value, negated=match.negated)
 
 
 def _port(match: SourcePorts | DestinationPorts, at: int) -> bytes:

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 COMPAT_GET = 11 << 8  # NFNL_SUBSYS_NFT_COMPAT, NFNL_MSG_COMPAT_GET
 _NAME, _REVISION, _TYPE = 1, 2, 3  # NFTA_COMPAT_*
-# Matches that iptables-nft says in nftables' own words.
-_OWN_WORDS = {"tcp", "udp", "mark"}
+# Matches that iptables-nft writes as native expressions.
+_NATIVE = {"tcp", "udp", "mark"}
 
 
-def is_asked(extension: Extension) -> bool:
-    """Whether iptables-nft's rules use this extension as x_tables has it."""
+def uses_module(extension: Extension) -> bool:
+    """Whether iptables-nft's rules use the x_tables module of this extension."""
     kind, name, _ = extension
-    return kind == "target" or name not in _OWN_WORDS
+    return kind == "target" or name not in _NATIVE
 
 
 def knows(channel: NfnetlinkChannel, family: Family, extension: Extension) -> bool | None:

@@ -50,9 +50,9 @@ def explain(refused: OSError, written: str, messages: list[Message]) -> KernelEr
 def _subject(message: Message) -> str:
     """The family, table and chain that a message is about."""
     kind, _, data = message
-    said = attributes(data[HEAD.size :])
-    chain = said.get(CHAIN_NAME if kind in {NEWCHAIN, DELCHAIN} else RULE_CHAIN)
-    return " ".join((_family(data), name(said[NFT_NAME]), *([name(chain)] if chain else ())))
+    attrs = attributes(data[HEAD.size :])
+    chain = attrs.get(CHAIN_NAME if kind in {NEWCHAIN, DELCHAIN} else RULE_CHAIN)
+    return " ".join((_family(data), name(attrs[NFT_NAME]), *([name(chain)] if chain else ())))
 
 
 def _family(data: bytes) -> Family:
@@ -94,12 +94,12 @@ def _rules(message: Message | None) -> tuple[Rule, ...]:
 
 def _missing_extensions(message: Message) -> str:
     """Which matches and targets of the rule that was refused the kernel doesn't have."""
-    family, said = _family(message[2]), attributes(message[2][HEAD.size :])
+    family, attrs = _family(message[2]), attributes(message[2][HEAD.size :])
     (rule,) = _rules(message)
-    used = [extension for extension in extensions(rule, family) if compat_modules.is_asked(extension)]
+    used = [extension for extension in extensions(rule, family) if compat_modules.uses_module(extension)]
     with NfnetlinkChannel() as channel:
         missing = [extension for extension in used if compat_modules.knows(channel, family, extension) is False]
-    text = f"-A {name(said[RULE_CHAIN])} {rule_text(rule)}"
+    text = f"-A {name(attrs[RULE_CHAIN])} {rule_text(rule)}"
     if not missing:
         return f"the kernel lacks an extension that {text} asks for: load the module nft_compat"
     causes = [f"{kind} {each} (revision {revision})" for kind, each, revision in missing]

@@ -45,20 +45,20 @@ def _column(rule: Rule, values: tuple[Network, ...] | tuple[PortRange, ...], pac
 
 
 def _networks(rule: Rule, values: tuple[Network, ...], pack: Pack) -> Iterator[Content]:
-    known: dict[int, tuple[bytes, int, bytes, bytes, bytes]] = {}
+    templates: dict[int, tuple[bytes, int, bytes, bytes, bytes]] = {}
     width = len(values[0].address)
     for value in values:
-        found = known.get(value.prefix)
-        if found is None:
+        template = templates.get(value.prefix)
+        if template is None:
             bits = 8 * width
             ones = ((1 << value.prefix) - 1 << bits - value.prefix).to_bytes(width, "big")
             (head, tail), after, rest = _template(
                 rule, (Network(bytes(width), value.prefix), Network(ones, value.prefix)), pack
             )
-            found = known[value.prefix] = head, (value.prefix + 7) // 8, tail, after, rest
+            template = templates[value.prefix] = head, (value.prefix + 7) // 8, tail, after, rest
         if len(value.address) != width:
             raise ValueError("addresses of two families")
-        head, size, tail, after, rest = found
+        head, size, tail, after, rest = template
         yield head + value.address[:size] + tail, after, rest
 
 

@@ -42,7 +42,7 @@ UNREAD = "nf_tables"
 
 _INVERT = 1  # NFT_LOOKUP_F_INV
 _TO_NETWORK_ORDER = 1  # NFT_BYTEORDER_HTON
-_PORT_GIVEN = 2  # NF_NAT_RANGE_PROTO_SPECIFIED
+_PROTO_SPECIFIED = 2  # NF_NAT_RANGE_PROTO_SPECIFIED
 
 # Rules have many loads in common: each is made once. Comparisons and constants differ in their last bytes alone: what
 # is before them is made once for each kind and length.
@@ -67,10 +67,10 @@ def _ending_in(value: bytes, key: tuple[object, ...], make: Callable[[bytes], by
 
 def load_meta(key: int) -> bytes:
     """Load a property of the packet."""
-    known = _loads.get(("meta", key))
-    if known is None:
-        known = _loads["meta", key] = expression("meta", word(2, key) + word(1, REGISTER))
-    return known
+    load = _loads.get(("meta", key))
+    if load is None:
+        load = _loads["meta", key] = expression("meta", word(2, key) + word(1, REGISTER))
+    return load
 
 
 def load_ct(key: int) -> bytes:
@@ -80,11 +80,11 @@ def load_ct(key: int) -> bytes:
 
 def load_payload(base: int, offset: int, length: int) -> bytes:
     """Load bytes of the packet's header."""
-    known = _loads.get((base, offset, length))
-    if known is None:
+    load = _loads.get((base, offset, length))
+    if load is None:
         facts = word(1, REGISTER) + word(2, base) + word(3, offset) + word(4, length)
-        known = _loads[base, offset, length] = expression("payload", facts)
-    return known
+        load = _loads[base, offset, length] = expression("payload", facts)
+    return load
 
 
 def mask(bits: bytes) -> bytes:
@@ -132,10 +132,10 @@ def verdict(code: int, chain: str = "") -> bytes:
         return expression("immediate", word(1, 0) + attribute(2, attribute(2, data)))
 
     if not chain:
-        known = _loads.get(("verdict", code))
-        if known is None:
-            known = _loads["verdict", code] = make(b"")
-        return known
+        packed = _loads.get(("verdict", code))
+        if packed is None:
+            packed = _loads["verdict", code] = make(b"")
+        return packed
     return _ending_in(chain.encode(errors="surrogateescape") + b"\0", ("jump", code), make)
 
 
@@ -158,4 +158,4 @@ def redirect(low: bytes, high: bytes) -> bytes:
     """Redirect the connection to a port of this machine, or to one of a range."""
     last = REGISTER if low == high else REGISTER + 1
     ports = load_data(low) if low == high else load_data(low) + load_data(high, last)
-    return ports + expression("redir", word(1, REGISTER) + word(2, last) + word(3, _PORT_GIVEN))
+    return ports + expression("redir", word(1, REGISTER) + word(2, last) + word(3, _PROTO_SPECIFIED))

@@ -104,8 +104,10 @@ def _rules(channel: NfnetlinkChannel, number: int, table: str, family: Family) -
     """A table's rules by chain, those of the other family left out."""
     sets = channel.sets(number, table)
     elements = {each: tuple(channel.elements(number, table, each)) for each in map(set_name, sets)}
-    known = {each: found for data in sets if (found := contents(data, elements)) for each in [set_name(data)]}
-    reader = NativeReader(known, None if number == NFPROTO_INET else family)
+    contents_by_set = {
+        each: values for data in sets if (values := contents(data, elements)) for each in [set_name(data)]
+    }
+    reader = NativeReader(contents_by_set, None if number == NFPROTO_INET else family)
     rules: dict[str, list[Rule]] = {}
     for data in channel.rules(number, table):
         facts = attributes(data[HEAD.size :])
@@ -137,8 +139,8 @@ def _as_iptables(rule: InetRule, limits: tuple[Match, ...], family: Family) -> t
     if isinstance(target, UnknownTarget):
         unread, target = _target(target, family)
         further += unread
-    made = unfold(InetRule(tuple(rest), target, family), family)
-    return tuple(Rule(in_order(dict.fromkeys((*further, *each.matches))), target) for each in made)
+    rules = unfold(InetRule(tuple(rest), target, family), family)
+    return tuple(Rule(in_order(dict.fromkeys((*further, *each.matches))), target) for each in rules)
 
 
 def _target(target: UnknownTarget, family: Family) -> tuple[tuple[Match, ...], Target]:
@@ -158,8 +160,8 @@ def _target(target: UnknownTarget, family: Family) -> tuple[tuple[Match, ...], T
         return (UnknownMatch("nftables", 0, unread),), verdict
     if kinds[-1] in _WHOLE:
         named, options = _WHOLE[kinds[-1]]
-        known = UnknownTarget(named, 0, b"", options)
-        return ((), known) if len(kinds) == 1 else ((), target)
+        target_by_name = UnknownTarget(named, 0, b"", options)
+        return ((), target_by_name) if len(kinds) == 1 else ((), target)
     return (), _translation(elements, family) or target
 
 

@@ -76,12 +76,12 @@ class Nftables:
             _, tables = self._tables(channel)
         return self._planned_tables() if tables is None else tables
 
-    def replace(self, family: Family, wanted: Table) -> None:
+    def replace(self, family: Family, desired: Table) -> None:
         """See kernel.Firewall."""
-        self._write(((family, wanted.name, wanted),))
+        self._write(((family, desired.name, desired),))
 
-    def remove(self, family: Family, name: TableName, wanted: Table | None = None) -> None:  # noqa: ARG002 (as it says)
-        """See kernel.Firewall. Everything in these tables is Istio's, whatever `wanted` says."""
+    def remove(self, family: Family, name: TableName, unsigned: Table | None = None) -> None:  # noqa: ARG002 (as it says)
+        """See kernel.Firewall. Everything in these tables is Istio's, whatever `unsigned` is."""
         self._write(((family, name, None),))
 
     def write(self, changes: tuple[TableChange, ...]) -> None:
@@ -129,7 +129,7 @@ class Nftables:
         written: list[InetTable] = []
         dumps = self._dumps or {}
         for table in names:
-            changed = {family: wanted for family, each, wanted in desired if each == table}
+            changed = {family: planned_table for family, each, planned_table in desired if each == table}
             rulesets: list[Ruleset] = []
             for family in FAMILIES:
                 if family not in changed:
@@ -137,8 +137,8 @@ class Nftables:
                     # A chain without rules belongs to both families, and must not keep the table of the other alive.
                     if any(chain.count for each in kept.tables for chain in each.chains):
                         rulesets.append(kept)
-                elif (wanted := changed[family]) is not None:
-                    rulesets.append(Ruleset(family, (wanted,)))
+                elif (planned_table := changed[family]) is not None:
+                    rulesets.append(Ruleset(family, (planned_table,)))
             planned = self._layout(rulesets, table)
             encoded = self._encode(planned) if planned.chains else None
             if (dump := dumps.get(table)) is not None:
@@ -153,10 +153,10 @@ class Nftables:
 
     def _holds_plan(self, names: tuple[TableName, ...], written: Sequence[InetTable]) -> bool:
         """Whether Istio's tables are the planned ones, after those of these names were written."""
-        wanted = self._planned_tables()
-        if not wanted or not (self._dumps or {}).keys() <= set(names):
+        planned = self._planned_tables()
+        if not planned or not (self._dumps or {}).keys() <= set(names):
             return False
-        return set(map(id, wanted)) == set(map(id, written))
+        return set(map(id, planned)) == set(map(id, written))
 
     def _tables(self, channel: NfnetlinkChannel) -> tuple[int, tuple[InetTable, ...] | None]:
         """The generation of the rules, and Istio's tables in it in the plan's terms; None if they are the plan's."""
@@ -186,16 +186,16 @@ class Nftables:
 
     def _layout(self, rulesets: Sequence[Ruleset], name: TableName) -> InetTable:
         key = (name, *[(each.family, id(each.table(name))) for each in rulesets])
-        known = self._laid_out.get(key)
-        if known is None:
-            known = self._laid_out[key] = rulesets, layout.layout(rulesets, name, self._fold)
-        return known[1]
+        laid_out = self._laid_out.get(key)
+        if laid_out is None:
+            laid_out = self._laid_out[key] = rulesets, layout.layout(rulesets, name, self._fold)
+        return laid_out[1]
 
     def _encode(self, table: InetTable) -> EncodedTable:
-        known = self._encoded.get(id(table))
-        if known is None:
-            known = self._encoded[id(table)] = table, self._encoder.encode(table)
-        return known[1]
+        encoded = self._encoded.get(id(table))
+        if encoded is None:
+            encoded = self._encoded[id(table)] = table, self._encoder.encode(table)
+        return encoded[1]
 
     def _fold(self, parts: Sequence[Rule | Run], family: Family) -> merge.Folded:
         key = id(parts), family

@@ -125,14 +125,16 @@ def read_table(table: TableName, dump: TableDump) -> StoredTable:
 
 
 def _read_table(table: TableName, dump: TableDump) -> StoredTable:
-    known = {each: found for data in dump.sets if (found := contents(data, dump.elements)) for each in [set_name(data)]}
-    reader = NativeReader(known)
+    contents_by_set = {
+        each: values for data in dump.sets if (values := contents(data, dump.elements)) for each in [set_name(data)]
+    }
+    reader = NativeReader(contents_by_set)
     # A table that is switched off has no hooks.
     dormant = any(attributes(dump.table[HEAD.size :]).get(TABLE_FLAGS, b""))
     names: dict[str, str] = {}
     for data in dump.chains:
         facts = attributes(data[HEAD.size :])
-        names[name(facts[CHAIN_NAME])] = _known_as(table, facts, dormant=dormant)
+        names[name(facts[CHAIN_NAME])] = _chain_name(table, facts, dormant=dormant)
     rules: dict[str, list[InetRule]] = {each: [] for each in names}
     counts: dict[str, list[tuple[int, int] | None]] = {each: [] for each in names}
     for data in dump.rules:
@@ -167,24 +169,24 @@ def contents(data: bytes, elements: Mapping[str, Sequence[bytes]]) -> SetContent
         return None
     lists = [attributes(each[HEAD.size :]).get(ELEMENTS, b"") for each in elements[name(facts[SET_NAME])]]
     try:
-        found = read_intervals(lists, size, ranged=bool(flags & SET_INTERVAL))
+        intervals = read_intervals(lists, size, ranged=bool(flags & SET_INTERVAL))
     except ValueError:
         return None
-    return (kind, found) if found else None
+    return (kind, intervals) if intervals else None
 
 
-def _known_as(table: TableName, facts: dict[int, bytes], *, dormant: bool) -> str:
+def _chain_name(table: TableName, facts: dict[int, bytes], *, dormant: bool) -> str:
     """A chain's name in iptables; a base chain that is hooked in otherwise than the plan's keeps its own."""
     own = name(facts[CHAIN_NAME])
-    known = iptables_name(own)
+    usual = iptables_name(own)
     hook = attributes(facts.get(CHAIN_HOOK, b""))
     place = None
     if hook and not dormant:
         number, priority = (int.from_bytes(hook[each], "big", signed=True) for each in (1, 2))
         place = number, name(facts[CHAIN_TYPE]), priority, int.from_bytes(facts[CHAIN_POLICY], "big")
     planned = {HOOKS[each]: (HOOKS[each], *facts, ACCEPT) for each, facts in BASE_CHAINS[table].items()}
-    wanted = next((planned[HOOKS[each]] for each in BASE_CHAINS[table] if each == known), None)
-    return known if place == wanted else own
+    expected = next((planned[HOOKS[each]] for each in BASE_CHAINS[table] if each == usual), None)
+    return usual if place == expected else own
 
 
 def meaning(table: InetTable) -> InetTable:
@@ -243,18 +245,18 @@ class NativeReader:
         target, begin = _target(expressions, end)
         unknown = b"".join([attribute(ELEMENT, each) for each in elements[end:begin]])
         if target is None:
-            return InetRule(packet.found(), UnknownTarget("nftables", 0, unknown), packet.family), count
-        matches = (*packet.found(), UnknownMatch("nftables", 0, unknown)) if unknown else packet.found()
+            return InetRule(packet.matches(), UnknownTarget("nftables", 0, unknown), packet.family), count
+        matches = (*packet.matches(), UnknownMatch("nftables", 0, unknown)) if unknown else packet.matches()
         return InetRule(matches, target, packet.family), count
 
     def _expression(self, element: bytes) -> Expression:
-        known = self._taken_apart.get(element)
-        if known is None:
+        parsed = self._taken_apart.get(element)
+        if parsed is None:
             facts = attributes(element)
-            known = name(facts.get(EXPRESSION_NAME, b"")), attributes(facts.get(EXPRESSION_DATA, b""))
-            if known[0] != "counter":
-                self._taken_apart[element] = known
-        return known
+            parsed = name(facts.get(EXPRESSION_NAME, b"")), attributes(facts.get(EXPRESSION_DATA, b""))
+            if parsed[0] != "counter":
+                self._taken_apart[element] = parsed
+        return parsed
 
 
 def counter_numbers(facts: dict[int, bytes]) -> tuple[int, int]:
@@ -267,16 +269,16 @@ class _Matches:
 
     def __init__(self, sets: Mapping[str, SetContents], family: Family | None) -> None:
         self.family = family
-        self._found: list[InetMatch] = []
+        self._matches: list[InetMatch] = []
         self._sets = sets
         self._protocol = 0
 
-    def found(self) -> tuple[InetMatch, ...]:
+    def matches(self) -> tuple[InetMatch, ...]:
         """The matches in order. A port says its protocol, so that needs no match of its own."""
-        protocols = {match.protocol for match in self._found if isinstance(match, Ports)}
+        protocols = {match.protocol for match in self._matches if isinstance(match, Ports)}
         if not protocols:
-            return tuple(self._found)
-        return tuple([match for match in self._found if not _is_said(match, protocols)])
+            return tuple(self._matches)
+        return tuple([match for match in self._matches if not _is_implied(match, protocols)])
 
     def read(self, expressions: Sequence[Expression]) -> int:
         """Read as many expressions as are matches; returns their number."""
@@ -306,7 +308,7 @@ class _Matches:
             raise ValueError("another register")
         at += 1
         if test == "lookup":
-            spans, negated = self._looked_up(facts)
+            spans, negated = self._lookup(facts)
             self._add_field(load, bits, spans, negated=negated)
             return at
         negated = _number(facts[2]) == UNEQUAL
@@ -324,7 +326,7 @@ class _Matches:
         self._add(load, bits, (low, high), negated=negated, swapped=swapped)
         return at
 
-    def _looked_up(self, facts: dict[int, bytes]) -> tuple[SetContents, bool]:
+    def _lookup(self, facts: dict[int, bytes]) -> tuple[SetContents, bool]:
         """A set's contents, and whether the value must not be in it."""
         flags = _number(facts.get(5, b""))
         if 3 in facts or flags & ~_INVERTED:
@@ -348,13 +350,13 @@ class _Matches:
                 return
             if key == L4PROTO and len(low) == 1:
                 self._protocol = 0 if negated else low[0]
-                self._found.append(Protocol(low[0], negated))
+                self._matches.append(Protocol(low[0], negated))
                 return
             if key in {IIFNAME, OIFNAME}:
                 kind = InInterface if key == IIFNAME else OutInterface
-                self._found.append(kind(_interface_name(low), negated))
+                self._matches.append(kind(_interface_name(low), negated))
                 return
-        self._found.append(_of_number(load, bits, values, negated=negated, swapped=swapped))
+        self._matches.append(_of_number(load, bits, values, negated=negated, swapped=swapped))
 
     def _add_field(self, load: tuple[object, ...], bits: bytes, contents: SetContents, *, negated: bool) -> None:
         """A match of a port or an address, of which all or, with `bits` or in the load, a prefix is compared."""
@@ -363,7 +365,7 @@ class _Matches:
         if base == TRANSPORT and length == 2 and not bits and self._protocol in {TCP, UDP}:
             if kind not in {"", "inet_service"} or at not in {0, 2}:
                 raise ValueError("not a port")
-            self._found.append(Ports(self._protocol, "dport" if at else "sport", intervals, negated))
+            self._matches.append(Ports(self._protocol, "dport" if at else "sport", intervals, negated))
             return
         size = {IPV4: 4, IPV6: 16}[self.family] if self.family else 0
         if base != NETWORK or not size or at not in {SOURCE_AT[size], DESTINATION_AT[size]}:
@@ -372,10 +374,10 @@ class _Matches:
             raise ValueError("not a set of addresses")
         if not kind:
             intervals = (_prefix_interval(intervals[0], bits, int(length), size),)  # type: ignore[call-overload]
-        self._found.append(Addresses("saddr" if at == SOURCE_AT[size] else "daddr", intervals, negated))
+        self._matches.append(Addresses("saddr" if at == SOURCE_AT[size] else "daddr", intervals, negated))
 
 
-def _is_said(match: InetMatch, protocols: set[int]) -> bool:
+def _is_implied(match: InetMatch, protocols: set[int]) -> bool:
     return isinstance(match, Protocol) and not match.negated and match.number in protocols
 
 

@@ -107,17 +107,17 @@ def emptying(table: TableName, dump: TableDump, encoded: EncodedTable) -> list[M
 
     Chains are listed in the order in which they were created, so those stay that come before the first difference.
     """
-    found = _chains(dump.chains)
-    kept = [each for each, facts in found.items() if facts]
-    wanted = [each for each, facts in encoded.chains.items() if facts]
+    existing = _chains(dump.chains)
+    kept = [each for each, facts in existing.items() if facts]
+    planned = [each for each, facts in encoded.chains.items() if facts]
     dormant = any(attributes(dump.table[HEAD.size :]).get(TABLE_FLAGS, b""))
-    if dormant or wanted[: len(kept)] != kept or any(found[each] != encoded.chains[each] for each in kept):
+    if dormant or planned[: len(kept)] != kept or any(existing[each] != encoded.chains[each] for each in kept):
         return [deletion(table)]
     head = body(NFPROTO_INET, text(NFT_NAME, NAMES[table]))
-    users = [each for each, facts in found.items() if not facts]
-    if kept == wanted:
+    users = [each for each, facts in existing.items() if not facts]
+    if kept == planned:
         pairs = enumerate(zip(users, [each for each, facts in encoded.chains.items() if not facts], strict=False))
-        users = users[next((at for at, (old, new) in pairs if old != new), len(encoded.chains) - len(wanted)) :]
+        users = users[next((at for at, (old, new) in pairs if old != new), len(encoded.chains) - len(planned)) :]
     # The kernel deletes sets without a name of their own with the rules that they are in.
     sets = [set_name(data) for data in dump.sets if not _flags(data) & SET_ANONYMOUS]
     return [
@@ -132,12 +132,12 @@ def _flags(data: bytes) -> int:
 
 
 def _chains(dumped: Sequence[bytes]) -> dict[str, tuple[bytes, ...]]:
-    found = {}
+    hooks = {}
     for data in dumped:
         facts = attributes(data[HEAD.size :])
         hook = tuple([facts.get(key, b"") for key in (CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE)])
-        found[name(facts.get(CHAIN_NAME, b""))] = hook if any(hook) else ()
-    return found
+        hooks[name(facts.get(CHAIN_NAME, b""))] = hook if any(hook) else ()
+    return hooks
 
 
 def _same_sets(dump: TableDump, encoded: Mapping[str, EncodedSet]) -> bool:
@@ -146,33 +146,33 @@ def _same_sets(dump: TableDump, encoded: Mapping[str, EncodedSet]) -> bool:
     for data in dump.sets:
         facts = attributes(data[HEAD.size :])
         own = name(facts.get(SET_NAME, b""))
-        wanted = encoded.get(own)
-        if wanted is None or any(facts.get(key, bytes(4)) != value for key, value in wanted.facts.items()):
+        planned = encoded.get(own)
+        if planned is None or any(facts.get(key, bytes(4)) != value for key, value in planned.facts.items()):
             return False
         lists = [attributes(each[HEAD.size :]).get(ELEMENTS, b"") for each in dump.elements[own]]
-        if not _same_elements(b"".join(lists), wanted):
+        if not _same_elements(b"".join(lists), planned):
             return False
     return True
 
 
-def _same_elements(dumped: bytes, wanted: EncodedSet) -> bool:
+def _same_elements(dumped: bytes, planned: EncodedSet) -> bool:
     """Whether the elements are the same: a tree of intervals is dumped descending, a hash table in any order."""
-    elements = b"".join(wanted.elements)
-    if dumped == elements or len(dumped) != len(elements) or wanted.facts[SET_FLAGS][3] & SET_INTERVAL:
+    elements = b"".join(planned.elements)
+    if dumped == elements or len(dumped) != len(elements) or planned.facts[SET_FLAGS][3] & SET_INTERVAL:
         return dumped == elements
     # A set has no element twice, so those of the dump are all different.
     each = Struct(f"{int.from_bytes(elements[:2], sys.byteorder)}s").iter_unpack
     return set(each(dumped)) == set(each(elements))
 
 
-def _same_rules(dumped: Sequence[bytes], wanted: Mapping[str, Sequence[tuple[bytes, bytes, bytes]]]) -> bool:
-    if len(dumped) != sum(map(len, wanted.values())):
+def _same_rules(dumped: Sequence[bytes], planned: Mapping[str, Sequence[tuple[bytes, bytes, bytes]]]) -> bool:
+    if len(dumped) != sum(map(len, planned.values())):
         return False
-    at = dict.fromkeys(wanted, 0)
+    at = dict.fromkeys(planned, 0)
     for data in dumped:
         facts = attributes(data[HEAD.size :])
         chain = name(facts.get(RULE_CHAIN, b""))
-        rules = wanted.get(chain, ())
+        rules = planned.get(chain, ())
         if at.get(chain, 0) >= len(rules):
             return False
         before, after, note = rules[at[chain]]

@@ -202,8 +202,10 @@ class _TableWriter:
                     raise KernelError(f"nftables: {describe(subject)}: no message can hold this: {error}") from error
                 note = _userdata(rule)
                 expressions = attribute(EXPRESSIONS, sent + _COUNTER + target)
-                said = attribute(USERDATA, note) if note else b""
-                self._add(NEWRULE, NLM_F_CREATE | NLM_F_APPEND, name, head, expressions, said, rule=rule, number=number)
+                userdata = attribute(USERDATA, note) if note else b""
+                self._add(
+                    NEWRULE, NLM_F_CREATE | NLM_F_APPEND, name, head, expressions, userdata, rule=rule, number=number
+                )
                 rules.append((dumped, target, note))
         return self._result
 
@@ -213,11 +215,11 @@ class _TableWriter:
         self._result.messages.append((kind, flags, b"".join((self._head, *parts))))
         self._result.subjects.append((self._name, subject, number, rule))
 
-    def _chain(self, known: str) -> None:
-        name = chain_name(known)
+    def _chain(self, iptables_name: str) -> None:
+        name = chain_name(iptables_name)
         facts: tuple[bytes, ...] = ()
         for hook, (kind, priority) in BASE_CHAINS[self._table.name].items():
-            if known == hook:
+            if iptables_name == hook:
                 facts = word(1, HOOKS[hook]) + word(2, priority), b"\0\0\0\1", kind.encode() + b"\0"  # NF_ACCEPT
         keys = (CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE)
         self._add(NEWCHAIN, NLM_F_CREATE, name, text(CHAIN_NAME, name), *map(attribute, keys, facts))

@@ -54,8 +54,8 @@ def explain(
         element = _expression_at(message, offset)
     else:
         message, what, element = None, f"tables {', '.join(NAMES[each] for each in names)}", ""
-    said = f"{element}: {refused.strerror}" if element else refused.strerror
-    return KernelError(f"nftables: can't write {what}: {said} ({code}): {_remedy(number, message, element)}", number)
+    reason = f"{element}: {refused.strerror}" if element else refused.strerror
+    return KernelError(f"nftables: can't write {what}: {reason} ({code}): {_remedy(number, message, element)}", number)
 
 
 def describe(subject: Subject, kind: int = NEWRULE) -> str:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 def read_intervals(lists: Iterable[bytes], size: int, *, ranged: bool) -> tuple[Interval, ...]:
     """The intervals of a dumped set, ascending and apart. ValueError for elements that are more than that."""
     data = b"".join(lists)
-    found = _pairs(data, size) if ranged else _singles(data, size)
-    if found is None:
+    intervals = _pairs(data, size) if ranged else _singles(data, size)
+    if intervals is None:
         bounds = _bounds(data, size)
         if not ranged and any(end for _, end in bounds):
             raise ValueError("an end of an interval in a set of single values")
-        found = _from_bounds(bounds, (1 << 8 * size) - 1) if ranged else [(value, value) for value, _ in bounds]
-    return merged(found)
+        intervals = _from_bounds(bounds, (1 << 8 * size) - 1) if ranged else [(value, value) for value, _ in bounds]
+    return merged(intervals)
 
 
 # Long sets are read by their pattern: taking every element apart by itself takes several times as long. None means
@@ -53,22 +53,22 @@ def _pairs(data: bytes, size: int) -> list[Interval] | None:
         return None
     cut = Struct(f"{len(end_head)}s{size}s{len(end_tail + head)}s{size}s{len(tail)}s")
     between = end_tail + head
-    found = []
+    intervals = []
     above = 1 << 8 * size
     for first, end, middle, begin, last in cut.iter_unpack(data[: len(data) - rest]):
         low, high = int.from_bytes(begin, "big"), int.from_bytes(end, "big")
         # Not in this order, an end does not belong to the beginning that follows it.
         if first != end_head or middle != between or last != tail or not low < high <= above:
             return None
-        found.append((low, high - 1))
+        intervals.append((low, high - 1))
         above = low
-    found.reverse()
-    return found
+    intervals.reverse()
+    return intervals
 
 
 def _bounds(data: bytes, size: int) -> list[tuple[int, bool]]:
     """Each element's value, and whether it is the end of an interval."""
-    found = []
+    bounds = []
     for element in members(data):
         facts = attributes(element)
         flags = facts.pop(FLAGS, bytes(4))
@@ -76,13 +76,13 @@ def _bounds(data: bytes, size: int) -> list[tuple[int, bool]]:
         value = attributes(facts.pop(KEY, b"")).get(VALUE, b"")
         if facts or flags not in {bytes(4), IS_END} or len(value) != size:
             raise ValueError("an element that is more than a value")
-        found.append((int.from_bytes(value, "big"), flags == IS_END))
-    return found
+        bounds.append((int.from_bytes(value, "big"), flags == IS_END))
+    return bounds
 
 
 def _from_bounds(bounds: list[tuple[int, bool]], last: int) -> list[Interval]:
     """Intervals from their beginnings and ends, in any order."""
-    found: list[Interval] = []
+    intervals: list[Interval] = []
     low = -1
     # If one interval begins where another ends, the end comes first.
     for value, end in sorted(bounds, key=lambda bound: (bound[0], not bound[1])):
@@ -91,11 +91,11 @@ def _from_bounds(bounds: list[tuple[int, bool]], last: int) -> list[Interval]:
                 raise ValueError("an interval within another")
             low = value
         elif low >= 0:
-            found.append((low, value - 1))
+            intervals.append((low, value - 1))
             low = -1
         elif value:
             raise ValueError("an end without a beginning")
-    return [*found, (low, last)] if low >= 0 else found
+    return [*intervals, (low, last)] if low >= 0 else intervals
 
 
 def members(data: bytes) -> Iterator[bytes]:

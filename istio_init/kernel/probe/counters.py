@@ -25,7 +25,7 @@ from istio_init.model.rules import BUILTIN_CHAINS, FAMILIES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from istio_init.kernel.nft.compat_dump import Found
+    from istio_init.kernel.nft.compat_dump import CompatTable
     from istio_init.kernel.nft.native_decode import StoredTable
     from istio_init.model.rules import Family, TableName
 
@@ -104,31 +104,33 @@ def _nft(family: Family) -> Iterator[CountedTable]:
 
 
 def _nft_tables(channel: nfnetlink.NfnetlinkChannel, family: Family) -> Iterator[CountedTable]:
-    for name, found in compat_dump.found_tables(channel, family).items():
+    for name, table in compat_dump.read_tables(channel, family).items():
         policies = dict(_policies(channel, family, name))
-        counts = _counted(channel, family, found)
+        counts = _counted(channel, family, table)
         # A base chain that no packet meets has another name, so that its rules do not pass for effective ones.
-        renamed = {found.effective_name(chain): met for chain, met in counts.items()}
-        yield CountedTable(family, found.effective, renamed, policies)
+        renamed = {table.effective_name(chain): met for chain, met in counts.items()}
+        yield CountedTable(family, table.effective, renamed, policies)
 
 
-def _counted(channel: nfnetlink.NfnetlinkChannel, family: Family, found: Found) -> dict[str, tuple[Count | None, ...]]:
+def _counted(
+    channel: nfnetlink.NfnetlinkChannel, family: Family, table: CompatTable
+) -> dict[str, tuple[Count | None, ...]]:
     """The counters of a table's rules, which their handles tell: the table may have changed since it was read."""
     met: dict[bytes, Count | None] = {}
-    for data in channel.rules(nfnetlink.FAMILIES[family], found.table.name):
-        said = attributes(data[nfnetlink.HEAD.size :])
-        met[said[compat_dump.RULE_HANDLE]] = _count(compat_decode.counted(said))
-    return {chain: tuple(map(met.get, handles)) for chain, handles in found.handles.items()}
+    for data in channel.rules(nfnetlink.FAMILIES[family], table.table.name):
+        attrs = attributes(data[nfnetlink.HEAD.size :])
+        met[attrs[compat_dump.RULE_HANDLE]] = _count(compat_decode.counted(attrs))
+    return {chain: tuple(map(met.get, handles)) for chain, handles in table.handles.items()}
 
 
 def _policies(channel: nfnetlink.NfnetlinkChannel, family: Family, table: TableName) -> Iterator[tuple[str, Count]]:
     """What built-in chains' policies have counted: iptables-nft has them counted, we do not."""
     for data in channel.chains(nfnetlink.FAMILIES[family]):
-        said = attributes(data[nfnetlink.HEAD.size :])
-        if nfnetlink.name(said[nfnetlink.NFT_NAME]) == table and _CHAIN_COUNTERS in said:
+        attrs = attributes(data[nfnetlink.HEAD.size :])
+        if nfnetlink.name(attrs[nfnetlink.NFT_NAME]) == table and _CHAIN_COUNTERS in attrs:
             yield (
-                nfnetlink.name(said[nfnetlink.CHAIN_NAME]),
-                Count(*compat_decode.counter_numbers(attributes(said[_CHAIN_COUNTERS]))),
+                nfnetlink.name(attrs[nfnetlink.CHAIN_NAME]),
+                Count(*compat_decode.counter_numbers(attributes(attrs[_CHAIN_COUNTERS]))),
             )
 
 

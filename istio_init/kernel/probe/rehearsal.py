@@ -248,7 +248,7 @@ def _unknown(kind: Kind, name: str) -> str:
 def _nft(ruleset: Ruleset, asked: dict[Extension, Table], place: TrialScope) -> Iterator[Trial]:
     family = ruleset.family
     yield from _tables("nft", ruleset, IptablesNft(), (), place)
-    foreign = [extension for extension in asked if compat_modules.is_asked(extension)]
+    foreign = [extension for extension in asked if compat_modules.uses_module(extension)]
     try:
         with NfnetlinkChannel() as channel:
             for extension in foreign:

@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 def unpack_match(element: bytes, family: Family = IPV4) -> Match:
     """An xt_entry_match as a value; UnknownMatch where no other holds all that it says."""
     name, revision, data = named(element)
-    if known := _MATCHES.get((name, revision, len(data))):
-        layout, read = known
+    if entry := _MATCHES.get((name, revision, len(data))):
+        layout, read = entry
         match = read(*layout.unpack(data))
         if match is not None and pack_match(match)[HEAD.size :] == data:
             return match
@@ -120,8 +120,8 @@ _MATCHES: dict[tuple[str, int, int], tuple[Struct, Callable[..., ExtensionMatch 
 def unpack_target(element: bytes, family: Family) -> Target:
     """Any other xt_entry_target as a value; UnknownTarget where no kind holds all that it says."""
     name, revision, data = named(element)
-    if known := _TARGETS.get((name, revision, len(data))):
-        layout, read = known
+    if entry := _TARGETS.get((name, revision, len(data))):
+        layout, read = entry
         target = read(family, *layout.unpack(data))
         if target is not None and _packed_as(revision, target, family) == data:
             return target

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 NAME_AT = 2  # in a match or target
 
 
-def is_exactly(wanted: Table, family: Family, answers: tuple[bytes, bytes | bytearray], expected: Expected) -> bool:
+def is_exactly(table: Table, family: Family, answers: tuple[bytes, bytes | bytearray], expected: Expected) -> bool:
     """Whether the table of these answers is just this one, counters aside, with nothing of other programs in it.
 
     `answers` and `expected` are those of unpack_table.
     """
     info, entries = answers
-    return len(expected) == len(wanted.chains) and TableBlob(family, entries, expected).holds(wanted, info)
+    return len(expected) == len(table.chains) and TableBlob(family, entries, expected).holds(table, info)
 
 
 class TableBlob:
@@ -42,12 +42,12 @@ class TableBlob:
         # Standard targets as `pack` makes them, by the kernel's verdicts: numbers, or offsets of chains' first entries.
         self._standards = {verdict: standard(name) for verdict, name in VERDICTS.items()}
 
-    def holds(self, wanted: Table, info: bytes) -> bool:
+    def holds(self, table: Table, info: bytes) -> bool:
         """Whether these are the entries of this table's chains, all of them expected, and no others."""
         _, _, *numbers = INFO.unpack(info)
         firsts, policies = numbers[: len(HOOKS)], numbers[len(HOOKS) :]
         start = 0
-        for chain in wanted.chains:
+        for chain in table.chains:
             begin = start if chain.policy else self._behind_head(start, chain.name)
             end = None if begin is None else self._behind(begin, self._expected[chain.name][1])
             if end is None:

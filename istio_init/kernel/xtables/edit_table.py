@@ -37,7 +37,7 @@ _ATTEMPTS = 100
 
 def edit_table(firewall: Libiptc, change: TableChange) -> None:
     """Make a change, which with `desired` None removes Istio's rules; again while other programs write."""
-    family, name, wanted = change.family, change.name, change.desired
+    family, name, desired = change.family, change.name, change.desired
     try:
         for attempt in range(_ATTEMPTS):
             try:
@@ -52,7 +52,7 @@ def edit_table(firewall: Libiptc, change: TableChange) -> None:
             return
         from istio_init.kernel.xtables.refusal import explain
 
-        raise explain(error, family, name, wanted) from error
+        raise explain(error, family, name, desired) from error
     raise KernelError(
         f"{family} {name}: another program wrote to the table {_ATTEMPTS} times while it was being edited; "
         "nothing was written; find that program (it does not take the xtables lock), and run again"
@@ -63,24 +63,24 @@ def _holds(firewall: Libiptc, change: TableChange) -> bool:
     """Whether a commit that failed was made: the kernel replaces the table first, and sets its counters then."""
     from istio_init.kernel.xtables.unpack_table import unpack_table
 
-    wanted = change.desired
+    desired = change.desired
     try:
-        found = unpack_table(change.name, change.family, firewall.socket(change.family).table(change.name))
+        table = unpack_table(change.name, change.family, firewall.socket(change.family).table(change.name))
     except StepError:
         return False  # the error to report is that of the commit
-    own = own_part(found, wanted or change.known)
-    return own is None if wanted is None else own is not None and own.chains == wanted.chains
+    own = own_part(table, desired or change.unsigned)
+    return own is None if desired is None else own is not None and own.chains == desired.chains
 
 
 def _attempt(firewall: Libiptc, socket: TableSocket, change: TableChange) -> bool:
     """Write once; False where another program wrote to the table meanwhile."""
-    family, name, wanted = change.family, change.name, change.desired
-    if wanted is not None and _is_long(wanted):
+    family, name, desired = change.family, change.name, change.desired
+    if desired is not None and _is_long(desired):
         from istio_init.kernel.xtables.replace_table import Unsuited, write
 
         try:
-            packed = {chain.name: firewall.entries(family, name, chain) for chain in wanted.chains}
-            return write(socket, family, wanted, packed)
+            packed = {chain.name: firewall.entries(family, name, chain) for chain in desired.chains}
+            return write(socket, family, desired, packed)
         except Unsuited:
             pass  # left to libiptc, which writes or rejects it
     return _commit(firewall, socket, change)
@@ -88,29 +88,29 @@ def _attempt(firewall: Libiptc, socket: TableSocket, change: TableChange) -> boo
 
 def _commit(firewall: Libiptc, socket: TableSocket, change: TableChange) -> bool:
     """Edit and commit through libiptc; False where another program wrote to the table meanwhile."""
-    family, name, wanted = change.family, change.name, change.desired
-    known = wanted or change.known
-    like = recognised(change.like, known) if change.like else None
+    family, name, desired = change.family, change.name, change.desired
+    own_rules = desired or change.unsigned
+    like = recognised(change.like, own_rules) if change.like else None
     answers = socket.table(name)
     if is_empty(answers[0]):
-        found = Table(name, ordered(name, {}))  # as in every new pod: there is nothing to decode
+        current = Table(name, ordered(name, {}))  # as in every new pod: there is nothing to decode
     else:
-        found = recognised(socket.without_istio_chains(name, answers), known)
+        current = recognised(socket.without_istio_chains(name, answers), own_rules)
     edits = {
-        chain.name: edit(chain, chain_of(wanted, chain.name), chain_of(like, chain.name))
-        for chain in found.chains
+        chain.name: edit(chain, chain_of(desired, chain.name), chain_of(like, chain.name))
+        for chain in current.chains
         if chain.name not in OWN_CHAINS
     }
-    own = [chain.name for chain in found.chains if chain.name in OWN_CHAINS]
-    if wanted is None and not own and not any(change.delete for change in edits.values()):
+    own = [chain.name for chain in current.chains if chain.name in OWN_CHAINS]
+    if desired is None and not own and not any(change.delete for change in edits.values()):
         return True
 
     # libiptc reads the table between these two reads.
     with firewall.handle(family, name) as handle:
         try:
-            _take_out(handle, edits, own, wanted)
-            if wanted is not None:
-                _put_in(handle, edits, own, wanted, lambda chain: firewall.entries(family, name, chain))
+            _take_out(handle, edits, own, desired)
+            if desired is not None:
+                _put_in(handle, edits, own, desired, lambda chain: firewall.entries(family, name, chain))
         except StepError:
             if socket.is_still(name, answers):
                 raise
@@ -118,24 +118,24 @@ def _commit(firewall: Libiptc, socket: TableSocket, change: TableChange) -> bool
         return socket.is_still(name, answers) and _committed(handle, lambda: socket.is_still(name, answers))
 
 
-def _take_out(handle: Handle, edits: dict[str, Edit], own: list[str], wanted: Table | None) -> None:
-    """Delete Istio's rules, then Istio's chains that aren't wanted: nothing jumps to them any more."""
+def _take_out(handle: Handle, edits: dict[str, Edit], own: list[str], desired: Table | None) -> None:
+    """Delete Istio's rules, then Istio's chains that are not desired: nothing jumps to them any more."""
     for name in own:
         handle.flush(name)
     for name, change in edits.items():
         for position in reversed(change.delete):
             handle.delete(name, position)
     for name in own:
-        if wanted is None or wanted.chain(name) is None:
+        if desired is None or desired.chain(name) is None:
             handle.drop(name)
 
 
-def _put_in(handle: Handle, edits: dict[str, Edit], own: list[str], wanted: Table, packed: Pack) -> None:
+def _put_in(handle: Handle, edits: dict[str, Edit], own: list[str], desired: Table, packed: Pack) -> None:
     """Create the missing chains, then pack and add the rules: python-iptables packs a jump to a chain that exists."""
-    for chain in wanted.chains:
+    for chain in desired.chains:
         if chain.name not in edits and chain.name not in own:
             handle.create(chain.name)
-    for chain in wanted.chains:
+    for chain in desired.chains:
         entries = packed(chain)
         if change := edits.get(chain.name):
             preceding = change.preceding()

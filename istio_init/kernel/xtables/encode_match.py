@@ -35,7 +35,7 @@ REDIRECT4_DATA = Struct("=II8x2s2s4x")  # nf_nat_ipv4_multi_range_compat: count,
 REDIRECT6_DATA = Struct("=I32x2s2s")  # nf_nat_range: flags, addresses, ports
 
 UID, GID = 1, 2
-_PORTS_GIVEN = 2  # NF_NAT_RANGE_PROTO_SPECIFIED
+_PROTO_SPECIFIED = 2  # NF_NAT_RANGE_PROTO_SPECIFIED
 
 
 def extension(name: str, revision: int, data: bytes) -> bytes:
@@ -90,5 +90,5 @@ def pack_target(target: Target, family: Family) -> bytes:
 def _pack_redirect(target: Redirect, family: Family) -> bytes:
     low, high = target.ports.low.to_bytes(2, "big"), target.ports.high.to_bytes(2, "big")
     if family == IPV4:
-        return REDIRECT4_DATA.pack(1, _PORTS_GIVEN, low, high)
-    return REDIRECT6_DATA.pack(_PORTS_GIVEN, low, high)
+        return REDIRECT4_DATA.pack(1, _PROTO_SPECIFIED, low, high)
+    return REDIRECT6_DATA.pack(_PROTO_SPECIFIED, low, high)

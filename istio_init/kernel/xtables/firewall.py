@@ -41,7 +41,7 @@ class Libiptc:
         """
         names = existing_tables(family)
         if names is None:
-            # Without root the tables can't be listed. Querying the wanted ones creates no other table.
+            # Without root the tables can't be listed. Querying the planned ones creates no other table.
             names = tuple(table.name for table in expecting.tables) if expecting else tuple(BUILTIN_CHAINS)
         if not names:
             return Ruleset(family, ())
@@ -84,19 +84,19 @@ class Libiptc:
             self._libraries[family] = functions(family)
         return Handle(self._libraries[family], name)
 
-    def replace(self, family: Family, wanted: Table) -> None:
+    def replace(self, family: Family, desired: Table) -> None:
         """As Firewall.replace."""
-        self._edit(TableChange(family, wanted.name, wanted))
+        self._edit(TableChange(family, desired.name, desired))
 
-    def restore(self, family: Family, wanted: Table, like: Table) -> None:
+    def restore(self, family: Family, desired: Table, like: Table) -> None:
         """As Restoring.restore."""
-        self._edit(TableChange(family, wanted.name, wanted, None, like))
+        self._edit(TableChange(family, desired.name, desired, None, like))
 
-    def remove(self, family: Family, name: TableName, wanted: Table | None = None) -> None:
+    def remove(self, family: Family, name: TableName, unsigned: Table | None = None) -> None:
         """As Firewall.remove."""
         names = existing_tables(family)
         if names is None or name in names:
-            self._edit(TableChange(family, name, None, wanted))
+            self._edit(TableChange(family, name, None, unsigned))
 
     def _edit(self, change: TableChange) -> None:
         from istio_init.kernel.xtables.edit_table import edit_table
@@ -112,8 +112,8 @@ def _is_istios(chain: Chain) -> bool:
     return True
 
 
-def _refusal(error: StepError, family: Family, name: str, wanted: Table | None) -> KernelError:
+def _refusal(error: StepError, family: Family, name: str, desired: Table | None) -> KernelError:
     """The error for the user; its texts are imported only here."""
     from istio_init.kernel.xtables.refusal import explain
 
-    return explain(error, family, name, wanted)
+    return explain(error, family, name, desired)

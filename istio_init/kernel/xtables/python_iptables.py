@@ -53,13 +53,13 @@ class PythonIptables:
         ruleset: Ruleset = _ask("read", family, expecting)
         return ruleset
 
-    def replace(self, family: Family, wanted: Table) -> None:
+    def replace(self, family: Family, desired: Table) -> None:
         """As Firewall.replace."""
-        _ask("replace", family, wanted)
+        _ask("replace", family, desired)
 
-    def remove(self, family: Family, name: TableName, wanted: Table | None = None) -> None:
+    def remove(self, family: Family, name: TableName, unsigned: Table | None = None) -> None:
         """As Firewall.remove."""
-        _ask("remove", family, name, wanted)
+        _ask("remove", family, name, unsigned)
 
 
 def _ask(verb: str, family: Family, *arguments: object) -> Any:

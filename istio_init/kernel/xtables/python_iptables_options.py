@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _IPV4 = 2  # NFPROTO_IPV4
-_KNOWN = ctypes.sizeof(xt_option_entry)
-_LONGER = _KNOWN + ctypes.sizeof(ctypes.c_void_p)
+_SHORTER = ctypes.sizeof(xt_option_entry)
+_LONGER = _SHORTER + ctypes.sizeof(ctypes.c_void_p)
 
 
 def mend() -> None:
@@ -28,7 +28,7 @@ def mend() -> None:
     KernelError where neither size fits: no rule could be written rightly.
     """
     size = entry_size()
-    if size == _KNOWN:
+    if size == _SHORTER:
         return
 
     def entries(first: Any) -> Iterator[Any]:
@@ -40,9 +40,9 @@ def mend() -> None:
     def lookup(_self: object, first: Any, name: bytes) -> Any:
         return next((entry for entry in entries(first) if entry.name == name), None)
 
-    def check(_self: object, name: bytes, given: int, first: Any) -> None:
+    def check(_self: object, name: bytes, flags: int, first: Any) -> None:
         for entry in entries(first):
-            if entry.flags & XTOPT_MAND and not given & (1 << entry.id):
+            if entry.flags & XTOPT_MAND and not flags & (1 << entry.id):
                 raise XTablesError(f"{name!r}: --{entry.name.decode()} must be specified")
 
     xtables._option_lookup, xtables._options_fcheck = lookup, check
@@ -54,7 +54,7 @@ def entry_size() -> int:
     if not options:
         raise KernelError("libxtables: the match owner has no options; use --iptables-engine libiptc")
     # What follows the first entry is the next one's name, or the further field, which is 0 here.
-    size = _KNOWN if ctypes.c_void_p.from_address(options + _KNOWN).value else _LONGER
+    size = _SHORTER if ctypes.c_void_p.from_address(options + _SHORTER).value else _LONGER
     if xt_option_entry.from_address(options + size).name != b"gid-owner":
         raise KernelError(
             "python-iptables doesn't know the options of this libxtables (it knows those of iptables up to 1.8.11); "

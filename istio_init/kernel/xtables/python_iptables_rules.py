@@ -75,15 +75,15 @@ def build(rule: Rule, family: Family, table: Any) -> bytes:
     """
     if any(map(_is_unspeakable, (*rule.matches, rule.target))):
         return pack(rule, family)
-    made = _RULES[family]()
-    made.tables = (table,)
+    iptc_rule = _RULES[family]()
+    iptc_rule.tables = (table,)
     try:
-        header = [match for match in rule.matches if _put(match, made)]
-        _put_extensions(rule, header, made)
+        header = [match for match in rule.matches if _put(match, iptc_rule)]
+        _put_extensions(rule, header, iptc_rule)
     except (XTablesError, ValueError, AttributeError) as error:
         raise KernelError(f"{family} {table.name}: python-iptables doesn't take {rule_text(rule)}: {error}") from error
-    made.entry.nfcache = _SIGNED
-    return bytes(made.rule)
+    iptc_rule.entry.nfcache = _SIGNED
+    return bytes(iptc_rule.rule)
 
 
 def _is_unspeakable(part: Match | Target) -> bool:
@@ -91,24 +91,24 @@ def _is_unspeakable(part: Match | Target) -> bool:
     return isinstance(part, UnknownMatch | UnknownTarget) or part in (Comment(""), Comment("!"))
 
 
-def _put(match: Match, made: Any) -> bool:
+def _put(match: Match, iptc_rule: Any) -> bool:
     """Put a match into a rule's header, if that is its place."""
     match match:
         case Source():
-            made.src = "!" * match.negated + network_text(match.network)
+            iptc_rule.src = "!" * match.negated + network_text(match.network)
         case Destination():
-            made.dst = "!" * match.negated + network_text(match.network)
+            iptc_rule.dst = "!" * match.negated + network_text(match.network)
         case InInterface():
-            made.in_interface = "!" * match.negated + match.name
-            _mend_interface(made.get_ip(), "iniface", match.name)
+            iptc_rule.in_interface = "!" * match.negated + match.name
+            _mend_interface(iptc_rule.get_ip(), "iniface", match.name)
         case OutInterface():
-            made.out_interface = "!" * match.negated + match.name
-            _mend_interface(made.get_ip(), "outiface", match.name)
+            iptc_rule.out_interface = "!" * match.negated + match.name
+            _mend_interface(iptc_rule.get_ip(), "outiface", match.name)
         case Protocol():
-            made.protocol = "!" * match.negated + str(match.number)
-            if isinstance(made, _Rule6):
+            iptc_rule.protocol = "!" * match.negated + str(match.number)
+            if isinstance(iptc_rule, _Rule6):
                 # Left out where it is negated: the kernel would not look at the protocol at all.
-                made.entry.ipv6.flags |= made.entry.ipv6.IP6T_F_PROTO
+                iptc_rule.entry.ipv6.flags |= iptc_rule.entry.ipv6.IP6T_F_PROTO
         case _:
             return False
     return True
@@ -122,18 +122,18 @@ def _mend_interface(header: Any, field: str, name: str) -> None:
     setattr(header, f"{field}_mask", b"\xff" * counting)
 
 
-def _put_extensions(rule: Rule, header: list[Match], made: Any) -> None:
+def _put_extensions(rule: Rule, header: list[Match], iptc_rule: Any) -> None:
     """Hand all other matches and the target to libxtables, option by option."""
     protocols = tuple(match for match in header if isinstance(match, Protocol))
     extensions = tuple(match for match in rule.matches if match not in header)
     for jump, name, options in _extensions(rule_text(Rule((*protocols, *extensions), rule.target))):
-        extension = made.create_target(name, goto=jump == "-g") if jump else made.create_match(name)
+        extension = iptc_rule.create_target(name, goto=jump == "-g") if jump else iptc_rule.create_match(name)
         for option, value in options:
             extension.set_parameter(option, value)
         # Not the public final_check, which first has everything printed and parsed once more.
         extension._final_check()
     if rule.target == Verdict(""):
-        made.create_target("")
+        iptc_rule.create_target("")
 
 
 def _extensions(text: str) -> Iterator[tuple[str, str, list[tuple[str, list[str]]]]]:
@@ -176,44 +176,44 @@ class TableReader:
             entry = self._table.next_rule(entry)
 
     def _rule(self, entry: Any) -> Rule:
-        made = _RULES[self._family]()
-        made.tables, made.entry = (self._table,), entry
-        header = _header(made, self._family)
+        iptc_rule = _RULES[self._family]()
+        iptc_rule.tables, iptc_rule.entry = (self._table,), entry
+        header = _header(iptc_rule, self._family)
         start = ctypes.addressof(entry)
         matches = list(header)
         at = ctypes.sizeof(entry)
         while at < entry.target_offset:
             size = int.from_bytes(ctypes.string_at(start + at, 2), sys.byteorder)
-            matches += self._matches(made, start + at, size, header)
+            matches += self._matches(iptc_rule, start + at, size, header)
             at += size
-        target = self._target(made, start + entry.target_offset, entry.next_offset - entry.target_offset)
+        target = self._target(iptc_rule, start + entry.target_offset, entry.next_offset - entry.target_offset)
         return Rule(tuple(matches), target, ours=entry.nfcache == _SIGNED)
 
-    def _matches(self, made: Any, address: int, size: int, header: tuple[Match, ...]) -> tuple[Match, ...]:
+    def _matches(self, iptc_rule: Any, address: int, size: int, header: tuple[Match, ...]) -> tuple[Match, ...]:
         """What one xt_entry_match asks: one of our matches, or both sides' ports."""
         name, revision, data = _parts(address, size)
         module = self._xtables.find_match(name)
         if module and _fits(module[0], revision, size):
             raw = ctypes.cast(address, ctypes.POINTER(xt_entry_match))[0]
-            match = iptc.Match(made, match=raw)
+            match = iptc.Match(iptc_rule, match=raw)
             protocols = tuple(match for match in header if isinstance(match, Protocol))
-            rule = self._loaded(Rule(protocols, Verdict("")), f"-m {match.name}{_printed(match, made)}")
-            found = rule.matches[len(protocols) :] if rule else ()
-            if len(found) == 1 or [type(one) for one in found] == [SourcePorts, DestinationPorts]:
-                return found
+            rule = self._loaded(Rule(protocols, Verdict("")), f"-m {match.name}{_printed(match, iptc_rule)}")
+            matches = rule.matches[len(protocols) :] if rule else ()
+            if len(matches) == 1 or [type(one) for one in matches] == [SourcePorts, DestinationPorts]:
+                return matches
         return (UnknownMatch(name, revision, data),)
 
-    def _target(self, made: Any, address: int, size: int) -> Target:
+    def _target(self, iptc_rule: Any, address: int, size: int) -> Target:
         name, revision, data = _parts(address, size)
         if not name:
-            jump = self._table.get_target(made.entry).decode(errors="surrogateescape")
-            goto = made.get_ip().flags & _GOTO[self._family]
+            jump = self._table.get_target(iptc_rule.entry).decode(errors="surrogateescape")
+            goto = iptc_rule.get_ip().flags & _GOTO[self._family]
             return Verdict(jump) if jump in _VERDICTS else Jump(jump, bool(goto))
         module = self._xtables.find_target(name)
         if module and _fits(module[0], revision, size):
             raw = ctypes.cast(address, ctypes.POINTER(xt_entry_target))[0]
-            target = iptc.Target(made, target=raw)
-            if rule := self._loaded(Rule((), Verdict("")), f"-j {target.name}{_printed(target, made)}"):
+            target = iptc.Target(iptc_rule, target=raw)
+            if rule := self._loaded(Rule((), Verdict("")), f"-j {target.name}{_printed(target, iptc_rule)}"):
                 return rule.target
         return UnknownTarget(name, revision, data)
 
@@ -240,18 +240,18 @@ def _fits(module: Any, revision: int, size: int) -> bool:
     return bool(module.revision == revision and xt_align(module.size + HEAD.size) == size)
 
 
-def _printed(extension: Any, made: Any) -> str:
+def _printed(extension: Any, iptc_rule: Any) -> str:
     """An extension's options as libxtables prints them, with a blank before them."""
-    saved = extension._get_saved_buf(made.get_ip())
+    saved = extension._get_saved_buf(iptc_rule.get_ip())
     return saved.decode(errors="surrogateescape") if saved else ""
 
 
-def _header(made: Any, family: Family) -> tuple[Match, ...]:
+def _header(iptc_rule: Any, family: Family) -> tuple[Match, ...]:
     """What a rule's header asks; one UnknownMatch with the whole of it where that can't be said in full."""
-    header = made.get_ip()
+    header = iptc_rule.get_ip()
     whole = bytes(header)
     try:
-        matches = tuple(_header_matches(made, family))
+        matches = tuple(_header_matches(iptc_rule, family))
         again = _RULES[family]()
         for match in matches:
             _put(match, again)
@@ -260,20 +260,24 @@ def _header(made: Any, family: Family) -> tuple[Match, ...]:
             return matches
     except (ValueError, iptc.IPTCError):
         pass  # a name that is none, say: it is told as the bytes that it is
-    return (UnknownMatch(HEADER, 0, ctypes.string_at(ctypes.addressof(made.entry), type(made.entry).nfcache.offset)),)
+    return (
+        UnknownMatch(
+            HEADER, 0, ctypes.string_at(ctypes.addressof(iptc_rule.entry), type(iptc_rule.entry).nfcache.offset)
+        ),
+    )
 
 
-def _header_matches(made: Any, family: Family) -> Iterator[Match]:
+def _header_matches(iptc_rule: Any, family: Family) -> Iterator[Match]:
     """What a header seems to ask, in the order of iptables-save."""
-    for side, text in ((Source, made.src), (Destination, made.dst)):
+    for side, text in ((Source, iptc_rule.src), (Destination, iptc_rule.dst)):
         network = _network(text.removeprefix("!"), family)
         if network.prefix or text.startswith("!"):
             yield side(network, text.startswith("!"))
-    for way, text in ((InInterface, made.in_interface), (OutInterface, made.out_interface)):
+    for kind, text in ((InInterface, iptc_rule.in_interface), (OutInterface, iptc_rule.out_interface)):
         if text is not None:
-            yield way(text.removeprefix("!"), text.startswith("!"))
-    if number := made.get_ip().proto:
-        yield Protocol(number, made.protocol.startswith("!"))
+            yield kind(text.removeprefix("!"), text.startswith("!"))
+    if number := iptc_rule.get_ip().proto:
+        yield Protocol(number, iptc_rule.protocol.startswith("!"))
 
 
 def _network(text: str, family: Family) -> Network:

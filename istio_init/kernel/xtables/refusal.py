@@ -28,13 +28,13 @@ _NO_LEGACY = (
 )
 
 
-def explain(error: StepError, family: Family, name: str, wanted: Table | None) -> KernelError:
-    """The error to raise; `name` is the table, empty where all were read, and `wanted` what was to be written."""
-    where, why = f"{family} {name}".rstrip(), _why(error.errno, error.step, family, name, wanted)
+def explain(error: StepError, family: Family, name: str, desired: Table | None) -> KernelError:
+    """The error to raise; `name` is the table, empty where all were read, and `desired` what was to be written."""
+    where, why = f"{family} {name}".rstrip(), _why(error.errno, error.step, family, name, desired)
     return KernelError(f"{where}: can't {error.step}: {os.strerror(error.errno)}: {why}", error.errno)
 
 
-def _why(number: int, step: str, family: Family, name: str, wanted: Table | None) -> str:
+def _why(number: int, step: str, family: Family, name: str, desired: Table | None) -> str:
     """The cause of an error number at this step, and what to do."""
     if step not in (OPENING, COMMITTING):
         return "libiptc rejected the chain or rule; nothing was written"
@@ -49,11 +49,11 @@ def _why(number: int, step: str, family: Family, name: str, wanted: Table | None
             module = f"{'iptable' if family == IPV4 else 'ip6table'}_{name or 'nat'}"
             return f"the kernel has no such table: load the module {module}; {_NO_LEGACY}"
         case errno.ENOENT:
-            return _missing_extensions(family, wanted)
+            return _missing_extensions(family, desired)
         case errno.EOPNOTSUPP:
             return "an option that a rule uses is not in this kernel (CT --zone needs CONFIG_NF_CONNTRACK_ZONES)"
         case errno.EINVAL:
-            rules = (rule for chain in (wanted.chains if wanted else ()) for rule in chain.rules)
+            rules = (rule for chain in (desired.chains if desired else ()) for rule in chain.rules)
             return (
                 denial.explain_owners(rules)
                 or "a rule is not allowed in its chain, or has a wrong size: the kernel's log (dmesg) says which"
@@ -83,9 +83,9 @@ def _no_tables(family: Family) -> str:
     return f"the kernel has these tables, but {denial.filter_or_module()}"
 
 
-def _missing_extensions(family: Family, wanted: Table | None) -> str:
+def _missing_extensions(family: Family, desired: Table | None) -> str:
     """Which matches and targets of the rules the kernel does not have, each with the first rule that uses it."""
-    rules = [(chain.name, rule) for chain in (wanted.chains if wanted else ()) for rule in chain.rules]
+    rules = [(chain.name, rule) for chain in (desired.chains if desired else ()) for rule in chain.rules]
     users: dict[tuple[Literal["match", "target"], str, int], str] = {}
     for chain, rule in rules:
         for extension in extensions(rule, family):
@@ -100,7 +100,7 @@ def _missing_extensions(family: Family, wanted: Table | None) -> str:
     causes += [
         f"there is no chain {rule.target.chain}, which -A {chain} {rule_text(rule)} jumps to"
         for chain, rule in rules
-        if not missing and isinstance(rule.target, Jump) and wanted and wanted.chain(rule.target.chain) is None
+        if not missing and isinstance(rule.target, Jump) and desired and desired.chain(rule.target.chain) is None
     ]
     return (
         "; ".join(causes)

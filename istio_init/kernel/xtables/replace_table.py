@@ -51,26 +51,26 @@ class Unsuited(Exception):
     """Only libiptc can write this table, or reject it."""
 
 
-def write(socket: TableSocket, family: Family, wanted: Table, packed: Mapping[str, Packed]) -> bool:
-    """Replace a table's chains by the wanted ones, whose entries are `packed` by name; its policies are kept.
+def write(socket: TableSocket, family: Family, desired: Table, packed: Mapping[str, Packed]) -> bool:
+    """Replace a table's chains by the desired ones, whose entries are `packed` by name; its policies are kept.
 
     False where another program wrote to the table meanwhile. Unsuited, with nothing written, where other programs'
     rules or chains exist, or are jumped to. StepError with the kernel's number.
     """
-    answers = socket.table(wanted.name)
-    found = recognised(socket.without_istio_chains(wanted.name, answers), wanted)
-    layout = _Layout(family, _chains(found, wanted), packed)
+    answers = socket.table(desired.name)
+    current = recognised(socket.without_istio_chains(desired.name, answers), desired)
+    layout = _Layout(family, _chains(current, desired), packed)
     content = layout.content(behind=_REPLACE_HEAD.size)
-    return socket.is_still(wanted.name, answers) and _replace(socket, layout, answers, content)
+    return socket.is_still(desired.name, answers) and _replace(socket, layout, answers, content)
 
 
-def _chains(found: Table, wanted: Table) -> list[tuple[str, str | None]]:
+def _chains(current: Table, desired: Table) -> list[tuple[str, str | None]]:
     """The chains to write, in the kernel's order, with the current policies; Unsuited where there are others."""
-    for chain in found.chains:
+    for chain in current.chains:
         if chain.name not in OWN_CHAINS and (chain.policy is None or len(own_rules(chain)) < len(chain.rules)):
             raise Unsuited
-    built_in = [(chain.name, chain.policy) for chain in found.chains if chain.policy is not None]
-    own = [chain.name for chain in wanted.chains if chain.policy is None]
+    built_in = [(chain.name, chain.policy) for chain in current.chains if chain.policy is not None]
+    own = [chain.name for chain in desired.chains if chain.policy is None]
     if not OWN_CHAINS.issuperset(own):
         raise Unsuited
     return [*built_in, *((name, None) for name in own)]

@@ -54,7 +54,7 @@ class _ChainReader(TableBlob):
         entries, offsets_at = self._entries, self._layout.counters_at - OFFSETS.size
         name, start, last = "", 0, None
         rules: list[Rule] | Chain = []
-        known: dict[bytes, Rule] = {}
+        decoded: dict[bytes, Rule] = {}
         while start < len(entries):
             target, end = OFFSETS.unpack_from(entries, start + offsets_at)
             target, end = start + target, start + end
@@ -63,17 +63,17 @@ class _ChainReader(TableBlob):
                 if name:
                     yield name, rules, "" if last is None else self._verdict(last)
                 name, rules, last = self._error_name(target) if is_head else starts[start], [], None
-                if is_head and name not in left_out and (standing := self._standing(name, end)):
-                    rules, end = standing
+                if is_head and name not in left_out and (unchanged := self._unchanged(name, end)):
+                    rules, end = unchanged
                 else:
-                    known = self._known(name)
+                    decoded = self._expected_rules(name)
             if isinstance(rules, list) and not (is_head or name in left_out):
                 if last is not None:
-                    rules.append(self._rule(last, known))
+                    rules.append(self._rule(last, decoded))
                 last = start
             start = end
 
-    def _known(self, name: str) -> dict[bytes, Rule]:
+    def _expected_rules(self, name: str) -> dict[bytes, Rule]:
         """The rules that are expected in a chain, by their entries; long runs are not worth a dictionary."""
         if name not in self._expected:
             return {}
@@ -81,7 +81,7 @@ class _ChainReader(TableBlob):
         entries = [entry for entry in packed if isinstance(entry, bytes)]
         return dict(zip(entries, chain.rules, strict=True)) if len(entries) == len(packed) else {}
 
-    def _standing(self, name: str, start: int) -> tuple[Chain, int] | None:
+    def _unchanged(self, name: str, start: int) -> tuple[Chain, int] | None:
         """A chain that is just as it is expected, and where the return behind its rules ends; or None.
 
         `start` is where its rules begin.
@@ -107,10 +107,10 @@ class _ChainReader(TableBlob):
         parts = entries[start : start + layout.counters_at], layout.uncounted, entries[start + layout.size : target]
         return b"".join([*parts, element]), packed is not None
 
-    def _rule(self, start: int, known: dict[bytes, Rule]) -> Rule:
+    def _rule(self, start: int, decoded: dict[bytes, Rule]) -> Rule:
         """The rule of the entry at an offset."""
         entry, is_standard = self._normal(start)
-        rule = known.get(entry)
+        rule = decoded.get(entry)
         if rule is None:
             if self._reader is None:
                 from istio_init.kernel.xtables.decode_rule import EntryReader

@@ -94,6 +94,7 @@ root=$(findmnt -n -o TARGET -t cgroup2 | head -n 1)
 umount "$root"
 mount -t cgroup2 none "$root"
 mount --bind "$1" /sys/fs/bpf
+export ISTIO_INIT_CGROUP="$root"
 shift
 exec "$@"
 """

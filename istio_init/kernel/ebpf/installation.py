@@ -1,6 +1,6 @@
 """What a node has of capture by eBPF: maps, programs at the root cgroup, and their pins.
 
-Everything is pinned below one directory of a BPF file system that only root may enter:
+Everything is pinned below one directory of a BPF file system that only root may enter, see pin_directory:
 
     DIRECTORY/v1/maps/{pods,members,notes,handover,listeners,counts}
     DIRECTORY/v1/links/{connect4,...}     at the root cgroup
@@ -16,7 +16,7 @@ import posix as os  # the C half of os; the other half costs a start a milliseco
 from _struct import pack_into
 
 from istio_init.errors import KernelError
-from istio_init.kernel.ebpf import pins, syscall
+from istio_init.kernel.ebpf import links, pins, syscall
 from istio_init.kernel.ebpf.layout import MEMBER_BYTES, NOTE_BYTES, POD
 from istio_init.kernel.ebpf.programs import PROGRAMS
 
@@ -24,8 +24,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DIRECTORY = f"{pins.BPF_FILE_SYSTEM}/istio-init"
 LAYOUT = "v1"
+# Variables of the environment: where the node's BPF file system is mounted if not at its usual path, as in the agent's
+# container, and a cgroup to attach to instead of the root, whose processes alone are then captured.
+BPF_VARIABLE, CGROUP_VARIABLE = b"ISTIO_INIT_BPF", b"ISTIO_INIT_CGROUP"
+_ROOT_INODE = 1  # of the root of the cgroup v2 hierarchy; a container's root is another directory of it
 
 # enum bpf_map_type
 _HASH, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE, _SOCKHASH, _SK_STORAGE = 1, 6, 9, 11, 18, 24
@@ -65,9 +68,9 @@ INBOUND, NETNS_SK_LOOKUP = "sk_lookup", 36
 class Installation:
     """The programs at a cgroup, pinned below a directory. Every method that changes something takes the lock."""
 
-    def __init__(self, cgroup: str, directory: str = DIRECTORY) -> None:
-        self.cgroup, self.directory = cgroup, directory
-        self.home = f"{directory}/{LAYOUT}"
+    def __init__(self, cgroup: str, directory: str = "") -> None:
+        self.cgroup, self.directory = cgroup, directory or pin_directory()
+        self.home = f"{self.directory}/{LAYOUT}"
         self._maps: dict[str, int] = {}
 
     def path(self, part: str, name: str) -> str:
@@ -96,7 +99,7 @@ class Installation:
         try:
             if not pins.exists(self.home):
                 self._found()
-            self._attach([each for each in (ALL_HOOKS if dns else HOOKS) if not pins.exists(self.path("links", each))])
+            self._attach(self.missing_links(dns=dns))
         except OSError as error:
             raise refusal(error) from error
 
@@ -145,6 +148,7 @@ class Installation:
             for section in sections:
                 link = syscall.create_link(loaded[section], cgroup, ALL_HOOKS[section][1])
                 try:
+                    pins.unlink(self.path("links", section))  # of a link that was detached
                     syscall.pin(link, self.path("links", section))
                 finally:
                     os.close(link)
@@ -166,13 +170,13 @@ class Installation:
         return syscall.load_program(section.rpartition("/")[2], kind, expected, bytes(instructions))
 
     def missing_links(self, *, dns: bool) -> list[str]:
-        """The programs that should be attached at the cgroup and are not pinned, by section."""
-        return [each for each in (ALL_HOOKS if dns else HOOKS) if not pins.exists(self.path("links", each))]
+        """The programs that should be attached at the cgroup, and are not or have no pin, by section."""
+        return [each for each in (ALL_HOOKS if dns else HOOKS) if not links.is_attached(self.path("links", each))]
 
     def detach_dns(self) -> None:
         """Take the programs for UDP away again. The caller holds the lock."""
         for section in reversed(DNS_HOOKS):
-            pins.unlink(self.path("links", section))
+            links.release(self.path("links", section))
 
     def upgrade(self) -> None:
         """Put this program's instructions in the place of those attached, each in one step; the maps stay."""
@@ -194,7 +198,7 @@ class Installation:
     def uninstall(self) -> None:
         """Take everything away. What turns connections goes first. The caller holds the lock."""
         for section in reversed(ALL_HOOKS):
-            pins.unlink(self.path("links", section))
+            links.release(self.path("links", section))
         pins.clear(self.home)
         self.close()
 
@@ -243,12 +247,31 @@ def _create(name: str) -> int:
             os.close(btf)
 
 
+def pin_directory() -> str:
+    """The directory of the pins on this node, as this process sees it."""
+    mounted = os.environ.get(BPF_VARIABLE, b"").decode(errors="surrogateescape")
+    return f"{mounted or pins.BPF_FILE_SYSTEM}/istio-init"
+
+
 def root_cgroup() -> str:
-    """Where the root of the cgroup v2 hierarchy is mounted; KernelError where it is not."""
+    """Where the root of the cgroup v2 hierarchy is mounted; KernelError where this process does not see it."""
+    if named := os.environ.get(CGROUP_VARIABLE, b""):
+        return named.decode(errors="surrogateescape")
     with open("/proc/self/mountinfo", "rb") as mounts:
         for line in mounts:
             mounted, _, kind = line.partition(b" - ")
-            fields = mounted.split(b" ")
-            if kind.startswith(b"cgroup2 ") and fields[3] == b"/":
-                return fields[4].decode(errors="surrogateescape")
-    raise KernelError("--capture-backend ebpf: no cgroup v2 hierarchy is mounted; mount one at /sys/fs/cgroup/unified")
+            if kind.startswith(b"cgroup2 ") and _is_root(*mounted.split(b" ")[2:5:2]):
+                return mounted.split(b" ")[4].decode(errors="surrogateescape")
+    raise KernelError(
+        "--capture-backend ebpf: the root of the cgroup v2 hierarchy is not mounted here; "
+        "mount one at /sys/fs/cgroup/unified, or in a container the node's /sys/fs/cgroup"
+    )
+
+
+def _is_root(device: bytes, path: bytes) -> bool:
+    """Whether a path is the root directory of the file system with this device number."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return status.st_ino == _ROOT_INODE and b"%d:%d" % (os.major(status.st_dev), os.minor(status.st_dev)) == device

@@ -168,8 +168,13 @@ def forget(installation: Installation, cookie: int) -> None:
 
 def _detach_dns_if_unused(installation: Installation) -> None:
     """Detach the programs for UDP where no pod has DNS capture: every datagram of the node passes them."""
-    if installation.has_dns and not any(_captures_dns(installation, each) for each in cookies(installation)):
+    if installation.has_dns and not wants_dns(installation):
         installation.detach_dns()
+
+
+def wants_dns(installation: Installation) -> bool:
+    """Whether any pod has DNS capture. The caller holds the lock."""
+    return any(_captures_dns(installation, each) for each in cookies(installation))
 
 
 def _captures_dns(installation: Installation, cookie: int) -> bool:

@@ -20,7 +20,7 @@ _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "
 
 # enum bpf_cmd
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_GET_NEXT_KEY, PROG_LOAD, OBJ_PIN, OBJ_GET = range(8)
-OBJ_GET_INFO_BY_FD, PROG_QUERY, BTF_LOAD, LINK_CREATE, LINK_UPDATE = 15, 16, 18, 28, 29
+OBJ_GET_INFO_BY_FD, PROG_QUERY, BTF_LOAD, LINK_CREATE, LINK_UPDATE, LINK_DETACH = 15, 16, 18, 28, 29, 34
 
 _ATTR_BYTES = 128  # longer than any command here needs; the kernel wants what it does not know to be zero
 _LOG_BYTES = 1 << 20  # of the verifier's explanation
@@ -161,12 +161,33 @@ def update_link(link: int, program: int) -> None:
     call(LINK_UPDATE, pack("<IIII", link, program, 0, 0))
 
 
+def detach_link(link: int) -> None:
+    """Detach a link's program at once, whoever has a descriptor or a pin of it; a detached one is left as it is."""
+    call(LINK_DETACH, pack("<I", link))
+
+
 def link_namespace(link: int) -> int:
     """The inode of the network namespace that a link is attached to (bpf_link_info.netns); 0 once that is gone."""
+    number: int = unpack_from("<I", _link_information(link), 16)[0]
+    return number
+
+
+def link_cgroup(link: int) -> int:
+    """The id of the cgroup that a link is attached to (bpf_link_info.cgroup); 0 once it is detached."""
+    number: int = unpack_from("<Q", _link_information(link), 16)[0]
+    return number
+
+
+def link_id(link: int) -> int:
+    """The number of a link, which the kernel gives no other one (bpf_link_info.id)."""
+    number: int = unpack_from("<I", _link_information(link), 4)[0]
+    return number
+
+
+def _link_information(link: int) -> bytes:
     information = Buffer(bytes(256))
     call(OBJ_GET_INFO_BY_FD, pack("<IIQ", link, information.size, information.address))
-    number: int = unpack_from("<I", bytes(information), 16)[0]
-    return number
+    return bytes(information)
 
 
 def attached_programs(cgroup: int, attach_type: int) -> tuple[int, ...]:

@@ -10,9 +10,10 @@ import subprocess
 
 ARCHIVE = "http://deb.debian.org/debian"
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
+ALL = re.compile(".")
 
 
-def unpack(suite: str, package: str, directory: pathlib.Path, names: re.Pattern[str] = re.compile(".")) -> None:
+def unpack(suite: str, package: str, directory: pathlib.Path, names: re.Pattern[str] = ALL) -> None:
     """The package and those that it needs, if their `names` match, below a new directory.
 
     apt's own configuration and lists are left alone. AssertionError with what apt says where it fails.
@@ -47,8 +48,10 @@ def unpack(suite: str, package: str, directory: pathlib.Path, names: re.Pattern[
     new.rename(directory)
 
 
-def unpacked_once(suite: str, package: str, shared: pathlib.Path, made_before: str) -> pathlib.Path:
-    """Where the package is unpacked: below `shared`, by the first of the processes that share it.
+def unpacked_once(
+    suite: str, package: str, shared: pathlib.Path, made_before: str, names: re.Pattern[str] = ALL
+) -> pathlib.Path:
+    """Where the package is unpacked, as unpack() does: below `shared`, by the first of the processes that share it.
 
     A directory in which that was done before may be named by the variable `made_before`.
     """
@@ -59,7 +62,7 @@ def unpacked_once(suite: str, package: str, shared: pathlib.Path, made_before: s
     with (directory / "lock").open("w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (directory / "root").exists():
-            unpack(suite, package, directory / "root")
+            unpack(suite, package, directory / "root", names)
     return directory / "root"
 
 

@@ -82,11 +82,15 @@ class NodeAgent:
         """All that it has logged."""
         return self.output.read_text() if self.output.exists() else ""
 
+    @property
+    def port(self) -> int:
+        """Where its pages are."""
+        listening = [line for line in self.log[self._begin :].splitlines() if "listening on" in line]
+        return int(listening[-1].partition("listening on port ")[2].partition(" ")[0].rpartition(":")[2])
+
     def get(self, path: str) -> tuple[int, str]:
         """The status and the text of a page."""
-        listening = [line for line in self.log[self._begin :].splitlines() if "listening on" in line]
-        port = int(listening[-1].partition("listening on port ")[2].partition(" ")[0].rpartition(":")[2])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         connection.request("GET", path)
         answer = connection.getresponse()
         text = answer.read().decode()

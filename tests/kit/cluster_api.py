@@ -36,6 +36,8 @@ class ClusterApi:
         # Pods that exist, and that no list and no watch tells of yet.
         self.hidden: set[str] = set()
         self._version, self._log = 1000, list[tuple[int, str, Object]]()
+        # Of the watches that run now; those of other epochs end, and their versions are too old.
+        self._epoch = 0
         self._condition = asyncio.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -46,6 +48,10 @@ class ClusterApi:
     def delete(self, name: str, namespace: str = "default") -> None:
         """Remove a pod."""
         self._do(self._remove, (namespace, name))
+
+    def break_watches(self) -> None:
+        """End all watches with 410: who has one has to list the pods again."""
+        self._do(self._break, None)
 
     def asked(self, method: str, part: str) -> list[Request]:
         """The requests of a method whose path contains a part."""
@@ -67,6 +73,9 @@ class ClusterApi:
         key = pod["metadata"]["namespace"], pod["metadata"]["name"]
         self._log.append((self._version, "MODIFIED" if key in self.pods else "ADDED", pod))
         self.pods[key] = pod
+
+    def _break(self, _: None) -> None:
+        self._epoch += 1
 
     def _remove(self, key: tuple[str, str]) -> None:
         self._version += 1
@@ -91,11 +100,16 @@ class ClusterApi:
 
     async def _watch(self, version: int, answer: Answer) -> None:
         await answer.begin()
+        epoch = self._epoch
         while True:
             async with self._condition:
                 news = [each for each in self._log if each[0] > version]
-                if not news:
+                if not news and epoch == self._epoch:
                     await self._condition.wait()
+            if epoch != self._epoch:
+                await answer.event("ERROR", {"kind": "Status", "code": 410, "message": "too old resource version"})
+                await answer.end()
+                return
             for number, kind, pod in news:
                 version = number
                 if self._is_seen(pod):

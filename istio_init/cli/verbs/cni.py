@@ -12,6 +12,7 @@ from istio_init.cli.help_page import Command, Group
 from istio_init.cli.verbs.acting import RecordedLog
 from istio_init.cli.verbs.cni_agent import agent
 from istio_init.cli.verbs.cni_flags import (
+    Backend,
     BinDir,
     Config,
     Interval,
@@ -55,6 +56,7 @@ def install(  # noqa: PLR0913 (a command line's options)
     cni_bin_dir: BinDir = "",
     plugin: Plugin = "",
     plugin_config: Config = "",
+    capture_backend: Backend = "",
     watch: Annotated[bool, typer.Option("--watch", metavar="", help="Keep it installed until SIGTERM.")] = False,
     interval: Interval = "10s",
     on_exit: OnExit = "",
@@ -70,12 +72,12 @@ def install(  # noqa: PLR0913 (a command line's options)
     at_end, pause = ending(on_exit), duration("--interval", interval)
     places, source = detect(cni_net_dir, cni_bin_dir), plugin or program()
     if not watch:
-        actions = installation.install(places, source, entry(plugin_config))
+        actions = installation.install(places, source, entry(plugin_config, capture_backend))
         _warn_of_rivals(log, places)
         _log_actions(log, actions or ("in place, nothing written",))
         _report(log, "install", changed=bool(actions))
         return 0
-    _keep_installed(log, places, source, plugin_config, pause)
+    _keep_installed(log, places, source, (plugin_config, capture_backend), pause)
     log.info(f"terminating: {at_end}")
     if at_end != "keep":
         _log_actions(log, installation.uninstall(places, keep_program=at_end == "unchain"))
@@ -121,12 +123,13 @@ def status(
     cni_net_dir: NetDir = "",
     cni_bin_dir: BinDir = "",
     plugin_config: Config = "",
+    capture_backend: Backend = "",
     output: Output = "text",
 ) -> int:
     """Check whether the plugin is installed; exit 0 if it is, 1 if not."""
     form = choice("--output", output, ("text", "json"))
     places = detect(cni_net_dir, cni_bin_dir)
-    installed = installation.status(places, entry(plugin_config) if plugin_config else None)
+    installed = installation.status(places, entry(plugin_config, capture_backend) if plugin_config else None)
     if form == "json":
         document = {
             "whole": installed.whole,
@@ -143,11 +146,14 @@ def status(
     return 0 if installed.whole else 1
 
 
-def _keep_installed(log: Log, places: Directories, source: str, plugin_config: str, pause: float) -> None:
-    """Reinstall whenever the installation is incomplete, until a signal arrives."""
+def _keep_installed(log: Log, places: Directories, source: str, config: tuple[str, str], pause: float) -> None:
+    """Reinstall whenever the installation is incomplete, until a signal arrives.
+
+    `config` is the file of the entry, and the capture backend.
+    """
     with (
-        Watch(watched(places, plugin_config)) as watch,
-        Keeper(log, places, source, lambda: entry(plugin_config)) as keeper,
+        Watch(watched(places, config[0])) as watch,
+        Keeper(log, places, source, lambda: entry(*config)) as keeper,
     ):
         while not watch.asked_to_end:
             keeper.attempt()

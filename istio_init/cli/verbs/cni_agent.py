@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istio_init.cli.verbs.cni_flags import (
+    BACKENDS,
+    Backend,
     BinDir,
     Config,
     Interval,
@@ -46,6 +48,7 @@ def agent(  # noqa: PLR0913 (a command line's options)
     cni_bin_dir: BinDir = "",
     plugin: Plugin = "",
     plugin_config: Config = "",
+    capture_backend: Backend = "",
     interval: Interval = "10s",
     on_exit: OnExit = "uninstall",
     node: Annotated[str, typer.Option("--node", metavar="NAME", help=f"This node's name. Unset: ${NODE_NAME}.")] = "",
@@ -100,7 +103,7 @@ def agent(  # noqa: PLR0913 (a command line's options)
         places,
         plugin or program(),
         plugin_config,
-        lambda: {"agent": REQUIRED, "agent_socket": socket, **entry(plugin_config)},
+        lambda: {"agent": REQUIRED, "agent_socket": socket, **entry(plugin_config, capture_backend)},
         duration("--interval", interval),
         ending(on_exit),
         listen,
@@ -109,6 +112,7 @@ def agent(  # noqa: PLR0913 (a command line's options)
         (f"--cni-net-dir={places.networks}", *([f"--cri-socket={cri_socket}"] if cri_socket else [])),
         untaint,
         _daemonset(daemonset),
+        ebpf=choice("--capture-backend", capture_backend or BACKENDS[0], BACKENDS) == "ebpf",
     )
 
     async def run() -> None:

@@ -21,6 +21,7 @@ ENTRY: dict[str, Any] = {"type": conflist.PLUGIN, "capabilities": {"io.kubernete
 
 # The plugin's bundle in the node image.
 BUNDLE = "/usr/lib/istio-init/cni"
+BACKENDS = ("iptables", "ebpf")
 ON_EXIT = ("uninstall", "unchain", "keep")
 
 NetDir = Annotated[
@@ -34,11 +35,28 @@ BinDir = Annotated[
 Plugin = Annotated[str, typer.Option("--plugin", metavar="PATH", help="The program, or the bundle, to install.")]
 Interval = Annotated[str, typer.Option(metavar="DURATION", help="Check at least this often, until SIGTERM.")]
 OnExit = Annotated[str, typer.Option(metavar="|".join(ON_EXIT), help="What SIGTERM does.")]
+Backend = Annotated[
+    str,
+    typer.Option(
+        "--capture-backend", metavar="|".join(BACKENDS), help="How the plugin captures pods. Unset: as the entry says."
+    ),
+]
 Json = Annotated[bool, typer.Option("--log-as-json", metavar="", help="Log lines of JSON.")]
 
 
-def entry(path: str) -> dict[str, Any]:
-    """The plugin's entry in the network: the file's fields over the defaults."""
+def entry(path: str, backend: str = "") -> dict[str, Any]:
+    """The plugin's entry in the network: the file's fields over the defaults, and the capture backend if one is given.
+
+    OptionError for an unknown backend.
+    """
+    found = _entry(path)
+    if not backend:
+        return found
+    defaults = {**found.get("defaults", {}), "capture-backend": choice("--capture-backend", backend, BACKENDS)}
+    return {**found, "defaults": defaults}
+
+
+def _entry(path: str) -> dict[str, Any]:
     if not path:
         return ENTRY
     content = files.read(path)

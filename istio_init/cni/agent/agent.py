@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Never
 
 from istio_init.cni.agent.answers import Answers
 from istio_init.cni.agent.departure import is_final
+from istio_init.cni.agent.ebpf import EbpfKeeper, EbpfMetrics
 from istio_init.cni.agent.endpoint import HttpEndpoint
 from istio_init.cni.agent.health import Health
 from istio_init.cni.agent.inspection import Inspector
@@ -59,6 +60,7 @@ class AgentSettings(Record):
     inspection_flags: tuple[str, ...] = ()
     untaint: str = ""
     daemonset: DaemonSetName | None = None
+    ebpf: bool = False
 
 
 class Agent:
@@ -75,6 +77,7 @@ class Agent:
         self._repair = Repair(settings.repair, settings.node, self._inspector, self._api, log)
         self._answers = Answers(self._api, self.store, self.health)
         self._reports = Reports(log)
+        self._ebpf = EbpfKeeper(log) if settings.ebpf else None
         self.metrics = Metrics()
         self._connect_metrics()
 
@@ -86,6 +89,7 @@ class Agent:
         self._answers.asked = metrics.direct.inc
         self._repair.counted = metrics.count_repair
         metrics.states = lambda: self._repair.by_state
+        metrics.add(EbpfMetrics(self._ebpf))
         metrics.gauge("pods", "Pods of this node that are known.", lambda: len(self.store))
         metrics.gauge("entry_in_place", "1 if program and entry are in place.", lambda: health.installed)
         metrics.gauge("watching", "1 if the watch of the node's pods works.", lambda: self._watch.connected)
@@ -116,6 +120,8 @@ class Agent:
             if self._settings.untaint:
                 untaint = Untaint(self._settings.untaint, self._settings.node, self._api, self.health, self._log)
                 tasks.append(group.create_task(untaint.run(), name="untaint"))
+            if self._ebpf:
+                tasks.append(group.create_task(self._ebpf.run(), name="ebpf"))
             await self._keep_installed()
             await self._leave()
             for task in tasks:

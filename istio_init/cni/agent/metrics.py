@@ -36,6 +36,8 @@ from istio_init.cni.plugin.sandbox_state import CAPTURED, PASSED
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
 
+    from prometheus_client.registry import Collector
+
 # A series beside each counter, of when it began: twice the metrics, and nothing that process_start_time_seconds lacks.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 PREFIX = "istio_init_cni"
@@ -100,6 +102,10 @@ class Metrics:
         """Have a value read whenever the metrics are."""
         self._gauges[name] = gauge = Gauge(f"{PREFIX}_{name}", what, registry=self._registry)
         gauge.set_function(value)
+
+    def add(self, collector: Collector) -> None:
+        """Have a collector's metrics on the page, too."""
+        self._registry.register(collector)
 
     def count_report(self, outcome: Mapping[str, Any]) -> None:
         """Count what the plugin reports of a call."""

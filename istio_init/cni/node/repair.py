@@ -16,6 +16,7 @@ from istio_init.cni.plugin.protocol import NAMESPACE, NEWEST, POD, UID, Request,
 from istio_init.cni.plugin.sandbox_state import CAPTURED, PASSED
 from istio_init.cni.plugin.settings import CAPABILITY, settings
 from istio_init.errors import InitError, KernelError
+from istio_init.inspect import socket_capture
 from istio_init.inspect.state import conformance, findings, inspect
 from istio_init.kernel.host.tcp_connections import connections
 from istio_init.options.json_data import to_data
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from istio_init.cni.node.cri import Sandbox
     from istio_init.cni.plugin.decision import Decision
+    from istio_init.inspect.state import Conformance
+    from istio_init.options.table import Options
 
 # Beside CAPTURED and PASSED.
 UNCAPTURED, DRIFTED = "uncaptured", "drifted"
@@ -96,14 +99,31 @@ def _inspect_pod(sandbox: Sandbox, call: plugin.Call) -> Finding:
     decision = call.decide()
     if decision.options is None:
         return Finding(sandbox, PASSED, decision.why)
-    options = plugin.in_namespace(decision.options, call.request.netns)
-    inspection = inspect(options, call.log)
-    found = Finding(sandbox, STATES[conformance(inspection)], "", findings(inspection))
+    options = _with_own_backend(plugin.in_namespace(decision.options, call.request.netns), call)
+    state, differences = _compared(options, call)
+    found = Finding(sandbox, STATES[state], "", differences)
     found = found.replace(why=_why(found.state, decision, call))
     if found.state != UNCAPTURED:
         return found
     with access.namespace(options):
         return found.replace(connections=connections())
+
+
+def _with_own_backend(options: Options, call: plugin.Call) -> Options:
+    """The options, with the capture backend that the pod was captured by: it keeps that one as long as it lives."""
+    record = sandbox_state.read(call.request.container, call.settings.run_dir)
+    if record is None or not record.captured or record.options is None:
+        return options
+    return options.replace(capture_backend=record.options.capture_backend)
+
+
+def _compared(options: Options, call: plugin.Call) -> tuple[Conformance, tuple[str, ...]]:
+    """How the pod's capture compares with the options, and what differs."""
+    if options.capture_backend == "ebpf":
+        by_sockets = socket_capture.inspect(options, call.log)
+        return by_sockets.conformance, by_sockets.findings
+    inspection = inspect(options, call.log)
+    return conformance(inspection), findings(inspection)
 
 
 def _why(state: str, decision: Decision, call: plugin.Call) -> str:

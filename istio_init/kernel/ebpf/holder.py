@@ -43,8 +43,8 @@ class Look(Record):
 class Holder:
     """Holds what is pinned on this node, from the first look on, until `close`.
 
-    An installation that was made after all pins were lost stands beside the one that is held: that one's pods stay
-    captured as long as this object lives, since nothing else refers to it.
+    After all pins were lost, an ADD may install anew before the next look. The pods of the installation that is held
+    then stay captured as long as this object lives, since nothing else refers to it.
     """
 
     def __init__(self, directory: str = "", cgroup: str = "") -> None:
@@ -161,6 +161,7 @@ class Holder:
                 installation.install(dns=dns)
             except InitError as error:
                 return (), missing, str(error)
+            self._take()
         return missing, (), ""
 
 

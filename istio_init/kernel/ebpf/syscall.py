@@ -162,7 +162,7 @@ def update_link(link: int, program: int) -> None:
 
 
 def detach_link(link: int) -> None:
-    """Detach a link's program at once, whoever has a descriptor or a pin of it; a detached one is left as it is."""
+    """Detach a link's program at once, even if the link is pinned or other processes have descriptors of it."""
     call(LINK_DETACH, pack("<I", link))
 
 

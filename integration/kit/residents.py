@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,33 +14,72 @@ from integration.kit.endpoints import ROOT, User
 if TYPE_CHECKING:
     from integration.kit.namespace import Namespace
 
-# Bound before the user changes, as a container's ports are anybody's.
+# Bound before the user changes, as a container's ports are anybody's. Every connection is accepted.
 PROGRAM = """
-import encodings.idna, os, socket, sys
-name, uid, gid, tcp, udp, to = sys.argv[1:7]
-family = socket.AF_INET6 if ":" in to or socket.has_ipv6 else socket.AF_INET
-held = [socket.create_server(("::", int(port)), family=socket.AF_INET6, dualstack_ipv6=True) for port in tcp.split()]
-for port in udp.split():
+import encodings.idna, json, os, socket, sys, threading
+said = json.loads(sys.argv[1])
+held = []
+def serve(host, port):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    server = socket.socket(family)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    if said["transparent"]:
+        server.setsockopt(socket.SOL_IP, 19, 1)
+    server.bind((host, port))
+    server.listen(said["backlog"])
+    return server
+def accept(server):
+    while True:
+        held.append(server.accept()[0])
+for each in said["tcp"].split():
+    host, _, port = each.rpartition(":")
+    held.append(serve(host.strip("[]") or "::", int(port)))
+servers = tuple(held)
+for port in said["udp"].split():
     held.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     held[-1].bind(("0.0.0.0", int(port)))
-open("/proc/self/comm", "w").write(name)
+open("/proc/self/comm", "w").write(said["name"])
 os.setgroups([])
-os.setresgid(int(gid), int(gid), int(gid))
-os.setresuid(int(uid), int(uid), int(uid))
-if to:
-    host, _, port = to.rpartition(":")
+os.setresgid(*[said["gid"]] * 3)
+os.setresuid(*[said["uid"]] * 3)
+if said["to"]:
+    host, _, port = said["to"].rpartition(":")
     held.append(socket.create_connection((host, int(port)), 20))
+for server in servers if said["accepts"] else ():
+    threading.Thread(target=accept, args=(server,), daemon=True).start()
 print("ready", flush=True)
 sys.stdin.read()
+os._exit(0)
 """
 
 
 @contextlib.contextmanager
 def resident(
-    namespace: Namespace, name: str, user: User = ROOT, *, tcp: str = "", udp: str = "", to: str = "", mode: str = ""
+    namespace: Namespace,
+    name: str,
+    user: User = ROOT,
+    *,
+    tcp: str = "",
+    udp: str = "",
+    to: str = "",
+    mode: str = "",
+    transparent: bool = False,
+    accepts: bool = True,
+    backlog: int = 16,
 ) -> Iterator[int]:
-    """A process in the namespace; yields its id once it listens and has connected `to` HOST:PORT."""
-    words = ["ip", "netns", "exec", namespace.name, sys.executable, "-c", PROGRAM, name, *map(str, user), tcp, udp, to]
+    """A process in the namespace; yields its id once it listens and has connected `to` HOST:PORT.
+
+    `tcp` are ports, or ADDRESS:PORT, that it listens on, `udp` ports. `mode` is the interception mode that its
+    environment has. `transparent` sets IP_TRANSPARENT; without `accepts`, connections stay in the listener's queue.
+    """
+    uid, gid = user
+    said = json.dumps({
+        "name": name, "uid": uid, "gid": gid, "tcp": tcp, "udp": udp, "to": to, "transparent": transparent,
+        "accepts": accepts, "backlog": backlog,
+    })  # fmt: skip
+    words = ["ip", "netns", "exec", namespace.name, sys.executable, "-c", PROGRAM, said]
     extra = {"ISTIO_META_INTERCEPTION_MODE": mode} if mode else {}
     process = subprocess.Popen(
         words, env={**namespace.environment, **extra}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

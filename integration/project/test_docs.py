@@ -75,7 +75,7 @@ def rewritten(name: str) -> tuple[str, str]:
             ports = (15001, 15006)
             with contextlib.ExitStack() as sidecar:
                 for port in ports:
-                    sidecar.enter_context(listener(namespace, IPV4, ("127.0.0.1", port)))
+                    sidecar.enter_context(listener(namespace, IPV4, ("0.0.0.0", port)))
                 return page, Transcript(namespace).written(page)
         if name != "show.md":
             return page, Transcript(namespace).written(page)

@@ -81,6 +81,11 @@ class RuleStep(Record):
         return self.matched is True and self.answer in {"DROP", "QUEUE"}
 
     @property
+    def ends(self) -> bool:
+        """Whether the packet ended here, or can't be followed further."""
+        return self.drops or (self.matched is None and self.answer == "UNDECIDED")
+
+    @property
     def depth(self) -> int:
         """How many jumps lead to this chain."""
         return 0 if self.via is None else self.via.depth + 1
@@ -126,11 +131,12 @@ class Trace(Record):
     def decisive(self) -> RuleStep | None:
         """The rule that decided: the last one with a verdict, else the last one that returned the packet."""
         reached = [step for step in self.rules if step.matched is not False]
+        if self.outcome != "ACCEPT" and (ending := next((step for step in reached if step.ends), None)):
+            # A later table may refuse what an earlier one redirected.
+            return ending
         last = None
         for step in reached:
             target = step.rule.target
-            if step.drops or (step.matched is None and step.answer == "UNDECIDED"):
-                return step
             if isinstance(target, Redirect | Tproxy) or (step.answer == "ACCEPT" and step.after != step.before):
                 return step
             if step.matched and step.answer in {"RETURN", "ACCEPT"}:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tarfile
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pytest
 
+from integration.inspect.diagnose.planting import DNS, FAULT, SIDECAR, USUAL, diagnose, names, running
 from integration.kit.asking import Answer, ask
 from integration.kit.endpoints import User
 from integration.kit.pod import APP, PROXY, Pod
@@ -23,42 +23,7 @@ from istio_init.model.rules import IPV4
 from tests.cni.test_cri import Runtime, listed, status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-USUAL = "-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -x '' -b '*' -d 15090,15021,15020"
-SIDECAR = "15000 15001 15006 15021 15090"
-DNS = "--redirect-dns --dns-servers 10.99.0.1,fd99::1"
-FAULT = 3
-
-
-@pytest.fixture
-def pod() -> Iterator[Pod]:
-    with Pod(IPV4) as made:
-        yield made
-
-
-def diagnose(pod: Pod, *words: str) -> Answer:
-    return ask(pod.namespace, "diagnose", "--netns", pod.namespace.path, *words)
-
-
-@contextlib.contextmanager
-def running(pod: Pod, user: User = PROXY, tcp: str = SIDECAR, udp: str = "15053") -> Iterator[None]:
-    """A sidecar and an app in the pod."""
-    with resident(pod.namespace, "envoy", user, tcp=tcp, udp=udp), resident(pod.namespace, "app", APP, tcp="8080"):
-        yield
-
-
-def names(answer: Answer, *expected: str) -> None:
-    """Hold that the answer is a fault, on one screen, and has these words."""
-    lines = answer.output.splitlines()
-    assert answer.code == FAULT, answer
-    assert lines[0].startswith("FAULT: ")
-    assert len(lines) <= 24, answer.output
-    assert max(map(len, lines)) <= 80, answer.output
-    text = " ".join(answer.output.split())
-    for each in expected:
-        assert each in text, (each, answer.output)
-
+    from collections.abc import Callable
 
 # What is planted by other flags alone, and the words that name it.
 BY_FLAGS = {
@@ -143,10 +108,6 @@ def sysctl(name: str, value: str) -> Callable[[Pod], None]:
     return deed
 
 
-def serve(pod: Pod) -> None:
-    pod.namespace.run("iptables-legacy", "-w", "-t", "nat", "-N", "KUBE-SERVICES")
-
-
 # What is done to a pod that is captured: its flags, the deed, and the words that name it.
 PLANTED: dict[str, tuple[str, Callable[[Pod], None], str, str]] = {
     "flushed": ("", flush, "a chain of Istio's was flushed or removed: ISTIO_OUTPUT", "Packet: tcp 10.77.0.2:40000"),
@@ -166,7 +127,6 @@ PLANTED: dict[str, tuple[str, Callable[[Pod], None], str, str]] = {
     "lo down": ("", down, "interface lo is down", "ip link set lo up"),
     "nft": ("", translate, "another program's nftables table translates destinations: mine", "nft list table ip mine"),
     "changed": ("", change, "the rules were changed: 1 difference", "rule 1 unexpected: -p udp -j RETURN"),
-    "node": ("", serve, "the node's own namespace was looked at instead of the pod's", "KUBE-SERVICES"),
 }  # fmt: skip
 
 
@@ -174,8 +134,7 @@ PLANTED: dict[str, tuple[str, Callable[[Pod], None], str, str]] = {
 def test_planted(pod: Pod, flags: str, deed: Callable[[Pod], None], cause: str, further: str) -> None:
     pod.apply(f"{USUAL} {flags}")
     deed(pod)
-    user = User(0, 1337) if "TPROXY" in flags else PROXY
-    with running(pod, user):
+    with running(pod, flags=flags):
         names(diagnose(pod), cause, further)
 
 
@@ -211,13 +170,20 @@ def test_the_init_container_never_ran(pod: Pod) -> None:
 
 def test_the_proxy_does_not_listen(pod: Pod) -> None:
     pod.apply(USUAL)
-    names(diagnose(pod), "the proxy is not listening", "port 15001, where nobody listens", "Packet: tcp 10.77.0.2")
+    with resident(pod.namespace, "app", APP, tcp="8080"):
+        names(diagnose(pod), "the proxy is not listening", "port 15001, where nobody listens", "Packet: tcp 10.77.0.2")
 
 
 def test_the_proxys_own_calls_loop(pod: Pod) -> None:
     pod.apply(USUAL)
     with running(pod, User(1500, 1500)):
         names(diagnose(pod), "the proxy's uid is not spared: it runs as 1500", "-u 1500", "Packet: tcp")
+
+
+def test_the_nodes_namespace(pod: Pod) -> None:
+    pod.namespace.run("iptables-legacy", "-w", "-t", "nat", "-N", "KUBE-SERVICES")
+    with resident(pod.namespace, "kube-proxy", tcp="10256"):
+        names(diagnose(pod), "the node's own namespace was inspected instead of the pod's", "KUBE-SERVICES")
 
 
 def test_connections_from_before(pod: Pod) -> None:
@@ -291,7 +257,7 @@ def test_what_was_wanted_is_held_against_the_rules(pod: Pod, tmp_path: Path) -> 
 def test_healthy_pods(flags: str, backend: str) -> None:
     with Pod(IPV4, backend) as pod:
         pod.apply(f"{USUAL} {flags}")
-        with running(pod, User(0, 1337) if "TPROXY" in flags else PROXY):
+        with running(pod, flags=flags):
             answer = diagnose(pod)
             assert answer.code == 0, answer.output
             assert answer.output.startswith("HEALTHY: ")

@@ -210,7 +210,8 @@ def _none(request: Intent) -> str:
 def _live(question: Question, options: Options, request: Intent) -> Situation:
     with access.namespace(options):
         number = inode()
-        devices, (who, mode), sockets = collect.interfaces(), collect.residents(number), collect.sockets()
+        processes = collect.running()
+        devices, (who, mode), sockets = collect.interfaces(), collect.residents(processes), collect.sockets(processes)
         found = tuple(live_options.readings(options))
         request = _recorded(request, number)
         routing = access.router().read()
@@ -218,7 +219,8 @@ def _live(question: Question, options: Options, request: Intent) -> Situation:
     if not found:
         _require_no_sockets_capture(options)
     made, source = _wanted(request, found, options)
-    about = subject(_settled(made.replace(network_namespace=options.network_namespace)), Where(live=True))
+    made = _settled(made.replace(network_namespace=options.network_namespace))
+    about = subject(made, Where(live=True), with_foreign_tables=True)
     plan = build(about.options)
     chosen = found[0].rulesets if found else ()
     compared = against(about.options, chosen, routing, native=bool(found) and found[0].backend == "native")
@@ -229,9 +231,10 @@ def _live(question: Question, options: Options, request: Intent) -> Situation:
         backends=tuple(each.backend for each in found), facts=about.facts,
         envoy=about.envoy.replace(uid=envoy.uid, gid=envoy.gid) if envoy else about.envoy,
         differences=compared.differences, missing=compared.missing, interfaces=devices, sysctls=settings,
-        residents=residents, listening=sockets.listening, bound=sockets.bound, connections=sockets.connections,
+        residents=residents, listening=sockets.listening, bound=sockets.bound, listeners=sockets.listeners,
+        connections=sockets.connections, processes=len(processes),
         tracked=usage, nameservers=collect.nameservers(who), strangers=strangers,
-        node=collect.node_signs(number, devices, about.rulesets),
+        node=collect.node_signs(number, devices, about.rulesets, sidecar=any(each.is_proxy for each in who)),
         named_pod=bool(question.pod or question.container), host_network=request.host_network,
         refusal=request.refusal, mode_none=mode or _none(request), live=True,
     )  # fmt: skip

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from istio_init.formats.iptables_save import rule_text
 from istio_init.inspect.diagnose.case import Cause
+from istio_init.inspect.diagnose.listener_causes import nobody_listens
 from istio_init.inspect.diagnose.packets import is_captured
+from istio_init.inspect.diagnose.table_causes import refused
 from istio_init.simulate.purposes import purpose, purposes
 from istio_init.simulate.report import because, verdict
 
@@ -17,21 +19,40 @@ if TYPE_CHECKING:
 # Causes that matter to a call although it is captured.
 BEHIND_CAPTURE = frozenset(
     {"other-ports", "proxy-not-listening", "missing-route", "marked-sources", "proxy-loop", "two-backends"}
-    | {"loopback-down", "conntrack-full"}
+    | {"loopback-down", "conntrack-full", "proxy-stopped", "made-twice", "empty-namespace"}
 )
+# Those of them that are about one direction: that of their own packet.
+OF_ONE_WAY = frozenset({"port-taken", "proxy-busy", "proxy-address", "not-transparent", "taken-mark"})
 # Causes that explain why calls are not captured, whatever their destination.
 OF_ALL_CALLS = frozenset(
     {"host-network", "node-namespace", "mode-none", "not-to-be-captured", "no-rules", "flushed-chain", "foreign-rule"}
-    | {"app-as-proxy", "changed-rules"}
+    | {"app-as-proxy", "changed-rules", "no-route", "dormant-table", "untracked", "empty-namespace", "made-twice"}
 )
 
 
 def about_call(about: Situation, found: tuple[Cause, ...], path: PacketPath) -> tuple[Cause, ...]:
     """The causes of a failed or uncaptured call; none if it is captured and arrives."""
     if is_captured(path):
-        return tuple(each for each in found if each.name in BEHIND_CAPTURE)
+        behind = [each for each in found if each.name in BEHIND_CAPTURE or _same_way(each, path)]
+        behind += [cause for cause in (refused(path), _at_the_app(about, path)) if cause]
+        return tuple(behind)
     explaining = tuple(each for each in found if each.name in OF_ALL_CALLS)
     return explaining or (_by_rule(about, path),)
+
+
+def _same_way(cause: Cause, path: PacketPath) -> bool:
+    if cause.name not in OF_ONE_WAY or cause.path is None:
+        return False
+    first, other = path.legs[0].packet, cause.path.legs[0].packet
+    return (first.family, first.hook) == (other.family, other.hook)
+
+
+def _at_the_app(about: Situation, path: PacketPath) -> Cause | None:
+    """Nobody at the port that a captured inbound call is for."""
+    packet = path.legs[0].packet
+    if path.legs[0].end != "inbound":
+        return None
+    return nobody_listens(about, packet.destination, packet.destination_port, path)
 
 
 def _by_rule(about: Situation, path: PacketPath) -> Cause:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from istio_init.model.packet import LOOPBACKS
 from istio_init.model.rules import IPV4, Ruleset
 from istio_init.record import Record
 
@@ -20,17 +21,23 @@ if TYPE_CHECKING:
     from istio_init.planning.plan import Plan
     from istio_init.simulate.path import PacketPath, Proxy
 
+# The first bytes of an IPv4 address in IPv6's form.
+MAPPED = bytes(10) + b"\xff\xff"
 # Programs that are the sidecar.
 PROXIES = frozenset({"envoy", "pilot-agent"})
 
 
 class Resident(Record):
-    """A process or container of the pod; an id is None where it is not known, the process id where there is none."""
+    """A process or container of the pod; an id is None where it is not known, the process id where there is none.
+
+    `stopped` says that a signal or a debugger holds the process.
+    """
 
     name: str
     uid: int | None
     gid: int | None
     pid: int | None = None
+    stopped: bool = False
 
     @property
     def is_proxy(self) -> bool:
@@ -43,16 +50,47 @@ class Resident(Record):
         return f"{self.name} (process {self.pid})" if self.pid else f"container {self.name}"
 
 
+class ServerSocket(Record):
+    """A listening TCP socket: its address, its port, and its owner, which is None where that is not known.
+
+    `address` is of either family, all zero for every address; with `v6only` that means every IPv6 address.
+    `transparent` says whether it takes connections to any address, which TPROXY needs; None where that is not known.
+    `waiting` are connections that nobody has accepted, of `most` that may wait.
+    """
+
+    address: bytes
+    port: int
+    owner: Resident | None = None
+    v6only: bool = False
+    transparent: bool | None = None
+    waiting: int = 0
+    most: int = 0
+
+    def takes(self, address: bytes) -> bool:
+        """Whether a connection to this address of the pod comes to it."""
+        if any(self.address):
+            own = self.address[-4:] if self.address.startswith(MAPPED) else self.address
+            return own == address
+        return len(self.address) == len(address) or (len(self.address) == 16 and not self.v6only)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only the pod itself can reach it."""
+        return self.address in LOOPBACKS.values() or (len(self.address) == 4 and self.address[0] == 127)
+
+
 class OpenConnection(Record):
     """An established TCP connection: both ends, its owner, and whether connection tracking redirected it.
 
-    `redirected` is None where connection tracking does not know it.
+    `redirected` is None where connection tracking does not know it, `mark` is what it has as the connection's mark.
     """
 
     local: tuple[bytes, int]
     remote: tuple[bytes, int]
     uid: int
     redirected: bool | None
+    mark: int = 0
+    owner: Resident | None = None
 
 
 class Situation(Record):
@@ -61,10 +99,11 @@ class Situation(Record):
     `options` have their defaults; `source` says where they come from, `inferred` whether only the rules do.
     `rulesets` are those of all backends together, `chosen` those of the backend that has Istio's rules, `backends` the
     ones that have any (`dump` or `manifest` without a namespace). `differences` and `missing` are between the plan and
-    what exists. `listening` (TCP) and `bound` (UDP) are ports, None where they are not known; `nameservers` are
-    those of the pod's resolv.conf, where that is known. `tracked` is how full connection tracking is, `strangers` are
-    other programs' nftables tables. `node` are signs of a node's own namespace. `refusal` is why the pod's manifest,
-    annotations or plugin capture nothing.
+    what exists. `processes` is how many are in the namespace, None without one. `listening` (TCP) and `bound` (UDP) are
+    ports, None where they are not known; `listeners` are TCP's sockets, as far as the kernel shows them;
+    `nameservers` are those of the pod's resolv.conf, where that is known. `tracked` is how full connection tracking is,
+    `strangers` are other programs' nftables tables. `node` are signs of a node's own namespace. `refusal` is why the
+    pod's manifest, annotations or plugin capture nothing.
     """
 
     options: Options
@@ -83,7 +122,9 @@ class Situation(Record):
     residents: tuple[Resident, ...] = ()
     listening: frozenset[int] | None = None
     bound: frozenset[int] | None = None
+    listeners: tuple[ServerSocket, ...] = ()
     connections: tuple[OpenConnection, ...] = ()
+    processes: int | None = None
     tracked: Usage | None = None
     nameservers: tuple[Network, ...] = ()
     strangers: tuple[ForeignTable, ...] = ()

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from istio_init.inspect.diagnose import choice_causes, place_causes, proxy_causes, rule_causes
+from istio_init.inspect.diagnose import (
+    choice_causes,
+    connection_causes,
+    listener_causes,
+    place_causes,
+    proxy_causes,
+    rule_causes,
+    setting_causes,
+    table_causes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,34 +29,52 @@ ALONE: tuple[Callable[[Situation], Cause | None], ...] = (
     place_causes.node_namespace,
     place_causes.mode_none,
     place_causes.not_captured_by_choice,
+    place_causes.empty_namespace,
     place_causes.never_ran,
+    table_causes.made_twice,
 )
 # Kinds of faults; then what was chosen so; then what is left.
 FAULTS: tuple[Callable[[Situation], Cause | None], ...] = (
     rule_causes.loopback_down,
     place_causes.two_backends,
     place_causes.other_backend,
+    setting_causes.no_route,
+    table_causes.dormant_table,
     rule_causes.flushed_chain,
-    rule_causes.foreign_rule,
+    table_causes.untracked,
     rule_causes.foreign_table,
+    rule_causes.foreign_rule,
+    table_causes.refused_call,
     rule_causes.older_istio,
+    setting_causes.ipv6_disabled,
     rule_causes.missing_route,
+    setting_causes.taken_mark,
     rule_causes.marked_sources,
     rule_causes.tracking_full,
+    listener_causes.proxy_stopped,
     proxy_causes.proxy_identity,
     proxy_causes.app_as_proxy,
     rule_causes.uncaptured_ipv6,
     choice_causes.excluded_interface,
     choice_causes.virtual_machine_interface,
+    setting_causes.inner_network,
     choice_causes.second_network,
+    setting_causes.no_forwarding,
+    listener_causes.port_taken,
     proxy_causes.proxy_ports,
+    listener_causes.proxy_address,
+    listener_causes.not_transparent,
+    listener_causes.proxy_busy,
     proxy_causes.dns,
     proxy_causes.other_nameserver,
     choice_causes.excluded_destinations,
     choice_causes.excluded_outbound_ports,
     choice_causes.excluded_inbound_ports,
+    choice_causes.root_spared,
     choice_causes.excluded_owners,
-    proxy_causes.connected_before,
+    listener_causes.app_at_loopback,
+    connection_causes.connected_before,
+    connection_causes.accepted_before,
 )
 
 

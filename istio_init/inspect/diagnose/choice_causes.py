@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 from istio_init.formats.addresses import network_text, ports_text
 from istio_init.inspect.diagnose.case import Cause
-from istio_init.inspect.diagnose.packets import HOSTS, followed, inbound, inside, outbound
+from istio_init.inspect.diagnose.packets import (
+    APP,
+    HOSTS,
+    followed,
+    inbound,
+    inside,
+    is_captured,
+    is_link_local,
+    outbound,
+    sent,
+)
 from istio_init.model import parsers, parsers_rare
 from istio_init.model.packet import is_named
 from istio_init.model.rules import LOOPBACK_INTERFACE
@@ -14,12 +24,13 @@ from istio_init.options.annotations import SIDECAR_PORTS
 
 if TYPE_CHECKING:
     from istio_init.inspect.diagnose.case import Situation
-    from istio_init.model.rules import PortRange
+    from istio_init.model.rules import Family, PortRange
     from istio_init.simulate.path import PacketPath
 
 OWN_PORTS = frozenset(map(int, SIDECAR_PORTS.split(",")))
 TRAFFIC = "traffic.sidecar.istio.io/"
 MOST_SHOWN = 6
+ROOT = 0
 
 
 def excluded_interface(about: Situation) -> Cause | None:
@@ -69,7 +80,8 @@ def second_network(about: Situation) -> Cause | None:
         if device in {LOOPBACK_INTERFACE, about.facts.uplink} or not about.options.istio_inbound_ports:
             continue
         for family in about.families:
-            if about.facts.primary(device, HOSTS[family][0]) is None:
+            own = about.facts.primary(device, HOSTS[family][0])
+            if own is None or is_link_local(own):
                 continue
             first, other = (
                 followed(about, inbound(about.facts, HOSTS[family][0], 8080, each))
@@ -106,17 +118,27 @@ def excluded_destinations(about: Situation) -> Cause | None:
             (f"take the range out of the annotation {TRAFFIC}excludeOutboundIPRanges, and create the pod anew",),
             followed(about, outbound(about.facts, inside(named), 443)),
         )
-    if options.istio_service_cidr != parsers.ALL and not options.istio_outbound_ports:
-        listed = ", ".join(network_text(each) for each in options.istio_service_cidr[:MOST_SHOWN]) or "nothing"
-        return Cause(
-            "not-included",
-            f"calls to other destinations than {listed} bypass the sidecar",
-            f"only {listed} is captured outbound",
-            (f"-i ({TRAFFIC}includeOutboundIPRanges), from {about.origin}",),
-            (f"name the destination in {TRAFFIC}includeOutboundIPRanges, or *, and create the pod anew",),
-            followed(about, outbound(about.facts, HOSTS[family][0], 443)),
-        )
-    return None
+    if options.istio_service_cidr == parsers.ALL:
+        return None
+    included = [network_text(each) for each in options.istio_service_cidr[:MOST_SHOWN]]
+    ports = [ports_text(each) for each in options.istio_outbound_ports[:MOST_SHOWN]]
+    listed = " and ".join(
+        [*([", ".join(included)] if included else []), *([f"port {', '.join(ports)}"] if ports else [])]
+    )
+    return Cause(
+        "not-included",
+        f"calls to other destinations than {listed} bypass the sidecar" if listed else "all calls bypass the sidecar",
+        f"only {listed} is captured outbound" if listed else "no destination is captured outbound: -i is empty",
+        (f"-i ({TRAFFIC}includeOutboundIPRanges) and -q (includeOutboundPorts), from {about.origin}",),
+        (f"name the destination in {TRAFFIC}includeOutboundIPRanges, or *, and create the pod anew",),
+        _missed(about, family),
+    )
+
+
+def _missed(about: Situation, family: Family) -> PacketPath:
+    """A call that is not captured, or the first one tried."""
+    paths = [followed(about, outbound(about.facts, host, port)) for host in HOSTS[family] for port in (443, 8443)]
+    return next((each for each in paths if not is_captured(each)), paths[0])
 
 
 def excluded_outbound_ports(about: Situation) -> Cause | None:
@@ -135,11 +157,15 @@ def excluded_inbound_ports(about: Situation) -> Cause | None:
         path = followed(about, inbound(about.facts, HOSTS[family][0], ports[0].low))
         return _ports_cause("inbound calls", ports, "-d", "excludeInboundPorts", path, about)
     if options.istio_inbound_ports != parsers.ALL:
-        listed = ",".join(ports_text(each) for each in options.istio_inbound_ports[:MOST_SHOWN]) or "none"
+        listed = ",".join(ports_text(each) for each in options.istio_inbound_ports[:MOST_SHOWN])
         return Cause(
             "ports-not-included",
-            f"inbound calls to other ports than {listed} bypass the sidecar",
-            f"only these inbound ports are captured: {listed}",
+            f"inbound calls to other ports than {listed} bypass the sidecar"
+            if listed
+            else "all inbound calls bypass the sidecar",
+            f"only these inbound ports are captured: {listed}"
+            if listed
+            else "no inbound port is captured: -b is empty",
             (f"-b ({TRAFFIC}includeInboundPorts), from {about.origin}",),
             (f"name the port in {TRAFFIC}includeInboundPorts, or *, and create the pod anew",),
             None,
@@ -161,6 +187,26 @@ def _ports_cause(  # noqa: PLR0913, PLR0917 (a cause's parts)
         f"the port is excluded: {listed}",
         (f"{flag} ({TRAFFIC}{annotation}), from {about.origin}",),
         (f"take the port out of the annotation {TRAFFIC}{annotation}, and create the pod anew",),
+        path,
+    )
+
+
+def root_spared(about: Situation) -> Cause | None:
+    """Root among the proxy's users: whatever runs as root is not captured."""
+    options, family = about.options, about.families[0]
+    kind, flag = ("uid", "-u") if ROOT in options.proxy_uid else ("gid", "-g")
+    if ROOT not in (*options.proxy_uid, *options.proxy_gid) or not about.backends:
+        return None
+    path = sent(about, family, (ROOT, APP[1]) if kind == "uid" else (APP[0], ROOT))
+    if is_captured(path):
+        return None
+    listed = ",".join(map(str, options.proxy_uid if kind == "uid" else options.proxy_gid))
+    return Cause(
+        "root-spared",
+        "calls of every program that runs as root bypass the sidecar",
+        f"{kind} 0 (root) is among those of the proxy, whose calls are not captured: {flag} {listed}",
+        (f"{flag} {listed}, from {about.origin}",),
+        (f"make the rules with {flag} 1337 alone, or run no app as root",),
         path,
     )
 

@@ -6,15 +6,17 @@ import os
 from typing import TYPE_CHECKING
 
 from istio_init.errors import InitError, KernelError
-from istio_init.inspect.diagnose.case import PROXIES, OpenConnection, Resident
-from istio_init.kernel.host import container_files, containers, processes, tcp_connections
-from istio_init.kernel.netlink import conntrack
+from istio_init.inspect.diagnose.case import PROXIES, OpenConnection, Resident, ServerSocket
+from istio_init.kernel.host import container_files, containers, netns, processes, tcp_connections
+from istio_init.kernel.netlink import conntrack, socket_diag
 from istio_init.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
 
     from istio_init.kernel.host.processes import NetworkProcess
+    from istio_init.kernel.host.tcp_connections import Established
+    from istio_init.kernel.netlink.conntrack import Flow, Treatment
     from istio_init.model.rules import Network, Ruleset
 
 # Interfaces that nodes have, and pods have not.
@@ -33,24 +35,49 @@ class Sockets(Record):
 
     listening: frozenset[int] | None = None
     bound: frozenset[int] | None = None
+    listeners: tuple[ServerSocket, ...] = ()
     connections: tuple[OpenConnection, ...] = ()
 
 
-def sockets() -> Sockets:
-    """The sockets of the namespace."""
+def running() -> tuple[NetworkProcess, ...]:
+    """The processes of the calling thread's network namespace but for this one, as far as /proc shows them."""
+    return tuple(each for each in processes.in_network(netns.inode()) if each.pid != os.getpid())
+
+
+def sockets(found: tuple[NetworkProcess, ...]) -> Sockets:
+    """The sockets of the namespace; `found` are its processes."""
     try:
         listening, bound = tcp_connections.listening(), tcp_connections.bound()
         established = tcp_connections.established()
     except KernelError:
         return Sockets()
-    flows = conntrack.redirected()
-    remote = [each for each in established if not tcp_connections.is_loopback(each.remote[0])]
+    owners = {number: _resident(each) for number, each in processes.socket_owners(found).items()}
+    listeners = tuple(_listeners(owners))
+    flows = conntrack.flows()
     if flows is None:
-        return Sockets(listening, bound)
-    connections = (
-        OpenConnection(each.local, each.remote, each.uid, flows.get((*each.local, *each.remote))) for each in remote
-    )
-    return Sockets(listening, bound, tuple(connections))
+        return Sockets(listening, bound, listeners)
+    remote = [each for each in established if not tcp_connections.is_loopback(each.remote[0])]
+    return Sockets(listening, bound, listeners, tuple(_connection(each, flows, owners) for each in remote))
+
+
+def _resident(process: NetworkProcess) -> Resident:
+    return Resident(process.name, process.uid, process.gid, process.pid, process.stopped)
+
+
+def _listeners(owners: Mapping[int, Resident]) -> Iterator[ServerSocket]:
+    try:
+        found = socket_diag.listeners()
+    except KernelError:
+        return
+    for each in found:
+        owner = owners.get(each.inode)
+        yield ServerSocket(each.address, each.port, owner, each.v6only, each.transparent, each.waiting, each.most)
+
+
+def _connection(each: Established, flows: Mapping[Flow, Treatment], owners: Mapping[int, Resident]) -> OpenConnection:
+    """A connection with what connection tracking has of it, whichever end opened it."""
+    redirected, mark = flows.get((*each.local, *each.remote)) or flows.get((*each.remote, *each.local)) or (None, 0)
+    return OpenConnection(each.local, each.remote, each.uid, redirected, mark, owners.get(each.inode))
 
 
 def interfaces() -> tuple[str, ...]:
@@ -62,13 +89,12 @@ def interfaces() -> tuple[str, ...]:
         return ()
 
 
-def residents(inode: int) -> tuple[tuple[Resident, ...], str]:
-    """The processes of the namespace, those that are alike once, and evidence of interception mode NONE."""
-    found = _without_visitors(processes.in_network(inode))
+def residents(found: tuple[NetworkProcess, ...]) -> tuple[tuple[Resident, ...], str]:
+    """The processes but for visitors, those that are alike once, and evidence of interception mode NONE."""
+    found = _without_visitors(found)
     alike: dict[tuple[str, int, int], Resident] = {}
     for each in found:
-        if each.pid != os.getpid():
-            alike.setdefault((each.name, each.uid, each.gid), Resident(each.name, each.uid, each.gid, each.pid))
+        alike.setdefault((each.name, each.uid, each.gid), _resident(each))
     return tuple(alike.values()), next((text for each in found if (text := _mode_none(each))), "")
 
 
@@ -104,9 +130,16 @@ def _mode_none(process: NetworkProcess) -> str:
     return ""
 
 
-def node_signs(inode: int, devices: Iterable[str], rulesets: Iterable[Ruleset]) -> tuple[str, ...]:
-    """What shows that the namespace is a node's own; nothing of a pod's."""
-    signs = []
+def node_signs(
+    inode: int, devices: Iterable[str], rulesets: Iterable[Ruleset], *, sidecar: bool = False
+) -> tuple[str, ...]:
+    """What shows that the namespace is a node's own; nothing of a pod's.
+
+    A pod with a sidecar may run Docker or kube-proxy inside: only the node's init is a sign then.
+    """
+    signs: list[str] = []
+    if sidecar:
+        devices, rulesets = (), ()
     names = sorted(NODE_DEVICES.intersection(devices))
     if names:
         signs.append(f"interfaces of a node: {', '.join(names)}")

@@ -39,6 +39,15 @@ def calls_in(about: Situation, family: Family) -> PacketPath | None:
     return next((path for packet in _inbound(about, family) if (path := _as_planned(about, packet))), None)
 
 
+def broken(about: Situation) -> PacketPath | None:
+    """A call that the plan captures and that is not captured."""
+    for family in about.families:
+        for path in (calls_out(about, family), calls_in(about, family)):
+            if path is not None and not is_captured(path):
+                return path
+    return None
+
+
 def sent(about: Situation, family: Family, ids: tuple[int, int]) -> PacketPath:
     """The path of a call to the world by someone, whatever the plan does with it."""
     first = calls_out(about, family)
@@ -121,12 +130,13 @@ def inside(network: Network) -> bytes:
 def has_global(facts: Facts, family: Family) -> bool:
     """Whether the pod has an address of the family by which it reaches others."""
     return any(
-        each.network.family == family and each.device != "lo" and not _is_link_local(each.network.address)
+        each.network.family == family and each.device != "lo" and not is_link_local(each.network.address)
         for each in facts.addresses
     )
 
 
-def _is_link_local(address: bytes) -> bool:
+def is_link_local(address: bytes) -> bool:
+    """Whether an address is for one link alone."""
     return address[:2] == b"\xa9\xfe" if len(address) == 4 else address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 

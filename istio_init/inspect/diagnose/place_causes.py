@@ -34,7 +34,7 @@ def node_namespace(about: Situation) -> Cause | None:
     return Cause(
         "node-namespace",
         "this is not a pod's network namespace",
-        "the node's own namespace was looked at instead of the pod's",
+        "the node's own namespace was inspected instead of the pod's",
         about.node,
         ("name the pod: istio-init diagnose NAMESPACE/POD, or --container ID, or --pid of one of its processes",),
     )
@@ -65,6 +65,22 @@ def not_captured_by_choice(about: Situation) -> Cause | None:
         (about.refusal,),
         ("change what the evidence names, and create the pod anew",),
         _uncaptured(about),
+    )
+
+
+def empty_namespace(about: Situation) -> Cause | None:
+    """A namespace in which nothing runs: one that a pod has left behind."""
+    if about.processes != 0 or about.listening is None or about.listening or about.bound or about.connections:
+        return None
+    return Cause(
+        "empty-namespace",
+        "no call of the pod is seen here",
+        "no process and no socket is in this network namespace: it is not the pod's present one",
+        (
+            "/proc shows no process with this namespace",
+            "a sandbox (pause container) that is started again has a new one; a path below /run/netns may be left over",
+        ),
+        ("name the pod instead: istio-init diagnose NAMESPACE/POD, or --container ID of its present container",),
     )
 
 

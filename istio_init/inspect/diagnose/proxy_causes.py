@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from istio_init.formats.addresses import address_text, endpoint_text
+from istio_init.formats.addresses import address_text
 from istio_init.inspect.diagnose.case import Cause
-from istio_init.inspect.diagnose.packets import calls_in, calls_out, followed, is_captured, outbound, query, sent
+from istio_init.inspect.diagnose.packets import calls_in, calls_out, followed, is_captured, query, sent
 from istio_init.model import parsers
 from istio_init.model.rules import Destination
 from istio_init.planning.capture import AGENT_DNS_PORT
 from istio_init.simulate.report import verdict
 
 if TYPE_CHECKING:
-    from istio_init.inspect.diagnose.case import OpenConnection, Resident, Situation
+    from istio_init.inspect.diagnose.case import Resident, Situation
     from istio_init.model.rules import Family, Network
 
 # Ports that a sidecar of Istio's listens on.
@@ -172,34 +172,3 @@ def _chain(about: Situation, family: Family, table: str, name: str) -> tuple:  #
             chain = found.chain(name)
             return chain.rules if chain else ()
     return ()
-
-
-def connected_before(about: Situation) -> Cause | None:
-    """Connections that are older than the rules."""
-    old = [each for each in about.connections if _is_from_before(about, each)]
-    if not old:
-        return None
-    first = old[0]
-    shown = tuple(
-        f"{endpoint_text(*each.local)} -> {endpoint_text(*each.remote)}, uid {each.uid}: not redirected"
-        for each in old[:MOST_SHOWN]
-    )
-    packet = outbound(about.facts, first.remote[0], first.remote[1], (first.uid, first.uid))
-    return Cause(
-        "connected-before",
-        "connections that are open bypass the sidecar; new ones are captured",
-        f"the rules were made after the app connected: {len(old)} open connection{'s' * (len(old) > 1)} from before",
-        shown,
-        ("restart the app's container, or close the connections: ss -K dst " + address_text(first.remote[0]),),
-        followed(about, packet),
-    )
-
-
-def _is_from_before(about: Situation, each: OpenConnection) -> bool:
-    options = about.options
-    if each.redirected or not about.backends or each.uid in options.proxy_uid:
-        return False
-    if about.listening is None or each.local[1] in about.listening or about.facts.is_local(each.remote[0]):
-        return False
-    packet = outbound(about.facts, *each.remote, (each.uid, each.uid)).replace(source_port=each.local[1])
-    return is_captured(followed(about, packet))

@@ -65,7 +65,10 @@ def _packet(path: PacketPath, about: Situation) -> Iterator[TextLine]:
 
 def _text(style: Style, label: str, text: str, most: int = MOST_LINES) -> Iterator[TextLine]:
     """A paragraph in the width of a screen, at most so many lines of it."""
-    made = wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label)) or [label]
+    # A command or an option that is broken at a hyphen can't be copied.
+    made = wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False) or [
+        label
+    ]
     if len(made) > most:
         made = [*made[: most - 1], f"{made[most - 1][: WIDTH - 4]} ..."]
     yield from (TextLine(style, 0, line) for line in made)

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 from istio_init.formats.iptables_save import rule_text
 from istio_init.inspect.diagnose.case import Cause
-from istio_init.inspect.diagnose.packets import HOSTS, calls_in, calls_out, followed, has_global, is_captured, outbound
+from istio_init.inspect.diagnose.packets import (
+    HOSTS,
+    broken,
+    calls_in,
+    calls_out,
+    followed,
+    has_global,
+    is_captured,
+    outbound,
+)
 from istio_init.inspect.doctor.checks import strict_interfaces
 from istio_init.model.compare import chain_of
 from istio_init.model.packet import LOOPBACKS
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.inspect.diagnose.case import Situation
+    from istio_init.model.packet import Packet
     from istio_init.simulate.path import PacketPath
 
 MOST_SHOWN = 3
@@ -50,7 +60,7 @@ def flushed_chain(about: Situation) -> Cause | None:
         f"a chain of Istio's was flushed or removed: {names}",
         shown,
         (AGAIN, "find what flushed it: an iptables -F in another container or agent of the pod"),
-        _broken(about),
+        broken(about),
     )
 
 
@@ -65,15 +75,6 @@ def _rules(about: Situation, family: str, table: str, name: str) -> bool:
 def _has_any(about: Situation, family: str) -> bool:
     found = (table for ruleset in about.chosen if ruleset.family == family for table in ruleset.tables)
     return any(chain.name in OWN_CHAINS for table in found for chain in table.chains)
-
-
-def _broken(about: Situation) -> PacketPath | None:
-    """A packet that the plan captures and that is not captured."""
-    for family in about.families:
-        for path in (calls_out(about, family), calls_in(about, family)):
-            if path is not None and not is_captured(path):
-                return path
-    return None
 
 
 def foreign_rule(about: Situation) -> Cause | None:
@@ -92,9 +93,9 @@ def foreign_rule(about: Situation) -> Cause | None:
                         "remove the rule, or have its program put it behind Istio's",
                         "or put Istio's jumps first: istio-init apply --reconcile --insert-jumps",
                     ),
-                    followed(about, each.packet),
+                    _shown(about, each.packet),
                 )
-    path = _broken(about)
+    path = broken(about)
     step = path.legs[0].decisive if path else None
     if path is None or step is None or step.chain in OWN_CHAINS or (step.via and step.via.chain in OWN_CHAINS):
         return None
@@ -108,6 +109,18 @@ def foreign_rule(about: Situation) -> Cause | None:
         ("remove the rule, or have its program leave captured traffic alone",),
         path,
     )
+
+
+def _shown(about: Situation, packet: Packet) -> PacketPath:
+    """The path of an example packet, with the pod's own address and interface if it is not captured so either."""
+    if packet.hook == "OUTPUT":
+        adapted = packet.replace(source=about.facts.source_for(packet))
+    else:
+        device = about.facts.uplink
+        own = about.facts.primary(device, packet.destination) or packet.destination
+        adapted = packet.replace(destination=own, in_interface=device)
+    path = followed(about, adapted)
+    return followed(about, packet) if is_captured(path) else path
 
 
 def foreign_table(about: Situation) -> Cause | None:
@@ -155,7 +168,7 @@ def tracking_full(about: Situation) -> Cause | None:
 
 def not_captured(about: Situation) -> Cause | None:
     """A call that the plan captures, and that is not, for whatever reason."""
-    path = _broken(about)
+    path = broken(about)
     if path is None or not about.backends:
         return None
     first = path.legs[0]
@@ -257,7 +270,7 @@ def changed_rules(about: Situation) -> Cause | None:
     texts = tuple(_changes(about))
     if not texts or not about.backends:
         return None
-    path = _broken(about)
+    path = broken(about)
     return Cause(
         "changed-rules",
         "calls are not treated as the options want" if path else "the rules are not what the options make",

@@ -31,20 +31,21 @@ def listening() -> frozenset[int]:
 
 
 class Established(Record):
-    """An established connection: address and port of both ends, and the uid of the socket's owner."""
+    """An established connection: address and port of both ends, the uid of the socket's owner, the socket's inode."""
 
     local: tuple[bytes, int]
     remote: tuple[bytes, int]
     uid: int
+    inode: int = 0
 
 
 def established() -> tuple[Established, ...]:
     """The established connections of the namespace. KernelError without /proc."""
     found = []
     for line in _lines():
-        _, local, remote, state, _, _, _, uid, *_ = line.split()
+        _, local, remote, state, _, _, _, uid, _, inode, *_ = line.split()
         if state == ESTABLISHED:
-            found.append(Established(_end(local), _end(remote), int(uid)))
+            found.append(Established(_end(local), _end(remote), int(uid), int(inode)))
     return tuple(found)
 
 

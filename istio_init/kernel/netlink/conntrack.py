@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     # Address and port of the sender, then of the receiver.
     Flow: TypeAlias = tuple[bytes, int, bytes, int]
+    # Whether its destination was changed, and its mark.
+    Treatment: TypeAlias = tuple[bool, int]
 
 # Files of the calling thread's network namespace.
 COUNT, LIMIT = (f"/proc/sys/net/netfilter/nf_conntrack_{name}" for name in ("count", "max"))
@@ -52,9 +54,9 @@ def connections() -> tuple[Connection, ...] | None:
         return None
 
 
-def redirected() -> dict[Flow, bool] | None:
-    """Whether each tracked TCP connection was redirected, by where it came from and went to; None if unreadable."""
-    found: dict[Flow, bool] = {}
+def flows() -> dict[Flow, Treatment] | None:
+    """How each tracked TCP connection is treated, by where it came from and went to; None if unreadable."""
+    found: dict[Flow, Treatment] = {}
     try:
         with NfnetlinkChannel() as channel:
             for data in channel.dump("tracked connections", _GET, body(0)):
@@ -65,7 +67,8 @@ def redirected() -> dict[Flow, bool] | None:
                     ends = [addresses.get(v4) or addresses[v6] for v4, v6 in ((1, 3), (2, 4))]
                     ports = [int.from_bytes(transport[each], "big") for each in (_SOURCE_PORT, _DESTINATION_PORT)]
                     changed = int.from_bytes(said[_STATUS], "big") & _DESTINATION_CHANGED
-                    found[ends[0], ports[0], ends[1], ports[1]] = bool(changed)
+                    mark = int.from_bytes(said.get(_MARK, b""), "big")
+                    found[ends[0], ports[0], ends[1], ports[1]] = bool(changed), mark
     except KernelError:
         return None
     return found

@@ -58,7 +58,7 @@ SYSCTLS = (
     "net/ipv4/tcp_fwmark_accept",
     "net/ipv4/ip_forward",
     "net/ipv6/conf/all/forwarding",
-    "net/ipv6/conf/lo/disable_ipv6",
+    "net/ipv6/conf/*/disable_ipv6",
 )
 
 

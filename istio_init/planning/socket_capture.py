@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 FLAG = "--capture-backend ebpf"
 MOST_OWNERS = 4  # as many users, and as many groups, as struct pod has places for
+FROM_THE_NODE = (
+    f"{FLAG}: works from the node (istio-init-cni), not inside a pod: "
+    "it needs the node's cgroups and /sys/fs/bpf; use --capture-backend iptables"
+)
 _WITH_IPTABLES = "goes with --capture-backend iptables only"
 
 
@@ -76,10 +80,7 @@ def refuse(options: Options) -> None:
 def refusals(options: Options) -> Iterator[str]:
     """Each option that capture by eBPF cannot do, with the reason."""
     if not options.network_namespace and not options.dry_run:
-        yield (
-            f"{FLAG}: works from the node (istio-init-cni), not inside a pod: "
-            "it needs the node's cgroups and /sys/fs/bpf; use --capture-backend iptables"
-        )
+        yield FROM_THE_NODE
     if options.kube_virt_interfaces:
         yield (
             f"--kube-virt-interfaces (-k): {','.join(options.kube_virt_interfaces)!r}: a virtual machine's traffic is "

@@ -17,6 +17,8 @@ from istio_init import __version__
 from istio_init.cli.verbs.cni import application
 from istio_init.cli.verbs.cni_flags import ON_EXIT
 from istio_init.cni.node.conflist import PLUGIN, plugin_configuration
+from istio_init.kernel.ebpf.installation import BPF_VARIABLE
+from istio_init.kernel.ebpf.pins import BPF_FILE_SYSTEM
 from tests.kit.helm import documents, merged, template
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +41,9 @@ VALUES: dict[str, dict[str, Any]] = {
         "agent": {"repair": "delete", "repairRate": 2, "untaint": "cni.istio.io/not-ready", "listen": "127.0.0.1"},
         "podLabels": {"k8s-app": "istio-cni-node"},
     },
+    "ebpf": {"captureBackend": "ebpf"},
+    "ebpf-repair": {"plugin": {"defaults": {"capture-backend": "ebpf"}}, "agent": {"repair": "mend"}},
+    "ebpf-installer": {"captureBackend": "ebpf", "agent": {"enabled": False}},
     "label": {"agent": {"repair": "label", "criSocket": "/run/crio/crio.sock"}},
     "seen": {
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
@@ -68,6 +73,7 @@ MISTAKES: tuple[tuple[dict[str, Any], str], ...] = (
     ({"cniNetDir": "a"}, "/cniNetDir"),
     ({"cniBinDir": "/a b"}, "/cniBinDir"),
     ({"onExit": "stay"}, "/onExit"),
+    ({"captureBackend": "nft"}, "/captureBackend"),
     ({"maxUnavailable": 0}, "/maxUnavailable"),
     ({"maxUnavailable": "0%"}, "/maxUnavailable"),
     ({"plugin": {"type": "bridge"}}, "/plugin/type"),
@@ -183,13 +189,39 @@ def test_the_least_rights() -> None:
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_capabilities_come_with_repair_alone(name: str) -> None:
+def test_capabilities_come_with_repair_and_ebpf_alone(name: str) -> None:
     (container,) = by_kind(documents(text(name)))["DaemonSet"]["spec"]["template"]["spec"]["containers"]
     repairs = any(each.startswith("--repair=") for each in container["args"])
+    keeps_ebpf = "--capture-backend=ebpf" in container["args"] and "agent" in container["command"]
     added = container["securityContext"]["capabilities"].get("add", [])
-    assert added == (["NET_ADMIN", "NET_RAW", "SYS_ADMIN"] if repairs else [])
+    needed = {"NET_ADMIN", "NET_RAW", "SYS_ADMIN"} if repairs else set()
+    needed |= {"BPF", "NET_ADMIN"} if keeps_ebpf else set()
+    assert added == sorted(needed)
     mounts = {each["mountPath"] for each in container["volumeMounts"]}
     assert ({"/var/run/netns", "/var/log/istio-init"} <= mounts) == repairs
+    assert ({"/node/bpf", "/node/cgroup"} <= mounts) == keeps_ebpf
+
+
+def test_the_agent_finds_the_nodes_bpf_file_system_where_it_is_mounted() -> None:
+    pod = by_kind(documents(text("ebpf")))["DaemonSet"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    paths = {each["name"]: each["hostPath"]["path"] for each in pod["volumes"] if "hostPath" in each}
+    mounted = {each["mountPath"]: paths.get(each["name"]) for each in container["volumeMounts"]}
+    variables = {each["name"]: each.get("value") for each in container["env"]}
+    assert mounted[variables[BPF_VARIABLE.decode()]] == BPF_FILE_SYSTEM
+    # A node's bpffs may be mounted by the first pod's ADD, after this container's start.
+    [mount] = [each for each in container["volumeMounts"] if each["name"] == "bpf"]
+    assert mount["mountPropagation"] == "HostToContainer"
+    assert mount.get("readOnly") is None
+
+
+@pytest.mark.parametrize("name", ["ebpf", "ebpf-repair", "ebpf-installer"])
+def test_the_plugin_is_told_of_ebpf_by_the_installer(name: str) -> None:
+    found = by_kind(documents(text(name)))
+    (container,) = found["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+    assert "--capture-backend=ebpf" in container["args"]
+    if "exec" in container["readinessProbe"]:
+        assert "--capture-backend=ebpf" in container["readinessProbe"]["exec"]["command"]
 
 
 def test_the_dashboard_asks_for_metrics_that_there_are() -> None:

@@ -136,6 +136,7 @@ def test_who_is_skipped_is_told_with_the_reason(tmp_path: Path, capfd: pytest.Ca
         (["-f", "POD", "-o", "15020,22"], "-o): '15020,22': a file here, not ports: those are --istio-local-outbound"),
         (["-f", "/nonexistent"], "--filename (-f): '/nonexistent': No such file or directory"),
         (["-f", "POD", "-b", "http"], "--istio-inbound-ports (-b): 'http': "),
+        (["-f", "POD", "--capture-backend", "ebpf"], "works from the node (istio-init-cni), not inside a pod"),
         (["--policy", "all"], "--policy: 'all': unknown: use capture or image"),
         (["--policy", "image", "-f", "POD"], "--policy: prints a policy, and takes no files"),
         (

@@ -140,3 +140,10 @@ def test_without_pyyaml_there_is_json(
     assert main(["manifest", "--output", "json", "-p", "1"], {}) == 0
     (tmp_path / "pod.json").write_text(capsys.readouterr().out)
     assert from_pod_file(str(tmp_path / "pod.json"), {}, lambda _kind, _name: None).envoy_port == 1
+
+
+def test_an_init_container_cannot_capture_by_ebpf(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["manifest", "--capture-backend", "ebpf"], {}) == 255
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert "--capture-backend ebpf: works from the node (istio-init-cni), not inside a pod" in found.err

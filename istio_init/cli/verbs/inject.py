@@ -21,6 +21,7 @@ from istio_init.inject.containers import InitSpec
 from istio_init.kernel.host import files
 from istio_init.options.cni_pod import PROXY_CONTAINER
 from istio_init.options.table import OPTIONS
+from istio_init.planning.socket_capture import FROM_THE_NODE
 from istio_init.record import Record
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def inject(  # noqa: PLR0913 (its flags)
     """
     if output and output != "-" and not output.strip("0123456789,-: "):
         raise OptionError(OUTPUT, output, "a file here, not ports: those are --istio-local-outbound-ports-exclude")
+    if texts.get("capture_backend") == "ebpf":
+        raise UsageError(FROM_THE_NODE)
     as_json = choice("--output", form, ("text", "json")) == "json"
     request = InitSpec(texts, image, proxy_container, native, validation)
     if policy_kind:

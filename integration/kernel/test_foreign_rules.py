@@ -11,6 +11,7 @@ import pytest
 from pyroute2.ipset import IPSet
 
 from integration.kit.backends import BACKENDS
+from integration.kit.foreign_rules import RULES
 from integration.kit.namespace import Namespace
 from integration.kit.pod import options_of
 from istio_init.formats.iptables_restore import parse
@@ -21,66 +22,6 @@ from istio_init.runner import backends
 
 if TYPE_CHECKING:
     from istio_init.model.rules import Family
-
-RULES: dict[Family, str] = {
-    IPV4: """\
-*raw
--A PREROUTING -j CT --notrack
--A PREROUTING -p tcp -m tcp --dport 21 -j CT --helper ftp
-COMMIT
-*mangle
--A PREROUTING -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j ACCEPT
--A PREROUTING -m conntrack ! --ctstate NEW --ctproto 6 --ctorigdst 10.0.0.0/8 --ctorigdstport 80 -j ACCEPT
--A PREROUTING -m conntrack --ctstatus ASSURED -j ACCEPT
--A PREROUTING -m state --state RELATED,ESTABLISHED -j ACCEPT
--A PREROUTING -m rpfilter --loose --validmark --invert -j DROP
--A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
--A FORWARD -p tcp -m tcp --sport 1:5 ! --dport 80 --tcp-flags FIN,SYN,RST,ACK SYN -j TCPMSS --set-mss 1400
--A FORWARD -m iprange ! --src-range 10.0.0.1-10.0.0.9 --dst-range 1.1.1.1-2.2.2.2 -j ACCEPT
--A FORWARD -j CONNMARK --set-xmark 0x1/0xff
--A FORWARD -m limit --limit 5/min -j ACCEPT
--A FORWARD -m limit --limit 10/sec --limit-burst 20 -j ACCEPT
--A FORWARD -p icmp -m icmp --icmp-type 8 -j ACCEPT
--A FORWARD -p icmp -m icmp --icmp-type 3/4 -j ACCEPT
--A FORWARD -m pkttype ! --pkt-type broadcast -j ACCEPT
-COMMIT
-*nat
-:KUBE-SVC - [0:0]
--A PREROUTING -p tcp -m addrtype --dst-type LOCAL -j DNAT --to-destination 10.0.0.1:8080
--A PREROUTING -p tcp -m tcp --dport 80 -m comment --comment "a b" -j DNAT --to-destination 10.0.0.1-10.0.0.9:80-90
--A OUTPUT -m statistic --mode random --probability 0.33333333349 -j KUBE-SVC
--A OUTPUT -m statistic --mode nth --every 3 --packet 1 -j KUBE-SVC
--A POSTROUTING -s 10.0.0.0/24 ! -o docker0 -j MASQUERADE --random-fully
--A POSTROUTING -p tcp -j MASQUERADE --to-ports 1024-2048
--A POSTROUTING -d 10.1.0.0/16 -j SNAT --to-source 10.2.2.2 --persistent
--A POSTROUTING -m physdev --physdev-is-bridged -j ACCEPT
--A POSTROUTING -m physdev ! --physdev-in eth+ --physdev-out eth1 -j ACCEPT
-COMMIT
-*filter
--A INPUT -j REJECT --reject-with icmp-port-unreachable
--A INPUT -p tcp -j REJECT --reject-with tcp-reset
--A INPUT -j LOG --log-prefix "foo: " --log-level 6 --log-uid
--A INPUT -j LOG
--A INPUT -j NFLOG --nflog-prefix "x y" --nflog-group 3 --nflog-threshold 5
--A INPUT -j NFLOG --nflog-group 3 --nflog-size 20
--A INPUT -j NFQUEUE --queue-num 3 --queue-bypass
--A INPUT -j NFQUEUE --queue-balance 0:3
--A INPUT -m addrtype ! --src-type LOCAL,MULTICAST --limit-iface-in -j ACCEPT
-COMMIT
-""",
-    IPV6: """\
-*nat
--A PREROUTING -p tcp -j DNAT --to-destination [fd00::1]:8080
--A PREROUTING -j DNAT --to-destination fd00::1
--A POSTROUTING -j MASQUERADE
-COMMIT
-*filter
--A INPUT -p ipv6-icmp -m icmp6 --icmpv6-type 128 -j ACCEPT
--A INPUT -m conntrack --ctstate NEW --ctorigdst fd00::/8 -j ACCEPT
--A INPUT -j REJECT --reject-with icmp6-port-unreachable
-COMMIT
-""",
-}
 
 
 def rules(text: str) -> list[str]:

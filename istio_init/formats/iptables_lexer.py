@@ -5,7 +5,7 @@ from __future__ import annotations
 from istio_init.errors import shown
 from istio_init.errors_rare import SaveError
 from istio_init.formats.addresses import network_text
-from istio_init.formats.iptables_save import ALL_BITS, quoted
+from istio_init.formats.iptables_save import ALL_BITS
 from istio_init.model.parsers import network, number
 from istio_init.model.rules import PortRange
 
@@ -22,15 +22,17 @@ def fits(text: str, limit: int) -> bool:
 class WordReader:
     """The words of one line, read one by one as names, numbers and addresses."""
 
-    __slots__ = ("_at", "_number", "_words")
+    __slots__ = ("_at", "_number", "_spellings", "_words")
 
     def __init__(self, number: int, text: str) -> None:
         self._number = number
         self._at = 0
         try:
-            self._words = _words(text)
+            pairs = _words(text)
         except IndexError:
             raise self.error(text, "a quote is not closed") from None
+        self._words = [word for word, _ in pairs]
+        self._spellings = [spelling for _, spelling in pairs]
 
     def error(self, word: str, why: str) -> SaveError:
         """The error to raise about one word of this line."""
@@ -76,15 +78,11 @@ class WordReader:
         self._at = place
 
     def options(self) -> str:
-        """All words up to the next -m, -j or -g, which are an extension's options, quoted where they need it."""
-        words: list[str] = []
+        """All words up to the next -m, -j or -g, which are an extension's options, as the line spells them."""
+        start = self._at
         while self.more() and self._words[self._at] not in {"-m", "-j", "-g"}:
-            word = self._words[self._at]
-            # Texts are quoted as iptables-save does it; values such as addresses never are.
-            text = (words and words[-1].endswith(("-prefix", "--path", "--string"))) or {*word} & {*" \t\"'\\"}
-            words.append(quoted(word) if text or not word else word)
             self._at += 1
-        return " ".join(words)
+        return " ".join(self._spellings[start : self._at])
 
     def name(self, what: str, limit: int) -> str:
         """The next word, if it fits the kernel's field of `limit` bytes."""
@@ -145,21 +143,21 @@ class WordReader:
         return self.bits(value or word), self.bits(mask or word) if slash else ALL_BITS
 
 
-def _words(text: str) -> list[str]:
-    """A line's words, split as iptables-restore does it; IndexError if a quote is not closed."""
+def _words(text: str) -> list[tuple[str, str]]:
+    """A line's words, split as iptables-restore does it, and how they are spelled; IndexError for an unclosed quote."""
     words = []
     at = 0
     while at < len(text):
+        start = at
         if text[at] in " \t":
             at += 1
         elif text[at] == '"':
             word, at = _quoted_word(text, at + 1)
-            words.append(word)
+            words.append((word, text[start:at]))
         else:
-            start = at
             while at < len(text) and text[at] not in " \t":
                 at += 1
-            words.append(text[start:at])
+            words.append((text[start:at], text[start:at]))
     return words
 
 

@@ -190,6 +190,10 @@ def quoted(text: str) -> str:
 def _unknown(extension: UnknownMatch | UnknownTarget) -> str:
     if extension.options is None:
         return f"{extension.name} [unknown: {len(extension.data)} bytes]"
-    # The kernel's conntrack serves -m state as well (XT_CONNTRACK_STATE_ALIAS).
-    name = "state" if extension.options.partition("--")[2].startswith("state ") else extension.name
+    name = extension.name
+    # The kernel's conntrack serves -m state as well (XT_CONNTRACK_STATE_ALIAS), and its CT serves NOTRACK.
+    if extension.options.partition("--")[2].startswith("state "):
+        name = "state"
+    elif name == "CT" and not extension.options:
+        name = "NOTRACK"
     return f"{name} {extension.options}".rstrip()

@@ -5,7 +5,7 @@ None of Istio's rules has these: a plain run loads none of them.
 
 from __future__ import annotations
 
-from istio_init.model.rules import Table
+from istio_init.model.rules import Network, Table
 from istio_init.record import Record
 
 TYPE_CHECKING = False
@@ -87,6 +87,12 @@ class Translate(Record):
     chosen: bool = False
 
 
+class MapAddress(Record):
+    """-j NETMAP: the network part of one side's address is replaced; the hook says which side."""
+
+    network: Network
+
+
 class Fixed(Record):
     """A target that always has the same answer (an Answer of simulate/trace.py), and what it does in words."""
 
@@ -108,4 +114,4 @@ class NoTrack(Record):
 if TYPE_CHECKING:
     # A part of a match that has no counterpart in model.rules.
     ForeignPart: TypeAlias = AddressType | AddressRange | TcpFlags | Direction | Assumed | Undecidable
-    ForeignTarget: TypeAlias = Translate | Fixed | SetConnMark | NoTrack
+    ForeignTarget: TypeAlias = Translate | MapAddress | Fixed | SetConnMark | NoTrack

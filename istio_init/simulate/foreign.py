@@ -16,13 +16,14 @@ from istio_init.model.foreign import (
     Assumed,
     Direction,
     Fixed,
+    MapAddress,
     NoTrack,
     SetConnMark,
     TcpFlags,
     Translate,
     Undecidable,
 )
-from istio_init.model.rules import DestinationPorts, PortRange, Protocol, SourcePorts
+from istio_init.model.rules import DestinationPorts, Network, Owner, PortRange, Protocol, SourcePorts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     Option: TypeAlias = tuple[str, bool, list[str]]
 
 TCP_FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ALL": 63, "NONE": 0}
+ALL_IDS = 2**32 - 1
 SIDES: dict[str, Side] = {"src": "source", "dst": "destination"}
 
 # Matches whose result depends on a count, on chance, or on the clock.
@@ -53,20 +55,23 @@ EITHER = {
 }
 # The property that a match tests, and that a simulated packet does not have.
 UNKNOWABLE = {
-    "set": "whether {options} holds it",
-    "icmp": "its ICMP type",
-    "icmp6": "its ICMP type",
-    "cgroup": "the control group of its sender",
-    "socket": "whether there is a socket for it",
-    "length": "its length",
-    "ttl": "its TTL",
-    "hl": "its hop limit",
-    "dscp": "its DSCP",
-    "tos": "its TOS",
-    "string": "its content",
-    "u32": "its content",
-    "mac": "its MAC address",
-}
+    "set": "whether {options} holds it", "icmp": "its ICMP type", "icmp6": "its ICMP type",
+    "cgroup": "the control group of its sender", "socket": "whether there is a socket for it",
+    "cpu": "the processor that handles it", "cluster": "the node of the cluster that handles it",
+    "length": "its length", "ttl": "its TTL", "hl": "its hop limit", "dscp": "its DSCP", "tos": "its TOS",
+    "ecn": "its congestion notification", "tcpmss": "its maximum segment size", "string": "its content",
+    "u32": "its content", "mac": "its MAC address", "sctp": "its SCTP header",
+    "dccp": "its DCCP header", "esp": "its ESP header", "ah": "its AH header", "ipcomp": "its IPComp header",
+    "mh": "its Mobile IPv6 header", "ipv6header": "its IPv6 extension headers",
+    "eui64": "whether its source is made from its sender's MAC address",
+    "osf": "its sender's operating system", "realm": "the realm of its route", "devgroup": "its interface's group",
+    "helper": "the helper of its connection", "connlabel": "the labels of its connection",
+    "ipvs": "whether IPVS handles it", "rateest": "an estimated rate",
+}  # fmt: skip
+# Matches that hold only for packets with an IPv6 header that a simulated one does not have.
+WITH_HEADER = {
+    "rt": "routing", "srh": "routing", "frag": "fragment", "hbh": "hop-by-hop options", "dst": "destination options",
+}  # fmt: skip
 
 # Targets that do not change what happens to the packet afterwards, as far as it is simulated.
 PASSING = {
@@ -75,7 +80,8 @@ PASSING = {
     "CHECKSUM": "gets its checksum", "CLASSIFY": "gets a class for traffic control", "DSCP": "gets a DSCP",
     "TOS": "gets a TOS", "TTL": "gets a TTL", "HL": "gets a hop limit", "SET": "changes an ipset", "TEE": "is copied",
     "RATEEST": "is counted", "SECMARK": "gets a security mark", "CONNSECMARK": "gets a security mark",
-    "IDLETIMER": "restarts a timer", "HMARK": "gets a mark of its hash",
+    "IDLETIMER": "restarts a timer", "ECN": "gets its congestion notification", "LED": "blinks a light",
+    "HMARK": "gets a mark of its hash",
 }  # fmt: skip
 
 
@@ -90,6 +96,8 @@ def _parts(name: str, options: str | None) -> tuple[Part, ...]:
         return (Assumed(held=True, why=EITHER[name], either=True),)
     if name in UNKNOWABLE:
         return (Undecidable(UNKNOWABLE[name].format(options=options or "the set")),)
+    if name in WITH_HEADER:
+        return (Assumed(held=False, why=f"it has no {WITH_HEADER[name]} header"),)
     if options is None:
         return (Undecidable(f"-m {name} is not known to this program"),)
     try:
@@ -117,6 +125,9 @@ def _read(name: str, options: list[Option]) -> Iterator[Part]:
         # Without a bridge there is no such interface, so only a negated match holds (physdev_mt).
         held = all(negated for _, negated, _ in options)
         yield Assumed(held, "it crosses a bridge" if held else "it does not cross a bridge")
+        return
+    if name == "policy":
+        yield Assumed(("--pol", False, ["none"]) in options, "no IPsec policy applies to it")
         return
     if name == "rpfilter":
         inverted = any(option == "--invert" for option, _, _ in options)
@@ -156,6 +167,13 @@ def _part(name: str, option: str, values: list[str], *, negated: bool) -> Part |
             return TcpFlags(mask, compared, negated)
         case "tcp", "--tcp-option":
             return Undecidable("its TCP options")
+        case "owner", "--socket-exists":
+            return Owner("uid", 0, ALL_IDS, negated)
+        case "owner", "--uid-owner" | "--gid-owner":
+            first, _, last = values[0].partition("-")
+            return Owner("uid" if option == "--uid-owner" else "gid", int(first), int(last or first), negated)
+        case "owner", "--suppl-groups":
+            return Undecidable("the supplementary groups of its sender")
         case "pkttype", "--pkt-type":
             unicast = values[0] == "unicast"
             return Assumed(unicast != negated, "it is for this machine alone")
@@ -190,7 +208,9 @@ def _effect(name: str, options: str | None) -> ForeignTarget:
         return Fixed("DROP", f"is rejected with {words}" if words else "is rejected")
     if name == "NFQUEUE":
         return Fixed("QUEUE", "is passed to a program")
-    unknown = Fixed("UNDECIDED", f"-j {name} is not known to this program")
+    if name == "SYNPROXY":
+        return Fixed("UNDECIDED", "-j SYNPROXY answers in the listener's place")
+    unknown = Fixed("UNDECIDED", f"-j {name}{f' {options}' if options else ''} is not known to this program")
     if options is None:
         return unknown
     try:
@@ -213,10 +233,16 @@ def _translation(name: str, options: str) -> ForeignTarget | None:
         case "CONNMARK" if "--set-xmark" in values:
             value, _, mask = values["--set-xmark"][0].partition("/")
             return SetConnMark(int(value, 16), int(mask or "0xffffffff", 16))
-        case "CT" if "--notrack" in values:
+        case "CT" if "--notrack" in values or not values:
             return NoTrack()
-        case "CT" if "--helper" in values and "--zone" not in values:
+        case "CT" if "--helper" in values and not any(option.startswith("--zone") for option in values):
             return Fixed("CONTINUE", "gets a connection tracking helper")
+        case "CT" if not any(option.startswith("--zone") for option in values):
+            return Fixed("CONTINUE", "gets options for connection tracking")
+        case "NETMAP":
+            address, _, prefix = values["--to"][0].partition("/")
+            packed = ip_address(address).packed
+            return MapAddress(Network(packed, int(prefix) if prefix else len(packed) * 8))
         case "NOTRACK":
             return NoTrack()
         case _:

@@ -27,6 +27,7 @@ from istio_init.model.foreign import (
     Assumed,
     Direction,
     Fixed,
+    MapAddress,
     NoTrack,
     SetConnMark,
     TcpFlags,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
     from istio_init.model.foreign import ForeignTarget
     from istio_init.model.packet import Facts, Packet
-    from istio_init.model.rules import Match, PortRange, Target
+    from istio_init.model.rules import Match, Network, PortRange, Target
     from istio_init.simulate.foreign import Part
 
 # States in which a packet has no connection.
@@ -217,8 +218,19 @@ def _foreign(effect: ForeignTarget, packet: Packet, facts: Facts) -> tuple[Packe
             if port and packet.protocol in {TCP, UDP}:
                 ends[f"{side}_port"] = port
             return packet.replace(**ends, redirected=packet.redirected or side == "destination"), "ACCEPT"
+        case MapAddress(network):
+            side = "source" if packet.hook in {"INPUT", "POSTROUTING"} else "destination"
+            mapped = _mapped(getattr(packet, side), network)
+            return packet.replace(**{side: mapped}, redirected=packet.redirected or side == "destination"), "ACCEPT"
         case _:
             assert_never(effect)
+
+
+def _mapped(address: bytes, network: Network) -> bytes:
+    """An address in another network, with its own host part."""
+    hosts = (1 << len(address) * 8 - network.prefix) - 1
+    mapped = int.from_bytes(network.address) & ~hosts | int.from_bytes(address) & hosts
+    return mapped.to_bytes(len(address))
 
 
 def _redirect(target: Redirect, packet: Packet, facts: Facts) -> tuple[Packet, str]:

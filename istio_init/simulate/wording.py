@@ -28,6 +28,7 @@ from istio_init.model.foreign import (
     Assumed,
     Direction,
     Fixed,
+    MapAddress,
     NoTrack,
     SetConnMark,
     TcpFlags,
@@ -242,6 +243,10 @@ def _foreign_effect(effect: ForeignTarget, step: RuleStep) -> str:
             return f"the connection's mark becomes {after.connmark:#x}"
         case NoTrack():
             return "connection tracking leaves it alone" if after.ctstate == "UNTRACKED" else "is tracked already"
+        case MapAddress():
+            if before.hook in {"INPUT", "POSTROUTING"}:
+                return f"source becomes {address_text(after.source)}"
+            return f"destination becomes {address_text(after.destination)}"
         case Translate(side, _, _, own, chosen):
             if chosen:
                 return "the kernel chooses from a range"

@@ -20,7 +20,7 @@ from istio_init.model.extensions import (
     SetMark,
     Tproxy,
 )
-from istio_init.model.foreign import AddressRange, AddressType, SetConnMark, Translate
+from istio_init.model.foreign import AddressRange, AddressType, MapAddress, SetConnMark, Translate
 from istio_init.model.inet import networks
 from istio_init.model.packet import Packet, contains
 from istio_init.model.rules import (
@@ -242,6 +242,8 @@ class _BoundaryCollector:
             case Translate(_, address, port):
                 self.ports.update({PortRange(port, port)} if port else ())
                 self.networks.update({Network(address, len(address) * 8)} if address else ())
+            case MapAddress(network):
+                self.networks.add(network)
             case _:
                 pass
 

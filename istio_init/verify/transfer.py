@@ -10,8 +10,8 @@ from istio_init.model.extensions import (
     SetMark,
     Tproxy,
 )
-from istio_init.model.foreign import Fixed, NoTrack, SetConnMark, Translate
-from istio_init.model.packet import LOOPBACKS
+from istio_init.model.foreign import Fixed, MapAddress, NoTrack, SetConnMark, Translate
+from istio_init.model.packet import LOOPBACKS, contains
 from istio_init.model.rules import Jump, Redirect, Verdict
 from istio_init.model.unknown import UnknownTarget
 from istio_init.simulate.foreign import effect_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from istio_init.model.foreign import ForeignTarget
     from istio_init.model.packet import Facts
-    from istio_init.model.rules import Hook, Target
+    from istio_init.model.rules import Hook, Network, Target
     from istio_init.verify.header_space import Space
 
 
@@ -56,7 +56,7 @@ class Transfer:
                 chosen = packet_set.tracked or packet_set.zone is not None
                 yield packet_set if chosen else packet_set.replace(zone=zone), "CONTINUE"
             case UnknownTarget():
-                yield from self._foreign(effect_of(target), packet_set)
+                yield from self._foreign(effect_of(target), packet_set, hook)
             case Jump():
                 raise AssertionError(f"{target}: Reachability follows jumps")
             case _:
@@ -87,13 +87,15 @@ class Transfer:
                             new = (DESTINATION, self._space.number(DESTINATION, address))
                             yield piece.having(port, new), "ACCEPT"
 
-    def _foreign(self, effect: ForeignTarget, packet_set: PacketSet) -> Iterator[tuple[PacketSet, str]]:
+    def _foreign(self, effect: ForeignTarget, packet_set: PacketSet, hook: Hook) -> Iterator[tuple[PacketSet, str]]:
         """The effect of another program's target on a packet set."""
         match effect:
             case Fixed(answer):
                 yield packet_set, answer
             case SetConnMark(value, mask):
                 yield from ((part, "CONTINUE") for part in self._with_connection_mark(packet_set, value, mask))
+            case MapAddress(network):
+                yield from ((part, "ACCEPT") for part in self._mapped(packet_set, network, hook))
             case NoTrack():
                 untracked = (STATE, self._space.number(STATE, "UNTRACKED"))
                 changed = packet_set.having(untracked).replace(kind=CONNECTIONLESS)
@@ -114,6 +116,15 @@ class Transfer:
         changes += [(DESTINATION_PORT, self._space.number(DESTINATION_PORT, port))] if port else []
         here = port if address is None or self._facts.is_local(address) else 0
         return packet_set.having(*changes).replace(redirect=here)
+
+    def _mapped(self, packet_set: PacketSet, network: Network, hook: Hook) -> Iterator[PacketSet]:
+        """A set whose packets may get each address of a network, on the side that the hook translates."""
+        source = hook in {"INPUT", "POSTROUTING"}
+        dimension = SOURCE if source else DESTINATION
+        for number, address in enumerate(self._space.values[dimension]):
+            if contains(network, address):
+                part = packet_set.having((dimension, number))
+                yield part if source else part.replace(redirect=0)
 
     def _with_source(
         self, packet_set: PacketSet, address: bytes | None, *, own: bool

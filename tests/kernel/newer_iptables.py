@@ -158,40 +158,10 @@ RULES: dict[Family, dict[str, str]] = {
 
 # The parts that this program has no words for: it prints the extension's name, or the expressions' kinds.
 UNKNOWN = {
-    "-m hashlimit --hashlimit-upto 5/sec --hashlimit-burst 5 --hashlimit-mode srcip --hashlimit-name x": (
-        "-m hashlimit [unknown: 312 bytes]"
-    ),
-    "-m length --length 100:200": "-m length [unknown: 8 bytes]",
-    "-m ttl --ttl-lt 5": "-m ttl [unknown: 8 bytes]",
-    "-m dscp --dscp 0x10": "-m dscp [unknown: 8 bytes]",
-    "-m mac --mac-source 00:11:22:33:44:55": "-m mac [unknown: 16 bytes]",
-    "-m sctp --dport 80": "-m sctp [unknown: 296 bytes]",
-    "-m dccp --dport 80": "-m dccp [unknown: 16 bytes]",
     "-s 10.0.0.0/255.0.255.0": "-m nf_tables payload bitwise cmp [unknown: 172 bytes]",
     "-f": "-m nf_tables payload bitwise cmp [unknown: 172 bytes]",
     "! -f": "-m nf_tables payload bitwise cmp [unknown: 172 bytes]",
     "! -i +": "-i INVAL/D",
-    '-m u32 --u32 "0x0>>0x16&0x3c@0x0&0xff=0x1"': "-m u32 [unknown: 1984 bytes]",
-    "-m cpu --cpu 0": "-m cpu [unknown: 8 bytes]",
-    "-m devgroup --src-group 0x1": "-m devgroup [unknown: 24 bytes]",
-    "-m helper --helper ftp": "-m helper [unknown: 40 bytes]",
-    "-m connlimit --connlimit-above 3 --connlimit-mask 32 --connlimit-saddr": "-m connlimit [unknown: 32 bytes]",
-    "-m time --timestart 01:00:00 --timestop 23:59:59 --datestop 2038-01-19T03:14:07": "-m time [unknown: 24 bytes]",
-    '-m string --string "abc" --algo bm': "-m string [unknown: 160 bytes]",
-    "-m quota --quota 100": "-m quota [unknown: 24 bytes]",
-    "-m recent --set --name x --mask 255.255.255.255 --rsource": "-m recent [unknown: 232 bytes]",
-    "-m socket --transparent": "-m socket [unknown: 8 bytes]",
-    "-m esp --espspi 5": "-m esp [unknown: 16 bytes]",
-    "-m tos --tos 0x10/0xff": "-m tos [unknown: 8 bytes]",
-    "-m tcpmss --mss 100:200": "-m tcpmss [unknown: 8 bytes]",
-    '-m bpf --bytecode "1,6 0 0 1"': "-m bpf [unknown: 528 bytes]",
-    "-m realm --realm 0x1": "-m realm [unknown: 16 bytes]",
-    "-m policy --dir in --pol none": "-m policy [unknown: 312 bytes]",
-    "-j NETMAP --to 10.0.0.0/24": "-j NETMAP [unknown: 24 bytes]",
-    "-j TTL --ttl-set 5": "-j TTL [unknown: 8 bytes]",
-    "-j DSCP --set-dscp 0x10": "-j DSCP [unknown: 8 bytes]",
-    "-j TEE --gateway 10.0.0.1": "-j TEE [unknown: 40 bytes]",
-    "-j NOTRACK": "-j CT --notrack",
 }
 
 

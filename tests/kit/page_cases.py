@@ -135,11 +135,13 @@ FOREIGN_MATCHES = {
         ("conntrack", "--ctstate RELATED,ESTABLISHED --ctdir REPLY"), ("conntrack", "--ctstatus ASSURED"),
         ("tcp", "--tcp-flags SYN,RST SYN"), ("tcp", "! --tcp-flags FIN,SYN,RST,ACK SYN"),
         ("physdev", "--physdev-is-bridged"), ("physdev", "! --physdev-is-in"), ("rpfilter", "--invert"),
-        ("set", "--match-set x src"), ("state", "--state NEW"),
+        ("set", "--match-set x src"), ("state", "--state NEW"), ("owner", "--uid-owner 1337 ! --gid-owner 1337"),
+        ("owner", "! --socket-exists"), ("policy", "--dir in --pol ipsec"), ("policy", "--dir out --pol none"),
     ),
     "ipv6": (
         ("addrtype", "--dst-type LOCAL"), ("addrtype", "--dst-type UNICAST"), ("icmp6", "--icmpv6-type 128"),
         ("iprange", "--src-range 2001:db8::-2001:db8::ffff"), ("addrtype", "! --dst-type MULTICAST"),
+        ("rt", "--rt-type 0"), ("hl", "--hl-eq 255"),
     ),
 }  # fmt: skip
 FOREIGN_TARGETS = {
@@ -148,10 +150,11 @@ FOREIGN_TARGETS = {
         ("DNAT", "--to-destination :15006"), ("DNAT", "--to-destination 10.9.9.1-10.9.9.9:80"),
         ("SNAT", "--to-source 10.2.2.2:7"), ("MASQUERADE", "--random-fully"), ("REJECT", "--reject-with tcp-reset"),
         ("CONNMARK", "--set-xmark 0x1/0xff"), ("CT", "--notrack"), ("TCPMSS", "--clamp-mss-to-pmtu"),
+        ("NETMAP", "--to 10.9.0.0/16"), ("NETMAP", "--to 127.0.0.1/32"), ("SYNPROXY", "--mss 1460"),
     ),
     "ipv6": (
         ("DNAT", "--to-destination fd99::53"), ("DNAT", "--to-destination [::1]:15053"), ("MASQUERADE", ""),
-        ("SNAT", "--to-source fd99::53"),
+        ("SNAT", "--to-source fd99::53"), ("NETMAP", "--to fd99::/64"),
     ),
 }  # fmt: skip
 

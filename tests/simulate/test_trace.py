@@ -5,6 +5,7 @@ integration/traffic/test_simulator.py holds the same code against the kernel its
 
 from __future__ import annotations
 
+from socket import inet_ntoa
 from typing import TYPE_CHECKING
 
 import pytest
@@ -273,6 +274,15 @@ def test_what_is_not_known_is_not_guessed() -> None:
     assert hook_trace.decisive
     assert hook_trace.decisive.failed == UnknownMatch("bpf", 1, b"")
     assert unknown(target=UnknownTarget("DNAT", 2, b"")).outcome == "UNDECIDED"
+
+
+@pytest.mark.parametrize(
+    ("network", "becomes"), [("192.0.2.0/24", "192.0.2.{}"), ("192.0.2.7/32", "192.0.2.7"), ("192.0.2.7", "192.0.2.7")]
+)
+def test_netmap_replaces_the_network_and_keeps_the_host(network: str, becomes: str) -> None:
+    hook_trace = unknown(target=UnknownTarget("NETMAP", -1, b"", f"--to {network}"))
+    assert hook_trace.outcome == "ACCEPT"
+    assert inet_ntoa(hook_trace.packet.destination) == becomes.format(PACKET.destination[-1])
 
 
 def test_what_is_not_known_may_not_matter() -> None:

@@ -29,6 +29,9 @@ HARMLESS = (
     "*filter\n-A INPUT -m set --match-set blocked src -j NFLOG --nflog-group 3\n",
     "*raw\n-A PREROUTING -m rpfilter --invert -j DROP\n",
     "*filter\n-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j ACCEPT\n",
+    "*filter\n-A INPUT -m policy --dir in --pol ipsec -j DROP\n",
+    "*mangle\n-A FORWARD -p tcp -m tcpmss --mss 1:500 -j TCPOPTSTRIP --strip-options 2\n",
+    "*nat\n-A POSTROUTING -d 10.77.0.0/16 -j NETMAP --to 10.78.0.0/16\n",
 )
 HARMFUL = (
     ("*nat\n-A OUTPUT -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.9.9.9:81\n", "outbound TCP goes to Envoy"),
@@ -36,6 +39,10 @@ HARMFUL = (
     ("*nat\n-A PREROUTING -m addrtype --dst-type LOCAL -j ACCEPT\n", "inbound TCP goes to Envoy"),
     ("*filter\n-A INPUT -p tcp -m tcp --dport 15006 -j REJECT --reject-with tcp-reset\n", "only invalid packets"),
     ("*raw\n-A PREROUTING -p tcp -j CT --notrack\n", "inbound TCP goes to Envoy"),
+    ("*nat\n-A OUTPUT -p tcp -m owner ! --socket-exists -j ACCEPT\n", "outbound TCP goes to Envoy"),
+    ("*nat\n-A OUTPUT -p tcp -m owner ! --uid-owner 1337 ! --gid-owner 1337 -j ACCEPT\n", "outbound TCP goes to Envoy"),
+    ("*nat\n-A PREROUTING -m length --length 1:500 -j ACCEPT\n", "inbound TCP goes to Envoy"),
+    ("*nat\n-A PREROUTING -j NETMAP --to 10.78.0.0/16\n", "inbound TCP goes to Envoy"),
     ("*nat\n-A PREROUTING -m set --match-set some src -j ACCEPT\n", "inbound TCP goes to Envoy"),
 )
 
@@ -79,7 +86,8 @@ def test_what_takes_captured_traffic_away_is_found(text: str, invariant: str) ->
 CERTAIN = [
     text
     for text in (*HARMLESS, *dict(HARMFUL))
-    if not {"statistic", "tcp-flags", "--ctdir", "limit"} & set(text.split())
+    # Of a network that addresses are mapped to, a set has each address.
+    if not {"statistic", "tcp-flags", "--ctdir", "limit", "NETMAP"} & set(text.split())
 ]
 
 

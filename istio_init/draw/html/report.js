@@ -215,6 +215,10 @@ function effectAlone({ rule: { target }, before, after, answer }) {
       }
       return `${target.side} becomes ${endpointText(after[target.side], after[`${target.side}_port`])}`;
     }
+    case "MapAddress":
+      return ["INPUT", "POSTROUTING"].includes(before.hook)
+        ? `source becomes ${addressText(after.source)}`
+        : `destination becomes ${addressText(after.destination)}`;
     default: // Fixed
       return target.words;
   }

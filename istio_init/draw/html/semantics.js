@@ -143,9 +143,21 @@ function act(target, packet, facts) {
       return [packet.tracked ? packet : { ...packet, ctstate: "UNTRACKED" }, "CONTINUE"];
     case "Translate":
       return translate(target, packet, facts);
+    case "MapAddress": {
+      const side = ["INPUT", "POSTROUTING"].includes(packet.hook) ? "source" : "destination";
+      const redirected = packet.redirected || side === "destination";
+      return [{ ...packet, [side]: mapped(packet[side], target.network), redirected }, "ACCEPT"];
+    }
     default: // Fixed
       return [packet, target.answer];
   }
+}
+
+/** An address in another network, with its own host part. */
+function mapped(address, network) {
+  const hosts = (1n << BigInt(address.length * 4 - network.prefix)) - 1n;
+  const bits = (BigInt(`0x${network.address}`) & ~hosts) | (BigInt(`0x${address}`) & hosts);
+  return bits.toString(16).padStart(address.length, "0");
 }
 
 function translate(target, packet, facts) {

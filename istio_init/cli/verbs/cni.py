@@ -155,7 +155,7 @@ def _keep_installed(log: Log, places: Directories, source: str, config: tuple[st
         Watch(watched(places, config[0])) as watch,
         Keeper(log, places, source, lambda: entry(*config)) as keeper,
     ):
-        while not watch.asked_to_end:
+        while not watch.termination_requested:
             keeper.attempt()
             watch.rest(keeper.rest)
             watch.wait(pause)

@@ -23,7 +23,7 @@ from istio_init.cni.agent.watch import PodWatch
 from istio_init.cni.node import install
 from istio_init.cni.node.keep import Keeper, watched
 from istio_init.kernel.host.inotify import ENDING, DirectoryWatch
-from istio_init.kernel.host.process import asked_to_end
+from istio_init.kernel.host.process import termination_requested
 from istio_init.record import Record
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Agent:
         for number in ENDING:
             loop.add_signal_handler(number, self._stop.set)
         # One may have come while the program started.
-        if asked_to_end():
+        if termination_requested():
             self._stop.set()
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             if self._settings.listen:

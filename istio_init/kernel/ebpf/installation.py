@@ -98,12 +98,12 @@ class Installation:
         """
         try:
             if not pins.exists(self.home):
-                self._found()
+                self._create_all()
             self._attach(self.missing_links(dns=dns))
         except OSError as error:
             raise refusal(error) from error
 
-    def _found(self) -> None:
+    def _create_all(self) -> None:
         """Make all maps aside and give them their name in one step. The caller holds the lock."""
         for name in os.listdir(self.directory):
             if name.startswith(f"{LAYOUT}-"):  # left by a process that was killed
@@ -226,15 +226,15 @@ def trial_load() -> None:
 def refusal(error: OSError) -> KernelError:
     """Why the kernel refused to install or attach, and what to do."""
     number = error.errno or 0
-    said = f"--capture-backend ebpf: the kernel refuses: {error.strerror}"
+    reason = f"--capture-backend ebpf: the kernel refuses: {error.strerror}"
     if number == errno.EPERM:
-        return KernelError(f"{said}: that needs the capabilities BPF and NET_ADMIN on the node", number)
+        return KernelError(f"{reason}: that needs the capabilities BPF and NET_ADMIN on the node", number)
     if number in {errno.EINVAL, errno.ENOSYS, errno.E2BIG}:
         release = os.uname().release
         return KernelError(
-            f"{said}: Linux {release} may be too old, it takes 5.15 or newer; use --capture-backend iptables", number
+            f"{reason}: Linux {release} may be too old, it takes 5.15 or newer; use --capture-backend iptables", number
         )
-    return KernelError(said, number)
+    return KernelError(reason, number)
 
 
 def _create(name: str) -> int:

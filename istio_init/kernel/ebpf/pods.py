@@ -109,11 +109,11 @@ def _attach_inbound(installation: Installation, netns: str, cookie: int) -> None
         os.close(program)
 
 
-def _write(installation: Installation, cookie: int, wanted: tuple[bytes, ...], value: bytes) -> None:
+def _write(installation: Installation, cookie: int, members: tuple[bytes, ...], value: bytes) -> None:
     """Write the members, then the entry, from which on the pod is captured; then remove members of other options."""
     trie = installation.map("members")
     stale = set(_members(installation, cookie))
-    for key in wanted:
+    for key in members:
         syscall.update(trie, key, _PRESENT)
         stale.discard(key)
     syscall.update(installation.map("pods"), pack("<Q", cookie), value)
@@ -138,12 +138,12 @@ def _members(installation: Installation, cookie: int) -> list[bytes]:
     trie, first = installation.map("members"), first_key(cookie)
     if syscall.lookup(trie, first, len(_PRESENT)) is None:
         return []
-    found = [first]
+    members = [first]
     for key in syscall.keys_after(trie, first):
         if key[4:12] != first[4:12]:
             break
-        found.append(key)
-    return found
+        members.append(key)
+    return members
 
 
 def remove(installation: Installation, cookie: int) -> bool:
@@ -151,10 +151,10 @@ def remove(installation: Installation, cookie: int) -> bool:
     with installation.lock():
         if not installation.installed:
             return False
-        known = read(installation, cookie) != PodState(b"", frozenset(), inbound_attached=False)
+        captured = read(installation, cookie) != PodState(b"", frozenset(), inbound_attached=False)
         forget(installation, cookie)
         _detach_dns_if_unused(installation)
-    return known
+    return captured
 
 
 def forget(installation: Installation, cookie: int) -> None:
@@ -211,25 +211,27 @@ def counts(installation: Installation) -> dict[str, int]:
     """How often each thing happened on this node since installation, by the names in COUNTS."""
     with open("/sys/devices/system/cpu/possible", "rb") as file:
         processors = int(file.read().split(b"-")[-1]) + 1
-    found = {}
+    counters = {}
     for number, name in enumerate(COUNTS):
         value = syscall.lookup(installation.map("counts"), pack("<I", number), 8 * processors)
-        found[name] = sum(unpack(f"<{processors}Q", value)) if value else 0
-    return found
+        counters[name] = sum(unpack(f"<{processors}Q", value)) if value else 0
+    return counters
 
 
-def describe(wanted: SocketCapture, cookie: int, state: PodState) -> tuple[str, ...]:
+def describe(capture: SocketCapture, cookie: int, state: PodState) -> tuple[str, ...]:
     """How what the kernel holds of a pod differs from a capture; empty where it does not."""
-    found = []
+    differences = []
     if not state.inbound_attached:
-        found.append("sk_lookup is not attached to the pod's network namespace: inbound connections are not captured")
+        differences.append(
+            "sk_lookup is not attached to the pod's network namespace: inbound connections are not captured"
+        )
     if not state.value:
-        found.append("the pod is not in the map of captured pods: its connections are not captured")
-    elif state.value != pod_value(wanted):
-        found.append("the pod's options differ from the requested ones")
-    expected = set(keys(cookie, wanted))
+        differences.append("the pod is not in the map of captured pods: its connections are not captured")
+    elif state.value != pod_value(capture):
+        differences.append("the pod's options differ from the requested ones")
+    expected = set(keys(cookie, capture))
     if missing := len(expected - state.members):
-        found.append(f"{missing} ports, networks, groups or addresses of the request are missing")
+        differences.append(f"{missing} ports, networks, groups or addresses of the request are missing")
     if unexpected := len(state.members - expected):
-        found.append(f"{unexpected} ports, networks, groups or addresses are not of the request")
-    return tuple(found) if state.value else tuple(found[:2])
+        differences.append(f"{unexpected} ports, networks, groups or addresses are not of the request")
+    return tuple(differences) if state.value else tuple(differences[:2])

@@ -135,8 +135,8 @@ def load_program(name: str, kind: int, expected: int, instructions: bytes) -> in
         try:
             return load(1, log.address, log.size)
         except OSError:
-            said = bytes(log).rstrip(b"\0").decode(errors="replace").strip().replace("\n", "; ")[-300:]
-            raise OSError(error.errno, f"{name}: {error.strerror}{f': {said}' if said else ''}") from error
+            message = bytes(log).rstrip(b"\0").decode(errors="replace").strip().replace("\n", "; ")[-300:]
+            raise OSError(error.errno, f"{name}: {error.strerror}{f': {message}' if message else ''}") from error
 
 
 def pin(descriptor: int, path: str) -> None:

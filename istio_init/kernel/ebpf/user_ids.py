@@ -61,12 +61,12 @@ def _extents(owner: int, kind: str) -> list[tuple[int, int, int]]:
 
 
 def _mapped(flag: str, ids: tuple[int, ...], extents: list[tuple[int, int, int]]) -> tuple[int, ...]:
-    found = []
+    outside = []
     for each in ids:
         outer = [outer + each - inner for inner, outer, size in extents if inner <= each < inner + size]
         if not outer:
             raise KernelError(
                 f"{flag}: {each}: not mapped in the pod's user namespace; use an id that the pod can have"
             )
-        found.append(outer[0])
-    return tuple(found)
+        outside.append(outer[0])
+    return tuple(outside)

@@ -28,13 +28,13 @@ def group_id(name: str, path: str = "/etc/group") -> int | None:
 def _third_field(name: str, path: str) -> int | None:
     """The number in NAME:PASSWORD:NUMBER of the first line that has one; the C library skips other lines, too."""
     try:
-        wanted = name.encode("utf-8", "surrogateescape") + b":"
+        beginning = name.encode("utf-8", "surrogateescape") + b":"
     except UnicodeEncodeError:
         return None
     if not name or ":" in name or "\n" in name:
         return None
     for line in _lines(path):
-        if line.startswith(wanted):
+        if line.startswith(beginning):
             fields = line.split(b":", 3)
             number = fields[2] if len(fields) > 2 else b""
             if number.isdigit() and len(number) <= 10 and int(number) <= HIGHEST_ID:

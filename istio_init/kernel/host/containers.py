@@ -25,21 +25,21 @@ def pid_of(container: str, proc: str = "/proc") -> int:
 
     The id may bear a runtime's scheme, as in Kubernetes' status (containerd://...).
     """
-    wanted = container.rpartition("://")[2].lower()
-    if len(wanted) < SHORTEST_ID or not _DIGITS.issuperset(wanted):
+    prefix = container.rpartition("://")[2].lower()
+    if len(prefix) < SHORTEST_ID or not _DIGITS.issuperset(prefix):
         raise KernelError(
             f"container {shown(container)}: not a container's id: at least {SHORTEST_ID} of its hexadecimal digits"
         )
-    found: dict[str, int] = {}
+    pids: dict[str, int] = {}
     for pid in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):
         for each in _containers(f"{proc}/{pid}/cgroup"):
-            if each.startswith(wanted):
-                found.setdefault(each, pid)
-    if not found:
+            if each.startswith(prefix):
+                pids.setdefault(each, pid)
+    if not pids:
         raise KernelError(f"container {shown(container)}: no process here is in such a control group; is it running?")
-    if len(found) > 1:
-        raise KernelError(f"container {shown(container)}: {len(found)} containers' ids begin so; give more digits")
-    return next(iter(found.values()))
+    if len(pids) > 1:
+        raise KernelError(f"container {shown(container)}: {len(pids)} containers' ids begin so; give more digits")
+    return next(iter(pids.values()))
 
 
 def of_process(pid: int, proc: str = "/proc") -> set[str]:

@@ -126,8 +126,8 @@ def mapped(kind: str) -> tuple[tuple[int, int], ...]:
     """The ids (uid, gid) that the calling thread's user namespace has, as ranges of first and last."""
     # user_namespaces(7): first inside, first outside, how many.
     with open(f"/proc/thread-self/{kind}_map", encoding="utf-8") as file:
-        rows = [[int(word) for word in line.split()] for line in file]
-    return tuple((first, first + count - 1) for first, _, count in rows)
+        extents = [[int(word) for word in line.split()] for line in file]
+    return tuple((first, first + count - 1) for first, _, count in extents)
 
 
 def _status(field: str) -> str:

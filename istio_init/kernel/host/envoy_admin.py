@@ -60,7 +60,7 @@ def get(target: str, path: str) -> bytes:
 def _ask(target: str, path: str) -> bytes:
     """All that comes back until the connection is closed, within the bounds: no header may trickle for ever."""
     end = time.monotonic() + PATIENCE
-    found = bytearray()
+    response = bytearray()
     with _connected(target) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
         while True:
@@ -70,9 +70,9 @@ def _ask(target: str, path: str) -> bytes:
             connection.settimeout(left)
             piece = connection.recv(PIECE)
             if not piece:
-                return bytes(found)
-            found += piece
-            if len(found) > LONGEST:
+                return bytes(response)
+            response += piece
+            if len(response) > LONGEST:
                 raise KernelError(f"{shown(target)}: answers with more than {LONGEST >> 20} MiB")
 
 

@@ -129,8 +129,8 @@ class _Exchange:
         """The whole answer."""
         status = self.headers.get("grpc-status", "")
         if status != str(OK):
-            said = unquote(self.headers.get("grpc-message", "")) or f"HTTP {self.headers.get(':status', '?')}"
-            raise self.error(shown(said, 400)[1:-1], int(status) if status.isdigit() else -1)
+            message = unquote(self.headers.get("grpc-message", "")) or f"HTTP {self.headers.get(':status', '?')}"
+            raise self.error(shown(message, 400)[1:-1], int(status) if status.isdigit() else -1)
         if len(self._data) < PREFIX.size:
             raise self.error("its answer has no message")
         compressed, length = PREFIX.unpack_from(self._data)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from istio_init.errors import KernelError, shown
 from istio_init.kernel.host.libc import function, get_errno, library
-from istio_init.kernel.host.process import asked_to_end
+from istio_init.kernel.host.process import termination_requested
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +79,7 @@ class Watch(DirectoryWatch):
     def __init__(self, directories: Sequence[str]) -> None:
         super().__init__(directories)
         # A signal may have come while the program started.
-        self._asked = asked_to_end()
+        self._terminating = termination_requested()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -96,17 +96,17 @@ class Watch(DirectoryWatch):
         super().__exit__(kind, error, at)
 
     def _end(self, *_: object) -> None:
-        self._asked = True
+        self._terminating = True
         os.write(self._writing, b"\0")
 
     @property
-    def asked_to_end(self) -> bool:
+    def termination_requested(self) -> bool:
         """Whether the program was asked to end."""
-        return self._asked
+        return self._terminating
 
     def wait(self, seconds: float) -> bool:
         """Wait for a change, for that long at the longest; False once the program was asked to end."""
-        if self._asked:
+        if self._terminating:
             return False
         waiting = [self._reading] if self.descriptor < 0 else [self._reading, self.descriptor]
         ready, _, _ = select.select(waiting, [], [], seconds)
@@ -114,9 +114,9 @@ class Watch(DirectoryWatch):
             self.drain()
         else:
             self.renew()
-        return not self._asked
+        return not self._terminating
 
     def rest(self, seconds: float) -> None:
         """Wait that long, whatever changes, or until the program is asked to end."""
-        if not self._asked and seconds:
+        if not self._terminating and seconds:
             select.select([self._reading], [], [], seconds)

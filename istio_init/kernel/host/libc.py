@@ -54,10 +54,10 @@ def function(library: int, name: str, result: Any = int) -> Any:  # noqa: ANN401
 
     It takes any int as an int, bytes as a const char * and a Pointer as itself.
     """
-    found: Any = Function(dlsym(library, name))
+    symbol: Any = Function(dlsym(library, name))
     if result is not int:  # the default of ctypes functions
-        found.restype = result
-    return found
+        symbol.restype = result
+    return symbol
 
 
 def keep_freed_memory() -> None:

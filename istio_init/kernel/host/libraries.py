@@ -14,5 +14,5 @@ def file_of(soname: str) -> str:
     stem = soname.partition(".")[0]
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         paths = (line.rstrip("\n").partition("/")[2] for line in maps)
-        found = next((path for path in paths if path.rpartition("/")[2].startswith(stem)), "")
-    return f"/{found}" if found else soname
+        mapped = next((path for path in paths if path.rpartition("/")[2].startswith(stem)), "")
+    return f"/{mapped}" if mapped else soname

@@ -17,8 +17,8 @@ def holders(descriptor: int) -> str:
             lines = [line.split() for line in locks]
     except OSError:
         return _UNKNOWN
-    found = [_process(words[4]) for words in lines if len(words) > 5 and words[1] == "FLOCK" and words[5] == file]
-    return ", ".join(found) or _UNKNOWN
+    processes = [_process(words[4]) for words in lines if len(words) > 5 and words[1] == "FLOCK" and words[5] == file]
+    return ", ".join(processes) or _UNKNOWN
 
 
 def _process(pid: str) -> str:

@@ -59,7 +59,7 @@ def remember_signals() -> None:
         _signal.signal(number, lambda number, _frame: _remembered.append(number))
 
 
-def asked_to_end() -> bool:
+def termination_requested() -> bool:
     """Whether a signal has come since remember_signals was called."""
     return bool(_remembered)
 

@@ -29,22 +29,22 @@ class NetworkProcess(Record):
 def sharing_network(pid: int, proc: str = "/proc") -> tuple[NetworkProcess, ...]:
     """The processes in the network namespace of one, by id, as far as /proc shows them."""
     try:
-        wanted = os.stat(f"{proc}/{pid}/ns/net")
+        namespace = os.stat(f"{proc}/{pid}/ns/net")
     except OSError:
         return ()
-    return in_network(wanted.st_ino, proc)
+    return in_network(namespace.st_ino, proc)
 
 
 def in_network(inode: int, proc: str = "/proc") -> tuple[NetworkProcess, ...]:
     """The processes in the network namespace with this inode, by id, as far as /proc shows them."""
-    found = []
+    processes = []
     for each in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):
         try:
             if os.stat(f"{proc}/{each}/ns/net").st_ino == inode:
-                found.append(_process(each, proc))
+                processes.append(_process(each, proc))
         except (OSError, KeyError, ValueError):
             continue
-    return tuple(each for each in found if each.name not in SILENT)
+    return tuple(each for each in processes if each.name not in SILENT)
 
 
 def _process(pid: int, proc: str) -> NetworkProcess:

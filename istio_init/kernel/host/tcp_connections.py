@@ -41,12 +41,12 @@ class Established(Record):
 
 def established() -> tuple[Established, ...]:
     """The established connections of the namespace. KernelError without /proc."""
-    found = []
+    connections = []
     for line in _lines():
         _, local, remote, state, _, _, _, uid, _, inode, *_ = line.split()
         if state == ESTABLISHED:
-            found.append(Established(_end(local), _end(remote), int(uid), int(inode)))
-    return tuple(found)
+            connections.append(Established(_end(local), _end(remote), int(uid), int(inode)))
+    return tuple(connections)
 
 
 def bound() -> frozenset[int]:

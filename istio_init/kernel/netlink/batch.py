@@ -47,8 +47,8 @@ class BatchChannel(NfnetlinkChannel):
             self._sequence += 1
             # The end of a batch is acknowledged since Linux 6.10 only, the last message of one by every kernel.
             acknowledged = channel.NLM_F_ACK if self._sequence == first + len(messages) else 0
-            wanted = flags | channel.NLM_F_REQUEST | acknowledged
-            parts.append(_message(SUBSYSTEM | kind, wanted, self._sequence, data))
+            all_flags = flags | channel.NLM_F_REQUEST | acknowledged
+            parts.append(_message(SUBSYSTEM | kind, all_flags, self._sequence, data))
         parts.append(_message(BATCH_END, channel.NLM_F_REQUEST, self._sequence + 1, head))
         self._deliver(b"".join(parts))
         try:

@@ -52,16 +52,16 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 def attributes(data: bytes) -> dict[int, bytes]:
     """The attributes in `data`, by their type; the last one of each type counts."""
-    found = {}
+    values = {}
     head, unpack = ATTRIBUTE.size, ATTRIBUTE.unpack_from
     offset, last = 0, len(data) - head
     while offset <= last:
         length, kind = unpack(data, offset)
         if length < head:
             break
-        found[kind & NLA_TYPE_MASK] = data[offset + head : offset + length]
+        values[kind & NLA_TYPE_MASK] = data[offset + head : offset + length]
         offset += (length + 3) & ~3
-    return found
+    return values
 
 
 # Said where Python has no netlink sockets: on macOS, Windows and the BSDs.
@@ -209,6 +209,6 @@ def extended(flags: int, data: bytes) -> tuple[str, int]:
         return "", 0
     # The errno, then the request, or its header only where the answer is capped.
     request = HEADER.size if flags & NLM_F_CAPPED else HEADER.unpack_from(data, NUMBER.size)[0]
-    found = attributes(data[NUMBER.size + request :])
-    text = found.get(NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode("utf-8", "replace").rstrip(".")
-    return text, int.from_bytes(found.get(NLMSGERR_ATTR_OFFS, b""), sys.byteorder)
+    attrs = attributes(data[NUMBER.size + request :])
+    text = attrs.get(NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode("utf-8", "replace").rstrip(".")
+    return text, int.from_bytes(attrs.get(NLMSGERR_ATTR_OFFS, b""), sys.byteorder)

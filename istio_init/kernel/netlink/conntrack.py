@@ -76,11 +76,11 @@ def flows() -> dict[Flow, Treatment] | None:
 
 def _connections(channel: NfnetlinkChannel) -> Iterator[Connection]:
     for data in channel.dump("tracked connections", _GET, body(0)):
-        said = attributes(data[HEAD.size :])
-        transport = attributes(attributes(said[_REPLY])[_PROTOCOL])
+        attrs = attributes(data[HEAD.size :])
+        transport = attributes(attributes(attrs[_REPLY])[_PROTOCOL])
         yield Connection(
             transport[_NUMBER][0],
             int.from_bytes(transport.get(_SOURCE_PORT, b""), "big"),
-            bool(int.from_bytes(said[_STATUS], "big") & _DESTINATION_CHANGED),
-            int.from_bytes(said.get(_MARK, b""), "big"),
+            bool(int.from_bytes(attrs[_STATUS], "big") & _DESTINATION_CHANGED),
+            int.from_bytes(attrs.get(_MARK, b""), "big"),
         )

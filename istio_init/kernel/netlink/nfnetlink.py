@@ -107,8 +107,8 @@ class NfnetlinkChannel(channel.RtnetlinkChannel):
             if kind == NLMSG_ERROR:
                 number = -NUMBER.unpack_from(data)[0]
                 raise errors.KernelError(f"nftables can't be read: {posix.strerror(number)}: {_remedy(number)}", number)
-            found: int = WORD.unpack(attributes(data[HEAD.size :])[GEN_ID])[0]
-            return found
+            generation: int = WORD.unpack(attributes(data[HEAD.size :])[GEN_ID])[0]
+            return generation
         raise AssertionError("the kernel's messages have no end")
 
     def dump(self, what: str, kind: int, body: bytes) -> list[bytes]:

@@ -67,16 +67,16 @@ class RouteLookup:
         None where no route covers its destination, as before a network is set up.
         """
         extra = [] if packet.uid is None else [attribute(RTA_UID, WORD.pack(packet.uid))]
-        return self._looked_up(packet, extra, with_source=local_source)
+        return self._lookup(packet, extra, with_source=local_source)
 
     def arriving(self, packet: Packet) -> NextHop | None:
         """Where a packet goes that comes in by an interface; None where there is no such interface, or no route."""
         index = self._indexes.get(packet.in_interface)
         if index is None:
             return None
-        return self._looked_up(packet, [attribute(RTA_IIF, WORD.pack(index))], with_source=True)
+        return self._lookup(packet, [attribute(RTA_IIF, WORD.pack(index))], with_source=True)
 
-    def _looked_up(self, packet: Packet, extra: list[bytes], *, with_source: bool) -> NextHop | None:
+    def _lookup(self, packet: Packet, extra: list[bytes], *, with_source: bool) -> NextHop | None:
         bits = len(packet.destination) * 8
         head = ROUTE.pack(NUMBERS[len(packet.destination)], bits, bits if with_source else 0, 0, 0, 0, 0, 0, 0)
         parts = [attribute(RTA_DST, packet.destination), attribute(RTA_MARK, WORD.pack(packet.mark)), *extra]

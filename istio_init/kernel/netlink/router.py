@@ -48,9 +48,9 @@ class Rtnetlink:
         with RtnetlinkChannel() as channel:
             return tuple(entry for entry, _ in numbered_entries(channel))
 
-    def replace(self, wanted: tuple[RoutingEntry, ...], existing: tuple[RoutingEntry, ...] | None = None) -> None:
+    def replace(self, desired: tuple[RoutingEntry, ...], existing: tuple[RoutingEntry, ...] | None = None) -> None:
         """As Router.replace."""
-        if not wanted:
+        if not desired:
             return
         from istio_init.kernel.netlink.routing_messages import add, policy_rules
 
@@ -58,7 +58,7 @@ class Rtnetlink:
             # The kernel itself refuses a duplicate route or address, so only policy rules are read before.
             there = set([rule for rule, _ in policy_rules(channel)] if existing is None else existing)
             indexes: dict[str, int] = {}
-            for entry in wanted:
+            for entry in desired:
                 if entry not in there:
                     add(channel, entry, indexes, self._removed.get(entry, 0))
                     there.add(entry)
@@ -73,11 +73,10 @@ class Rtnetlink:
             existing = numbered_entries(channel)
             indexes: dict[str, int] = {}
             for unwanted in dict.fromkeys(reversed(entries)):
-                for entry, priority in existing:
-                    if entry == unwanted:
-                        if isinstance(entry, PolicyRule):
-                            self._removed[entry] = priority  # before the deletion: a signal may follow it at once
-                        delete(channel, entry, priority, indexes)
+                for entry, priority in (each for each in existing if each[0] == unwanted):
+                    if isinstance(entry, PolicyRule):
+                        self._removed[entry] = priority  # before the deletion: a signal may follow it at once
+                    delete(channel, entry, priority, indexes)
 
     def addresses(self) -> tuple[Address, ...]:
         """All addresses of all interfaces in the kernel's order: IPv4 first, by interface. Host bits are kept."""
@@ -113,9 +112,9 @@ def read_addresses(channel: RtnetlinkChannel, names: dict[int, str]) -> Iterator
     """All addresses of all interfaces, as Rtnetlink.addresses; `names` caches the names of interfaces."""
     for data in channel.dump("addresses", RTM_GETADDR, ADDRESS.pack(0, 0, 0, 0, 0)):
         number, prefix, _flags, _scope, index = ADDRESS.unpack_from(data)
-        said = attributes(data[ADDRESS.size :])
+        attrs = attributes(data[ADDRESS.size :])
         # On a point-to-point link ADDRESS is the peer's; LOCAL, where it is given, is the interface's.
-        packed = said.get(IFA_LOCAL) or said.get(IFA_ADDRESS)
+        packed = attrs.get(IFA_LOCAL) or attrs.get(IFA_ADDRESS)
         if number in FAMILIES and packed and (device := interface_name(channel, index, names)):
             yield Address(Network(packed, prefix), device)
 

@@ -166,10 +166,10 @@ def _policy_rule(data: bytes) -> NumberedEntry | None:
     if MARKED not in data:
         return None  # as for the kernel's own five, which need not be decoded
     number, *selectors, _table, _protocol, _scope, action, flags = ROUTE.unpack_from(data)
-    said = attributes(data[ROUTE.size :])
-    if number not in FAMILIES or any(selectors) or flags or action != FR_ACT_TO_TBL or not said.keys() <= PLAIN:
+    attrs = attributes(data[ROUTE.size :])
+    if number not in FAMILIES or any(selectors) or flags or action != FR_ACT_TO_TBL or not attrs.keys() <= PLAIN:
         return None
-    words = {kind: WORD.unpack(value)[0] for kind, value in said.items() if len(value) == WORD.size}
+    words = {kind: WORD.unpack(value)[0] for kind, value in attrs.items() if len(value) == WORD.size}
     if words.get(FRA_FWMASK) != ALL_BITS or words.get(FRA_SUPPRESS_PREFIXLEN, ALL_BITS) != ALL_BITS:
         return None
     rule = PolicyRule(FAMILIES[number], words.get(FRA_FWMARK, 0), words[FRA_TABLE])
@@ -181,14 +181,14 @@ def _route(channel: RtnetlinkChannel, data: bytes, names: dict[int, str]) -> Num
     number, dst_len, src_len, tos, _table, _protocol, _scope, kind, _flags = ROUTE.unpack_from(data)
     if number not in FAMILIES or dst_len or src_len or tos or kind != RTN_LOCAL:
         return None
-    said = attributes(data[ROUTE.size :])
-    if RTA_OIF not in said:
+    attrs = attributes(data[ROUTE.size :])
+    if RTA_OIF not in attrs:
         return None
-    (table,) = WORD.unpack(said[RTA_TABLE])
-    device = interface_name(channel, WORD.unpack(said[RTA_OIF])[0], names)
+    (table,) = WORD.unpack(attrs[RTA_TABLE])
+    device = interface_name(channel, WORD.unpack(attrs[RTA_OIF])[0], names)
     if table in (RT_TABLE_MAIN, RT_TABLE_LOCAL) or not device:
         return None
-    return Route(FAMILIES[number], device, table), WORD.unpack(said.get(RTA_PRIORITY, bytes(4)))[0]
+    return Route(FAMILIES[number], device, table), WORD.unpack(attrs.get(RTA_PRIORITY, bytes(4)))[0]
 
 
 def _explained(entry: RoutingEntry, verb: Verb, refused: OSError) -> errors.KernelError:

@@ -81,15 +81,15 @@ def _nftables() -> tuple[tuple[int, str], ...] | None:
             refused = error.errno
 
 
-def decide(found: Tables, families: tuple[Family, ...]) -> tuple[Backend, str]:
+def decide(tables: Tables, families: tuple[Family, ...]) -> tuple[Backend, str]:
     """The backend to write to, and the reason for the log. KernelError where tables can't be read.
 
     Legacy if it has rules; else nft if it has; else the first that works, legacy before nft. Where both have rules,
     the one with Istio's.
     """
-    in_legacy = _legacy_rules(found)
-    in_nft, own_in_nft = _nft_rules(found)
-    if in_legacy and own_in_nft and not _own_in_legacy(found):
+    in_legacy = _legacy_rules(tables)
+    in_nft, own_in_nft = _nft_rules(tables)
+    if in_legacy and own_in_nft and not _own_in_legacy(tables):
         return "nft", "the iptables-nft tables have Istio rules"
     if in_legacy:
         return "legacy", "the legacy tables have rules"
@@ -98,7 +98,7 @@ def decide(found: Tables, families: tuple[Family, ...]) -> tuple[Backend, str]:
     missing = [family for family in families if not _legacy_works(family)]
     if not missing:
         return "legacy", "there are no rules yet, and the legacy tables work"
-    if found.nft is not None:
+    if tables.nft is not None:
         return "nft", f"this kernel has no legacy tables for {' and '.join(missing)}, and nftables works"
     return "legacy", "neither the legacy tables nor nftables seem to work"
 
@@ -114,20 +114,20 @@ def _legacy_works(family: Family) -> bool:
     return True
 
 
-def _legacy_rules(found: Tables) -> bool:
+def _legacy_rules(tables: Tables) -> bool:
     """Whether any legacy table has rules, or user-defined chains."""
-    if not found.legacy:
+    if not tables.legacy:
         return False
     from istio_init.kernel.xtables.sockopt import TableSocket, is_empty
 
-    return any(not is_empty(_query(*each, TableSocket.info)) for each in found.legacy)
+    return any(not is_empty(_query(*each, TableSocket.info)) for each in tables.legacy)
 
 
-def _own_in_legacy(found: Tables) -> bool:
+def _own_in_legacy(tables: Tables) -> bool:
     """Whether a legacy table has a chain of Istio's: the names of chains are in the table's entries."""
     from istio_init.kernel.xtables.sockopt import TableSocket
 
-    for each in found.legacy:
+    for each in tables.legacy:
         _, entries = _query(*each, TableSocket.table)
         if any(chain.encode() + b"\0" in entries for chain in OWN_CHAINS):
             return True
@@ -147,12 +147,12 @@ def _query(family: Family, table: TableName, question: Callable[[TableSocket, Ta
         raise explain(error, family, table, None) from error
 
 
-def _nft_rules(found: Tables) -> tuple[bool, bool]:
+def _nft_rules(tables: Tables) -> tuple[bool, bool]:
     """Whether a table of iptables-nft has a rule, and whether one has a chain of Istio's."""
-    if not found.nft:
+    if not tables.nft:
         return False, False
     with NfnetlinkChannel() as channel:
-        rules = any(channel.rules(FAMILIES[family], table) for family, table in found.nft)
+        rules = any(channel.rules(FAMILIES[family], table) for family, table in tables.nft)
         chains = [data for family in FAMILIES for data in channel.chains(FAMILIES[family])]
     names = {name(attributes(data[HEAD.size :])[CHAIN_NAME]) for data in chains}
     return rules, not names.isdisjoint(OWN_CHAINS)

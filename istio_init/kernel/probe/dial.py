@@ -247,8 +247,8 @@ def _exchange(path: ProbePath, client: socket.socket, destination: bytes, listen
         if arrival.port != path.listener:
             raise NotCaptured(f"{_dialled(path, destination)}: it arrived at port {arrival.port}")
         if arrival.original != (destination, path.port):
-            known = endpoint_text(*arrival.original) if arrival.original else "unknown to conntrack"
-            raise NotCaptured(f"{_dialled(path, destination)}: it arrived, but its original destination is {known}")
+            original = endpoint_text(*arrival.original) if arrival.original else "unknown to conntrack"
+            raise NotCaptured(f"{_dialled(path, destination)}: it arrived, but its original destination is {original}")
         arrival.connection.send(answer)
         if not readiness(client, select.POLLIN, until) or client.recv(len(answer)) != answer:
             raise NotCaptured(f"{_dialled(path, destination)}: it arrived, but nothing came back")

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _CHAIN_HOOK, _CHAIN_TYPE = 4, 7  # NFTA_CHAIN_*
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2  # NFTA_HOOK_*
 _HOOKS = {0: "prerouting", 3: "output"}
-_STRANGERS = {NFPROTO_INET: "inet", **{number: {"ipv4": "ip", "ipv6": "ip6"}[f] for f, number in FAMILIES.items()}}
+_FAMILY_NAMES = {NFPROTO_INET: "inet", **{number: {"ipv4": "ip", "ipv6": "ip6"}[f] for f, number in FAMILIES.items()}}
 # What nftables' expressions that choose another destination are called, as a rule's attributes bear it.
 _TRANSLATIONS = tuple(attribute(1, each + b"\0") for each in (b"nat", b"redir", b"tproxy"))
 
@@ -156,8 +156,8 @@ def collect(wishes: FactsRequest) -> Machine:
         loopback_up(),
         router.addresses(),
         router.read(),
-        tuple(_standing(wishes.expected)),
-        tuple(_strangers()),
+        tuple(_installed(wishes.expected)),
+        tuple(_foreign_tables()),
         trials,
         scratch,
         _lock(wishes),
@@ -169,14 +169,14 @@ def collect(wishes: FactsRequest) -> Machine:
 def _process() -> Credentials:
     try:
         with open("/proc/thread-self/status", encoding="utf-8", errors="replace") as file:
-            said = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+            status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
     except OSError as error:
         raise KernelError(
             f"/proc/thread-self/status: {error.strerror}: needs Linux, with /proc mounted", error.errno or 0
         ) from error
     uids, gids = denial.mapped("uid"), denial.mapped("gid")
     return Credentials(
-        os.geteuid(), int(said["CapEff"], 16), int(said["CapBnd"], 16), int(said.get("Seccomp", "0")),
+        os.geteuid(), int(status["CapEff"], 16), int(status["CapBnd"], 16), int(status.get("Seccomp", "0")),
         uids == ((0, HIGHEST_ID),), denial.owns_network_namespace(), uids, gids,
     )  # fmt: skip
 
@@ -194,7 +194,7 @@ def _sysctls(patterns: tuple[str, ...] = SYSCTLS) -> Iterator[tuple[str, int]]:
 
 def foreign_tables() -> tuple[ForeignTable, ...]:
     """Other programs' nftables tables that translate destinations, in the calling thread's namespace."""
-    return tuple(_strangers())
+    return tuple(_foreign_tables())
 
 
 def sysctls() -> dict[str, int]:
@@ -207,23 +207,25 @@ def switched_on(name: str) -> tuple[str, ...]:
 
     Those on which it is, or all of them where it is on for `all` (IN_DEV_ORCONF in <linux/inetdevice.h>).
     """
-    found = {path.split("/")[-2]: value for path, value in _sysctls((f"net/ipv4/conf/*/{name}",))}
-    return tuple(each for each in sorted(found) if each not in {"all", "default"} and (found[each] or found.get("all")))
+    values = {path.split("/")[-2]: value for path, value in _sysctls((f"net/ipv4/conf/*/{name}",))}
+    return tuple(
+        each for each in sorted(values) if each not in {"all", "default"} and (values[each] or values.get("all"))
+    )
 
 
-def _standing(expected: tuple[Ruleset, ...]) -> Iterator[InstalledRules]:
-    found = detection.tables()
+def _installed(expected: tuple[Ruleset, ...]) -> Iterator[InstalledRules]:
+    tables = detection.tables()
     unknown = [family for family in FAMILIES if existing_tables(family) is None]
     if unknown:
-        # Reading would ask for every table, and so make it.
+        # Reading would query every table, and so create it.
         yield InstalledRules(
             "legacy", (), "only root, or a process with DAC_OVERRIDE, may know which legacy tables there are"
         )
-    elif found.legacy:
+    elif tables.legacy:
         yield _read("legacy", Libiptc(), expected)
-    if found.nft:
+    if tables.nft:
         yield _read("nft", IptablesNft(), expected)
-    if found.native:
+    if tables.native:
         yield _read("native", Nftables(), expected)
 
 
@@ -235,25 +237,25 @@ def _read(backend: str, firewall: Firewall, expected: tuple[Ruleset, ...]) -> In
         return InstalledRules(backend, (), str(error))
 
 
-def _strangers() -> Iterator[ForeignTable]:
-    ours = {(NFPROTO_INET, table) for table in NAMES.values()}
-    known = ours | {(number, table) for number in FAMILIES.values() for table in BUILTIN_CHAINS}
+def _foreign_tables() -> Iterator[ForeignTable]:
+    own = {(NFPROTO_INET, table) for table in NAMES.values()}
+    managed = own | {(number, table) for number in FAMILIES.values() for table in BUILTIN_CHAINS}
     try:
         with NfnetlinkChannel() as channel:
             for number, table in channel.tables():
-                if number in _STRANGERS and (number, table) not in known:
-                    chains = tuple(_nat_chains(channel, number, table))
-                    rules = (attributes(each[HEAD.size :]) for each in channel.rules(number, table))
-                    said = [rule.get(EXPRESSIONS, b"") for rule in rules]
-                    count = sum(any(each in rule for each in _TRANSLATIONS) for rule in said)
-                    if chains and count:
-                        yield ForeignTable(_STRANGERS[number], table, chains, count)
+                if number not in _FAMILY_NAMES or (number, table) in managed:
+                    continue
+                chains = tuple(_nat_chains(channel, number, table))
+                rules = (attributes(each[HEAD.size :]).get(EXPRESSIONS, b"") for each in channel.rules(number, table))
+                count = sum(any(each in rule for each in _TRANSLATIONS) for rule in rules)
+                if chains and count:
+                    yield ForeignTable(_FAMILY_NAMES[number], table, chains, count)
     except KernelError:
-        return  # no nftables, or none for us: the trials say so
+        return  # no nftables, or no permission: the trials report it
 
 
 def _nat_chains(channel: NfnetlinkChannel, family: int, table: str) -> Iterator[str]:
-    """A table's base chains of type nat at the hooks that ours are at, each with its hook and priority."""
+    """A table's base chains of type nat at the hooks that Istio's are at, each with its hook and priority."""
     for data in channel.chains(family):
         chain = attributes(data[HEAD.size :])
         if name(chain[NFT_NAME]) == table and name(chain.get(_CHAIN_TYPE, b"")) == "nat":

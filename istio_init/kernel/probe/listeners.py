@@ -76,7 +76,7 @@ class Listeners:
                         arrival = _accepted(*self._sockets[descriptor])
                         accepted[arrival.connection.fileno()] = arrival
                         poll.register(arrival.connection, select.POLLIN)
-                    elif _said(accepted[descriptor].connection, len(token)) == token:
+                    elif _received(accepted[descriptor].connection, len(token)) == token:
                         return accepted.pop(descriptor)
                     else:
                         poll.unregister(descriptor)
@@ -143,7 +143,7 @@ def _original(connection: socket.socket, family: Family) -> tuple[bytes, int] | 
     return address, port
 
 
-def _said(connection: socket.socket, length: int) -> bytes:
+def _received(connection: socket.socket, length: int) -> bytes:
     """What the other end said first, up to this many bytes; empty where it said nothing or went away."""
     try:
         return connection.recv(length)

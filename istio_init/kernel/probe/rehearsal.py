@@ -117,11 +117,11 @@ def _in_scratch(work: Callable[[], list[list[Any]]], *, may_ask: bool) -> tuple[
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading, encoding="utf-8") as pipe:
-        said = pipe.read()
+        report = pipe.read()
     os.waitpid(child, 0)
-    if not said:
+    if not report:
         return "the child that was to try things out ended early", []
-    why, answers = json.loads(said)
+    why, answers = json.loads(report)
     return why, answers
 
 
@@ -171,10 +171,10 @@ def _trials(
     rulesets: tuple[Ruleset, ...], routing: tuple[PolicyRule | Route, ...], place: TrialScope
 ) -> Iterator[Trial]:
     for ruleset in rulesets:
-        asked = _extensions(ruleset)
-        yield from _legacy(ruleset, asked, place)
-        yield from _nft(ruleset, asked, place)
-        yield from _native(ruleset, asked, place)
+        required = _extensions(ruleset)
+        yield from _legacy(ruleset, required, place)
+        yield from _nft(ruleset, required, place)
+        yield from _native(ruleset, required, place)
     for entry in routing:
         if place.scratch:
             yield _tried("routing", entry.family, "entry", command(entry), _adding(entry))
@@ -196,14 +196,13 @@ def _tried(backend: str, family: Family, kind: str, name: str, attempt: Callable
 
 def _extensions(ruleset: Ruleset) -> dict[Extension, Table]:
     """Each extension of the rules, with a table of the one rule that needs it and as little else as can be."""
-    found: dict[Extension, tuple[Table, Chain, Rule]] = {}
-    for table in ruleset.tables:
-        for chain in table.chains:
-            for rule in chain.rules:
-                for extension in extensions(rule, ruleset.family):
-                    if extension not in found or len(rule.matches) < len(found[extension][2].matches):
-                        found[extension] = table, chain, rule
-    return {extension: _alone(*where) for extension, where in found.items()}
+    smallest: dict[Extension, tuple[Table, Chain, Rule]] = {}
+    rules = [(table, chain, rule) for table in ruleset.tables for chain in table.chains for rule in chain.rules]
+    for table, chain, rule in rules:
+        for extension in extensions(rule, ruleset.family):
+            if extension not in smallest or len(rule.matches) < len(smallest[extension][2].matches):
+                smallest[extension] = table, chain, rule
+    return {extension: _alone(*where) for extension, where in smallest.items()}
 
 
 def _alone(table: Table, chain: Chain, rule: Rule) -> Table:
@@ -227,37 +226,37 @@ def _writing(firewall: Firewall, family: Family, table: Table) -> Callable[[], N
     return lambda: firewall.replace(family, table)
 
 
-def _legacy(ruleset: Ruleset, asked: dict[Extension, Table], place: TrialScope) -> Iterator[Trial]:
+def _legacy(ruleset: Ruleset, required: dict[Extension, Table], place: TrialScope) -> Iterator[Trial]:
     family = ruleset.family
     yield from _tables("legacy", ruleset, Libiptc(), existing_tables(family) or (), place)
     try:
         with TableSocket(family) as raw:
-            for kind, name, revision in asked:
+            for kind, name, revision in required:
                 works = raw.knows(kind, name, revision) if place.may_ask else None
                 yield Trial("legacy", family, kind, name, works, "" if works is not False else _unknown(kind, name))
     except StepError as error:
         why = str(refusal.explain(error, family, "", None))
         works = False if error.errno == errno.EAFNOSUPPORT else None
-        yield from (Trial("legacy", family, kind, name, works, why) for kind, name, _ in asked)
+        yield from (Trial("legacy", family, kind, name, works, why) for kind, name, _ in required)
 
 
 def _unknown(kind: Kind, name: str) -> str:
     return f"the kernel has no {kind} {name}: load the module {refusal.module(name)}"
 
 
-def _nft(ruleset: Ruleset, asked: dict[Extension, Table], place: TrialScope) -> Iterator[Trial]:
+def _nft(ruleset: Ruleset, required: dict[Extension, Table], place: TrialScope) -> Iterator[Trial]:
     family = ruleset.family
     yield from _tables("nft", ruleset, IptablesNft(), (), place)
-    foreign = [extension for extension in asked if compat_modules.uses_module(extension)]
+    foreign = [extension for extension in required if compat_modules.uses_module(extension)]
     try:
         with NfnetlinkChannel() as channel:
             for extension in foreign:
-                yield _asked_compat(channel, family, extension)
+                yield _query_compat(channel, family, extension)
     except KernelError as error:
         yield from (Trial("nft", family, kind, name, None, str(error)) for kind, name, _ in foreign)
 
 
-def _asked_compat(channel: NfnetlinkChannel, family: Family, extension: Extension) -> Trial:
+def _query_compat(channel: NfnetlinkChannel, family: Family, extension: Extension) -> Trial:
     kind, name, _ = extension
     works = compat_modules.knows(channel, family, extension)
     if works is None:
@@ -266,11 +265,11 @@ def _asked_compat(channel: NfnetlinkChannel, family: Family, extension: Extensio
     return Trial("nft", family, kind, name, works, why)
 
 
-def _native(ruleset: Ruleset, asked: dict[Extension, Table], place: TrialScope) -> Iterator[Trial]:
+def _native(ruleset: Ruleset, required: dict[Extension, Table], place: TrialScope) -> Iterator[Trial]:
     """Native nftables has no names for what it can do: each match and target is a rule that is written."""
     family, firewall = ruleset.family, Nftables()
     yield from _tables("native", ruleset, firewall, (), place)
-    for (kind, name, _), table in asked.items():
+    for (kind, name, _), table in required.items():
         if place.scratch:
             yield _tried("native", family, kind, name, _writing(firewall, family, table))
         else:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from istio_init.cni.node.directories import CONTAINERD, KNOWN, USUAL, Directories, candidates, detect
+from istio_init.cni.node.directories import CONTAINERD, DEFAULT, USUAL, Directories, candidates, detect
 from istio_init.errors import InitError
 
 OURS = Directories("/srv/net.d", "/srv/bin")
@@ -46,11 +46,11 @@ def node(tmp_path: Path) -> Node:
 
 
 def test_what_is_named_is_not_looked_for(node: Node) -> None:
-    node.has(USUAL, "10-a.conflist")
+    node.has(DEFAULT, "10-a.conflist")
     assert node.detect("/a", "/b") == Directories("/a", "/b")
 
 
-@pytest.mark.parametrize("pair", KNOWN, ids=lambda pair: pair.networks + pair.programs)
+@pytest.mark.parametrize("pair", USUAL, ids=lambda pair: pair.networks + pair.programs)
 def test_each_usual_place(node: Node, pair: Directories) -> None:
     assert node.has(pair) == node.detect()
 
@@ -58,37 +58,37 @@ def test_each_usual_place(node: Node, pair: Directories) -> None:
 @pytest.mark.parametrize("text", [VERSION_2, VERSION_3])
 def test_containerds_own_word_counts_first(node: Node, text: str) -> None:
     node.containerd(text)
-    usual = node.has(USUAL)
+    usual = node.has(DEFAULT)
     # What it says but is not there is not taken.
     assert node.detect() == usual
     found = node.has(OURS)
     assert node.detect() == found
     # Of two the one that pods get a network from.
-    node.has(USUAL, "10-a.conflist")
+    node.has(DEFAULT, "10-a.conflist")
     assert node.detect() == usual
 
 
 @pytest.mark.parametrize("text", ["", "version = 2\n", "[plugins]\n", '[plugins."io.containerd.grpc.v1.cri"]\n'])
 def test_a_containerd_that_does_not_say(node: Node, text: str) -> None:
     node.containerd(text)
-    assert node.has(USUAL) == node.detect()
+    assert node.has(DEFAULT) == node.detect()
 
 
 def test_a_configuration_of_containerds_that_is_broken(node: Node) -> None:
     node.containerd("[plugins")
-    node.has(USUAL)
+    node.has(DEFAULT)
     with pytest.raises(InitError, match=r"config\.toml.*name the CNI directories instead"):
         node.detect()
 
 
 def test_one_that_is_named_goes_with_its_own(node: Node) -> None:
-    gke = KNOWN[-1]
-    node.has(USUAL)
+    gke = USUAL[-1]
+    node.has(DEFAULT)
     found = node.has(gke)
     assert node.detect(programs=gke.programs) == found
     # One that nobody knows goes with the usual other.
-    assert node.detect(networks="/a") == Directories("/a", USUAL.programs)
-    assert node.detect(programs="/b") == Directories(USUAL.networks, "/b")
+    assert node.detect(networks="/a") == Directories("/a", DEFAULT.programs)
+    assert node.detect(programs="/b") == Directories(DEFAULT.networks, "/b")
 
 
 def test_nothing_to_be_found(node: Node) -> None:
@@ -98,4 +98,4 @@ def test_nothing_to_be_found(node: Node) -> None:
 
 def test_networks_in_a_runtimes_order(node: Node) -> None:
     names = ("20-b.conflist", "10-a.conf", "30-c.json", "00-hidden.bak", "05.txt", ".x.tmp")
-    assert candidates(node.has(USUAL, *names).networks) == ["10-a.conf", "20-b.conflist", "30-c.json"]
+    assert candidates(node.has(DEFAULT, *names).networks) == ["10-a.conf", "20-b.conflist", "30-c.json"]

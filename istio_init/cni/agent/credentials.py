@@ -117,8 +117,8 @@ def from_kubeconfig(path: str) -> ApiCredentials:
 
 
 def _named(document: Any, kind: str, member: str, name: str) -> dict[str, Any]:  # noqa: ANN401 (YAML)
-    found = next(each for each in document[kind] if each["name"] == name)[member]
-    return dict(found or {})
+    value = next(each for each in document[kind] if each["name"] == name)[member]
+    return dict(value or {})
 
 
 def _decoded(block: Mapping[str, Any], key: str) -> bytes:

@@ -30,8 +30,8 @@ async def is_final(api: KubernetesApi, daemonset: DaemonSetName, log: Log) -> bo
     them start without capture.
     """
     try:
-        found = await api.get(f"/apis/apps/v1/namespaces/{daemonset.namespace}/daemonsets/{daemonset.name}")
-        return bool(found["metadata"].get("deletionTimestamp"))
+        manifest = await api.get(f"/apis/apps/v1/namespaces/{daemonset.namespace}/daemonsets/{daemonset.name}")
+        return bool(manifest["metadata"].get("deletionTimestamp"))
     except HttpError as error:
         if error.status in REMOVED:
             return True

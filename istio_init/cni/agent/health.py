@@ -24,8 +24,8 @@ class Health:
 
     def ready(self) -> Page:
         """/readyz: 200, or 503 with what is missing."""
-        found = self.troubles()
-        return Page(503, "".join(f"{line}\n" for line in found)) if found else Page(200, "ready\n")
+        troubles = self.troubles()
+        return Page(503, "".join(f"{line}\n" for line in troubles)) if troubles else Page(200, "ready\n")
 
     @staticmethod
     def alive() -> Page:

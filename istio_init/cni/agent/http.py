@@ -110,8 +110,8 @@ async def _exchange(
         event = await connection.event()
     if not isinstance(event, h11.Response):
         raise HttpError(f"{connection.address}: closed the connection without an answer")
-    found = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
-    return Response(event.status_code, found, connection.pieces())
+    received = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
+    return Response(event.status_code, received, connection.pieces())
 
 
 class _Connection:

@@ -56,7 +56,7 @@ class Inspector:
             )
             try:
                 async with asyncio.timeout(PATIENCE):
-                    report, said = await child.communicate()
+                    report, errors = await child.communicate()
             except TimeoutError:
                 raise InitError(f"cni repair: not done after {PATIENCE:g} s") from None
             finally:
@@ -67,7 +67,7 @@ class Inspector:
             document: Mapping[str, Any] = json.loads(report)
             states(document)
         except (ValueError, KeyError, TypeError) as error:
-            last = said.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            last = errors.decode("utf-8", "replace").strip().rpartition("\n")[2]
             raise InitError(f"cni repair: exit {child.returncode}: {shown(last or str(error), 300)}") from error
         return document
 

@@ -122,10 +122,10 @@ async def _refusal(method: str, path: str, answer: http.Response) -> HttpError:
     except (HttpError, ValueError, KeyError, TypeError, RecursionError):
         why = ""
     after = answer.headers.get("retry-after", "")
-    said = f": {shown(' '.join(why.split()), 200)[1:-1]}" if why else ""
+    detail = f": {shown(' '.join(why.split()), 200)[1:-1]}" if why else ""
     # Seconds; a date is not understood, and counts as nothing.
     seconds = float(after) if after.isascii() and after.isdigit() and len(after) < 6 else 0.0
-    return HttpError(f"{method} {path}: {answer.status}{said}", answer.status, seconds)
+    return HttpError(f"{method} {path}: {answer.status}{detail}", answer.status, seconds)
 
 
 def _json(data: bytes) -> Any:  # noqa: ANN401
@@ -151,12 +151,12 @@ def _reduced(value: dict[str, Any]) -> Any:  # noqa: ANN401
 
 def _pod_list(data: bytes) -> tuple[list[NodePod], str]:
     try:
-        found = json.loads(data, object_hook=_reduced)
-        version = found["metadata"]["resourceVersion"]
-        listed = [each for each in found["items"] or () if isinstance(each, NodePod)]
+        document = json.loads(data, object_hook=_reduced)
+        version = document["metadata"]["resourceVersion"]
+        listed = [each for each in document["items"] or () if isinstance(each, NodePod)]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise HttpError(f"the answer is no list of pods: {shown(str(error))[1:-1]}") from error
-    if not isinstance(version, str) or len(listed) != len(found["items"] or ()):
+    if not isinstance(version, str) or len(listed) != len(document["items"] or ()):
         raise HttpError("the answer is no list of pods: an item or the resource version is missing")
     return listed, version
 
@@ -164,12 +164,12 @@ def _pod_list(data: bytes) -> tuple[list[NodePod], str]:
 def _event(line: bytes) -> tuple[str, Any]:
     try:
         event = json.loads(line)
-        kind, found = event["type"], event["object"]
+        kind, content = event["type"], event["object"]
         if kind == "BOOKMARK":
-            return kind, str(found["metadata"]["resourceVersion"])
+            return kind, str(content["metadata"]["resourceVersion"])
         if kind != "ERROR":
-            return kind, from_object(found)
-        why, code = shown(str(found.get("message")), 200), int(found.get("code") or 0)
+            return kind, from_object(content)
+        why, code = shown(str(content.get("message")), 200), int(content.get("code") or 0)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HttpError(f"the watch: no event: {shown(str(error))[1:-1]}", GONE) from error
     raise HttpError(f"the watch: {why}", code)

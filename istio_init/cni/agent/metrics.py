@@ -110,13 +110,13 @@ class Metrics:
     def count_report(self, outcome: Mapping[str, Any]) -> None:
         """Count what the plugin reports of a call."""
         code, seconds = outcome.get("code"), outcome.get("seconds")
-        command = _known(outcome.get("command"), NEEDED)
+        command = _label(outcome.get("command"), NEEDED)
         if isinstance(seconds, int | float) and 0 <= seconds < 1e6:
             self._seconds.labels(command).observe(seconds)
         if code != 0:
             self._failures.labels(command, REASONS.get(code, OTHER) if isinstance(code, int) else OTHER).inc()
         elif command == "ADD":
-            self._adds.labels(_known(outcome.get("decision"), DECISIONS)).inc()
+            self._adds.labels(_label(outcome.get("decision"), DECISIONS)).inc()
 
     def count_api_failure(self, status: int) -> None:
         """Count a list or watch that failed; 0 is a connection that did."""
@@ -134,5 +134,5 @@ class Metrics:
         return Page(200, generate_latest(self._registry).decode(), CONTENT_TYPE_LATEST)
 
 
-def _known(value: object, known: Container[str]) -> str:
-    return value if isinstance(value, str) and value in known else OTHER
+def _label(value: object, allowed: Container[str]) -> str:
+    return value if isinstance(value, str) and value in allowed else OTHER

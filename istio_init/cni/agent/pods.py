@@ -53,10 +53,10 @@ class NodePod(Record):
         return uid in {"", self.uid, self.mirror}
 
 
-def from_object(found: Any) -> NodePod:  # noqa: ANN401 (JSON)
+def from_object(manifest: Any) -> NodePod:  # noqa: ANN401 (JSON)
     """A pod from the API's JSON; ValueError where that is no pod."""
     try:
-        metadata, spec, status = found["metadata"], found["spec"], found.get("status") or {}
+        metadata, spec, status = manifest["metadata"], manifest["spec"], manifest.get("status") or {}
         namespace, name = str(metadata["namespace"]), str(metadata["name"])
         uid, version = str(metadata["uid"]), str(metadata["resourceVersion"])
         annotations = metadata.get("annotations") or {}
@@ -128,9 +128,9 @@ class PodStore:
     def apply(self, kind: str, pod: NodePod) -> None:
         """Take one event of a watch: ADDED, MODIFIED or DELETED."""
         if kind == "DELETED":
-            known = self._pods.get(pod.key)
+            stored = self._pods.get(pod.key)
             # The next pod of the same name may be known by a direct request already.
-            if known is not None and known.uid == pod.uid:
+            if stored is not None and stored.uid == pod.uid:
                 self._listen(None, self._pods.pop(pod.key))
         else:
             self._put(pod)

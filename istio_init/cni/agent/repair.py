@@ -59,8 +59,8 @@ class Repair:
         self._evictions: list[float] = []
         # Wrong pods of the last inspection, by uid, and those that were told of.
         self._before: dict[str, str] = {}
-        self._told: set[tuple[str, str]] = set()
-        self._said = ""
+        self._reported_pods: set[tuple[str, str]] = set()
+        self._failure = ""
         self.by_state: Counter[str] = Counter()
         self.counted: Callable[[str, str, str], None] = lambda _state, _action, _result: None
 
@@ -74,9 +74,9 @@ class Repair:
         loop = asyncio.get_running_loop()
         while True:
             begin = loop.time()
-            found = await self._inspect()
+            unfinished = await self._inspect()
             gather = max(GATHER, SHARE * (loop.time() - begin))
-            pause = CONFIRM if found else self._settings.interval
+            pause = CONFIRM if unfinished else self._settings.interval
             try:
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
@@ -91,11 +91,11 @@ class Repair:
         try:
             document = await self._inspector.inspect(fix=self._settings.mode == MEND)
         except InitError as error:
-            if str(error) != self._said:
-                self._said = str(error)
+            if str(error) != self._failure:
+                self._failure = str(error)
                 self._log.warn(f"the pods cannot be inspected: {error}")
             return False
-        self._said = ""
+        self._failure = ""
         return await self.take(states(document))
 
     async def take(self, pods: Sequence[InspectedPod]) -> bool:
@@ -107,7 +107,7 @@ class Repair:
             left |= await self._deal_with(pod)
         # What is wrong once more than once is told of again only after it was well.
         uids = {each.uid for each in wrong if not each.fixed}
-        self._told = {each for each in self._told if each[0] in uids}
+        self._reported_pods = {each for each in self._reported_pods if each[0] in uids}
         self._before = {each.uid: each.state for each in wrong if not each.fixed}
         return left
 
@@ -116,8 +116,8 @@ class Repair:
         if pod.fixed:
             await self._tell(pod, MEND, "its rules have been made")
             return False
-        if (pod.uid, pod.state) not in self._told:
-            self._told.add((pod.uid, pod.state))
+        if (pod.uid, pod.state) not in self._reported_pods:
+            self._reported_pods.add((pod.uid, pod.state))
             await self._tell(pod, REPORT, "see istio-init cni repair")
         try:
             match self._settings.mode:
@@ -133,11 +133,11 @@ class Repair:
             return True
 
     async def _label(self, pod: InspectedPod) -> bool:
-        if (pod.uid, LABEL) in self._told:
+        if (pod.uid, LABEL) in self._reported_pods:
             return False
         change = {"metadata": {"uid": pod.uid, "labels": {LABEL_NAME: LABEL_VALUE}}}
         await self._api.patch(_path(pod), change)
-        self._told.add((pod.uid, LABEL))
+        self._reported_pods.add((pod.uid, LABEL))
         self._done(pod, LABEL, f"labelled {LABEL_NAME}={LABEL_VALUE}")
         return False
 

@@ -28,7 +28,7 @@ class Untaint:
     def __init__(self, key: str, node: str, api: KubernetesApi, health: Health, log: Log) -> None:
         self._key, self._api, self._health, self._log = key, api, health, log
         self._path = f"/api/v1/nodes/{quote(node, safe='')}"
-        self._said = ""
+        self._failure = ""
 
     async def run(self) -> Never:
         """Remove the taint whenever the agent is ready, and the node has it."""
@@ -44,11 +44,11 @@ class Untaint:
             if await self.remove():
                 self._log.info(f"the taint {self._key} has been removed from the node")
         except InitError as error:
-            if str(error) != self._said:
-                self._said = str(error)
+            if str(error) != self._failure:
+                self._failure = str(error)
                 self._log.warn(f"the taint {self._key} cannot be removed: {error}")
             return LOOK if isinstance(error, HttpError) and error.status == CONFLICT else AFTER_FAILURE
-        self._said = ""
+        self._failure = ""
         return AGAIN
 
     async def remove(self) -> bool:

@@ -57,7 +57,7 @@ class PodWatch:
     ) -> None:
         self._api, self._node, self._store, self._log = api, node, store, log
         self._backoff = backoff or Backoff()
-        self._said = ""
+        self._failure = ""
         # A server's cache may be old; after a 410 or a failed list the newest state is asked for.
         self._from = "0"
         self.synced = asyncio.Event()
@@ -88,13 +88,13 @@ class PodWatch:
         seconds = random.randint(SHORTEST, LONGEST)  # noqa: S311 (spreads load)
         begin, events = asyncio.get_running_loop().time(), 0
         async with aclosing(self._api.watch(self._node, self._store.version, seconds)) as changes:
-            async for kind, found in changes:
+            async for kind, content in changes:
                 events += 1
                 self._recovered()
                 if kind in CHANGES:
-                    self._store.apply(kind, found)
+                    self._store.apply(kind, content)
                 elif kind == "BOOKMARK":
-                    self._store.version = found
+                    self._store.version = content
         if not events and asyncio.get_running_loop().time() - begin < TOO_SHORT:
             # A server that ends each watch at once must not be asked in a loop.
             raise HttpError("the watch ended at once")
@@ -108,14 +108,14 @@ class PodWatch:
             self._store.version, self._from = "", ""
         elif not self._store.version:
             self._from = ""
-        if str(error) != self._said:
-            self._said = str(error)
+        if str(error) != self._failure:
+            self._failure = str(error)
             self._log.warn(f"the Kubernetes API: {error}; trying again")
         await asyncio.sleep(self._backoff.pause(getattr(error, "retry_after", 0.0)))
 
     def _recovered(self) -> None:
         self._backoff.reset()
-        if self._said:
+        if self._failure:
             self._log.info("the Kubernetes API answers again")
-            self._said = ""
+            self._failure = ""
         self.connected = True

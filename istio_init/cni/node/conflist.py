@@ -60,7 +60,7 @@ def with_plugin(text: str, plugin: Mapping[str, object]) -> str:
     If it is already chained behind another, it keeps its position, since later plugins may depend on it; only its
     configuration is updated. Raises ValueError for a list of a version that the plugin does not speak as well.
     """
-    require_known_version(text)
+    require_supported_version(text)
     items = _plugins(text)
     ours = [item for item in items if _ours(item)]
     if is_chained_once(text):
@@ -76,7 +76,7 @@ def with_plugin(text: str, plugin: Mapping[str, object]) -> str:
     return text[: last.end] + "," + (between or " ") + _rendered(text, last, plugin) + text[last.end :]
 
 
-def require_known_version(text: str) -> None:
+def require_supported_version(text: str) -> None:
     """Raise ValueError if a runtime would call the plugin with a version of the specification that it refuses."""
     document = _document(text)
     # From 1.1.0 on a list may name all versions that it is good for; a runtime chooses one of them.
@@ -111,9 +111,9 @@ def list_of_configuration(text: str) -> str:
     head = {key: document[key] for key in ("cniVersion", "name") if key in document}
     lines = [f"{OUR_INDENT}{json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
     inner = "\n".join(f"{OUR_INDENT * 2}{line}" for line in text.strip(BLANKS).split("\n"))
-    made = "\n".join(["{", *lines, f'{OUR_INDENT}"plugins": [', inner, f"{OUR_INDENT}]", "}", ""])
-    _plugins(made)
-    return made
+    network_list = "\n".join(["{", *lines, f'{OUR_INDENT}"plugins": [', inner, f"{OUR_INDENT}]", "}", ""])
+    _plugins(network_list)
+    return network_list
 
 
 def plugin_configuration(text: str) -> dict[str, Any]:

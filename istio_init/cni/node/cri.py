@@ -55,21 +55,21 @@ class Sandbox(Record):
     pid: int = 0
 
 
-def endpoint(given: str, environ: Mapping[str, str], root: str = "") -> str:
+def endpoint(socket: str, environ: Mapping[str, str], root: str = "") -> str:
     """The path of the runtime's socket: the one that is given, or the variable's, or a usual one that exists.
 
     Raises InitError if there is none, or if it is not a socket on this machine.
     """
-    named = given or environ.get(VARIABLE, "")
+    named = socket or environ.get(VARIABLE, "")
     if named:
         path = named.removeprefix("unix://")
         if not path.startswith("/"):
-            raise InitError(f"{'--cri-socket' if given else VARIABLE}: {shown(named)}: not the path of a unix socket")
+            raise InitError(f"{'--cri-socket' if socket else VARIABLE}: {shown(named)}: not the path of a unix socket")
         return path
-    found = next((path for path in SOCKETS if os.path.exists(f"{root}{path}")), None)
-    if found is None:
+    usual = next((path for path in SOCKETS if os.path.exists(f"{root}{path}")), None)
+    if usual is None:
         raise InitError("no container runtime's socket found in the usual places: name it with --cri-socket")
-    return f"{root}{found}"
+    return f"{root}{usual}"
 
 
 def sandboxes(channel: GrpcChannel) -> Iterator[Sandbox]:
@@ -105,12 +105,12 @@ def _with_status(channel: GrpcChannel, sandbox: Sandbox) -> Sandbox:
 
 def status(sandbox: Sandbox, answer: PodSandboxStatusResponse) -> Sandbox:
     """A sandbox with what the runtime's answer says about it."""
-    messages, found = _messages(), answer.status
+    messages, state = _messages(), answer.status
     netns, pid = place(answer.info.get("info", ""))
     return sandbox.replace(
-        ready=found.state == messages.SANDBOX_READY,
-        host=found.linux.namespaces.options.network == messages.NODE,
-        annotations=dict(found.annotations), netns=netns, pid=pid,
+        ready=state.state == messages.SANDBOX_READY,
+        host=state.linux.namespaces.options.network == messages.NODE,
+        annotations=dict(state.annotations), netns=netns, pid=pid,
     )  # fmt: skip
 
 

@@ -25,9 +25,9 @@ class Directories(Record):
 
 
 # Kubernetes' own defaults, then what distributions have instead.
-USUAL = Directories("/etc/cni/net.d", "/opt/cni/bin")
-KNOWN = (
-    USUAL,
+DEFAULT = Directories("/etc/cni/net.d", "/opt/cni/bin")
+USUAL = (
+    DEFAULT,
     Directories("/var/lib/rancher/k3s/agent/etc/cni/net.d", "/var/lib/rancher/k3s/data/current/bin"),  # k3s
     Directories("/var/lib/rancher/k3s/agent/etc/cni/net.d", "/var/lib/rancher/k3s/data/cni"),  # k3s from 1.31 on
     Directories("/var/snap/microk8s/current/args/cni-network", "/var/snap/microk8s/current/opt/cni/bin"),  # MicroK8s
@@ -47,24 +47,24 @@ def candidates(networks: str) -> list[str]:
 def detect(networks: str, programs: str, root: str = "/") -> Directories:
     """The directories that were named and, for one that was left empty, those of this node below `root`.
 
-    They are containerd's where its configuration says so; else the first known pair that is there, one with a
+    They are containerd's where its configuration says so; else the first usual pair that exists, one with a
     network in it before one without. InitError where there is none.
     """
     if networks and programs:
         return Directories(networks, programs)
-    found = [
+    pairs = [
         pair
-        for pair in (*_containerd(root), *KNOWN)
+        for pair in (*_containerd(root), *USUAL)
         if (os.path.isdir(_below(root, pair.networks)) and os.path.isdir(_below(root, pair.programs)))
         and networks in {"", pair.networks}
         and programs in {"", pair.programs}
     ]
-    found.sort(key=lambda pair: not candidates(_below(root, pair.networks)))
-    if found:
-        return Directories(_below(root, found[0].networks), _below(root, found[0].programs))
+    pairs.sort(key=lambda pair: not candidates(_below(root, pair.networks)))
+    if pairs:
+        return Directories(_below(root, pairs[0].networks), _below(root, pairs[0].programs))
     if networks or programs:
-        return Directories(networks or USUAL.networks, programs or USUAL.programs)
-    raise InitError("no CNI directory is where it usually is: name them with --cni-net-dir and --cni-bin-dir")
+        return Directories(networks or DEFAULT.networks, programs or DEFAULT.programs)
+    raise InitError("no CNI directory found in the usual locations: name them with --cni-net-dir and --cni-bin-dir")
 
 
 def detect_networks(root: str = "/") -> str:
@@ -72,10 +72,10 @@ def detect_networks(root: str = "/") -> str:
 
     InitError where there is none.
     """
-    found = [_below(root, pair.networks) for pair in (*_containerd(root), *KNOWN)]
-    there = sorted(filter(os.path.isdir, found), key=lambda path: not candidates(path))
+    directories = [_below(root, pair.networks) for pair in (*_containerd(root), *USUAL)]
+    there = sorted(filter(os.path.isdir, directories), key=lambda path: not candidates(path))
     if not there:
-        raise InitError("no CNI network is where it usually is: name the directory with --cni-net-dir")
+        raise InitError("no CNI network found in the usual locations: name the directory with --cni-net-dir")
     return there[0]
 
 

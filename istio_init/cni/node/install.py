@@ -122,13 +122,13 @@ def status(places: Directories, plugin: Mapping[str, Any] | None) -> Status:
 
 def _entry_state(path: str, plugin: Mapping[str, Any] | None) -> str:
     _, text = _read(path)
-    found = _checked(path, lambda: conflist.plugin_entry(text))
-    if found is None:
+    current = _checked(path, lambda: conflist.plugin_entry(text))
+    if current is None:
         return "absent"
-    _checked(path, lambda: conflist.require_known_version(text))
+    _checked(path, lambda: conflist.require_supported_version(text))
     if not _checked(path, lambda: conflist.is_chained_once(text)):
         return "misplaced"
-    return "in place" if plugin is None or found == plugin else "differs"
+    return "in place" if plugin is None or current == plugin else "differs"
 
 
 def current_entry(networks: str) -> tuple[str, dict[str, Any]] | None:
@@ -195,7 +195,7 @@ def _convert(path: str, plugin: Mapping[str, Any]) -> list[str]:
     While both exist the runtime takes the single one, whose name comes first.
     """
     content, text = _read(path)
-    made = _checked(path, lambda: conflist.with_plugin(conflist.list_of_configuration(text), plugin))
+    network_list = _checked(path, lambda: conflist.with_plugin(conflist.list_of_configuration(text), plugin))
     target = f"{os.path.splitext(path)[0]}.conflist"
     standing = files.read(target)
     if standing and PLUGIN.encode() not in standing.data:
@@ -203,7 +203,7 @@ def _convert(path: str, plugin: Mapping[str, Any]) -> list[str]:
             f"{files.named(path)}: {files.named(target)}, which it would become, is another network; remove one of them"
         )
     like = standing.replace(mode=content.mode, owner=content.owner) if standing else None
-    files.replace(target, made.encode(), like, content.mode)
+    files.replace(target, network_list.encode(), like, content.mode)
     if files.read(path) != content:
         raise files.Changed(f"{files.named(path)}: another program has written it meanwhile")
     files.rename(path, path + ASIDE)
@@ -232,7 +232,7 @@ def _withdraw(path: str) -> list[str]:
     if PLUGIN not in _checked(path, lambda: conflist.types(text)):
         return []
     changed = _checked(path, lambda: conflist.without_plugin(text))
-    if _made_of_another(path, changed):
+    if _is_converted(path, changed):
         files.remove(path)
         files.sync(os.path.dirname(path))
         return [f"{path}: removed"]
@@ -240,7 +240,7 @@ def _withdraw(path: str) -> list[str]:
     return [f"{path}: {PLUGIN} taken out"]
 
 
-def _made_of_another(path: str, text: str) -> bool:
+def _is_converted(path: str, text: str) -> bool:
     """Whether a list is what we made of the single configuration beside it."""
     for suffix in (".conf", ".json"):
         beside = files.read(f"{os.path.splitext(path)[0]}{suffix}")

@@ -50,8 +50,8 @@ def _install_bundle(source: str, programs: str, path: str) -> bool:
 def remove(programs: str) -> bool:
     """Take the program away, its bundles and what was left half copied; whether there was anything."""
     try:
-        found = files.remove(os.path.join(programs, PLUGIN))
-        return _remove_bundles(programs, keep=set()) or found
+        existed = files.remove(os.path.join(programs, PLUGIN))
+        return _remove_bundles(programs, keep=set()) or existed
     except OSError as error:
         raise InitError(
             f"{files.named(programs)}: {PLUGIN} can't be removed: {error.strerror}; is it mounted?"

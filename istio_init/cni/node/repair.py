@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from istio_init.cni.plugin import plugin, sandbox_state
-from istio_init.cni.plugin.protocol import NAMESPACE, NEWEST, POD, UID, Request, said
+from istio_init.cni.plugin.protocol import NAMESPACE, NEWEST, POD, UID, Request, message_of
 from istio_init.cni.plugin.sandbox_state import CAPTURED, PASSED
 from istio_init.cni.plugin.settings import CAPABILITY, settings
 from istio_init.errors import InitError, KernelError
@@ -88,10 +88,10 @@ def examine(sandbox: Sandbox, network: PodNetwork, *, fix: bool) -> Finding:
     try:
         call = plugin.Call(_request(sandbox, network), settings(_members(sandbox, network)), aloud="warn")
         with access.pinned(call.request.netns):
-            found = _inspect_pod(sandbox, call)
+            finding = _inspect_pod(sandbox, call)
     except InitError as error:
-        return Finding(sandbox, UNKNOWN, said(error))
-    return _fixed(found, call) if fix and found.state in FIXABLE else found
+        return Finding(sandbox, UNKNOWN, message_of(error))
+    return _fixed(finding, call) if fix and finding.state in FIXABLE else finding
 
 
 def _inspect_pod(sandbox: Sandbox, call: plugin.Call) -> Finding:
@@ -101,12 +101,12 @@ def _inspect_pod(sandbox: Sandbox, call: plugin.Call) -> Finding:
         return Finding(sandbox, PASSED, decision.why)
     options = _with_own_backend(plugin.in_namespace(decision.options, call.request.netns), call)
     state, differences = _compared(options, call)
-    found = Finding(sandbox, STATES[state], "", differences)
-    found = found.replace(why=_why(found.state, decision, call))
-    if found.state != UNCAPTURED:
-        return found
+    finding = Finding(sandbox, STATES[state], "", differences)
+    finding = finding.replace(why=_why(finding.state, decision, call))
+    if finding.state != UNCAPTURED:
+        return finding
     with access.namespace(options):
-        return found.replace(connections=connections())
+        return finding.replace(connections=connections())
 
 
 def _with_own_backend(options: Options, call: plugin.Call) -> Options:
@@ -140,7 +140,7 @@ def _why(state: str, decision: Decision, call: plugin.Call) -> str:
     return f"the plugin captured it at {record.time}, and its rules have been changed since"
 
 
-def _fixed(found: Finding, call: plugin.Call) -> Finding:
+def _fixed(finding: Finding, call: plugin.Call) -> Finding:
     """Capture a pod as an ADD would have, its state included."""
     try:
         with access.pinned(call.request.netns):
@@ -148,9 +148,9 @@ def _fixed(found: Finding, call: plugin.Call) -> Finding:
     except InitError as error:
         if not access.namespace_number(call.request.netns):
             sandbox_state.remove(call.request.container, call.settings.run_dir)
-            return Finding(found.sandbox, GONE, "its sandbox has ended")
-        return found.replace(why=f"{found.why}; not fixed: {said(error)}")
-    return found.replace(fixed=True)
+            return Finding(finding.sandbox, GONE, "its sandbox has ended")
+        return finding.replace(why=f"{finding.why}; not fixed: {message_of(error)}")
+    return finding.replace(fixed=True)
 
 
 def _members(sandbox: Sandbox, network: PodNetwork) -> dict[str, Any]:
@@ -187,11 +187,11 @@ def _in_child(sandbox: Sandbox, look: Callable[[], Finding]) -> Finding:
         _report(writing, sandbox, look)
     os.close(writing)
     with os.fdopen(reading, encoding="utf-8") as pipe:
-        told = pipe.read()
+        report = pipe.read()
     os.waitpid(child, 0)
-    if not told:
+    if not report:
         return Finding(sandbox, UNKNOWN, "the process that inspected it was killed")
-    state, why, differences, cut, fixed = json.loads(told)
+    state, why, differences, cut, fixed = json.loads(report)
     return Finding(sandbox, state, why, tuple(differences), cut, fixed)
 
 
@@ -199,10 +199,10 @@ def _report(writing: int, sandbox: Sandbox, look: Callable[[], Finding]) -> NoRe
     """Write what `look` finds to a pipe, and end the process."""
     try:
         try:
-            found = look()
+            finding = look()
         except Exception as error:  # noqa: BLE001 (an error in one pod must not affect the others)
-            found = Finding(sandbox, UNKNOWN, f"internal error: {type(error).__name__}: {error}")
+            finding = Finding(sandbox, UNKNOWN, f"internal error: {type(error).__name__}: {error}")
         with os.fdopen(writing, "w", encoding="utf-8") as pipe:
-            json.dump([found.state, found.why, found.differences, found.connections, found.fixed], pipe)
+            json.dump([finding.state, finding.why, finding.differences, finding.connections, finding.fixed], pipe)
     finally:
         os._exit(0)

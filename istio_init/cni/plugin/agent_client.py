@@ -44,8 +44,8 @@ class AgentClient:
 
     def pod(self, namespace: str, name: str, uid: str) -> PodDescription:
         """The pod as the API server has it; PluginError where the agent does not answer, or does not know it."""
-        asked = {"version": VERSION, "ask": "pod", "namespace": namespace, "name": name, "uid": uid}
-        answer = self.call(asked)
+        request = {"version": VERSION, "ask": "pod", "namespace": namespace, "name": name, "uid": uid}
+        answer = self.call(request)
         if "error" in answer:
             final = answer.get("final") is True
             raise PluginError(CONFIGURATION if final else TRY_AGAIN, f"pod {namespace}/{name}: {answer['error']}")
@@ -53,10 +53,10 @@ class AgentClient:
 
     def health(self) -> tuple[str, ...]:
         """What keeps the agent from its work; empty where nothing does. PluginError where it does not answer."""
-        found = self.call({"version": VERSION, "ask": "health"}).get("troubles")
-        if not isinstance(found, list):
+        troubles = self.call({"version": VERSION, "ask": "health"}).get("troubles")
+        if not isinstance(troubles, list):
             raise self._unclear()
-        return tuple(map(str, found))
+        return tuple(map(str, troubles))
 
     def report(self, outcome: Mapping[str, Any], lines: list[str]) -> None:
         """Tell the agent what came of a call, with its log. A report that cannot be delivered is lost."""
@@ -105,10 +105,10 @@ class AgentClient:
             TRY_AGAIN, f"agent_socket: {self._path}: the node agent's answer cannot be understood; {why}"
         )
 
-    def _parsed(self, found: object) -> PodDescription:
-        if not isinstance(found, dict):
+    def _parsed(self, members: object) -> PodDescription:
+        if not isinstance(members, dict):
             raise self._unclear()
-        values: dict[str, Any] = {name: found.get(name) for name in FIELDS}
+        values: dict[str, Any] = {name: members.get(name) for name in FIELDS}
         if any(type(value) is not FIELDS[name] for name, value in values.items()):
             raise self._unclear()
         return PodDescription(**{**values, "containers": tuple(values["containers"])})

@@ -49,21 +49,21 @@ def members(text: str) -> Mapping[str, tuple[Any, str]]:
 
     ValueError where the text is no JSON, or no object. Where a name is there twice, the last one counts.
     """
-    found: dict[str, tuple[Any, str]] = {}
+    members_by_name: dict[str, tuple[Any, str]] = {}
     position = _skip(text, 0)
     if text[position : position + 1] != "{":
         raise ValueError("not a JSON object")
     position = _skip(text, position + 1)
     if text[position : position + 1] == "}":
-        return _ended(text, position, found)
+        return _ended(text, position, members_by_name)
     while True:
         name, position = _name(text, position)
         position = _expect(text, position, ":")
         value, end = _value(text, position)
-        found[name] = value, text[position:end]
+        members_by_name[name] = value, text[position:end]
         position = _skip(text, end)
         if text[position : position + 1] == "}":
-            return _ended(text, position, found)
+            return _ended(text, position, members_by_name)
         position = _expect(text, position, ",")
 
 
@@ -90,10 +90,10 @@ def _name(text: str, position: int) -> tuple[str, int]:
     return str(name), end
 
 
-def _ended(text: str, position: int, found: dict[str, tuple[Any, str]]) -> Mapping[str, tuple[Any, str]]:
+def _ended(text: str, position: int, members_by_name: dict[str, tuple[Any, str]]) -> Mapping[str, tuple[Any, str]]:
     if _skip(text, position + 1) != len(text):
         raise ValueError(f"something comes after the object, at character {position + 1}")
-    return found
+    return members_by_name
 
 
 def _expect(text: str, position: int, sign: str) -> int:

@@ -58,15 +58,15 @@ def _client(api: Api) -> Any:  # noqa: ANN401 (the client has no types)
         ) from error
     try:
         _require_bounded(api.kubeconfig)
-        made = config.new_client_from_config(api.kubeconfig, persist_config=False)
+        api_client = config.new_client_from_config(api.kubeconfig, persist_config=False)
     except Exception as error:
         raise PluginError(
             TRY_AGAIN, f"kubernetes.kubeconfig: {api.kubeconfig}: can't be used: {_reason(error)}"
         ) from error
     # One try is one request; how often is ours to say.
-    made.configuration.retries = False
-    made.rest_client = type(made.rest_client)(made.configuration)
-    return client.CoreV1Api(made)
+    api_client.configuration.retries = False
+    api_client.rest_client = type(api_client.rest_client)(api_client.configuration)
+    return client.CoreV1Api(api_client)
 
 
 def _require_bounded(path: str) -> None:
@@ -80,12 +80,12 @@ def _require_bounded(path: str) -> None:
 def _reason(error: Exception) -> str:
     """An exception of the client's in one short line."""
     status = getattr(error, "status", None)
-    told = f"{status} {getattr(error, 'reason', '')}" if status else f"{type(error).__name__}: {error}"
-    return shown(" ".join(told.split()), 200)[1:-1]
+    reason = f"{status} {getattr(error, 'reason', '')}" if status else f"{type(error).__name__}: {error}"
+    return shown(" ".join(reason.split()), 200)[1:-1]
 
 
-def _description(name: str, found: dict[str, Any]) -> PodDescription:
-    metadata, spec = found.get("metadata") or {}, found.get("spec") or {}
+def _description(name: str, manifest: dict[str, Any]) -> PodDescription:
+    metadata, spec = manifest.get("metadata") or {}, manifest.get("spec") or {}
     if metadata.get("name") != name:
         # Older releases of the client make an empty pod of whatever comes, a proxy's page for one.
         raise ValueError("the answer is not about this pod")

@@ -78,20 +78,20 @@ class Call:
     def decide(self) -> Decision:
         """What is to be done for the pod; from here on the log says so in each line."""
         if access.is_own_namespace(self.request.netns):
-            found = Decision(PASSED, "the sandbox uses the node's network")
+            decision = Decision(PASSED, "the sandbox uses the node's network")
         else:
             try:
-                found = decide(self.request, self.settings, self._fetch, defaults.account, self._ask)
+                decision = decide(self.request, self.settings, self._fetch, defaults.account, self._ask)
             except InitError as error:
                 self.log.know(decision=REFUSED, why=str(error))
                 raise
-        self.log.know(decision=found.decision, why=found.why)
-        if found.options is not None and suspicious(self.settings.annotations or {}):
+        self.log.know(decision=decision.decision, why=decision.why)
+        if decision.options is not None and suspicious(self.settings.annotations or {}):
             from istio_init.options.annotation_warnings import misspelt
 
             for warning in misspelt(self.settings.annotations or {}):
                 self.log.warn(warning)
-        return found
+        return decision
 
     def _fetch(self, api: Api, namespace: str, name: str) -> PodDescription:
         from istio_init.cni.plugin.kubernetes_api import pod
@@ -129,13 +129,13 @@ class Call:
 def add(call: Call) -> str:
     """Program the sandbox's namespace as its pod asks for; returns prevResult as it came."""
     begin, request = time.monotonic(), call.request
-    found = call.decide()
-    if found.options is not None:
-        found = found.replace(options=_with_coming_ipv6(call, found.options))
+    decision = call.decide()
+    if decision.options is not None:
+        decision = decision.replace(options=_with_coming_ipv6(call, decision.options))
     # Before the rules, so that DEL knows what to clean up even if this process is killed.
-    sandbox_state.write(_new_state(call, found), call.settings.run_dir)
-    if found.options is not None:
-        _perform(in_namespace(found.options, request.netns).replace(reconcile=True), call, begin)
+    sandbox_state.write(_new_state(call, decision), call.settings.run_dir)
+    if decision.options is not None:
+        _perform(in_namespace(decision.options, request.netns).replace(reconcile=True), call, begin)
     else:
         call.log.info("passed through, untouched")
     return request.previous or encode({"cniVersion": request.version, "dns": {}})
@@ -166,15 +166,15 @@ def in_namespace(options: Options, netns: str) -> Options:
     return options.replace(network_namespace=netns)
 
 
-def _new_state(call: Call, found: Decision) -> SandboxState:
+def _new_state(call: Call, decision: Decision) -> SandboxState:
     request, before = call.request, sandbox_state.read(call.request.container, call.settings.run_dir)
     attachments = before.attachments if before else ()
     attachment = request.network, request.interface
     return SandboxState(
-        request.container, found.decision, found.why,
+        request.container, decision.decision, decision.why,
         request.args.get(POD, ""), request.args.get(NAMESPACE, ""), request.args.get(UID, ""),
         request.netns, access.namespace_number(request.netns),
-        found.options,
+        decision.options,
         attachments if attachment in attachments else (*attachments, attachment),
         now(),
     )  # fmt: skip
@@ -220,13 +220,13 @@ def _clean(call: Call, state: SandboxState | None, netns: str) -> None:
         _perform(_cleanup(state, netns), call, time.monotonic())
     except InitError as error:
         # An error would keep the runtime from removing the pod, and the rules go with the namespace.
-        call.log.warn(f"not cleaned up: {protocol.said(error)}")
+        call.log.warn(f"not cleaned up: {protocol.message_of(error)}")
 
 
 def _cleanup(state: SandboxState | None, netns: str) -> Options:
     """The options of a run that removes the rules of a recorded state."""
-    made = state.options if state and state.options else Options(cni_mode=True)
-    return in_namespace(made, netns).replace(cleanup_only=True)
+    options = state.options if state and state.options else Options(cni_mode=True)
+    return in_namespace(options, netns).replace(cleanup_only=True)
 
 
 def check(call: Call) -> str:
@@ -317,9 +317,9 @@ def status(call: Call) -> str:
     """Whether an ADD would work on this node: the doctor's checks of capabilities, tables and extensions."""
     from istio_init.cni.plugin.readiness import troubles
 
-    found = troubles(call.settings)
-    if found:
-        raise PluginError(UNAVAILABLE, f"pods can't be captured on this node: {found[0]}", "; ".join(found))
+    problems = troubles(call.settings)
+    if problems:
+        raise PluginError(UNAVAILABLE, f"pods can't be captured on this node: {problems[0]}", "; ".join(problems))
     return ""
 
 
@@ -383,7 +383,7 @@ def answer(environ: Mapping[str, str], data: bytes) -> tuple[int, str]:
     else:
         call.report(0, begin)
         return 0, f"{result}\n" if result else ""
-    (call.log if call else PodLog("info", "", 0)).error(protocol.said(failure))
+    (call.log if call else PodLog("info", "", 0)).error(protocol.message_of(failure))
     if call:
         call.report(protocol.code_of(failure), begin)
     return 1, protocol.error_text(failure, protocol.spoken(data))

@@ -73,8 +73,8 @@ def read(environ: Mapping[str, str], data: bytes) -> Request:
     command = environ.get("CNI_COMMAND", "")
     if command not in NEEDED:
         raise PluginError(ENVIRONMENT, f"CNI_COMMAND: {shown(command)}: use one of {', '.join(NEEDED)}")
-    found = _configuration(data, command)
-    values = {name: value for name, (value, _) in found.items()}
+    members = _configuration(data, command)
+    values = {name: value for name, (value, _) in members.items()}
     version = _version(command, values.get("cniVersion", ""))
     if command == "VERSION":
         return Request(command, version)
@@ -86,7 +86,7 @@ def read(environ: Mapping[str, str], data: bytes) -> Request:
         raise PluginError(ENVIRONMENT, f"CNI_CONTAINERID: {shown(container)}: not a container's identity")
     if interface and not _is_interface(interface):
         raise PluginError(ENVIRONMENT, f"CNI_IFNAME: {shown(interface)}: not an interface's name")
-    previous = found.get("prevResult", (None, ""))
+    previous = members.get("prevResult", (None, ""))
     if previous[0] is not None and not isinstance(previous[0], dict):
         raise PluginError(CONFIGURATION, "prevResult: not an object")
     if command == "CHECK" and previous[0] is None:
@@ -109,11 +109,11 @@ def _configuration(data: bytes, command: str) -> Mapping[str, tuple[Any, str]]:
         raise PluginError(DECODING, f"the configuration on standard input can't be read: {str(error)[:200]}") from error
 
 
-def _version(command: str, given: object) -> str:
+def _version(command: str, requested: object) -> str:
     if command == "VERSION":
-        return given if isinstance(given, str) and given in VERSIONS else NEWEST
+        return requested if isinstance(requested, str) and requested in VERSIONS else NEWEST
     # A configuration without a version is one of 0.1.0 (SPEC.md of 0.2.0).
-    version = given or OLDEST
+    version = requested or OLDEST
     if not isinstance(version, str) or version not in VERSIONS:
         raise PluginError(
             INCOMPATIBLE_VERSION, f"cniVersion: {shown(str(version))}: unknown, use one of {', '.join(VERSIONS)}"
@@ -149,28 +149,28 @@ def arguments(text: str) -> dict[str, str]:
     """The pairs of CNI_ARGS, KEY=VALUE;KEY=VALUE; PluginError where it is not such, or a pod's name can't be one."""
     if len(text) > LONGEST_ARGS:
         raise PluginError(ENVIRONMENT, f"CNI_ARGS: longer than {LONGEST_ARGS} characters")
-    found: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     for pair in text.split(";") if text else ():
         key, equals, value = pair.partition("=")
         if not equals or not key or not pair.isprintable():
             raise PluginError(ENVIRONMENT, f"CNI_ARGS: {shown(pair)}: not a pair KEY=VALUE")
-        found[key] = value
+        pairs[key] = value
     for key in (POD, NAMESPACE, UID):
         # Kubernetes' names are narrower; other runtimes hand over a container's name as the pod's.
-        if (value := found.get(key, "")) and not is_identity(value):
+        if (value := pairs.get(key, "")) and not is_identity(value):
             raise PluginError(ENVIRONMENT, f"CNI_ARGS: {key}: {shown(value)}: not a name that a pod can have")
-    return found
+    return pairs
 
 
 def error_text(error: InitError, version: str) -> str:
     """An error as the spec has it, one line of JSON."""
-    told = {"cniVersion": version, "code": code_of(error), "msg": said(error)}
+    error_object = {"cniVersion": version, "code": code_of(error), "msg": message_of(error)}
     if details := getattr(error, "details", ""):
-        told["details"] = details
-    return encode(told) + "\n"
+        error_object["details"] = details
+    return encode(error_object) + "\n"
 
 
-def said(error: InitError) -> str:
+def message_of(error: InitError) -> str:
     """An error's own line with what was noted to it."""
     return "; ".join([str(error), *getattr(error, "__notes__", ())])
 

@@ -33,8 +33,8 @@ def troubles(settings: Settings) -> tuple[str, ...]:
     options = network_options(settings, defaults.account)
     case = examine(options.replace(network_namespace=OWN), (proxy(options).uid, proxy(options).gid))
     failed = [check for look in LOOKS for check in look(case) if check.status == "fail"]
-    found = [f"{check.name}: {check.finding}{f'; {check.remedy}' if check.remedy else ''}" for check in failed]
-    return (*found, *_files(settings), *_agent(settings))
+    lines = [f"{check.name}: {check.finding}{f'; {check.remedy}' if check.remedy else ''}" for check in failed]
+    return (*lines, *_files(settings), *_agent(settings))
 
 
 def _agent(settings: Settings) -> tuple[str, ...]:
@@ -51,15 +51,15 @@ def _agent(settings: Settings) -> tuple[str, ...]:
 
 
 def _files(settings: Settings) -> list[str]:
-    found = []
+    lines = []
     try:
         make_directory(settings.run_dir)
     except OSError as error:
-        found.append(f"run_dir: {settings.run_dir}: can't be made: {error.strerror}")
+        lines.append(f"run_dir: {settings.run_dir}: can't be made: {error.strerror}")
     else:
         if not os.access(settings.run_dir, os.W_OK | os.X_OK):
-            found.append(f"run_dir: {settings.run_dir}: can't be written to")
+            lines.append(f"run_dir: {settings.run_dir}: can't be written to")
     api = settings.api
     if api is not None and not os.access(api.kubeconfig, os.R_OK):
-        found.append(f"kubernetes.kubeconfig: {api.kubeconfig}: can't be read")
-    return found
+        lines.append(f"kubernetes.kubeconfig: {api.kubeconfig}: can't be read")
+    return lines

@@ -130,8 +130,8 @@ def containers(directory: str = DIRECTORY) -> tuple[str, ...]:
         return ()
     except OSError as error:
         raise _error(directory, "read", error) from error
-    found = (name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
-    return tuple(sorted(name for name in found if is_identity(name)))
+    identities = (name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
+    return tuple(sorted(name for name in identities if is_identity(name)))
 
 
 def _parsed(data: bytes, container: str, path: str) -> SandboxState:
@@ -150,15 +150,15 @@ def _to_members(state: SandboxState) -> dict[str, Any]:
 
 def _from_members(value: dict[str, Any]) -> SandboxState:
     """The state in a JSON object; keys of other releases are ignored."""
-    known = {field: value[field] for field in SandboxState.__match_args__ if field in value}
-    for field, content in known.items():
+    members = {field: value[field] for field in SandboxState.__match_args__ if field in value}
+    for field, content in members.items():
         kind = {"inode": int, "options": dict | None, "attachments": list}.get(field, str)
         if not isinstance(content, kind):
             raise TypeError(f"{field}: {shown(str(content))}: a value of the wrong type")
-    options = known.get("options")
-    known["options"] = None if options is None else from_data(options)
-    known["attachments"] = tuple((str(network), str(name)) for network, name in known.get("attachments", []))
-    return SandboxState(**known)
+    options = members.get("options")
+    members["options"] = None if options is None else from_data(options)
+    members["attachments"] = tuple((str(network), str(name)) for network, name in members.get("attachments", []))
+    return SandboxState(**members)
 
 
 def _path(container: str, directory: str) -> str:

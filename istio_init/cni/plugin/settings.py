@@ -105,13 +105,13 @@ def _texts(key: str, block: object) -> dict[str, str]:
     """A block of options by flag (or, as Istio spells keys, with underscores), as texts by field."""
     if not isinstance(block, dict):
         raise _wrong(key, block, "not an object of options by their flags")
-    found = {}
+    texts = {}
     for name, value in block.items():
         field = _FIELDS.get(name.replace("_", "-"))
         if field is None:
             raise PluginError(CONFIGURATION, f"{key}: {shown(name)}: no option that can be set here; docs/cni.md")
-        found[field] = _text(f"{key}: {name}", value)
-    return found
+        texts[field] = _text(f"{key}: {name}", value)
+    return texts
 
 
 def _text(key: str, value: object) -> str:

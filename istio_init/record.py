@@ -131,27 +131,27 @@ class Record(metaclass=RecordType):
             """One argument for each field, in order or by name; TypeError as a function would raise."""
             if values:
                 named = self._by_name(values, named)
-            given = {**self._defaults, **named}
-            if given.keys() != self._setters.keys():
-                raise TypeError(self._mistake(given))
+            arguments = {**self._defaults, **named}
+            if arguments.keys() != self._setters.keys():
+                raise TypeError(self._mistake(arguments))
             for field, write in self._setters.items():
-                write(self, given[field])
+                write(self, arguments[field])
 
     @classmethod
     def _by_name(cls, values: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         """The arguments with those in order by their fields' names, too."""
         if len(values) > len(cls._fields):
             raise TypeError(f"{cls.__name__} takes {len(cls._fields)} values, {len(values)} were given")
-        given = dict(zip(cls._fields, values, strict=False))
-        if twice := given.keys() & named.keys():
+        arguments = dict(zip(cls._fields, values, strict=False))
+        if twice := arguments.keys() & named.keys():
             raise TypeError(f"{cls.__name__} was given {sorted(twice)} twice")
-        return given | named
+        return arguments | named
 
     @classmethod
-    def _mistake(cls, given: dict[str, Any]) -> str:
-        if unknown := given.keys() - set(cls._fields):
+    def _mistake(cls, arguments: dict[str, Any]) -> str:
+        if unknown := arguments.keys() - set(cls._fields):
             return f"{cls.__name__} has no field {sorted(unknown)}"
-        return f"{cls.__name__} needs {[field for field in cls._fields if field not in given]}"
+        return f"{cls.__name__} needs {[field for field in cls._fields if field not in arguments]}"
 
     def replace(self, **changes: Any) -> Self:
         """The same record with some fields changed; TypeError for an unknown field."""

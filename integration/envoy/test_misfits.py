@@ -118,7 +118,7 @@ def test_a_sound_pair_breaks_no_claim(mode: str, flags: str) -> None:
         assert world.call(*IN) == "app"
         assert world.call(*OUT) == "peer"
         found = proved(world)
-        assert [(misfit.claim.name, misfit.found) for misfit in found.misfits] == []
+        assert [(misfit.claim.name, misfit.actual) for misfit in found.misfits] == []
 
 
 def connections(world: World) -> int:

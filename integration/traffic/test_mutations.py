@@ -158,7 +158,7 @@ def test_the_promises_hold_for_random_options(line: str) -> None:
     if 0 in options.proxy_uid and options.istio_inbound_interception_mode == "TPROXY":
         # Envoy is root then, and root is what the rules take for the proxy: its way to the app is a loop.
         faults = tuple(fault for fault in faults if fault.packet.uid != 0)
-    assert [fault for fault in faults if not fault.known] == []
+    assert [fault for fault in faults if not fault.known_cause] == []
 
 
 def test_the_command_proves_what_a_namespace_holds(namespace: Namespace, capsys: pytest.CaptureFixture[str]) -> None:

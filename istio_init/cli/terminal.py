@@ -75,9 +75,9 @@ def console(*, stderr: bool = False, width: int | None = None) -> Console:
 
 def show(draw: Callable[[Console], None], *, width: int | None = None) -> None:
     """Print what is drawn on a console of standard output, by a pager if it is longer than the screen."""
-    made = console(width=width)
-    with made.capture() as captured:
-        draw(made)
+    target = console(width=width)
+    with target.capture() as captured:
+        draw(target)
     write(captured.get())
 
 

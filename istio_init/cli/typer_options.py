@@ -213,8 +213,8 @@ def with_options(
     """
     offered = [each for each in OPTIONS if each.field not in without]
 
-    def options(given: dict[str, Any]) -> Options:
-        pod, texts = given.pop(_POD.name, ""), _texts(given)
+    def options(values: dict[str, Any]) -> Options:
+        pod, texts = values.pop(_POD.name, ""), _texts(values)
         if pods and texts.get("network_namespace") == "":
             # An unset shell variable, for example: the user does not mean the caller's own namespace.
             raise OptionError("--network-namespace", "", "empty: name one, or leave the flag out")
@@ -258,12 +258,12 @@ def _command(
         _HELP_ALL,
     ]
 
-    def command(**given: Any) -> int:  # noqa: ANN401 (each verb has its own)
-        context = [given.pop(first.name)] if with_context else []
+    def command(**values: Any) -> int:  # noqa: ANN401 (each verb has its own)
+        context = [values.pop(first.name)] if with_context else []
         for each in (*shared, _HELP_ALL):
-            given.pop(each.name)
-        own_values = {parameter.name: _own_value(parameter, given) for parameter in own}
-        return verb(*context, make(given), **own_values)
+            values.pop(each.name)
+        own_values = {parameter.name: _own_value(parameter, values) for parameter in own}
+        return verb(*context, make(values), **own_values)
 
     described: Any = command
     described.__signature__ = inspect.Signature(
@@ -286,12 +286,12 @@ def flags_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
     ]
 
 
-def _own_value(parameter: inspect.Parameter, given: dict[str, Any]) -> object:
-    """The value of a verb's own parameter, made from the values of its flags, which are taken out of `given`."""
+def _own_value(parameter: inspect.Parameter, values: dict[str, Any]) -> object:
+    """The value of a verb's own parameter, made from the values of its flags, which are taken out of `values`."""
     flags = flags_of(parameter)
     if flags == [parameter]:
-        return given.pop(parameter.name)
-    return parameter.annotation(**{flag.name: given.pop(flag.name) for flag in flags})
+        return values.pop(parameter.name)
+    return parameter.annotation(**{flag.name: values.pop(flag.name) for flag in flags})
 
 
 _POD = inspect.Parameter(
@@ -339,9 +339,9 @@ def _options(pod: str, texts: Mapping[str, str], environ: Mapping[str, str]) -> 
     return options
 
 
-def _texts(given: Mapping[str, str | bool | list[str] | None]) -> dict[str, str]:
+def _texts(values: Mapping[str, str | bool | list[str] | None]) -> dict[str, str]:
     """Typer's values as the texts that options.resolve parses; options not on the command line are left out."""
-    return {field: _text(value) for field, value in given.items() if value is not None and value != []}
+    return {field: _text(value) for field, value in values.items() if value is not None and value != []}
 
 
 def _text(value: str | bool | list[str]) -> str:  # noqa: FBT001 (a switch's value)

@@ -18,7 +18,7 @@ NAME = "istio-init"
 
 def text() -> str:
     """The lines of --version."""
-    rows = {
+    facts = {
         "commit": commit() or "unknown",
         "python": platform.python_version(),
         "kernel": f"{platform.system()} {platform.release()}",
@@ -26,8 +26,8 @@ def text() -> str:
         "nf_tables": "by netlink, without a library",
         SECOND_ENGINE: _distribution(SECOND_ENGINE),
     }
-    width = max(map(len, rows))
-    return "".join((f"{NAME} {__version__}\n", *(f"  {name:{width}}  {value}\n" for name, value in rows.items())))
+    width = max(map(len, facts))
+    return "".join((f"{NAME} {__version__}\n", *(f"  {name:{width}}  {value}\n" for name, value in facts.items())))
 
 
 def commit() -> str:
@@ -40,10 +40,10 @@ def _installed() -> str:
     """What pip recorded of a repository that it installed from (PEP 610)."""
     try:
         recorded = metadata.distribution(NAME).read_text("direct_url.json") or "{}"
-        found = json.loads(recorded).get("vcs_info", {}).get("commit_id", "")
+        commit = json.loads(recorded).get("vcs_info", {}).get("commit_id", "")
     except (metadata.PackageNotFoundError, OSError, ValueError, AttributeError):
         return ""
-    return found if isinstance(found, str) and found.isalnum() else ""
+    return commit if isinstance(commit, str) and commit.isalnum() else ""
 
 
 def _checked_out(git: str) -> str:

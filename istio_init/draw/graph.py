@@ -110,7 +110,7 @@ class _Sketch:
     def __init__(
         self, table: Table, reasons: Mapping[RuleLocation, Purpose], envoy: Proxy, ends: dict[str, End]
     ) -> None:
-        self._table, self._known, self._envoy, self._ends = table, reasons, envoy, ends
+        self._table, self._reasons, self._envoy, self._ends = table, reasons, envoy, ends
         self._chains = {chain.name: chain for chain in table.chains}
         self._hooks: dict[str, list[Hook]] = {chain.name: [] for chain in table.chains}
         self._order: list[Chain] = []
@@ -149,7 +149,7 @@ class _Sketch:
     def _rows(self, chain: Chain) -> Iterator[GraphRow]:
         for number, rule in enumerate(chain.rules, 1):
             key = row_key(self._table.name, chain.name, number)
-            why = purpose(self._known, self._table.name, chain.name, rule)
+            why = purpose(self._reasons, self._table.name, chain.name, rule)
             # --rule-comments: the purpose is shown as such.
             matches = [each for each in rule.matches if not (why and each == Comment(why.text))]
             condition, action = matches_words(matches), target_words(rule.target)

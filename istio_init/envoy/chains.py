@@ -30,7 +30,7 @@ NAMES = (
     "direct_source_prefix_ranges", "source_type", "source_prefix_ranges", "source_ports",
 )  # fmt: skip
 # Envoy ignores the two further fields.
-KNOWN = frozenset({*NAMES, "address_suffix", "suffix_len"})
+UNDERSTOOD = frozenset({*NAMES, "address_suffix", "suffix_len"})
 ANY_SOURCE, LOCAL, EXTERNAL = "ANY", "SAME_IP_OR_LOOPBACK", "EXTERNAL"
 SOURCE_TYPES = (ANY_SOURCE, LOCAL, EXTERNAL)
 
@@ -102,7 +102,7 @@ def _chain(node: Node, number: int) -> FilterChain:
         _networks(match.get("source_prefix_ranges")),
         tuple(each.port() for each in match.get("source_ports").each()),
     )
-    return FilterChain(number, node.get("name").text(), node, criteria, tuple(sorted(fields.keys() - KNOWN)))
+    return FilterChain(number, node.get("name").text(), node, criteria, tuple(sorted(fields.keys() - UNDERSTOOD)))
 
 
 def _set(value: int | str) -> Values:

@@ -69,10 +69,12 @@ def _listener(case: FitCase, port: int) -> Listener | None:
 
 def p1(case: FitCase) -> Iterator[Misfit]:
     """A port without a listener: connections are refused."""
-    for port, hook, way in _ports(case):
+    for port, hook, direction in _ports(case):
         packet = _first(case, hook, port)
         if packet is not None and not _reached(case, packet):
-            yield _misfit(case, P1, f"no listener is bound to port {port} for {case.family} {way} connections", packet)
+            yield _misfit(
+                case, P1, f"no listener is bound to port {port} for {case.family} {direction} connections", packet
+            )
 
 
 def _reached(case: FitCase, packet: Packet) -> str:

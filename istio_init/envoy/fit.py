@@ -56,7 +56,7 @@ class Misfit(Record):
 
     claim: Claim
     family: Family
-    found: str
+    actual: str
     client: Client | None = None
     path: Path | None = None
     where: str = ""
@@ -210,7 +210,7 @@ def prove(pods: tuple[Pod, ...], options: Options, listening: frozenset[int] | N
 
 def _is_repeated(broken: list[Misfit], misfit: Misfit) -> bool:
     """Whether the other family has the same finding without an example connection."""
-    return misfit.path is None and any((each.claim, each.found) == (misfit.claim, misfit.found) for each in broken)
+    return misfit.path is None and any((each.claim, each.actual) == (misfit.claim, misfit.actual) for each in broken)
 
 
 def _capturing(pod: Pod) -> tuple[Listener, ...]:

@@ -27,7 +27,7 @@ def lines(fit: Fit, reasons: Purposes) -> Iterator[TextLine]:
         yield TextLine("hook", 0, "")
         yield TextLine("trouble", 0, f"Broken: {misfit.claim.name} {misfit.claim.text}")
         where = f"   [{misfit.where}]" if misfit.where else ""
-        yield TextLine("purpose", 1, f"{misfit.family}: {misfit.found}{where}")
+        yield TextLine("purpose", 1, f"{misfit.family}: {misfit.actual}{where}")
         if misfit.path and misfit.client:
             yield TextLine("purpose", 1, f"a client that speaks {misfit.client.speaks}:")
             path = path_lines(misfit.path, reasons(misfit.family), [], set())
@@ -62,7 +62,7 @@ def _misfit_json(misfit: Misfit, reasons: Purposes) -> dict[str, Any]:
         "claim": misfit.claim.name,
         "text": misfit.claim.text,
         "family": misfit.family,
-        "found": misfit.found,
+        "found": misfit.actual,
         "path": misfit.where or None,
         "client": misfit.client.speaks if misfit.client else None,
         "explain": path_json(misfit.path, purposes) if misfit.path else None,

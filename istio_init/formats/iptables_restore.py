@@ -188,7 +188,7 @@ def _extension(line: WordReader, module: str, *, foreign: bool) -> list[Match]:
     """All options of one `-m module`."""
     start = line.mark_place()
     try:
-        known = _known_extension(line, module)
+        known = _modelled_extension(line, module)
         # One -m owner with several conditions is another match than several of them, and prints otherwise.
         if not (foreign and module == "owner" and len(known) > 1):
             return known
@@ -200,7 +200,7 @@ def _extension(line: WordReader, module: str, *, foreign: bool) -> list[Match]:
     return [UnknownMatch(module, -1, options.encode("utf-8", "surrogateescape"), options)]
 
 
-def _known_extension(line: WordReader, module: str) -> list[Match]:
+def _modelled_extension(line: WordReader, module: str) -> list[Match]:
     extensions: dict[str, Match] = {}
     while line.long_option_follows():
         negated, option = line.option()
@@ -266,7 +266,7 @@ def _target(line: WordReader, family: Family, users: Collection[str], *, foreign
     name = line.word("a target")
     start = line.mark_place()
     try:
-        target = _known_target(line, name, family, users)
+        target = _modelled_target(line, name, family, users)
         line.end()
     except SaveError:
         if not foreign:
@@ -278,7 +278,7 @@ def _target(line: WordReader, family: Family, users: Collection[str], *, foreign
     return UnknownTarget(name, -1, options.encode("utf-8", "surrogateescape"), options)
 
 
-def _known_target(line: WordReader, name: str, family: Family, users: Collection[str]) -> Target:
+def _modelled_target(line: WordReader, name: str, family: Family, users: Collection[str]) -> Target:
     match name:
         case "ACCEPT" | "DROP" | "RETURN" | "QUEUE":
             return Verdict(name)

@@ -133,7 +133,7 @@ def calls_istio_iptables(present: Container) -> bool:
         return False
 
 
-def made_here(present: Container) -> bool:
+def is_placed(present: Container) -> bool:
     """Whether a container looks as `placement` makes it, but for its image, arguments and variables."""
     like = container(resolve({}, {}, lambda _kind, _name: None))
     fixed = {key: value for key, value in like.items() if key not in {"name", "image", "args", "securityContext"}}

@@ -13,8 +13,8 @@ from istio_init.inject.containers import (
     FILLED,
     calls_istio_iptables,
     filled,
+    is_placed,
     is_placeholder,
-    made_here,
     placement,
 )
 from istio_init.inject.nodes import Document, TextNode, documents, find, values
@@ -70,7 +70,7 @@ def inject(text: str, request: InitSpec) -> Result:
 
     def stale(text: str, place: _Place) -> _Change | None:
         present = place.workload.init_container(request.name)
-        if present is None or not made_here(present):
+        if present is None or not is_placed(present):
             return None
         placed = placement(place.workload, request)
         differs = not placed.why_not and dict(placed.container) != dict(present.body)

@@ -56,8 +56,8 @@ def long_option(flag: str) -> Option | None:
     """
     option = Options.specifiers.get(flag[2:].replace("-", "_"))
     if option and flag[2:] in {option.flag, *option.aliases}:
-        found: Option = option
-        return found
+        checked: Option = option
+        return checked
     return _FURTHER.get(flag)
 
 

@@ -66,20 +66,20 @@ class _Request(Record):
     maker: Container | None = None
 
 
-def from_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> Options:
-    """The Options that the pod in a manifest asks for; those that are `given`, by field, win. Errors name it by `name`.
+def from_pod(text: str, name: str, overrides: Mapping[str, str], lookup: Lookup) -> Options:
+    """The Options that the pod in a manifest asks for; `overrides` win, texts by field. Errors name it by `name`.
 
     UsageError, one line that names the file, the container or annotation, and the value.
     """
-    return read_pod(text, name, given, lookup).options
+    return read_pod(text, name, overrides, lookup).options
 
 
-def read_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> Reading:
+def read_pod(text: str, name: str, overrides: Mapping[str, str], lookup: Lookup) -> Reading:
     """The same as `from_pod`, with the workload that the manifest describes."""
     try:
         documents = yaml_json.load(text)
         workload = only_workload(documents)
-        request = _request(workload, given)
+        request = _request(workload, overrides)
     except (UsageError, ValueError) as error:
         raise UsageError(f"{name}: {error}") from None
 
@@ -87,9 +87,9 @@ def read_pod(text: str, name: str, given: Mapping[str, str], lookup: Lookup) -> 
         return IMAGE_ACCOUNTS[user] if user in IMAGE_ACCOUNTS else lookup(kind, user)
 
     try:
-        options = resolve({**request.texts, **given}, request.environ, account, request.values)
+        options = resolve({**request.texts, **overrides}, request.environ, account, request.values)
     except OptionError as error:
-        if error.source in {each.names() for each in OPTIONS if each.field in given}:
+        if error.source in {each.names() for each in OPTIONS if each.field in overrides}:
             raise
         raise OptionError(f"{name}: {request.source}: {error.source}", error.value, error.why) from None
     try:
@@ -122,7 +122,7 @@ def _annotation_warnings(documents: list[Any], workload: Workload) -> Iterator[s
             yield from misplaced(document, workload.path)
 
 
-def _request(workload: Workload, given: Mapping[str, str]) -> _Request:
+def _request(workload: Workload, overrides: Mapping[str, str]) -> _Request:
     """What the pod's rules are made from. ValueError where it has none, or they can't be known."""
     if workload.host_network:
         raise ValueError("hostNetwork: the pod is in the node's own network: nothing is captured in this pod")
@@ -130,7 +130,7 @@ def _request(workload: Workload, given: Mapping[str, str]) -> _Request:
         raise ValueError(f"annotation {AMBIENT}: ambient mode: ztunnel captures this pod's traffic, without a sidecar")
     if (maker := _rule_maker(workload)) is not None:
         container, texts = maker
-        return _Request(container.title, texts, container.environment(_variables(given)), maker=container)
+        return _Request(container.title, texts, container.environment(_variables(overrides)), maker=container)
     if STATUS in workload.annotations or workload.init_container(VALIDATION):
         why, values = judge(workload.description(PROXY_CONTAINER), {})
         if why:
@@ -139,7 +139,7 @@ def _request(workload: Workload, given: Mapping[str, str]) -> _Request:
     injected = injection(workload)
     if injected.why_not:
         raise ValueError(injected.why_not)
-    variables = _variables({**injected.texts, **given})
+    variables = _variables({**injected.texts, **overrides})
     return _Request("annotations", injected.texts, {k: v for k, v in injected.environ.items() if k in variables})
 
 
@@ -208,6 +208,6 @@ def _parsed(container: Container, argv: list[str]) -> dict[str, str]:
     )
 
 
-def _variables(given: Mapping[str, str]) -> set[str]:
+def _variables(fields: Mapping[str, str]) -> set[str]:
     """The variables that count beside the options that are given."""
-    return {variable for each in OPTIONS if each.field not in given for variable in each.variables} | {"ENVOY_USER"}
+    return {variable for each in OPTIONS if each.field not in fields for variable in each.variables} | {"ENVOY_USER"}

@@ -90,32 +90,32 @@ def _entry(each: Option, value: Any) -> str:  # noqa: ANN401 (whatever a program
     if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         raise _wrong_type(each, value)
     if isinstance(value, tuple | PortRange | Network):
-        return _made_by_parser(each, value)
+        return _parsable(each, value)
     if isinstance(value, int | float):
         return text(each, value)
     # An address alone, where no network is taken.
     return str(value).partition("/")[0] if each.parse is parsers.addresses else str(value)
 
 
-def _made_by_parser(each: Option, value: Any) -> str:  # noqa: ANN401 (its fields may hold anything)
+def _parsable(each: Option, value: Any) -> str:  # noqa: ANN401 (its fields may hold anything)
     """The text of a value that a parser has made; TypeError for one that no parser makes."""
-    made: object = None
+    parsed: object = None
     expected: object = value
     try:
         if isinstance(value, tuple):
             as_written = parsers_rare.ports_of_users_text((value,))
-            (made,) = parsers_rare.ports_of_users(as_written)
+            (parsed,) = parsers_rare.ports_of_users(as_written)
         elif isinstance(value, PortRange):
             as_written = text(each, value)
-            made = parsers.port_range(as_written)
+            parsed = parsers.port_range(as_written)
         else:
             as_written = text(each, value)
             # An address within its network is taken, as it is from text.
-            made, expected = parsers.network(as_written).prefix, value.prefix
+            parsed, expected = parsers.network(as_written).prefix, value.prefix
     except (AttributeError, TypeError, ValueError, OSError):
-        made = None
+        parsed = None
     # Equal numbers of other types, such as 6.0, differ in how they are written.
-    if repr(made) != repr(expected):
+    if repr(parsed) != repr(expected):
         raise TypeError("not a value that this option has: give text as on a command line")
     return as_written
 

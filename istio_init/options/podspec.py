@@ -41,21 +41,21 @@ class Container(Record):
         """Its command and arguments, references to variables resolved."""
         words = self.words
         variables = self._variables()
-        return [self._known(shown(word), expanded(word, variables)) for word in words]
+        return [self._required(shown(word), expanded(word, variables)) for word in words]
 
     def environment(self, names: set[str]) -> dict[str, str]:
         """Those of its variables whose names are asked for; ValueError for one that only the cluster knows."""
         values = {}
         for name, value in self._variables().items():
             if name in names:
-                values[name] = self._known(f"env {name}", value)
+                values[name] = self._required(f"env {name}", value)
         return values
 
     def account(self, key: str) -> int | None:
         """An id of its securityContext, such as runAsUser; None where it gives none."""
         return account(self.body, key, f"{self.title}: ")
 
-    def _known(self, place: str, value: str | None) -> str:
+    def _required(self, place: str, value: str | None) -> str:
         if value is None:
             raise ValueError(f"{self.title}: {place}: only the cluster knows the value")
         return value
@@ -75,11 +75,11 @@ class Container(Record):
         return values
 
 
-def expanded(text: str, known: Mapping[str, str | None]) -> str | None:
+def expanded(text: str, variables: Mapping[str, str | None]) -> str | None:
     """The text with its references to variables resolved; what names none stays. None where a value is not known."""
-    if any(known.get(name, "") is None for _, name in REFERENCE.findall(text)):
+    if any(variables.get(name, "") is None for _, name in REFERENCE.findall(text)):
         return None
-    return REFERENCE.sub(lambda match: "$" if match[1] == "$" else str(known.get(match[2], match[0])), text)
+    return REFERENCE.sub(lambda match: "$" if match[1] == "$" else str(variables.get(match[2], match[0])), text)
 
 
 def account(body: Mapping[str, Any], key: str, place: str = "") -> int | None:

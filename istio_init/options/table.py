@@ -380,7 +380,7 @@ for _field, _option in Options.specifiers.items():
 
 
 def resolve(
-    given: Mapping[str, str],
+    texts: Mapping[str, str],
     environ: Mapping[str, str],
     lookup: Lookup,
     values: Mapping[str, Any] | None = None,
@@ -388,22 +388,22 @@ def resolve(
 ) -> Options:
     """The Options that a command line and an environment mean.
 
-    `given` has the text of each option on the command line, by field; `values` has parsed values from elsewhere, such
+    `texts` has the text of each option on the command line, by field; `values` has parsed values from elsewhere, such
     as a pod's annotations. Precedence: command line, `values`, the option's variables in order, its default; an empty
     variable counts as unset. A switch's variable that is not true or false means false, as in Istio's program, with a
     line in `warnings`. Raises OptionError, which names the flag or variable and the wrong value.
     """
     parsed: dict[str, Any] = dict(values) if values else {}
     for each in OPTIONS:
-        if each.field in given:
-            parsed[each.field] = _parse(each, each.names(), given[each.field], lookup, argv=True)
+        if each.field in texts:
+            parsed[each.field] = _parse(each, each.names(), texts[each.field], lookup, argv=True)
             continue
         if each.field in parsed:
             continue
         for variable in each.variables:
             if text := environ.get(variable, ""):
                 if each.switch and text not in SWITCH_VALUES:
-                    _warn_of_no_boolean(variable, text, given, environ, warnings)
+                    _warn_of_no_boolean(variable, text, texts, environ, warnings)
                     text = "false"
                 parsed[each.field] = _parse(each, variable, text, lookup)
                 break
@@ -414,14 +414,14 @@ def resolve(
 
 
 def _warn_of_no_boolean(
-    variable: str, text: str, given: Mapping[str, str], environ: Mapping[str, str], warnings: list[str] | None
+    variable: str, text: str, texts: Mapping[str, str], environ: Mapping[str, str], warnings: list[str] | None
 ) -> None:
     """Refuse a switch's variable with --strict-env, else leave a warning."""
     from istio_init.errors import shown
     from istio_init.errors_rare import OptionError
 
     why = "not true or false"
-    strict = given.get("strict_env", environ.get("STRICT_ENV", ""))
+    strict = texts.get("strict_env", environ.get("STRICT_ENV", ""))
     if strict in parsers.TRUE:
         raise OptionError(variable, text, why, exit_code=1)
     if warnings is not None:

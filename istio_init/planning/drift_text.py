@@ -45,9 +45,9 @@ def deviations(
     return texts
 
 
-def first_difference(wanted: Ruleset, found: Ruleset) -> str:
+def first_difference(desired: Ruleset, existing: Ruleset) -> str:
     """One difference in words, of those that there are."""
-    return difference_text(wanted.family, next(differences(wanted, found)))
+    return difference_text(desired.family, next(differences(desired, existing)))
 
 
 def difference_text(family: Family, difference: Difference) -> str:

@@ -96,7 +96,7 @@ class Suspect(Record):
         return f"{tool}-{backend} -t {self.table} -D {self.chain} {self.text}"
 
 
-def known_table(table: TableName, planned: Table | None, claims: tuple[RuleClaim, ...]) -> Table:
+def recognisable_table(table: TableName, planned: Table | None, claims: tuple[RuleClaim, ...]) -> Table:
     """What a cleanup knows of a table: the plan's rules, and the claims."""
     return KnownTable(table, planned.chains if planned else ordered(table, {}), claims)
 

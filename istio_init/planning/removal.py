@@ -32,7 +32,7 @@ def removal(
         for table in ruleset.tables:
             planned = desired.table(table.name) if desired else None
             if releases_claims := claimed.get((ruleset.family, table.name)):
-                planned = _known(table.name, planned, releases_claims)
+                planned = _recognisable(table.name, planned, releases_claims)
             if own_part(table, planned):
                 tables.append(TableChange(ruleset.family, table.name, None, planned))
     tables.sort(key=lambda change: change.name != "nat")
@@ -51,7 +51,7 @@ def _claims(current: NamespaceState) -> dict[tuple[Family, TableName], tuple[Rul
     return claims(current.rulesets)
 
 
-def _known(name: TableName, planned: Table | None, claims: tuple[RuleClaim, ...]) -> Table:
-    from istio_init.planning.earlier_releases import known_table
+def _recognisable(name: TableName, planned: Table | None, claims: tuple[RuleClaim, ...]) -> Table:
+    from istio_init.planning.earlier_releases import recognisable_table
 
-    return known_table(name, planned, claims)
+    return recognisable_table(name, planned, claims)

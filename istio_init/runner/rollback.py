@@ -82,14 +82,14 @@ def _restore_signals(mask: set[int], error: BaseException) -> None:
 
 class _Rollback:
     def __init__(self, started: tuple[Write, ...], routing: Changes, current: NamespaceState, router: Router) -> None:
-        self._begun, self._routing, self._found, self._router = started, routing, current, router
+        self._begun, self._routing, self._before, self._router = started, routing, current, router
 
     def undo(self) -> list[str]:
         """Undo everything; returns a message for each failed step.
 
         As in an apply, routing is added before the rules that need it, and removed after them.
         """
-        added = tuple(entry for entry in self._routing.add if entry not in self._found.routing)
+        added = tuple(entry for entry in self._routing.add if entry not in self._before.routing)
         steps: list[tuple[str, Callable[[], None]]] = [
             (_commands(self._routing.drop, "add"), lambda: self._router.replace(self._routing.drop)),
             *((_tables(write), lambda write=write: _undo(write)) for write in reversed(self._begun)),
@@ -137,7 +137,7 @@ class _Rollback:
         touched = {*self._routing.add, *self._routing.drop}
         if not touched:
             return True
-        return touched.intersection(self._router.read()) == touched.intersection(self._found.routing)
+        return touched.intersection(self._router.read()) == touched.intersection(self._before.routing)
 
     def _holds(self, plan: Plan | None) -> bool:
         """Whether the namespace has the plan: its rules and routing, and no Istio rules in other backends."""
@@ -150,7 +150,7 @@ class _Rollback:
             )
         chosen = [write.firewall for write in self._begun if not write.name]
         in_place = chosen and not any(
-            any(drifted_tables(wanted, chosen[0].read(wanted.family, wanted))) for wanted in plan.rulesets
+            any(drifted_tables(planned, chosen[0].read(planned.family, planned))) for planned in plan.rulesets
         )
         return bool(in_place) and set(plan.routing) <= set(self._router.read())
 

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 def other_order(
-    ruleset: Ruleset, found: PacketPath, facts: Facts, envoy: Proxy, known: Mapping[RuleLocation, Purpose]
+    ruleset: Ruleset, usual: PacketPath, facts: Facts, envoy: Proxy, reasons: Mapping[RuleLocation, Purpose]
 ) -> str:
     """What happens to the packet if Istio's tables come first where the order is not known; empty if it is the same."""
-    hooks = dict.fromkeys(each.hook for leg in found.legs for each in leg.traces)
+    hooks = dict.fromkeys(each.hook for leg in usual.legs for each in leg.traces)
     pairs = [(hook, *pair) for hook in hooks for pair in ties(ruleset, hook, facts)]
     if not pairs:
         return ""
-    other = follow(ruleset, found.legs[0].packet, facts.replace(others_last=True), envoy)
-    if (verdict(other), other.end) == (verdict(found), found.end):
+    other = follow(ruleset, usual.legs[0].packet, facts.replace(others_last=True), envoy)
+    if (verdict(other), other.end) == (verdict(usual), usual.end):
         return ""
     hook, first, second = pairs[0]
     return (
         f"{first} and {second} have the same priority at {hook}, and the kernel does not tell which of them comes "
-        f"first; if it is {second}: {verdict(other)}: {fate(other.legs[0], known)}"
+        f"first; if it is {second}: {verdict(other)}: {fate(other.legs[0], reasons)}"
     )

@@ -183,17 +183,17 @@ def tables_at(ruleset: Ruleset, hook: Hook, facts: Facts) -> list[tuple[str, Tab
     base chains of one priority in the reverse of the order in which they were made, which no listing shows: other
     programs' come first here, or, with Facts.others_last, last.
     """
-    found: list[tuple[int, bool, str, Table]] = []  # priority, another program's or backend's, kind, table
+    tables: list[tuple[int, bool, str, Table]] = []  # priority, another program's or backend's, kind, table
     for table in ruleset.tables:
         if isinstance(table, HookedTable):
             if table.hook == hook:
-                found.append((table.priority, True, table.kind, table))
+                tables.append((table.priority, True, table.kind, table))
             continue
         name = table.name.partition(" ")[0]
         if name in HOOKS[hook]:
-            found.append((_priority(name, hook), table.name != name, name, table))
-    found.sort(key=lambda each: (each[0], each[1] == facts.others_last))
-    return [(name, table) for _, _, name, table in found]
+            tables.append((_priority(name, hook), table.name != name, name, table))
+    tables.sort(key=lambda each: (each[0], each[1] == facts.others_last))
+    return [(name, table) for _, _, name, table in tables]
 
 
 def _priority(table: str, hook: Hook) -> int:

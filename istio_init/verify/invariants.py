@@ -51,12 +51,12 @@ def zone_name(zone: int | None) -> str:
 
 
 class Invariant(Record):
-    """A set of packets and its permitted outcomes; `known` says why Istio's own rules break it, if they do."""
+    """A set of packets and its permitted outcomes; `known_cause` says why Istio's own rules break it, if they do."""
 
     name: str
     cube: Cube
     expected: tuple[object, ...]
-    known: str = ""
+    known_cause: str = ""
 
 
 class Invariants:

@@ -65,7 +65,7 @@ class Proof(Record):
     @property
     def holds(self) -> bool:
         """Whether no invariant is broken, apart from the known faults of Istio's own rules."""
-        return all(fault.known for fault in self.faults)
+        return all(fault.known_cause for fault in self.faults)
 
 
 def prove(
@@ -262,7 +262,7 @@ class FamilyProof:
                         packet,
                         _words(invariant.expected),
                         describe(packet_set, self.space),
-                        invariant.known,
+                        invariant.known_cause,
                     )
                 if covered:
                     remaining = [rest for cube in remaining for rest in difference(cube, invariant.cube)]

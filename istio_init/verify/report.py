@@ -17,13 +17,13 @@ ALIKE = "IPv4 and IPv6 agree"
 
 
 class Fault(Record):
-    """A packet that breaks an invariant, with its expected and actual outcome; `known`: why Istio's rules do so."""
+    """A packet that breaks an invariant, with its expected and actual outcome; `known_cause`: why Istio's do so."""
 
     invariant: str
     packet: Packet
     expected: str
-    found: str
-    known: str = ""
+    actual: str
+    known_cause: str = ""
 
     @property
     def family(self) -> Family:

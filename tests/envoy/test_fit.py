@@ -40,7 +40,7 @@ def broken(found: Fit) -> list[str]:
 )
 def test_sound_pairs_break_no_claim(mode: str, line: str) -> None:
     found = proved(mode=mode, line=line)
-    assert [(each.claim.name, each.found) for each in found.misfits] == []
+    assert [(each.claim.name, each.actual) for each in found.misfits] == []
     assert [claim.name for claim in found.claims] == [f"P{number}" for number in range(1, 13)]
 
 
@@ -139,7 +139,7 @@ def test_a_planted_misfit_is_named_and_shown(name: str) -> None:
     dump = sidecar.value(mode)
     change(dump)
     found = proved(dump, mode, line)
-    assert broken(found) == claims, [(each.claim.name, each.found) for each in found.misfits]
+    assert broken(found) == claims, [(each.claim.name, each.actual) for each in found.misfits]
     if end is not None:
         assert {misfit.path.end for misfit in found.misfits if misfit.path} == {end}
 

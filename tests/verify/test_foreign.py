@@ -73,7 +73,7 @@ def beside(text: str) -> Ruleset:
 def test_what_does_not_touch_captured_traffic_breaks_nothing(text: str) -> None:
     pod = sidecar()
     proof = prove(pod.options, (beside(text),), pod.facts, pod.envoy)
-    assert [(fault.invariant, fault.found) for fault in proof.faults] == []
+    assert [(fault.invariant, fault.actual) for fault in proof.faults] == []
 
 
 @pytest.mark.parametrize(("text", "invariant"), HARMFUL)

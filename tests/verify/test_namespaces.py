@@ -49,7 +49,7 @@ def test_istios_rules_are_proved_in_any_namespace(words: str, own: tuple[Address
     sidecar = Sidecar(words)
     facts = Facts(own, sidecar.plan.policy_rules, sidecar.plan.routes, uplink)
     proof = prove(sidecar.options, sidecar.plan.rulesets, facts, sidecar.envoy, sidecar.plan.rulesets)
-    assert [fault for fault in proof.faults if not fault.known] == []
+    assert [fault for fault in proof.faults if not fault.known_cause] == []
 
 
 @settings(max_examples=15, deadline=None)

@@ -82,7 +82,7 @@ def proof_of(name: str) -> Proof:
 @pytest.mark.parametrize("name", CASES)
 def test_the_promises_hold_for_every_case(name: str) -> None:
     proof = proof_of(name)
-    assert [fault for fault in proof.faults if not fault.known] == []
+    assert [fault for fault in proof.faults if not fault.known_cause] == []
     assert proof.holds
     assert len(proof.invariants) > 10
 
@@ -92,13 +92,13 @@ def test_the_one_fault_of_istios_own_in_the_cases_is_known() -> None:
     assert broken == {"article-tproxy"}
     fault = proof_of("article-tproxy").faults[0]
     assert (fault.packet.destination_port, fault.packet.mark) == (53, 1337)
-    assert "port 53" in fault.known
+    assert "port 53" in fault.known_cause
 
 
 def test_tproxy_with_a_loopback_range_to_capture_is_known_to_loop() -> None:
     pod = Pod("-m TPROXY -b '*' -i 127.0.0.0/8")
     fault = pod.prove().faults[0]
-    assert "calls to its own pod are left out" in fault.known
+    assert "calls to its own pod are left out" in fault.known_cause
     assert pod.path(fault.packet).loop == "inbound"
 
 
@@ -252,7 +252,7 @@ def test_families_that_differ_are_reported() -> None:
     alike = [fault for fault in faults if fault.invariant == "IPv4 and IPv6 agree"]
     assert alike
     assert alike[0].expected.startswith("as in ipv6: wire")
-    assert "15001" in alike[0].found
+    assert "15001" in alike[0].actual
 
 
 @pytest.mark.parametrize("arguments", [ARTICLE, TPROXY_DNS, "-i 10.0.0.0/8 -b 80 -k net1 -c eth9 -x 10.1.0.0/16"])

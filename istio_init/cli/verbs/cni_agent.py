@@ -135,12 +135,12 @@ def _first(group: BaseExceptionGroup[Exception]) -> InitError:
     return InitError(f"internal error: {type(error).__name__}: {shown(str(error), 300)[1:-1]}")
 
 
-def _node(given: str, environment: str) -> str:
-    name = given or environment
+def _node(flag: str, environment: str) -> str:
+    name = flag or environment
     if not name:
         raise OptionError("--node", name, f"empty; name this node, or set {NODE_NAME}")
     if not _is_name(name):
-        raise OptionError("--node" if given else NODE_NAME, name, "not a node's name")
+        raise OptionError("--node" if flag else NODE_NAME, name, "not a node's name")
     return name
 
 

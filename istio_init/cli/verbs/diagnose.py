@@ -65,18 +65,18 @@ def diagnose(  # noqa: PLR0913 (a command line's options)
         raise
     except InitError as error:
         return _unknown(str(error), form)
-    asked = packets.followed(about, packet) if packet else None
-    found = causes(about)
-    if asked:
-        found = about_call(about, found, asked)
-    code = FAULT if found else HEALTHY
-    values = document(about, found, asked, code)
+    path = packets.followed(about, packet) if packet else None
+    faults = causes(about)
+    if path:
+        faults = about_call(about, faults, path)
+    code = FAULT if faults else HEALTHY
+    values = document(about, faults, path, code)
     if bundle:
         diagnose_bundle.write(bundle, about, values)
     if form == "json":
         print_json("diagnose", values)
     else:
-        show(lines(about, found, asked, _blind(about)))
+        show(lines(about, faults, path, _blind(about)))
     return code
 
 

@@ -47,8 +47,8 @@ USUAL = Options(
     istio_local_exclude_ports=parsers.ports("15090,15021,15020"),
 )
 # Everything was given: subject() looks for no options.
-KNOWN_VARIABLES = frozenset(name for each in OPTIONS for name in each.variables) | {"ENVOY_USER"}
-ALL_GIVEN = frozenset(each.field for each in OPTIONS)
+OPTION_VARIABLES = frozenset(name for each in OPTIONS for name in each.variables) | {"ENVOY_USER"}
+ALL_FIELDS = frozenset(each.field for each in OPTIONS)
 
 
 class Question(Record):
@@ -86,7 +86,7 @@ def situation(question: Question) -> Situation:
     """All that is known about the pod. InitError where it can't be known; UsageError for contradicting flags."""
     if len(question.places) > 1:
         raise UsageError(f"{', '.join(question.places)}: use only one of them")
-    given_options.set(ALL_GIVEN)
+    given_options.set(ALL_FIELDS)
     request = of_manifest(question.manifest) if question.manifest else Intent()
     if question.save:
         return _of_dump(question, request)
@@ -113,8 +113,8 @@ def of_manifest(path: str) -> Intent:
     who = tuple(Resident(each.container, each.uid, each.gid) for each in workload.owners() if not each.init)
     if why:
         return Intent(None, f"{name}", why, workload.host_network, who)
-    made = read_pod(text, name, {}, account)
-    return Intent(made.options, f"{made.source} of {printable(name)}", "", False, who)
+    reading = read_pod(text, name, {}, account)
+    return Intent(reading.options, f"{reading.source} of {printable(name)}", "", False, who)
 
 
 def _of_runtime(question: Question, options: Options) -> tuple[Options, Intent]:
@@ -154,13 +154,13 @@ def _started(channel: GrpcChannel, sandbox: str) -> Intent | None:
         container = {
             "name": INIT,
             "args": words,
-            "env": [{"name": name, "value": value} for name, _, value in variables if name in KNOWN_VARIABLES],
+            "env": [{"name": name, "value": value} for name, _, value in variables if name in OPTION_VARIABLES],
         }
         pod = {"kind": "Pod", "metadata": {"name": "pod"}, "spec": {"initContainers": [container]}}
-        made = read_pod(json.dumps(pod), "the runtime", {}, account)
+        reading = read_pod(json.dumps(pod), "the runtime", {}, account)
     except InitError:
         return None
-    return Intent(made.options, "the init container's arguments, from the runtime")
+    return Intent(reading.options, "the init container's arguments, from the runtime")
 
 
 def _of_namespace(question: Question, options: Options) -> Intent:
@@ -212,28 +212,28 @@ def _live(question: Question, options: Options, request: Intent) -> Situation:
         number = inode()
         processes = collect.running()
         devices, (who, mode), sockets = collect.interfaces(), collect.residents(processes), collect.sockets(processes)
-        found = tuple(live_options.readings(options))
+        readings = tuple(live_options.readings(options))
         request = _recorded(request, number)
         routing = access.router().read()
-        settings, usage, strangers = sysctls(), conntrack.usage(), foreign_tables()
-    if not found:
+        settings, usage, foreign = sysctls(), conntrack.usage(), foreign_tables()
+    if not readings:
         _require_no_sockets_capture(options)
-    made, source = _wanted(request, found, options)
-    made = _settled(made.replace(network_namespace=options.network_namespace))
-    about = subject(made, Where(live=True), with_foreign_tables=True)
+    desired, source = _desired(request, readings, options)
+    desired = _settled(desired.replace(network_namespace=options.network_namespace))
+    about = subject(desired, Where(live=True), with_foreign_tables=True)
     plan = build(about.options)
-    chosen = found[0].rulesets if found else ()
-    compared = against(about.options, chosen, routing, native=bool(found) and found[0].backend == "native")
+    chosen = readings[0].rulesets if readings else ()
+    compared = against(about.options, chosen, routing, native=bool(readings) and readings[0].backend == "native")
     residents = who or request.residents
     envoy = next((each for each in residents if each.is_proxy and each.uid is not None and each.name == "envoy"), None)
     return Situation(
         about.options, source, inferred=request.options is None, plan=plan, rulesets=about.rulesets, chosen=chosen,
-        backends=tuple(each.backend for each in found), facts=about.facts,
+        backends=tuple(each.backend for each in readings), facts=about.facts,
         envoy=about.envoy.replace(uid=envoy.uid, gid=envoy.gid) if envoy else about.envoy,
         differences=compared.differences, missing=compared.missing, interfaces=devices, sysctls=settings,
         residents=residents, listening=sockets.listening, bound=sockets.bound, listeners=sockets.listeners,
         connections=sockets.connections, processes=len(processes),
-        tracked=usage, nameservers=collect.nameservers(who), strangers=strangers,
+        tracked=usage, nameservers=collect.nameservers(who), foreign_tables=foreign,
         node=collect.node_signs(number, devices, about.rulesets, sidecar=any(each.is_proxy for each in who)),
         named_pod=bool(question.pod or question.container), host_network=request.host_network,
         refusal=request.refusal, mode_none=mode or _none(request), live=True,
@@ -274,15 +274,15 @@ def _recorded(request: Intent, number: int) -> Intent:
     return request.replace(options=state.options, source=where)
 
 
-def _wanted(request: Intent, found: tuple[TableReading, ...], options: Options) -> tuple[Options, str]:
+def _desired(request: Intent, readings: tuple[TableReading, ...], options: Options) -> tuple[Options, str]:
     """The options that the rules are compared with, and where they come from."""
     if request.options is not None:
         return request.options, request.source
-    if not found:
+    if not readings:
         return USUAL, "Istio's usual ones: nothing says which were wanted"
     with access.namespace(options):
-        made = live_options.in_backend(found[0], options)
-    return made, f"inferred from the rules: {live_options.command_line(found[0].inference.options)}"
+        inferred = live_options.in_backend(readings[0], options)
+    return inferred, f"inferred from the rules: {live_options.command_line(readings[0].inference.options)}"
 
 
 def _of_dump(question: Question, request: Intent) -> Situation:

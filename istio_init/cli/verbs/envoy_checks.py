@@ -46,7 +46,7 @@ def checks(options: Options, source: str, runs_as: str) -> tuple[Check, ...]:
         Check(
             f"{NAME} {each.claim.name} {each.family}",
             "fail",
-            plain(each.found),
+            plain(each.actual),
             fit_report.summary(each, reasons),
             remedy,
         )

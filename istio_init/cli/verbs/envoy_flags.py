@@ -121,14 +121,14 @@ def proxy(source: str, flags: RequestFlags, options: Options, where: Where) -> C
     """
     if source:
         return configuration(source, options, where)
-    flags_given = [
+    request_flags = [
         f"--{field.removesuffix('s') if field == 'headers' else field}"
         for field in RequestFlags._fields
         if getattr(flags, field)
     ]
-    if flags_given and not is_live(options, where):
-        raise UsageError(f"{', '.join(flags_given)}: only the proxy routes requests; add --envoy")
-    return configuration(ADMIN, options, where) if flags_given else None
+    if request_flags and not is_live(options, where):
+        raise UsageError(f"{', '.join(request_flags)}: only the proxy routes requests; add --envoy")
+    return configuration(ADMIN, options, where) if request_flags else None
 
 
 def parse_url(text: str) -> ParsedUrl:

@@ -81,11 +81,12 @@ def _of_namespace(options: Options) -> Origin | None:
         if (state := recorded(inode())) and state.options is not None:
             source = f"the CNI plugin's record of {state.namespace}/{state.pod}"
             return Origin(with_run(state.options, options), source)
-        found = next(readings(options), None)
-        if found is None:
+        reading = next(readings(options), None)
+        if reading is None:
             return None
         return Origin(
-            with_run(in_backend(found, options), options), _inferred(found.inference, f"the {found.backend} tables")
+            with_run(in_backend(reading, options), options),
+            _inferred(reading.inference, f"the {reading.backend} tables"),
         )
 
 
@@ -115,13 +116,13 @@ def recorded(netns: int) -> sandbox_state.SandboxState | None:
 
 def readings(options: Options) -> Iterator[TableReading]:
     """What the tables of each backend in the calling thread's namespace speak of, the one that a run uses first."""
-    found = backends.tables()
-    chosen, _ = backends.choose(options, found)
-    asked = options.native_nftables or options.force_iptables_binary
-    existing = sorted(backends.existing(options, found), key=lambda each: each[0] != chosen)
+    tables = backends.tables()
+    chosen, _ = backends.choose(options, tables)
+    is_named = options.native_nftables or options.force_iptables_binary
+    existing = sorted(backends.existing(options, tables), key=lambda each: each[0] != chosen)
     routing = access.router().read()
     for name, firewall in existing:
-        if asked and name != chosen:
+        if is_named and name != chosen:
             continue
         rulesets = _rules(firewall)
         inference = infer(rulesets, routing, native=name == "native")
@@ -141,19 +142,19 @@ def read_dump(rulesets: tuple[Ruleset, ...]) -> Inference | None:
 
 def in_backend(reading: TableReading, options: Options) -> Options:
     """The options that were read, for the backend in whose tables the rules are."""
-    made = reading.inference.options
-    chosen, _ = backends.choose(options.replace(enable_ipv6=made.enable_ipv6))
-    return made if chosen == reading.backend else made.replace(**_BY_BACKEND[reading.backend])
+    inferred = reading.inference.options
+    chosen, _ = backends.choose(options.replace(enable_ipv6=inferred.enable_ipv6))
+    return inferred if chosen == reading.backend else inferred.replace(**_BY_BACKEND[reading.backend])
 
 
-def with_run(made: Options, options: Options) -> Options:
+def with_run(shaped: Options, options: Options) -> Options:
     """The options that shape rules, with the others as they were given."""
     shaping = {each.field for each in SHAPING} | {"native_nftables", "force_iptables_binary"}
     kept = {each.field: getattr(options, each.field) for each in OPTIONS if each.field not in shaping}
     backend = {
         field: value for field in ("native_nftables", "force_iptables_binary") if (value := getattr(options, field))
     }
-    return made.replace(**kept, **backend)
+    return shaped.replace(**kept, **backend)
 
 
 def command_line(options: Options) -> str:

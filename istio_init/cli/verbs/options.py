@@ -37,14 +37,14 @@ def options(  # noqa: PLR0913 (a command line's options)
     where = Where(live, pid, container, from_save)
     if not (is_live(options, where) or from_save):
         return _print(live_options.words(options), None, form)
-    if given := sorted(given_options.get()):
-        names = ", ".join(f"--{field.replace('_', '-')}" for field in given)
+    if flags := sorted(given_options.get()):
+        names = ", ".join(f"--{field.replace('_', '-')}" for field in flags)
         raise UsageError(f"{names}: the options are read from the rules: leave it out, or leave out what names a place")
-    found = _saved(options, where) if from_save else _live(placed(options, where))
-    if found is None:
+    result = _saved(options, where) if from_save else _live(placed(options, where))
+    if result is None:
         return _absent(form)
-    made, reading = found
-    return _print(live_options.words(made), reading, form)
+    resulting, reading = result
+    return _print(live_options.words(resulting), reading, form)
 
 
 def _live(options: Options) -> tuple[Options, TableReading] | None:

@@ -101,8 +101,8 @@ class PacketRequest(Record):
     @property
     def family(self) -> Family:
         """The family of the addresses, IPv4 without any. UsageError if they have different families."""
-        given = [each.address for each in (self.source, self.destination) if each.address is not None]
-        families = {IPV4 if len(address) == 4 else IPV6 for address in given}
+        addresses = [each.address for each in (self.source, self.destination) if each.address is not None]
+        families = {IPV4 if len(address) == 4 else IPV6 for address in addresses}
         if len(families) > 1:
             raise UsageError("--from, --to: one is IPv4, the other IPv6")
         return families.pop() if families else IPV4

@@ -69,7 +69,9 @@ def prove(  # noqa: PLR0913 (a command line's options)
     # The proof uses the facts alone, without the kernel's route lookup; so does the counterexample's path.
     about = about.replace(facts=about.facts.replace(lookup=None), rulesets=rulesets)
     with working(f"proving {' and '.join(ruleset.family for ruleset in rulesets) or 'nothing'}"):
-        proof = prove_rules(about.options, rulesets, about.facts, about.envoy, planned if about.given else None)
+        proof = prove_rules(
+            about.options, rulesets, about.facts, about.envoy, planned if about.has_existing_rules else None
+        )
     if misidentified := tuple(who_runs.faults(about, who)):
         names = dict.fromkeys((*proof.invariants, *(fault.invariant for fault in misidentified)))
         proof = proof.replace(faults=(*proof.faults, *misidentified), invariants=tuple(names))
@@ -99,17 +101,17 @@ def _path(fault: Fault, about: Subject) -> PacketPath:
 def _lines(proof: Proof, about: Subject) -> Iterator[TextLine]:
     for warning in _warnings(about):
         yield TextLine("trouble", 0, f"warning: {warning}")
-    broken = {fault.invariant for fault in proof.faults if not fault.known}
-    known = {fault.invariant for fault in proof.faults if fault.known} - broken
+    broken = {fault.invariant for fault in proof.faults if not fault.known_cause}
+    accepted = {fault.invariant for fault in proof.faults if fault.known_cause} - broken
     for claim in proof.invariants:
-        state = "BROKEN" if claim in broken else "known " if claim in known else "holds "
+        state = "BROKEN" if claim in broken else "known " if claim in accepted else "holds "
         yield TextLine("trouble" if claim in broken else "hit", 0, f"{state} {claim}")
     for fault in proof.faults:
         yield TextLine("hook", 0, "")
-        yield TextLine("trouble", 0, f"{'Known fault of Istio' if fault.known else 'Broken'}: {fault.invariant}")
-        yield TextLine("purpose", 1, f"expected: {fault.expected}; found: {fault.found}")
-        if fault.known:
-            yield TextLine("purpose", 1, fault.known)
+        yield TextLine("trouble", 0, f"{'Known fault of Istio' if fault.known_cause else 'Broken'}: {fault.invariant}")
+        yield TextLine("purpose", 1, f"expected: {fault.expected}; found: {fault.actual}")
+        if fault.known_cause:
+            yield TextLine("purpose", 1, fault.known_cause)
             yield TextLine("purpose", 1, f"a packet: {packet_text(fault.packet)}")
             continue
         yield from (
@@ -166,8 +168,8 @@ def _fault_json(fault: Fault, about: Subject) -> dict[str, Any]:
         "claim": fault.invariant,
         "family": fault.family,
         "expected": fault.expected,
-        "found": fault.found,
-        "known": fault.known or None,
+        "found": fault.actual,
+        "known": fault.known_cause or None,
         "explain": as_json(_path(fault, about), reasons),
     }
 

@@ -57,8 +57,8 @@ def show(  # noqa: PLR0913 (a command line's options)
         if watch:
             raise OptionError("--watch", watch, "a dump does not change: leave it out with --from-save")
         rulesets = saved_rules(from_save)
-        sight = of_dump(live_options.resolved(chosen, log, rulesets), rulesets, log)
-        _print(sight, form, watching=False)
+        dump = of_dump(live_options.resolved(chosen, log, rulesets), rulesets, log)
+        _print(dump, form, watching=False)
         return 0
     if chosen.capture_backend == "ebpf":
         return ebpf.show(chosen, log, form)

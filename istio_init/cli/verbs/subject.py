@@ -88,7 +88,7 @@ class Subject(Record):
     saved: bool = False
 
     @property
-    def given(self) -> bool:
+    def has_existing_rules(self) -> bool:
         """Whether the rules come from the kernel or a dump, and may differ from the plan's."""
         return self.live or self.saved
 
@@ -244,10 +244,10 @@ def _facts(addresses: tuple[Address, ...], routing: tuple[RoutingEntry, ...]) ->
     return Facts(addresses, rules, routes, uplink, switched_on("accept_local"), switched_on("route_localnet"))
 
 
-def pod_addresses(given: str, interface: str = UPLINK) -> tuple[Address, ...]:
+def pod_addresses(text: str, interface: str = UPLINK) -> tuple[Address, ...]:
     """The pod's addresses: a comma list, or one of each family reserved for documentation. OptionError if bad."""
     try:
-        networks = parsers.addresses(given) if given else tuple(POD.values())
+        networks = parsers.addresses(text) if text else tuple(POD.values())
     except ValueError as error:
-        raise OptionError("--pod-address", given, str(error)) from None
+        raise OptionError("--pod-address", text, str(error)) from None
     return tuple(Address(network, interface) for network in networks)

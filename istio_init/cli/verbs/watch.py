@@ -73,10 +73,10 @@ def _keyboard() -> Iterator[int]:
 def keys(data: bytes) -> Iterator[str]:
     """The keys that a terminal's bytes mean; sequences that are not known are left out."""
     while data:
-        known = next((each for each in SEQUENCES if data.startswith(each)), b"")
-        if known:
-            yield SEQUENCES[known]
-            data = data[len(known) :]
+        sequence = next((each for each in SEQUENCES if data.startswith(each)), b"")
+        if sequence:
+            yield SEQUENCES[sequence]
+            data = data[len(sequence) :]
         elif data.startswith((b"\x1b[", b"\x1bO")):
             end = next((at for at, byte in enumerate(data[2:], 3) if 0x40 <= byte <= 0x7E), len(data))
             data = data[end:]

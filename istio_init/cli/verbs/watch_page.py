@@ -84,9 +84,9 @@ class LivePage:
 
     def visible(self) -> list[Entry]:
         """The rules that the filter leaves, in their order."""
-        wanted = self.filter.lower().split()
-        found = [entry for entry in self._entries if all(word in entry.words for word in wanted)]
-        return sorted(found, key=lambda entry: -(entry.packets or 0)) if self._sorts else found
+        filter_words = self.filter.lower().split()
+        entries = [entry for entry in self._entries if all(word in entry.words for word in filter_words)]
+        return sorted(entries, key=lambda entry: -(entry.packets or 0)) if self._sorts else entries
 
     def selected(self) -> Entry | None:
         """The selected rule; the first where none is, or the filter hides it."""

@@ -72,7 +72,7 @@ class _NotReadError(Exception):
 
 def read_nft(text: str) -> tuple[Ruleset, ...]:
     """The rulesets of both families, those that have tables. SaveError where no table is iptables' or Istio's."""
-    found: dict[Family, dict[TableName, dict[str, Chain]]] = {}
+    chains_by_table: dict[Family, dict[TableName, dict[str, Chain]]] = {}
     for kind, name, body in blocks(text, "table"):
         table = _TABLES.get(name) if kind == "inet" else name if kind in {"ip", "ip6"} else None
         if table not in BUILTIN_CHAINS:
@@ -80,20 +80,24 @@ def read_nft(text: str) -> tuple[Ruleset, ...]:
         sets = {each: elements(inner) for _, each, inner in blocks(body, "set")}
         families = {"ip": (IPV4,), "ip6": (IPV6,)}.get(kind) or _families(body)
         for family in families:
-            chains = found.setdefault(family, {}).setdefault(table, {})
+            chains = chains_by_table.setdefault(family, {}).setdefault(table, {})
             for _, chain, inner in blocks(body, "chain"):
                 native = kind == "inet"
                 read = _chain(iptables_name(chain) if native else chain, inner, family, sets)
                 chains[read.name] = _as_iptables(read) if native else read
-    if not found:
+    if not chains_by_table:
         raise SaveError("no table in it that is iptables' (ip nat and so on) or Istio's (inet istio-proxy-nat)")
     return tuple(
         Ruleset(
             family,
-            tuple(Table(name, ordered(name, found[family][name])) for name in BUILTIN_CHAINS if name in found[family]),
+            tuple(
+                Table(name, ordered(name, chains_by_table[family][name]))
+                for name in BUILTIN_CHAINS
+                if name in chains_by_table[family]
+            ),
         )
         for family in FAMILIES
-        if family in found
+        if family in chains_by_table
     )
 
 
@@ -220,12 +224,12 @@ class _Reader:
             return self._sets[word[1:]]
         if word != "{":
             return [word]
-        found = []
+        values = []
         while (word := self._next()) != "}":
-            found += [word] if word != "," else []
-        return found
+            values += [word] if word != "," else []
+        return values
 
-    def _asked(self) -> tuple[bool, list[str]]:
+    def _negated_values(self) -> tuple[bool, list[str]]:
         negated = self._took("!=")
         return negated, self._values()
 
@@ -244,11 +248,11 @@ class _Reader:
                 self.other_family |= (word == "ip") != (self._family == IPV4)
                 self._header(self._next())
             case "iifname" | "oifname":
-                negated, names = self._asked()
+                negated, names = self._negated_values()
                 kind = InInterface if word == "iifname" else OutInterface
                 self._add([kind(_interface(name.strip('"')), negated) for name in names], negated=negated)
             case "l4proto":
-                negated, names = self._asked()
+                negated, names = self._negated_values()
                 self._add([Protocol(_NUMBERS.get(name) or int(name), negated) for name in names], negated=negated)
             case "tcp" | "udp":
                 if Protocol(_NUMBERS[word]) not in self.matches:
@@ -257,7 +261,7 @@ class _Reader:
             case "th":
                 self._ports(self._next())
             case "skuid" | "skgid":
-                negated, ids = self._asked()
+                negated, ids = self._negated_values()
                 self._add([Owner(_OWNERS[word], *_range(each), negated) for each in ids], negated=negated)  # type: ignore[arg-type]
             case "mark":
                 self._mark(Mark)
@@ -284,14 +288,14 @@ class _Reader:
         else:
             self.target = UnknownTarget(name, -1, name.encode())
 
-    def _add(self, found: list[Match], *, negated: bool) -> None:
-        if negated or len(found) == 1:
-            self.matches += found
+    def _add(self, matches: list[Match], *, negated: bool) -> None:
+        if negated or len(matches) == 1:
+            self.matches += matches
         else:
-            self.either.append(found)
+            self.either.append(matches)
 
     def _header(self, field: str) -> None:
-        negated, values = self._asked()
+        negated, values = self._negated_values()
         if field in {"protocol", "nexthdr"}:
             self._add([Protocol(_NUMBERS.get(each) or int(each), negated) for each in values], negated=negated)
             return
@@ -301,7 +305,7 @@ class _Reader:
         self._add([kind(each, negated) for each in networks], negated=negated)
 
     def _ports(self, side: str) -> None:
-        negated, values = self._asked()
+        negated, values = self._negated_values()
         ranges = tuple(PortRange(*_range(each)) for each in values)
         if len(ranges) == 1:
             kinds: dict[str, type[SourcePorts | DestinationPorts]] = {"sport": SourcePorts, "dport": DestinationPorts}

@@ -30,13 +30,13 @@ OF_ALL_CALLS = frozenset(
 )
 
 
-def about_call(about: Situation, found: tuple[Cause, ...], path: PacketPath) -> tuple[Cause, ...]:
+def about_call(about: Situation, faults: tuple[Cause, ...], path: PacketPath) -> tuple[Cause, ...]:
     """The causes of a failed or uncaptured call; none if it is captured and arrives."""
     if is_captured(path):
-        behind = [each for each in found if each.name in BEHIND_CAPTURE or _same_way(each, path)]
+        behind = [each for each in faults if each.name in BEHIND_CAPTURE or _same_way(each, path)]
         behind += [cause for cause in (refused(path), _at_the_app(about, path)) if cause]
         return tuple(behind)
-    explaining = tuple(each for each in found if each.name in OF_ALL_CALLS)
+    explaining = tuple(each for each in faults if each.name in OF_ALL_CALLS)
     return explaining or (_by_rule(about, path),)
 
 
@@ -58,9 +58,9 @@ def _at_the_app(about: Situation, path: PacketPath) -> Cause | None:
 def _by_rule(about: Situation, path: PacketPath) -> Cause:
     """The rule that decides, with the flag and the annotation that it comes from."""
     first = path.legs[0]
-    known = purposes(about.options, first.packet.family)
+    reasons = purposes(about.options, first.packet.family)
     step = first.decisive
-    why = purpose(known, step.table, step.chain, step.rule) if step else None
+    why = purpose(reasons, step.table, step.chain, step.rule) if step else None
     evidence = [f"{step.table} {step.chain} rule {step.number}: {rule_text(step.rule)}"] if step else []
     sources = [*(why.flags if why else ()), *(why.annotations if why else ())]
     if sources:
@@ -68,4 +68,4 @@ def _by_rule(about: Situation, path: PacketPath) -> Cause:
     remedy = f"change {sources[-1]}, and create the pod anew" if sources else "istio-init explain shows each step"
     word = verdict(path)
     title = "this call bypasses the sidecar" if word == "not captured" else f"this call: {word}"
-    return Cause("call", title, because(first, known).removeprefix("because "), tuple(evidence), (remedy,), path)
+    return Cause("call", title, because(first, reasons).removeprefix("because "), tuple(evidence), (remedy,), path)

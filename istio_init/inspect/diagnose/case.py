@@ -127,7 +127,7 @@ class Situation(Record):
     processes: int | None = None
     tracked: Usage | None = None
     nameservers: tuple[Network, ...] = ()
-    strangers: tuple[ForeignTable, ...] = ()
+    foreign_tables: tuple[ForeignTable, ...] = ()
     node: tuple[str, ...] = ()
     named_pod: bool = False
     host_network: bool = False

@@ -83,6 +83,6 @@ def causes(about: Situation) -> tuple[Cause, ...]:
     for look in ALONE:
         if cause := look(about):
             return (cause,)
-    found = tuple(cause for look in FAULTS if (cause := look(about)))
-    rest = None if found else rule_causes.changed_rules(about) or rule_causes.not_captured(about)
-    return (rest,) if rest else found
+    faults = tuple(cause for look in FAULTS if (cause := look(about)))
+    rest = None if faults else rule_causes.changed_rules(about) or rule_causes.not_captured(about)
+    return (rest,) if rest else faults

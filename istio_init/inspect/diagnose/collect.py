@@ -89,21 +89,21 @@ def interfaces() -> tuple[str, ...]:
         return ()
 
 
-def residents(found: tuple[NetworkProcess, ...]) -> tuple[tuple[Resident, ...], str]:
+def residents(resident_processes: tuple[NetworkProcess, ...]) -> tuple[tuple[Resident, ...], str]:
     """The processes but for visitors, those that are alike once, and evidence of interception mode NONE."""
-    found = _without_visitors(found)
+    resident_processes = _without_visitors(resident_processes)
     alike: dict[tuple[str, int, int], Resident] = {}
-    for each in found:
+    for each in resident_processes:
         alike.setdefault((each.name, each.uid, each.gid), _resident(each))
-    return tuple(alike.values()), next((text for each in found if (text := _mode_none(each))), "")
+    return tuple(alike.values()), next((text for each in resident_processes if (text := _mode_none(each))), "")
 
 
-def nameservers(found: Iterable[Resident]) -> tuple[Network, ...]:
+def nameservers(residents: Iterable[Resident]) -> tuple[Network, ...]:
     """The servers in the resolv.conf of the first application's container; none where that is not known.
 
     A process without a container of its own shows the node's file.
     """
-    for each in found:
+    for each in residents:
         if each.pid and not each.is_proxy and containers.of_process(each.pid):
             try:
                 return container_files.nameservers(each.pid) or ()
@@ -112,20 +112,22 @@ def nameservers(found: Iterable[Resident]) -> tuple[Network, ...]:
     return ()
 
 
-def _without_visitors(found: tuple[NetworkProcess, ...]) -> tuple[NetworkProcess, ...]:
+def _without_visitors(all_processes: tuple[NetworkProcess, ...]) -> tuple[NetworkProcess, ...]:
     """The processes but for those in the sidecar's own container, such as a shell of kubectl exec."""
-    sidecar = {name for each in found if each.name in PROXIES for name in containers.of_process(each.pid)}
-    return tuple(each for each in found if each.name in PROXIES or not sidecar & containers.of_process(each.pid))
+    sidecar = {name for each in all_processes if each.name in PROXIES for name in containers.of_process(each.pid)}
+    return tuple(
+        each for each in all_processes if each.name in PROXIES or not sidecar & containers.of_process(each.pid)
+    )
 
 
 def _mode_none(process: NetworkProcess) -> str:
     """That a process is told mode NONE; nothing else is read of its environment."""
     try:
         with open(f"/proc/{process.pid}/environ", "rb") as file:
-            said = file.read(LONGEST_ENVIRONMENT).split(b"\0")
+            variables = file.read(LONGEST_ENVIRONMENT).split(b"\0")
     except OSError:
         return ""
-    if MODE + b"NONE" in said:
+    if MODE + b"NONE" in variables:
         return f"{process.name} (process {process.pid}) has {MODE.decode()}NONE"
     return ""
 

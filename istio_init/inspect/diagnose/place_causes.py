@@ -129,13 +129,13 @@ def two_backends(about: Situation) -> Cause | None:
 def other_backend(about: Situation) -> Cause | None:
     """Rules in another backend's tables than the options name."""
     options = about.options
-    asked = "native" if options.native_nftables else options.force_iptables_binary
-    if about.inferred or not asked or len(about.backends) != 1 or about.backends[0] == asked:
+    requested = "native" if options.native_nftables else options.force_iptables_binary
+    if about.inferred or not requested or len(about.backends) != 1 or about.backends[0] == requested:
         return None
     return Cause(
         "other-backend",
         "the rules are not where the options want them",
-        f"the rules were made in another backend: in the {about.backends[0]} tables, not in the {asked} ones",
-        (f"{about.origin} asks for {asked}",),
-        (f"istio-init apply --reconcile with the same options moves them to the {asked} tables",),
+        f"the rules were made in another backend: in the {about.backends[0]} tables, not in the {requested} ones",
+        (f"{about.origin} asks for {requested}",),
+        (f"istio-init apply --reconcile with the same options moves them to the {requested} tables",),
     )

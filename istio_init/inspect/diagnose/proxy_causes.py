@@ -30,25 +30,29 @@ def proxy_ports(about: Situation) -> Cause | None:
         (options.envoy_port, "outbound", calls_out(about, about.families[0]), "-p"),
         (options.inbound_capture_port, "inbound", calls_in(about, about.families[0]), "-z"),
     )
-    silent = [(port, way, path, flag) for port, way, path, flag in ends if path and port not in about.listening]
+    silent = [
+        (port, direction, path, flag) for port, direction, path, flag in ends if path and port not in about.listening
+    ]
     if not silent:
         return None
-    port, way, path, flag = silent[0]
-    evidence = tuple(f"the rules lead {way} calls to port {port}, where nobody listens" for port, way, _, _ in silent)
-    seen = sorted((SIDECAR_PORTS & about.listening) - {end[0] for end in ends})
-    if seen:
+    port, direction, path, flag = silent[0]
+    evidence = tuple(
+        f"the rules lead {direction} calls to port {port}, where nobody listens" for port, direction, _, _ in silent
+    )
+    listening = sorted((SIDECAR_PORTS & about.listening) - {end[0] for end in ends})
+    if listening:
         return Cause(
             "other-ports",
-            f"{way} calls are refused: they are captured, and nobody takes them",
+            f"{direction} calls are refused: they are captured, and nobody takes them",
             f"the rules have other ports than the proxy's: {port} ({flag})",
-            (*evidence, f"the sidecar listens on {', '.join(map(str, seen))}"),
+            (*evidence, f"the sidecar listens on {', '.join(map(str, listening))}"),
             ("apply the rules with the proxy's ports: -p 15001 -z 15006 are Istio's",),
             path,
         )
     runs = f"{about.proxies[0].text} runs" if about.proxies else "no process of the sidecar (envoy, pilot-agent) runs"
     return Cause(
         "proxy-not-listening",
-        f"{way} calls are refused: they are captured, and nobody takes them",
+        f"{direction} calls are refused: they are captured, and nobody takes them",
         "the proxy is not listening",
         (*evidence, runs),
         ("look at the sidecar: kubectl logs POD -c istio-proxy; is it ready, and has it got its configuration?",),
@@ -148,17 +152,17 @@ def other_nameserver(about: Situation) -> Cause | None:
         return None
     rules = [rule for family in about.families for rule in _chain(about, family, "nat", "ISTIO_OUTPUT_DNS")]
     captured = {match.network for rule in rules for match in rule.matches if isinstance(match, Destination)}
-    asked = [each for each in about.nameservers if each not in captured and not parsers.is_loopback(each)]
-    if not rules or not captured or not asked:
+    uncaptured = [each for each in about.nameservers if each not in captured and not parsers.is_loopback(each)]
+    if not rules or not captured or not uncaptured:
         return None
-    servers = ", ".join(address_text(each.address) for each in asked)
+    servers = ", ".join(address_text(each.address) for each in uncaptured)
     return Cause(
         "other-nameserver",
         "DNS queries bypass the agent",
         f"DNS is captured for other servers than the pod asks: {servers}",
         (f"resolv.conf names {servers}; the rules redirect queries to {_texts(captured)}",),
         ("make the rules with --dns-servers, or --capture-all-dns, and create the pod anew",),
-        followed(about, query(about.facts, asked[0].address)),
+        followed(about, query(about.facts, uncaptured[0].address)),
     )
 
 
@@ -168,7 +172,7 @@ def _texts(networks: set[Network]) -> str:
 
 def _chain(about: Situation, family: Family, table: str, name: str) -> tuple:  # type: ignore[type-arg]
     for ruleset in about.chosen:
-        if ruleset.family == family and (found := ruleset.table(table)):  # type: ignore[arg-type]
-            chain = found.chain(name)
+        if ruleset.family == family and (existing := ruleset.table(table)):  # type: ignore[arg-type]
+            chain = existing.chain(name)
             return chain.rules if chain else ()
     return ()

@@ -23,18 +23,18 @@ MOST_EVIDENCE, MOST_REMEDIES, MOST_LINES = 3, 2, 2
 
 
 def lines(
-    about: Situation, found: tuple[Cause, ...], asked: PacketPath | None, unknown: str = ""
+    about: Situation, faults: tuple[Cause, ...], call: PacketPath | None, unknown: str = ""
 ) -> Iterator[TextLine]:
     """The screen: the verdict, the cause with its packet, the evidence, what to do, and where the options are from."""
-    if not found:
-        yield from _text("fate", "", _well(about, asked, unknown))
-        if asked:
-            yield from _packet(asked, about)
+    if not faults:
+        yield from _text("fate", "", _well(about, call, unknown))
+        if call:
+            yield from _packet(call, about)
     else:
-        cause = found[0]
+        cause = faults[0]
         yield from _text("trouble", "FAULT: ", cause.verdict)
         yield from _text("title", "Cause: ", cause.cause)
-        if path := asked or cause.path:
+        if path := call or cause.path:
             yield from _packet(path, about)
         yield TextLine("hook", 0, "Evidence:")
         for text in cause.evidence[:MOST_EVIDENCE]:
@@ -42,13 +42,13 @@ def lines(
         yield TextLine("hook", 0, "Do:")
         for text in cause.remedy[:MOST_REMEDIES]:
             yield from _text("hit", "  - ", text)
-        if found[1:]:
-            yield from _text("miss", "Also: ", "; ".join(each.cause for each in found[1:]), most=4)
+        if faults[1:]:
+            yield from _text("miss", "Also: ", "; ".join(each.cause for each in faults[1:]), most=4)
     yield from _text("miss", "Options: ", about.source, most=3)
 
 
-def _well(about: Situation, asked: PacketPath | None, unknown: str) -> str:
-    if asked:
+def _well(about: Situation, call: PacketPath | None, unknown: str) -> str:
+    if call:
         return f"{HEALTHY.partition(':')[0]}: the call is captured, as the options want"
     if unknown:
         return f"{HEALTHY}, as far as {unknown} tells"
@@ -66,19 +66,19 @@ def _packet(path: PacketPath, about: Situation) -> Iterator[TextLine]:
 def _text(style: Style, label: str, text: str, most: int = MOST_LINES) -> Iterator[TextLine]:
     """A paragraph in the width of a screen, at most so many lines of it."""
     # A command or an option that is broken at a hyphen can't be copied.
-    made = wrap(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False) or [
-        label
-    ]
-    if len(made) > most:
-        made = [*made[: most - 1], f"{made[most - 1][: WIDTH - 4]} ..."]
-    yield from (TextLine(style, 0, line) for line in made)
+    text_lines = wrap(
+        text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_on_hyphens=False
+    ) or [label]
+    if len(text_lines) > most:
+        text_lines = [*text_lines[: most - 1], f"{text_lines[most - 1][: WIDTH - 4]} ..."]
+    yield from (TextLine(style, 0, line) for line in text_lines)
 
 
-def document(about: Situation, found: tuple[Cause, ...], asked: PacketPath | None, code: int) -> dict[str, Any]:
+def document(about: Situation, faults: tuple[Cause, ...], call: PacketPath | None, code: int) -> dict[str, Any]:
     """Everything, for programs."""
     return {
         "code": code,
-        "healthy": not found,
+        "healthy": not faults,
         "options": about.source,
         "backends": list(about.backends),
         "causes": [
@@ -90,9 +90,9 @@ def document(about: Situation, found: tuple[Cause, ...], asked: PacketPath | Non
                 "remedy": list(each.remedy),
                 "packet": _path(each.path, about),
             }
-            for each in found
+            for each in faults
         ],
-        "call": _path(asked, about),
+        "call": _path(call, about),
         "unknown": None,
     }
 

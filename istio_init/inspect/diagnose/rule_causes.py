@@ -73,17 +73,17 @@ def _rules(about: Situation, family: str, table: str, name: str) -> bool:
 
 
 def _has_any(about: Situation, family: str) -> bool:
-    found = (table for ruleset in about.chosen if ruleset.family == family for table in ruleset.tables)
-    return any(chain.name in OWN_CHAINS for table in found for chain in table.chains)
+    tables = (table for ruleset in about.chosen if ruleset.family == family for table in ruleset.tables)
+    return any(chain.name in OWN_CHAINS for table in tables for chain in table.chains)
 
 
 def foreign_rule(about: Situation) -> Cause | None:
     """Another program's rule that decides before Istio's."""
-    for wanted in about.plan.rulesets:
+    for planned in about.plan.rulesets:
         for ruleset in about.chosen:
-            if ruleset.family != wanted.family:
+            if ruleset.family != planned.family:
                 continue
-            for each in precedences(ruleset, wanted):
+            for each in precedences(ruleset, planned):
                 return Cause(
                     "foreign-rule",
                     "calls bypass the sidecar",
@@ -125,14 +125,14 @@ def _shown(about: Situation, packet: Packet) -> PacketPath:
 
 def foreign_table(about: Situation) -> Cause | None:
     """Another program's nftables table that translates destinations: of two translations the first counts."""
-    if not about.strangers or not about.backends:
+    if not about.foreign_tables or not about.backends:
         return None
     shown = tuple(
         f"nftables {each.family} {each.table}: {each.translations} rules that change destinations, "
         f"from {', '.join(each.chains)}"
-        for each in about.strangers[:MOST_SHOWN]
+        for each in about.foreign_tables[:MOST_SHOWN]
     )
-    first = about.strangers[0]
+    first = about.foreign_tables[0]
     return Cause(
         "foreign-table",
         "calls may go where another program sends them",
@@ -254,12 +254,12 @@ def uncaptured_ipv6(about: Situation) -> Cause | None:
     path = followed(about, outbound(about.facts, HOSTS[IPV6][0], 443))
     if is_captured(path):
         return None
-    wanted = about.plan.ruleset(IPV6) is not None
+    planned = about.plan.ruleset(IPV6) is not None
     return Cause(
         "ipv6",
         "calls by IPv6 bypass the sidecar",
         "IPv6 is not captured: the pod has IPv6 addresses, and no IPv6 rules",
-        ("IPv4 has Istio rules, IPv6 has none", f"the options {'want' if wanted else 'leave out'} IPv6"),
+        ("IPv4 has Istio rules, IPv6 has none", f"the options {'want' if planned else 'leave out'} IPv6"),
         ("dual-stack: ISTIO_DUAL_STACK=true (--dual-stack) or --enable-ipv6, and create the pod anew",),
         path,
     )

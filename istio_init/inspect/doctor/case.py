@@ -36,14 +36,14 @@ class Check(Record):
 
 
 class Case(Record):
-    """The options as given (`asked`) and with defaults resolved, their plan, and facts about the machine.
+    """The options as given (`requested`) and with defaults resolved, their plan, and facts about the machine.
 
     `backend` is the one that an apply would write to, empty if it can't be determined, and `why` the reason. `runs_as`
     is the proxy's uid and gid, `proxy_user` the name that its uid is looked up by. `privileges` are
     those of the container that makes the rules, by the pod's manifest; None where no manifest says.
     """
 
-    asked: Options
+    requested: Options
     options: Options
     plan: Plan
     machine: Machine

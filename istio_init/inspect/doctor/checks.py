@@ -156,7 +156,7 @@ def ipv6(case: Case) -> Iterator[Check]:
 
 def _uncaptured_ipv6(case: Case) -> Check:
     """What it means that the plan has no rules for IPv6."""
-    if case.asked.enable_ipv6 is False:
+    if case.requested.enable_ipv6 is False:
         why = "--no-enable-ipv6"
     elif has_ipv6(case.machine.addresses, dual_stack=True):
         return Check(
@@ -229,14 +229,14 @@ def _sysctl(path: str, value: int) -> str:
 
 def resolv_conf(case: Case) -> Iterator[Check]:
     """The DNS servers whose queries are captured."""
-    name, matters, asked = "resolv.conf", "--redirect-dns: queries to these servers are captured", case.asked
+    name, matters, requested = "resolv.conf", "--redirect-dns: queries to these servers are captured", case.requested
     resolver, servers = case.machine.resolver, case.options.dns_servers or ()
     remedy = "name them with --dns-servers, or capture all: --capture-all-dns"
-    if not case.options.redirect_dns or case.options.capture_all_dns or asked.dns_servers:
+    if not case.options.redirect_dns or case.options.capture_all_dns or requested.dns_servers:
         yield Check(
             name, "ok", "not needed", "only --redirect-dns without --capture-all-dns and --dns-servers reads it"
         )
-    elif resolver.why and asked.dns_servers is None:
+    elif resolver.why and requested.dns_servers is None:
         yield Check(name, "fail", resolver.why, matters, remedy)
     elif not servers:
         yield Check(name, "warn", "no server", "--redirect-dns: DNS is not captured at all", remedy)

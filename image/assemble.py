@@ -97,8 +97,8 @@ def unneeded(module: Path) -> bool:
 
 def modules(tree: Path) -> list[Path]:
     """The modules of the program or of its dependencies that go in, by their paths below `tree`."""
-    found = (path.relative_to(tree) for path in sorted(tree.rglob("*.py")))
-    return [path for path in found if not unneeded(path)]
+    paths = (path.relative_to(tree) for path in sorted(tree.rglob("*.py")))
+    return [path for path in paths if not unneeded(path)]
 
 
 def dotted(module: Path) -> str:
@@ -171,14 +171,14 @@ def write_bundle(program: Path, root: Path) -> None:
 
 
 def grouped(
-    program: Path, wanted: list[Path], starts: tuple[tuple[str, ...], ...]
+    program: Path, modules: list[Path], starts: tuple[tuple[str, ...], ...]
 ) -> tuple[list[bundle.Group], dict[str, str]]:
-    """The wanted modules, by their paths below `program`, in the groups that they are read in.
+    """The modules, by their paths below `program`, in the groups that they are read in.
 
     Those that a start imports are in groups, without what only readers want of them; the others have a group each.
     With them come the modules in C that a start imports, and the paths of those that are in files.
     """
-    sources = {dotted(module): module for module in wanted}
+    sources = {dotted(module): module for module in modules}
     groups: list[bundle.Group] = []
     extensions = {}
     for entries in starts:
@@ -279,11 +279,11 @@ def library_home() -> Path:
 
 def libraries(files: list[Path]) -> set[Path]:
     """The shared libraries that these ELF files need, the dynamic linker among them, by the paths it gives."""
-    found = set()
+    needed = set()
     for file in files:
-        told = subprocess.run(["ldd", file], check=True, capture_output=True, text=True).stdout
-        found |= {Path(word) for word in told.split() if word.startswith("/")}
-    return found
+        listing = subprocess.run(["ldd", file], check=True, capture_output=True, text=True).stdout
+        needed |= {Path(word) for word in listing.split() if word.startswith("/")}
+    return needed
 
 
 def opened_libraries() -> list[Path]:
@@ -316,15 +316,17 @@ def write_commands(root: Path) -> None:
 def packages(files: set[Path]) -> set[str]:
     """The Debian packages that these files come from. dpkg knows some by the paths from before /usr was merged."""
     paths = {str(file.resolve()) for file in files}
-    known = {path: (path, path.removeprefix("/usr")) for path in paths}
-    command = ["dpkg-query", "--search", *(each for pair in known.values() for each in pair)]
+    alternatives = {path: (path, path.removeprefix("/usr")) for path in paths}
+    command = ["dpkg-query", "--search", *(each for pair in alternatives.values() for each in pair)]
     # It fails where it does not know one, as it does not one of most pairs.
-    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    owners = {path: names.partition(",")[0] for names, _, path in (line.partition(": ") for line in told.splitlines())}
-    for path, pair in sorted(known.items()):
+    listing = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    owners = {
+        path: names.partition(",")[0] for names, _, path in (line.partition(": ") for line in listing.splitlines())
+    }
+    for path, pair in sorted(alternatives.items()):
         if not owners.keys() & set(pair):
             raise SystemExit(f"{path}: belongs to no Debian package; BASE has to be Debian or made from it")
-    return {owners[each] for pair in known.values() for each in pair if each in owners}
+    return {owners[each] for pair in alternatives.values() for each in pair if each in owners}
 
 
 def write_origins(root: Path, files: set[Path]) -> None:

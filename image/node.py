@@ -24,11 +24,11 @@ BUNDLE = assemble.HOME / "cni"
 
 def share(root: Path) -> None:
     """Have files of the same content and mode be one file."""
-    known: dict[tuple[int, bytes], Path] = {}
+    first_by_content: dict[tuple[int, bytes], Path] = {}
     for path in sorted(root.rglob("*")):
         if path.is_symlink() or not path.is_file():
             continue
-        first = known.setdefault((path.stat().st_mode, hashlib.sha256(path.read_bytes()).digest()), path)
+        first = first_by_content.setdefault((path.stat().st_mode, hashlib.sha256(path.read_bytes()).digest()), path)
         if first != path:
             path.unlink()
             os.link(first, path)
@@ -38,8 +38,8 @@ def write_library(program: Path, dependencies: Path, root: Path) -> None:
     """What the dependencies and the agent import of the standard library, with OpenSSL for the API server's TLS."""
     names = [assemble.dotted(module) for module in assemble.modules(dependencies)]
     without = tuple(name for name in assemble.LEFT_OUT if name not in AGENT_TAKES)
-    found = assemble.imported([program, dependencies], [*names, AGENT], without).values()
-    library = sorted({file for file in found if assemble.is_library(file)})
+    files = assemble.imported([program, dependencies], [*names, AGENT], without).values()
+    library = sorted({file for file in files if assemble.is_library(file)})
     assemble.write_library(library, root)
     extensions = [file for file in library if file.suffix == ".so"]
     shared = {file for file in assemble.libraries(extensions) if not (root / str(file).lstrip("/")).exists()}

@@ -58,10 +58,10 @@ STARTS = ((ENTRY, "istio_init.planning.plan"), *assemble.STARTS[1:])
 def write_modules(program: Path, target: Path) -> list[Path]:
     """The plugin in one file, and the modules of other packages that it imports; returns the files of those."""
     with only_yaml() as packages:
-        found = assemble.imported([program, packages], [ENTRY], LEFT_OUT)
-        yaml = sorted({YAML / file.name for file in found.values() if file.is_relative_to(packages)})
-    own = sorted(file.relative_to(program) for file in found.values() if file.is_relative_to(program))
-    library = sorted({file for file in found.values() if assemble.is_library(file)})
+        files = assemble.imported([program, packages], [ENTRY], LEFT_OUT)
+        yaml = sorted({YAML / file.name for file in files.values() if file.is_relative_to(packages)})
+    own = sorted(file.relative_to(program) for file in files.values() if file.is_relative_to(program))
+    library = sorted({file for file in files.values() if assemble.is_library(file)})
     inside = {file: Path("python", assemble.below_library(file)) for file in library}
     inside |= {file: Path("python/yaml", file.name) for file in yaml}
     for file, place in inside.items():
@@ -93,8 +93,8 @@ def write_interpreter(python: Path, target: Path) -> None:
 
 def linker(python: Path) -> Path:
     """The dynamic linker that the interpreter names."""
-    told = subprocess.run(["patchelf", "--print-interpreter", python], check=True, capture_output=True, text=True)
-    return Path(told.stdout.strip())
+    patchelf = subprocess.run(["patchelf", "--print-interpreter", python], check=True, capture_output=True, text=True)
+    return Path(patchelf.stdout.strip())
 
 
 def main(program: Path, target: Path) -> None:

@@ -289,11 +289,11 @@ class Demonstration:
         counted = [name for name, count in moved.items() if count]
         (path,) = self.istio_init("explain", *ask)["answers"][0]["paths"]
         passages = [stage["envoy"] for stage in path["stages"] if "envoy" in stage]
-        said = [f"{kind} {each[kind]}" for each in passages for kind in ("listener", "cluster")]
-        print(f"Envoy counted a connection at: {', '.join(name for name in said if name in counted)}")
+        predicted = [f"{kind} {each[kind]}" for each in passages for kind in ("listener", "cluster")]
+        print(f"Envoy counted a connection at: {', '.join(name for name in predicted if name in counted)}")
         print(f"explain --live --envoy: {path['fate']}", flush=True)
-        if sorted(said) != sorted(counted):
-            sys.exit(f"they differ: Envoy counted {counted}, explain says {said}")
+        if sorted(predicted) != sorted(counted):
+            sys.exit(f"they differ: Envoy counted {counted}, explain says {predicted}")
 
 
 def main() -> None:

@@ -46,18 +46,18 @@ def programs(image: bytes) -> dict[str, Program]:
     symbols = next(header for header in headers if header[1] == SHT_SYMTAB)
     words = headers[symbols[6]][4]
     symbol = [text(words + struct.unpack_from("<I", image, symbols[4] + at)[0]) for at in range(0, symbols[5], 24)]
-    found: dict[str, Program] = {
+    by_section: dict[str, Program] = {
         name: (image[header[4] : header[4] + header[5]], [])
         for name, header in zip(names, headers, strict=True)
         if name in SECTIONS
     }
     for name, header in zip(names, headers, strict=True):
         section = name.removeprefix(".rel")
-        if header[1] == SHT_REL and section in found:
+        if header[1] == SHT_REL and section in by_section:
             for at in range(header[4], header[4] + header[5], 16):
                 offset, info = struct.unpack_from("<QQ", image, at)
-                found[section][1].append((offset, symbol[info >> 32]))
-    return found
+                by_section[section][1].append((offset, symbol[info >> 32]))
+    return by_section
 
 
 def cookies(code: bytes) -> tuple[int, ...]:
@@ -89,7 +89,7 @@ def compiled(clang: str) -> str:
         built = pathlib.Path(directory, "capture.o")
         command = [clang, *FLAGS, headers, "-c", SOURCE.name, "-o", built]
         subprocess.run(command, check=True, cwd=HERE)
-        found = programs(built.read_bytes())
+        sections = programs(built.read_bytes())
     major = re.search(r"clang version (\d+)", version)
     lines = [
         '"""The programs of image/bpf/capture.bpf.c, made by image/bpf/build.py. Do not edit.',
@@ -102,7 +102,7 @@ def compiled(clang: str) -> str:
         "PROGRAMS: dict[str, tuple[bytes, tuple[tuple[int, str], ...], tuple[int, ...]]] = {",
     ]
     for name in SECTIONS:
-        code, references = found[name]
+        code, references = sections[name]
         lines.append(f"    {name!r}: (")
         instructions = marked(code, references)
         lines += [f"        {instructions[at : at + 40]!r}" for at in range(0, len(instructions), 40)]

@@ -188,10 +188,10 @@ def _extension(line: WordReader, module: str, *, foreign: bool) -> list[Match]:
     """All options of one `-m module`."""
     start = line.mark_place()
     try:
-        known = _modelled_extension(line, module)
+        matches = _modelled_extension(line, module)
         # One -m owner with several conditions is another match than several of them, and prints otherwise.
-        if not (foreign and module == "owner" and len(known) > 1):
-            return known
+        if not (foreign and module == "owner" and len(matches) > 1):
+            return matches
     except SaveError:
         if not foreign:
             raise

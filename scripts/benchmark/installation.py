@@ -84,8 +84,8 @@ def environment(python: str, directory: Path) -> Path:
     for command in ([python, "-m", "venv", str(directory)], without, [*pip, "install", str(ROOT)]):
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
-            said = (done.stderr or done.stdout).strip().split("\n")[-1]
-            raise Unavailable(f"no virtual environment: {' '.join(command)}: exit {done.returncode}: {said}")
+            reason = (done.stderr or done.stdout).strip().split("\n")[-1]
+            raise Unavailable(f"no virtual environment: {' '.join(command)}: exit {done.returncode}: {reason}")
     # What only imports are measured of; python-iptables has no wheel, and needs a compiler.
     for package in ("pyroute2", f"{ROOT}[python-iptables]"):
         subprocess.run([*pip, "install", package], check=False, capture_output=True)

@@ -81,10 +81,10 @@ class Measured:
 
 def counted(log: str) -> int:
     """The instructions that COUNTING says; ValueError where it says nothing of the kind."""
-    found = _COUNTED.search(log)
-    if not found:
+    match = _COUNTED.search(log)
+    if not match:
         raise ValueError(f"valgrind did not count: {log}")
-    return int(found[1].replace(",", ""))
+    return int(match[1].replace(",", ""))
 
 
 class Failed(Exception):
@@ -194,7 +194,7 @@ class Laboratory:
         _, status, usage = os.wait4(child, 0)
         seconds = time.perf_counter() - begin
         if status:
-            said = Path(self._stderr).read_text(errors="replace").strip()
+            errors = Path(self._stderr).read_text(errors="replace").strip()
             code = os.waitstatus_to_exitcode(status)
-            raise Failed(f"{' '.join(command.argv)[:300]}: exit {code}: {said[-2000:]}")
+            raise Failed(f"{' '.join(command.argv)[:300]}: exit {code}: {errors[-2000:]}")
         return seconds, usage.ru_utime + usage.ru_stime

@@ -58,11 +58,11 @@ def sections(outcome: Outcome) -> dict[str, str]:
         f"{facts['processors']} x {facts['processor']}, Linux {facts['kernel']}, Python {facts['python']}; medians of "
         f"{outcome.rounds} interleaved rounds, in brackets the quartiles; load average {facts['load'][0]} before."
     )
-    found = {"machine": machine}
-    found |= {group: runs(results) for group, results in outcome.results.items()}
+    contents = {"machine": machine}
+    contents |= {group: runs(results) for group, results in outcome.results.items()}
     if outcome.points:
-        found["growth"] = growth(outcome.points)
-    return found
+        contents["growth"] = growth(outcome.points)
+    return contents
 
 
 def text(outcome: Outcome) -> str:
@@ -73,9 +73,9 @@ def text(outcome: Outcome) -> str:
     return "\n\n".join(parts)
 
 
-def filled(page: str, found: Mapping[str, str]) -> str:
-    """A page with what is between `<!-- bench: NAME -->` and `<!-- end -->` made new, for each name found."""
-    for name, content in found.items():
+def filled(page: str, contents: Mapping[str, str]) -> str:
+    """A page with what is between `<!-- bench: NAME -->` and `<!-- end -->` made new, for each name in `contents`."""
+    for name, content in contents.items():
         begin, end = f"<!-- bench: {name} -->\n", "<!-- end -->"
         before, mark, rest = page.partition(begin)
         if not mark or end not in rest:

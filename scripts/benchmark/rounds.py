@@ -19,7 +19,7 @@ def able(
     laboratory: Laboratory, contenders: Iterable[Contender], progress: Callable[[str], None]
 ) -> tuple[list[Contender], dict[str, str]]:
     """Those that can do their job on this machine, each tried once; and what the others say."""
-    found, failures = [], {}
+    able_contenders, failures = [], {}
     for contender in contenders:
         progress(f"is able: {contender.name}")
         try:
@@ -27,9 +27,9 @@ def able(
         except Failed as failure:
             failures[contender.name] = str(failure)
         else:
-            found.append(contender)
+            able_contenders.append(contender)
     laboratory.forget()
-    return found, failures
+    return able_contenders, failures
 
 
 def interleave(

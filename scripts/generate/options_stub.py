@@ -53,8 +53,8 @@ def kind(each: Option) -> str:
     """The type that an option's value may have."""
     choices = sorted({*each.choices, *([""] if "" in getattr(each.parse, "choices", ()) else [])})
     listed = ", ".join(f'"{choice}"' for choice in choices)
-    found = KINDS.get(each.parse, f"Literal[{listed}]" if each.choices else "str")
-    return f"{found} | None" if each.default is None else found
+    base = KINDS.get(each.parse, f"Literal[{listed}]" if each.choices else "str")
+    return f"{base} | None" if each.default is None else base
 
 
 def page() -> str:

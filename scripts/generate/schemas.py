@@ -49,14 +49,14 @@ def _references(value: object) -> set[str]:
 def schema(name: str) -> Schema:
     """A schema as a value."""
     _, about, fields = SCHEMAS[name]
-    made = body(schema={"const": f"{name}.v1", "description": "the name and version of this schema"}, **fields)
-    made["required"] = [field for field in made["required"] if field not in OPTIONAL.get(name, ())]
-    used = _references(made)
+    json_schema = body(schema={"const": f"{name}.v1", "description": "the name and version of this schema"}, **fields)
+    json_schema["required"] = [field for field in json_schema["required"] if field not in OPTIONAL.get(name, ())]
+    used = _references(json_schema)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"{BASE}{name}.v1.json",
         "title": about,
-        **made,
+        **json_schema,
         **({"$defs": {each: COMMON[each] for each in COMMON if each in used}} if used else {}),
     }
 

@@ -1,7 +1,8 @@
-"""Phrases that no help text, page, docstring or comment of this project uses, each with what to say instead."""
+"""Phrases that no text of this project uses, each with what to say instead; names that say nothing of the value."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 from functools import cache
@@ -47,6 +48,12 @@ PAGES = {
 }
 PRODUCT_PATHS = ("istio_init/", "docs/", "deploy/", "README", "CHANGELOG", "CONTRIBUTING", "SECURITY", "RELEASING")
 PAGE_PATHS = ("docs/", "README", "CHANGELOG", "CONTRIBUTING", "SECURITY", "RELEASING")
+# What says nothing of the value: participles and the like. A name with a further word may have one (given_options).
+UNSAYING = {
+    *("asked", "found", "given", "known", "looked", "made", "said", "seen", "told", "wanted"),
+    *("fares", "sight", "stands", "way"),
+}
+NAMED_PATHS = ("istio_init/", "image/", "scripts/")
 # Texts of others, and the BPF source, whose lines are recorded in the compiled programs.
 EXCEPT = {"LICENSE", "image/bpf/capture.bpf.c"}
 # Where the article is named, and the option that numbers its steps is described.
@@ -77,6 +84,32 @@ def uses(pattern: str, paths: tuple[str, ...] = ("",)) -> list[str]:
         for number, line in enumerate(text.splitlines(), 1)
         if expression.search(line)
     ]
+
+
+def bound_names(text: str) -> set[tuple[int, str]]:
+    """Every name that a module gives to something: variables, parameters, attributes, functions, classes."""
+    names: set[tuple[int, str]] = set()
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()) | ast.arg(arg=name):
+                names.add((node.lineno, name))
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add((node.lineno, name))
+            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.ExceptHandler(name=str(name)):
+                names.add((node.lineno, name))
+    return names
+
+
+@pytest.mark.parametrize("room", NAMED_PATHS)
+def test_names_say_what_the_thing_is(room: str) -> None:
+    unsaying = [
+        f"{path}:{line}: {name}"
+        for path, text in texts().items()
+        if path.startswith(room) and (path.endswith(".py") or text.startswith("#!/usr/bin/env python3"))
+        for line, name in sorted(bound_names(text))
+        if name.strip("_").lower() in UNSAYING
+    ]
+    assert unsaying == []
 
 
 @pytest.mark.parametrize("name", PHRASES)

@@ -49,11 +49,11 @@ def entry(path: str, backend: str = "") -> dict[str, Any]:
 
     OptionError for an unknown backend.
     """
-    found = _entry(path)
+    fields = _entry(path)
     if not backend:
-        return found
-    defaults = {**found.get("defaults", {}), "capture-backend": choice("--capture-backend", backend, BACKENDS)}
-    return {**found, "defaults": defaults}
+        return fields
+    defaults = {**fields.get("defaults", {}), "capture-backend": choice("--capture-backend", backend, BACKENDS)}
+    return {**fields, "defaults": defaults}
 
 
 def _entry(path: str) -> dict[str, Any]:

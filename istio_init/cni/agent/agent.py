@@ -86,7 +86,7 @@ class Agent:
         self._watch.listed = self._listed
         self._watch.failed = metrics.count_api_failure
         self._reports.counted = metrics.count_report
-        self._answers.asked = metrics.direct.inc
+        self._answers.count_request = metrics.direct.inc
         self._repair.counted = metrics.count_repair
         metrics.states = lambda: self._repair.by_state
         metrics.add(EbpfMetrics(self._ebpf))

@@ -26,7 +26,7 @@ class Answers:
     def __init__(self, api: KubernetesApi, store: PodStore, health: Health) -> None:
         self._api, self._store, self._health = api, store, health
         self._slots = asyncio.Semaphore(AT_ONCE)
-        self.asked: Callable[[], None] = lambda: None
+        self.count_request: Callable[[], None] = lambda: None
 
     async def pod(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """The pod of a request; InitError if it is not available now."""
@@ -51,7 +51,7 @@ class Answers:
         return {"troubles": self._health.troubles()}
 
     async def _directly(self, namespace: str, name: str) -> NodePod | None:
-        self.asked()
+        self.count_request()
         try:
             async with asyncio.timeout(PATIENCE), self._slots:
                 return await self._api.pod(namespace, name)

@@ -172,10 +172,10 @@ def _namespace_path(sandbox: Sandbox) -> str:
     paths = [path for path in (sandbox.netns, f"/proc/{sandbox.pid}/ns/net" if sandbox.pid else "") if path]
     if not paths:
         raise KernelError("the runtime does not tell where its network namespace is")
-    found = next((path for path in paths if access.namespace_number(path)), None)
-    if found is None:
+    readable = next((path for path in paths if access.namespace_number(path)), None)
+    if readable is None:
         raise KernelError(f"{' and '.join(paths)}: not there; has it ended meanwhile, or is this not mounted here?")
-    return found
+    return readable
 
 
 def _in_child(sandbox: Sandbox, look: Callable[[], Finding]) -> Finding:

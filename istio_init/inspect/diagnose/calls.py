@@ -22,7 +22,7 @@ BEHIND_CAPTURE = frozenset(
     | {"loopback-down", "conntrack-full", "proxy-stopped", "made-twice", "empty-namespace"}
 )
 # Those of them that are about one direction: that of their own packet.
-OF_ONE_WAY = frozenset({"port-taken", "proxy-busy", "proxy-address", "not-transparent", "taken-mark"})
+OF_ONE_DIRECTION = frozenset({"port-taken", "proxy-busy", "proxy-address", "not-transparent", "taken-mark"})
 # Causes that explain why calls are not captured, whatever their destination.
 OF_ALL_CALLS = frozenset(
     {"host-network", "node-namespace", "mode-none", "not-to-be-captured", "no-rules", "flushed-chain", "foreign-rule"}
@@ -33,15 +33,15 @@ OF_ALL_CALLS = frozenset(
 def about_call(about: Situation, faults: tuple[Cause, ...], path: PacketPath) -> tuple[Cause, ...]:
     """The causes of a failed or uncaptured call; none if it is captured and arrives."""
     if is_captured(path):
-        behind = [each for each in faults if each.name in BEHIND_CAPTURE or _same_way(each, path)]
+        behind = [each for each in faults if each.name in BEHIND_CAPTURE or _same_direction(each, path)]
         behind += [cause for cause in (refused(path), _at_the_app(about, path)) if cause]
         return tuple(behind)
     explaining = tuple(each for each in faults if each.name in OF_ALL_CALLS)
     return explaining or (_by_rule(about, path),)
 
 
-def _same_way(cause: Cause, path: PacketPath) -> bool:
-    if cause.name not in OF_ONE_WAY or cause.path is None:
+def _same_direction(cause: Cause, path: PacketPath) -> bool:
+    if cause.name not in OF_ONE_DIRECTION or cause.path is None:
         return False
     first, other = path.legs[0].packet, cause.path.legs[0].packet
     return (first.family, first.hook) == (other.family, other.hook)

@@ -44,14 +44,14 @@ def running() -> tuple[NetworkProcess, ...]:
     return tuple(each for each in processes.in_network(netns.inode()) if each.pid != os.getpid())
 
 
-def sockets(found: tuple[NetworkProcess, ...]) -> Sockets:
-    """The sockets of the namespace; `found` are its processes."""
+def sockets(members: tuple[NetworkProcess, ...]) -> Sockets:
+    """The sockets of the namespace; `members` are its processes."""
     try:
         listening, bound = tcp_connections.listening(), tcp_connections.bound()
         established = tcp_connections.established()
     except KernelError:
         return Sockets()
-    owners = {number: _resident(each) for number, each in processes.socket_owners(found).items()}
+    owners = {number: _resident(each) for number, each in processes.socket_owners(members).items()}
     listeners = tuple(_listeners(owners))
     flows = conntrack.flows()
     if flows is None:
@@ -66,10 +66,10 @@ def _resident(process: NetworkProcess) -> Resident:
 
 def _listeners(owners: Mapping[int, Resident]) -> Iterator[ServerSocket]:
     try:
-        found = socket_diag.listeners()
+        listening = socket_diag.listeners()
     except KernelError:
         return
-    for each in found:
+    for each in listening:
         owner = owners.get(each.inode)
         yield ServerSocket(each.address, each.port, owner, each.v6only, each.transparent, each.waiting, each.most)
 

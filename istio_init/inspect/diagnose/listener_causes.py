@@ -33,26 +33,29 @@ def _at(about: Situation, port: int) -> tuple[ServerSocket, ...]:
 
 
 def _ends(about: Situation, family: Family) -> Iterator[End]:
-    """Where captured calls of a family come to: the way, the port, and a call."""
+    """Where captured calls of a family come to: the direction, the port, and a call."""
     ways = (
         ("outbound", about.options.envoy_port, calls_out(about, family)),
         ("inbound", about.options.inbound_capture_port, calls_in(about, family)),
     )
-    for way, port, path in ways:
-        if path is not None and path.legs[0].end == way:
-            yield way, port, path
+    for direction, port, path in ways:
+        if path is not None and path.legs[0].end == direction:
+            yield direction, port, path
 
 
 def port_taken(about: Situation) -> Cause | None:
     """Another program than the sidecar at a port that captured calls come to."""
-    for way, port, path in _ends(about, about.families[0]):
+    for direction, port, path in _ends(about, about.families[0]):
         other = next((each.owner for each in _at(about, port) if not spared(about, each.owner)), None)
         if other is not None:
             return Cause(
                 "port-taken",
-                f"{way} calls do not reach the sidecar",
+                f"{direction} calls do not reach the sidecar",
                 f"another program than the sidecar listens on port {port}: {other.text}",
-                (f"the rules lead {way} calls to port {port}", f"{other.text} has uid {other.uid}, gid {other.gid}"),
+                (
+                    f"the rules lead {direction} calls to port {port}",
+                    f"{other.text} has uid {other.uid}, gid {other.gid}",
+                ),
                 (f"have the app listen on another port than {port}; Istio reserves 15000 to 15090 for the sidecar",),
                 path,
             )
@@ -76,12 +79,12 @@ def proxy_stopped(about: Situation) -> Cause | None:
 
 def proxy_busy(about: Situation) -> Cause | None:
     """A sidecar that accepts no connections: those that wait fill the queue of its listener."""
-    for way, port, path in _ends(about, about.families[0]):
+    for direction, port, path in _ends(about, about.families[0]):
         for each in _at(about, port):
             if each.most and each.waiting > each.most:
                 return Cause(
                     "proxy-busy",
-                    f"{way} calls hang",
+                    f"{direction} calls hang",
                     f"the sidecar accepts no connections: the queue of port {port} is full",
                     (f"{each.waiting} connections wait for accept(2) on port {port}, of {each.most} that may",),
                     ("look at the sidecar: kubectl logs POD -c istio-proxy; is it out of CPU, or deadlocked?",),
@@ -93,17 +96,18 @@ def proxy_busy(about: Situation) -> Cause | None:
 def proxy_address(about: Situation) -> Cause | None:
     """A sidecar that listens, but not at the address that captured calls are redirected to."""
     for family in about.families:
-        for way, port, path in _ends(about, family):
+        for direction, port, path in _ends(about, family):
             arrived = path.legs[0].arrived
             listeners = _at(about, port)
             if not listeners or any(each.takes(arrived.destination) for each in listeners):
                 continue
             where = ", ".join(sorted({endpoint_text(each.address, port) for each in listeners}))
+            version = family.replace("ip", "IP")
             called = "their own destination" if arrived.tproxy_port else endpoint_text(arrived.destination, port)
             return Cause(
                 "proxy-address",
-                f"{way} calls by {family.replace('ip', 'IP')} are refused: they are captured, and nobody takes them",
-                f"the sidecar listens on {where} only, and captured {way} calls come to {called}",
+                f"{direction} calls by {version} are refused: they are captured, and nobody takes them",
+                f"the sidecar listens on {where} only, and captured {direction} calls come to {called}",
                 (f"no listener of port {port} takes {called}",),
                 (
                     "dual-stack: ISTIO_DUAL_STACK=true for the proxy too, or make the rules with --enable-ipv6=false"
@@ -119,12 +123,12 @@ def not_transparent(about: Situation) -> Cause | None:
     """TPROXY, and a listener that takes connections to its own addresses only."""
     if not uses_tproxy(about.options):
         return None
-    for way, port, path in _ends(about, about.families[0]):
+    for direction, port, path in _ends(about, about.families[0]):
         listeners = [each for each in _at(about, port) if each.transparent is not None]
         if path.legs[0].arrived.tproxy_port and listeners and not any(each.transparent for each in listeners):
             return Cause(
                 "not-transparent",
-                f"{way} calls are dropped",
+                f"{direction} calls are dropped",
                 "the rules use TPROXY, and the sidecar's listener is not transparent: it is configured for REDIRECT",
                 (f"no socket of port {port} has IP_TRANSPARENT",),
                 (

@@ -54,8 +54,8 @@ def made_twice(about: Situation) -> Cause | None:
 
 def _planned(about: Situation, family: Family, table: str, name: str) -> tuple[object, ...]:
     planned = about.plan.ruleset(family)
-    found = planned.table(table) if planned else None  # type: ignore[arg-type]
-    chain = found.chain(name) if found else None
+    planned_table = planned.table(table) if planned else None  # type: ignore[arg-type]
+    chain = planned_table.chain(name) if planned_table else None
     return chain.rules if chain else ()
 
 

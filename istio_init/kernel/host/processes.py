@@ -54,10 +54,10 @@ def _process(pid: int, proc: str) -> NetworkProcess:
     return NetworkProcess(pid, fields["Name"], uid, gid, fields.get("State", "")[:1] in {"T", "t"})
 
 
-def socket_owners(found: tuple[NetworkProcess, ...], proc: str = "/proc") -> dict[int, NetworkProcess]:
+def socket_owners(members: tuple[NetworkProcess, ...], proc: str = "/proc") -> dict[int, NetworkProcess]:
     """The first of these processes that has each socket open, by the socket's inode, as far as /proc shows them."""
     owners: dict[int, NetworkProcess] = {}
-    for each in found[:MOST_PROCESSES]:
+    for each in members[:MOST_PROCESSES]:
         try:
             names = os.listdir(f"{proc}/{each.pid}/fd")
         except OSError:

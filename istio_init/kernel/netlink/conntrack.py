@@ -56,22 +56,22 @@ def connections() -> tuple[Connection, ...] | None:
 
 def flows() -> dict[Flow, Treatment] | None:
     """How each tracked TCP connection is treated, by where it came from and went to; None if unreadable."""
-    found: dict[Flow, Treatment] = {}
+    treatments: dict[Flow, Treatment] = {}
     try:
         with NfnetlinkChannel() as channel:
             for data in channel.dump("tracked connections", _GET, body(0)):
-                said = attributes(data[HEAD.size :])
-                sides = attributes(said[_ORIGINAL])
+                attrs = attributes(data[HEAD.size :])
+                sides = attributes(attrs[_ORIGINAL])
                 addresses, transport = attributes(sides[_ADDRESSES]), attributes(sides[_PROTOCOL])
                 if transport[_NUMBER][0] == TCP:
                     ends = [addresses.get(v4) or addresses[v6] for v4, v6 in ((1, 3), (2, 4))]
                     ports = [int.from_bytes(transport[each], "big") for each in (_SOURCE_PORT, _DESTINATION_PORT)]
-                    changed = int.from_bytes(said[_STATUS], "big") & _DESTINATION_CHANGED
-                    mark = int.from_bytes(said.get(_MARK, b""), "big")
-                    found[ends[0], ports[0], ends[1], ports[1]] = bool(changed), mark
+                    changed = int.from_bytes(attrs[_STATUS], "big") & _DESTINATION_CHANGED
+                    mark = int.from_bytes(attrs.get(_MARK, b""), "big")
+                    treatments[ends[0], ports[0], ends[1], ports[1]] = bool(changed), mark
     except KernelError:
         return None
-    return found
+    return treatments
 
 
 def _connections(channel: NfnetlinkChannel) -> Iterator[Connection]:

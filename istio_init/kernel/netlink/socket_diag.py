@@ -60,21 +60,23 @@ class _Channel(RtnetlinkChannel):
 
 def listeners() -> tuple[ListeningSocket, ...]:
     """All listening TCP sockets. KernelError where the kernel has no sock_diag, or refuses."""
-    found = []
+    sockets = []
     with _Channel() as channel:
         for family in (socket.AF_INET, socket.AF_INET6):
             body = REQUEST.pack(family, socket.IPPROTO_TCP, 0, 1 << LISTEN) + SOCKET_ID
-            found += [_listener(family, data) for data in channel.dump("listening sockets", SOCK_DIAG_BY_FAMILY, body)]
-    return tuple(found)
+            sockets += [
+                _listener(family, data) for data in channel.dump("listening sockets", SOCK_DIAG_BY_FAMILY, body)
+            ]
+    return tuple(sockets)
 
 
 def _listener(family: int, data: bytes) -> ListeningSocket:
-    said = attributes(data[LENGTH:])
+    attrs = attributes(data[LENGTH:])
     address = data[ADDRESS][: 4 if family == socket.AF_INET else 16]
     waiting, most = QUEUES.unpack_from(data, QUEUES_AT)
-    settings = said.get(INET_DIAG_SOCKOPT)
+    settings = attrs.get(INET_DIAG_SOCKOPT)
     return ListeningSocket(
         address, PORT.unpack_from(data, PORT_AT)[0], INODE.unpack_from(data, INODE_AT)[0],
-        any(said.get(INET_DIAG_SKV6ONLY, b"")), None if settings is None else bool(settings[0] & TRANSPARENT),
+        any(attrs.get(INET_DIAG_SKV6ONLY, b"")), None if settings is None else bool(settings[0] & TRANSPARENT),
         waiting, most,
     )  # fmt: skip

@@ -95,7 +95,7 @@ def test_a_pod_that_the_watch_does_not_know_is_asked_for_once(tmp_path: Path) ->
             agent(tmp_path / "s", pod("web", 1, uid="old"), server=server) as answers,
         ):
             asked: list[int] = []
-            answers.asked = lambda: asked.append(1)
+            answers.count_request = lambda: asked.append(1)
             # The one before it, of the same name, is what the watch knows.
             assert (await asyncio.to_thread(ask, tmp_path / "s", "web", "new")).annotations == {STATUS: "{}"}
             assert [each.path for each in server.requests] == ["/api/v1/namespaces/default/pods/web"]

@@ -58,25 +58,25 @@ def test_tables_without_a_programs_line_are_read_by_their_addresses() -> None:
 
 
 def test_every_verb_takes_it(capsys: pytest.CaptureFixture[str], file: Path) -> None:
-    given = f"--from-save {file} {OPTIONS}"
-    code, text, _ = run(capsys, f"explain {given} --outbound --to 10.1.2.3:443")
+    arguments = f"--from-save {file} {OPTIONS}"
+    code, text, _ = run(capsys, f"explain {arguments} --outbound --to 10.1.2.3:443")
     assert (code, text.splitlines()[0].startswith("Verdict: captured: ")) == (0, True)
-    assert run(capsys, f"prove {given}")[0] == 0
-    assert run(capsys, f"check {given}")[:2] == (0, "in place (dump)\n")
-    code, text, _ = run(capsys, f"show {given} --output json")
+    assert run(capsys, f"prove {arguments}")[0] == 0
+    assert run(capsys, f"check {arguments}")[:2] == (0, "in place (dump)\n")
+    code, text, _ = run(capsys, f"show {arguments} --output json")
     shown: Any = json.loads(text)
     assert {table["family"] for table in shown["tables"]} == {"ipv4", "ipv6"}
-    assert "ISTIO_OUTPUT" in run(capsys, f"draw {given} --format mermaid")[1]
-    assert ">The rules of a dump (--from-save). " in run(capsys, f"draw {given} --format html")[1]
+    assert "ISTIO_OUTPUT" in run(capsys, f"draw {arguments} --format mermaid")[1]
+    assert ">The rules of a dump (--from-save). " in run(capsys, f"draw {arguments} --format html")[1]
 
 
 def test_a_foreign_rule_in_a_dump_is_followed_and_proved(capsys: pytest.CaptureFixture[str], file: Path) -> None:
     rule = "-A OUTPUT -p tcp -m tcp --dport 5432 -j DNAT --to-destination 10.9.9.9:6432\n"
     file.write_text(saves().replace("-A OUTPUT -j ISTIO_OUTPUT\n", f"{rule}-A OUTPUT -j ISTIO_OUTPUT\n", 1))
-    given = f"--from-save {file} {OPTIONS}"
-    _, text, _ = run(capsys, f"explain {given} --outbound --to 10.1.2.3:5432")
+    arguments = f"--from-save {file} {OPTIONS}"
+    _, text, _ = run(capsys, f"explain {arguments} --outbound --to 10.1.2.3:5432")
     assert text.startswith("Verdict: not captured: leaves the pod by eth0 to 10.9.9.9:6432, because OUTPUT rule 1")
-    code, text, _ = run(capsys, f"prove {given}")
+    code, text, _ = run(capsys, f"prove {arguments}")
     assert code == 1
     assert "BROKEN outbound TCP goes to Envoy unless it is excluded (-i)" in text
     assert "holds  an excluded inbound port is not captured (-d)" in text

@@ -60,9 +60,9 @@ def test_the_programs_themselves_are_reached() -> None:
 
 
 def test_it_is_no_proxy() -> None:
-    asked = enter("/usr/local/bin/pilot-agent", "proxy", "sidecar")
-    assert asked.returncode == 255
-    assert asked.stderr == (
+    request = enter("/usr/local/bin/pilot-agent", "proxy", "sidecar")
+    assert request.returncode == 255
+    assert request.stderr == (
         "pilot-agent: 'proxy': this image has only istio-iptables, istio-clean-iptables, istio-init; "
         "it is not a proxy\n"
     )

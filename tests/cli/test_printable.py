@@ -19,9 +19,9 @@ def printable(text: str) -> bool:
 
 
 def test_pods_in_lines_and_in_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    found = [Finding(POD, DRIFTED, HOSTILE, differences=(HOSTILE,))]
-    assert all(map(str.isprintable, cni_repair.text(found)))
-    cni_repair._print(found)
+    actual = [Finding(POD, DRIFTED, HOSTILE, differences=(HOSTILE,))]
+    assert all(map(str.isprintable, cni_repair.text(actual)))
+    cni_repair._print(actual)
     assert printable(capsys.readouterr().out)
 
 

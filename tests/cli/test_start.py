@@ -67,10 +67,10 @@ def tokens() -> st.SearchStrategy[tuple[str, ...]]:
 
 def by_typer(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> Options | None:
     """The Options that the Typer command would run with, or None where it refuses or prints something else."""
-    seen: list[Options] = []
+    observed: list[Options] = []
 
     def run(options: Options, _environ: object, _warnings: object = ()) -> int:
-        seen.append(options)
+        observed.append(options)
         return 0
 
     monkeypatch.setattr(typer_options, "run", run)
@@ -81,7 +81,7 @@ def by_typer(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> Options | None
     if code:
         # JSON goes straight to the file descriptor, as the log does.
         assert errors.getvalue().count("\n") == (0 if typer_options.wants_json(argv) else 1)
-    return seen[0] if seen else None
+    return observed[0] if observed else None
 
 
 @settings(max_examples=300, deadline=None)
@@ -159,14 +159,14 @@ def test_a_mistake_is_json_where_the_log_is_json(flag: str, capfd: pytest.Captur
     ],
 )  # fmt: skip
 def test_words_as_pflag_has_them(argv: list[str], same: list[str], warnings: list[str]) -> None:
-    said: list[str] = []
-    made = argv_module.options(argv, {}, account, said)
-    assert made is not None
-    assert made == options(same, {})
-    assert len(said) == len(warnings)
-    assert all(line.startswith(start) for line, start in zip(said, warnings, strict=True))
+    message: list[str] = []
+    result = argv_module.options(argv, {}, account, message)
+    assert result is not None
+    assert result == options(same, {})
+    assert len(message) == len(warnings)
+    assert all(line.startswith(start) for line, start in zip(message, warnings, strict=True))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        assert by_typer(argv, monkeypatch) == made
+        assert by_typer(argv, monkeypatch) == result
 
 
 def test_a_variables_mistake_names_the_variable(capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,12 +232,12 @@ def test_the_version_and_help_by_its_short_name(program: ModuleType, capsys: pyt
 def verbs() -> list[list[str]]:
     """Every verb of `istio-init`, of its groups too, and each group itself."""
     application = app.app({})
-    found = [[str(each.name)] for each in application.registered_commands]
+    result = [[str(each.name)] for each in application.registered_commands]
     for group in application.registered_groups:
         assert group.typer_instance
         inner = group.typer_instance.registered_commands
-        found += [[str(group.name)], *([str(group.name), command_name(each)] for each in inner)]
-    return [[], *found]
+        result += [[str(group.name)], *([str(group.name), command_name(each)] for each in inner)]
+    return [[], *result]
 
 
 def command_name(each: CommandInfo) -> str:
@@ -258,7 +258,7 @@ def test_help_fits_eighty_columns(verb: list[str], flag: str, capsys: pytest.Cap
 
 
 def examples() -> list[list[str]]:
-    return [shlex.split(line) for found in help_page.EXAMPLES.values() for _, line in found]
+    return [shlex.split(line) for result in help_page.EXAMPLES.values() for _, line in result]
 
 
 @pytest.mark.parametrize("words", examples(), ids=" ".join)
@@ -284,9 +284,9 @@ def test_an_option_without_effect_is_refused(verb: str, capsys: pytest.CaptureFi
 def test_help_where_no_verb_is_named(group: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Help is the answer; there is nothing to be said beside it."""
     assert app.main(group, {}) == 255
-    told = capsys.readouterr()
-    assert "Usage: " in told.out
-    assert told.err == ""
+    output = capsys.readouterr()
+    assert "Usage: " in output.out
+    assert output.err == ""
 
 
 def test_a_shell_that_asks_for_completions_changes_nothing() -> None:

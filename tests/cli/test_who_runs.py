@@ -102,8 +102,8 @@ def test_the_processes_of_a_namespace_are_found(tmp_path: Path) -> None:
         if name:
             text = f"Name:\t{name}\nUid:\t1\t2\t3\t{ids}\nGid:\t1\t2\t3\t{ids + 1}\n"
             (tmp_path / f"{pid}/status").write_text(text)
-    found = sharing_network(8, str(tmp_path))
-    assert [(each.pid, each.name, each.uid, each.gid) for each in found] == [
+    actual = sharing_network(8, str(tmp_path))
+    assert [(each.pid, each.name, each.uid, each.gid) for each in actual] == [
         (7, "app", 2000, 2001),
         (8, "envoy", 1337, 1338),
     ]

@@ -84,9 +84,9 @@ def test_ours_at_the_front_or_several_times_becomes_one_at_the_end(text: str, at
 @given(plugins, st.text(min_size=1), layouts)
 def test_a_single_configuration_becomes_a_list_of_it(plugin: dict[str, Any], name: str, layout: dict[str, Any]) -> None:
     plugin = {"cniVersion": "0.3.1", **plugin, "name": name}
-    made = list_of_configuration(json.dumps(plugin, **layout))
-    assert json.loads(made) == {"cniVersion": plugin["cniVersion"], "name": name, "plugins": [plugin]}
-    assert without_plugin(with_plugin(made, OURS)) == made
+    network_list = list_of_configuration(json.dumps(plugin, **layout))
+    assert json.loads(network_list) == {"cniVersion": plugin["cniVersion"], "name": name, "plugins": [plugin]}
+    assert without_plugin(with_plugin(network_list, OURS)) == network_list
 
 
 @given(st.text() | lists().flatmap(lambda text: st.integers(0, len(text)).map(lambda at: text[:at])))
@@ -94,11 +94,11 @@ def test_whatever_is_in_a_file_it_is_a_list_or_a_line_that_says_why_not(text: st
     try:
         entered = with_plugin(text, OURS)
     except ValueError as error:
-        said = str(error)
+        message = str(error)
     else:
-        said = ""
+        message = ""
         assert types(entered)[-1] == PLUGIN
-    assert "\n" not in said
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(("text", "why"), BROKEN.items(), ids=range(len(BROKEN)))
@@ -137,9 +137,9 @@ def test_flannels_list_afterwards() -> None:
 
 
 def test_a_single_plugin_of_gkes_as_a_list() -> None:
-    made = list_of_configuration(SINGLE)
-    assert types(made) == ("ptp",)
-    assert json.loads(made)["plugins"] == [json.loads(SINGLE)]
+    network_list = list_of_configuration(SINGLE)
+    assert types(network_list) == ("ptp",)
+    assert json.loads(network_list)["plugins"] == [json.loads(SINGLE)]
 
 
 @pytest.mark.parametrize("text", ['{"type": "bridge"}', "[]", "{", '{"type": 1}'])

@@ -50,8 +50,8 @@ def listed(name: str, identity: str, *, ready: bool = True) -> Any:  # noqa: ANN
 def status(network: Any = api.POD, info: str = "", state: Any = api.SANDBOX_READY) -> Any:  # noqa: ANN401
     options = api.NamespaceOption(network=network)
     linux = api.LinuxPodSandboxStatus(namespaces=api.Namespace(options=options))
-    told = api.PodSandboxStatus(state=state, linux=linux, annotations={"a": "b"})
-    return api.PodSandboxStatusResponse(status=told, info={"info": info} if info else {})
+    report = api.PodSandboxStatus(state=state, linux=linux, annotations={"a": "b"})
+    return api.PodSandboxStatusResponse(status=report, info={"info": info} if info else {})
 
 
 def read(items: list[Any], statuses: Mapping[str, Any]) -> list[Sandbox]:
@@ -59,17 +59,17 @@ def read(items: list[Any], statuses: Mapping[str, Any]) -> list[Sandbox]:
 
 
 def test_a_pod_as_containerd_tells_it() -> None:
-    found = read([listed("web", IDENTITY)], {IDENTITY: status(info=RECORDED.read_text())})
-    wanted = Sandbox(IDENTITY, "web", "default", "uid-web", ready=True, annotations={"a": "b"}, netns=NETNS, pid=16001)
-    assert found == [wanted]
+    actual = read([listed("web", IDENTITY)], {IDENTITY: status(info=RECORDED.read_text())})
+    desired = Sandbox(IDENTITY, "web", "default", "uid-web", ready=True, annotations={"a": "b"}, netns=NETNS, pid=16001)
+    assert actual == [desired]
 
 
 def test_pods_are_in_order_and_those_that_have_ended_are_not_asked_for() -> None:
     runtime = Runtime(
         [listed("b", "2"), listed("c", "3", ready=False), listed("a", "1")], {"1": status(), "2": status()}
     )
-    found = list(sandboxes(cast("GrpcChannel", runtime)))
-    assert [(each.name, each.ready) for each in found] == [("a", True), ("b", True), ("c", False)]
+    actual = list(sandboxes(cast("GrpcChannel", runtime)))
+    assert [(each.name, each.ready) for each in actual] == [("a", True), ("b", True), ("c", False)]
     assert runtime.asked == ["1", "2"]
 
 
@@ -79,8 +79,8 @@ def test_a_pod_that_goes_between_two_questions_has_ended() -> None:
 
 
 def test_a_pod_in_the_nodes_network() -> None:
-    (found,) = read([listed("a", "1")], {"1": status(network=api.NODE)})
-    assert (found.host, found.netns) == (True, "")
+    (actual,) = read([listed("a", "1")], {"1": status(network=api.NODE)})
+    assert (actual.host, actual.netns) == (True, "")
 
 
 @pytest.mark.parametrize(

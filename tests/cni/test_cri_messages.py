@@ -55,11 +55,11 @@ def test_the_generated_code_is_that_of_the_proto_file() -> None:
 @given(items=st.lists(SANDBOXES, max_size=3))
 def test_what_a_runtime_writes_is_read(items: list[Any]) -> None:
     data = api.ListPodSandboxResponse(items=items).SerializeToString()
-    for found, wrote in zip(ListPodSandboxResponse.FromString(data).items, items, strict=True):
-        assert (found.id, found.metadata.name, found.metadata.uid) == (
+    for actual, wrote in zip(ListPodSandboxResponse.FromString(data).items, items, strict=True):
+        assert (actual.id, actual.metadata.name, actual.metadata.uid) == (
             wrote.id,
             wrote.metadata.name,
             wrote.metadata.uid,
         )
-        assert (found.metadata.namespace, found.state) == (wrote.metadata.namespace, wrote.state)
-        assert dict(found.annotations) == dict(wrote.annotations)
+        assert (actual.metadata.namespace, actual.state) == (wrote.metadata.namespace, wrote.state)
+        assert dict(actual.annotations) == dict(wrote.annotations)

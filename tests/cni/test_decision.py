@@ -58,10 +58,10 @@ def meant(text: str) -> object:
     ],
 )
 def test_pods_that_are_passed_through_and_why(pod: PodDescription, why: str) -> None:
-    found = decide_for_pod(pod, Settings(), account)
-    assert found.decision == PASSED
-    assert why in found.why
-    assert found.options is None
+    decision = decide_for_pod(pod, Settings(), account)
+    assert decision.decision == PASSED
+    assert why in decision.why
+    assert decision.options is None
 
 
 @pytest.mark.parametrize(
@@ -81,16 +81,16 @@ def test_pods_that_are_passed_through_and_why(pod: PodDescription, why: str) -> 
     ],
 )
 def test_pods_that_are_captured(pod: PodDescription) -> None:
-    found = decide_for_pod(pod, Settings(), account)
-    assert found.decision == CAPTURED
-    assert found.options == meant(EVERYTHING)
+    decision = decide_for_pod(pod, Settings(), account)
+    assert decision.decision == CAPTURED
+    assert decision.options == meant(EVERYTHING)
 
 
 def test_what_the_sidecars_container_says() -> None:
-    said = {"ISTIO_META_DNS_CAPTURE": "true", "INVALID_DROP": "1", "ISTIO_DUAL_STACK": "false", "OTHER": "x"}
-    found = decide_for_pod(FULL.replace(variables=said, proxy_uid=1000, proxy_gid=1001), Settings(), account)
-    wanted = f"{EVERYTHING} --redirect-dns --drop-invalid --no-dual-stack -u 1000 -g 1001"
-    assert found.options == meant(wanted)
+    message = {"ISTIO_META_DNS_CAPTURE": "true", "INVALID_DROP": "1", "ISTIO_DUAL_STACK": "false", "OTHER": "x"}
+    decision = decide_for_pod(FULL.replace(variables=message, proxy_uid=1000, proxy_gid=1001), Settings(), account)
+    desired = f"{EVERYTHING} --redirect-dns --drop-invalid --no-dual-stack -u 1000 -g 1001"
+    assert decision.options == meant(desired)
     with pytest.raises(OptionError, match="INVALID_DROP of the container istio-proxy: 'x': not true or false"):
         decide_for_pod(FULL.replace(variables={"INVALID_DROP": "x"}), Settings(), account)
 
@@ -109,8 +109,8 @@ def test_what_the_sidecars_container_says() -> None:
     ],
 )
 def test_what_the_pods_proxy_configuration_says(text: str) -> None:
-    found = decide_for_pod(pod_from_annotations({**INJECTED, PROXY_CONFIG: text}), Settings(), account)
-    assert found.options == meant(f"{EVERYTHING} --redirect-dns")
+    decision = decide_for_pod(pod_from_annotations({**INJECTED, PROXY_CONFIG: text}), Settings(), account)
+    assert decision.options == meant(f"{EVERYTHING} --redirect-dns")
 
 
 @pytest.mark.parametrize(
@@ -122,24 +122,24 @@ def test_what_the_pods_proxy_configuration_says(text: str) -> None:
     ],
 )  # fmt: skip
 def test_only_the_key_itself_counts_in_a_proxy_configuration(text: str) -> None:
-    found = decide_for_pod(pod_from_annotations({**INJECTED, PROXY_CONFIG: text}), Settings(), account)
-    assert found.options == meant(EVERYTHING)
+    decision = decide_for_pod(pod_from_annotations({**INJECTED, PROXY_CONFIG: text}), Settings(), account)
+    assert decision.options == meant(EVERYTHING)
 
 
 @given(st.dictionaries(st.text(), st.text() | st.booleans() | st.integers() | st.dates() | st.lists(st.text())))
 def test_any_yaml_around_the_key_leaves_its_meaning(others: dict[str, object]) -> None:
     config = {**others, "proxyMetadata": {"INVALID_DROP": "true"}, "proxy_metadata": None, "interceptionMode": "TPROXY"}
-    found = decide_for_pod(
+    decision = decide_for_pod(
         pod_from_annotations({**INJECTED, PROXY_CONFIG: yaml.safe_dump(config)}), Settings(), account
     )
-    assert found.options == meant(f"{EVERYTHING} --drop-invalid -m TPROXY")
+    assert decision.options == meant(f"{EVERYTHING} --drop-invalid -m TPROXY")
 
 
 def test_the_mode_in_a_proxy_configuration_counts_where_no_annotation_sets_it() -> None:
     config = {**INJECTED, PROXY_CONFIG: "interceptionMode: NONE"}
     assert decide_for_pod(pod_from_annotations(config), Settings(), account).decision == PASSED
-    found = decide_for_pod(pod_from_annotations({**config, MODE: "TPROXY"}), Settings(), account)
-    assert found.options == meant(f"{EVERYTHING} -m TPROXY")
+    decision = decide_for_pod(pod_from_annotations({**config, MODE: "TPROXY"}), Settings(), account)
+    assert decision.options == meant(f"{EVERYTHING} -m TPROXY")
 
 
 # A few hundred bytes of aliases that would be gigabytes of text.
@@ -172,11 +172,11 @@ def test_a_proxy_configuration_that_can_not_be_read_is_said() -> None:
 
 def test_defaults_count_where_a_pod_says_nothing() -> None:
     chosen = Settings(defaults={"istio_service_cidr": "10.0.0.0/8", "native_nftables": "true", "proxy_uid": "5"})
-    found = decide_for_pod(FULL, chosen, account).options
-    assert found == meant(EVERYTHING.replace("-i *", "-i 10.0.0.0/8").replace("1337", "5") + " --native-nftables")
-    asked = {**INJECTED, "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.9.0.0/16"}
-    again = decide_for_pod(FULL.replace(annotations=asked), chosen, account).options
-    assert again == found.replace(istio_service_cidr=options(["-i", "10.9.0.0/16"], {}).istio_service_cidr)  # type: ignore[union-attr]
+    decision = decide_for_pod(FULL, chosen, account).options
+    assert decision == meant(EVERYTHING.replace("-i *", "-i 10.0.0.0/8").replace("1337", "5") + " --native-nftables")
+    request = {**INJECTED, "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.9.0.0/16"}
+    again = decide_for_pod(FULL.replace(annotations=request), chosen, account).options
+    assert again == decision.replace(istio_service_cidr=options(["-i", "10.9.0.0/16"], {}).istio_service_cidr)  # type: ignore[union-attr]
 
 
 # -- The sources, in their order.
@@ -193,20 +193,20 @@ def test_annotations_come_first() -> None:
 
 
 def test_then_the_block() -> None:
-    found = decided(Settings(None, {"istio_service_cidr": "10.0.0.0/8"}, api=Api("/kubeconfig")))
-    assert found.options == meant(EVERYTHING.replace("-i *", "-i 10.0.0.0/8"))
+    decision = decided(Settings(None, {"istio_service_cidr": "10.0.0.0/8"}, api=Api("/kubeconfig")))
+    assert decision.options == meant(EVERYTHING.replace("-i *", "-i 10.0.0.0/8"))
     assert decided(Settings(block={}), {}).options == meant(EVERYTHING)
 
 
 def test_then_the_api() -> None:
-    asked = []
+    request = []
 
     def ask(api: Api, namespace: str, name: str) -> PodDescription:
-        asked.append((api.kubeconfig, namespace, name))
+        request.append((api.kubeconfig, namespace, name))
         return FULL
 
     assert decide(REQUEST, Settings(api=Api("/kubeconfig")), ask, account).decision == CAPTURED
-    assert asked == [("/kubeconfig", "default", "web-0")]
+    assert request == [("/kubeconfig", "default", "web-0")]
 
 
 def test_nothing_to_go_by_is_an_error() -> None:

@@ -99,24 +99,24 @@ def outcomes() -> list[dict[str, str]]:
 
 def text(name: str) -> str:
     """What Helm makes of values by their name."""
-    told = outcomes()[list(VALUES).index(name)]
-    assert "text" in told, told
-    return told["text"]
+    report = outcomes()[list(VALUES).index(name)]
+    assert "text" in report, report
+    return report["text"]
 
 
 def by_kind(objects: list[Any]) -> dict[str, Any]:
     """Objects by their kind, of which there is one each but for the dashboard's ConfigMap."""
-    found = {
+    result = {
         each["metadata"]["name"] if each["metadata"]["name"].endswith("dashboard") else each["kind"]: each
         for each in objects
     }
-    assert len(found) == len(objects)
-    return found
+    assert len(result) == len(objects)
+    return result
 
 
 def test_the_chart_makes_what_stands_in_the_plain_file() -> None:
-    (told,) = template(CHART, "kube-system", "{}")
-    assert by_kind(documents(told["text"])) == by_kind(PLAIN)
+    (report,) = template(CHART, "kube-system", "{}")
+    assert by_kind(documents(report["text"])) == by_kind(PLAIN)
 
 
 @pytest.mark.parametrize("name", sorted(set(VALUES) - {"defaults"}))
@@ -163,9 +163,9 @@ def test_each_function_has_the_verbs_that_it_needs(name: str, rules: list[dict[s
 
 
 def test_without_the_agent_there_is_no_access_to_the_api() -> None:
-    found = by_kind(documents(text("installer")))
-    assert set(found) == {"ServiceAccount", "ConfigMap", "DaemonSet"}
-    pod = found["DaemonSet"]["spec"]["template"]["spec"]
+    actual = by_kind(documents(text("installer")))
+    assert set(actual) == {"ServiceAccount", "ConfigMap", "DaemonSet"}
+    pod = actual["DaemonSet"]["spec"]["template"]["spec"]
     assert not pod["automountServiceAccountToken"]
     assert "/run/istio-init" not in {each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
 
@@ -217,8 +217,8 @@ def test_the_agent_finds_the_nodes_bpf_file_system_where_it_is_mounted() -> None
 
 @pytest.mark.parametrize("name", ["ebpf", "ebpf-repair", "ebpf-installer"])
 def test_the_plugin_is_told_of_ebpf_by_the_installer(name: str) -> None:
-    found = by_kind(documents(text(name)))
-    (container,) = found["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+    actual = by_kind(documents(text(name)))
+    (container,) = actual["DaemonSet"]["spec"]["template"]["spec"]["containers"]
     assert "--capture-backend=ebpf" in container["args"]
     if "exec" in container["readinessProbe"]:
         assert "--capture-backend=ebpf" in container["readinessProbe"]["exec"]["command"]
@@ -235,13 +235,13 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
 
 
 def test_probes_and_prometheus_ask_the_port_that_the_agent_listens_on() -> None:
-    found = by_kind(documents(text("seen")))
-    (container,) = found["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+    actual = by_kind(documents(text("seen")))
+    (container,) = actual["DaemonSet"]["spec"]["template"]["spec"]["containers"]
     assert container["ports"] == [{"name": "metrics", "containerPort": DEFAULTS["agent"]["port"]}]
     assert f"--listen=:{DEFAULTS['agent']['port']}" in container["args"]
     for probe, path in (("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")):
         assert container[probe]["httpGet"] == {"path": path, "port": "metrics"}
-    service, monitor = found["Service"], found["ServiceMonitor"]
+    service, monitor = actual["Service"], actual["ServiceMonitor"]
     assert service["spec"]["ports"][0]["targetPort"] == "metrics"
     assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
@@ -290,8 +290,8 @@ def values_of(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dic
 
 @pytest.mark.parametrize("number", range(len(MISTAKES)))
 def test_mistakes_are_noticed(number: int) -> None:
-    told, (values, why) = outcomes()[len(VALUES) + number], MISTAKES[number]
-    assert why in told.get("error", ""), values
+    report, (values, why) = outcomes()[len(VALUES) + number], MISTAKES[number]
+    assert why in report.get("error", ""), values
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(merged(DEFAULTS, values), SCHEMA)
 

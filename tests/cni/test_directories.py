@@ -22,12 +22,12 @@ class Node:
 
     def has(self, pair: Directories, *networks: str) -> Directories:
         """Make a pair of directories, with empty networks of these names; returns them as they are found."""
-        found = Directories(f"{self.root}{pair.networks}", f"{self.root}{pair.programs}")
-        for path in (found.networks, found.programs):
+        result = Directories(f"{self.root}{pair.networks}", f"{self.root}{pair.programs}")
+        for path in (result.networks, result.programs):
             Path(path).mkdir(parents=True, exist_ok=True)
         for name in networks:
-            Path(found.networks, name).touch()
-        return found
+            Path(result.networks, name).touch()
+        return result
 
     def containerd(self, text: str) -> None:
         """Configure containerd."""
@@ -61,8 +61,8 @@ def test_containerds_own_word_counts_first(node: Node, text: str) -> None:
     usual = node.has(DEFAULT)
     # What it says but is not there is not taken.
     assert node.detect() == usual
-    found = node.has(OURS)
-    assert node.detect() == found
+    exists = node.has(OURS)
+    assert node.detect() == exists
     # Of two the one that pods get a network from.
     node.has(DEFAULT, "10-a.conflist")
     assert node.detect() == usual
@@ -84,8 +84,8 @@ def test_a_configuration_of_containerds_that_is_broken(node: Node) -> None:
 def test_one_that_is_named_goes_with_its_own(node: Node) -> None:
     gke = USUAL[-1]
     node.has(DEFAULT)
-    found = node.has(gke)
-    assert node.detect(programs=gke.programs) == found
+    exists = node.has(gke)
+    assert node.detect(programs=gke.programs) == exists
     # One that nobody knows goes with the usual other.
     assert node.detect(networks="/a") == Directories("/a", DEFAULT.programs)
     assert node.detect(programs="/b") == Directories(DEFAULT.networks, "/b")

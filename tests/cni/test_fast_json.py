@@ -29,9 +29,9 @@ def test_what_is_written_is_read_back_by_both(value: object) -> None:
 @given(st.dictionaries(st.text(), VALUES), st.sampled_from([None, 1, "\t"]))
 def test_members_come_with_their_text(value: dict[str, object], indent: str | int | None) -> None:
     text = f" {json.dumps(value, indent=indent)}\n"
-    found = members(text)
-    assert {name: member for name, (member, _) in found.items()} == value
-    assert all(json.loads(raw) == member and raw in text for member, raw in found.values())
+    members_read = members(text)
+    assert {name: member for name, (member, _) in members_read.items()} == value
+    assert all(json.loads(raw) == member and raw in text for member, raw in members_read.values())
 
 
 def no_json(word: str) -> None:

@@ -51,13 +51,13 @@ def test_what_a_pod_says(tmp_path: Path) -> None:
         ],
         "securityContext": {"runAsUser": 1000, "runAsGroup": 1001},
     }
-    told = pod(SAID, containers=[{"name": "app"}, proxy], initContainers=[{"name": "istio-validation"}])
-    told["metadata"]["labels"] = {INJECT: "true"}
-    with serving(tmp_path, (200, told)) as server:
-        found = ask(server.kubeconfig)
+    report = pod(SAID, containers=[{"name": "app"}, proxy], initContainers=[{"name": "istio-validation"}])
+    report["metadata"]["labels"] = {INJECT: "true"}
+    with serving(tmp_path, (200, report)) as server:
+        answer = ask(server.kubeconfig)
     names = ("istio-validation", "app", "istio-proxy")
     variables = {"INVALID_DROP": "true", "POD_IP": ""}
-    assert found == PodDescription(SAID, {INJECT: "true"}, names, variables, "sidecar", 1000, 1001)
+    assert answer == PodDescription(SAID, {INJECT: "true"}, names, variables, "sidecar", 1000, 1001)
     assert server.asked == [("/api/v1/namespaces/default/pods/web-0", "Bearer secret-words")]
 
 
@@ -79,8 +79,8 @@ def test_what_a_pod_says(tmp_path: Path) -> None:
 )
 def test_pods_of_other_kinds(tmp_path: Path, spec: dict[str, Any], changed: dict[str, Any]) -> None:
     with serving(tmp_path, (200, pod(SAID, **spec))) as server:
-        found = ask(server.kubeconfig)
-    assert found == PodDescription(SAID, {}, ("app", "istio-proxy")).replace(**changed)
+        answer = ask(server.kubeconfig)
+    assert answer == PodDescription(SAID, {}, ("app", "istio-proxy")).replace(**changed)
 
 
 def test_a_server_that_is_busy_is_asked_again(tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ def test_no_answer_is_an_error_and_nothing_is_begun(tmp_path: Path) -> None:
     with serving(tmp_path, FORBIDDEN) as server:
         asking = {"kubeconfig": server.kubeconfig, "attempts": 1}
         code, text = plugin.answer(CALL, configuration(tmp_path, kubernetes=asking))
-    told = json.loads(text)
-    assert (code, told["code"]) == (1, TRY_AGAIN)
+    document = json.loads(text)
+    assert (code, document["code"]) == (1, TRY_AGAIN)
     assert not (tmp_path / "run").exists()
 
 

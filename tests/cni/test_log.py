@@ -31,11 +31,11 @@ def test_a_line_is_one_line_of_json_and_never_too_long(message: str, pod: str, w
     assert data.endswith(b"\n")
     assert data.count(b"\n") == 1
     assert len(data) <= LONGEST_LINE
-    told = json.loads(data.decode("ascii"))
-    assert message.startswith(told["msg"])
-    assert pod.startswith(told["pod"])
-    assert (told["level"], told["sandbox"]) == ("info", FACTS["sandbox"])
-    assert ("cut" in told) == (told["msg"] != message or told["pod"] != pod or told["why"] != why)
+    document = json.loads(data.decode("ascii"))
+    assert message.startswith(document["msg"])
+    assert pod.startswith(document["pod"])
+    assert (document["level"], document["sandbox"]) == ("info", FACTS["sandbox"])
+    assert ("cut" in document) == (document["msg"] != message or document["pod"] != pod or document["why"] != why)
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def written_at_once(path: Path, limit: int) -> None:
 
 def test_many_writers_at_once_lose_no_line_and_mix_none(log: Path) -> None:
     written_at_once(log, 1 << 30)
-    said = Counter(tuple(each["msg"].split()[:2]) for each in whole_lines(log))
-    assert said == Counter((str(writer), str(number)) for writer in range(WRITERS) for number in range(LINES))
+    counts = Counter(tuple(each["msg"].split()[:2]) for each in whole_lines(log))
+    assert counts == Counter((str(writer), str(number)) for writer in range(WRITERS) for number in range(LINES))
     assert not log.with_name(log.name + OLDER).exists()
 
 
@@ -89,9 +89,9 @@ def test_many_writers_at_once_keep_the_bound(log: Path) -> None:
         assert 0 < path.stat().st_size <= limit
         assert path.stat().st_mode & 0o777 == 0o600
     # The youngest are kept, in the order in which each writer wrote them.
-    said = [each["msg"].split()[:2] for path in (older, log) for each in whole_lines(path)]
+    message = [each["msg"].split()[:2] for path in (older, log) for each in whole_lines(path)]
     for writer in range(WRITERS):
-        own = [int(number) for name, number in said if name == str(writer)]
+        own = [int(number) for name, number in message if name == str(writer)]
         assert own == sorted(own)
     assert log.parent.stat().st_mode & 0o777 == 0o700
     assert len(list(log.parent.iterdir())) == 2
@@ -139,9 +139,9 @@ def test_somebody_who_keeps_the_file_locked_holds_up_nobody_for_long(
         podlog = PodLog("info", str(log), 1 << 20)
         podlog.info("first")
         podlog.info("second")
-    said = [json.loads(each)["msg"] for each in capfd.readouterr().err.splitlines()]
-    assert (said[0], said[2]) == ("first", "second")
-    assert said[1].startswith(f"log_file: {log}: can't be written")
+    output = [json.loads(each)["msg"] for each in capfd.readouterr().err.splitlines()]
+    assert (output[0], output[2]) == ("first", "second")
+    assert output[1].startswith(f"log_file: {log}: can't be written")
     assert log.read_bytes() == b"{}\n"
 
 

@@ -15,10 +15,10 @@ from istio_init.kernel.host.files import PARTIAL
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    made = tmp_path / "bin"
-    made.mkdir()
-    (made / "bridge").write_text("another's")
-    return made
+    path = tmp_path / "bin"
+    path.mkdir()
+    (path / "bridge").write_text("another's")
+    return path
 
 
 def bundle(directory: Path, says: str) -> str:
@@ -61,8 +61,8 @@ def test_a_bundle_is_installed_replaced_and_removed(tmp_path: Path, programs: Pa
 def test_a_bundle_takes_the_place_of_a_program_and_the_other_way_round(tmp_path: Path, programs: Path) -> None:
     source, single = bundle(tmp_path, "one"), tmp_path / "single"
     single.write_text("#!/bin/sh\n")
-    for given, there in ((str(single), {PLUGIN}), (source, {PLUGIN, f"{PLUGIN}.{digest(source)}"})):
-        assert install(given, str(programs))
+    for arguments, there in ((str(single), {PLUGIN}), (source, {PLUGIN, f"{PLUGIN}.{digest(source)}"})):
+        assert install(arguments, str(programs))
         assert names(programs) == {"bridge", *there}
     assert install(str(single), str(programs))
     assert (programs / PLUGIN).read_text() == single.read_text()
@@ -81,22 +81,22 @@ def test_what_a_killed_run_left_half_copied_is_taken_away(tmp_path: Path, progra
 
 def test_what_changes_the_digest(tmp_path: Path) -> None:
     source = bundle(tmp_path, "one")
-    seen = {digest(source)}
+    observed = {digest(source)}
     for path in sorted(Path(source).rglob("*")):
         if path.is_file():
             before = path.stat().st_mode
             path.chmod(0o700)
-            seen.add(digest(source))
+            observed.add(digest(source))
             path.chmod(before)
             text = path.read_text()
             path.write_text(text + " ")
-            seen.add(digest(source))
+            observed.add(digest(source))
             path.write_text(text)
             os.utime(path, (1, 1))
-    assert len(seen) == 9
-    assert digest(source) in seen
+    assert len(observed) == 9
+    assert digest(source) in observed
     Path(source, "more").touch()
-    assert digest(source) not in seen
+    assert digest(source) not in observed
 
 
 @pytest.mark.parametrize("name", ["a b", "x" * (LONGEST_LINE // 2)])

@@ -36,8 +36,8 @@ NOWHERE = "/nowhere/at/all"
 
 
 def environment(command: str = "ADD", **more: str) -> dict[str, str]:
-    known = {"CNI_COMMAND": command, "CNI_CONTAINERID": "a1", "CNI_NETNS": NOWHERE, "CNI_IFNAME": "eth0"}
-    return {**known, "CNI_ARGS": POD, **more}
+    recorded = {"CNI_COMMAND": command, "CNI_CONTAINERID": "a1", "CNI_NETNS": NOWHERE, "CNI_IFNAME": "eth0"}
+    return {**recorded, "CNI_ARGS": POD, **more}
 
 
 def configuration(version: object = NEWEST, **more: object) -> bytes:
@@ -156,8 +156,8 @@ def test_arguments_of_other_runtimes_are_no_mistakes() -> None:
 def test_options_are_given_by_their_flags() -> None:
     block = {"istio-service-cidr": ["10.0.0.0/8", "fd00::/8"], "envoy_port": 15011, "native-nftables": True}
     data = configuration(istio=block, args={"istio": {"envoy-port": "15012"}})
-    found = settings(read(environment(), data).members).block
-    assert found == {"istio_service_cidr": "10.0.0.0/8,fd00::/8", "envoy_port": "15012", "native_nftables": "true"}
+    actual = settings(read(environment(), data).members).block
+    assert actual == {"istio_service_cidr": "10.0.0.0/8,fd00::/8", "envoy_port": "15012", "native_nftables": "true"}
 
 
 # -- The whole plugin, which is to answer whatever comes. None of these calls has a namespace to do anything in.
@@ -215,24 +215,24 @@ def answered(environ: dict[str, str], data: bytes) -> dict[str, Any]:
     code, text = plugin.answer(environ, data)
     assert code in {0, 1}
     assert text.count("\n") <= 1
-    told: dict[str, Any] = json.loads(text) if text else {}
+    document: dict[str, Any] = json.loads(text) if text else {}
     if code:
-        assert told["cniVersion"] in VERSIONS
-        assert told["code"] not in {0, protocol.FAULT}, told
-        assert told["msg"].isprintable()
-    return told
+        assert document["cniVersion"] in VERSIONS
+        assert document["code"] not in {0, protocol.FAULT}, document
+        assert document["msg"].isprintable()
+    return document
 
 
 @given(st.sampled_from([*NEEDED, ""]), st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes_are_answered(command: str, data: bytes) -> None:
-    told = answered(environment(command), data)
-    assert command == "VERSION" or told["code"] in {ENVIRONMENT, DECODING, INCOMPATIBLE_VERSION}
+    answer = answered(environment(command), data)
+    assert command == "VERSION" or answer["code"] in {ENVIRONMENT, DECODING, INCOMPATIBLE_VERSION}
 
 
 @settings_of_hypothesis(max_examples=50)
 @given(st.sampled_from([each for each in NEEDED if each != "STATUS"]), CONFIGURATIONS, VALUES | st.just(POD))
-def test_any_configuration_is_answered(command: str, given: dict[str, object], args: str) -> None:
-    answered(environment(command, CNI_ARGS=args), json.dumps(given).encode())
+def test_any_configuration_is_answered(command: str, text: dict[str, object], args: str) -> None:
+    answered(environment(command, CNI_ARGS=args), json.dumps(text).encode())
 
 
 @given(st.dictionaries(st.sampled_from(["CNI_COMMAND", *NEEDED["ADD"], "CNI_ARGS"]), VALUES))
@@ -244,10 +244,10 @@ def test_any_environment_is_answered(environ: dict[str, str]) -> None:
 def test_a_megabyte_of_anything_is_an_error_of_one_line(key: str) -> None:
     long = "8080,$(reboot)\n" * 80_000
     pod = {"sidecar.istio.io/status": "{}", "traffic.sidecar.istio.io/includeInboundPorts": long}
-    given = {"istio": {"istio-inbound-ports": long}, "runtimeConfig": {CAPABILITY: pod}}[key]
-    told = answered(environment(), configuration(NEWEST, **{key: given}))
-    assert told["code"] == CONFIGURATION
-    assert len(told["msg"]) < 600
+    text = {"istio": {"istio-inbound-ports": long}, "runtimeConfig": {CAPABILITY: pod}}[key]
+    answer = answered(environment(), configuration(NEWEST, **{key: text}))
+    assert answer["code"] == CONFIGURATION
+    assert len(answer["msg"]) < 600
 
 
 def test_what_libraries_print_does_not_reach_the_result(tmp_path: Path) -> None:
@@ -273,11 +273,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("command", "given", "told"),
+    ("command", "text", "report"),
     [("STATUS", "1.0.0", "1.0.0"), ("ADD", "0.3.1", "0.3.1"), ("nothing", "0.4.0", "0.4.0"), ("ADD", "9", NEWEST)],
 )
-def test_an_error_is_told_in_the_configurations_version(command: str, given: str, told: str) -> None:
-    assert answered(environment(command, CNI_CONTAINERID=""), configuration(given))["cniVersion"] == told
+def test_an_error_is_told_in_the_configurations_version(command: str, text: str, report: str) -> None:
+    assert answered(environment(command, CNI_CONTAINERID=""), configuration(text))["cniVersion"] == report
 
 
 def test_a_fault_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +286,7 @@ def test_a_fault_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(plugin.VERBS, "ADD", broken)
     code, text = plugin.answer(environment(), configuration())
-    told = json.loads(text)
-    assert (code, told["code"]) == (1, protocol.FAULT)
-    assert "ZeroDivisionError: a b" in told["msg"]
-    assert "test_protocol.py" in told["details"]
+    document = json.loads(text)
+    assert (code, document["code"]) == (1, protocol.FAULT)
+    assert "ZeroDivisionError: a b" in document["msg"]
+    assert "test_protocol.py" in document["details"]

@@ -72,8 +72,8 @@ def test_the_text() -> None:
 
 
 def test_the_document() -> None:
-    told = document(found(DRIFTED, differences=("one",), connections=0))
-    assert json.loads(json.dumps(told)) == {
+    report = document(found(DRIFTED, differences=("one",), connections=0))
+    assert json.loads(json.dumps(report)) == {
         "namespace": "default",
         "pod": "web-1",
         "uid": "uid",
@@ -105,17 +105,17 @@ def test_the_nodes_own_network_is_passed_through_whatever_the_runtime_says(tmp_p
 
 
 def test_annotations_are_handed_on_where_the_entry_asks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    observed = []
 
     def noted(members: dict[str, Any]) -> None:
-        seen.append(members.get("runtimeConfig"))
+        observed.append(members.get("runtimeConfig"))
         raise InitError("seen")
 
     monkeypatch.setattr(repair, "settings", noted)
     for capabilities in ({CAPABILITY: True}, {CAPABILITY: False}, {}, 5):
         entry = {"type": "istio-init-cni", "capabilities": capabilities}
         assert examine(POD.replace(netns=OWN), PodNetwork("pods", entry), fix=False).why == "seen"
-    assert seen == [{CAPABILITY: {"a": "b"}}, None, None, None]
+    assert observed == [{CAPABILITY: {"a": "b"}}, None, None, None]
 
 
 def test_one_pods_fault_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,13 +162,13 @@ def test_where_the_entry_comes_from(tmp_path: Path) -> None:
     with pytest.raises(InitError, match="no network here has the plugin; add it with istio-init cni install"):
         network_of(str(networks), "")
     config.write_text('{"istio": {}, "capabilities": {}}')
-    given = {"type": "istio-init-cni", "istio": {}, "capabilities": {}}
-    assert network_of("", str(config)) == PodNetwork(ANY_NETWORK, given)
+    arguments = {"type": "istio-init-cni", "istio": {}, "capabilities": {}}
+    assert network_of("", str(config)) == PodNetwork(ANY_NETWORK, arguments)
     conflist = json.loads(LISTS["10-flannel"])
     conflist["plugins"].append({"type": "istio-init-cni", "defaults": {}})
     (networks / "10-flannel.conflist").write_text(json.dumps(conflist))
     assert network_of(str(networks), "") == PodNetwork("cbr0", conflist["plugins"][-1])
-    assert network_of(str(networks), str(config)) == PodNetwork("cbr0", given)
+    assert network_of(str(networks), str(config)) == PodNetwork("cbr0", arguments)
 
 
 def test_the_job_that_repairs_a_node() -> None:
@@ -185,8 +185,8 @@ def test_the_job_that_repairs_a_node() -> None:
     words: list[str] = container["command"] + container["args"]
     program, group, verb, *flags = words
     assert (program, group) == ("/usr/local/bin/istio-init", "cni")
-    known = typer.main.get_command(application).commands[verb].params  # type: ignore[attr-defined]
-    names = {name for parameter in known for name in (*parameter.opts, *parameter.secondary_opts)}
+    recorded = typer.main.get_command(application).commands[verb].params  # type: ignore[attr-defined]
+    names = {name for parameter in recorded for name in (*parameter.opts, *parameter.secondary_opts)}
     assert {flag.partition("=")[0] for flag in flags} <= names
     paths = {each["name"]: each["hostPath"]["path"] for each in pod["spec"]["volumes"]}
     assert {each["name"]: each["mountPath"] for each in container["volumeMounts"]} == paths

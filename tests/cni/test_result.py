@@ -21,7 +21,7 @@ JSON = st.recursive(
 
 
 @pytest.mark.parametrize(
-    ("result", "found"),
+    ("result", "actual"),
     [
         (OLD, ["10.0.0.2", "fd00::2"]),
         (MIDDLE, ["fd00::2", "10.0.0.2"]),
@@ -30,8 +30,8 @@ JSON = st.recursive(
         ({"ips": [{"address": "what?"}, 5, {}], "ip4": []}, []),
     ],
 )
-def test_the_addresses_in_their_order(result: dict[str, Any], found: list[str]) -> None:
-    assert [each.network for each in addresses(result)] == [parsers.address(text) for text in found]
+def test_the_addresses_in_their_order(result: dict[str, Any], actual: list[str]) -> None:
+    assert [each.network for each in addresses(result)] == [parsers.address(text) for text in actual]
 
 
 @given(JSON)

@@ -80,7 +80,7 @@ def model(parsed: Parsed) -> Any:  # noqa: ANN401 (JSON)
 def test_every_case_has_a_page_with_all_its_rules(capsys: pytest.CaptureFixture[str], name: str) -> None:
     words = shlex.join(argv(name))
     _, parsed = written(capsys, words)
-    told = [attributes["data-key"] for tag, attributes in parsed.elements if tag == "li" and "data-key" in attributes]
+    report = [attributes["data-key"] for tag, attributes in parsed.elements if tag == "li" and "data-key" in attributes]
     plan = Sidecar(words).plan
     for ruleset in plan.rulesets:
         tables = model(parsed)["families"][ruleset.family]["tables"]
@@ -89,7 +89,7 @@ def test_every_case_has_a_page_with_all_its_rules(capsys: pytest.CaptureFixture[
             for table in tables for chain in table["chains"] for number, rule in enumerate(chain["rules"], 1)
         }  # fmt: skip
         assert rules
-        assert rules.keys() <= set(told)
+        assert rules.keys() <= set(report)
         assert set(rules.values()) <= set(parsed.texts["code"])
 
 
@@ -139,12 +139,12 @@ def test_everything_that_is_typed_into_has_a_label_and_every_name_is_there_once(
 def test_the_packet_that_is_asked_about_is_typed_in(capsys: pytest.CaptureFixture[str]) -> None:
     question = "--outbound --to 10.1.2.3:443 --uid 1337 --mark 16 --state related --reply"
     _, parsed = written(capsys, f"{ARTICLE} {question} --proxy-runs-as 5:6")
-    told = model(parsed)
-    assert told["typed"] == {
+    report = model(parsed)
+    assert report["typed"] == {
         "way": "outbound", "from": "", "to": "10.1.2.3:443", "protocol": "tcp", "interface": "", "uid": "1337",
         "gid": "", "mark": "0x10", "connmark": "0", "state": "RELATED", "reply": True,
     }  # fmt: skip
-    assert (told["envoy"]["uid"], told["envoy"]["gid"], told["family"]) == (5, 6, "ipv4")
+    assert (report["envoy"]["uid"], report["envoy"]["gid"], report["family"]) == (5, 6, "ipv4")
     assert model(written(capsys, f"{ARTICLE} --inbound --to [2001:db8::9]:1")[1])["family"] == "ipv6"
 
 

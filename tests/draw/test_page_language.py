@@ -29,8 +29,8 @@ def chinese() -> dict[str, str]:
     """The translations, as the page's script has them."""
     program = source("words") + "\nconsole.log(JSON.stringify(CHINESE));"
     done = subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True)
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
+    document: dict[str, str] = json.loads(done.stdout)
+    return document
 
 
 def texts(capsys: pytest.CaptureFixture[str]) -> set[str]:

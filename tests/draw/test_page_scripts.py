@@ -33,38 +33,38 @@ class Vectors(NamedTuple):
 @cache
 def vectors() -> Vectors:
     """Packets through the plans of all cases, and through whatever a namespace may hold; the same ones in each run."""
-    chance, made = Random("istio-init"), Vectors([], [])
+    chance, result = Random("istio-init"), Vectors([], [])
     plans = [page_cases.planned(shlex.join(argv(name))) for name in CASES]
     for about in (*plans, *(page_cases.namespace(chance) for _ in range(NAMESPACES))):
         family = chance.choice(FAMILIES)
         packets = [page_cases.question(chance) for _ in range(PACKETS)]
         subject = PageSubject(about.options, about.rulesets, about.facts, about.envoy, about.live)
         values = {**model(subject), **packet_flags.form_defaults()}
-        made.batches.append({"model": values, "family": family, "packets": packets})
-        made.expected.append([page_cases.said(about, typed, family) for typed in packets])
-    return made
+        result.batches.append({"model": values, "family": family, "packets": packets})
+        result.expected.append([page_cases.said(about, typed, family) for typed in packets])
+    return result
 
 
 def differing(changed: dict[str, str] | None = None, at_once: int = 1000) -> tuple[dict[str, Any], Any, Any] | None:
     """The first packet that scripts and simulator answer differently, and both answers."""
-    made = vectors()
-    for start in range(0, len(made.batches), at_once):
-        batches = made.batches[start : start + at_once]
-        found = page_scripts.answers(batches, changed)
-        for batch, expected, answers in zip(batches, made.expected[start:], found, strict=False):
-            for typed, said, answer in zip(batch["packets"], expected, answers, strict=True):
-                if not agrees(said, answer):
-                    return typed, said, answer
+    result = vectors()
+    for start in range(0, len(result.batches), at_once):
+        batches = result.batches[start : start + at_once]
+        actual = page_scripts.answers(batches, changed)
+        for batch, expected, answers in zip(batches, result.expected[start:], actual, strict=False):
+            for typed, message, answer in zip(batch["packets"], expected, answers, strict=True):
+                if not agrees(message, answer):
+                    return typed, message, answer
     return None
 
 
-def agrees(said: page_cases.Said | None, answer: Any) -> bool:  # noqa: ANN401 (JSON)
+def agrees(prediction: page_cases.Said | None, answer: Any) -> bool:  # noqa: ANN401 (JSON)
     """Whether an answer of the scripts is the simulator's, and lights up the same of what is drawn."""
-    if said is None or answer is None:
-        return said is answer
+    if prediction is None or answer is None:
+        return prediction is answer
     lit = [{part: frozenset(keys) for part, keys in each.items()} for each in answer["highlights"]]
-    drawn = [{**each, "hit": each["hit"] & said.drawn} for each in lit]
-    return bool(answer["described"] == json.loads(json.dumps(said.told)) and drawn == said.highlights)
+    drawn = [{**each, "hit": each["hit"] & prediction.drawn} for each in lit]
+    return bool(answer["described"] == json.loads(json.dumps(prediction.told)) and drawn == prediction.highlights)
 
 
 def test_the_scripts_answer_as_the_simulator() -> None:
@@ -72,13 +72,13 @@ def test_the_scripts_answer_as_the_simulator() -> None:
 
 
 def test_the_packets_end_in_every_way() -> None:
-    every = [said for expected in vectors().expected for said in expected]
-    ends = Counter(leg["end"] for said in every if said for leg in said.told["legs"])
+    every = [message for expected in vectors().expected for message in expected]
+    ends = Counter(leg["end"] for message in every if message for leg in message.told["legs"])
     assert {
         *("outbound", "inbound", "tunnel", "dns", "application", "wire", "forwarded"),
         *("dropped", "queued", "undecided"),
     } == ends.keys()
-    assert sum(said is None for said in every) > 100
+    assert sum(message is None for message in every) > 100
     assert len(every) > 3000
 
 

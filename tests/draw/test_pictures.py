@@ -128,15 +128,15 @@ def links(arguments: str) -> dict[str, str]:
 
 
 def test_rules_lead_to_where_packets_go() -> None:
-    found = links(ARTICLE)
-    assert found["nat/ISTIO_OUTPUT/1"] == found["nat/ISTIO_OUTPUT/8"] == "end/alone/OUTPUT"
-    assert found["nat/ISTIO_OUTPUT/2"] == "nat/ISTIO_IN_REDIRECT"
-    assert found["nat/ISTIO_OUTPUT/9"] == "nat/ISTIO_REDIRECT"
-    assert found["nat/ISTIO_REDIRECT/1"] == "end/outbound"
-    assert found["nat/ISTIO_IN_REDIRECT/1"] == "end/inbound"
-    assert found["nat/ISTIO_INBOUND/1"] == "end/alone/PREROUTING"
+    actual = links(ARTICLE)
+    assert actual["nat/ISTIO_OUTPUT/1"] == actual["nat/ISTIO_OUTPUT/8"] == "end/alone/OUTPUT"
+    assert actual["nat/ISTIO_OUTPUT/2"] == "nat/ISTIO_IN_REDIRECT"
+    assert actual["nat/ISTIO_OUTPUT/9"] == "nat/ISTIO_REDIRECT"
+    assert actual["nat/ISTIO_REDIRECT/1"] == "end/outbound"
+    assert actual["nat/ISTIO_IN_REDIRECT/1"] == "end/inbound"
+    assert actual["nat/ISTIO_INBOUND/1"] == "end/alone/PREROUTING"
     # Called from two hooks: what it leaves goes on in more than one way.
-    assert "nat/ISTIO_IN_REDIRECT/0" not in found
+    assert "nat/ISTIO_IN_REDIRECT/0" not in actual
     tproxy = links(f"{ARTICLE} -m TPROXY --drop-invalid")
     assert tproxy["mangle/ISTIO_TPROXY/1"] == "end/inbound"
     assert tproxy["mangle/ISTIO_DROP/1"] == "end/dropped"

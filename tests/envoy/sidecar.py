@@ -41,24 +41,24 @@ def value(mode: str = "REDIRECT") -> Any:  # noqa: ANN401 (JSON)
 
 def listener(dump: Any, name: str) -> Any:  # noqa: ANN401
     """A dynamic listener of a dump in JSON."""
-    found = (each for part in dump["configs"] for each in part.get("dynamic_listeners", ()) if each["name"] == name)
-    return next(found)["active_state"]["listener"]
+    result = (each for part in dump["configs"] for each in part.get("dynamic_listeners", ()) if each["name"] == name)
+    return next(result)["active_state"]["listener"]
 
 
 def cluster(dump: Any, name: str) -> Any:  # noqa: ANN401
     """A cluster of a dump in JSON."""
-    found = (each["cluster"] for part in dump["configs"] for each in part.get("dynamic_active_clusters", ()))
-    return next(each for each in found if each["name"] == name)
+    result = (each["cluster"] for part in dump["configs"] for each in part.get("dynamic_active_clusters", ()))
+    return next(each for each in result if each["name"] == name)
 
 
 def pod(dump: Dump | Any = None, mode: str = "REDIRECT", line: str = ARTICLE) -> Pod:  # noqa: ANN401
     """The pod with these rules and this configuration."""
-    made = options([*line.split(), "-m", mode], {})
-    assert made
-    plan = build(made)
+    result = options([*line.split(), "-m", mode], {})
+    assert result
+    plan = build(result)
     facts = Facts((LO, *plan.addresses, UPLINK), plan.policy_rules, plan.routes)
-    known = dump if isinstance(dump, Dump) else read(value(mode) if dump is None else dump)
-    return Pod(plan.ruleset(IPV4) or Ruleset(IPV4, ()), facts, proxy(made), Configuration(known))
+    recorded = dump if isinstance(dump, Dump) else read(value(mode) if dump is None else dump)
+    return Pod(plan.ruleset(IPV4) or Ruleset(IPV4, ()), facts, proxy(result), Configuration(recorded))
 
 
 def outbound(about: Pod, destination: str, port: int) -> Packet:
@@ -76,8 +76,8 @@ def inbound(port: int, source: bytes = CLIENT) -> Packet:
 
 def only(about: Pod, packet: Packet, speaks: str = "http", **request: Any) -> Way:  # noqa: ANN401
     """The one path of a kind of client."""
-    (found,) = follow(about, packet, CLIENTS[speaks].replace(request=HttpCall(**request)))
-    return found
+    (result,) = follow(about, packet, CLIENTS[speaks].replace(request=HttpCall(**request)))
+    return result
 
 
 def all_answers(about: Pod, packet: Packet, **request: Any) -> tuple[Answer, ...]:  # noqa: ANN401

@@ -52,9 +52,9 @@ def test_what_a_picture_can_not_show(flags: list[str], capsys: pytest.CaptureFix
 def page_model(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
     """What the scripts of the page are given."""
     assert main([*ASK, "--format", "html", *flags], QUIET) == 0
-    found = re.search(r'id="model">(.*?)</script>', capsys.readouterr().out)
-    assert found
-    model: dict[str, Any] = json.loads(found[1])
+    output = re.search(r'id="model">(.*?)</script>', capsys.readouterr().out)
+    assert output
+    model: dict[str, Any] = json.loads(output[1])
     return model
 
 
@@ -81,19 +81,19 @@ def test_the_command_for_a_typed_packet_means_that_packet(capsys: pytest.Capture
     chance = Random(family)
     packets = [page_cases.question(chance) for _ in range(500)]
     for typed, command in zip(packets, commands(model, family, packets), strict=True):
-        wanted = page_cases.understood(typed)
-        assert (command is None) == (wanted is None)
-        if wanted is None or command is None:
+        desired = page_cases.understood(typed)
+        assert (command is None) == (desired is None)
+        if desired is None or command is None:
             continue
-        found = page_cases.understood(typed_again(command, model["explain"]))
-        if not wanted.addressed and family == IPV6:
-            side = "source" if wanted.inbound else "destination"
-            wanted = wanted.replace(**{side: getattr(wanted, side).replace(address=ELSEWHERE[IPV6])})
-        if not wanted.inbound:
-            assert found == wanted, command
+        actual = page_cases.understood(typed_again(command, model["explain"]))
+        if not desired.addressed and family == IPV6:
+            side = "source" if desired.inbound else "destination"
+            desired = desired.replace(**{side: getattr(desired, side).replace(address=ELSEWHERE[IPV6])})
+        if not desired.inbound:
+            assert actual == desired, command
         else:
             # What comes in has no sender here, so that its ids are left out.
-            assert found == wanted.replace(uid=found and found.uid, gid=found and found.gid), command
+            assert actual == desired.replace(uid=actual and actual.uid, gid=actual and actual.gid), command
 
 
 def test_the_command_asks_the_same_proxy(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,15 +30,15 @@ def test_a_url_goes_through_rules_and_proxy(capsys: pytest.CaptureFixture[str]) 
 
 def test_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ASK, "--inbound", "--to", ":9080", "--output", "json"], QUIET) == 0
-    found = json.loads(capsys.readouterr().out)["answers"]
-    assert [(each["clients"], each["paths"][0]["end"], each["paths"][0]["flag"]) for each in found] == [
+    output = json.loads(capsys.readouterr().out)["answers"]
+    assert [(each["clients"], each["paths"][0]["end"], each["paths"][0]["flag"]) for each in output] == [
         (["http", "h2c"], "application", None),
         (["tls"], "closes", "NR"),
         (["mtls"], "application", None),
         (["tcp"], "answers", "DPE"),
         (["server-first"], "hangs", None),
     ]
-    envoy = found[0]["paths"][0]["stages"][1]["envoy"]
+    envoy = output[0]["paths"][0]["stages"][1]["envoy"]
     assert (envoy["filter_chain"], envoy["route"], envoy["cluster"]) == ("0.0.0.0_9080", "default", "inbound|9080||")
     assert envoy["dials"] == [{"to": "10.44.0.2:9080", "from": "127.0.0.6", "mark": 0, "speaks": "http"}]
 
@@ -78,10 +78,10 @@ def test_where_requests_go(flags: list[str], cluster: str, capsys: pytest.Captur
 )
 def test_mistakes_are_one_line(flags: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*ASK, *flags], QUIET) in {1, 255}
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert why in said.err
-    assert said.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert why in output.err
+    assert output.err.count("\n") == 1
 
 
 def test_names_from_a_dump_are_escaped(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:

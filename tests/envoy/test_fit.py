@@ -16,13 +16,13 @@ RATINGS = "outbound|9080||ratings.default.svc.cluster.local"
 
 
 def proved(dump: Any = None, mode: str = "REDIRECT", line: str = sidecar.ARTICLE) -> Fit:  # noqa: ANN401 (JSON)
-    made = options([*line.split(), "-m", mode], {})
-    assert made
-    return fit.prove((sidecar.pod(dump, mode, line),), made)
+    result = options([*line.split(), "-m", mode], {})
+    assert result
+    return fit.prove((sidecar.pod(dump, mode, line),), result)
 
 
-def broken(found: Fit) -> list[str]:
-    return sorted({misfit.claim.name for misfit in found.misfits})
+def broken(result: Fit) -> list[str]:
+    return sorted({misfit.claim.name for misfit in result.misfits})
 
 
 @pytest.mark.parametrize(
@@ -39,9 +39,9 @@ def broken(found: Fit) -> list[str]:
     ],
 )
 def test_sound_pairs_break_no_claim(mode: str, line: str) -> None:
-    found = proved(mode=mode, line=line)
-    assert [(each.claim.name, each.actual) for each in found.misfits] == []
-    assert [claim.name for claim in found.claims] == [f"P{number}" for number in range(1, 13)]
+    proof = proved(mode=mode, line=line)
+    assert [(each.claim.name, each.actual) for each in proof.misfits] == []
+    assert [claim.name for claim in proof.claims] == [f"P{number}" for number in range(1, 13)]
 
 
 def no_restoring(dump: Any) -> None:  # noqa: ANN401
@@ -77,8 +77,8 @@ def no_cluster(dump: Any) -> None:  # noqa: ANN401
 
 def no_listener(dump: Any) -> None:  # noqa: ANN401
     for part in dump["configs"]:
-        if found := part.get("dynamic_listeners"):
-            found[:] = [each for each in found if each["name"] != "virtualInbound"]
+        if result := part.get("dynamic_listeners"):
+            result[:] = [each for each in result if each["name"] != "virtualInbound"]
 
 
 def source_mark(dump: Any) -> None:  # noqa: ANN401
@@ -138,19 +138,19 @@ def test_a_planted_misfit_is_named_and_shown(name: str) -> None:
     change, mode, line, claims, end = MISFITS[name]
     dump = sidecar.value(mode)
     change(dump)
-    found = proved(dump, mode, line)
-    assert broken(found) == claims, [(each.claim.name, each.actual) for each in found.misfits]
+    proof = proved(dump, mode, line)
+    assert broken(proof) == claims, [(each.claim.name, each.actual) for each in proof.misfits]
     if end is not None:
-        assert {misfit.path.end for misfit in found.misfits if misfit.path} == {end}
+        assert {misfit.path.end for misfit in proof.misfits if misfit.path} == {end}
 
 
 def test_a_proxy_that_the_rules_do_not_know_is_a_loop() -> None:
-    made = options([*sidecar.ARTICLE.split(), "-m", "REDIRECT"], {})
-    assert made
+    result = options([*sidecar.ARTICLE.split(), "-m", "REDIRECT"], {})
+    assert result
     pod = sidecar.pod()
-    found = fit.prove((pod.replace(envoy=pod.envoy.replace(uid=1000, gid=1000)),), made)
-    assert "P10" in broken(found)
-    assert {misfit.path.loop for misfit in found.misfits if misfit.claim.name == "P10" and misfit.path} == {
+    proof = fit.prove((pod.replace(envoy=pod.envoy.replace(uid=1000, gid=1000)),), result)
+    assert "P10" in broken(proof)
+    assert {misfit.path.loop for misfit in proof.misfits if misfit.claim.name == "P10" and misfit.path} == {
         "virtualOutbound"
     }
 
@@ -166,12 +166,12 @@ def test_rules_of_redirect_with_the_proxy_of_tproxy() -> None:
 def test_notes() -> None:
     dump = sidecar.value()
     strict(dump)
-    found = proved(dump)
+    proof = proved(dump)
     assert (
         "inbound port 9080: no filter chain for http, h2c, tls, tcp, server-first: the connection is reset"
-        not in found.notes
+        not in proof.notes
     )
-    texts = [f"{note.name} {note.text}" for note in found.notes]
+    texts = [f"{note.name} {note.text}" for note in proof.notes]
     assert any(text.startswith("n1 inbound port 9080: no filter chain for http, h2c, tls, tcp") for text in texts)
     assert any(text.startswith("n2 outbound calls to any host's port 15090") for text in texts)
     assert any(text.startswith("n3 inbound port 7071: a server that speaks first hangs") for text in texts)
@@ -192,10 +192,10 @@ def test_notes_of_what_envoy_leaves_open_and_of_its_admin_interface() -> None:
 @pytest.mark.parametrize(("listening", "noted"), [(frozenset({15053}), False), (frozenset({80}), True), (None, False)])
 def test_captured_dns_without_a_resolver_is_noted(listening: frozenset[int] | None, noted: bool) -> None:
     line = f"{sidecar.ARTICLE} --redirect-dns --dns-servers 10.96.0.53"
-    made = options(line.split(), {})
-    assert made
-    found = fit.prove((sidecar.pod(line=line),), made, listening)
-    assert any("DNS is captured" in note.text for note in found.notes) is noted
+    result = options(line.split(), {})
+    assert result
+    proof = fit.prove((sidecar.pod(line=line),), result, listening)
+    assert any("DNS is captured" in note.text for note in proof.notes) is noted
 
 
 def test_sources_that_are_excluded_bypass_a_policy_on_purpose() -> None:

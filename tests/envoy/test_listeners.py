@@ -14,10 +14,10 @@ from istio_init.envoy.listeners import Bindings, detect
 ANY, POD, OTHER = bytes(4), bytes((10, 0, 0, 1)), bytes((10, 0, 0, 2))
 
 
-def dump(*made: dict[str, Any]) -> Dump:
+def dump(*result: dict[str, Any]) -> Dump:
     """A dump with these listeners."""
     kind = "type.googleapis.com/envoy.admin.v3.ListenersConfigDump"
-    return read({"configs": [{"@type": kind, "static_listeners": [{"listener": each} for each in made]}]})
+    return read({"configs": [{"@type": kind, "static_listeners": [{"listener": each} for each in result]}]})
 
 
 def listener(name: str, address: str, port: int = 80, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 (JSON)
@@ -26,8 +26,8 @@ def listener(name: str, address: str, port: int = 80, **fields: Any) -> dict[str
     return {"name": name, "address": socket, **fields}
 
 
-def name(found: listeners.Listener | None) -> str | None:
-    return found.name if found else None
+def name(result: listeners.Listener | None) -> str | None:
+    return result.name if result else None
 
 
 def test_the_exact_address_comes_before_any_address() -> None:
@@ -82,11 +82,11 @@ def test_where_a_filter_is_off(predicate: dict[str, Any], off: set[int]) -> None
 
 
 def test_a_filter_is_known_by_its_message_or_its_names() -> None:
-    made = [
+    result = [
         {"name": "mine", "typed_config": {"@type": "x.TlsInspector"}},
         {"name": "envoy.listener.http_inspector"},
         {"name": listeners.ORIGINAL_DST},
     ]
-    (only,) = Bindings(dump(listener("x", "0.0.0.0", listener_filters=made))).all
+    (only,) = Bindings(dump(listener("x", "0.0.0.0", listener_filters=result))).all
     kinds = [each.name for each in only.filters()]
     assert kinds == [listeners.TLS_INSPECTOR, listeners.HTTP_INSPECTOR, listeners.ORIGINAL_DST]

@@ -208,8 +208,8 @@ def test_a_header_chooses_a_route_and_each_other_says_why_not() -> None:
 
 def test_one_answer_for_all_clients_that_are_treated_alike() -> None:
     pod = sidecar.pod()
-    found = sidecar.all_answers(pod, sidecar.inbound(9080), host="x")
-    assert [[client.speaks for client in answer.clients] for answer in found] == [
+    actual = sidecar.all_answers(pod, sidecar.inbound(9080), host="x")
+    assert [[client.speaks for client in answer.clients] for answer in actual] == [
         ["http", "h2c"], ["tls"], ["mtls"], ["tcp"], ["server-first"],
     ]  # fmt: skip
 
@@ -234,8 +234,8 @@ def without(dump: Any, kind: str) -> Any:  # noqa: ANN401
 
 def ratings(dump: Any) -> Any:  # noqa: ANN401
     """The endpoints of ratings."""
-    found = (each["endpoint_config"] for each in part(dump, "EndpointsConfigDump")["dynamic_endpoint_configs"])
-    return next(each for each in found if "ratings" in each["cluster_name"])["endpoints"][0]["lb_endpoints"]
+    result = (each["endpoint_config"] for each in part(dump, "EndpointsConfigDump")["dynamic_endpoint_configs"])
+    return next(each for each in result if "ratings" in each["cluster_name"])["endpoints"][0]["lb_endpoints"]
 
 
 def test_no_cluster_is_nc_and_no_part_of_the_dump_is_undecided() -> None:

@@ -89,11 +89,11 @@ def laid_out(rulesets: Sequence[Ruleset]) -> tuple[InetTable, ...]:
 
 def nat(family: Family, chains: dict[str, tuple[Rule, ...]], name: TableName = "nat") -> Ruleset:
     """A ruleset of one table."""
-    made = {
+    result = {
         each: Chain(each, rules, "ACCEPT" if each.isupper() and "_" not in each else None)
         for each, rules in chains.items()
     }
-    return Ruleset(family, (Table(name, ordered(name, made)),))
+    return Ruleset(family, (Table(name, ordered(name, result)),))
 
 
 def dport(number: int, last: int = 0, *, protocol: Protocol = IS_TCP, to: Target = RETURN) -> Rule:
@@ -110,15 +110,15 @@ def to(cidr: str, target: Target = RETURN) -> Rule:
 @pytest.mark.parametrize("name", CASES)
 def test_every_case_comes_back(name: str) -> None:
     """Each plan, laid out and read back, is the plan; and without knowing it, means the same once laid out again."""
-    wanted = plan(options(argv(name), {}) or pytest.fail(name))
-    tables = laid_out(wanted.rulesets)
+    desired = plan(options(argv(name), {}) or pytest.fail(name))
+    tables = laid_out(desired.rulesets)
     read = tuple(map(read_back, tables))
     assert read == tables
-    for each in wanted.rulesets:
+    for each in desired.rulesets:
         assert ruleset(read, each.family, each) == each
     bare = tuple(ruleset(read, family) for family in FAMILIES)
     assert laid_out(bare) == tables
-    assert not any(each.tables for each in bare if wanted.ruleset(each.family) is None)
+    assert not any(each.tables for each in bare if desired.ruleset(each.family) is None)
 
 
 def test_both_families_share_what_has_no_address() -> None:
@@ -196,17 +196,17 @@ def test_tproxy_drops_what_nobody_listens_for() -> None:
 
 def test_tproxy_without_its_drop_is_not_ours() -> None:
     """As Istio's own nftables mode writes it."""
-    wanted = planned("-m", "TPROXY", "-b", "*")
-    [mangle, _] = laid_out(wanted.rulesets)
+    desired = planned("-m", "TPROXY", "-b", "*")
+    [mangle, _] = laid_out(desired.rulesets)
     dump = dumped(mangle)
     kept = [rule for rule in dump.rules if verdict(VERDICTS["DROP"]) not in rule]
     assert len(kept) == len(dump.rules) - 1
     read = meaning(read_table("mangle", dump.replace(rules=tuple(kept))).table)
-    found = ruleset([read], IPV4, wanted.rulesets[0])
-    kinds = [(each.kind, each.chain) for each in differences(wanted.rulesets[0], found) if each.table == "mangle"]
+    actual = ruleset([read], IPV4, desired.rulesets[0])
+    kinds = [(each.kind, each.chain) for each in differences(desired.rulesets[0], actual) if each.table == "mangle"]
     assert kinds == [("missing", "ISTIO_TPROXY"), ("unexpected", "ISTIO_TPROXY")]
     # It is kept as it is, to be put back after a failure.
-    again = dumped(layout([found], "mangle"))
+    again = dumped(layout([actual], "mangle"))
     assert [rule for rule in again.rules if b"tproxy" in rule] == [rule for rule in kept if b"tproxy" in rule]
 
 
@@ -228,13 +228,13 @@ def hooked_elsewhere(chains: tuple[bytes, ...], old: bytes, new: bytes) -> tuple
     ],
 )
 def test_a_base_chain_hooked_in_elsewhere_is_not_ours(old: bytes, new: bytes) -> None:
-    wanted = planned("-m", "TPROXY", "-b", "*").rulesets[0]
-    [mangle, _] = laid_out([wanted])
+    desired = planned("-m", "TPROXY", "-b", "*").rulesets[0]
+    [mangle, _] = laid_out([desired])
     dump = dumped(mangle)
     dump = dump.replace(chains=hooked_elsewhere(dump.chains, old, new))
     read = meaning(read_table("mangle", dump).table)
-    found = {each.chain for each in differences(wanted, ruleset([read], IPV4, wanted)) if each.table == "mangle"}
-    assert {"OUTPUT", "output"} <= found
+    actual = {each.chain for each in differences(desired, ruleset([read], IPV4, desired)) if each.table == "mangle"}
+    assert {"OUTPUT", "output"} <= actual
 
 
 def test_a_table_that_is_switched_off_has_no_base_chains() -> None:
@@ -392,11 +392,11 @@ def test_runs_are_folded_as_their_rules_are(lists: list[list[Rule | Run]]) -> No
 
 @given(st.lists(spans))
 def test_merged_intervals_are_the_same_numbers_apart(intervals: list[tuple[int, int]]) -> None:
-    found = merged(intervals)
-    assert {n for low, high in found for n in range(low, high + 1)} == {
+    actual = merged(intervals)
+    assert {n for low, high in actual for n in range(low, high + 1)} == {
         n for low, high in intervals for n in range(low, high + 1)
     }
-    assert all(high + 1 < low for (_, high), (low, _) in pairwise(found))
+    assert all(high + 1 < low for (_, high), (low, _) in pairwise(actual))
 
 
 @given(st.sampled_from(FAMILIES), st.data())
@@ -404,10 +404,10 @@ def test_networks_are_what_the_standard_library_says(family: Family, data: st.Da
     kind = ipaddress.IPv4Address if family == IPV4 else ipaddress.IPv6Address
     highest = 2 ** (32 if family == IPV4 else 128) - 1
     low, high = sorted((data.draw(st.integers(0, highest)), data.draw(st.integers(0, highest))))
-    wanted = ipaddress.summarize_address_range(kind(low), kind(high))
-    found = networks((low, high), family)
-    assert found == tuple(Network(each.network_address.packed, each.prefixlen) for each in wanted)
-    assert merged(map(interval, found)) == ((low, high),)
+    desired = ipaddress.summarize_address_range(kind(low), kind(high))
+    actual = networks((low, high), family)
+    assert actual == tuple(Network(each.network_address.packed, each.prefixlen) for each in desired)
+    assert merged(map(interval, actual)) == ((low, high),)
 
 
 @given(st.sampled_from(FAMILIES), st.data())
@@ -418,8 +418,8 @@ def test_an_interval_has_a_prefix_length_where_it_is_one_network(family: Family,
     network = Network(masked(number.to_bytes(bits // 8, "big"), prefix), prefix)
     assert prefix_length(interval(network), family) == prefix
     low, high = sorted((number, data.draw(st.integers(max(0, number - 9), min(number + 9, 2**bits - 1)))))
-    found = networks((low, high), family)
-    assert prefix_length((low, high), family) == (found[0].prefix if len(found) == 1 else None)
+    actual = networks((low, high), family)
+    assert prefix_length((low, high), family) == (actual[0].prefix if len(actual) == 1 else None)
 
 
 def test_a_long_list_has_a_set_of_its_own_which_all_its_rules_use() -> None:
@@ -450,7 +450,7 @@ PORTS = [str(2 * n + 1) for n in range(1000)]
 
 
 @pytest.mark.parametrize(
-    ("rule", "name", "said"),
+    ("rule", "name", "message"),
     [
         (Rule((Comment("why"), IS_TCP), RETURN), "nat", "a comment before other matches"),
         (Rule((Comment("é" * 65),), RETURN), "nat", "more than 128 bytes"),
@@ -467,8 +467,8 @@ PORTS = [str(2 * n + 1) for n in range(1000)]
         (Rule((InInterface("a\\*"),), RETURN), "nat", "a backslash before its last"),
     ],
 )
-def test_what_has_no_form_is_said(rule: Rule, name: TableName, said: str) -> None:
-    with pytest.raises(InitError, match=said) as caught:
+def test_what_has_no_form_is_said(rule: Rule, name: TableName, message: str) -> None:
+    with pytest.raises(InitError, match=message) as caught:
         dumped(layout([nat(IPV4, {"OUTPUT": (rule,)}, name)], name))
     assert str(caught.value).startswith("--native-nftables: ")
     assert "\n" not in str(caught.value)

@@ -39,5 +39,5 @@ def test_modules_are_packed_whole_packages_at_a_time(tmp_path: Path, stay: tuple
     assert done.stdout.split() == left.split()
     archive = tmp_path / "usr/lib/istio-init/library.zip"
     code = f"import sys; sys.path.insert(0, {str(archive)!r}); import own, textwrap as other; print(own, other)"
-    said = subprocess.run([sys.executable, "-ISc", code], capture_output=True, text=True, check=True).stdout
-    assert said.count(str(archive)) == 2
+    output = subprocess.run([sys.executable, "-ISc", code], capture_output=True, text=True, check=True).stdout
+    assert output.count(str(archive)) == 2

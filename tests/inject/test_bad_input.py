@@ -39,21 +39,21 @@ BAD: list[tuple[bytes, str]] = [
 
 
 @pytest.mark.parametrize(("data", "why"), BAD)
-@pytest.mark.parametrize("way", ["--in-place", "--check", "--remove --in-place", ""])
+@pytest.mark.parametrize("direction", ["--in-place", "--check", "--remove --in-place", ""])
 def test_one_line_and_nothing_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes, why: str, way: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes, why: str, direction: str
 ) -> None:
     path, good = tmp_path / "b.yaml", tmp_path / "a.yaml"
     path.write_bytes(data)
     good.write_text(POD % "")
-    code = main(["inject", "-f", str(tmp_path if way else path), *way.split()], {})
-    said = capsys.readouterr()
+    code = main(["inject", "-f", str(tmp_path if direction else path), *direction.split()], {})
+    output = capsys.readouterr()
     # Taking a container out asks for no annotation, and for init containers alone.
-    assert code == 255 or "--remove" in way
-    assert said.out == ""
+    assert code == 255 or "--remove" in direction
+    assert output.out == ""
     if code:
-        assert why in said.err.splitlines()[-1]
-        assert said.err.splitlines()[-1].startswith("istio-init: ")
+        assert why in output.err.splitlines()[-1]
+        assert output.err.splitlines()[-1].startswith("istio-init: ")
     assert path.read_bytes() == data
     assert good.read_text() == POD % ""
     assert sorted(os.listdir(tmp_path)) == ["a.yaml", "b.yaml"]
@@ -79,8 +79,8 @@ def test_control_characters_of_a_file_are_escaped(tmp_path: Path, capsys: pytest
     pod = "{template: {spec: {containers: [{name: x}], hostNetwork: true}}}"
     path.write_text(f'kind: "Po\\e[31md"\nmetadata: {{name: "a\\nb"}}\nspec: {pod}\n')
     assert main(["inject", "-f", str(path), "--check"], {}) == 0
-    assert "\x1b" not in (said := capsys.readouterr().err)
-    assert said.count("\n") == 1
+    assert "\x1b" not in (output := capsys.readouterr().err)
+    assert output.count("\n") == 1
     path.write_text("# \x7f\nkind: Pod\nspec: {containers: [{name: x}]}\n")
     assert main(["inject", "-f", str(path), "--check"], {}) in {1, 255}
     assert "\x7f" not in capsys.readouterr().out

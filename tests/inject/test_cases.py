@@ -54,34 +54,34 @@ def test_the_container_is_the_one_that_istio_makes(name: str, setting: str, expe
     done = inject(text, request)
     assert (done.text == text) == all("container" not in each for each in pods(expected))
     assert bool(done.notes) == (done.text == text)
-    for workload, wanted in zip(result(done.text), pods(expected), strict=True):
-        order = [each for each in wanted["initContainers"] if each != "istio-proxy"]
+    for workload, desired in zip(result(done.text), pods(expected), strict=True):
+        order = [each for each in desired["initContainers"] if each != "istio-proxy"]
         assert [each.name for each in workload.containers() if each.init] == order
-        if "container" in wanted:
-            compare(workload, wanted["container"])
+        if "container" in desired:
+            compare(workload, desired["container"])
     assert remove(done.text).text == text
     assert inject(done.text, request).text == done.text
 
 
 def pods(expected: dict[str, Any]) -> list[dict[str, Any]]:
     """The expected pods; one case has its only pod at the top, and of its container the arguments."""
-    found: list[dict[str, Any]] = expected.get("pods") or [{**expected, "container": {"args": expected["args"]}}]
-    return found
+    actual: list[dict[str, Any]] = expected.get("pods") or [{**expected, "container": {"args": expected["args"]}}]
+    return actual
 
 
-def compare(workload: Workload, wanted: dict[str, Any]) -> None:
-    made = workload.init_container(wanted.get("name", "istio-init"))
-    assert made is not None
-    assert made.body["args"] == wanted["args"]
-    assert made.body["resources"] == RESOURCES
-    assert {each["name"]: each["value"] for each in made.body.get("env", [])} == wanted.get("env", {})
-    if wanted.get("image") == OWN_IMAGE:
-        assert made.body["image"] == OWN_IMAGE
-    rights = made.body["securityContext"]
+def compare(workload: Workload, desired: dict[str, Any]) -> None:
+    created = workload.init_container(desired.get("name", "istio-init"))
+    assert created is not None
+    assert created.body["args"] == desired["args"]
+    assert created.body["resources"] == RESOURCES
+    assert {each["name"]: each["value"] for each in created.body.get("env", [])} == desired.get("env", {})
+    if desired.get("image") == OWN_IMAGE:
+        assert created.body["image"] == OWN_IMAGE
+    rights = created.body["securityContext"]
     assert rights["readOnlyRootFilesystem"]
-    if "user" in wanted:
-        assert [rights["runAsUser"], rights["runAsGroup"]] == wanted["user"]
-        assert [rights["capabilities"].get("add", []), rights["capabilities"]["drop"]] == wanted["capabilities"]
+    if "user" in desired:
+        assert [rights["runAsUser"], rights["runAsGroup"]] == desired["user"]
+        assert [rights["capabilities"].get("add", []), rights["capabilities"]["drop"]] == desired["capabilities"]
 
 
 def test_every_setting_of_the_cases_is_known() -> None:

@@ -43,11 +43,11 @@ def edited(documents: list[Any], request: InitSpec) -> list[Any]:
     result = copy.deepcopy([json.loads(json.dumps(document)) for document in documents])
     for document in result:
         for workload in workloads(document) if isinstance(document, dict) else ():
-            made = placement(workload, request)
-            if not made.why_not:
+            created = placement(workload, request)
+            if not created.why_not:
                 spec: dict[str, Any] = workload.spec  # type: ignore[assignment]
                 listed = spec.get("initContainers") or []
-                spec["initContainers"] = [made.container, *listed] if made.first else [*listed, made.container]
+                spec["initContainers"] = [created.container, *listed] if created.first else [*listed, created.container]
     return result
 
 
@@ -229,11 +229,11 @@ spec:
 
 def test_istios_container_gets_the_image_and_the_arguments() -> None:
     done = inject(ISTIOS, InitSpec({}, "registry.example/istio-init:0.1.0")).text
-    made = values(done)[0]["spec"]["initContainers"][0]
-    assert made["image"] == "registry.example/istio-init:0.1.0"
-    assert made["args"][:3] == ["istio-iptables", "-p", "15001"]
-    assert made["args"][-1] == "--log_output_level=default:info"
-    assert made["securityContext"] == {"runAsUser": 0}
+    result = values(done)[0]["spec"]["initContainers"][0]
+    assert result["image"] == "registry.example/istio-init:0.1.0"
+    assert result["args"][:3] == ["istio-iptables", "-p", "15001"]
+    assert result["args"][-1] == "--log_output_level=default:info"
+    assert result["securityContext"] == {"runAsUser": 0}
     assert "  - args: # as it was\n" in done
     assert inject(done, InitSpec({}, "registry.example/istio-init:0.1.0")).text == done
     assert remove(done).text == remove(ISTIOS).text
@@ -243,9 +243,9 @@ def test_istios_container_gets_the_image_and_the_arguments() -> None:
 @pytest.mark.parametrize("call", ["command: [pilot-agent], args: [istio-iptables, -p, '1']", "args: [istio-iptables]"])
 def test_other_calls_of_istio_iptables(call: str) -> None:
     text = f"kind: Pod\nspec: {{initContainers: [{{name: istio-init, {call}}}], containers: [{{name: a}}]}}\n"
-    (made,) = values(inject(text, InitSpec({})).text)[0]["spec"]["initContainers"]
-    assert [*made.get("command", []), *made["args"]].count("istio-iptables") == 1
-    assert "-z" in made["args"]
+    (result,) = values(inject(text, InitSpec({})).text)[0]["spec"]["initContainers"]
+    assert [*result.get("command", []), *result["args"]].count("istio-iptables") == 1
+    assert "-z" in result["args"]
 
 
 @pytest.mark.parametrize(
@@ -297,10 +297,10 @@ def test_what_runs_before_a_native_proxy_is_told() -> None:
 
 @pytest.mark.parametrize("tool", sorted({name.split()[0] for name, _ in corpus()}))
 def test_manifests_as_tools_write_them(tool: str) -> None:
-    found = [text for name, text in corpus() if name.split()[0] == tool]
-    assert len(found) == len(KINDS) * len(SITUATIONS)
+    actual = [text for name, text in corpus() if name.split()[0] == tool]
+    assert len(actual) == len(KINDS) * len(SITUATIONS)
     for text, request in zip(
-        found, itertools.cycle([InitSpec({}), InitSpec({}, native=False), InitSpec({}, validation=True)])
+        actual, itertools.cycle([InitSpec({}), InitSpec({}, native=False), InitSpec({}, validation=True)])
     ):
         assert (hold(text, request) == text) == ("sidecar.istio.io/inject" in text)
 
@@ -316,10 +316,10 @@ def manifests() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("request_", REQUESTS)
 def test_the_manifests_of_this_repository(request_: InitSpec) -> None:
-    found = 0
+    actual = 0
     for name, text in manifests():
         if "bad-port" in name or "name: istio-init\n" in text or "istio-validation" in text:
             continue
-        found += sum(1 for document in values(text) if isinstance(document, dict) for _ in workloads(document))
+        actual += sum(1 for document in values(text) if isinstance(document, dict) for _ in workloads(document))
         hold(text, request_)
-    assert found > 10
+    assert actual > 10

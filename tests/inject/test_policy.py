@@ -19,15 +19,15 @@ IMAGE_POLICY, CAPTURE = "image", "capture"
 
 
 def policy(kind: str, request: InitSpec, kubernetes: str = CURRENT) -> dict[str, Any]:
-    found, binding = yaml.safe_load_all(printed(kind, request, kubernetes))
+    result, binding = yaml.safe_load_all(printed(kind, request, kubernetes))
     assert binding == {
-        "apiVersion": found["apiVersion"],
+        "apiVersion": result["apiVersion"],
         "kind": "MutatingAdmissionPolicyBinding",
-        "metadata": found["metadata"],
-        "spec": {"policyName": found["metadata"]["name"]},
+        "metadata": result["metadata"],
+        "spec": {"policyName": result["metadata"]["name"]},
     }
-    spec: dict[str, Any] = found["spec"]
-    return {**spec, "version": found["apiVersion"].partition("/")[2]}
+    spec: dict[str, Any] = result["spec"]
+    return {**spec, "version": result["apiVersion"].partition("/")[2]}
 
 
 def variables(spec: dict[str, Any]) -> dict[str, str]:
@@ -97,17 +97,17 @@ def test_every_annotation_that_sets_an_option_is_looked_up() -> None:
 
 
 def test_options_are_what_a_pod_without_annotations_gets() -> None:
-    given = {
+    arguments = {
         "istio_service_cidr": "10.0.0.0/8", "istio_inbound_ports": "80", "istio_local_exclude_ports": "9000",
         "istio_outbound_ports": "443", "proxy_uid": "2000", "istio_inbound_interception_mode": "TPROXY",
         "envoy_port": "15011", "native_nftables": "true", "redirect_dns": "true",
     }  # fmt: skip
-    spec = policy(CAPTURE, InitSpec(given))
-    found = variables(spec)
+    spec = policy(CAPTURE, InitSpec(arguments))
+    actual = variables(spec)
     for field in ("istio_service_cidr", "istio_inbound_ports", "istio_outbound_ports", "proxy_uid"):
-        assert f": '{given[field]}'" in found[field]
-    assert found["istio_local_exclude_ports"].startswith("'9000' +")
-    assert ": 'TPROXY'" in found["istio_inbound_interception_mode"]
+        assert f": '{arguments[field]}'" in actual[field]
+    assert actual["istio_local_exclude_ports"].startswith("'9000' +")
+    assert ": 'TPROXY'" in actual["istio_inbound_interception_mode"]
     text = mutation(spec)
     assert "'-p', '15011'" in text
     assert "'-q', variables.istio_outbound_ports]" in text
@@ -117,11 +117,11 @@ def test_options_are_what_a_pod_without_annotations_gets() -> None:
 def test_variables_are_defined_before_they_are_used() -> None:
     for request in (InitSpec({}), InitSpec({}, validation=True), InitSpec({"istio_exclude_interfaces": "net1"})):
         spec = policy(CAPTURE, request)
-        known: set[str] = set()
+        recorded: set[str] = set()
         for name, expression in variables(spec).items():
-            assert set(re.findall(r"variables\.(\w+)", expression)) <= known
-            known.add(name)
-        assert set(re.findall(r"variables\.(\w+)", mutation(spec))) <= known
+            assert set(re.findall(r"variables\.(\w+)", expression)) <= recorded
+            recorded.add(name)
+        assert set(re.findall(r"variables\.(\w+)", mutation(spec))) <= recorded
 
 
 def test_the_validation_runs_as_the_proxy_and_comes_first() -> None:

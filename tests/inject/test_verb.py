@@ -37,9 +37,9 @@ def ask(*arguments: object) -> int:
 def test_to_standard_output(pod: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     before = pod.read_bytes()
     assert ask("-f", pod) == 0
-    said = capfdbinary.readouterr()
-    assert said.out == made(before.decode()).encode()
-    assert said.err == b""
+    output = capfdbinary.readouterr()
+    assert output.out == made(before.decode()).encode()
+    assert output.err == b""
     assert pod.read_bytes() == before
 
 
@@ -87,10 +87,10 @@ def test_there_and_back(pod: Path) -> None:
 
 def test_a_check_is_a_diff_and_a_code(pod: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert ask("-f", pod, "--check") == 1
-    said = capfd.readouterr().out
-    assert said.startswith(f"--- {pod}\n+++ {pod} (injected)\n@@ -")
-    assert "+  initContainers: # added by istio-init inject\n" in said
-    assert not [line for line in said.splitlines()[2:] if line.startswith("-")]
+    output = capfd.readouterr().out
+    assert output.startswith(f"--- {pod}\n+++ {pod} (injected)\n@@ -")
+    assert "+  initContainers: # added by istio-init inject\n" in output
+    assert not [line for line in output.splitlines()[2:] if line.startswith("-")]
     assert ask("-f", pod, "--in-place") == 0
     assert ask("-f", pod, "--check") == 0
     assert ask("-f", pod, "--check", "--remove") == 1
@@ -117,8 +117,8 @@ def test_who_is_skipped_is_told_with_the_reason(tmp_path: Path, capfd: pytest.Ca
     path = tmp_path / "pods.yaml"
     path.write_text(f"{SKIPPED}---\n{POD % 'web'}---\nkind: Service\n")
     assert ask("-f", path) == 0
-    said = capfd.readouterr().err
-    assert said == f"istio-init: {path}: Pod node: skipped: hostNetwork: the pod is in the node's own network\n"
+    output = capfd.readouterr().err
+    assert output == f"istio-init: {path}: Pod node: skipped: hostNetwork: the pod is in the node's own network\n"
     path.write_text("kind: Service\n")
     assert ask("-f", path) == 0
     assert capfd.readouterr() == ("kind: Service\n", f"istio-init: {path}: no workload\n")
@@ -150,12 +150,12 @@ def test_who_is_skipped_is_told_with_the_reason(tmp_path: Path, capfd: pytest.Ca
 def test_flags_that_make_no_sense(pod: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], why: str) -> None:
     (pod.parent / "empty").mkdir()
     before = pod.read_bytes()
-    given = [word.replace("POD", str(pod)).replace("DIR", str(pod.parent)) for word in arguments]
-    assert ask(*given) == 255
-    said = capfd.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert why in said.err
+    text = [word.replace("POD", str(pod)).replace("DIR", str(pod.parent)) for word in arguments]
+    assert ask(*text) == 255
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert why in output.err
     assert pod.read_bytes() == before
 
 
@@ -169,9 +169,9 @@ def test_a_disk_that_is_full_leaves_the_file(
 
     monkeypatch.setattr(os, "fsync", full)
     assert ask("-f", pod, "--in-place") == 1
-    said = capfd.readouterr().err
-    assert said.startswith("istio-init: ")
-    assert "No space left on device" in said
-    assert said.count("\n") == 1
+    output = capfd.readouterr().err
+    assert output.startswith("istio-init: ")
+    assert "No space left on device" in output
+    assert output.count("\n") == 1
     assert pod.read_bytes() == before
     assert os.listdir(pod.parent) == ["pod.yaml"]

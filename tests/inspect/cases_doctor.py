@@ -44,12 +44,12 @@ def case(
 ) -> Case:
     """A case of a command line (for uid 1337, where it says no other); `facts` differ from the healthy machine's."""
     argv = shlex.split(command)
-    asked = options(argv if "-u" in argv else ["-u", "1337", *argv], {})
-    if asked is None:
+    request = options(argv if "-u" in argv else ["-u", "1337", *argv], {})
+    if request is None:
         raise AssertionError(f"the fast parser does not take {command}")
     machine = HEALTHY.replace(**facts)
-    settled = asked.replace(enable_ipv6=bool(asked.enable_ipv6))
-    if asked.redirect_dns and asked.dns_servers is None:
+    settled = request.replace(enable_ipv6=bool(request.enable_ipv6))
+    if request.redirect_dns and request.dns_servers is None:
         settled = settled.replace(dns_servers=machine.resolver.servers)
     envoy = proxy(settled)
-    return Case(asked, settled, plan.build(settled), machine, backend, "so it is", runs_as or (envoy.uid, envoy.gid))
+    return Case(request, settled, plan.build(settled), machine, backend, "so it is", runs_as or (envoy.uid, envoy.gid))

@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 def chains(table: Table) -> dict[str, list[str]]:
     """A table's lines by chain, built-in chains' policies left out."""
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for line in dump_table(table).split("\n")[1:-2]:
         words = line.split()
         if line.startswith(":") and words[1] == "-":
-            found[words[0][1:]] = [line]
+            result[words[0][1:]] = [line]
         elif not line.startswith(":"):
-            found.setdefault(words[1], []).append(line)
-    return found
+            result.setdefault(words[1], []).append(line)
+    return result
 
 
 @given(tables(IPV4, "nat"), st.none() | wanted_tables(IPV4, "nat"), st.booleans())
-def test_both_sides(found: Table, wanted: Table | None, there: bool) -> None:
-    standing = found if there else Table("nat", ordered("nat", {}))
-    change = TableChange(IPV4, "nat", wanted, wanted)
-    ruleset = Ruleset(IPV4, (found,) if there else ())
+def test_both_sides(table: Table, desired: Table | None, there: bool) -> None:
+    standing = table if there else Table("nat", ordered("nat", {}))
+    change = TableChange(IPV4, "nat", desired, desired)
+    ruleset = Ruleset(IPV4, (table,) if there else ())
     before, after = chains(standing), chains(standing)
     for hunk in hunks((ruleset,), Changes((), (change,), (), "")):
         assert [text for sign, text in hunk.lines if sign != "+"] == before.get(hunk.chain, [])
@@ -44,7 +44,7 @@ def test_both_sides(found: Table, wanted: Table | None, there: bool) -> None:
         if kept := [text for sign, text in hunk.lines if sign != "-"]:
             after[hunk.chain] = kept
         assert any(sign != " " for sign, _ in hunk.lines)
-    assert after == chains(merged(standing, wanted))
+    assert after == chains(merged(standing, desired))
 
 
 signs: st.SearchStrategy[Sign] = st.sampled_from([" ", " ", " ", "+", "-"])

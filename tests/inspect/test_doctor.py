@@ -238,8 +238,8 @@ def test_what_the_pod_allows(privileges: Privileges, backend: str, name: str, st
 
 def test_a_kernel_without_ipv6_is_one_check() -> None:
     refused = tuple(Trial("legacy", "ipv6", "match", name, works=False, why="no") for name in ("tcp", "owner", "udp"))
-    for asked in ("", "--enable-ipv6"):
-        checks = diagnose(case(asked, **sysctls(lo__disable_ipv6=None), trials=(*TRIALS, *refused)))
+    for request in ("", "--enable-ipv6"):
+        checks = diagnose(case(request, **sysctls(lo__disable_ipv6=None), trials=(*TRIALS, *refused)))
         assert [check.name for check in checks if "ipv6" in check.name.lower()] == ["IPv6"]
 
 
@@ -287,11 +287,11 @@ def test_every_look_says_something() -> None:
 
 
 def test_capture_by_ebpf_says_what_is_in_its_way() -> None:
-    asked = case("--capture-backend ebpf --dry-run")
-    able = {check.name: check for check in diagnose(asked.replace(node=NodeSupport("", ("cgroup/connect4",))))}
+    request = case("--capture-backend ebpf --dry-run")
+    able = {check.name: check for check in diagnose(request.replace(node=NodeSupport("", ("cgroup/connect4",))))}
     assert able["capture by eBPF"].status == "ok"
     assert "cgroup/connect4" in able["capture by eBPF: neighbours"].finding
-    unable = {check.name: check for check in diagnose(asked.replace(node=NodeSupport("Linux 5.10 is too old", ())))}
+    unable = {check.name: check for check in diagnose(request.replace(node=NodeSupport("Linux 5.10 is too old", ())))}
     assert (unable["capture by eBPF"].status, unable["capture by eBPF"].finding) == ("fail", "Linux 5.10 is too old")
 
 

@@ -33,8 +33,10 @@ def test_every_rule_has_its_columns(ruleset: Ruleset) -> None:
     for table in ruleset.tables:
         for chain in table.chains:
             for rule in chain.rules:
-                told = columns(rule)
-                assert all((told.protocol, told.in_interface, told.out_interface, told.source, told.destination))
+                report = columns(rule)
+                assert all(
+                    (report.protocol, report.in_interface, report.out_interface, report.source, report.destination)
+                )
                 if rule.matches and rule.replace(matches=()) != rule:
                     assert columns(rule) != columns(rule.replace(matches=())) or _asks_nothing(rule)
 
@@ -54,8 +56,8 @@ def test_every_native_rule_has_its_columns(name: str) -> None:
         laid_out = layout(plan.rulesets, table)
         named = sets(laid_out)
         for chain in laid_out.chains:
-            told = [inet_columns(rule, named) for rule in chain.rules]
-            assert len({(each, rule.family) for each, rule in zip(told, chain.rules, strict=True)}) == len(
+            report = [inet_columns(rule, named) for rule in chain.rules]
+            assert len({(each, rule.family) for each, rule in zip(report, chain.rules, strict=True)}) == len(
                 set(chain.rules)
             )
 
@@ -71,13 +73,13 @@ def counted(table: Table) -> CountedTable:
 
 def test_a_rule_at_another_place() -> None:
     chosen = Options(istio_service_cidr="*", istio_inbound_ports="*", proxy_uid=(1337,))
-    [wanted] = [table for ruleset in build(chosen).rulesets for table in ruleset.tables if ruleset.family == IPV4]
-    output = wanted.chain("ISTIO_OUTPUT")
+    [desired] = [table for ruleset in build(chosen).rulesets for table in ruleset.tables if ruleset.family == IPV4]
+    output = desired.chain("ISTIO_OUTPUT")
     assert output is not None
     swapped = output.replace(rules=(output.rules[1], output.rules[0], *output.rules[2:]))
     assert not list(unpaired(swapped.rules, output.rules))
-    found = wanted.replace(chains=tuple(swapped if each is output else each for each in wanted.chains))
-    rows = table_rows(counted(found), wanted, purposes(chosen, IPV4))
+    actual = desired.replace(chains=tuple(swapped if each is output else each for each in desired.chains))
+    rows = table_rows(counted(actual), desired, purposes(chosen, IPV4))
     [chain] = [chain for chain in rows.chains if chain.name == "ISTIO_OUTPUT"]
     assert [row.state for row in chain.rows] == ["misplaced"] * 2 + ["in place"] * (len(output.rules) - 2)
     assert [row.count for row in chain.rows] == [Count(n, n * 60) for n in range(len(output.rules))]
@@ -86,9 +88,9 @@ def test_a_rule_at_another_place() -> None:
 
 def test_a_chain_that_is_gone() -> None:
     chosen = Options(istio_service_cidr="*", proxy_uid=(1337,))
-    [wanted] = [table for ruleset in build(chosen).rulesets for table in ruleset.tables if ruleset.family == IPV4]
-    found = wanted.replace(chains=tuple(each for each in wanted.chains if each.name != "ISTIO_REDIRECT"))
-    rows = table_rows(counted(found), wanted, purposes(chosen, IPV4))
+    [desired] = [table for ruleset in build(chosen).rulesets for table in ruleset.tables if ruleset.family == IPV4]
+    actual = desired.replace(chains=tuple(each for each in desired.chains if each.name != "ISTIO_REDIRECT"))
+    rows = table_rows(counted(actual), desired, purposes(chosen, IPV4))
     [chain] = [chain for chain in rows.chains if chain.name == "ISTIO_REDIRECT"]
     assert (chain.rows, chain.missing) == ((), ("-p tcp -j REDIRECT --to-ports 15001",))
 
@@ -103,14 +105,14 @@ def test_a_table_of_the_least_width_has_it_all(name: str) -> None:
         for ruleset in build(chosen).rulesets
         for table in ruleset.tables
     )
-    sight = Snapshot("in place", "legacy", "asked for", (), shown, (), None, None)
+    snapshot = Snapshot("in place", "legacy", "asked for", (), shown, (), None, None)
     for brief in (False, True):
-        with Console(width=least_width(sight), file=io.StringIO()) as console, console.capture() as capture:
-            console.print(tables(sight, brief=brief))
+        with Console(width=least_width(snapshot), file=io.StringIO()) as console, console.capture() as capture:
+            console.print(tables(snapshot, brief=brief))
         text = capture.get()
         assert "…" not in text
-        told = {tuple(map(str.strip, line.split("│")[1:-2])) for line in text.splitlines() if line.startswith("│")}
-        assert told >= {cells(row)[:-1] for _, table in shown for chain in table.chains for row in chain.rows}
+        report = {tuple(map(str.strip, line.split("│")[1:-2])) for line in text.splitlines() if line.startswith("│")}
+        assert report >= {cells(row)[:-1] for _, table in shown for chain in table.chains for row in chain.rows}
 
 
 def test_captured_connections() -> None:
@@ -127,7 +129,7 @@ def test_captured_connections() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
+    ("arguments", "meant"),
     [
         (["show", "--watch"], ["show", "--watch", "2"]),
         (["show", "--watch", "5", "-b", "80"], ["show", "--watch", "5", "-b", "80"]),
@@ -137,8 +139,8 @@ def test_captured_connections() -> None:
         ([], []),
     ],
 )
-def test_a_watch_that_says_no_seconds(given: list[str], meant: list[str]) -> None:
-    assert spelled_out(given) == meant
+def test_a_watch_that_says_no_seconds(arguments: list[str], meant: list[str]) -> None:
+    assert spelled_out(arguments) == meant
 
 
 @pytest.mark.parametrize("wrong", ["0", "-1", "nan", "inf", "1e9", "x", ""])

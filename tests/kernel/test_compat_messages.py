@@ -96,8 +96,8 @@ def dump(contents: list[Content]) -> list[bytes]:
     return [dumped(each, handle=number) for number, each in enumerate(contents, 1)]
 
 
-def same(found: list[bytes]) -> bool:
-    return _same_rules(found, "nat", {CHAIN: RuleWriter(IPV4).contents(WANTED.parts), "ISTIO_INBOUND": []})
+def same(result: list[bytes]) -> bool:
+    return _same_rules(result, "nat", {CHAIN: RuleWriter(IPV4).contents(WANTED.parts), "ISTIO_INBOUND": []})
 
 
 def test_what_was_written_is_recognised_whatever_was_counted() -> None:
@@ -109,8 +109,8 @@ def test_what_was_written_is_recognised_whatever_was_counted() -> None:
 @pytest.mark.parametrize("number", range(4))
 def test_whatever_differs_is_seen(number: int) -> None:
     contents = RuleWriter(IPV4).contents(WANTED.parts)
-    found = dump(contents)
-    whole = found[number]
+    actual = dump(contents)
+    whole = actual[number]
     before, after, _ = contents[number]
     for other in (
         dumped(contents[number], signed=b""),
@@ -124,7 +124,7 @@ def test_whatever_differs_is_seen(number: int) -> None:
         whole[:-1],
         b"",
     ):
-        assert not same([*found[:number], other, *found[number + 1 :]])
-    assert not same(found[:number] + found[number + 1 :])
-    assert not same([*found, whole])
-    assert not same([*found[1:], found[0]])
+        assert not same([*actual[:number], other, *actual[number + 1 :]])
+    assert not same(actual[:number] + actual[number + 1 :])
+    assert not same([*actual, whole])
+    assert not same([*actual[1:], actual[0]])

@@ -67,32 +67,32 @@ def with_rules(table: Table, name: str, rules: tuple[Rule, ...]) -> Table:
 @given(TABLES)
 def test_what_is_wanted_stands_whatever_it_has_counted(drawn: tuple[Family, Table]) -> None:
     family, table = drawn
-    wanted = signed(table)
-    assert is_exactly(wanted, family, Blob(wanted, family).answers, expecting(wanted, family))
+    signed_table = signed(table)
+    assert is_exactly(signed_table, family, Blob(signed_table, family).answers, expecting(signed_table, family))
 
 
 CHANGES = ("policy", "signature", "less", "more", "another", "moved", "chain more", "chain less", "chain renamed")
 
 
 @st.composite
-def changed(draw: st.DrawFn, wanted: Table) -> Table:
+def changed(draw: st.DrawFn, desired: Table) -> Table:
     """The table with one thing other than it was."""
-    chain = draw(st.sampled_from(wanted.chains))
+    chain = draw(st.sampled_from(desired.chains))
     at = draw(st.integers(0, max(len(chain.rules) - 1, 0)))
     rules, rule = list(chain.rules), Rule((), Verdict("DROP"), ours=True)
-    others = {each.name: each for each in wanted.chains if each is not chain}
-    reached = {name for each in wanted.chains for name in jumps(each)}
+    others = {each.name: each for each in desired.chains if each is not chain}
+    reached = {name for each in desired.chains for name in jumps(each)}
     match draw(st.sampled_from(CHANGES)):
         case "policy":
             assume(chain.policy is not None)
             others[chain.name] = chain.replace(policy="DROP" if chain.policy == "ACCEPT" else "ACCEPT")
-            return Table(wanted.name, ordered(wanted.name, others))
+            return Table(desired.name, ordered(desired.name, others))
         case "chain more":
-            return Table(wanted.name, ordered(wanted.name, {**others, chain.name: chain, "MORE": Chain("MORE", ())}))
+            return Table(desired.name, ordered(desired.name, {**others, chain.name: chain, "MORE": Chain("MORE", ())}))
         case "chain less" | "chain renamed" as change:
             assume(chain.policy is None and chain.name not in reached)
             renamed = {"RENAMED": chain.replace(name="RENAMED")} if change == "chain renamed" else {}
-            return Table(wanted.name, ordered(wanted.name, {**others, **renamed}))
+            return Table(desired.name, ordered(desired.name, {**others, **renamed}))
         case "more":
             rules.insert(at, rule)
         case change:
@@ -104,21 +104,23 @@ def changed(draw: st.DrawFn, wanted: Table) -> Table:
                 rules.insert(at, rule)
             elif change == "moved":
                 assume(not isinstance(taken.target, Jump))
-                wanted = with_rules(wanted, chain.name, tuple(rules))
-                target = draw(st.sampled_from(wanted.chains))
+                desired = with_rules(desired, chain.name, tuple(rules))
+                target = draw(st.sampled_from(desired.chains))
                 place = draw(st.integers(0, len(target.rules)))
-                return with_rules(wanted, target.name, (*target.rules[:place], taken, *target.rules[place:]))
-    return with_rules(wanted, chain.name, tuple(rules))
+                return with_rules(desired, target.name, (*target.rules[:place], taken, *target.rules[place:]))
+    return with_rules(desired, chain.name, tuple(rules))
 
 
 @given(TABLES, st.data())
 def test_nothing_else_passes_for_it(drawn: tuple[Family, Table], data: st.DataObject) -> None:
     family, table = drawn
-    wanted = signed(table)
-    other = data.draw(changed(wanted))
+    signed_table = signed(table)
+    other = data.draw(changed(signed_table))
     answers = Blob(other, family).answers
-    assert is_exactly(wanted, family, answers, expecting(wanted, family)) == (content(other) == content(wanted))
-    assert content(unpack_table(wanted.name, family, answers, expecting(wanted, family))) == content(other)
+    assert is_exactly(signed_table, family, answers, expecting(signed_table, family)) == (
+        content(other) == content(signed_table)
+    )
+    assert content(unpack_table(signed_table.name, family, answers, expecting(signed_table, family))) == content(other)
 
 
 def output(*rules: Rule, name: str = "ISTIO_OUTPUT") -> Table:
@@ -151,35 +153,37 @@ TCP_PORT = Protocol(6), DestinationPorts(PortRange(1, 1))
 )
 def test_a_rule_that_differs_in_one_thing_is_another(family: Family, rule: Rule, other: Rule) -> None:
     for one, two in ((rule, other), (other, rule)):
-        wanted = signed(output(one))
-        expected = expecting(wanted, family)
-        assert is_exactly(wanted, family, Blob(wanted, family).answers, expected)
-        assert not is_exactly(wanted, family, Blob(signed(output(two)), family).answers, expected)
+        signed_table = signed(output(one))
+        expected = expecting(signed_table, family)
+        assert is_exactly(signed_table, family, Blob(signed_table, family).answers, expected)
+        assert not is_exactly(signed_table, family, Blob(signed(output(two)), family).answers, expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_chain_of_another_name_is_another(family: Family) -> None:
-    wanted = output()
-    assert not is_exactly(wanted, family, Blob(output(name="ISTIO_OUTPUU"), family).answers, expecting(wanted, family))
+    desired = output()
+    assert not is_exactly(
+        desired, family, Blob(output(name="ISTIO_OUTPUU"), family).answers, expecting(desired, family)
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("number", range(2 * len(HOOKS)))
 def test_a_built_in_chain_that_begins_or_ends_elsewhere_is_another(family: Family, number: int) -> None:
     """As the kernel says where that is, it is believed."""
-    wanted = Table("mangle", ordered("mangle", {}))
-    info, entries = Blob(wanted, family).answers
+    desired = Table("mangle", ordered("mangle", {}))
+    info, entries = Blob(desired, family).answers
     name, valid, *numbers = INFO.unpack(info)
-    assert is_exactly(wanted, family, (info, entries), expecting(wanted, family))
+    assert is_exactly(desired, family, (info, entries), expecting(desired, family))
     numbers[number] += 8
-    assert not is_exactly(wanted, family, (INFO.pack(name, valid, *numbers), entries), expecting(wanted, family))
+    assert not is_exactly(desired, family, (INFO.pack(name, valid, *numbers), entries), expecting(desired, family))
 
 
 def test_a_table_of_which_not_all_is_expected_is_read() -> None:
-    wanted = Table("raw", ordered("raw", {}))
-    expected = expecting(wanted, "ipv4")
-    assert is_exactly(wanted, "ipv4", Blob(wanted, "ipv4").answers, expected)
-    assert not is_exactly(wanted, "ipv4", Blob(wanted, "ipv4").answers, {"OUTPUT": expected["OUTPUT"]})
+    desired = Table("raw", ordered("raw", {}))
+    expected = expecting(desired, "ipv4")
+    assert is_exactly(desired, "ipv4", Blob(desired, "ipv4").answers, expected)
+    assert not is_exactly(desired, "ipv4", Blob(desired, "ipv4").answers, {"OUTPUT": expected["OUTPUT"]})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -190,9 +194,9 @@ def test_a_long_run_matches_as_one(family: Family, count: int) -> None:
         unit = Rule((Protocol(6), DestinationPorts(ports[0])), Verdict("RETURN"), ours=True)
         return Chain.of("ISTIO_OUTPUT", (Run((unit,), ports), unit))
 
-    wanted = Table("nat", ordered("nat", {"ISTIO_OUTPUT": run(*range(count))}))
-    expected = expecting(wanted, family)
-    assert is_exactly(wanted, family, Blob(wanted, family).answers, expected)
+    desired = Table("nat", ordered("nat", {"ISTIO_OUTPUT": run(*range(count))}))
+    expected = expecting(desired, family)
+    assert is_exactly(desired, family, Blob(desired, family).answers, expected)
     for values in (range(1, count + 1), range(count - 1), range(count + 1), (*range(count - 1), 9999)):
         other = Table("nat", ordered("nat", {"ISTIO_OUTPUT": run(*values)}))
-        assert not is_exactly(wanted, family, Blob(other, family).answers, expected)
+        assert not is_exactly(desired, family, Blob(other, family).answers, expected)

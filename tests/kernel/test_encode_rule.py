@@ -184,23 +184,23 @@ def test_a_run_is_packed_as_each_of_its_rules_alone(drawn: tuple[Family, Run]) -
 def test_a_chain_that_is_as_expected_is_the_very_chain(drawn: tuple[Family, Run], data: st.DataObject) -> None:
     family, run = drawn
     around = tuple(rule.replace(ours=True) for rule in data.draw(st.lists(rules(family, "nat"), max_size=2)))
-    wanted = Chain.of("ISTIO_OUTPUT", (*around, run, *around))
-    chains = {"ISTIO_OUTPUT": wanted, "ISTIO_REDIRECT": Chain("ISTIO_REDIRECT", ())}
+    desired = Chain.of("ISTIO_OUTPUT", (*around, run, *around))
+    chains = {"ISTIO_OUTPUT": desired, "ISTIO_REDIRECT": Chain("ISTIO_REDIRECT", ())}
     for rule in around:
         if isinstance(rule.target, Jump):
             chains.setdefault(rule.target.chain, Chain(rule.target.chain, ()))
     standing = Blob(Table("nat", ordered("nat", chains)), family).answers
-    expected = {"ISTIO_OUTPUT": (wanted, pack_chain(wanted, family))}
-    assert unpack_table("nat", family, standing, expected).chain("ISTIO_OUTPUT") is wanted
+    expected = {"ISTIO_OUTPUT": (desired, pack_chain(desired, family))}
+    assert unpack_table("nat", family, standing, expected).chain("ISTIO_OUTPUT") is desired
     # One rule more, less, or another: what exists is read.
-    spelled_out = list(wanted.rules)
+    spelled_out = list(desired.rules)
     at = data.draw(st.integers(0, len(spelled_out) - 1))
     change = data.draw(st.sampled_from(("more", "less", "other")))
     spelled_out[at : at + (change != "more")] = [] if change == "less" else [Rule((), Verdict("DROP"))]
     chains["ISTIO_OUTPUT"] = Chain("ISTIO_OUTPUT", tuple(spelled_out))
     standing = Blob(Table("nat", ordered("nat", chains)), family).answers
-    found = unpack_table("nat", family, standing, expected).chain("ISTIO_OUTPUT")
-    assert found == chains["ISTIO_OUTPUT"]
+    actual = unpack_table("nat", family, standing, expected).chain("ISTIO_OUTPUT")
+    assert actual == chains["ISTIO_OUTPUT"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -468,10 +468,10 @@ def filled(own_rule: Rule, others_rule: Rule) -> Table:
 
 def test_known_entries_are_the_very_rules_where_they_are_signed() -> None:
     rule = Rule((Owner("uid", 1, 1),), RETURN, ours=True)
-    wanted = filled(rule, rule)
+    desired = filled(rule, rule)
     blob = Blob(filled(rule, rule.replace(ours=False)), IPV4)
     expected = {
-        name: (chain, pack_chain(chain, IPV4)) for name in ("ISTIO_OUTPUT", "OTHER") if (chain := wanted.chain(name))
+        name: (chain, pack_chain(chain, IPV4)) for name in ("ISTIO_OUTPUT", "OTHER") if (chain := desired.chain(name))
     }
     read = unpack_table("nat", IPV4, blob.answers, expected)
     own, other = read.chain("ISTIO_OUTPUT"), read.chain("OTHER")

@@ -21,10 +21,10 @@ def others_write(path: Path, text: str) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    made = tmp_path / "10-net.conflist"
-    made.write_text("before")
-    made.chmod(0o640)
-    return made
+    result = tmp_path / "10-net.conflist"
+    result.write_text("before")
+    result.chmod(0o640)
+    return result
 
 
 def test_it_is_replaced_and_keeps_its_permissions(path: Path) -> None:
@@ -77,10 +77,10 @@ def test_no_write_of_another_is_lost_among_many(path: Path) -> None:
     counter.start()
     replaced = 0
     while not stop.is_set():
-        found = files.read(str(path))
-        assert found
+        contents = files.read(str(path))
+        assert contents
         try:
-            files.replace(str(path), found.data.split()[0] + b" ours", found, 0o600)
+            files.replace(str(path), contents.data.split()[0] + b" ours", contents, 0o600)
             replaced += 1
         except files.Changed:
             continue

@@ -56,12 +56,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = tmp_path_factory.mktemp("grpc") / "sock"
     handlers = Handlers()
     with ThreadPoolExecutor(2) as workers:
-        made = grpc.server(workers, handlers=[handlers], options=[("grpc.max_send_message_length", -1)])
-        made.add_insecure_port(f"unix://{path}")
-        made.start()
+        result = grpc.server(workers, handlers=[handlers], options=[("grpc.max_send_message_length", -1)])
+        result.add_insecure_port(f"unix://{path}")
+        result.start()
         yield str(path)
         handlers.release.set()
-        made.stop(None).wait()
+        result.stop(None).wait()
 
 
 def test_one_call_after_the_other(server: str) -> None:

@@ -37,8 +37,8 @@ def tables(name: str) -> list[InetTable]:
     """The tables of a case."""
     chosen = options(argv(name), {})
     assert chosen is not None
-    found = [layout(plan(chosen).rulesets, each) for each in NAMES]
-    return [each for each in found if each.chains]
+    result = [layout(plan(chosen).rulesets, each) for each in NAMES]
+    return [each for each in result if each.chains]
 
 
 SIZES = st.sampled_from([2, 4, 16])
@@ -185,13 +185,13 @@ def test_a_dump_that_no_kernel_sends_is_an_error_or_a_table(name: str, data: st.
 
 def read_or_refused(table: InetTable, dump: TableDump) -> None:
     """A dump is read as some table, or refused in one line."""
-    said = ""
+    message = ""
     try:
         read = read_table(table.name, dump)
         assert read.counts.keys() == {chain.name for chain in read.table.chains}
     except KernelError as error:
-        said = str(error)
-    assert said.isprintable()
+        message = str(error)
+    assert message.isprintable()
     holds(dump, TableEncoder().encode(table))
 
 

@@ -80,12 +80,12 @@ def test_a_rule_without_one_of_its_expressions_is_read_too(each: Recorded) -> No
 
 def apart(expressions: bytes) -> list[bytes]:
     """A list of expressions, each with its head."""
-    found = []
+    result = []
     while expressions:
         length = (int.from_bytes(expressions[:2], "little") + 3) & ~3
-        found.append(expressions[:length])
+        result.append(expressions[:length])
         expressions = expressions[length:]
-    return found
+    return result
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ def servers(tmp_path: Path, text: bytes) -> tuple[list[str], tuple[str, ...]]:
     """The servers of a resolv.conf with this text, spelled, and the complaints."""
     path = tmp_path / "resolv.conf"
     path.write_bytes(text)
-    found, complaints = nameservers(str(path))
-    for server in found:
+    result, complaints = nameservers(str(path))
+    for server in result:
         assert server.prefix == 8 * len(server.address)
-    spelled = [str(ipaddress.ip_address(server.address)) for server in found]
+    spelled = [str(ipaddress.ip_address(server.address)) for server in result]
     return spelled, tuple(complaint.replace(str(path), "PATH") for complaint in complaints)
 
 
@@ -56,8 +56,8 @@ def test_what_is_read(tmp_path: Path, text: bytes, addresses: list[str]) -> None
     ],
 )
 def test_a_line_that_is_wrong_is_complained_about_and_passed_over(tmp_path: Path, line: bytes, shown: str) -> None:
-    found, complaints = servers(tmp_path, b"nameserver 10.0.0.1\n" + line + b"\nnameserver 10.0.0.2\n")
-    assert found == ["10.0.0.1", "10.0.0.2"]
+    actual, complaints = servers(tmp_path, b"nameserver 10.0.0.1\n" + line + b"\nnameserver 10.0.0.2\n")
+    assert actual == ["10.0.0.1", "10.0.0.2"]
     assert complaints == (f"PATH line 2: nameserver {shown} is not an IP address and is ignored",)
 
 
@@ -78,8 +78,8 @@ def test_every_server_is_found_in_order(
     tmp_path_factory: pytest.TempPathFactory, addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address]
 ) -> None:
     text = "".join(f"nameserver {address}\n" for address in addresses).encode()
-    found, complaints = servers(tmp_path_factory.mktemp("etc"), text)
-    assert found == [str(address) for address in addresses]
+    actual, complaints = servers(tmp_path_factory.mktemp("etc"), text)
+    assert actual == [str(address) for address in addresses]
     assert complaints == ()
 
 

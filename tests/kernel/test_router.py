@@ -95,7 +95,7 @@ def test_any_bytes_are_some_attributes_or_none(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "number", "said"),
+    ("entry", "number", "text"),
     [
         # These the integration tests can't provoke: their kernel has it all.
         (SIX, errno.EOPNOTSUPP, "the kernel has no IPv6, or was started with ipv6.disable=1"),
@@ -107,10 +107,10 @@ def test_any_bytes_are_some_attributes_or_none(data: bytes) -> None:
         (SIX, errno.ENOBUFS, "ip -6 addr show dev lo"),
     ],
 )
-def test_a_refusal_says_what_was_refused_and_what_to_do(entry: RoutingEntry, number: int, said: str) -> None:
+def test_a_refusal_says_what_was_refused_and_what_to_do(entry: RoutingEntry, number: int, text: str) -> None:
     error = explain(entry, "add", OSError(number, "In the kernel's words"))
     assert str(error).startswith(f"{command(entry)}: In the kernel's words ({errno.errorcode[number]}); ")
-    assert said in str(error)
+    assert text in str(error)
     assert error.errno == number
 
 
@@ -205,11 +205,11 @@ def test_a_refusal_in_the_kernels_own_words(kernel: Kernel, flags: int, data: by
 
 
 @pytest.mark.parametrize(
-    ("words", "told"), [("", "No such file or directory"), ("Said by the kernel", "Said by the kernel")]
+    ("words", "text"), [("", "No such file or directory"), ("Said by the kernel", "Said by the kernel")]
 )
-def test_a_refused_batch_is_told_in_words(words: str, told: str) -> None:
+def test_a_refused_batch_is_told_in_words(words: str, text: str) -> None:
     refused = BatchRefused(errno.ENOENT, (words, 36), 3)
-    assert (refused.errno, refused.strerror, refused.at, refused.offset) == (errno.ENOENT, told, 3, 20)
+    assert (refused.errno, refused.strerror, refused.at, refused.offset) == (errno.ENOENT, text, 3, 20)
 
 
 def test_an_answer_to_something_else_is_no_answer(kernel: Kernel) -> None:

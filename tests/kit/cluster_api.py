@@ -119,8 +119,8 @@ class ClusterApi:
         body = json.loads(request.body or b"{}")
         match request.method, path:
             case "GET", ["api", "v1", "namespaces", namespace, "pods", name]:
-                found = self.pods.get((namespace, name))
-                await (answer.json(found) if found else answer.refuse(404, f'pods "{name}" not found'))
+                result = self.pods.get((namespace, name))
+                await (answer.json(result) if result else answer.refuse(404, f'pods "{name}" not found'))
             case "PATCH", ["api", "v1", "namespaces", namespace, "pods", name]:
                 async with self._condition:
                     pod = copy.deepcopy(self.pods[namespace, name])

@@ -28,20 +28,20 @@ def documents(text: str) -> list[Any]:
 def template(chart: Path, namespace: str, *values: str) -> list[dict[str, str]]:
     """What `helm template` comes to for each of these values, as JSON."""
     command = [sys.executable, "-m", "tests.kit.helm", str(chart), namespace]
-    given = json.dumps([json.loads(each) for each in values])
-    done = subprocess.run(command, input=given, cwd=ROOT, capture_output=True, text=True, check=False)
+    document = json.dumps([json.loads(each) for each in values])
+    done = subprocess.run(command, input=document, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found: list[dict[str, str]] = json.loads(done.stdout)
-    return found
+    result: list[dict[str, str]] = json.loads(done.stdout)
+    return result
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Values laid over others, objects member by member, as Helm does it."""
-    found = dict(below)
+    result = dict(below)
     for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(found.get(key), dict)
-        found[key] = merged(found[key], value) if both else value
-    return found
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
 
 
 def main(chart: str, namespace: str) -> None:
@@ -49,18 +49,18 @@ def main(chart: str, namespace: str) -> None:
     import helm_python
 
     # Of its severities 1 is advice (an icon), 2 a warning.
-    found = [each for each in helm_python.lint(chart)["messages"] if each["severity"] > 1]
-    assert not found, found
-    told = []
+    result = [each for each in helm_python.lint(chart)["messages"] if each["severity"] > 1]
+    assert not result, result
+    report = []
     with helm_python.Chart.load(chart) as loaded:
         for values in json.load(sys.stdin):
             try:
                 texts = loaded.render(values, name="release", namespace=namespace)
             except helm_python.HelmError as error:
-                told.append({"error": str(error)})
+                report.append({"error": str(error)})
             else:
-                told.append({"text": "".join(f"---\n# Source: {name}\n{text}\n" for name, text in texts.items())})
-    print(json.dumps(told))
+                report.append({"text": "".join(f"---\n# Source: {name}\n{text}\n" for name, text in texts.items())})
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

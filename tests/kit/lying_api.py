@@ -52,9 +52,9 @@ class Answer:
         """The header of a stream of events."""
         await self.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
 
-    async def event(self, kind: str, found: object) -> None:
+    async def event(self, kind: str, result: object) -> None:
         """One event of a watch."""
-        await self.piece(json.dumps({"type": kind, "object": found}).encode() + b"\n")
+        await self.piece(json.dumps({"type": kind, "object": result}).encode() + b"\n")
 
     async def piece(self, data: bytes) -> None:
         """A chunk of the stream."""

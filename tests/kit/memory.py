@@ -55,8 +55,8 @@ class Memory:
         """Put a plan in place, as another run has written it."""
         for ruleset in plan.rulesets:
             for table in ruleset.tables:
-                found = self.tables.get((ruleset.family, table.name)) or empty(table.name)
-                self.tables[ruleset.family, table.name] = merged(found, table)
+                result = self.tables.get((ruleset.family, table.name)) or empty(table.name)
+                self.tables[ruleset.family, table.name] = merged(result, table)
         self.routing += tuple(entry for entry in plan.routing if entry not in self.routing)
 
     def held(self) -> tuple[dict[tuple[Family, TableName], Table], set[RoutingEntry]]:
@@ -81,17 +81,17 @@ class MemoryFirewall:
         tables = (self.memory.tables.get((family, name)) for name in names)
         return Ruleset(family, tuple(table for table in tables if table))
 
-    def replace(self, family: Family, wanted: Table) -> None:
+    def replace(self, family: Family, desired: Table) -> None:
         """As Firewall.replace."""
-        self.memory.change(f"{family} {wanted.name}")
-        found = self.memory.tables.get((family, wanted.name)) or empty(wanted.name)
-        self.memory.tables[family, wanted.name] = merged(found, wanted)
+        self.memory.change(f"{family} {desired.name}")
+        result = self.memory.tables.get((family, desired.name)) or empty(desired.name)
+        self.memory.tables[family, desired.name] = merged(result, desired)
 
-    def remove(self, family: Family, name: TableName, wanted: Table | None = None) -> None:
+    def remove(self, family: Family, name: TableName, desired: Table | None = None) -> None:
         """As Firewall.remove."""
         self.memory.change(f"{family} {name} removed")
-        if found := self.memory.tables.get((family, name)):
-            self.memory.tables[family, name] = without_ours(found, wanted)
+        if result := self.memory.tables.get((family, name)):
+            self.memory.tables[family, name] = without_ours(result, desired)
 
 
 class MemoryRouter:
@@ -105,9 +105,9 @@ class MemoryRouter:
         self.memory.reads.append("read routing")
         return self.memory.routing
 
-    def replace(self, wanted: tuple[RoutingEntry, ...], existing: tuple[RoutingEntry, ...] | None = None) -> None:
+    def replace(self, desired: tuple[RoutingEntry, ...], existing: tuple[RoutingEntry, ...] | None = None) -> None:
         """As Router.replace."""
-        for entry in wanted:
+        for entry in desired:
             if entry not in self.memory.routing:
                 self.memory.change(f"add {type(entry).__name__}")
                 self.memory.routing += (entry,)
@@ -140,8 +140,8 @@ def empty(name: TableName) -> Table:
     return Table(name, ordered(name, {}))
 
 
-def without_ours(found: Table, wanted: Table | None) -> Table:
+def without_ours(table: Table, desired: Table | None) -> Table:
     """A table with what is ours taken out; rules that equal `wanted` ones are known as ours where nobody signed."""
     from istio_init.model.compare import recognised
 
-    return merged(recognised(found, wanted), None)
+    return merged(recognised(table, desired), None)

@@ -20,6 +20,6 @@ def options(words: Sequence[str], environ: Mapping[str, str]) -> Options | None:
     return argv.options(words, environ, account)
 
 
-def from_pod_file(path: str, given: Mapping[str, str], lookup: Lookup) -> Options:
+def from_pod_file(path: str, arguments: Mapping[str, str], lookup: Lookup) -> Options:
     """The Options of `--from-pod PATH`."""
-    return from_pod(read(FLAG, path), path, given, lookup)
+    return from_pod(read(FLAG, path), path, arguments, lookup)

@@ -253,9 +253,9 @@ def _spelled(matches: tuple[Match, ...], target: Target, transport: int) -> Rule
 def planned(line: str) -> Subject:
     """The plan of a command line, and the pod of `explain` where nobody says anything of it."""
     sidecar = Sidecar(line)
-    known = [Address(Network(bytes([127, 0, 0, 1]), 8), "lo"), Address(network("::1"), "lo")]
+    recorded = [Address(Network(bytes([127, 0, 0, 1]), 8), "lo"), Address(network("::1"), "lo")]
     pod = [Address(each, "eth0") for each in POD.values()]
-    facts = Facts((*known, *sidecar.plan.addresses, *pod), sidecar.plan.policy_rules, sidecar.plan.routes)
+    facts = Facts((*recorded, *sidecar.plan.addresses, *pod), sidecar.plan.policy_rules, sidecar.plan.routes)
     return Subject(sidecar.options, sidecar.plan.rulesets, facts, sidecar.envoy, live=False)
 
 
@@ -296,11 +296,11 @@ def said(about: Subject, typed: dict[str, Any], family: Family) -> Said | None:
         return None
     about = packet_flags.with_request(about, request, "")
     family = request.family if request.addressed else family
-    ruleset, known = about.ruleset(family), purposes(about.options, family)
+    ruleset, reasons = about.ruleset(family), purposes(about.options, family)
     path = follow(ruleset, packet_flags.packet(request, about, family), about.facts, about.envoy)
-    drawing = build_graph(ruleset, known, about.envoy)
-    lit = [{part: getattr(way, part) for part in WAY} for way in highlights(path, drawing)]
-    return Said(as_json(path, known), lit, {row.key for box in drawing.boxes for row in box.rows})
+    drawing = build_graph(ruleset, reasons, about.envoy)
+    lit = [{part: getattr(direction, part) for part in WAY} for direction in highlights(path, drawing)]
+    return Said(as_json(path, reasons), lit, {row.key for box in drawing.boxes for row in box.rows})
 
 
 def understood(typed: dict[str, Any]) -> packet_flags.PacketRequest | None:
@@ -308,10 +308,10 @@ def understood(typed: dict[str, Any]) -> packet_flags.PacketRequest | None:
     flags = {
         name: typed[name] for name in ("protocol", "interface", "uid", "gid", "mark", "connmark", "state", "reply")
     }
-    way = {"outbound": not typed["inbound"], "inbound": typed["inbound"]}
+    direction = {"outbound": not typed["inbound"], "inbound": typed["inbound"]}
     try:
         request = packet_flags.parse_request(
-            packet_flags.PacketFlags(source=typed["from"], destination=typed["to"], **flags, **way)
+            packet_flags.PacketFlags(source=typed["from"], destination=typed["to"], **flags, **direction)
         )
         # The family is asked for because that raises where one address is IPv4, the other IPv6.
         return request if request.family in FAMILIES else None  # noqa: TRY300

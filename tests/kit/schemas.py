@@ -32,8 +32,8 @@ def _strict(value: Any) -> Any:  # noqa: ANN401 (JSON)
 def validated(text: str, name: str = "") -> dict[str, Any]:
     """The answer, where it is what its schema says; `name` is the schema that it has to have."""
     value: dict[str, Any] = json.loads(text)
-    found = value["schema"]
-    assert found.rpartition(".")[0] == (name or found.rpartition(".")[0])
-    errors = sorted(validator(found).iter_errors(value), key=lambda error: len(error.path))
+    result = value["schema"]
+    assert result.rpartition(".")[0] == (name or result.rpartition(".")[0])
+    errors = sorted(validator(result).iter_errors(value), key=lambda error: len(error.path))
     assert [f"{'/'.join(map(str, each.absolute_path))}: {each.message[:300]}" for each in errors[:3]] == []
     return value

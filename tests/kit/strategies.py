@@ -232,14 +232,14 @@ def rules(
     transport = protocol in (Protocol(TCP), Protocol(UDP))
     kinds = draw(kinds_of_matches(transport=transport, anywhere=anywhere))
     placed = [kind for kind in ORDERED if kind in kinds]
-    asked = [draw(MATCHES[kind](family)) for kind in (*placed, *(kind for kind in kinds if kind not in ORDERED))]
+    request = [draw(MATCHES[kind](family)) for kind in (*placed, *(kind for kind in kinds if kind not in ORDERED))]
     if protocol:
-        asked.insert(sum(1 for kind in kinds if kind in ENTRY), protocol)
+        request.insert(sum(1 for kind in kinds if kind in ENTRY), protocol)
     if draw(st.booleans()) and jumps:
         target: Target = Jump(draw(st.sampled_from(jumps)), draw(st.booleans()))
     else:
         target = draw(targets(family, table, transport=transport, anywhere=anywhere))
-    return Rule(tuple(asked), target, ours=draw(st.booleans()))
+    return Rule(tuple(request), target, ours=draw(st.booleans()))
 
 
 @cache

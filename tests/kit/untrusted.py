@@ -54,14 +54,14 @@ def command_line(data: bytes) -> None:
     arguments = [word for word in words if word.partition("=")[0] not in environ]
     chosen = options(arguments, environ)
     if chosen is not None:
-        wanted = plan(chosen)
-        assert plan(chosen) == wanted
+        desired = plan(chosen)
+        assert plan(chosen) == desired
         for family in FAMILIES:
-            ruleset = wanted.ruleset(family)
+            ruleset = desired.ruleset(family)
             if ruleset is not None:
                 assert load(dump_ruleset(ruleset), family) == ruleset
-        assert dump(wanted).isascii()
-        dump_nftables(wanted)
+        assert dump(desired).isascii()
+        dump_nftables(desired)
 
 
 def save(data: bytes) -> None:
@@ -119,12 +119,12 @@ def injection(data: bytes) -> None:
 def runtime(data: bytes) -> None:
     """A container runtime's answer to the request for a sandbox's status."""
     try:
-        found = cri.status(cri.Sandbox("a1"), cri.parsed(PodSandboxStatusResponse, cri.STATUS, data))
+        result = cri.status(cri.Sandbox("a1"), cri.parsed(PodSandboxStatusResponse, cri.STATUS, data))
     except GrpcError as error:
         shown_well(error)
         return
-    assert isinstance(found.netns, str)
-    assert found.pid >= 0
+    assert isinstance(result.netns, str)
+    assert result.pid >= 0
 
 
 @cache

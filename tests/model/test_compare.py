@@ -43,8 +43,8 @@ def nat(**chains: tuple[Rule, ...]) -> Table:
     return Table("nat", ordered("nat", named))
 
 
-def found_differences(wanted: Table, found: Table) -> list[Difference]:
-    return list(differences(Ruleset("ipv4", (wanted,)), Ruleset("ipv4", (found,))))
+def found_differences(desired: Table, table: Table) -> list[Difference]:
+    return list(differences(Ruleset("ipv4", (desired,)), Ruleset("ipv4", (table,))))
 
 
 # What a rule says doesn't matter here, only which are equal: few of them, so that they meet.
@@ -58,18 +58,18 @@ OWN = st.sampled_from(("ISTIO_OUTPUT", "ISTIO_DROP", "ISTIO_INBOUND"))
 @st.composite
 def situations(draw: st.DrawFn) -> tuple[Table, Table]:
     """A found nat table, and a wanted one as plans have it."""
-    found = {name: Chain(name, draw(FOUND)) for name in draw(st.sets(OWN | st.just("THEIRS")))}
-    wanted = {name: Chain(name, draw(WANTED)) for name in draw(st.sets(OWN))}
+    result = {name: Chain(name, draw(FOUND)) for name in draw(st.sets(OWN | st.just("THEIRS")))}
+    desired = {name: Chain(name, draw(WANTED)) for name in draw(st.sets(OWN))}
     for name in BUILTIN_CHAINS["nat"]:
-        found[name] = Chain(name, draw(FOUND), draw(st.sampled_from(("ACCEPT", "DROP"))))
+        result[name] = Chain(name, draw(FOUND), draw(st.sampled_from(("ACCEPT", "DROP"))))
         rules = draw(WANTED)
-        wanted[name] = Chain(name, rules, "ACCEPT", draw(st.integers(0, len(rules))))
-    return Table("nat", ordered("nat", found)), Table("nat", ordered("nat", wanted))
+        desired[name] = Chain(name, rules, "ACCEPT", draw(st.integers(0, len(rules))))
+    return Table("nat", ordered("nat", result)), Table("nat", ordered("nat", desired))
 
 
-def others(table: Table, wanted: Table | None) -> dict[str, list[Rule]]:
+def others(table: Table, desired: Table | None) -> dict[str, list[Rule]]:
     """The rules that aren't ours, chain by chain, in order."""
-    chains = [chain for chain in recognised(table, wanted).chains if chain.name not in OWN_CHAINS]
+    chains = [chain for chain in recognised(table, desired).chains if chain.name not in OWN_CHAINS]
     own = {chain.name: own_rules(chain) for chain in chains}
     return {
         chain.name: [rule for number, rule in enumerate(chain.rules) if number not in own[chain.name]]
@@ -79,49 +79,49 @@ def others(table: Table, wanted: Table | None) -> dict[str, list[Rule]]:
 
 @given(situations())
 def test_what_was_brought_to_the_plan_is_in_place(situation: tuple[Table, Table]) -> None:
-    found, wanted = situation
-    assert found_differences(wanted, merged(found, wanted)) == []
+    actual, desired = situation
+    assert found_differences(desired, merged(actual, desired)) == []
 
 
 @given(situations())
 def test_bringing_it_there_twice_changes_nothing(situation: tuple[Table, Table]) -> None:
-    found, wanted = situation
-    once = merged(found, wanted)
-    assert merged(once, wanted) == once
+    actual, desired = situation
+    once = merged(actual, desired)
+    assert merged(once, desired) == once
 
 
 @given(situations())
 def test_others_rules_stay_in_their_order(situation: tuple[Table, Table]) -> None:
-    found, wanted = situation
-    before = others(found, wanted)
-    assert others(merged(found, wanted), wanted) == before
-    assert others(merged(found, None), None) == others(found, None)
+    actual, desired = situation
+    before = others(actual, desired)
+    assert others(merged(actual, desired), desired) == before
+    assert others(merged(actual, None), None) == others(actual, None)
 
 
 @given(situations())
 def test_policies_and_others_chains_stay(situation: tuple[Table, Table]) -> None:
-    found, wanted = situation
-    for result in (merged(found, wanted), merged(found, None)):
-        before = {chain.name: chain.policy for chain in found.chains if chain.name not in OWN_CHAINS}
+    actual, desired = situation
+    for result in (merged(actual, desired), merged(actual, None)):
+        before = {chain.name: chain.policy for chain in actual.chains if chain.name not in OWN_CHAINS}
         assert {chain.name: chain.policy for chain in result.chains if chain.name not in OWN_CHAINS} == before
 
 
 @given(situations())
 def test_nothing_of_ours_is_left_behind(situation: tuple[Table, Table]) -> None:
-    found, wanted = situation
-    assert own_part(merged(found, None)) is None
-    if own_part(found, wanted) is None:
-        assert merged(merged(found, wanted), None) == found
+    actual, desired = situation
+    assert own_part(merged(actual, None)) is None
+    if own_part(actual, desired) is None:
+        assert merged(merged(actual, desired), None) == actual
 
 
 @given(situations())
 def test_the_edit_makes_what_is_merged(situation: tuple[Table, Table]) -> None:
-    found, wanted = situation
-    result = merged(found, wanted)
-    for chain in recognised(found, wanted).chains:
+    actual, desired = situation
+    result = merged(actual, desired)
+    for chain in recognised(actual, desired).chains:
         if chain.name in OWN_CHAINS:
             continue
-        change = edit(chain, wanted.chain(chain.name))
+        change = edit(chain, desired.chain(chain.name))
         rules = list(chain.rules)
         for number in reversed(change.delete):
             del rules[number]
@@ -132,10 +132,10 @@ def test_the_edit_makes_what_is_merged(situation: tuple[Table, Table]) -> None:
 
 @given(situations())
 def test_rules_without_a_signature_count_where_they_equal_the_plans(situation: tuple[Table, Table]) -> None:
-    _, wanted = situation
-    assume(any(chain.name in OWN_CHAINS for chain in wanted.chains))  # as in every table of a plan
-    unsigned = [c.replace(rules=tuple(rule.replace(ours=False) for rule in c.rules)) for c in wanted.chains]
-    assert found_differences(wanted, Table(wanted.name, tuple(unsigned))) == []
+    _, desired = situation
+    assume(any(chain.name in OWN_CHAINS for chain in desired.chains))  # as in every table of a plan
+    unsigned = [c.replace(rules=tuple(rule.replace(ours=False) for rule in c.rules)) for c in desired.chains]
+    assert found_differences(desired, Table(desired.name, tuple(unsigned))) == []
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_which_rules_are_ours(chain: Chain, own: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "own"),
+    ("table", "own"),
     [
         # Nobody signed, but some program made Istio chains: an equal rule is Istio's, but a second one like it is not.
         (nat(OUTPUT=(DROP, RETURN, RETURN), ISTIO_OUTPUT=()), (1,)),
@@ -166,29 +166,29 @@ def test_which_rules_are_ours(chain: Chain, own: tuple[int, ...]) -> None:
         (nat(OUTPUT=(RETURN,)), ()),
     ],
 )
-def test_which_rules_of_a_table_are_ours(found: Table, own: tuple[int, ...]) -> None:
-    chain = recognised(found, nat(OUTPUT=(OURS, TO_OURS))).chain("OUTPUT")
+def test_which_rules_of_a_table_are_ours(table: Table, own: tuple[int, ...]) -> None:
+    chain = recognised(table, nat(OUTPUT=(OURS, TO_OURS))).chain("OUTPUT")
     assert chain
     assert own_rules(chain) == own
 
 
 def test_ours_go_where_our_first_one_stood() -> None:
-    found = nat(OUTPUT=(ACCEPT, TO_OURS, DROP))
-    wanted = nat(OUTPUT=(OURS, TO_OURS), ISTIO_OUTPUT=())
-    result = merged(found, wanted).chain("OUTPUT")
+    table = nat(OUTPUT=(ACCEPT, TO_OURS, DROP))
+    desired = nat(OUTPUT=(OURS, TO_OURS), ISTIO_OUTPUT=())
+    result = merged(table, desired).chain("OUTPUT")
     assert result
     assert result.rules == (ACCEPT, RETURN, TO_OURS, DROP)
 
 
 def test_ours_go_to_the_end_of_a_chain_that_has_none_and_inserted_ones_to_the_front() -> None:
-    wanted = Table("nat", ordered("nat", {"OUTPUT": Chain("OUTPUT", (OURS, TO_OURS), "ACCEPT", inserted=1)}))
-    result = merged(nat(OUTPUT=(ACCEPT, DROP)), wanted).chain("OUTPUT")
+    desired = Table("nat", ordered("nat", {"OUTPUT": Chain("OUTPUT", (OURS, TO_OURS), "ACCEPT", inserted=1)}))
+    result = merged(nat(OUTPUT=(ACCEPT, DROP)), desired).chain("OUTPUT")
     assert result
     assert result.rules == (RETURN, ACCEPT, DROP, TO_OURS)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found", "difference"),
+    ("desired", "table", "difference"),
     [
         (nat(OUTPUT=(TO_OURS,)), nat(OUTPUT=(ACCEPT,)), Difference("missing", "nat", "")),
         (nat(), nat(OUTPUT=(ACCEPT,)), None),
@@ -225,19 +225,19 @@ def test_ours_go_to_the_end_of_a_chain_that_has_none_and_inserted_ones_to_the_fr
         (nat(OUTPUT=(TO_OURS,)), nat(INPUT=(DROP,), OUTPUT=(ACCEPT, TO_OURS, DROP), THEIRS=(DROP,)), None),
     ],
 )
-def test_difference(wanted: Table, found: Table, difference: Difference | None) -> None:
-    assert found_differences(wanted, found) == ([difference] if difference else [])
+def test_difference(desired: Table, table: Table, difference: Difference | None) -> None:
+    assert found_differences(desired, table) == ([difference] if difference else [])
 
 
 def test_a_table_that_no_plan_wants_is_searched_for_ours() -> None:
-    found = Ruleset("ipv4", (nat(OUTPUT=(ACCEPT, TO_OURS)),))
-    assert list(differences(Ruleset("ipv4", ()), found)) == [Difference("unexpected", "nat", "OUTPUT", 1, TO_OURS)]
+    actual = Ruleset("ipv4", (nat(OUTPUT=(ACCEPT, TO_OURS)),))
+    assert list(differences(Ruleset("ipv4", ()), actual)) == [Difference("unexpected", "nat", "OUTPUT", 1, TO_OURS)]
 
 
 def test_a_policy_is_not_ours() -> None:
-    wanted = nat(OUTPUT=(TO_OURS,))
-    closed = Table("nat", tuple(c.replace(policy="DROP") if c.policy else c for c in wanted.chains))
-    assert found_differences(wanted, closed) == []
+    desired = nat(OUTPUT=(TO_OURS,))
+    closed = Table("nat", tuple(c.replace(policy="DROP") if c.policy else c for c in desired.chains))
+    assert found_differences(desired, closed) == []
 
 
 DOWN = st.sampled_from(
@@ -253,12 +253,12 @@ def test_the_order_of_adjacent_rules_with_one_target_is_no_difference(rules: lis
         same = list(run)
         chance.shuffle(same)
         shuffled += same
-    wanted, found = nat(ISTIO_INBOUND=tuple(rules)), nat(ISTIO_INBOUND=tuple(shuffled))
-    assert found_differences(wanted, found) == []
+    desired, table = nat(ISTIO_INBOUND=tuple(rules)), nat(ISTIO_INBOUND=tuple(shuffled))
+    assert found_differences(desired, table) == []
 
 
 @given(st.permutations([RETURN, DROP, ACCEPT]))
 def test_the_order_of_rules_with_different_targets_is_a_difference(rules: list[Rule]) -> None:
     assume(rules != [RETURN, DROP, ACCEPT])
-    found = found_differences(nat(ISTIO_INBOUND=(RETURN, DROP, ACCEPT)), nat(ISTIO_INBOUND=tuple(rules)))
-    assert {each.kind for each in found} == {"misplaced"}
+    actual = found_differences(nat(ISTIO_INBOUND=(RETURN, DROP, ACCEPT)), nat(ISTIO_INBOUND=tuple(rules)))
+    assert {each.kind for each in actual} == {"misplaced"}

@@ -159,7 +159,7 @@ def test_ports_of_users_come_back(text: str, spelled: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("tcp:443", "not PROTOCOL:PORTS:UIDS"),
         ("sctp:443:1000", "not PROTOCOL:PORTS:UIDS"),
@@ -171,8 +171,8 @@ def test_ports_of_users_come_back(text: str, spelled: str) -> None:
         ("tcp:1:1;tcp:443", "entry 'tcp:443'"),
     ],
 )
-def test_ports_of_users_that_make_no_sense_are_refused(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_ports_of_users_that_make_no_sense_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         parsers.ports_of_users(text)
 
 

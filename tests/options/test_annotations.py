@@ -61,21 +61,21 @@ def test_each_annotation_is_its_flag() -> None:
     }
     flags = "-m TPROXY -b 8080,9000-9010 -d 22,15021,15020,15090,15099 -i 10.0.0.0/8,fd00::/8 -x 10.1.0.0/16 -q 443"
     flags += " -o 25 -c net1 -k tap0,tap1"
-    found, same = resolved(pod), options(flags.split(), {})
+    actual, same = resolved(pod), options(flags.split(), {})
     assert same is not None
-    ports = set(found.istio_local_exclude_ports)
+    ports = set(actual.istio_local_exclude_ports)
     assert ports == set(same.istio_local_exclude_ports)
-    assert found.replace(istio_local_exclude_ports=()) == same.replace(istio_local_exclude_ports=())
+    assert actual.replace(istio_local_exclude_ports=()) == same.replace(istio_local_exclude_ports=())
 
 
 def test_the_older_name_counts_where_the_newer_is_not_set() -> None:
     assert parse_annotations({f"{PREFIX}kubevirtInterfaces": "tap0"}) == {"kube_virt_interfaces": ("tap0",)}
 
 
-@pytest.mark.parametrize("given", ["", "1"])
-def test_the_sidecars_own_ports_are_always_left_alone(given: str) -> None:
-    found = resolved({f"{PREFIX}excludeInboundPorts": given}).istio_local_exclude_ports
-    assert {15020, 15021, 15090} <= {each.low for each in found}
+@pytest.mark.parametrize("text", ["", "1"])
+def test_the_sidecars_own_ports_are_always_left_alone(text: str) -> None:
+    actual = resolved({f"{PREFIX}excludeInboundPorts": text}).istio_local_exclude_ports
+    assert {15020, 15021, 15090} <= {each.low for each in actual}
 
 
 def test_no_status_port_and_no_capture_are_no_mistakes() -> None:
@@ -95,10 +95,10 @@ def test_an_error_names_the_annotation_in_one_short_line(each: object, bad: str)
     name = getattr(each, "name", "")
     with pytest.raises(AnnotationError) as raised:
         parse_annotations({name: bad})
-    said = str(raised.value)
-    assert said.startswith(f"annotation {name}: ")
-    assert said.isprintable()
-    assert len(said) < 500
+    message = str(raised.value)
+    assert message.startswith(f"annotation {name}: ")
+    assert message.isprintable()
+    assert len(message) < 500
 
 
 @given(st.dictionaries(st.sampled_from([each.name for each in ANNOTATIONS]), st.text()))
@@ -112,8 +112,8 @@ def test_what_an_option_refuses_its_annotation_refuses() -> None:
         option = each.option
         assert option
         for text in ("*", "1", "eth0", "10.0.0.0/8", "", "TPROXY", "a,b"):
-            wanted, found = outcome(option.parse, text, ValueError), outcome(each.parse, text, UsageError)
-            assert wanted == found
+            desired, actual = outcome(option.parse, text, ValueError), outcome(each.parse, text, UsageError)
+            assert desired == actual
 
 
 def outcome(parse: Callable[[str], object], text: str, refusal: type[Exception]) -> object:
@@ -128,9 +128,9 @@ def test_every_field_is_an_options_and_names_find_their_annotation() -> None:
     fields = {each.field for each in OPTIONS}
     for each in ANNOTATIONS:
         assert not each.field or each.field in fields
-        found = find(each.name)
-        assert found
-        assert found.name == each.name
+        actual = find(each.name)
+        assert actual
+        assert actual.name == each.name
     assert find("example.com/none") is None
     first = of_flag("-k")
     assert first
@@ -147,11 +147,11 @@ def test_a_value_may_be_as_long_as_kubernetes_lets_it() -> None:
 def test_the_product_of_interfaces_and_destinations_is_bounded() -> None:
     """11 KB of annotations would make 361,000 rules."""
     ranges = ",".join(f"10.{n // 256}.{n % 256}.0/24" for n in range(1000))
-    found = {f"{PREFIX}includeOutboundIPRanges": ranges}
+    actual = {f"{PREFIX}includeOutboundIPRanges": ranges}
     for name in (f"{PREFIX}kubevirtInterfaces", "istio.io/reroute-virtual-interfaces"):
-        parse_annotations({**found, name: ",".join(f"net{n}" for n in range(20))})
+        parse_annotations({**actual, name: ",".join(f"net{n}" for n in range(20))})
         with pytest.raises(AnnotationError, match=rf"^annotation {name}: .* makes 21000 rules, at most 20000"):
-            parse_annotations({**found, name: ",".join(f"net{n}" for n in range(21))})
+            parse_annotations({**actual, name: ",".join(f"net{n}" for n in range(21))})
 
 
 def test_so_is_that_of_flags() -> None:

@@ -41,8 +41,8 @@ INJECTED = "-p 15001 -z 15006 -u 1337 -m REDIRECT -i * -x  -b * -d 15090,15021,1
 )
 def test_what_has_no_effect_is_told(line: str, flag: str) -> None:
     warnings: list[str] = []
-    made = argv.options(line.split(" "), {}, account, warnings)
-    assert made is not None
+    result = argv.options(line.split(" "), {}, account, warnings)
+    assert result is not None
     assert [warning.partition(": no effect: ")[0] for warning in warnings] == [flag]
 
 
@@ -64,9 +64,9 @@ def test_nothing_is_told_of_what_belongs_together(line: str) -> None:
 @given(command_lines, running)
 def test_what_is_told_is_never_missed_by_the_cheap_look(shaping: list[str], acting: list[str]) -> None:
     """A plain run asks for contradictions only of options that are dubious."""
-    made = options([*shaping, *acting], {})
-    assert made is not None
-    assert argv.dubious(made) or not contradictions(made)
+    result = options([*shaping, *acting], {})
+    assert result is not None
+    assert argv.dubious(result) or not contradictions(result)
 
 
 def test_the_rules_name_fields() -> None:

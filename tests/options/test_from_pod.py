@@ -52,9 +52,9 @@ PLAIN = "kind: Pod\nmetadata: {name: web, annotations: {%s}}\nspec: {containers:
 
 
 def meant(words: list[str]) -> Options:
-    found = options(words, {})
-    assert found is not None
-    return found
+    result = options(words, {})
+    assert result is not None
+    return result
 
 
 # What Istio's injector means where a pod says nothing, and what its CNI plugin does.
@@ -81,10 +81,10 @@ def refused(tmp_path: Path, text: str, **flags: str) -> str:
 
 
 def test_an_injected_pod_is_read_by_its_init_container(tmp_path: Path) -> None:
-    wanted = options(
+    desired = options(
         ["-u", "1337", "-i", "*", "-b", "*", "-d", "15090,15021,15020", "--redirect-dns"], {}
     )  # fmt: skip
-    assert wanted == read(tmp_path, INJECTED)
+    assert desired == read(tmp_path, INJECTED)
 
 
 @pytest.mark.parametrize("name", ["istio-init", "istio-validation"])
@@ -106,11 +106,11 @@ def test_every_way_that_istio_has_called_it(tmp_path: Path, name: str, call: dic
 
 def test_nameservers_are_the_manifests_where_it_has_all_of_them(tmp_path: Path) -> None:
     alone = "  dnsPolicy: None\n  dnsConfig: {nameservers: [10.96.0.10, 'fd00::a']}\n"
-    known = read(tmp_path, INJECTED + alone)
-    assert known.dns_servers == addresses("10.96.0.10,fd00::a")
+    recorded = read(tmp_path, INJECTED + alone)
+    assert recorded.dns_servers == addresses("10.96.0.10,fd00::a")
     # The cluster's are added to these, and are not known.
     assert read(tmp_path, INJECTED + alone.replace("None", "ClusterFirst")).dns_servers is None
-    assert read(tmp_path, INJECTED + alone, dns_servers="10.0.0.1").dns_servers != known.dns_servers
+    assert read(tmp_path, INJECTED + alone, dns_servers="10.0.0.1").dns_servers != recorded.dns_servers
     assert "dnsConfig: nameservers: " in refused(tmp_path, INJECTED + alone.replace("10.96.0.10", "dns.example"))
 
 
@@ -145,9 +145,9 @@ TEMPLATE = {"metadata": {"labels": {}}, "spec": yaml.safe_load(INJECTED)["spec"]
     ],
 )
 def test_whatever_holds_one_pod_will_do(tmp_path: Path, document: dict[str, Any]) -> None:
-    wanted = read(tmp_path, INJECTED)
-    assert read(tmp_path, json.dumps(document)) == wanted
-    assert read(tmp_path, "# as kubectl has it\n---\n" + yaml.safe_dump(document) + "---\n") == wanted
+    desired = read(tmp_path, INJECTED)
+    assert read(tmp_path, json.dumps(document)) == desired
+    assert read(tmp_path, "# as kubectl has it\n---\n" + yaml.safe_dump(document) + "---\n") == desired
 
 
 def test_flags_beside_it_win_and_the_callers_environment_does_not_count(
@@ -170,11 +170,11 @@ def test_every_verb_that_asks_takes_it(verb: str, capsys: pytest.CaptureFixture[
 
 def test_a_pod_that_is_still_to_be_injected_is_read_by_its_annotations(tmp_path: Path) -> None:
     assert read(tmp_path, PLAIN % ("", "")) == UNSAID
-    said = read(tmp_path, PLAIN % ('traffic.sidecar.istio.io/includeInboundPorts: "8080,9090"', ""))
-    assert said.istio_inbound_ports == (PortRange(8080, 8080), PortRange(9090, 9090))
+    message = read(tmp_path, PLAIN % ('traffic.sidecar.istio.io/includeInboundPorts: "8080,9090"', ""))
+    assert message.istio_inbound_ports == (PortRange(8080, 8080), PortRange(9090, 9090))
     config = r'proxy.istio.io/config: "interceptionMode: TPROXY\nproxyMetadata: {ISTIO_META_DNS_CAPTURE: \"true\"}"'
-    said = read(tmp_path, PLAIN % (config, ""))
-    assert (said.istio_inbound_interception_mode, said.redirect_dns) == ("TPROXY", True)
+    message = read(tmp_path, PLAIN % (config, ""))
+    assert (message.istio_inbound_interception_mode, message.redirect_dns) == ("TPROXY", True)
 
 
 def test_an_image_alone_is_for_the_injection_to_fill_in(tmp_path: Path) -> None:
@@ -216,10 +216,10 @@ spec:
 def test_a_pod_that_the_cni_plugin_captures_has_the_plugins_options(tmp_path: Path) -> None:
     assert read(tmp_path, FOR_PLUGIN % ("", "", "")) == BY_PLUGIN
     proxy = ", securityContext: {runAsUser: 2000, runAsGroup: 3000}, env: [{name: INVALID_DROP, value: 'true'}]"
-    said = read(tmp_path, FOR_PLUGIN % ("", 'traffic.sidecar.istio.io/excludeOutboundPorts: "25"', proxy))
+    message = read(tmp_path, FOR_PLUGIN % ("", 'traffic.sidecar.istio.io/excludeOutboundPorts: "25"', proxy))
     ports = (PortRange(25, 25),)
     by_proxy = {"proxy_uid": (2000,), "proxy_gid": (3000,), "drop_invalid": True}
-    assert said == BY_PLUGIN.replace(**by_proxy, istio_local_outbound_ports_exclude=ports)
+    assert message == BY_PLUGIN.replace(**by_proxy, istio_local_outbound_ports_exclude=ports)
 
 
 @pytest.mark.parametrize(
@@ -235,9 +235,9 @@ def test_a_pod_that_the_cni_plugin_captures_has_the_plugins_options(tmp_path: Pa
 def test_a_pod_that_the_cni_plugin_passes_through_is_refused(
     tmp_path: Path, label: str, annotation: str, proxy: str, why: str
 ) -> None:
-    said = refused(tmp_path, FOR_PLUGIN % (label, annotation, proxy))
-    assert said.startswith("no init container makes rules, and the CNI plugin does not capture this pod: ")
-    assert why in said
+    message = refused(tmp_path, FOR_PLUGIN % (label, annotation, proxy))
+    assert message.startswith("no init container makes rules, and the CNI plugin does not capture this pod: ")
+    assert why in message
 
 
 @pytest.mark.parametrize(
@@ -252,9 +252,9 @@ def test_a_pod_that_the_cni_plugin_passes_through_is_refused(
 )
 @pytest.mark.parametrize("name", ["istio-init", "istio-validation"])
 def test_a_call_that_can_not_be_read_is_refused(tmp_path: Path, name: str, call: dict[str, list[str]]) -> None:
-    said = refused(tmp_path, json.dumps({"kind": "Pod", "spec": {"initContainers": [{"name": name, **call}]}}))
-    assert said.startswith(f"initContainer {name}: '")
-    assert "its rules can't be known: not a plain call of istio-iptables" in said
+    message = refused(tmp_path, json.dumps({"kind": "Pod", "spec": {"initContainers": [{"name": name, **call}]}}))
+    assert message.startswith(f"initContainer {name}: '")
+    assert "its rules can't be known: not a plain call of istio-iptables" in message
 
 
 def test_a_container_of_another_name_makes_the_rules_too(tmp_path: Path) -> None:
@@ -264,8 +264,8 @@ def test_a_container_of_another_name_makes_the_rules_too(tmp_path: Path) -> None
 
     for call in (["istio-iptables", "-p", "15009"], ["istio-init", "apply", "-p", "15009"]):
         assert read(tmp_path, pod(["wait-for", "istio-init", "$(X)"], call)).envoy_port == 15009
-    said = refused(tmp_path, pod(["sh", "-c", "istio-iptables -p 1"]))
-    assert said.startswith("initContainer capture-0: 'sh -c istio-iptables -p 1': its rules can't be known")
+    message = refused(tmp_path, pod(["sh", "-c", "istio-iptables -p 1"]))
+    assert message.startswith("initContainer capture-0: 'sh -c istio-iptables -p 1': its rules can't be known")
 
 
 INJECTOR = [
@@ -339,7 +339,7 @@ def test_names_in_arguments_are_those_of_the_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "known", "meant"),
+    ("text", "recorded", "meant"),
     [
         ("$(A)-$(B)", {"A": "1"}, "1-$(B)"),
         ("$$(A) $$$(A) $A $", {"A": "1"}, "$(A) $1 $A $"),
@@ -349,8 +349,8 @@ def test_names_in_arguments_are_those_of_the_image(tmp_path: Path) -> None:
         ("$$(A)", {"A": None}, "$(A)"),
     ],
 )
-def test_references_to_variables_are_kubernetes(text: str, known: dict[str, str | None], meant: str | None) -> None:
-    assert expanded(text, known) == meant
+def test_references_to_variables_are_kubernetes(text: str, recorded: dict[str, str | None], meant: str | None) -> None:
+    assert expanded(text, recorded) == meant
 
 
 def test_arguments_and_variables_refer_to_variables(tmp_path: Path) -> None:
@@ -413,9 +413,9 @@ REFERRED = [{"name": "ISTIO_INBOUND_PORTS", "valueFrom": {"configMapKeyRef": {"n
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
-    said = refused(tmp_path, text)
-    assert said.startswith(message)
-    assert "\n" not in said
+    answer = refused(tmp_path, text)
+    assert answer.startswith(message)
+    assert "\n" not in answer
 
 
 def test_a_flag_that_is_wrong_is_not_the_pods_fault(tmp_path: Path) -> None:

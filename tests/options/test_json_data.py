@@ -25,28 +25,28 @@ JSON = st.recursive(
 
 @given(every_option)
 @settings(max_examples=200)
-def test_what_is_written_is_read_back(made: Options | None) -> None:
-    assert made is not None
-    data = json.loads(json.dumps(to_data(made)))
-    assert from_data(data) == made
+def test_what_is_written_is_read_back(result: Options | None) -> None:
+    assert result is not None
+    data = json.loads(json.dumps(to_data(result)))
+    assert from_data(data) == result
     assert to_data(from_data(data)) == data
 
 
 def test_long_lists_are_read_back_as_equal_data() -> None:
     networks = ",".join(f"10.{n // 256}.{n % 256}.0/24" for n in range(1000))
     ports = ",".join(map(str, range(1, 20_000)))
-    made = options(["-i", networks, "-b", ports], {})
-    assert made is not None
-    data = to_data(made)
+    result = options(["-i", networks, "-b", ports], {})
+    assert result is not None
+    data = to_data(result)
     assert to_data(from_data(data)) == data
     assert len(json.dumps(data)) < 2 * len(networks + ports)
 
 
 def test_the_data_is_readable() -> None:
     words = "-b 80,8000-8080 -i 10.0.0.0/8,fd00::/8 -u 1337 -c eth1 --wait 2.5 --redirect-dns"
-    made = options(words.split(" "), {})
-    assert made is not None
-    assert to_data(made) == {
+    result = options(words.split(" "), {})
+    assert result is not None
+    assert to_data(result) == {
         "istio_inbound_ports": [80, [8000, 8080]],
         "istio_service_cidr": ["10.0.0.0/8", "fd00::/8"],
         "istio_exclude_interfaces": ["eth1"],

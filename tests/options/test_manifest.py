@@ -42,20 +42,20 @@ def pod(init: dict[str, Any]) -> dict[str, Any]:
 
 def snippet() -> dict[str, Any]:
     """The init container to paste, of docs/deploy.md."""
-    found = re.search(
+    match = re.search(
         r"^```yaml\n(initContainers:.*?)^```$", (ROOT / "docs/deploy.md").read_text(), re.DOTALL | re.MULTILINE
     )
-    assert found
-    text: dict[str, Any] = yaml.safe_load(found[1])
+    assert match
+    text: dict[str, Any] = yaml.safe_load(match[1])
     only: dict[str, Any] = text["initContainers"][0]
     return only
 
 
 def test_it_is_the_container_of_the_docs() -> None:
     documented = snippet()
-    wanted = container(made(*documented["args"][1:]))
-    assert wanted.pop("resources")
-    assert wanted == documented
+    desired = container(made(*documented["args"][1:]))
+    assert desired.pop("resources")
+    assert desired == documented
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -98,15 +98,15 @@ def test_a_manifest_is_read_back_as_the_same_options(meant: Options | None, form
 
 def test_the_property_knows_every_option() -> None:
     """A flag that the strategies leave out would not be tried."""
-    seen: set[str] = set()
+    observed: set[str] = set()
 
     @settings(max_examples=300, database=None)
     @given(every_option)
     def look(meant: Options | None) -> None:
-        seen.update(each.field for each in OPTIONS if getattr(meant, each.field) != each.default)
+        observed.update(each.field for each in OPTIONS if getattr(meant, each.field) != each.default)
 
     look()
-    assert seen == {each.field for each in OPTIONS}
+    assert observed == {each.field for each in OPTIONS}
 
 
 @pytest.mark.parametrize("word", ["y", "n", "on", "1e3", "0x10", "1_000", "~", "null", "1:30", "=", "<<", "é", "\x85"])
@@ -144,6 +144,6 @@ def test_without_pyyaml_there_is_json(
 
 def test_an_init_container_cannot_capture_by_ebpf(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["manifest", "--capture-backend", "ebpf"], {}) == 255
-    found = capsys.readouterr()
-    assert found.out == ""
-    assert "--capture-backend ebpf: works from the node (istio-init-cni), not inside a pod" in found.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "--capture-backend ebpf: works from the node (istio-init-cni), not inside a pod" in output.err

@@ -14,9 +14,9 @@ from istio_init.options.from_pod import read_pod
 from istio_init.options.workload import RunsAs
 
 
-def found(spec: dict[str, Any], annotations: dict[str, str] | None = None, **given: str) -> list[str]:
+def found(spec: dict[str, Any], annotations: dict[str, str] | None = None, **text: str) -> list[str]:
     pod = {"kind": "Pod", "metadata": {"annotations": annotations or {}}, "spec": spec}
-    reading = read_pod(json.dumps(pod), "pod.yaml", given, lambda _kind, _name: None)
+    reading = read_pod(json.dumps(pod), "pod.yaml", text, lambda _kind, _name: None)
     return list(reading.misfits)
 
 

@@ -46,15 +46,15 @@ def _nobody(_kind: str, _name: str) -> int | None:
     ],
 )
 def test_capabilities(capabilities: dict[str, list[str]] | None, lacking: list[str]) -> None:
-    found = reading({"capabilities": capabilities}).privileges
-    assert found is not None
-    assert [*found.lacking] == lacking
+    actual = reading({"capabilities": capabilities}).privileges
+    assert actual is not None
+    assert [*actual.lacking] == lacking
 
 
 def test_a_privileged_container_lacks_nothing() -> None:
-    found = reading({"privileged": True, "capabilities": {"drop": ["ALL"]}}).privileges
-    assert found is not None
-    assert not found.lacking
+    actual = reading({"privileged": True, "capabilities": {"drop": ["ALL"]}}).privileges
+    assert actual is not None
+    assert not actual.lacking
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_a_privileged_container_lacks_nothing() -> None:
     ],
 )
 def test_the_user(context: Any, pod: Any, user: int | None, refused: bool) -> None:  # noqa: ANN401 (what YAML has)
-    found = reading(context, pod).privileges
-    assert found is not None
-    assert (found.user, found.root_refused) == (user, refused)
+    actual = reading(context, pod).privileges
+    assert actual is not None
+    assert (actual.user, actual.root_refused) == (user, refused)
 
 
 def test_a_container_that_makes_no_rules_needs_nothing() -> None:

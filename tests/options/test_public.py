@@ -96,7 +96,7 @@ def test_help_tells_each_field_with_its_unit_and_default() -> None:
 
 
 def test_values_are_text_numbers_addresses_or_tuples_of_them() -> None:
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "istio_inbound_ports": (80, "443", PortRange(8000, 8080)),
         "istio_service_cidr": (ip_network("10.0.0.0/8"), "fd00::/8", Network(b"\xc0\0\2\1", 32)),
         "istio_service_exclude_cidr": ip_address("10.0.0.1"),
@@ -112,9 +112,9 @@ def test_values_are_text_numbers_addresses_or_tuples_of_them() -> None:
     )
     same = options(words.split(), {})
     assert same
-    made = plan(Options(**given))
-    assert made == plan(same)
-    assert made.options == same
+    result = plan(Options(**arguments))
+    assert result == plan(same)
+    assert result.options == same
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ def lookup(kind: str, name: str) -> int | None:
     return ACCOUNTS.get((kind, name))
 
 
-def resolved(given: dict[str, str] | None = None, environ: dict[str, str] | None = None) -> Options:
-    return resolve(given or {}, environ or {}, lookup)
+def resolved(arguments: dict[str, str] | None = None, environ: dict[str, str] | None = None) -> Options:
+    return resolve(arguments or {}, environ or {}, lookup)
 
 
 def test_defaults_are_istios() -> None:
@@ -49,15 +49,15 @@ def test_an_empty_variable_counts_as_unset_and_an_unknown_one_is_ignored() -> No
 def test_a_switchs_variable_that_is_no_boolean_means_false_as_in_istios_program(variable: str) -> None:
     warnings: list[str] = []
     option = next(each for each in OPTIONS if variable in each.variables)
-    found = resolve({}, {variable: "yes\n"}, lookup, warnings=warnings)
-    assert getattr(found, option.field) is False
+    actual = resolve({}, {variable: "yes\n"}, lookup, warnings=warnings)
+    assert getattr(actual, option.field) is False
     assert warnings == [f"{variable}: 'yes\\n': not true or false; taken for false, as in Istio's program"]
 
 
-@pytest.mark.parametrize(("given", "environ"), [({"strict_env": "true"}, {}), ({}, {"STRICT_ENV": "1"})])
-def test_with_strict_env_it_is_an_error(given: dict[str, str], environ: dict[str, str]) -> None:
+@pytest.mark.parametrize(("arguments", "environ"), [({"strict_env": "true"}, {}), ({}, {"STRICT_ENV": "1"})])
+def test_with_strict_env_it_is_an_error(arguments: dict[str, str], environ: dict[str, str]) -> None:
     with pytest.raises(OptionError, match=r"^ISTIO_META_DNS_CAPTURE: 'yes': not true or false"):
-        resolve(given, {**environ, "ISTIO_META_DNS_CAPTURE": "yes"}, lookup)
+        resolve(arguments, {**environ, "ISTIO_META_DNS_CAPTURE": "yes"}, lookup)
 
 
 @pytest.mark.parametrize("space", [" ", "\t", "\n", "\r\n", "\v", "\u00a0", "\u2003"])

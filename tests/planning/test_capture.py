@@ -83,8 +83,8 @@ def test_every_option_that_shapes_the_plan_has_a_case() -> None:
         "native_nftables", "iptables_engine", "dual_stack", "log_output_level", "log_as_json", "log_target",
         "log_caller", "log_stacktrace_level", "capture_backend", "strict_env",
     }  # fmt: skip
-    given = {field for name in CASES for field in parse_argv(argv(name)) or {}}
-    assert {option.field for option in OPTIONS} - of_the_run == given
+    arguments = {field for name in CASES for field in parse_argv(argv(name)) or {}}
+    assert {option.field for option in OPTIONS} - of_the_run == arguments
 
 
 def test_routing_goes_with_tproxy_and_ipv6() -> None:

@@ -51,20 +51,20 @@ def names(changes: Changes) -> list[str]:
 
 def without(memory: Memory, table: str, chain: str, number: int) -> None:
     """Take one rule, numbered from 1, out of a chain of IPv4's."""
-    found = memory.tables[IPV4, table]  # type: ignore[index]
+    result = memory.tables[IPV4, table]  # type: ignore[index]
     chains = tuple(
         each.replace(rules=each.rules[: number - 1] + each.rules[number:]) if each.name == chain else each
-        for each in found.chains
+        for each in result.chains
     )
-    memory.tables[IPV4, table] = found.replace(chains=chains)  # type: ignore[index]
+    memory.tables[IPV4, table] = result.replace(chains=chains)  # type: ignore[index]
 
 
 def test_from_nothing() -> None:
     """Routing first, then the tables that help, then nat, IPv4's at the very end."""
-    wanted = planned(TPROXY)
-    changes = decide(wanted, Memory().state())
+    desired = planned(TPROXY)
+    changes = decide(desired, Memory().state())
     assert changes.why == "no Istio rules found"
-    assert changes.add == wanted.routing
+    assert changes.add == desired.routing
     assert changes.drop == ()
     assert names(changes) == ["ipv6 raw", "ipv6 mangle", "ipv4 raw", "ipv4 mangle", "ipv6 nat", "ipv4 nat"]
     assert all(change.desired == change.unsigned for change in changes.tables)
@@ -72,18 +72,18 @@ def test_from_nothing() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_in_place_is_nothing_to_do(name: str) -> None:
-    wanted = planned(name)
-    assert not decide(wanted, standing(wanted).state())
-    assert not decide(wanted, standing(wanted).state(), reconcile=True)
+    desired = planned(name)
+    assert not decide(desired, standing(desired).state())
+    assert not decide(desired, standing(desired).state(), reconcile=True)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_forced_it_is_everything(name: str) -> None:
-    wanted = planned(name)
-    changes = decide(wanted, standing(wanted).state(), force=True)
+    desired = planned(name)
+    changes = decide(desired, standing(desired).state(), force=True)
     assert changes.why == "forced"
     assert sorted(names(changes)) == sorted(
-        f"{rules.family} {t.name}" for rules in wanted.rulesets for t in rules.tables
+        f"{rules.family} {t.name}" for rules in desired.rulesets for t in rules.tables
     )
     assert not changes.add
     assert not changes.drop
@@ -112,38 +112,38 @@ def test_a_message_names_every_difference_up_to_many() -> None:
     memory.routing = ()
     with pytest.raises(Drifted) as caught:
         decide(planned(TPROXY), memory.state())
-    said = str(caught.value)
-    assert said.count("; ") == MOST_SHOWN
-    assert said.endswith("more")
-    assert "\n" not in said
-    assert "--reconcile" in said
-    assert "--cleanup-only" in said
+    message = str(caught.value)
+    assert message.count("; ") == MOST_SHOWN
+    assert message.endswith("more")
+    assert "\n" not in message
+    assert "--reconcile" in message
+    assert "--cleanup-only" in message
 
 
 def test_a_run_that_was_killed_is_completed() -> None:
     """Whole tables exist or don't, and nat, which comes last, has no Istio rules."""
-    wanted = planned(TPROXY)
-    order = names(decide(wanted, Memory().state()))
+    desired = planned(TPROXY)
+    order = names(decide(desired, Memory().state()))
     for count in range(1, len(order)):
-        memory = standing(wanted)
+        memory = standing(desired)
         for name in order[count:]:
             family, table = name.split()
             del memory.tables[family, table]  # type: ignore[arg-type]
-        changes = decide(wanted, memory.state())
+        changes = decide(desired, memory.state())
         assert changes.why == "completing an unfinished run"
         assert names(changes) == order[count:]
 
 
 def test_what_no_run_of_ours_leaves_is_drift() -> None:
-    wanted = planned(TPROXY)
-    half = standing(wanted)
+    desired = planned(TPROXY)
+    half = standing(desired)
     del half.tables[IPV4, "nat"]
     without(half, "mangle", "ISTIO_INBOUND", 1)
-    sealed = standing(wanted)
+    sealed = standing(desired)
     del sealed.tables[IPV4, "raw"]
     for memory in (half, sealed):
         with pytest.raises(Drifted):
-            decide(wanted, memory.state())
+            decide(desired, memory.state())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -217,8 +217,8 @@ def test_a_family_that_is_not_asked_for_is_left_alone() -> None:
     only = Memory()
     only.routing = both.routing
     only.tables = {key: table for key, table in both.tables.items() if key[0] == IPV4}
-    found = NamespaceState((only.firewall.read(IPV4),), only.routing)
-    changes = decide(planned(IPV4_ONLY), found, reconcile=True)
+    contents = NamespaceState((only.firewall.read(IPV4),), only.routing)
+    changes = decide(planned(IPV4_ONLY), contents, reconcile=True)
     assert all(change.family == IPV4 for change in changes.tables)
     assert set(changes.drop) == {PolicyRule(IPV4, 1337, 133), Route(IPV4, "lo", 133)}
 
@@ -244,15 +244,15 @@ def test_nothing_of_ours_is_nothing_to_remove() -> None:
 
 
 def test_rules_without_a_signature_are_removed_with_the_options_that_made_them() -> None:
-    wanted = planned("exclude-interfaces")
-    memory = standing(wanted)
+    desired = planned("exclude-interfaces")
+    memory = standing(desired)
     for key, table in memory.tables.items():
         chains = (
             chain.replace(rules=tuple(rule.replace(ours=False) for rule in chain.rules)) for chain in table.chains
         )
         memory.tables[key] = table.replace(chains=tuple(chains))
-    (with_them,) = removal(memory.state(), wanted).tables
-    assert with_them.unsigned == wanted.rulesets[0].table("nat")
+    (with_them,) = removal(memory.state(), desired).tables
+    assert with_them.unsigned == desired.rulesets[0].table("nat")
     (without_them,) = removal(memory.state(), planned("nothing")).tables
     memory.firewall.remove(IPV4, "nat", without_them.unsigned)
     bare = memory.tables[IPV4, "nat"].chain("PREROUTING")

@@ -16,7 +16,7 @@ from tests.planning.test_changes import planned
 
 def rulesets(release: Release) -> tuple[Ruleset, ...]:
     """The release's rules, those that are inserted in their order; sides that only a kernel would refuse are IPv4's."""
-    found = []
+    result = []
     for family in FAMILIES:
         text = release.text(family).replace("-I PREROUTING 1", "-A PREROUTING")
         for table, chains in BUILTIN_CHAINS.items():
@@ -26,8 +26,8 @@ def rulesets(release: Release) -> tuple[Ruleset, ...]:
             text = (
                 text.replace("0.0.0.0", "::").replace("127.0.0.1/32", "::1/128").replace("10.96.0.10/32", "fd00::a/128")
             )
-        found.append(parse(text, family, foreign=True))
-    return tuple(found)
+        result.append(parse(text, family, foreign=True))
+    return tuple(result)
 
 
 @pytest.mark.parametrize("name", [name for name in RELEASES if "virtual" not in name and "kubevirt" not in name])
@@ -57,9 +57,9 @@ def test_another_meshs_rules_are_suspects() -> None:
 def test_a_suspect_has_its_command(name: str) -> None:
     family, table, rule = SUSPECTS[name]
     release = Release({table: f"-A {rule}"}) if family == "ipv4" else Release({}, {table: f"-A {rule}"})
-    [found] = suspects(rulesets(release))
+    [actual] = suspects(rulesets(release))
     tool = "iptables-nft" if family == "ipv4" else "ip6tables-nft"
-    assert found.command("nft") == f"{tool} -t {table} -D {rule}"
+    assert actual.command("nft") == f"{tool} -t {table} -D {rule}"
 
 
 def test_every_shape_is_in_some_release_or_suspect() -> None:

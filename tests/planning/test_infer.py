@@ -31,9 +31,9 @@ USUAL += ["-d", "15090,15021,15020", "--enable-ipv6=false"]
 
 
 def planned(words: list[str]) -> Plan:
-    made = options(words, {})
-    assert made is not None
-    return build(made)
+    result = options(words, {})
+    assert result is not None
+    return build(result)
 
 
 def saved(plan: Plan) -> tuple[Ruleset, ...]:
@@ -67,9 +67,9 @@ def same(one: tuple[Ruleset, ...], other: tuple[Ruleset, ...]) -> bool:
 def test_the_inferred_options_make_the_same_plan(words: list[str]) -> None:
     plan = planned(words)
     for rulesets in (plan.rulesets, saved(plan)):
-        found = inferred(rulesets, plan)
-        assert same(found.rulesets, plan.rulesets)
-        assert found.routing == plan.routing
+        inference = inferred(rulesets, plan)
+        assert same(inference.rulesets, plan.rulesets)
+        assert inference.routing == plan.routing
 
 
 @MANY
@@ -78,9 +78,9 @@ def test_native_rules_give_options_that_make_the_same_sets(words: list[str]) -> 
     # nft has no spelling for these names of interfaces (test_nft.py).
     assume(not any(word.endswith(("\\+", "\\*")) for each in words for word in each.replace(" ", "").split(",")))
     plan = planned(words)
-    found = inferred(native(plan), plan, native=True)
-    assert same(native(found), native(plan))
-    assert found.routing == plan.routing
+    inference = inferred(native(plan), plan, native=True)
+    assert same(native(inference), native(plan))
+    assert inference.routing == plan.routing
 
 
 @pytest.mark.parametrize(

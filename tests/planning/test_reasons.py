@@ -45,15 +45,15 @@ def test_rule_comments_are_the_reasons_and_change_nothing_else(name: str) -> Non
     """Each rule has its reason, in so few bytes that nft reads it; without the comments it is the rule as ever."""
     plain, commented = Sidecar(shlex.join(argv(name))), Sidecar(shlex.join([*argv(name), "--rule-comments"]))
     for one, other in zip(plain.plan.rulesets, commented.plan.rulesets, strict=True):
-        known = purposes(commented.options, other.family)
+        reasons = purposes(commented.options, other.family)
         for table, chains in zip(one.tables, (table.chains for table in other.tables), strict=True):
             for chain, noted in zip(table.chains, chains, strict=True):
-                for rule, found in zip(chain.rules, noted.rules, strict=True):
-                    *matches, comment = found.matches
-                    assert found.replace(matches=tuple(matches)) == rule
+                for rule, actual in zip(chain.rules, noted.rules, strict=True):
+                    *matches, comment = actual.matches
+                    assert actual.replace(matches=tuple(matches)) == rule
                     assert isinstance(comment, Comment)
                     assert 0 < len(comment.text.encode()) <= 127
-                    assert known[table.name, chain.name, found].text.encode() == comment.text.encode()
+                    assert reasons[table.name, chain.name, actual].text.encode() == comment.text.encode()
 
 
 def test_a_rule_without_a_reason_has_no_purpose_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,13 +61,13 @@ def test_a_rule_without_a_reason_has_no_purpose_and_no_error(monkeypatch: pytest
         yield PlannedRule("nat", "ISTIO_OUTPUT", Rule((), Verdict("DROP"), ours=True))
 
     monkeypatch.setattr(capture, "CONCERNS", (*CONCERNS, bare))
-    known = purposes(Sidecar(ARTICLE).options, "ipv4")
-    assert purpose(known, "nat", "ISTIO_OUTPUT", Rule((), Verdict("DROP"))) is None
+    reasons = purposes(Sidecar(ARTICLE).options, "ipv4")
+    assert purpose(reasons, "nat", "ISTIO_OUTPUT", Rule((), Verdict("DROP"))) is None
 
 
 def test_reasons_name_values_of_options_only_when_they_are_read() -> None:
     sidecar = Sidecar(f"{ARTICLE} -p 15101")
     planned = next(each for each in capture.redirect_chains(sidecar.options, "ipv4") if each.chain == "ISTIO_REDIRECT")
     assert "{options.envoy_port}" in planned.why[0]
-    known = purposes(sidecar.options, "ipv4")
-    assert known["nat", "ISTIO_REDIRECT", planned.rule].text == "to Envoy's outbound listener, port 15101"
+    reasons = purposes(sidecar.options, "ipv4")
+    assert reasons["nat", "ISTIO_REDIRECT", planned.rule].text == "to Envoy's outbound listener, port 15101"

@@ -68,13 +68,13 @@ class RunTime(ast.NodeTransformer):
 
 def imports(path: Path) -> set[tuple[str, str]]:
     """What a module imports at run time, at its top or in its functions: the outermost module, the name."""
-    found = set()
+    result = set()
     for node in ast.walk(RunTime().visit(ast.parse(path.read_text()))):
         if isinstance(node, ast.Import):
-            found |= {(alias.name.partition(".")[0], "") for alias in node.names}
+            result |= {(alias.name.partition(".")[0], "") for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {((node.module or "").partition(".")[0], alias.name) for alias in node.names}
-    return found
+            result |= {((node.module or "").partition(".")[0], alias.name) for alias in node.names}
+    return result
 
 
 @pytest.mark.parametrize("path", OUTSIDE_KERNEL, ids=relative)

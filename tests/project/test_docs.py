@@ -53,10 +53,12 @@ def test_the_changelog_knows_this_version() -> None:
 
 
 def test_the_readme_speaks_of_no_flag_that_there_is_not() -> None:
-    known = {f"--{option.flag}" for option in OPTIONS} | {f"--no-{option.flag}" for option in OPTIONS if option.switch}
+    recorded = {f"--{option.flag}" for option in OPTIONS} | {
+        f"--no-{option.flag}" for option in OPTIONS if option.switch
+    }
     words = (ROOT / "README.md").read_text().replace("`", " ").split()
     flags = {word.split("=")[0].rstrip(".,:;)") for word in words if word.startswith("--istio")}
-    assert flags <= known
+    assert flags <= recorded
 
 
 @pytest.mark.parametrize("name", TRANSCRIPTS)

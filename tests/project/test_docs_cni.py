@@ -43,9 +43,9 @@ def first_column(head: str) -> set[str]:
 
 
 def test_the_keys_are_those_that_the_chart_knows() -> None:
-    known = {path[1:].replace("/", ".") for path, _ in values_of(SCHEMA["properties"]["plugin"])}
+    recorded = {path[1:].replace("/", ".") for path, _ in values_of(SCHEMA["properties"]["plugin"])}
     # The runtime's own way to hand options on, and what is only valid together.
-    assert first_column("key") == known - {"type", "kubernetes"} | {"args.istio"}
+    assert first_column("key") == recorded - {"type", "kubernetes"} | {"args.istio"}
 
 
 def test_the_codes_are_those_that_are_used() -> None:
@@ -65,8 +65,8 @@ def test_the_list_is_one_and_the_entry_in_it_is_understood() -> None:
 def test_what_the_page_shows_is_printed(tmp_path: Path, command: str) -> None:
     shown = re.search(rf"^\$ {re.escape(command)} istio-init-cni.*\n(.*)\n", PAGE, re.MULTILINE)
     assert shown
-    given: dict[str, Any] = json.loads(JSON[1].replace("8080", "http"))
-    given |= {"run_dir": str(tmp_path / "run"), "log_file": ""}
-    data = b"" if "VERSION" in command else json.dumps(given).encode()
+    document: dict[str, Any] = json.loads(JSON[1].replace("8080", "http"))
+    document |= {"run_dir": str(tmp_path / "run"), "log_file": ""}
+    data = b"" if "VERSION" in command else json.dumps(document).encode()
     name = command.rpartition("CNI_COMMAND=")[2]
     assert plugin.answer({**ENVIRONMENT, "CNI_COMMAND": name}, data)[1] == shown[1] + "\n"

@@ -38,9 +38,9 @@ def commands(page: str) -> Iterator[str]:
     lines = [line for block in BLOCK.findall(page) for line in _joined(block).splitlines()]
     prompts = [line for line in lines if not re.match(r"[-+=:~*#|{\[]|\d{4}-|\S+: ", line.strip())]
     for text in (*prompts, *SPAN.findall(BLOCK.sub("", page))):
-        found = COMMAND.search(text.removeprefix("$ ").strip())
-        if found and found["words"].strip().startswith(("-", *VERBS)) and not LEFT_OUT.search(text):
-            yield f"{found['program']}{found['words'].rstrip()}"
+        match = COMMAND.search(text.removeprefix("$ ").strip())
+        if match and match["words"].strip().startswith(("-", *VERBS)) and not LEFT_OUT.search(text):
+            yield f"{match['program']}{match['words'].rstrip()}"
 
 
 def _joined(block: str) -> str:

@@ -20,7 +20,7 @@ IMAGE = "registry.example/istio-init:0.1.0"
 
 
 def snippets(kind: str) -> list[str]:
-    return [text.strip() for found, text in SNIPPET.findall(PAGE) if found == kind]
+    return [text.strip() for result, text in SNIPPET.findall(PAGE) if result == kind]
 
 
 def test_each_way_has_its_snippet() -> None:
@@ -37,10 +37,10 @@ def test_the_commands_for_files(command: str, tmp_path: Path, monkeypatch: pytes
     assert program == "istio-init"
     assert main(arguments, {}) == 0
     spec = yaml.safe_load((tmp_path / "shop.yaml").read_text())["spec"]["template"]["spec"]
-    (made,) = spec["initContainers"]
-    assert made["image"] == IMAGE
-    assert made["args"][made["args"].index("-u") + 1] == "1234"
-    assert made["name"] == ("istio-validation" if "--validation" in arguments else "istio-init")
+    (result,) = spec["initContainers"]
+    assert result["image"] == IMAGE
+    assert result["args"][result["args"].index("-u") + 1] == "1234"
+    assert result["name"] == ("istio-validation" if "--validation" in arguments else "istio-init")
     assert main(["inject", "-f", "shop.yaml", "--remove", "--in-place"], {}) == 0
     assert (tmp_path / "shop.yaml").read_text() == shop[1]
 

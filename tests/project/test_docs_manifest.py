@@ -23,7 +23,7 @@ def written(page: str) -> str:
     with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
         Path("pod.yaml").write_text(pod[1])
         Path("wrong.yaml").write_text(pod[1].replace('"15001"', '"70000"'))
-        return COMMAND.sub(lambda found: f"$ istio-init {found[1]}\n{_printed(found[1])}", page)
+        return COMMAND.sub(lambda result: f"$ istio-init {result[1]}\n{_printed(result[1])}", page)
 
 
 def _printed(command: str) -> str:

@@ -38,8 +38,8 @@ def test_each_line_bears_its_own_time(moments: list[tuple[int, list[int]]]) -> N
 
 def test_it_is_the_time_now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_last", (-1, ""))
-    before, said, after = told(time.time_ns()), log.now(), told(time.time_ns())
-    assert before <= said <= after
+    before, message, after = told(time.time_ns()), log.now(), told(time.time_ns())
+    assert before <= message <= after
 
 
 @given(st.text())

@@ -27,8 +27,8 @@ def test_the_pages_are_made_from_the_tables(name: str) -> None:
 
 
 def test_there_are_no_others() -> None:
-    found = {file for file in (ROOT / "docs/man").rglob("*") if file.is_file()}
-    assert found == {ROOT / "docs/man" / path(name) for name in PAGES}
+    actual = {file for file in (ROOT / "docs/man").rglob("*") if file.is_file()}
+    assert actual == {ROOT / "docs/man" / path(name) for name in PAGES}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     shared = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
     assert shared == {f"docs/man/{each}": f"share/man/{each}" for each in {path(name).split("/")[0] for name in PAGES}}
@@ -41,17 +41,17 @@ def test_every_option_and_every_verb_is_told() -> None:
     for each, entry in zip(sorted(OPTIONS, key=lambda each: each.flag), sorted(entries, key=_long), strict=True):
         assert entry.startswith(f".It Fl {each.short} , Fl -{each.flag}" if each.short else f".It Fl -{each.flag}")
     verbs = {str(command.name) for command in app({}).registered_commands}
-    told = set(re.findall(r"^\.Ss (\w+)", page("istio-init.1"), re.MULTILINE))
-    assert told == verbs | {"cni"}
+    report = set(re.findall(r"^\.Ss (\w+)", page("istio-init.1"), re.MULTILINE))
+    assert report == verbs | {"cni"}
 
 
 def commands(top: object) -> list[tuple[list[str], Any]]:
     """Every verb by its words, those of groups too, with its command."""
-    found = []
+    result = []
     for name, verb in get_command(top).commands.items():  # type: ignore[arg-type, attr-defined]
         for inner, one in getattr(verb, "commands", {"": verb}).items():
-            found.append(([name, inner] if inner else [name], one))
-    return found
+            result.append(([name, inner] if inner else [name], one))
+    return result
 
 
 def test_every_verb_has_a_page_with_its_flags_examples_and_exit_codes() -> None:

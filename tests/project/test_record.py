@@ -114,15 +114,15 @@ FIELDS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 @pytest.mark.parametrize("defaults", range(len(FIELDS) + 1))
 def test_any_number_of_fields(count: int, defaults: int) -> None:
     fields = FIELDS[:count]
-    given = {field: field.upper() for field in fields[max(count - defaults, 0) :]}
+    arguments = {field: field.upper() for field in fields[max(count - defaults, 0) :]}
     annotations = dict.fromkeys(fields, "str")
-    kind: Any = RecordType("Kind", (Record,), {"__annotations__": annotations, **given})
+    kind: Any = RecordType("Kind", (Record,), {"__annotations__": annotations, **arguments})
     everything = tuple(range(count))
     assert [getattr(kind(*everything), field) for field in fields] == list(everything)
     by_name = kind(**dict(zip(fields, everything, strict=True)))
     assert by_name == kind(*everything)
-    needed = everything[: count - len(given)]
-    assert [getattr(kind(*needed), field) for field in fields] == [*needed, *given.values()]
+    needed = everything[: count - len(arguments)]
+    assert [getattr(kind(*needed), field) for field in fields] == [*needed, *arguments.values()]
     for changed in fields:
         assert kind(*everything).replace(**{changed: "other"}) != by_name
 

@@ -75,9 +75,9 @@ def test_an_unknown_option_is_refused_in_one_line(name: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("given", [b"", b"no archive"])
-def test_what_docker_save_did_not_write_is_no_image(given: bytes) -> None:
-    done = subprocess.run([ROOT / "scripts/sbom"], input=given, capture_output=True, check=False)
+@pytest.mark.parametrize("arguments", [b"", b"no archive"])
+def test_what_docker_save_did_not_write_is_no_image(arguments: bytes) -> None:
+    done = subprocess.run([ROOT / "scripts/sbom"], input=arguments, capture_output=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(b"sbom: standard input: ")
     assert b"Traceback" not in done.stderr

@@ -42,8 +42,8 @@ def test_every_kind_has_a_strategy() -> None:
 @pytest.mark.parametrize("kind", [*MATCHES, *TARGETS])
 @given(family=families, data=st.data())
 def test_a_strategy_makes_its_kind(kind: type, family: Family, data: st.DataObject) -> None:
-    made = data.draw({**MATCHES, **TARGETS}[kind](family))
-    assert type(made) is kind
+    result = data.draw({**MATCHES, **TARGETS}[kind](family))
+    assert type(result) is kind
 
 
 @given(families.flatmap(rulesets))

@@ -102,28 +102,28 @@ def test_ended_when_all_is_done_it_is_as_it_was(before: str | None, after: str |
     def interrupt() -> None:
         raise Interrupted("ended by signal 15")
 
-    wanted, firewall, router = planned(after), memory.firewall, memory.router
+    desired, firewall, router = planned(after), memory.firewall, memory.router
     if after is None:
         with pytest.raises(Interrupted):
-            cleanup.clean(wanted, firewall, router, QUIET, on_commit=interrupt)
+            cleanup.clean(desired, firewall, router, QUIET, on_commit=interrupt)
     else:
         with pytest.raises(Interrupted):
-            transaction.apply(wanted, firewall, router, QUIET, reconcile=True, on_commit=interrupt)
+            transaction.apply(desired, firewall, router, QUIET, reconcile=True, on_commit=interrupt)
     assert memory.held() == was
 
 
 def test_settled_is_called_once_when_all_is_done_and_not_where_nothing_is() -> None:
     memory = inhabited(None)
-    wanted = planned("article-tproxy")
-    seen: list[bool] = []
+    desired = planned("article-tproxy")
+    observed: list[bool] = []
 
     def on_commit() -> None:
-        seen.append(set(wanted.routing) <= set(memory.routing) and memory.ours())
+        observed.append(set(desired.routing) <= set(memory.routing) and memory.ours())
 
-    transaction.apply(wanted, memory.firewall, memory.router, QUIET, on_commit=on_commit)
-    assert seen == [True]
-    transaction.apply(wanted, memory.firewall, memory.router, QUIET, on_commit=on_commit)
-    assert seen == [True]
+    transaction.apply(desired, memory.firewall, memory.router, QUIET, on_commit=on_commit)
+    assert observed == [True]
+    transaction.apply(desired, memory.firewall, memory.router, QUIET, on_commit=on_commit)
+    assert observed == [True]
 
 
 def test_routing_is_there_before_the_rules_that_need_it_and_goes_after_them() -> None:
@@ -169,7 +169,7 @@ def test_routing_is_not_looked_at_where_it_cannot_matter() -> None:
 class Deaf(MemoryFirewall):
     """A Firewall whose writes don't take."""
 
-    def replace(self, family: Family, wanted: Table) -> None:
+    def replace(self, family: Family, desired: Table) -> None:
         """Do nothing."""
 
 
@@ -188,12 +188,12 @@ def test_what_can_not_be_put_back_is_said_and_the_rest_is_put_back() -> None:
     log = Lines()
 
     class Stubborn(MemoryFirewall):
-        def replace(self, family: Family, wanted: Table) -> None:
+        def replace(self, family: Family, desired: Table) -> None:
             """Write IPv4's nat once, say that it was refused, and refuse it from then on."""
-            if (family, wanted.name) != (IPV4, "nat"):
-                super().replace(family, wanted)
+            if (family, desired.name) != (IPV4, "nat"):
+                super().replace(family, desired)
             elif "ipv4 nat" not in memory.changes:
-                super().replace(family, wanted)
+                super().replace(family, desired)
                 raise OSError("its answer was lost")
             else:
                 raise OSError("not even in words")
@@ -278,11 +278,11 @@ def test_every_step_is_logged() -> None:
 
 def test_a_summary_says_what_stands_where() -> None:
     memory = inhabited(None)
-    wanted = planned("article-ipv6")
+    desired = planned("article-ipv6")
     changes = run(memory, "article-ipv6")
-    said = transaction.summary(changes, wanted.rulesets)
-    assert said == "applied (no Istio rules found): rules ipv4 nat 17, ipv6 nat 17"
-    assert transaction.summary(run(memory, "article-ipv6"), wanted.rulesets) == "in place, nothing written"
+    message = transaction.summary(changes, desired.rulesets)
+    assert message == "applied (no Istio rules found): rules ipv4 nat 17, ipv6 nat 17"
+    assert transaction.summary(run(memory, "article-ipv6"), desired.rulesets) == "in place, nothing written"
 
 
 def test_a_jump_of_others_to_a_chain_of_ours_is_not_put_back_into_nothing() -> None:

@@ -57,30 +57,30 @@ if TYPE_CHECKING:
 
 
 def report(sidecar: Sidecar, packet: Packet, *, steps: bool = False) -> list[str]:
-    known = purposes(sidecar.options, packet.family)
-    return [line.text for line in lines(sidecar.path(packet), known, steps=steps)]
+    reasons = purposes(sidecar.options, packet.family)
+    return [line.text for line in lines(sidecar.path(packet), reasons, steps=steps)]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_rule_of_every_case_has_a_purpose(name: str) -> None:
     sidecar = Sidecar(shlex.join(argv(name)))
     for ruleset in sidecar.plan.rulesets:
-        known = purposes(sidecar.options, ruleset.family)
+        reasons = purposes(sidecar.options, ruleset.family)
         for table in ruleset.tables:
             for chain in table.chains:
                 for rule in chain.rules:
-                    assert known[table.name, chain.name, rule].text
+                    assert reasons[table.name, chain.name, rule].text
 
 
 def test_the_nine_rules_are_numbered_as_in_the_article() -> None:
     sidecar = Sidecar(f"{ARTICLE} --compat-version 1.13")
-    known = purposes(sidecar.options, "ipv4")
+    reasons = purposes(sidecar.options, "ipv4")
     nat = sidecar.plan.rulesets[0].table("nat")
     chain = nat.chain("ISTIO_OUTPUT") if nat else None
     assert chain
-    found = [known["nat", "ISTIO_OUTPUT", rule] for rule in chain.rules]
-    assert [why.number for why in found] == list("123456789")
-    assert [why.steps for why in found] == [
+    actual = [reasons["nat", "ISTIO_OUTPUT", rule] for rule in chain.rules]
+    assert [why.number for why in actual] == list("123456789")
+    assert [why.steps for why in actual] == [
         "6 to 7", "16", "6 to 7", "14 to 15", "16", "6 to 7", "14 to 15", "", "10 to 11",
     ]  # fmt: skip
 
@@ -91,15 +91,15 @@ def test_flags_are_those_of_the_command() -> None:
         for why in purposes(sidecar.options, "ipv4").values():
             for flag in why.flags:
                 value = [] if flag in {"--redirect-dns", "--drop-invalid"} else ["1.13" if "compat" in flag else ""]
-                given = options([flag, *value], {}) or options([flag, "1"], {}) or options([flag, "127.0.0.1"], {})
-                assert given is not None, flag
+                arguments = options([flag, *value], {}) or options([flag, "1"], {}) or options([flag, "127.0.0.1"], {})
+                assert arguments is not None, flag
 
 
 def test_the_fate_names_the_rule_and_its_reason() -> None:
     sidecar = Sidecar(ARTICLE)
-    known = purposes(sidecar.options, "ipv4")
+    reasons = purposes(sidecar.options, "ipv4")
     leg = sidecar.leg(sidecar.outbound(SERVER, 443))
-    assert fate(leg, known) == (
+    assert fate(leg, reasons) == (
         "goes to Envoy's outbound listener, 127.0.0.1:15001, because ISTIO_OUTPUT rule 9: all other outbound "
         "traffic goes to Envoy's outbound listener"
     )
@@ -150,8 +150,8 @@ def test_the_verdict_comes_first_and_last(
 def test_a_loop_is_said() -> None:
     sidecar = Sidecar(f"{ARTICLE} -m TPROXY", runs_as=(1337, 1337))
     assert report(sidecar, sidecar.inbound(9080))[-3].startswith("LOOP: the packet goes to Envoy's inbound listener")
-    known = purposes(sidecar.options, "ipv4")
-    assert as_json(sidecar.path(sidecar.inbound(9080)), known)["loop"] == "inbound"
+    reasons = purposes(sidecar.options, "ipv4")
+    assert as_json(sidecar.path(sidecar.inbound(9080)), reasons)["loop"] == "inbound"
 
 
 def test_a_martian_is_said() -> None:
@@ -160,8 +160,8 @@ def test_a_martian_is_said() -> None:
     text = report(sidecar, packet)
     assert text[-4].strip() == "the kernel drops it, whatever the rules are"
     assert text[-3].strip().startswith(f"=> is dropped, because its source, {POD}, is this machine's own (a martian")
-    way = as_json(sidecar.path(packet), purposes(sidecar.options, "ipv4"))["legs"][0]["way"]
-    assert way[-1]["refused"].startswith("its source")
+    direction = as_json(sidecar.path(packet), purposes(sidecar.options, "ipv4"))["legs"][0]["way"]
+    assert direction[-1]["refused"].startswith("its source")
 
 
 def test_long_lists_are_cut_in_text_and_whole_in_json() -> None:
@@ -251,8 +251,8 @@ def test_what_a_target_could_not_do_is_said() -> None:
      ("[fd00::1]:80", "fd00::1", 80), ("[fd00::1]", "fd00::1", None), ("", None, None)],
 )  # fmt: skip
 def test_an_endpoint_is_an_address_or_a_port_or_both(text: str, address: str, port: int | None) -> None:
-    found = endpoint("--to", text)
-    assert (found.address, found.port) == (packed(address) if address else None, port)
+    actual = endpoint("--to", text)
+    assert (actual.address, actual.port) == (packed(address) if address else None, port)
 
 
 @pytest.mark.parametrize(
@@ -279,11 +279,11 @@ def test_the_command_tells_in_text_and_json(capsys: pytest.CaptureFixture[str]) 
     assert "goes to Envoy's inbound listener, 192.0.2.10:15006, because ISTIO_INBOUND rule 2" in text
     assert "\x1b" not in text
     _, data, _ = run(capsys, f"{question} --output json")
-    found = json.loads(data)
-    assert [leg["end"] for leg in found["legs"]] == ["inbound", "application"]
-    matched = [step for step in found["legs"][0]["way"][0]["steps"] if step.get("matched")]
+    document = json.loads(data)
+    assert [leg["end"] for leg in document["legs"]] == ["inbound", "application"]
+    matched = [step for step in document["legs"][0]["way"][0]["steps"] if step.get("matched")]
     assert matched[0]["purpose"]["flags"] == ["-b", "-m"]
-    assert found["loop"] is None
+    assert document["loop"] is None
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_questions(capsys: pytest.CaptureFixture[str], question: str, end: str) 
 
 
 @pytest.mark.parametrize(
-    ("question", "ends", "way"),
+    ("question", "ends", "direction"),
     [
         ("--uid 1337 --to 127.0.0.6:80", "127.0.0.1 127.0.0.6", "inbound application"),
         ("--uid 1337 --to 127.0.0.6:80 --from 127.0.0.6", "127.0.0.6 127.0.0.6", "application"),
@@ -328,20 +328,20 @@ def test_questions(capsys: pytest.CaptureFixture[str], question: str, end: str) 
     ],
 )  # fmt: skip
 def test_ends_are_those_that_the_kernel_chooses(
-    capsys: pytest.CaptureFixture[str], question: str, ends: str, way: str
+    capsys: pytest.CaptureFixture[str], question: str, ends: str, direction: str
 ) -> None:
     code, data, err = run(capsys, f"explain --outbound {question} -u 1337 -i * -b * --output json")
     assert code == 0, err
     legs = json.loads(data)["legs"]
     assert f"{legs[0]['packet']['source']} {legs[0]['packet']['destination']}" == ends
-    assert " ".join(leg["end"] for leg in legs) == way
+    assert " ".join(leg["end"] for leg in legs) == direction
 
 
 OWN_PORT = "Envoy closes a connection to its own port"
 
 
 @pytest.mark.parametrize(
-    ("question", "way", "why"),
+    ("question", "direction", "why"),
     [
         ("--inbound --to :15006", "inbound", OWN_PORT),
         ("--inbound --to :15006 -m TPROXY", "inbound", OWN_PORT),
@@ -355,12 +355,12 @@ OWN_PORT = "Envoy closes a connection to its own port"
     ],
 )
 def test_where_nothing_follows_from_the_proxy_it_is_said(
-    capsys: pytest.CaptureFixture[str], question: str, way: str, why: str
+    capsys: pytest.CaptureFixture[str], question: str, direction: str, why: str
 ) -> None:
     question = f"explain {question} -u 1337 -i * -b *"
     _, data, _ = run(capsys, f"{question} --output json")
     answer = json.loads(data)
-    assert " ".join(leg["end"] for leg in answer["legs"]) == way
+    assert " ".join(leg["end"] for leg in answer["legs"]) == direction
     assert why in (answer["stop"] or "")
     assert bool(answer["stop"]) is bool(why)
     _, text, _ = run(capsys, question)

@@ -350,8 +350,8 @@ def test_redirect_goes_to_the_interface_that_a_packet_came_in_by() -> None:
 def test_redirect_of_ipv6_minds_the_scope(address: str, narrow: str) -> None:
     assert scope(packed(address)) == narrow
     both = Facts((interface_address("fd00::5", 64, "eth0"), interface_address("fe80::5", 64, "eth0")))
-    found = both.primary("eth0", packed(address))
-    assert found == {"": packed("fd00::5"), "link": packed("fe80::5")}.get(narrow)
+    actual = both.primary("eth0", packed(address))
+    assert actual == {"": packed("fd00::5"), "link": packed("fe80::5")}.get(narrow)
 
 
 @pytest.mark.parametrize(

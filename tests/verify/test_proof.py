@@ -260,12 +260,12 @@ def test_planted_faults_are_found_or_change_nothing(arguments: str) -> None:
     """Each is reported with a packet that the simulator, too, finds to be treated differently; or no packet is."""
     pod, chance = Pod(arguments), random.Random(arguments)
     planned = pod.plan.rulesets[0]
-    made = list(mutations(planned))
-    found = 0
-    for what, mutant in chance.sample(made, min(len(made), 25)):
+    result = list(mutations(planned))
+    actual = 0
+    for what, mutant in chance.sample(result, min(len(result), 25)):
         differing = pod.difference(planned, mutant)
         if differing:
-            found += 1
+            actual += 1
             packet = differing[0]
             assert walked_apart(pod, planned, mutant, packet), what
             continue
@@ -274,7 +274,7 @@ def test_planted_faults_are_found_or_change_nothing(arguments: str) -> None:
             for cube in begin(space, pod.facts):
                 picked = tuple(1 << chance.choice(list(bits(classes))) for classes in cube)
                 assert not walked_apart(pod, planned, mutant, space.packet(picked, hook)), what
-    assert found > 5
+    assert actual > 5
 
 
 def walked_apart(pod: Pod, one: Ruleset, other: Ruleset, packet: Packet) -> bool:
@@ -336,10 +336,10 @@ def test_the_command_shows_what_is_broken(capsys: pytest.CaptureFixture[str]) ->
     assert "BROKEN Envoy's connections to the app are not captured again" in out
     assert "LOOP: " in out
     assert main([*command, "--output", "json"], QUIET) == 1
-    found = json.loads(capsys.readouterr().out)
-    assert found["holds"] is False
-    assert found["faults"][0]["explain"]["loop"] == "inbound"
-    assert {each["why"] for each in found["idle"]} >= {"earlier rules decide for all packets that it matches"}
+    output = json.loads(capsys.readouterr().out)
+    assert output["holds"] is False
+    assert output["faults"][0]["explain"]["loop"] == "inbound"
+    assert {each["why"] for each in output["idle"]} >= {"earlier rules decide for all packets that it matches"}
 
 
 def test_known_faults_count_where_one_is_strict(capsys: pytest.CaptureFixture[str]) -> None:

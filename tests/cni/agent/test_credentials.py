@@ -29,11 +29,11 @@ async def empty(_request: Request, answer: Answer) -> None:
 
 def certificate(directory: Path, name: str) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that is its own authority, and its key, by OpenSSL."""
-    made, key = directory / f"{name}.crt", directory / f"{name}.key"
+    result, key = directory / f"{name}.crt", directory / f"{name}.key"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    subprocess.run([*command, "-keyout", key, "-out", made], check=True, capture_output=True)
-    return made, key
+    subprocess.run([*command, "-keyout", key, "-out", result], check=True, capture_output=True)
+    return result, key
 
 
 def server_side(directory: Path, name: str = "server") -> ssl.SSLContext:
@@ -93,15 +93,15 @@ def test_a_server_that_another_authority_signed_is_refused_until_that_is_the_aut
 @pytest.mark.parametrize("inline", [False, True])
 def test_a_kubeconfig_with_a_client_certificate(tmp_path: Path, inline: bool) -> None:
     tls = server_side(tmp_path)
-    made, key = certificate(tmp_path, "client")
-    tls.load_verify_locations(made)
+    result, key = certificate(tmp_path, "client")
+    tls.load_verify_locations(result)
     tls.verify_mode = ssl.CERT_REQUIRED
 
     def given(name: str, path: Path) -> dict[str, str]:
         return {f"{name}-data": base64.b64encode(path.read_bytes()).decode()} if inline else {name: str(path)}
 
     def credentials(url: str) -> ApiCredentials:
-        user = {**given("client-certificate", made), **given("client-key", key)}
+        user = {**given("client-certificate", result), **given("client-key", key)}
         cluster = {"server": url, **given("certificate-authority", tmp_path / "server.crt")}
         return from_kubeconfig(kubeconfig(tmp_path, user, cluster))
 

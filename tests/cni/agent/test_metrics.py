@@ -40,16 +40,16 @@ def test_what_a_report_counts() -> None:
         outcome(command="DEL"), outcome(command="CHECK", code=101),
     ):  # fmt: skip
         metrics.count_report(each)
-    found = samples(metrics)
-    assert found["adds_total", "captured"] == 2
-    assert found["adds_total", "passed through"] == 1
-    assert found["failures_total", "ADD", "try again"] == 1
-    assert found["failures_total", "ADD", "configuration"] == 1
-    assert found["failures_total", "CHECK", "drifted"] == 1
-    assert found["call_duration_seconds_count", "ADD"] == 5
-    assert found["call_duration_seconds_bucket", "ADD", "0.01"] == 0
-    assert found["call_duration_seconds_bucket", "ADD", "0.02"] == 5
-    assert found["call_duration_seconds_count", "DEL"] == 1
+    actual = samples(metrics)
+    assert actual["adds_total", "captured"] == 2
+    assert actual["adds_total", "passed through"] == 1
+    assert actual["failures_total", "ADD", "try again"] == 1
+    assert actual["failures_total", "ADD", "configuration"] == 1
+    assert actual["failures_total", "CHECK", "drifted"] == 1
+    assert actual["call_duration_seconds_count", "ADD"] == 5
+    assert actual["call_duration_seconds_bucket", "ADD", "0.01"] == 0
+    assert actual["call_duration_seconds_bucket", "ADD", "0.02"] == 5
+    assert actual["call_duration_seconds_count", "DEL"] == 1
 
 
 @pytest.mark.parametrize("code", [99, "x", None, [], True, 1e300])
@@ -72,8 +72,8 @@ def test_the_api_servers_failures() -> None:
     metrics = Metrics()
     for status in (0, 410, 500, 123456, -1):
         metrics.count_api_failure(status)
-    found = {key[1:]: value for key, value in samples(metrics).items() if key[0] == "api_failures_total"}
-    assert found == {("none",): 3, ("410",): 1, ("500",): 1}
+    actual = {key[1:]: value for key, value in samples(metrics).items() if key[0] == "api_failures_total"}
+    assert actual == {("none",): 3, ("410",): 1, ("500",): 1}
 
 
 def test_the_build() -> None:

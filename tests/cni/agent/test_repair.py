@@ -47,12 +47,12 @@ def run(test: Callable[[Repair, Server], Awaitable[None]], *, status: int = 201,
     counted: list[str] = []
 
     async def whole() -> None:
-        made = Server(status)
-        async with LyingApi(made.answer).serving() as server:
+        result = Server(status)
+        async with LyingApi(result.answer).serving() as server:
             api = KubernetesApi(ApiCredentials(server.url, {}, {}))
             repair = Repair(RepairSettings(**settings), "node-1", Inspector(()), api, Log("none"))
             repair.counted = lambda *what: counted.append(" ".join(what))
-            await test(repair, made)
+            await test(repair, result)
 
     asyncio.run(asyncio.wait_for(whole(), 60))
     return counted
@@ -85,16 +85,16 @@ def test_pods_are_evicted_at_a_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "left", "said"),
+    ("status", "left", "text"),
     [(429, True, "refused"), (404, False, ""), (409, False, ""), (500, True, "failed"), (403, True, "failed")],
 )
-def test_an_eviction_that_is_refused(status: int, left: bool, said: str) -> None:
+def test_an_eviction_that_is_refused(status: int, left: bool, text: str) -> None:
     async def test(repair: Repair, _server: Server) -> None:
         await repair.take([MISSED])
         assert await repair.take([MISSED]) == left
 
     counted = run(test, status=status, mode="delete")
-    assert counted == ["uncaptured report done", *([f"uncaptured delete {said}"] if said else [])]
+    assert counted == ["uncaptured report done", *([f"uncaptured delete {text}"] if text else [])]
 
 
 def test_pods_of_the_control_plane_are_left_alone() -> None:
@@ -133,10 +133,10 @@ def test_what_calls_for_an_inspection(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_event_is_one_of_kubernetes() -> None:
-    found = event(MISSED, "node-1", "Warning", "NotCaptured", "x" * 5000)
+    actual = event(MISSED, "node-1", "Warning", "NotCaptured", "x" * 5000)
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    kubernetes_validate.validate(found, kubernetes_validate.latest_version(), strict=True)
-    assert len(str(found["message"])) == 1000
+    kubernetes_validate.validate(actual, kubernetes_validate.latest_version(), strict=True)
+    assert len(str(actual["message"])) == 1000
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def test_the_report_is_read_as_the_verb_writes_it() -> None:
     from istio_init.cni.node.repair import Finding
 
     finding = Finding(Sandbox("id", "web", "default", "u"), DRIFTED, "because", ("a", "b"), 3, fixed=True)
-    told = json.loads(json.dumps(document(finding)))
-    assert finding_of(told) == finding
-    [state] = states({"pods": [told]})
+    report = json.loads(json.dumps(document(finding)))
+    assert finding_of(report) == finding
+    [state] = states({"pods": [report]})
     assert state == InspectedPod("default", "web", "u", DRIFTED, "because", fixed=True, differences=("a", "b"))
 
 

@@ -74,12 +74,12 @@ def test_a_pod_of_the_watch(tmp_path: Path) -> None:
         async with agent(path, pod("web", 1, containers=[{"name": "app"}, PROXY], labels={INJECT: "true", "a": "b"})):
             assert path.stat().st_mode & 0o777 == 0o600
             assert path.parent.stat().st_mode & 0o777 == 0o700
-            found = await asyncio.to_thread(ask, path, "web", "uid-web")
+            actual = await asyncio.to_thread(ask, path, "web", "uid-web")
         variables = {"ISTIO_META_DNS_CAPTURE": "true"}
-        wanted = PodDescription(
+        desired = PodDescription(
             {STATUS: "{}"}, {INJECT: "true"}, ("app", "istio-proxy"), variables, "sidecar", 1000650000, 1000650001
         )
-        assert found == wanted
+        assert actual == desired
         assert not path.exists()
 
     run(test)
@@ -94,15 +94,15 @@ def test_a_pod_that_the_watch_does_not_know_is_asked_for_once(tmp_path: Path) ->
             LyingApi(api).serving() as server,
             agent(tmp_path / "s", pod("web", 1, uid="old"), server=server) as answers,
         ):
-            asked: list[int] = []
-            answers.count_request = lambda: asked.append(1)
+            request: list[int] = []
+            answers.count_request = lambda: request.append(1)
             # The one before it, of the same name, is what the watch knows.
             assert (await asyncio.to_thread(ask, tmp_path / "s", "web", "new")).annotations == {STATUS: "{}"}
             assert [each.path for each in server.requests] == ["/api/v1/namespaces/default/pods/web"]
             with pytest.raises(PluginError, match="another pod of this name") as raised:
                 await asyncio.to_thread(ask, tmp_path / "s", "web", "other")
             assert raised.value.code == TRY_AGAIN
-            assert len(asked) == 2
+            assert len(request) == 2
 
     run(test)
 
@@ -135,7 +135,7 @@ def test_a_pod_that_cannot_be_understood_is_final(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "text"),
     [
         (b"{", "cannot be understood"),
         (b"[]", "cannot be understood"),
@@ -148,13 +148,13 @@ def test_a_pod_that_cannot_be_understood_is_final(tmp_path: Path) -> None:
     ],
     ids=range(8),
 )
-def test_requests_that_are_none_are_refused(tmp_path: Path, request_: bytes, said: str) -> None:
+def test_requests_that_are_none_are_refused(tmp_path: Path, request_: bytes, text: str) -> None:
     async def test() -> None:
         async with agent(tmp_path / "s", pod("web", 1)):
             reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
             writer.write(request_ + b"\n")
             answer = json.loads(await reader.readline())
-            assert said in answer["error"]
+            assert text in answer["error"]
             # The connection goes on.
             writer.write(b'{"version": 1, "ask": "health"}\n')
             assert json.loads(await reader.readline())["version"] == 1
@@ -296,28 +296,28 @@ def never(*_: object) -> PodDescription:
 
 def test_the_pods_own_specification_decides_before_its_annotations() -> None:
     chosen = settings({"agent": "required", **INJECTED})
-    asked: list[tuple[str, ...]] = []
+    request: list[tuple[str, ...]] = []
     whole = from_object(pod("web", 1, containers=[{"name": "app"}, PROXY])).description
 
     def answer(*key: str) -> PodDescription | None:
-        asked.append(key)
+        request.append(key)
         return whole
 
-    found = decide(REQUEST, chosen, never, account, answer)
-    assert found.options == options(f"{EVERYTHING} --redirect-dns -u 1000650000 -g 1000650001".split(), {})
-    assert asked == [("default", "web", "u")]
+    decision = decide(REQUEST, chosen, never, account, answer)
+    assert decision.options == options(f"{EVERYTHING} --redirect-dns -u 1000650000 -g 1000650001".split(), {})
+    assert request == [("default", "web", "u")]
     passed = from_object(pod("web", 1, labels={INJECT: "false"}, annotations={INJECT: "true"})).description
     assert decide(REQUEST, chosen, never, account, lambda *_: passed).decision == PASSED
     # Native sidecars are init containers.
     native = from_object(pod("web", 1, containers=[{"name": "app"}], initContainers=[PROXY])).description
-    assert decide(REQUEST, chosen, never, account, lambda *_: native).options == found.options
+    assert decide(REQUEST, chosen, never, account, lambda *_: native).options == decision.options
 
 
 def test_without_an_agent_annotations_decide_and_nobody_is_asked() -> None:
-    found = decide(REQUEST, settings({"agent": "none", **INJECTED}), never, account, never)
-    assert found.decision == CAPTURED
-    found = decide(REQUEST, settings({"agent": "preferred", **INJECTED}), never, account, lambda *_: None)
-    assert found.options == options(f"{EVERYTHING} -u 1337".split(), {})
+    decision = decide(REQUEST, settings({"agent": "none", **INJECTED}), never, account, never)
+    assert decision.decision == CAPTURED
+    decision = decide(REQUEST, settings({"agent": "preferred", **INJECTED}), never, account, lambda *_: None)
+    assert decision.options == options(f"{EVERYTHING} -u 1337".split(), {})
     # Pods of excluded namespaces start before there is an agent.
     excluded = settings({"agent": "required", "exclude_namespaces": ["default"], **INJECTED})
     assert decide(REQUEST, excluded, never, account, never).decision == PASSED

@@ -101,8 +101,8 @@ def events(*changes: tuple[str, dict[str, object]], then: str = "stay") -> Handl
     async def handler(request: Request, answer: Answer) -> None:
         assert request.watches, request.query
         await answer.begin()
-        for kind, found in changes:
-            await answer.event(kind, found)
+        for kind, result in changes:
+            await answer.event(kind, result)
         match then:
             case "stay":
                 await asyncio.sleep(3600)
@@ -245,10 +245,10 @@ def test_a_pod_that_cannot_be_understood_is_known_with_the_reason() -> None:
     async def test() -> None:
         async with watching(lists(10, strange, pod("a", 7)), STAY) as watched:
             await until(lambda: watched.names == ["a", "strange"])
-            found = watched.store.get("default", "strange")
-            assert found is not None
-            assert found.description is None
-            assert "env INVALID_DROP: '7': not a string" in found.why
+            actual = watched.store.get("default", "strange")
+            assert actual is not None
+            assert actual.description is None
+            assert "env INVALID_DROP: '7': not a string" in actual.why
 
     run(test)
 

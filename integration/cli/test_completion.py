@@ -46,10 +46,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
 def set_up(shell: str, environment: dict[str, str]) -> None:
     """Do what docs/completion.md says for the shell."""
     page = (ROOT / "docs/completion.md").read_text()
-    found = re.search(rf"^```{shell}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    assert found, f"docs/completion.md does not tell how {shell} is set up"
+    match = re.search(rf"^```{shell}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert match, f"docs/completion.md does not tell how {shell} is set up"
     # With something left to do: a shell becomes the program that is its last, and then there is none to be found.
-    command = [f"/usr/bin/{shell}", "-c", f"{found[1]}:\n"]
+    command = [f"/usr/bin/{shell}", "-c", f"{match[1]}:\n"]
     subprocess.run(command, env=environment, check=True, capture_output=True)
 
 
@@ -97,8 +97,8 @@ def test_fish_completes(environment: dict[str, str]) -> None:
 def test_each_program_shows_its_script(program: str, environment: dict[str, str]) -> None:
     variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
     for shell in ("bash", "zsh", "fish"):
-        asked = environment | {variable: f"source_{shell}"}
-        done = subprocess.run([program], env=asked, capture_output=True, text=True, check=True)
+        request = environment | {variable: f"source_{shell}"}
+        done = subprocess.run([program], env=request, capture_output=True, text=True, check=True)
         assert f"{variable}=complete_{shell}" in done.stdout
         syntax = [f"/usr/bin/{shell}", "-n", "/dev/stdin"]
         subprocess.run(syntax, input=done.stdout, env=environment, text=True, check=True)

@@ -74,10 +74,10 @@ def harmless(text: str) -> bool:
     return all(line.isprintable() for line in text.split("\n")) and "\n2026-01-01" not in text
 
 
-def assert_harmless(said: Answer) -> None:
-    assert said.output or said.errors
-    assert harmless(said.output), said.output
-    assert harmless(said.errors.replace("\t", " ")), said.errors
+def assert_harmless(message: Answer) -> None:
+    assert message.output or message.errors
+    assert harmless(message.output), message.output
+    assert harmless(message.errors.replace("\t", " ")), message.errors
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -87,9 +87,9 @@ def test_no_verb_prints_it_as_it_is(hostile: Namespace, backend: str, verb: str)
 
 def answer(namespace: Namespace, verb: str, *flags: str) -> Answer:
     """What a verb says; options reads the flags from the rules, and pictures may have tabs."""
-    said = ask(namespace, *VERBS[verb], *(() if verb == "options" else flags))
-    assert said.output or verb == "options"
-    return said._replace(output=said.output.replace("\t", " ")) if verb in PICTURES else said
+    message = ask(namespace, *VERBS[verb], *(() if verb == "options" else flags))
+    assert message.output or verb == "options"
+    return message._replace(output=message.output.replace("\t", " ")) if verb in PICTURES else message
 
 
 @pytest.mark.parametrize("verb", ["explain", "prove", "show", "doctor", "check", "plan"])
@@ -113,13 +113,13 @@ def test_nor_a_run_that_warns_or_waits(hostile: Namespace, backend: str, tmp_pat
     )  # fmt: skip
     with held(tmp_path / "lock") as lock:
         run = start(hostile, *PLAN, *BACKENDS[backend], "--reconcile", "--wait", "0.5", env={"XTABLES_LOCKFILE": lock})
-        _, said = run.communicate()
-    assert "held by" in said
-    assert harmless(said.replace("\t", " ")), said
+        _, message = run.communicate()
+    assert "held by" in message
+    assert harmless(message.replace("\t", " ")), message
     run = start(hostile, *PLAN, *BACKENDS[backend], "--reconcile")
-    _, said = run.communicate()
-    assert "warn" in said
-    assert harmless(said.replace("\t", " ")), said
+    _, message = run.communicate()
+    assert "warn" in message
+    assert harmless(message.replace("\t", " ")), message
 
 
 @contextlib.contextmanager

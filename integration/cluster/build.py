@@ -53,9 +53,9 @@ def key() -> str:
 
 def version() -> str:
     """The version of Kubernetes."""
-    found = re.search(r"k8s\.io/kubernetes (v[\d.]+)", (SOURCES / "go.mod").read_text())
-    assert found, "go.mod names no version of k8s.io/kubernetes"
-    return found[1]
+    match = re.search(r"k8s\.io/kubernetes (v[\d.]+)", (SOURCES / "go.mod").read_text())
+    assert match, "go.mod names no version of k8s.io/kubernetes"
+    return match[1]
 
 
 def build(directory: Path) -> None:
@@ -81,11 +81,11 @@ def build(directory: Path) -> None:
 
 def _prepare_coredns(tree: Path) -> None:
     """Copy CoreDNS' module to where go.mod expects it, without the line that does not compile."""
-    found = re.search(rf"{re.escape(COREDNS)} (v[\d.]+)", (tree / "go.mod").read_text())
-    assert found, "go.mod names no version of CoreDNS"
-    told = _go("mod", "download", "-json", f"{COREDNS}@{found[1]}", directory=Path(tempfile.gettempdir()))
-    module = re.search(r'"Dir": "([^"]+)"', told)
-    assert module, told
+    match = re.search(rf"{re.escape(COREDNS)} (v[\d.]+)", (tree / "go.mod").read_text())
+    assert match, "go.mod names no version of CoreDNS"
+    report = _go("mod", "download", "-json", f"{COREDNS}@{match[1]}", directory=Path(tempfile.gettempdir()))
+    module = re.search(r'"Dir": "([^"]+)"', report)
+    assert module, report
     shutil.copytree(module[1], tree / "coredns-src")
     for path in (tree / "coredns-src").rglob("*"):
         path.chmod(path.stat().st_mode | 0o200)

@@ -47,5 +47,5 @@ def node(engine: Engine, image: Built, cni_image: Built, base: str) -> Iterator[
 def namespace(node: KubernetesNode, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the cluster for one test."""
     name = "".join(sign if sign.isalnum() else "-" for sign in request.node.name.lower())[:50].strip("-")
-    with node.namespace(name) as made:
-        yield made
+    with node.namespace(name) as result:
+        yield result

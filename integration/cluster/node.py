@@ -74,8 +74,8 @@ class KubernetesNode:
 
     def get(self, *arguments: str) -> dict[str, Any]:
         """An object, or a list of them, as the API has it."""
-        found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "--output=json"))
-        return found
+        document: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "--output=json"))
+        return document
 
     def apply(self, text: str, namespace: str = "default") -> None:
         """Have the API server take these objects."""

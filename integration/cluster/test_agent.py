@@ -55,9 +55,9 @@ def test_a_label_counts_more_than_an_annotation(node: KubernetesNode, namespace:
 
 @pytest.mark.usefixtures("agent")
 def test_variables_of_the_sidecar_decide(node: KubernetesNode, namespace: str) -> None:
-    made = yaml.safe_load(pod("web", annotations=INJECTED))
-    made["spec"]["containers"][1]["env"] = [{"name": "INVALID_DROP", "value": "perhaps"}]
-    node.apply(yaml.safe_dump(made), namespace)
+    result = yaml.safe_load(pod("web", annotations=INJECTED))
+    result["spec"]["containers"][1]["env"] = [{"name": "INVALID_DROP", "value": "perhaps"}]
+    node.apply(yaml.safe_dump(result), namespace)
     node.until(
         lambda: "INVALID_DROP of the container istio-proxy" in node.kubectl("-n", namespace, "describe", "pod", "web"),
         "the event",

@@ -14,9 +14,9 @@ from integration.containers.node import snippet
 
 def init_container(*more: str) -> dict[str, Any]:
     """The container as docs/deploy.md has it, with further arguments."""
-    [made] = yaml.safe_load(snippet())["initContainers"]
-    made["args"] += more
-    container: dict[str, Any] = made
+    [result] = yaml.safe_load(snippet())["initContainers"]
+    result["args"] += more
+    container: dict[str, Any] = result
     return container
 
 
@@ -54,10 +54,10 @@ FAILURES = {
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_failure_is_told_where_the_documentation_says(node: KubernetesNode, namespace: str, failure: str) -> None:
     capabilities, more, why = FAILURES[failure]
-    made = init_container(*more)
+    container = init_container(*more)
     if capabilities:
-        made["securityContext"]["capabilities"] = capabilities
-    text = yaml.safe_load(pod("web", init=[made]))
+        container["securityContext"]["capabilities"] = capabilities
+    text = yaml.safe_load(pod("web", init=[container]))
     text["spec"]["restartPolicy"] = "Never"
     node.apply(yaml.safe_dump(text), namespace)
     node.until(lambda: "terminated" in status_of(node, namespace, "web").get("state", {}), "the init container to end")

@@ -47,10 +47,10 @@ for _ in range(100):
 
 def with_arguments(*replaced: tuple[str, str], more: tuple[str, ...] = ()) -> dict[str, Any]:
     """The init container of docs/deploy.md with other values, and with further arguments."""
-    made = init_container(*more)
+    result = init_container(*more)
     values = dict(replaced)
-    made["args"] = [values.get(each, each) for each in made["args"]]
-    return made
+    result["args"] = [values.get(each, each) for each in result["args"]]
+    return result
 
 
 def test_tproxy(node: KubernetesNode, namespace: str) -> None:
@@ -70,8 +70,8 @@ def test_dns_capture_of_the_pods_own_nameserver(node: KubernetesNode, namespace:
     assert node.kubectl("-n", namespace, "exec", "web", "-c", "app", "--", "python3", "-c", QUERY).strip() == "15053"
     command = (ISTIO_INIT, "check", "--from-pod", "-", "--container")
     manifest = node.kubectl("-n", namespace, "get", "pod", "web", "--output=json")
-    looked = node.completed(*command, container_id(node, namespace, "web", "app"), text=manifest)
-    assert (looked.returncode, looked.stdout[:8]) == (0, b"in place"), looked.stderr
+    inspected = node.completed(*command, container_id(node, namespace, "web", "app"), text=manifest)
+    assert (inspected.returncode, inspected.stdout[:8]) == (0, b"in place"), inspected.stderr
 
 
 def test_a_native_sidecar_serves_init_containers(node: KubernetesNode, namespace: str) -> None:

@@ -78,8 +78,8 @@ def pod_of(name: str) -> dict[str, Any]:
 
 def in_a_file(name: str, request: InitSpec) -> list[dict[str, Any]]:
     """The init containers that `inject` puts into the same pod's manifest."""
-    (made,) = yaml.safe_load_all(inject(json.dumps(pod_of(name)), request).text)
-    listed: list[dict[str, Any]] = made["spec"].get("initContainers", [])
+    (result,) = yaml.safe_load_all(inject(json.dumps(pod_of(name)), request).text)
+    listed: list[dict[str, Any]] = result["spec"].get("initContainers", [])
     return listed
 
 

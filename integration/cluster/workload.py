@@ -106,8 +106,8 @@ def pod(
         "initContainers": init or [],
         "containers": containers or [container("app", APP, 1000), sidecar()],
     }
-    made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **metadata}, "spec": spec}
-    text: str = yaml.safe_dump(made)
+    result = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **metadata}, "spec": spec}
+    text: str = yaml.safe_dump(result)
     return text
 
 
@@ -131,13 +131,13 @@ def address(node: KubernetesNode, namespace: str, name: str) -> str:
 def container_id(node: KubernetesNode, namespace: str, name: str, container: str) -> str:
     """The runtime's id of a pod's container."""
     status = node.get("-n", namespace, "pod", name)["status"]
-    [found] = [each["containerID"] for each in status["containerStatuses"] if each["name"] == container]
-    return str(found).rpartition("://")[2]
+    [result] = [each["containerID"] for each in status["containerStatuses"] if each["name"] == container]
+    return str(result).rpartition("://")[2]
 
 
 def status_of(node: KubernetesNode, namespace: str, name: str, kind: str = "initContainerStatuses") -> dict[str, Any]:
     """The state of a pod's first container of a kind."""
-    found: dict[str, Any] = json.loads(
+    document: dict[str, Any] = json.loads(
         node.kubectl("-n", namespace, "get", "pod", name, f"-o=jsonpath={{.status.{kind}[0]}}")
     )
-    return found
+    return document

@@ -24,8 +24,8 @@ EBPF: dict[str, object] = {"capture-backend": "ebpf"}
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as made:
-        yield made
+    with EbpfNode() as ebpf_node:
+        yield ebpf_node
 
 
 @pytest.fixture
@@ -36,9 +36,9 @@ def sandbox() -> Iterator[Namespace]:
 
 
 def plugin_on(node: EbpfNode, directory: pathlib.Path, **defaults: object) -> Plugin:
-    made = Plugin(directory, defaults=defaults)
-    made.command = [*enclosed(node), *made.command]
-    return made
+    plugin = Plugin(directory, defaults=defaults)
+    plugin.command = [*enclosed(node), *plugin.command]
+    return plugin
 
 
 def metric(agent: NodeAgent, name: str) -> float:

@@ -70,14 +70,14 @@ def test_the_pods_own_specification_decides(
     else:
         put(agent, containers=[*containers, SIDECAR])
     plugin(tmp_path, agent).done("ADD", namespace.path, INJECTED, prevResult=PREVIOUS)
-    wanted = ("--redirect-dns", "--capture-all-dns", "--drop-invalid", "-u", "1000650000", "-g", "1000650000")
-    assert program.standing(namespace) == standing(*EVERYTHING, *wanted)
+    desired = ("--redirect-dns", "--capture-all-dns", "--drop-invalid", "-u", "1000650000", "-g", "1000650000")
+    assert program.standing(namespace) == standing(*EVERYTHING, *desired)
 
 
 def test_a_label_counts_more_than_an_annotation(namespace: Namespace, tmp_path: pathlib.Path, agent: NodeAgent) -> None:
     put(agent, labels={INJECT: "false"}, annotations={INJECT: "true"})
-    found = plugin(tmp_path, agent).call("ADD", namespace.path, {**INJECTED, INJECT: "true"}, prevResult=PREVIOUS)
-    assert (found.code, found.log[-1]["decision"]) == (0, "passed through")
+    answer = plugin(tmp_path, agent).call("ADD", namespace.path, {**INJECTED, INJECT: "true"}, prevResult=PREVIOUS)
+    assert (answer.code, answer.log[-1]["decision"]) == (0, "passed through")
     assert program.standing(namespace) == standing_of_nothing()
 
 
@@ -127,7 +127,7 @@ def test_the_agents_output_has_the_log_of_all_pods(
     plugin(tmp_path, agent).done("ADD", namespace.path, INJECTED, prevResult=PREVIOUS)
 
     def lines() -> list[dict[str, str]]:
-        return [found for line in agent.log.splitlines() if (found := json.loads(line)).get("command") == "ADD"]
+        return [document for line in agent.log.splitlines() if (document := json.loads(line)).get("command") == "ADD"]
 
     awaited(lambda: any("applied" in each["msg"] for each in lines()), "the plugin's log")
     assert {(each["namespace"], each["pod"], each["decision"]) for each in lines()} == {
@@ -149,7 +149,7 @@ def test_pods_that_start_while_the_agent_is_killed_are_captured_or_tried_again(
     tmp_path: pathlib.Path, agent: NodeAgent
 ) -> None:
     """As a kubelet does: until it works. None may start uncaptured, none may be stuck."""
-    made = plugin(tmp_path, agent)
+    result = plugin(tmp_path, agent)
     names = [f"c{number}" for number in range(MANY)]
     for name in names:
         put(agent, f"pod-{name}")
@@ -157,12 +157,12 @@ def test_pods_that_start_while_the_agent_is_killed_are_captured_or_tried_again(
 
     def start(name: str, namespace: Namespace) -> None:
         for _ in range(100):
-            found = made.call("ADD", namespace.path, INJECTED, name, prevResult=PREVIOUS)
-            assert (found.code == 0) == ("ISTIO_OUTPUT" in namespace.run("iptables-legacy-save")), found
-            if found.code == 0:
+            answer = result.call("ADD", namespace.path, INJECTED, name, prevResult=PREVIOUS)
+            assert (answer.code == 0) == ("ISTIO_OUTPUT" in namespace.run("iptables-legacy-save")), answer
+            if answer.code == 0:
                 return
-            assert found.error["code"] == TRY_AGAIN, found
-            failures.append(found.code)
+            assert answer.error["code"] == TRY_AGAIN, answer
+            failures.append(answer.code)
         raise AssertionError(f"{name} is stuck")
 
     with ExitStack() as stack, ThreadPoolExecutor(4) as pool:

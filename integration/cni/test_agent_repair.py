@@ -36,8 +36,8 @@ class Repairing:
 
     def events(self) -> list[tuple[str, str, str]]:
         """The Events so far: the pod, the reason, the message."""
-        found = self.agent.api.events
-        return [(each["involvedObject"]["name"], each["reason"], each["message"]) for each in found]
+        result = self.agent.api.events
+        return [(each["involvedObject"]["name"], each["reason"], each["message"]) for each in result]
 
 
 @contextmanager
@@ -60,59 +60,59 @@ def captured(namespace: Namespace) -> bool:
 def test_a_pod_that_was_missed_is_mended_in_place_and_so_is_one_that_was_changed(
     namespace: Namespace, tmp_path: pathlib.Path
 ) -> None:
-    with repairing(tmp_path, "mend") as made:
-        made.run(namespace)
-        made.said("pod default/web: uncaptured")
+    with repairing(tmp_path, "mend") as repair:
+        repair.run(namespace)
+        repair.said("pod default/web: uncaptured")
         assert captured(namespace)
-        until(lambda: len(made.events()) == 1, "the Event")
-        [(name, reason, message)] = made.events()
+        until(lambda: len(repair.events()) == 1, "the Event")
+        [(name, reason, message)] = repair.events()
         assert (name, reason) == ("web", "Captured")
         assert "no record of the plugin" in message
-        [event] = made.agent.api.events
+        [event] = repair.agent.api.events
         assert event["involvedObject"]["uid"] == "uid-web"
         assert event["type"] == "Normal"
         namespace.run("iptables-legacy", "-t", "nat", "-D", "ISTIO_OUTPUT", "1")
-        made.said("pod default/web: drifted")
-        until(lambda: len(made.events()) == 2, "the second Event")
-        text = made.agent.get("/metrics")[1]
+        repair.said("pod default/web: drifted")
+        until(lambda: len(repair.events()) == 2, "the second Event")
+        text = repair.agent.get("/metrics")[1]
         assert 'istio_init_cni_repairs_total{action="mend",result="done",state="uncaptured"} 1.0' in text
         assert 'istio_init_cni_repairs_total{action="mend",result="done",state="drifted"} 1.0' in text
-        until(lambda: 'pod_states{state="captured"} 1.0' in made.agent.get("/metrics")[1], "the pod's state")
+        until(lambda: 'pod_states{state="captured"} 1.0' in repair.agent.get("/metrics")[1], "the pod's state")
 
 
 @pytest.mark.parametrize("mode", ["report", "label"])
 def test_a_pod_that_was_missed_is_told_of_once_and_left_alone(
     namespace: Namespace, tmp_path: pathlib.Path, mode: str
 ) -> None:
-    with repairing(tmp_path, mode) as made:
-        made.run(namespace)
-        made.said("pod default/web: uncaptured")
-        until(lambda: bool(made.events()), "the Event")
+    with repairing(tmp_path, mode) as repair:
+        repair.run(namespace)
+        repair.said("pod default/web: uncaptured")
+        until(lambda: bool(repair.events()), "the Event")
         if mode == "label":
-            made.said("labelled cni.istio.io/uninitialized=true")
-            labels = made.agent.api.pods["default", "web"]["metadata"]["labels"]
+            repair.said("labelled cni.istio.io/uninitialized=true")
+            labels = repair.agent.api.pods["default", "web"]["metadata"]["labels"]
             assert labels == {"cni.istio.io/uninitialized": "true"}
         # Some inspections later.
-        made.run(namespace, "other")
-        made.said("pod default/other: uncaptured")
-        assert [each[:2] for each in made.events()].count(("web", "NotCaptured")) == 1
+        repair.run(namespace, "other")
+        repair.said("pod default/other: uncaptured")
+        assert [each[:2] for each in repair.events()].count(("web", "NotCaptured")) == 1
         assert not captured(namespace)
 
 
 def test_a_pod_is_evicted_unless_its_budget_or_its_namespace_forbid_it(
     namespace: Namespace, tmp_path: pathlib.Path
 ) -> None:
-    with repairing(tmp_path, "delete", "--repair-except=control") as made:
-        made.agent.api.eviction = 429
-        made.run(namespace)
+    with repairing(tmp_path, "delete", "--repair-except=control") as repair:
+        repair.agent.api.eviction = 429
+        repair.run(namespace)
         with Namespace() as other:
-            made.run(other, "istiod", "control")
-            made.said("not evicted yet")
-            made.agent.api.eviction = 201
-            made.said("pod default/web: uncaptured: evicted")
-            assert ("default", "web") not in made.agent.api.pods
-            assert ("control", "istiod") in made.agent.api.pods
-            evictions = made.agent.api.asked("POST", "/eviction")
+            repair.run(other, "istiod", "control")
+            repair.said("not evicted yet")
+            repair.agent.api.eviction = 201
+            repair.said("pod default/web: uncaptured: evicted")
+            assert ("default", "web") not in repair.agent.api.pods
+            assert ("control", "istiod") in repair.agent.api.pods
+            evictions = repair.agent.api.asked("POST", "/eviction")
             assert {each.path for each in evictions} == {"/api/v1/namespaces/default/pods/web/eviction"}
             body = json.loads(evictions[-1].body)
             assert body["deleteOptions"] == {"preconditions": {"uid": "uid-web"}}
@@ -120,19 +120,19 @@ def test_a_pod_is_evicted_unless_its_budget_or_its_namespace_forbid_it(
 
 
 def test_the_verb_asks_the_agent(namespace: Namespace, tmp_path: pathlib.Path) -> None:
-    with repairing(tmp_path, "report") as made:
-        made.run(namespace)
-        command = [*VERBS, "cni", "repair", f"--cni-net-dir={made.agent.networks}"]
+    with repairing(tmp_path, "report") as repair:
+        repair.run(namespace)
+        command = [*VERBS, "cni", "repair", f"--cni-net-dir={repair.agent.networks}"]
         # Without the runtime's socket, which this process is not told of.
         done = subprocess.run([*command, "--output=json"], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 4, done.stderr
-        [found] = json.loads(done.stdout)["pods"]
-        assert (found["pod"], found["state"], found["fixed"]) == ("web", "uncaptured", False)
+        [actual] = json.loads(done.stdout)["pods"]
+        assert (actual["pod"], actual["state"], actual["fixed"]) == ("web", "uncaptured", False)
         done = subprocess.run([*command, "--fix"], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "1 uncaptured, fixed" in done.stdout
         assert captured(namespace)
-        checked = made.plugin.call("CHECK", namespace.path, INJECTED, "id-web", prevResult=PREVIOUS)
+        checked = repair.plugin.call("CHECK", namespace.path, INJECTED, "id-web", prevResult=PREVIOUS)
         assert checked.code == 0, checked
 
 

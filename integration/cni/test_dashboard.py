@@ -34,15 +34,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has seen an agent at work: of everything that it counts, twice."""
     directory = tmp_path_factory.mktemp("node")
     shared = tmp_path_factory.getbasetemp()
-    with repairing(directory, "mend") as made, Namespace() as namespace:
-        target = f"127.0.0.1:{made.agent.port}"
+    with repairing(directory, "mend") as repair, Namespace() as namespace:
+        target = f"127.0.0.1:{repair.agent.port}"
         labels = {"job": "istio-init-cni", "node": "node-1"}
         with prometheus(shared, directory, target, labels) as running:
             until(lambda: answers(running), "Prometheus")
             for number in range(2):
-                work(made, namespace, number)
-                seen = f"min_over_time(istio_init_cni_lists_total[3s]) == {number + 2}"
-                until(lambda: bool(running.query(seen)), "some scrapes")  # noqa: B023 (called at once)
+                work(repair, namespace, number)
+                observed = f"min_over_time(istio_init_cni_lists_total[3s]) == {number + 2}"
+                until(lambda: bool(running.query(observed)), "some scrapes")  # noqa: B023 (called at once)
             yield running
 
 
@@ -53,19 +53,19 @@ def answers(running: Prometheus) -> bool:
         return False
 
 
-def work(made: Repairing, namespace: Namespace, number: int) -> None:
+def work(result: Repairing, namespace: Namespace, number: int) -> None:
     """Pods that start, one that may not, one that was missed; a watch that breaks."""
-    api = made.agent.api
+    api = result.agent.api
     for name in (f"a{number}", f"hidden{number}"):
         if name.startswith("hidden"):
             api.hidden.add(f"pod-{name}")
         api.put(pod(f"pod-{name}", 1))
-        assert made.plugin.call("ADD", namespace.path, INJECTED, name, prevResult=PREVIOUS).code == 0
+        assert result.plugin.call("ADD", namespace.path, INJECTED, name, prevResult=PREVIOUS).code == 0
     api.put(pod(f"pod-w{number}", 1, annotations={"traffic.sidecar.istio.io/includeInboundPorts": "http"}))
-    assert made.plugin.call("ADD", namespace.path, {}, f"w{number}", prevResult=PREVIOUS).code == 1
+    assert result.plugin.call("ADD", namespace.path, {}, f"w{number}", prevResult=PREVIOUS).code == 1
     with Namespace() as missed:
-        made.run(missed, f"web-{number}")
-        made.said(f"pod default/web-{number}: uncaptured")
+        result.run(missed, f"web-{number}")
+        result.said(f"pod default/web-{number}: uncaptured")
     api.break_watches()
 
 

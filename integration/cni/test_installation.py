@@ -106,8 +106,8 @@ class Host:
 
     def files(self) -> dict[str, str]:
         """Everything in both directories by path, with its content."""
-        found = (path for place in (self.networks, self.programs) for path in place.rglob("*") if path.is_file())
-        return {str(path.relative_to(self.directory)): path.read_bytes().decode("latin-1") for path in found}
+        result = (path for place in (self.networks, self.programs) for path in place.rglob("*") if path.is_file())
+        return {str(path.relative_to(self.directory)): path.read_bytes().decode("latin-1") for path in result}
 
 
 @pytest.fixture
@@ -141,9 +141,9 @@ def test_the_verbs(host: Host) -> None:
     assert "in place, nothing written" in host.succeed("install")
     assert host.succeed("status") == f"program  present: {host.program}\nentry    in place: {path}\n"
     assert f"{path}: {PLUGIN} taken out" in host.succeed("uninstall", "--keep-program")
-    told = json.loads(host.run("status", "--output=json").stdout)
-    assert told.pop("schema") == "cni-status.v1"
-    assert told == {"whole": False, "program": "present", "network": str(path), "entry": "absent"}
+    document = json.loads(host.run("status", "--output=json").stdout)
+    assert document.pop("schema") == "cni-status.v1"
+    assert document == {"whole": False, "program": "present", "network": str(path), "entry": "absent"}
     assert f"{host.program}: removed" in host.succeed("uninstall")
     assert "the plugin is not installed; nothing to remove" in host.succeed("uninstall")
 
@@ -160,9 +160,9 @@ def test_a_single_plugins_configuration_becomes_a_list_and_comes_back(host: Host
     path = host.network("10-gcp-ptp.conf", SINGLE, 0o644)
     before = host.files()
     host.do("install")
-    made = host.networks / "10-gcp-ptp.conflist"
-    assert types(made.read_text()) == ("ptp", PLUGIN)
-    assert made.stat().st_mode & 0o7777 == 0o644
+    result = host.networks / "10-gcp-ptp.conflist"
+    assert types(result.read_text()) == ("ptp", PLUGIN)
+    assert result.stat().st_mode & 0o7777 == 0o644
     assert not path.exists()
     assert host.do("install") == ()
     host.do("uninstall")
@@ -182,9 +182,9 @@ def test_a_network_that_cannot_be_understood_is_left_as_it_is(host: Host, number
     text, why = list(BROKEN.items())[number]
     path = host.network("10-broken.conflist", text)
     host.network("20-flannel.conflist", FLANNEL)
-    said = refused(host)
-    assert str(path) in said
-    assert why.split(":")[0] in said
+    message = refused(host)
+    assert str(path) in message
+    assert why.split(":")[0] in message
     assert path.read_text() == text
     assert (host.networks / "20-flannel.conflist").read_text() == FLANNEL
 
@@ -249,17 +249,17 @@ def calls(host: Host, verb: str, log: pathlib.Path) -> list[tuple[str, int]]:
     """Each call of WRITES by which a run touches the host's directories: its name, and the how manyth of that name."""
     done = traced(host, verb, "-y", "-o", str(log), "-e", f"trace={','.join(WRITES)}")
     assert done.returncode == 0, done.stderr
-    seen: dict[str, int] = {}
-    found = []
+    observed: dict[str, int] = {}
+    result = []
     for line in log.read_text().splitlines():
         match = re.match(r"\d+ +(\w+)\(", line)
         if match is None:
             continue
         name = match[1]
-        seen[name] = seen.get(name, 0) + 1
+        observed[name] = observed.get(name, 0) + 1
         if str(host.networks) in line or str(host.programs) in line:
-            found.append((name, seen[name]))
-    return found
+            result.append((name, observed[name]))
+    return result
 
 
 @pytest.mark.parametrize("verb", ["install", "uninstall"])
@@ -333,8 +333,8 @@ def test_other_writers(host: Host, watching: subprocess.Popen[str]) -> None:
     awaited(host.program.exists, "the program again")
     (host.networks / "00-broken.conflist").write_text("{")
     assert watching.stderr is not None
-    said = next(line for line in watching.stderr if "00-broken" in line)
-    assert "not installed, will retry" in said
+    message = next(line for line in watching.stderr if "00-broken" in line)
+    assert "not installed, will retry" in message
     (host.networks / "00-broken.conflist").unlink()
     watching.send_signal(signal.SIGTERM)
     assert watching.wait() == 0
@@ -357,8 +357,8 @@ def test_several_at_once_and_one_who_takes_away(host: Host) -> None:
     path = host.network("10-flannel.conflist", FLANNEL)
     verbs = ["install", "install", "uninstall", "install"]
     runs = [subprocess.Popen(host.command(verb), cwd=ROOT, stderr=subprocess.PIPE, text=True) for verb in verbs]
-    said = [run.communicate()[1] for run in runs]
-    assert [run.returncode for run in runs] == [0] * len(verbs), said
+    output = [run.communicate()[1] for run in runs]
+    assert [run.returncode for run in runs] == [0] * len(verbs), output
     host.succeed("install")
     assert types(path.read_text()) == ("flannel", "portmap", PLUGIN)
     host.succeed("uninstall")

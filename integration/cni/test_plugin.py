@@ -82,11 +82,11 @@ def test_the_manifest_of_a_captured_pod_means_what_the_plugin_made(
 def test_pods_that_are_passed_through_are_untouched(namespace: Namespace, plugin: Plugin) -> None:
     before = program.standing(namespace)
     for pod in ({}, {**INJECTED, MODE: "NONE"}, {**INJECTED, "sidecar.istio.io/inject": "false"}):
-        found = plugin.call("ADD", namespace.path, pod, prevResult=PREVIOUS)
-        assert (found.code, json.loads(found.result)) == (0, PREVIOUS)
+        answer = plugin.call("ADD", namespace.path, pod, prevResult=PREVIOUS)
+        assert (answer.code, json.loads(answer.result)) == (0, PREVIOUS)
         assert program.standing(namespace) == before
-        assert found.log[-1]["decision"] == "passed through"
-        assert found.log[-1]["why"]
+        assert answer.log[-1]["decision"] == "passed through"
+        assert answer.log[-1]["why"]
         state = plugin.state()
         assert state
         assert not state.captured
@@ -158,8 +158,8 @@ def test_another_namespace_at_the_same_path_is_left_alone(namespace: Namespace, 
 def test_the_nodes_own_network_is_never_touched(plugin: Plugin) -> None:
     for command in ("ADD", "DEL"):
         plugin.done(command, "/proc/self/ns/net", INJECTED)
-    found = plugin.call("ADD", "/proc/self/ns/net", istio={})
-    assert found.log[-1]["why"] == "the sandbox uses the node's network"
+    answer = plugin.call("ADD", "/proc/self/ns/net", istio={})
+    assert answer.log[-1]["why"] == "the sandbox uses the node's network"
 
 
 def test_a_path_that_changes_while_it_is_called_never_means_the_nodes_network(
@@ -273,8 +273,8 @@ def test_many_at_once(tmp_path: Path) -> None:
     with by_path(MANY) as paths:
         for command in ("ADD", "DEL"):
             runs = [plugin.start(command, path, f"c{number}") for number, path in enumerate(paths)]
-            found = [said(run, plugin.text(INJECTED)) for run in runs]
-            assert [each.code for each in found] == [0] * MANY
+            actual = [said(run, plugin.text(INJECTED)) for run in runs]
+            assert [each.code for each in actual] == [0] * MANY
             assert {"ISTIO" in standing(path) for path in paths} == {command == "ADD"}
             assert len(list(plugin.run_dir.iterdir())) == (MANY if command == "ADD" else 0)
 
@@ -282,9 +282,9 @@ def test_many_at_once(tmp_path: Path) -> None:
 def test_the_log_is_lines_of_json_and_can_not_outgrow_its_bound(namespace: Namespace, tmp_path: Path) -> None:
     plugin = Plugin(tmp_path, log_bytes=4096)
     for number in range(12):
-        found = plugin.call("ADD", namespace.path, INJECTED, container=f"c{number}")
+        answer = plugin.call("ADD", namespace.path, INJECTED, container=f"c{number}")
         assert (
-            found.log[-1].items() >= {"pod": f"pod-c{number}", "namespace": "default", "sandbox": f"c{number}"}.items()
+            answer.log[-1].items() >= {"pod": f"pod-c{number}", "namespace": "default", "sandbox": f"c{number}"}.items()
         )
     older = plugin.log.with_name("cni.log.1")
     for path in (plugin.log, older):

@@ -27,15 +27,15 @@ EBPF: dict[str, object] = {"capture-backend": "ebpf"}
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as made:
-        yield made
+    with EbpfNode() as ebpf_node:
+        yield ebpf_node
 
 
 @pytest.fixture
 def plugin(node: EbpfNode, tmp_path: Path) -> Plugin:
-    made = Plugin(tmp_path, defaults=EBPF)
-    made.command = [*enclosed(node), *made.command]
-    return made
+    instance = Plugin(tmp_path, defaults=EBPF)
+    instance.command = [*enclosed(node), *instance.command]
+    return instance
 
 
 @pytest.fixture
@@ -87,10 +87,10 @@ def test_what_cannot_be_done_is_refused(plugin: Plugin, sandbox: Namespace, node
 
 def test_a_proxy_that_listens_already_is_refused(plugin: Plugin, sandbox: Namespace) -> None:
     def listening() -> socket.socket:
-        made = socket.socket()
-        made.bind(("0.0.0.0", 15001))
-        made.listen()
-        return made
+        sock = socket.socket()
+        sock.bind(("0.0.0.0", 15001))
+        sock.listen()
+        return sock
 
     with sandbox.inside(listening):
         error = plugin.call("ADD", sandbox.path, INJECTED, prevResult=PREVIOUS).error
@@ -150,8 +150,8 @@ def doctor(node: EbpfNode, sandbox: Namespace, *flags: str) -> dict[str, dict[st
 def test_the_doctor_loads_the_programs_and_attaches_none(node: EbpfNode, sandbox: Namespace) -> None:
     with node.installation.lock():
         node.installation.uninstall()
-    found = doctor(node, sandbox)
-    assert found["capture by eBPF"]["status"] == "ok"
+    actual = doctor(node, sandbox)
+    assert actual["capture by eBPF"]["status"] == "ok"
     assert list(node.pins()) == []
     refused = doctor(node, sandbox, "-c", "eth0")["capture by eBPF"]
     assert refused["status"] == "fail"

@@ -108,9 +108,9 @@ class ChainNode(Node):
 
     def state(self, container: str) -> sandbox_state.SandboxState:
         """The state that our plugin has left of a sandbox."""
-        found = sandbox_state.read(container, str(self.run_dir))
-        assert found, container
-        return found
+        contents = sandbox_state.read(container, str(self.run_dir))
+        assert contents, container
+        return contents
 
     def told(self, container: str) -> list[dict[str, str]]:
         """What the plugin has logged of a sandbox."""
@@ -156,8 +156,8 @@ class Attachment(NamedTuple):
         """What the plugin says in whose eyes something is not as ADD left it; empty where all are content."""
         result = json.loads((self.node.directory / self.container).read_text())
         done = next((done for each in self._plugins if (done := self._call("CHECK", each, result)).returncode), None)
-        told: dict[str, Any] = json.loads(done.stdout) if done else {}
-        return told
+        document: dict[str, Any] = json.loads(done.stdout) if done else {}
+        return document
 
     def delete(self) -> None:
         """Detach it."""

@@ -53,9 +53,9 @@ def engine(state: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def base(engine: Engine, state: Path) -> str:
     """A minimal Debian with Python: the image is built on it, and apps and proxies run in it."""
-    made = os.environ.get(base_image.MADE_BEFORE)
-    archive = Path(made) if made else state / "base.tar"
-    if not made:
+    result = os.environ.get(base_image.MADE_BEFORE)
+    archive = Path(result) if result else state / "base.tar"
+    if not result:
         base_image.make(archive)
     engine.cli("import", str(archive), BASE)
     return BASE

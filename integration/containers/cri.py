@@ -143,11 +143,11 @@ class Containerd:
     @contextlib.contextmanager
     def pod(self, name: str, **more: Any) -> Iterator[CriPod]:  # noqa: ANN401
         """The same, removed at the end with all that runs in it."""
-        made = self.sandbox(name, **more)
+        result = self.sandbox(name, **more)
         try:
-            yield made
+            yield result
         finally:
-            made.remove()
+            result.remove()
 
 
 class CriPod:

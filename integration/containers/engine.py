@@ -27,9 +27,9 @@ PATIENCE = 60.0
 
 def tool(name: str) -> str:
     """The distribution's program of this name; AssertionError where it is not installed."""
-    found = shutil.which(name, path=SYSTEM)
-    assert found, f"{name} is not installed; scripts/test installs it"
-    return found
+    path = shutil.which(name, path=SYSTEM)
+    assert path, f"{name} is not installed; scripts/test installs it"
+    return path
 
 
 def remove_cgroups(name: str) -> None:

@@ -120,9 +120,9 @@ class Sidecar(Admin):
 def snippet(mode: str = "REDIRECT") -> str:
     """The init container of docs/deploy.md, as YAML."""
     page = (TREE / "docs/deploy.md").read_text()
-    found = re.search(r"^```yaml\n(initContainers:\n.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    assert found, "docs/deploy.md has no init container"
-    return found[1].replace("- REDIRECT\n", f"- {mode}\n")
+    match = re.search(r"^```yaml\n(initContainers:\n.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert match, "docs/deploy.md has no init container"
+    return match[1].replace("- REDIRECT\n", f"- {mode}\n")
 
 
 def arguments(text: str) -> list[str]:

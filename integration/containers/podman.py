@@ -74,8 +74,8 @@ class Podman:
 
     def inspect(self, name: str) -> dict[str, Any]:
         """Everything about a container."""
-        found: list[dict[str, Any]] = json.loads(self.run("container", "inspect", name))
-        return found[0]
+        document: list[dict[str, Any]] = json.loads(self.run("container", "inspect", name))
+        return document[0]
 
     def log(self, name: str) -> str:
         """What a container wrote to both of its outputs."""

@@ -86,15 +86,15 @@ def host(tmp_path: Path) -> Host:
 def installer(engine: Engine, nodes: Built, host: Host) -> Iterator[Any]:
     """The DaemonSet's container, with its command and no right besides its own."""
     may = CONTAINER["securityContext"]
-    made = engine.client.containers.run(
+    result = engine.client.containers.run(
         nodes.tag, entrypoint=CONTAINER["command"], command=CONTAINER["args"], detach=True, network_mode="none",
         # No API server is there: the plugin is installed all the same.
         environment={"NODE_NAME": "node", "KUBERNETES_SERVICE_HOST": "127.0.0.1"},
         read_only=may["readOnlyRootFilesystem"], cap_drop=may["capabilities"]["drop"], volumes=host.volumes,
         security_opt=["no-new-privileges"], user=f"{may['runAsUser']}:{may['runAsGroup']}",
     )  # fmt: skip
-    yield made
-    made.remove(force=True)
+    yield result
+    result.remove(force=True)
 
 
 def test_the_daemonsets_container_installs_a_plugin_that_works_alone(
@@ -120,8 +120,8 @@ def test_the_daemonsets_container_installs_a_plugin_that_works_alone(
 
     # It has all that asking a runtime takes, but for one that answers.
     repair = ["/usr/local/bin/istio-init", "cni", "repair", "--cri-socket=/nowhere"]
-    asked = installer.exec_run([*repair, "--cni-net-dir=/etc/cni/net.d"])
-    assert (asked.exit_code, b"/nowhere': no runtime answers" in asked.output) == (1, True), asked.output
+    request = installer.exec_run([*repair, "--cni-net-dir=/etc/cni/net.d"])
+    assert (request.exit_code, b"/nowhere': no runtime answers" in request.output) == (1, True), request.output
     installer.stop()
     assert installer.wait()["StatusCode"] == 0
     # Without an answer of the API server everything stays for the next agent.

@@ -42,17 +42,17 @@ UPSTREAM = (ADDRESS, UPSTREAM_PORT)
 @pytest.fixture(scope="module")
 def node(state: Path) -> Iterator[Node]:
     """A node with an upstream on it."""
-    with Node(state / "repair") as made:
-        yield made
+    with Node(state / "repair") as instance:
+        yield instance
 
 
 @pytest.fixture(scope="module")
 def containerd(engine: Engine, node: Node) -> Iterator[Containerd]:
     """Containerd that can make sandboxes."""
     make_pause(engine)
-    with Containerd(node) as made:
-        made.load(engine, PAUSE)
-        yield made
+    with Containerd(node) as instance:
+        instance.load(engine, PAUSE)
+        yield instance
 
 
 class Repairing:
@@ -99,8 +99,8 @@ def repairing(containerd: Containerd, tmp_path: Path) -> Repairing:
 
 def inside(containerd: Containerd, pod: CriPod) -> Inside:
     request = api.PodSandboxStatusRequest(pod_sandbox_id=pod.identity, verbose=True)
-    told = json.loads(containerd.runtime.PodSandboxStatus(request).info["info"])
-    [path] = [each["path"] for each in told["runtimeSpec"]["linux"]["namespaces"] if each["type"] == "network"]
+    document = json.loads(containerd.runtime.PodSandboxStatus(request).info["info"])
+    [path] = [each["path"] for each in document["runtimeSpec"]["linux"]["namespaces"] if each["type"] == "network"]
     return Inside(path, containerd.directory)
 
 
@@ -182,18 +182,18 @@ def test_pods_in_every_state(repairing: Repairing) -> None:
         before = {name: standing(space) for name, space in pods.spaces.items()}
         untracked = stack.enter_context(connected(pods.spaces["early"], User(1000, 1000)))
         tracked = stack.enter_context(connected(pods.spaces["drifted"], User(1337, 1337)))
-        found = repairing.told(1)
-        assert {name: pod["state"] for name, pod in found.items()} == {
+        actual = repairing.told(1)
+        assert {name: pod["state"] for name, pod in actual.items()} == {
             "early": "uncaptured",
             "drifted": "drifted",
             "plain": "passed through",
             "bad": "unknown",
             "host": "host network",
         }
-        assert found["early"].items() >= {"namespace": "default", "uid": "early", "connections": 1}.items()
-        assert "before the plugin was ready" in found["early"]["why"]
-        assert found["drifted"]["differences"][0].startswith("ipv4 nat ISTIO_OUTPUT rule 1 missing")
-        assert PORTS in found["bad"]["why"]
+        assert actual["early"].items() >= {"namespace": "default", "uid": "early", "connections": 1}.items()
+        assert "before the plugin was ready" in actual["early"]["why"]
+        assert actual["drifted"]["differences"][0].startswith("ipv4 nat ISTIO_OUTPUT rule 1 missing")
+        assert PORTS in actual["bad"]["why"]
         assert {name: standing(space) for name, space in pods.spaces.items()} == before
         assert [name for name in pods.pods if pods.state(name)] == ["drifted"]
 
@@ -201,9 +201,9 @@ def test_pods_in_every_state(repairing: Repairing) -> None:
         lines = repairing.run().stdout.splitlines()
         assert next(line for line in lines if "default/early" in line).startswith("uncaptured ")
         assert lines[-1].endswith("--fix captures 2")
-        found = repairing.told(0, "--fix")
-        assert found["early"].items() >= {"state": "uncaptured", "fixed": True}.items()
-        assert found["bad"]["state"] == "gone"
+        actual = repairing.told(0, "--fix")
+        assert actual["early"].items() >= {"state": "uncaptured", "fixed": True}.items()
+        assert actual["bad"]["state"] == "gone"
         # The one connection is nobody's any more; the other was tracked before, and is the proxy's.
         with pytest.raises(ConnectionResetError):
             said(untracked)
@@ -214,8 +214,8 @@ def test_pods_in_every_state(repairing: Repairing) -> None:
         assert state
         assert (state.pod, state.attachments) == ("early", (("pods", "eth0"),))
         logged = [json.loads(line) for line in pods.plugin.log.read_text().splitlines()]
-        wanted = {"command": "repair", "pod": "early", "decision": "captured"}
-        assert any(line.items() >= wanted.items() for line in logged)
+        desired = {"command": "repair", "pod": "early", "decision": "captured"}
+        assert any(line.items() >= desired.items() for line in logged)
         again = repairing.told(0, "--fix")
         assert {again[name]["state"] for name in ("early", "drifted")} == {"captured"}
         assert not any(pod["fixed"] for pod in again.values())
@@ -224,11 +224,11 @@ def test_pods_in_every_state(repairing: Repairing) -> None:
 def test_what_the_runtime_says_is_read_as_its_own_client_reads_it(containerd: Containerd) -> None:
     with containerd.pod("read", annotations={"a": "ä" * 5000}) as pod:
         request = api.PodSandboxStatusRequest(pod_sandbox_id=pod.identity)
-        told = containerd.runtime.PodSandboxStatus(request).status
+        report = containerd.runtime.PodSandboxStatus(request).status
         with GrpcChannel(f"{containerd.directory}/sock") as channel:
-            (found,) = cri.sandboxes(channel)
-            assert (found.identity, found.annotations) == (told.id, dict(told.annotations))
-            assert found.netns == inside(containerd, pod).path
+            (actual,) = cri.sandboxes(channel)
+            assert (actual.identity, actual.annotations) == (report.id, dict(report.annotations))
+            assert actual.netns == inside(containerd, pod).path
             with pytest.raises(GrpcError, match=r"NoSuch: .*unknown"):
                 channel.call("/runtime.v1.RuntimeService/NoSuch", b"")
             # The connection is as good as before.

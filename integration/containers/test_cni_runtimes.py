@@ -40,19 +40,19 @@ MANY = 50
 def node(engine: Engine, state: Path) -> Iterator[ChainNode]:
     """A node with three networks: what pods ask for counts, everybody is captured, nobody can be."""
     make_first(engine, state)
-    with ChainNode(state / "chain") as made:
-        made.chain("pods")
-        made.chain("block", istio=BLOCK)
-        made.chain("wrong", istio={"envoy-port": "seventy"})
-        yield made
+    with ChainNode(state / "chain") as chain_node:
+        chain_node.chain("pods")
+        chain_node.chain("block", istio=BLOCK)
+        chain_node.chain("wrong", istio={"envoy-port": "seventy"})
+        yield chain_node
 
 
 @pytest.fixture(scope="module")
 def containerd(engine: Engine, node: ChainNode) -> Iterator[Containerd]:
     """Containerd, whose sandboxes' own process is first.c."""
-    with Containerd(node, FIRST, node.networks / "pods") as made:
-        made.load(engine, FIRST)
-        yield made
+    with Containerd(node, FIRST, node.networks / "pods") as instance:
+        instance.load(engine, FIRST)
+        yield instance
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,9 @@ def podman(engine: Engine, node: ChainNode) -> Iterator[Podman]:
     both.mkdir()
     for name in ("block", "wrong"):
         shutil.copy(node.networks / name / f"{name}.conflist", both)
-    with Podman(node, both) as made:
-        made.load(engine, FIRST)
-        yield made
+    with Podman(node, both) as instance:
+        instance.load(engine, FIRST)
+        yield instance
 
 
 def first(pod: CriPod) -> str:
@@ -81,7 +81,7 @@ def but_rules(traces: Traces) -> Traces:
 
 
 def test_a_pod_is_captured_before_its_first_process(containerd: Containerd, node: ChainNode) -> None:
-    before, asked = node.traces(), len(node.upstream.peers)
+    before, request = node.traces(), len(node.upstream.peers)
     ports = [api.PortMapping(container_port=APP_PORT, host_port=HOST_PORT)]
     with containerd.pod("captured", annotations={**INJECTED, **DUAL_STACK}, port_mappings=ports) as pod:
         assert first(pod) == "captured"
@@ -97,7 +97,7 @@ def test_a_pod_is_captured_before_its_first_process(containerd: Containerd, node
         assert state.options
         assert state.options.dual_stack
         assert differences(state) == ()
-    assert len(node.upstream.peers) == asked
+    assert len(node.upstream.peers) == request
     assert not Path(state.netns).exists()
     # A kubelet stops a sandbox and then removes it; each time the runtime calls DEL.
     assert [line["command"] for line in node.told(pod.identity)].count("DEL") > 1
@@ -105,23 +105,23 @@ def test_a_pod_is_captured_before_its_first_process(containerd: Containerd, node
 
 
 def test_a_pod_without_a_sidecar_is_left_alone(containerd: Containerd, node: ChainNode) -> None:
-    before, asked = node.traces(), len(node.upstream.peers)
+    before, request = node.traces(), len(node.upstream.peers)
     with containerd.pod("plain", annotations={"example.com/other": "1"}) as pod:
         assert first(pod) == "upstream"
         (line,) = node.told(pod.identity)
         assert (line["decision"], line["pod"], line["namespace"]) == ("passed through", "plain", "default")
         assert "no annotation sidecar.istio.io/status" in line["why"]
-    assert len(node.upstream.peers) == asked + 1
+    assert len(node.upstream.peers) == request + 1
     assert node.traces() == before
 
 
 def test_a_failure_keeps_the_sandbox_from_starting(containerd: Containerd, node: ChainNode) -> None:
-    before, asked = node.traces(), len(node.upstream.peers)
+    before, request = node.traces(), len(node.upstream.peers)
     with pytest.raises(grpc.RpcError) as raised:
         containerd.sandbox("failing", annotations={**INJECTED, PORTS: "http"})
     assert f"annotation {PORTS}: 'http': not a port" in raised.value.details()
     assert list(containerd.runtime.ListPodSandbox(api.ListPodSandboxRequest()).items) == []
-    assert len(node.upstream.peers) == asked
+    assert len(node.upstream.peers) == request
     assert but_rules(node.traces()) == but_rules(before)
 
 
@@ -156,44 +156,44 @@ def test_the_chain_checked(node: ChainNode, namespace: Namespace) -> None:
     assert list(attachment.add()) == ["bridge", "firewall", "portmap", PLUGIN]
     assert attachment.check() == {}
     namespace.run("iptables-legacy", "-t", "nat", "-F", "ISTIO_REDIRECT")
-    told = attachment.check()
-    assert told["code"] == DRIFTED
-    assert "ISTIO_REDIRECT" in told["msg"]
+    report = attachment.check()
+    assert report["code"] == DRIFTED
+    assert "ISTIO_REDIRECT" in report["msg"]
     attachment.delete()
     assert node.traces() == before
 
 
 @pytest.mark.parametrize("users", [(), ("--uidmap=0:100000:65536",)], ids=["the node's users", "users of its own"])
 def test_podman(podman: Podman, node: ChainNode, users: tuple[str, ...]) -> None:
-    before, asked = node.traces(), len(node.upstream.peers)
+    before, request = node.traces(), len(node.upstream.peers)
     assert podman.run("run", "--rm", "--network=block", *users, FIRST, "once") == CAPTURED
-    assert len(node.upstream.peers) == asked
+    assert len(node.upstream.peers) == request
     assert node.traces() == before
 
 
 def test_a_failure_in_podman(podman: Podman, node: ChainNode) -> None:
-    before, asked = node.traces(), len(node.upstream.peers)
+    before, request = node.traces(), len(node.upstream.peers)
     done = podman.completed("run", "--rm", "--network=wrong", FIRST, "once")
     assert done.returncode == 126
     assert b"istio-init-cni failed: --envoy-port (-p): 'seventy': not a port" in done.stderr
-    assert (done.stdout, len(node.upstream.peers)) == (b"", asked)
+    assert (done.stdout, len(node.upstream.peers)) == (b"", request)
     assert but_rules(node.traces()) == but_rules(before)
 
 
 def test_ctr(containerd: Containerd, node: ChainNode) -> None:
-    before, asked = node.traces(), len(node.upstream.peers)
+    before, request = node.traces(), len(node.upstream.peers)
     done = containerd.run("one", FIRST, "/first", *TARGET, "once", networks=node.networks / "block")
     assert (done.returncode, done.stdout) == (0, CAPTURED), done.stderr
     # It does not keep the plugin's standard error to itself.
     assert {json.loads(line)["decision"] for line in done.stderr.splitlines()} == {"captured"}
-    assert len(node.upstream.peers) == asked
+    assert len(node.upstream.peers) == request
     assert node.traces() == before
 
 
 def test_a_failure_in_ctr(containerd: Containerd, node: ChainNode) -> None:
-    before, asked = node.traces(), len(node.upstream.peers)
+    before, request = node.traces(), len(node.upstream.peers)
     done = containerd.run("two", FIRST, "/first", *TARGET, "once", networks=node.networks / "wrong")
     assert done.returncode == 1
     assert "istio-init-cni\" failed (add): --envoy-port (-p): 'seventy': not a port" in done.stderr
-    assert (done.stdout, len(node.upstream.peers)) == ("", asked)
+    assert (done.stdout, len(node.upstream.peers)) == ("", request)
     assert but_rules(node.traces()) == but_rules(before)

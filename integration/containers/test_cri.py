@@ -21,17 +21,17 @@ from integration.kit.endpoints import awaited
 @pytest.fixture(scope="module")
 def node(state: Path) -> Iterator[Node]:
     """A node with an upstream on it."""
-    with Node(state / "node") as made:
-        yield made
+    with Node(state / "node") as instance:
+        yield instance
 
 
 @pytest.fixture(scope="module")
 def containerd(engine: Engine, image: Built, node: Node) -> Iterator[Containerd]:
     """Containerd with all images."""
     make_pause(engine)
-    with Containerd(node) as made:
-        made.load(engine, PAUSE, IMAGE, BASE)
-        yield made
+    with Containerd(node) as instance:
+        instance.load(engine, PAUSE, IMAGE, BASE)
+        yield instance
 
 
 def rights(user: int, group: int, *capabilities: str, read_only: bool = False) -> api.LinuxContainerSecurityContext:

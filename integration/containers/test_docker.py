@@ -132,8 +132,8 @@ def test_a_container_is_explained_by_its_id(owner: Owner) -> None:
     code, text = explained(identity)
     assert (code, "no rules" in text) == (0, True), text
     assert owner.init(*ARTICLE).code == 0
-    for given in (identity, identity[:12], f"docker://{identity}"):
-        code, text = explained(given)
+    for arguments in (identity, identity[:12], f"docker://{identity}"):
+        code, text = explained(arguments)
         assert code == 0, text
         assert "goes to Envoy's outbound listener, 127.0.0.1:15001, because ISTIO_OUTPUT rule" in text
     owner.container.stop(timeout=0)

@@ -51,9 +51,9 @@ class Names:
 def names(request: pytest.FixtureRequest) -> Iterator[Names]:
     """A mesh with both nameservers; no rule exists yet."""
     with Mesh(request.param, REDIRECT_USER) as mesh:
-        made = Names(mesh)
-        with made.agent, made.resolver:
-            yield made
+        instance = Names(mesh)
+        with instance.agent, instance.resolver:
+            yield instance
 
 
 @pytest.mark.parametrize("options", [SERVERS, ALL_SERVERS])

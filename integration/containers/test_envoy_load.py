@@ -35,8 +35,8 @@ def test_nothing_leaks_while_the_rules_are_rewritten(family: Family, mode: str) 
         total = EACH_WAY * CLIENTS
         ways = (mesh.inbound, mesh.app_cluster, mesh.outbound, mesh.passthrough)
         assert moved == dict.fromkeys(ways, total)
-        seen = mesh.pod.addresses.passthrough if mode == "REDIRECT" else mesh.pod.addresses.outer
-        assert {address for address, _ in mesh.app.peers} == {seen}
+        observed = mesh.pod.addresses.passthrough if mode == "REDIRECT" else mesh.pod.addresses.outer
+        assert {address for address, _ in mesh.app.peers} == {observed}
         assert (len(mesh.app.peers), len(mesh.upstream.peers)) == (total, total)
 
 

@@ -40,12 +40,12 @@ def files(engine: Engine, image: Built) -> dict[str, tarfile.TarInfo]:
 
 def contents(engine: Engine, tag: str) -> dict[str, tarfile.TarInfo]:
     """Everything in an image's layers, by path."""
-    found: dict[str, tarfile.TarInfo] = {}
+    result: dict[str, tarfile.TarInfo] = {}
     with tarfile.open(fileobj=io.BytesIO(engine.cli("save", tag))) as saved:
         for layer in json.load(saved.extractfile("manifest.json"))[0]["Layers"]:  # type: ignore[arg-type]
             with tarfile.open(fileobj=saved.extractfile(layer)) as tree:
-                found |= {member.name: member for member in tree}
-    return found
+                result |= {member.name: member for member in tree}
+    return result
 
 
 def test_it_is_small(image: Built) -> None:
@@ -82,16 +82,16 @@ def test_every_module_of_the_program_is_there_and_loads(engine: Engine, image: B
     }
     launcher = (sources / "image/launcher.py").read_text().partition("from istio_init")[0]
     script = f"{launcher}\nfor name in sys.argv[1:]: __import__(name)"
-    said = Said(engine, image.tag, "-IS", "-c", script, *sorted(names), entry="/usr/bin/python3")
-    assert (said.code, said.err) == (0, "")
+    message = Said(engine, image.tag, "-IS", "-c", script, *sorted(names), entry="/usr/bin/python3")
+    assert (message.code, message.err) == (0, "")
 
 
 def test_every_library_loads(engine: Engine, image: Built, files: dict[str, tarfile.TarInfo]) -> None:
     names = [f"/{name}" for name in files if ".so" in name and "ld-" not in name and "ld.so" not in name]
     library = "import sys\nsys.path.append('/usr/lib/istio-init/library.zip')"
     script = f"{library}\nimport ctypes\nfor name in sys.argv[1:]: ctypes.CDLL(name)"
-    said = Said(engine, image.tag, "-IS", "-c", script, *names, entry="/usr/bin/python3")
-    assert (said.code, said.err) == (0, "")
+    message = Said(engine, image.tag, "-IS", "-c", script, *names, entry="/usr/bin/python3")
+    assert (message.code, message.err) == (0, "")
 
 
 def test_what_it_says_of_itself(engine: Engine, image: Built) -> None:
@@ -129,17 +129,17 @@ def test_a_dry_run_prints_the_same_as_outside(engine: Engine, image: Built) -> N
     command = [sys.executable, "-m", "istio_init", *PREVIEW]
     outside = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for user in ("0", "1337", "65534"):
-        said = Said(engine, image.tag, *PREVIEW, user=user)
-        assert (said.code, said.err, said.out) == (0, "", outside)
+        message = Said(engine, image.tag, *PREVIEW, user=user)
+        assert (message.code, message.err, message.out) == (0, "", outside)
 
 
 def test_a_page_is_the_same_as_outside(engine: Engine, image: Built) -> None:
     words = ["draw", *ARTICLE, "--no-enable-ipv6", "--format", "html"]
     command = [*VERBS, *words]
     outside = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    said = Said(engine, image.tag, *words, entry="istio-init")
-    assert (said.code, said.err) == (0, "")
-    assert said.out == outside
+    message = Said(engine, image.tag, *words, entry="istio-init")
+    assert (message.code, message.err) == (0, "")
+    assert message.out == outside
 
 
 @pytest.mark.parametrize(
@@ -153,37 +153,37 @@ def test_a_page_is_the_same_as_outside(engine: Engine, image: Built) -> None:
     ],
 )
 def test_it_is_called_as_istio_calls_its_own(engine: Engine, image: Built, entry: str, before: list[str]) -> None:
-    said = Said(engine, image.tag, *before, *PREVIEW, entry=entry)
-    assert (said.code, said.err) == (0, "")
-    assert said.out.startswith("*nat\n")
+    message = Said(engine, image.tag, *before, *PREVIEW, entry=entry)
+    assert (message.code, message.err) == (0, "")
+    assert message.out.startswith("*nat\n")
 
 
 @pytest.mark.parametrize(("entry", "before"), [("istio-clean-iptables", []), ("", ["istio-clean-iptables"])])
 def test_cleaning_has_a_name_of_its_own(engine: Engine, image: Built, entry: str, before: list[str]) -> None:
-    said = Said(engine, image.tag, *before, *PREVIEW, entry=entry)
-    assert (said.code, said.out, said.err) == (0, "", "")
+    message = Said(engine, image.tag, *before, *PREVIEW, entry=entry)
+    assert (message.code, message.out, message.err) == (0, "", "")
 
 
 def test_help_and_mistakes(engine: Engine, image: Built) -> None:
-    said = Said(engine, image.tag, "--help")
-    assert (said.code, said.err) == (0, "")
-    assert "--istio-inbound-interception-mode" in said.out
+    message = Said(engine, image.tag, "--help")
+    assert (message.code, message.err) == (0, "")
+    assert "--istio-inbound-interception-mode" in message.out
     assert "apply" in Said(engine, image.tag, "--help", entry="istio-init").out
-    said = Said(engine, image.tag, "--run-validatoin")
-    assert said.code == 255
-    assert "--run-validation" in said.err
-    said = Said(engine, image.tag, "-p", "70000")
-    assert said.code == 1
-    assert "70000" in said.err
-    said = Said(engine, image.tag, "proxy", "sidecar", entry="pilot-agent")
-    assert said.code == 255
-    assert said.err.startswith("pilot-agent: 'proxy'")
+    message = Said(engine, image.tag, "--run-validatoin")
+    assert message.code == 255
+    assert "--run-validation" in message.err
+    message = Said(engine, image.tag, "-p", "70000")
+    assert message.code == 1
+    assert "70000" in message.err
+    message = Said(engine, image.tag, "proxy", "sidecar", entry="pilot-agent")
+    assert message.code == 255
+    assert message.err.startswith("pilot-agent: 'proxy'")
 
 
 def test_the_engine_that_is_left_out_says_how_to_get_it(engine: Engine, image: Built) -> None:
-    said = Said(engine, image.tag, *ARTICLE, "--iptables-engine", "python-iptables")
-    assert said.code == 1
-    assert "istio-init[python-iptables]" in said.err
+    message = Said(engine, image.tag, *ARTICLE, "--iptables-engine", "python-iptables")
+    assert message.code == 1
+    assert "istio-init[python-iptables]" in message.err
 
 
 def test_the_bill_of_materials_names_every_package(

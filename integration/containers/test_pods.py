@@ -26,16 +26,16 @@ KEPT = "io.podman.annotations.init.container.type: always"
 @pytest.fixture(scope="module")
 def node(state: Path) -> Iterator[Node]:
     """A node with an upstream on it."""
-    with Node(state / "pods") as made:
-        yield made
+    with Node(state / "pods") as instance:
+        yield instance
 
 
 @pytest.fixture(scope="module")
 def podman(engine: Engine, image: Built, node: Node) -> Iterator[Podman]:
     """Podman with both images."""
-    with Podman(node) as made:
-        made.load(engine, IMAGE, BASE)
-        yield made
+    with Podman(node) as instance:
+        instance.load(engine, IMAGE, BASE)
+        yield instance
 
 
 def manifest(name: str, init: str, sidecar: Sidecar, mounts: dict[str, str] | None = None) -> str:
@@ -126,9 +126,9 @@ def in_place(podman: Podman, container: str, mode: str) -> None:
     pid = podman.inspect(container)["State"]["Pid"]
     command = ["nsenter", f"--net=/proc/{pid}/ns/net", "iptables-legacy-save", "-t", "nat"]
     saved = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    wanted = preview(*arguments(snippet(mode))[1:])
+    desired = preview(*arguments(snippet(mode))[1:])
     rules = [
-        line for line in wanted.partition("*nat\n")[2].partition("COMMIT")[0].splitlines() if line.startswith("-A")
+        line for line in desired.partition("*nat\n")[2].partition("COMMIT")[0].splitlines() if line.startswith("-A")
     ]
     assert [line for line in saved.splitlines() if line.startswith("-A")] == rules
 

@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=20, help="ADDs one after the other, of each")
     parser.add_argument("--rounds", type=int, default=2, help=f"rounds of {AT_ONCE} at once, of each")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         bundle = directory / "bundle"
@@ -109,7 +109,7 @@ def main() -> None:
             put_pods(agent)
             annotations = Contender(directory / "annotations", bundle)
             asking = Contender(directory / "agent", bundle, agent="required", agent_socket=str(agent.socket))
-            measure(annotations, asking, given.pairs, given.rounds)
+            measure(annotations, asking, arguments.pairs, arguments.rounds)
 
 
 if __name__ == "__main__":

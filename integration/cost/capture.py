@@ -66,16 +66,16 @@ class Measured(NamedTuple):
 def measure(rounds: int, requests: int) -> dict[Way, Measured]:
     """Ask each way `requests` times in each of the rounds, a new connection each, one at a time."""
     with _pods() as meshes:
-        for way in WAYS:
-            _asked(way, meshes[way.mesh], requests)
-        entries = {way: _entries(way, meshes[way.mesh], requests) for way in WAYS}
-        seconds: dict[Way, list[float]] = {way: [] for way in WAYS}
+        for direction in WAYS:
+            _asked(direction, meshes[direction.mesh], requests)
+        entries = {direction: _entries(direction, meshes[direction.mesh], requests) for direction in WAYS}
+        seconds: dict[Way, list[float]] = {direction: [] for direction in WAYS}
         order = random.Random(0)
         for _ in range(rounds):
             # In another order each time: who comes first pays for who came before.
-            for way in order.sample(WAYS, len(WAYS)):
-                seconds[way] += _asked(way, meshes[way.mesh], requests)
-    return {way: Measured(seconds[way], entries[way]) for way in WAYS}
+            for direction in order.sample(WAYS, len(WAYS)):
+                seconds[direction] += _asked(direction, meshes[direction.mesh], requests)
+    return {direction: Measured(seconds[direction], entries[direction]) for direction in WAYS}
 
 
 class Fast(Mesh):
@@ -106,27 +106,27 @@ def _pods() -> Iterator[dict[str, Mesh]]:
         yield meshes
 
 
-def _asked(way: Way, mesh: Mesh, requests: int) -> list[float]:
+def _asked(direction: Way, mesh: Mesh, requests: int) -> list[float]:
     """How long each request took, in seconds."""
     taken = []
     for _ in range(requests):
-        client = mesh.outside() if way.inbound else mesh.inside()
+        client = mesh.outside() if direction.inbound else mesh.inside()
         begin = time.perf_counter()
-        assert get(client, _target(way, mesh)) == "responder_ipv4"
+        assert get(client, _target(direction, mesh)) == "responder_ipv4"
         taken.append(time.perf_counter() - begin)
     return taken
 
 
-def _target(way: Way, mesh: Mesh) -> Address:
-    if way.open_door:
+def _target(direction: Way, mesh: Mesh) -> Address:
+    if direction.open_door:
         return mesh.open_door
-    return mesh.to_app if way.inbound else mesh.to_upstream
+    return mesh.to_app if direction.inbound else mesh.to_upstream
 
 
-def _entries(way: Way, mesh: Mesh, requests: int) -> float:
+def _entries(direction: Way, mesh: Mesh, requests: int) -> float:
     """The conntrack entries in the pod's namespace that a request leaves, on average."""
     mesh.pod.namespace.run("conntrack", "--flush")
-    _asked(way, mesh, requests)
+    _asked(direction, mesh, requests)
     return int(mesh.pod.namespace.run("conntrack", "--count")) / requests
 
 
@@ -136,10 +136,10 @@ def table(measured: dict[Way, Measured]) -> str:
         "| a request on a connection of its own | requests/s | p50 | p99 | conntrack entries |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for way, result in measured.items():
-        first = measured[next(each for each in WAYS if each.inbound == way.inbound)]
+    for direction, result in measured.items():
+        first = measured[next(each for each in WAYS if each.inbound == direction.inbound)]
         ratios = [_ratio(figure, result, first) for figure in (_rate, _p50, _p99)]
-        lines.append(f"| {way.title} | {' | '.join(ratios)} | {result.entries:.1f} |")
+        lines.append(f"| {direction.title} | {' | '.join(ratios)} | {result.entries:.1f} |")
     return "\n".join(lines)
 
 

@@ -48,14 +48,14 @@ class Measured(NamedTuple):
 def measure(counts: tuple[int, ...], rounds: int, packets: int) -> dict[Way, Measured]:
     """Send so many packets each way in each of the rounds, every one the first of a connection of its own."""
     with _namespaces(counts) as namespaces:
-        seconds: dict[Way, list[float]] = {way: [] for way in namespaces}
+        seconds: dict[Way, list[float]] = {direction: [] for direction in namespaces}
         order = random.Random(0)
         for _ in range(rounds):
             # In another order each time: who comes first pays for who came before.
-            for way in order.sample([*namespaces], len(namespaces)):
-                seconds[way] += namespaces[way].inside(lambda: _sent(packets))
-        entries = {way: int(namespace.run("conntrack", "--count")) for way, namespace in namespaces.items()}
-    return {way: Measured(seconds[way], entries[way]) for way in seconds}
+            for direction in order.sample([*namespaces], len(namespaces)):
+                seconds[direction] += namespaces[direction].inside(lambda: _sent(packets))
+        entries = {direction: int(namespace.run("conntrack", "--count")) for direction, namespace in namespaces.items()}
+    return {direction: Measured(seconds[direction], entries[direction]) for direction in seconds}
 
 
 @contextlib.contextmanager
@@ -63,15 +63,15 @@ def _namespaces(counts: tuple[int, ...]) -> Iterator[dict[Way, Namespace]]:
     """All namespaces, with their rules and a way out."""
     ways = [NO_RULES, *(Way(backend, count) for backend in BACKENDS for count in counts)]
     with contextlib.ExitStack() as stack:
-        namespaces = {way: stack.enter_context(Namespace()) for way in ways}
-        for way, namespace in namespaces.items():
+        namespaces = {direction: stack.enter_context(Namespace()) for direction in ways}
+        for direction, namespace in namespaces.items():
             # A wire whose other end is down: packets leave, and go no further.
             namespace.run("ip", "link", "add", "out", "type", "veth", "peer", "name", "nowhere")
             namespace.run("ip", "link", "set", "out", "arp", "off", "up")
             namespace.run("ip", "route", "add", "default", "dev", "out")
-            if way.backend:
-                excluded = ["-x", growth.apart(way.networks)]
-                succeed(namespace, *growth.BASE, "--no-enable-ipv6", *BACKENDS[way.backend], *excluded)
+            if direction.backend:
+                excluded = ["-x", growth.apart(direction.networks)]
+                succeed(namespace, *growth.BASE, "--no-enable-ipv6", *BACKENDS[direction.backend], *excluded)
         yield namespaces
 
 
@@ -93,7 +93,7 @@ def table(measured: dict[Way, Measured]) -> str:
     """The result in Markdown."""
     base = statistics.median(measured[NO_RULES].seconds)
     lines = [f"| excluded networks | {' | '.join(BACKENDS)} |", f"| --- |{' --- |' * len(BACKENDS)}"]
-    for count in dict.fromkeys(way.networks for way in measured if way != NO_RULES):
+    for count in dict.fromkeys(direction.networks for direction in measured if direction != NO_RULES):
         medians = [statistics.median(measured[Way(backend, count)].seconds) for backend in BACKENDS]
         lines.append(f"| {count:,} | {' | '.join(f'{each / base:.1f}' for each in medians)} |")
     return "\n".join(lines)

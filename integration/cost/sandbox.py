@@ -29,7 +29,7 @@ WITHOUT, WITH = "RunPodSandbox without it", "RunPodSandbox with it"
 
 def measure(rounds: int, plugin: Path | None = None) -> dict[str, list[float]]:
     """Seconds by what took them, in the order of the table."""
-    found: dict[str, list[float]] = {}
+    result: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="istio-init-", dir="/var/tmp")))
         engine = stack.enter_context(Engine(directory / "docker"))
@@ -43,8 +43,8 @@ def measure(rounds: int, plugin: Path | None = None) -> dict[str, list[float]]:
             # The first of each is for the caches.
             seconds = {BARE: _bare(), **_chain(node, number), **_sandboxes(runtimes, number)}
             for title, each in seconds.items():
-                found.setdefault(title, []).extend([each] if number else [])
-    return found
+                result.setdefault(title, []).extend([each] if number else [])
+    return result
 
 
 def _bare() -> float:
@@ -59,9 +59,9 @@ def _chain(node: ChainNode, number: int) -> dict[str, float]:
     for asked_for, how in (({}, "passed through"), (INJECTED, "captured")):
         with Namespace() as pod:
             attachment = Attachment(node, "after", pod, f"c{number}", asked_for)
-            told = attachment.add()
+            report = attachment.add()
             attachment.delete()
-        for plugin, took in told.items():
+        for plugin, took in report.items():
             seconds[f"ADD of {plugin}, {how}" if plugin == PLUGIN else f"ADD of {plugin}"] = took
     return seconds
 
@@ -77,11 +77,11 @@ def _sandboxes(runtimes: dict[str, Containerd], number: int) -> dict[str, float]
     return {title: seconds[title] for title in runtimes}
 
 
-def table(found: dict[str, list[float]]) -> str:
+def table(result: dict[str, list[float]]) -> str:
     """The result in Markdown: medians, and how many times an empty Python program's."""
-    bare, whole = statistics.median(found[BARE]), statistics.median(found[WITHOUT])
+    bare, whole = statistics.median(result[BARE]), statistics.median(result[WITHOUT])
     lines = ["| what | ms | x bare Python | of a sandbox without it |", "| --- | ---: | ---: | ---: |"]
-    for title, seconds in found.items():
+    for title, seconds in result.items():
         middle = statistics.median(seconds)
         lines.append(f"| {title} | {middle * 1000:.1f} | {middle / bare:.2f} | {middle / whole:.1%} |")
     return "\n".join(lines)
@@ -93,12 +93,12 @@ def main() -> None:
     parser.add_argument("page", nargs="?", type=Path, help="a page whose table is written anew")
     parser.add_argument("--plugin", type=Path, help="the program, or the bundle, to install; unset: this one, by pip")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each is measured (%(default)s)")
-    asked = parser.parse_args()
-    text = table(measure(asked.rounds + 1, asked.plugin))
+    request = parser.parse_args()
+    text = table(measure(request.rounds + 1, request.plugin))
     print(text)
-    if asked.page:
-        page = asked.page.read_text()
-        asked.page.write_text(re.sub(r"(?m)(?<=^<!-- cost -->\n)(^\|.*\n)+", lambda _: f"{text}\n", page))
+    if request.page:
+        page = request.page.read_text()
+        request.page.write_text(re.sub(r"(?m)(?<=^<!-- cost -->\n)(^\|.*\n)+", lambda _: f"{text}\n", page))
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def test_it_says_what_explain_says(browser: Browser, page: Path) -> None:
     """Of random packets, through random plans and through whatever a namespace may hold."""
     write(page, ARTICLE)
     browser.open(page)
-    seen = Counter[str]()
+    counts = Counter[str]()
 
     @settings(max_examples=20)
     @given(
@@ -122,17 +122,17 @@ def test_it_says_what_explain_says(browser: Browser, page: Path) -> None:
             expected = said(about, typed, family)
             if expected is None or answer is None:
                 assert answer == expected, typed
-                seen["refused"] += 1
+                counts["refused"] += 1
                 continue
             assert answer["described"] == json.loads(json.dumps(expected.told)), typed
-            for way, lit in zip(expected.highlights, answer["highlights"], strict=True):
+            for direction, lit in zip(expected.highlights, answer["highlights"], strict=True):
                 here = {part: frozenset(keys) for part, keys in lit.items()}
-                assert here | {"hit": here["hit"] & expected.drawn} == way, typed
-            seen.update(leg["end"] for leg in answer["described"]["legs"])
+                assert here | {"hit": here["hit"] & expected.drawn} == direction, typed
+            counts.update(leg["end"] for leg in answer["described"]["legs"])
 
     agrees()
-    assert {"queued", "undecided", "forwarded"} < seen.keys()
-    assert seen.total() > 8 * 20
+    assert {"queued", "undecided", "forwarded"} < counts.keys()
+    assert counts.total() > 8 * 20
 
 
 @pytest.mark.parametrize(
@@ -169,12 +169,12 @@ def _lit(picture: ET.Element) -> Iterator[tuple[str, frozenset[str], frozenset[f
             yield key, classes, frozenset(bar for bar in bars if "bar" in bar)
 
 
-def _counted(told: list[Any]) -> Counter[tuple[str, frozenset[str], frozenset[frozenset[str]]]]:
+def _counted(report: list[Any]) -> Counter[tuple[str, frozenset[str], frozenset[frozenset[str]]]]:
     """A page's elements; a line that was taken lies over the one that was not."""
-    taken = {key for key, classes, _ in told if "lit" in classes}
+    taken = {key for key, classes, _ in report if "lit" in classes}
     return Counter(
         (key, frozenset(classes) - {"lit"}, frozenset(map(frozenset, bars)))
-        for key, classes, bars in told
+        for key, classes, bars in report
         if "lit" in classes or not (set(classes) & {"line", "tip"} and key in taken)
     )
 
@@ -230,9 +230,9 @@ def test_it_says_why_nothing_follows_from_a_port_of_the_proxys(browser: Browser,
     write(page, f"{ARTICLE} --outbound --to 0.0.0.0:15006")
     browser.open(page)
     assert browser.run("return document.getElementById('to').value") == "0.0.0.0:15006"
-    told = browser.run("return document.getElementById('legs').textContent")
-    assert "tcp 127.0.0.1:40000 → 127.0.0.1:15006" in told
-    assert told.endswith("or it would dial itself.")
+    text = browser.run("return document.getElementById('legs').textContent")
+    assert "tcp 127.0.0.1:40000 → 127.0.0.1:15006" in text
+    assert text.endswith("or it would dial itself.")
 
 
 def test_the_proxys_part_is_that_of_its_own_packet(browser: Browser, page: Path) -> None:
@@ -311,10 +311,10 @@ def test_what_others_wrote_is_text(browser: Browser, page: Path) -> None:
     assert "<img" in browser.run("return document.getElementById('wrong').textContent")
     browser.run("document.getElementById('from').value = ''; document.getElementById('interface').value = '<b>&amp;'")
     browser.run("document.getElementById('ask').requestSubmit()")
-    told = browser.run("return document.getElementById('legs').textContent")
-    assert "<img src=x" in told
-    assert "in <b>&amp;" in told
-    assert "\u202e" not in told
+    text = browser.run("return document.getElementById('legs').textContent")
+    assert "<img src=x" in text
+    assert "in <b>&amp;" in text
+    assert "\u202e" not in text
     assert browser.run("return [typeof pwned, document.scripts.length, document.images.length]") == ["undefined", 2, 0]
     assert browser.complaints() == []
 

@@ -112,9 +112,9 @@ def _safe(name: str) -> str:
 
 
 def _listeners(value: Any) -> list[Any]:  # noqa: ANN401
-    found = [each for part in value["configs"] for each in part.get("static_listeners", ())]
-    found += [each["active_state"] for part in value["configs"] for each in part.get("dynamic_listeners", ())]
-    return [each["listener"] for each in found]
+    result = [each for part in value["configs"] for each in part.get("static_listeners", ())]
+    result += [each["active_state"] for part in value["configs"] for each in part.get("dynamic_listeners", ())]
+    return [each["listener"] for each in result]
 
 
 def _filters(listener: Any) -> list[Any]:  # noqa: ANN401

@@ -17,12 +17,12 @@ FIRST_PORT = 20000
 def running(seed: int, count: int, make: Callable[[random.Random, int], Json]) -> Iterator[Envoy]:
     """Envoy with so many listeners; `make` is given the chance of `seed` and a port."""
     chance = random.Random(seed)
-    made = [make(chance, FIRST_PORT + number) for number in range(count)]
+    result = [make(chance, FIRST_PORT + number) for number in range(count)]
 
     def config(admin: object) -> Json:
         return {
             "admin": {"address": {"pipe": {"path": str(admin)}}},
-            "static_resources": {"listeners": made},
+            "static_resources": {"listeners": result},
         }
 
     with Namespace() as namespace, Envoy(namespace, ROOT_USER, config) as envoy:

@@ -56,16 +56,16 @@ MODES = ("REDIRECT", "REGISTRY_ONLY", "TPROXY")
 @pytest.fixture(scope="module", params=MODES)
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     mode = "TPROXY" if request.param == "TPROXY" else "REDIRECT"
-    with World(mode, registry_only=request.param == "REGISTRY_ONLY") as made:
-        yield made
+    with World(mode, registry_only=request.param == "REGISTRY_ONLY") as instance:
+        yield instance
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call(world: World, name: str) -> None:
-    way, address, port, caller = CALLS[name]
-    path = world.walk(way, address, port, caller)
+    direction, address, port, caller = CALLS[name]
+    path = world.walk(direction, address, port, caller)
     peers = {each: [len(server.peers) for server in servers] for each, servers in world.servers.items()}
-    answer = world.call(way, address, port, caller)
+    answer = world.call(direction, address, port, caller)
     if path.end == "hangs":
         assert answer == "hangs"
         return

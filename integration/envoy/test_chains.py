@@ -27,8 +27,8 @@ def seed() -> int:
 
 @pytest.fixture(scope="module")
 def envoy(seed: int) -> Iterator[Envoy]:
-    with running(seed, LISTENERS, random_listener) as made:
-        yield made
+    with running(seed, LISTENERS, random_listener) as running_program:
+        yield running_program
 
 
 def test_each_connection_reaches_the_chain_that_the_walk_names(envoy: Envoy, seed: int) -> None:
@@ -49,16 +49,16 @@ def test_each_connection_reaches_the_chain_that_the_walk_names(envoy: Envoy, see
 
 def answer(port: int, call: Call) -> str:
     """The name of the chain that Envoy chooses; empty where it closes the connection."""
-    said = b""
+    message = b""
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
         try:
             client.sendall(call.first_words())
             while more := client.recv(4096):
-                said += more
+                message += more
         except (ConnectionResetError, BrokenPipeError):
             # Envoy closes with the client's first words unread; what it had said before arrives all the same.
             pass
-    return said.decode()
+    return message.decode()
 
 
 def chosen(dump: Dump, listener: listeners.Listener, call: Call) -> str:

@@ -28,8 +28,10 @@ def seed() -> int:
 
 @pytest.fixture(scope="module")
 def envoy(seed: int) -> Iterator[Envoy]:
-    with running(seed, CONFIGURATIONS, lambda chance, port: listener(*random_configuration(chance), port)) as made:
-        yield made
+    with running(
+        seed, CONFIGURATIONS, lambda chance, port: listener(*random_configuration(chance), port)
+    ) as running_program:
+        yield running_program
 
 
 def test_each_request_takes_the_route_that_the_walk_names(envoy: Envoy, seed: int) -> None:
@@ -57,7 +59,7 @@ def asked(port: int, requests: list[HttpCall]) -> list[str]:
     """The names of the routes that requests take, one after the other on one connection."""
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
         stream = client.makefile("rb")
-        found = []
+        result = []
         for request in requests:
             lines = [f"{request.method} {request.path} HTTP/1.1", f"Host: {request.host}", "Content-Length: 0"]
             lines += [f"{name}: {value}" for name, value in request.headers]
@@ -67,5 +69,5 @@ def asked(port: int, requests: list[HttpCall]) -> list[str]:
             while (line := stream.readline().strip().lower()) != b"":
                 length = int(line.split(b":")[1]) if line.startswith(b"content-length") else length
             body = stream.read(length).decode()
-            found.append(body if status == "200" else status)
-        return found
+            result.append(body if status == "200" else status)
+        return result

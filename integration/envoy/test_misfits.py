@@ -78,8 +78,8 @@ def proved(world: World) -> Fit:
     return fit(world.subject(), world.configuration)
 
 
-def named(found: Fit) -> set[str]:
-    return {misfit.claim.name for misfit in found.misfits}
+def named(result: Fit) -> set[str]:
+    return {misfit.claim.name for misfit in result.misfits}
 
 
 @pytest.mark.parametrize("name", MISFITS)
@@ -98,9 +98,9 @@ def test_a_loop_is_named_and_shown(name: str) -> None:
     with World(mode, flags, change) as world:
         world.call(*call, patience=2)
         assert connections(world) > MANY
-        found = proved(world)
-        assert named(found) == {claim}
-        assert any(misfit.path and misfit.path.loop for misfit in found.misfits)
+        proof = proved(world)
+        assert named(proof) == {claim}
+        assert any(misfit.path and misfit.path.loop for misfit in proof.misfits)
 
 
 def test_a_proxy_that_the_rules_do_not_spare_is_a_loop() -> None:
@@ -117,8 +117,8 @@ def test_a_sound_pair_breaks_no_claim(mode: str, flags: str) -> None:
     with World(mode, flags) as world:
         assert world.call(*IN) == "app"
         assert world.call(*OUT) == "peer"
-        found = proved(world)
-        assert [(misfit.claim.name, misfit.actual) for misfit in found.misfits] == []
+        proof = proved(world)
+        assert [(misfit.claim.name, misfit.actual) for misfit in proof.misfits] == []
 
 
 def connections(world: World) -> int:

@@ -67,16 +67,16 @@ def answered(capsys: pytest.CaptureFixture[str], *command: str, codes: frozenset
     return json.loads(capsys.readouterr().out)
 
 
-def proxy_checks(found: Any) -> list[tuple[str, str]]:  # noqa: ANN401
-    return [(each["name"], each["status"]) for each in found["checks"] if each["name"].startswith("Envoy")]
+def proxy_checks(result: Any) -> list[tuple[str, str]]:  # noqa: ANN401
+    return [(each["name"], each["status"]) for each in result["checks"] if each["name"].startswith("Envoy")]
 
 
 def test_the_verbs_ask_the_pods_own_envoy(capsys: pytest.CaptureFixture[str]) -> None:
     with World("REDIRECT", ARTICLE) as world, admin_port(world):
         live = ("--live", "--netns", world.pod.namespace.path)
         for admin in (f"--envoy=unix:{world.envoy.path}", "--envoy=http://127.0.0.1:15000", "--host=ratings"):
-            found = answered(capsys, "explain", *live, admin, "--url", "http://ratings:9080/")
-            (path,) = found["answers"][0]["paths"]
+            answer = answered(capsys, "explain", *live, admin, "--url", "http://ratings:9080/")
+            (path,) = answer["answers"][0]["paths"]
             assert (path["stages"][1]["envoy"]["route"], path["end"]) == ("rest", "wire")
         assert answered(capsys, "prove", *live, "--envoy=http://127.0.0.1:15000")["envoy"]["fits"] is True
         assert proxy_checks(answered(capsys, "doctor", *live, codes=frozenset({0, 1}))) == [("Envoy", "ok")]
@@ -85,10 +85,10 @@ def test_the_verbs_ask_the_pods_own_envoy(capsys: pytest.CaptureFixture[str]) ->
 def test_doctor_names_a_misfit(capsys: pytest.CaptureFixture[str]) -> None:
     with World("REDIRECT", f"{ARTICLE} -x 10.96.0.0/24") as world, admin_port(world):
         live = ("--live", "--netns", world.pod.namespace.path, "-x", "10.96.0.0/24")
-        found = proxy_checks(answered(capsys, "doctor", *live, codes=frozenset({1})))
-        assert {*found} == {("Envoy P12 ipv4", "fail")}
+        actual = proxy_checks(answered(capsys, "doctor", *live, codes=frozenset({1})))
+        assert {*actual} == {("Envoy P12 ipv4", "fail")}
 
 
 def test_doctor_without_a_proxy(capsys: pytest.CaptureFixture[str], namespace: Namespace) -> None:
-    found = answered(capsys, "doctor", "--live", "--netns", namespace.path, codes=frozenset({0, 1}))
-    assert proxy_checks(found) == [("Envoy", "ok")]
+    answer = answered(capsys, "doctor", "--live", "--netns", namespace.path, codes=frozenset({0, 1}))
+    assert proxy_checks(answer) == [("Envoy", "ok")]

@@ -81,11 +81,11 @@ class World:
         chosen = chosen.replace(network_namespace=self.pod.namespace.path)
         return run_as(subject(chosen, Where(live=True)), self.proxy)
 
-    def walk(self, way: str, address: str, port: int, client: Client) -> Path:
+    def walk(self, direction: str, address: str, port: int, client: Client) -> Path:
         """The one path of a connection by the walk."""
         about = self.subject()
         there = socket.inet_aton(address)
-        if way == "in":
+        if direction == "in":
             source = socket.inet_aton(self.addresses.outer)
             packet = Packet("PREROUTING", 6, source, there, 20000, port, in_interface="veth0")
         else:
@@ -95,17 +95,17 @@ class World:
         (path,) = follow(pod, packet, client)
         return path
 
-    def call(self, way: str, address: str, port: int, client: Client, patience: float = PATIENCE) -> str:
+    def call(self, direction: str, address: str, port: int, client: Client, patience: float = PATIENCE) -> str:
         """A real connection: who answered, or the status that Envoy gave, or how it ended."""
-        if way == "in":
-            made = self.pod.client(ROOT, (self.addresses.outer, 0), at=self.pod.peer)
+        if direction == "in":
+            result = self.pod.client(ROOT, (self.addresses.outer, 0), at=self.pod.peer)
         else:
-            made = self.pod.client(APP)
-        made.settimeout(patience)
+            result = self.pod.client(APP)
+        result.settimeout(patience)
         try:
-            with made:
-                made.connect((address, port))
-                return self._talk(made, client)
+            with result:
+                result.connect((address, port))
+                return self._talk(result, client)
         except TimeoutError:
             return "hangs"
         except (ConnectionError, ssl.SSLError):

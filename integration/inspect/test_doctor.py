@@ -39,9 +39,9 @@ def command(namespace: Namespace, *argv: str) -> subprocess.CompletedProcess[str
 
 def look(*argv: str) -> dict[str, tuple[str, str, str]]:
     """Every check's status, finding and remedy by its name, looked at from here."""
-    asked = options([*argv], {})
-    assert asked is not None
-    return {each.name: (each.status, each.finding, each.remedy) for each in diagnose(examine(asked))}
+    request = options([*argv], {})
+    assert request is not None
+    return {each.name: (each.status, each.finding, each.remedy) for each in diagnose(examine(request))}
 
 
 def failing(checks: dict[str, tuple[str, str, str]]) -> set[str]:

@@ -46,8 +46,8 @@ def in_kernel(inferred: Options) -> None:
     plan = build(inferred)
     firewall = backends.firewall(inferred)
     for family in FAMILIES:
-        wanted = plan.ruleset(family) or Ruleset(family, ())
-        assert not list(differences(wanted, firewall.read(family, plan.ruleset(family))))
+        desired = plan.ruleset(family) or Ruleset(family, ())
+        assert not list(differences(desired, firewall.read(family, plan.ruleset(family))))
     assert not [entry for entry in plan.routing if entry not in access.router().read()]
 
 
@@ -94,11 +94,11 @@ def test_verbs_need_no_flags(namespace: Namespace, backend: str, mode: list[str]
     assert ask(namespace, "prove", *place, "--output", "json").told["holds"]
     explained = ask(namespace, "explain", *place, "--outbound", "--to", "192.0.2.7:443", "--uid", "1000")
     assert explained.output.startswith("Verdict: captured")
-    made = ask(namespace, "options", *place)
-    assert made.code == 0
-    words = made.output.splitlines()[0]
+    answer = ask(namespace, "options", *place)
+    assert answer.code == 0
+    words = answer.output.splitlines()[0]
     assert words.startswith("istio-iptables -p 15001 -z 15006 -u 1337 -m ")
-    assert made.output.splitlines()[1] == f"# exact: it makes the rules in the {backend} tables"
+    assert answer.output.splitlines()[1] == f"# exact: it makes the rules in the {backend} tables"
     assert "fail  leftovers" not in ask(namespace, "doctor", *place).output
 
 
@@ -139,9 +139,11 @@ def test_the_plugins_record_counts_while_its_path_leads_here(
     directory = str(tmp_path)
     monkeypatch.setattr(sandbox_state.read, "__defaults__", (directory,))
     monkeypatch.setattr(sandbox_state.containers, "__defaults__", (directory,))
-    made = options([*USUAL, "-q", "9000", "-i", ""], {})
+    result = options([*USUAL, "-q", "9000", "-i", ""], {})
     number = os.stat(namespace.path).st_ino
-    state = SandboxState("abc", sandbox_state.CAPTURED, "", "reviews", options=made, netns=namespace.path, inode=number)
+    state = SandboxState(
+        "abc", sandbox_state.CAPTURED, "", "reviews", options=result, netns=namespace.path, inode=number
+    )
     sandbox_state.write(state, directory)
     answer = ask(namespace, "check", "--netns", namespace.path)
     assert answer.code == 3

@@ -48,17 +48,17 @@ def look(namespace: Namespace, verb: str, backend: str, argv: list[str], *more: 
 
 def standing(namespace: Namespace, backend: str) -> dict[str, list[str]]:
     """Every chain's (and set's) lines as the backend's own tool prints them, counters zero."""
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for place, text in rules(namespace, backend).items():
         for line in text.splitlines():
             if backend != "native":
                 if chain := re.match(r"(?:-A (\S+)|:(\S+) - )", line):
-                    found.setdefault(f"{place} {chain[1] or chain[2]}", []).append(line)
+                    result.setdefault(f"{place} {chain[1] or chain[2]}", []).append(line)
             elif line.startswith("\t") and line.endswith(" {"):
-                found[f"{place.split()[0]} {text.split()[0]} {line[1:-2]}"] = lines = []
+                result[f"{place.split()[0]} {text.split()[0]} {line[1:-2]}"] = lines = []
             elif line.startswith("\t\t"):
                 lines.append(re.sub(r"packets \d+ bytes \d+", "packets 0 bytes 0", line.strip()))
-    return found
+    return result
 
 
 def patched(before: dict[str, list[str]], diff: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -82,13 +82,13 @@ def routed(diff: list[dict[str, Any]]) -> list[str]:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_absent_then_in_place(namespace: Namespace, backend: str, argv: list[str]) -> None:
     """The diff's lines are what exists once it is applied."""
-    told = look(namespace, "plan", backend, argv).told
-    assert told["state"] == "absent"
-    assert (told["apply"]["does"], told["apply"]["why"]) == ("write", "no Istio rules found")
+    output = look(namespace, "plan", backend, argv).told
+    assert output["state"] == "absent"
+    assert (output["apply"]["does"], output["apply"]["why"]) == ("write", "no Istio rules found")
     assert look(namespace, "check", backend, argv).code == 4
     apply(namespace, backend, argv)
     settled(namespace)
-    assert patched({}, told["diff"]) == standing(namespace, backend)
+    assert patched({}, output["diff"]) == standing(namespace, backend)
     done = look(namespace, "plan", backend, argv).told
     assert (done["state"], done["findings"], done["diff"]) == ("in place", [], [])
     assert done["apply"] == {"does": "nothing", "why": "in place", "steps": []}
@@ -106,16 +106,16 @@ def test_drift(namespace: Namespace, backend: str) -> None:
     checked = look(namespace, "check", backend, ARTICLE)
     assert checked.code == 3
     assert [text.split(" ")[2] for text in checked.told["findings"]] == ["ISTIO_INBOUND", "ISTIO_OUTPUT"]
-    told = look(namespace, "plan", backend, ARTICLE).told
-    assert (told["state"], told["apply"]["does"]) == ("drifted", "refuse")
+    output = look(namespace, "plan", backend, ARTICLE).told
+    assert (output["state"], output["apply"]["does"]) == ("drifted", "refuse")
     with pytest.raises(Drifted):
         apply(namespace, backend, ARTICLE)
     willing = look(namespace, "plan", backend, ARTICLE, "--reconcile").told
     assert willing["apply"]["does"] == "write"
-    assert willing["diff"] == told["diff"]
+    assert willing["diff"] == output["diff"]
     before = standing(namespace, backend)
     apply(namespace, backend, ARTICLE, "--reconcile")
-    assert patched(before, told["diff"]) == standing(namespace, backend)
+    assert patched(before, output["diff"]) == standing(namespace, backend)
     assert look(namespace, "check", backend, ARTICLE).code == 0
 
 
@@ -124,17 +124,17 @@ def test_other_options_than_before(namespace: Namespace, backend: str) -> None:
     """From TPROXY to REDIRECT: tables go, routing goes, in the order in which an apply says it does it."""
     apply(namespace, backend, TPROXY)
     settled(namespace)
-    wanted = [*ARTICLE[:-1], "--enable-ipv6"]
-    told = look(namespace, "plan", backend, wanted).told
+    desired = [*ARTICLE[:-1], "--enable-ipv6"]
+    output = look(namespace, "plan", backend, desired).told
     before, routes = standing(namespace, backend), routing(namespace)
-    apply(namespace, backend, wanted, "--reconcile")
-    assert patched(before, told["diff"]) == standing(namespace, backend)
-    assert routed(told["diff"])
-    for line in routed(told["diff"]):
+    apply(namespace, backend, desired, "--reconcile")
+    assert patched(before, output["diff"]) == standing(namespace, backend)
+    assert routed(output["diff"])
+    for line in routed(output["diff"]):
         assert line[0] == "-"
         namespace.run(*line[1:].split())
     assert routing(namespace) == routes
-    [step] = told["apply"]["steps"]
+    [step] = output["apply"]["steps"]
     order = [table["table"] for table in step["tables"]]
     assert "mangle" not in order[: order.index("nat")]
 
@@ -145,13 +145,13 @@ def test_rules_of_others_stay(namespace: Namespace, backend: str) -> None:
     iptables = f"iptables-{backend}"
     namespace.run(iptables, "-w", "-t", "nat", "-A", "OUTPUT", "-p", "udp", "-j", "ACCEPT")
     namespace.run(iptables, "-w", "-t", "filter", "-A", "INPUT", "-i", "lo", "-j", "ACCEPT")
-    told = look(namespace, "plan", backend, ARTICLE).told
-    assert told["state"] == "absent"
-    [hunk] = [hunk for hunk in told["diff"] if hunk["chain"] == "OUTPUT"]
+    output = look(namespace, "plan", backend, ARTICLE).told
+    assert output["state"] == "absent"
+    [hunk] = [hunk for hunk in output["diff"] if hunk["chain"] == "OUTPUT"]
     assert hunk["lines"] == [" -A OUTPUT -p udp -j ACCEPT", "+-A OUTPUT -j ISTIO_OUTPUT"]
     before = standing(namespace, backend)
     apply(namespace, backend, ARTICLE)
-    assert patched(before, told["diff"]) == standing(namespace, backend)
+    assert patched(before, output["diff"]) == standing(namespace, backend)
     namespace.run(iptables, "-w", "-t", "nat", "-I", "OUTPUT", "-p", "icmp", "-j", "ACCEPT")
     assert look(namespace, "check", backend, ARTICLE).code == 0
 
@@ -162,11 +162,11 @@ def test_rules_in_another_backends_tables(namespace: Namespace) -> None:
     apply(namespace, "nft", ARTICLE)
     checked = look(namespace, "check", "nft", ARTICLE)
     assert (checked.code, checked.told["findings"]) == (3, ["Istio rules also exist in the legacy tables"])
-    told = look(namespace, "plan", "nft", ARTICLE).told
-    assert told["apply"]["does"] == "refuse"
-    assert {hunk["backend"] for hunk in told["diff"]} == {"legacy"}
+    output = look(namespace, "plan", "nft", ARTICLE).told
+    assert output["apply"]["does"] == "refuse"
+    assert {hunk["backend"] for hunk in output["diff"]} == {"legacy"}
     legacy = standing(namespace, "legacy")
-    assert patched(legacy, told["diff"]) == {}
+    assert patched(legacy, output["diff"]) == {}
 
 
 def test_routing_that_is_gone(namespace: Namespace) -> None:
@@ -175,9 +175,9 @@ def test_routing_that_is_gone(namespace: Namespace) -> None:
     namespace.run("ip", "rule", "del", "fwmark", "1337")
     checked = look(namespace, "check", "legacy", TPROXY)
     assert (checked.code, checked.told["findings"]) == (3, ["missing: ip -4 rule add fwmark 1337 lookup 133"])
-    told = look(namespace, "plan", "legacy", TPROXY).told
-    assert routed(told["diff"]) == ["+ip -4 rule add fwmark 1337 lookup 133"]
-    [line] = routed(told["diff"])
+    output = look(namespace, "plan", "legacy", TPROXY).told
+    assert routed(output["diff"]) == ["+ip -4 rule add fwmark 1337 lookup 133"]
+    [line] = routed(output["diff"])
     namespace.run(*line[1:].split())
     assert look(namespace, "check", "legacy", TPROXY).code == 0
 
@@ -187,10 +187,10 @@ def test_cleaning_up(namespace: Namespace, backend: str) -> None:
     assert look(namespace, "plan", backend, TPROXY, "--cleanup-only").told["apply"]["does"] == "nothing"
     apply(namespace, backend, TPROXY)
     settled(namespace)
-    told = look(namespace, "plan", backend, ["--cleanup-only"]).told
-    assert told["apply"]["does"] == "write"
-    assert patched(standing(namespace, backend), told["diff"]) == {}
-    for step in told["apply"]["steps"]:
+    output = look(namespace, "plan", backend, ["--cleanup-only"]).told
+    assert output["apply"]["does"] == "write"
+    assert patched(standing(namespace, backend), output["diff"]) == {}
+    for step in output["apply"]["steps"]:
         for line in step["remove"]:
             namespace.run(*line.split())
     assert "1337" not in routing(namespace)
@@ -225,9 +225,9 @@ def test_places(namespace: Namespace) -> None:
         assert ask(elsewhere, "check", *ARTICLE, "--netns", namespace.path).code == 0
         # As explain and prove are asked.
         for verb in ("check", "plan", "show"):
-            asked = ask(elsewhere, verb, *ARTICLE, "--live", "--netns", namespace.path)
-            assert (asked.code, asked.errors) == (0, "")
-            assert asked.output.startswith("in place")
+            answer = ask(elsewhere, verb, *ARTICLE, "--live", "--netns", namespace.path)
+            assert (answer.code, answer.errors) == (0, "")
+            assert answer.output.startswith("in place")
         assert ask(elsewhere, "check", *ARTICLE, "--network-namespace", namespace.path).code == 0
         sleeper = namespace.start("sleep", "600")
         try:
@@ -279,8 +279,8 @@ def test_one_who_may_not_know_makes_no_table(namespace: Namespace) -> None:
 def test_rules_that_are_not_modelled(namespace: Namespace, table: TableName, rule: str) -> None:
     """Others' rules may be anything: they are shown in a form that no program loads."""
     tables_of(namespace, IPV4, "legacy").insert(table, rule)
-    told = look(namespace, "plan", "legacy", ARTICLE).told
-    shown = [line for hunk in told["diff"] for line in hunk["lines"] if "[unknown" in line]
+    output = look(namespace, "plan", "legacy", ARTICLE).told
+    shown = [line for hunk in output["diff"] for line in hunk["lines"] if "[unknown" in line]
     assert len(shown) == (table == "nat")
     assert all(line[0] == " " for line in shown)
 
@@ -288,9 +288,9 @@ def test_rules_that_are_not_modelled(namespace: Namespace, table: TableName, rul
 def test_a_rule_of_nftables_that_is_not_modelled(namespace: Namespace) -> None:
     apply(namespace, "native", ARTICLE)
     namespace.run("nft", "insert rule inet istio-proxy-nat istio-inbound tcp flags syn counter log")
-    told = look(namespace, "plan", "native", ARTICLE).told
-    assert told["apply"]["does"] == "refuse"
-    [hunk] = told["diff"]
+    output = look(namespace, "plan", "native", ARTICLE).told
+    assert output["apply"]["does"] == "refuse"
+    [hunk] = output["diff"]
     assert [line[0] for line in hunk["lines"]].count("-") == 1
 
 

@@ -37,9 +37,9 @@ MOST_LOOKS = 100
 def look(namespace: Namespace, backend: str, arguments: str) -> Any:  # noqa: ANN401 (JSON)
     """What `show` tells, and that it changed nothing."""
     before = state(namespace)
-    told = asked(namespace, backend, arguments)
+    answer = asked(namespace, backend, arguments)
     assert state(namespace) == before
-    return told
+    return answer
 
 
 def asked(namespace: Namespace, backend: str, arguments: str) -> Any:  # noqa: ANN401 (JSON)
@@ -49,12 +49,12 @@ def asked(namespace: Namespace, backend: str, arguments: str) -> Any:  # noqa: A
     return answer.told
 
 
-def chains(told: Any, backend: str, family: str) -> dict[tuple[str, str], Any]:  # noqa: ANN401 (JSON)
+def chains(report: Any, backend: str, family: str) -> dict[tuple[str, str], Any]:  # noqa: ANN401 (JSON)
     """The chains of one family's tables, by table and name."""
     family = "inet" if backend == "native" else family
     return {
         (table["table"], chain["chain"]): chain
-        for table in told["tables"]
+        for table in report["tables"]
         if (table["backend"], table["family"]) == (backend, family)
         for chain in table["chains"]
     }
@@ -62,22 +62,22 @@ def chains(told: Any, backend: str, family: str) -> dict[tuple[str, str], Any]: 
 
 def counted(namespace: Namespace, backend: str, family: Family) -> dict[tuple[str, str], list[tuple[int, int]]]:
     """What each rule has counted, as the backend's own tool says."""
-    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    result: dict[tuple[str, str], list[tuple[int, int]]] = {}
     if backend == "native":
         for item in json.loads(namespace.run("nft", "-j", "list", "ruleset", "inet"))["nftables"]:
             if rule := item.get("rule"):
                 [counter] = [each["counter"] for each in rule["expr"] if "counter" in each]
                 met = counter["packets"], counter["bytes"]
-                found.setdefault((rule["table"], rule["chain"]), []).append(met)
-        return found
+                result.setdefault((rule["table"], rule["chain"]), []).append(met)
+        return result
     tool = "iptables" if family == IPV4 else "ip6tables"
     table = ""
     for line in namespace.run(f"{tool}-{backend}-save", "-c").splitlines():
         if line.startswith("*"):
             table = line[1:]
         elif rule := re.match(r"\[(\d+):(\d+)\] -A (\S+)", line):
-            found.setdefault((table, rule[3]), []).append((int(rule[1]), int(rule[2])))
-    return found
+            result.setdefault((table, rule[3]), []).append((int(rule[1]), int(rule[2])))
+    return result
 
 
 @pytest.fixture(params=PODS, ids="-".join)
@@ -99,19 +99,19 @@ def test_counters(pod: Pod, arguments: str) -> None:
     assert pod.dial(APP, (addresses.inner if arguments == ALL else addresses.outer, 80)).at == "outbound"
     assert pod.dial(PROXY, (addresses.peer, 80)).at == "peer"
     assert pod.dial_in((addresses.pod, 8080)).at == "inbound"
-    told: Any = {}
+    report: Any = {}
     shown: dict[tuple[str, str], list[tuple[int, int]]] = {}
 
     def agrees() -> bool:
-        told.update(asked(pod.namespace, pod.backend, arguments))
-        for place, chain in chains(told, pod.backend, pod.family).items():
+        report.update(asked(pod.namespace, pod.backend, arguments))
+        for place, chain in chains(report, pod.backend, pod.family).items():
             if chain["rules"]:
                 shown[place] = [(rule["packets"], rule["bytes"]) for rule in chain["rules"]]
         return shown == counted(pod.namespace, pod.backend, pod.family)
 
     assert any(agrees() for _ in range(MOST_LOOKS))
-    assert told["state"] == "in place"
-    assert {rule["state"] for chain in chains(told, pod.backend, pod.family).values() for rule in chain["rules"]} == {
+    assert report["state"] == "in place"
+    assert {rule["state"] for chain in chains(report, pod.backend, pod.family).values() for rule in chain["rules"]} == {
         "in place"
     }
     place = (NAMES["nat"], chain_name("ISTIO_REDIRECT")) if pod.backend == "native" else ("nat", "ISTIO_REDIRECT")
@@ -125,13 +125,13 @@ def test_policies_and_tracked_connections(pod: Pod) -> None:
     pod.dial(APP, (pod.addresses.inner, 80))
     pod.dial_in((pod.addresses.pod, 8080))
     pod.dial_in((pod.addresses.pod, 8080))
-    told = asked(pod.namespace, "legacy", ALL)
-    conntrack = told["conntrack"]
+    answer = asked(pod.namespace, "legacy", ALL)
+    conntrack = answer["conntrack"]
     assert conntrack["captured"] == {"outbound": 1, "inbound": 2, "dns": 0}
     assert conntrack["entries"] == int(pod.namespace.run("conntrack", "-C"))
     assert conntrack["limit"] == int(pod.namespace.run("sysctl", "-n", "net.netfilter.nf_conntrack_max"))
     listing = pod.namespace.run(IPTABLES[pod.family], "-w", "-t", "nat", "-nvxL", "INPUT").splitlines()[0]
-    chain = chains(told, "legacy", pod.family)["nat", "INPUT"]
+    chain = chains(answer, "legacy", pod.family)["nat", "INPUT"]
     assert chain["packets"] == 2
     assert f"(policy ACCEPT {chain['packets']} packets, {chain['bytes']} bytes)" in listing
 
@@ -157,15 +157,15 @@ def test_columns(namespace: Namespace, name: str) -> None:
     assert name in CASES
     namespace.inside(lambda: applied(options_of(shlex.join([*BACKENDS["legacy"], *argv(name)]))))
     settled(namespace)
-    told = look(namespace, "legacy", shlex.join(argv(name)))
+    output = look(namespace, "legacy", shlex.join(argv(name)))
     fields = ("target", "protocol", "in_interface", "out_interface", "source", "destination", "extra")
-    seen = 0
+    observed = 0
     for family in FAMILIES:
-        for (table, chain), shown in chains(told, "legacy", family).items():
+        for (table, chain), shown in chains(output, "legacy", family).items():
             rows = [[rule[field] for field in fields] for rule in shown["rules"]]
             assert rows == columns(namespace, family, table, chain)
-            seen += len(rows)
-    assert seen > 10
+            observed += len(rows)
+    assert observed > 10
 
 
 @pytest.mark.parametrize("backend", ["legacy", "nft"])
@@ -178,15 +178,15 @@ def test_drift_and_rules_of_others(namespace: Namespace, backend: str) -> None:
     namespace.run(*tool, "-A", "ISTIO_INBOUND", "-p", "udp", "-j", "RETURN")
     namespace.run(*tool, "-I", "OUTPUT", "-p", "icmp", "-j", "ACCEPT")
     namespace.run("ip", "rule", "add", "fwmark", "7", "lookup", "9")
-    told = look(namespace, backend, ALL)
-    assert told["state"] == "drifted"
-    found = chains(told, backend, IPV4)
-    assert found["nat", "ISTIO_OUTPUT"]["missing"] == ["-d 127.0.0.1/32 -j RETURN"]
-    assert [rule["state"] for rule in found["nat", "OUTPUT"]["rules"]] == ["foreign", "in place"]
-    last = found["nat", "ISTIO_INBOUND"]["rules"][-1]
+    output = look(namespace, backend, ALL)
+    assert output["state"] == "drifted"
+    actual = chains(output, backend, IPV4)
+    assert actual["nat", "ISTIO_OUTPUT"]["missing"] == ["-d 127.0.0.1/32 -j RETURN"]
+    assert [rule["state"] for rule in actual["nat", "OUTPUT"]["rules"]] == ["foreign", "in place"]
+    last = actual["nat", "ISTIO_INBOUND"]["rules"][-1]
     assert (last["state"], last["rule"], last["purposes"]) == ("unexpected", "-p udp -j RETURN", [])
-    assert found["nat", "OUTPUT"]["rules"][1]["purposes"][0]["concern"] == "outbound_entry"
-    assert told["routing"] == [
+    assert actual["nat", "OUTPUT"]["rules"][1]["purposes"][0]["concern"] == "outbound_entry"
+    assert output["routing"] == [
         {"state": "in place", "entry": "ip -6 addr add ::6/128 dev lo"},
         {"state": "foreign", "entry": "ip -4 rule add fwmark 7 lookup 9"},
     ]
@@ -204,16 +204,16 @@ def test_a_family_that_is_left_alone(namespace: Namespace, backend: str, mode: s
     one = f"{both} --no-enable-ipv6 --reconcile"
     namespace.inside(lambda: applied(options_of(shlex.join([*BACKENDS[backend], *shlex.split(both), "--enable-ipv6"]))))
     settled(namespace)
-    told = look(namespace, backend, one)
-    assert (told["state"], told["findings"]) == ("in place", [])
-    found = [(table["family"], chain) for table in told["tables"] for chain in table["chains"]]
-    assert [chain["missing"] for _, chain in found if chain["missing"]] == []
-    seen = {(family, rule["state"]) for family, chain in found for rule in chain["rules"]}
+    output = look(namespace, backend, one)
+    assert (output["state"], output["findings"]) == ("in place", [])
+    actual = [(table["family"], chain) for table in output["tables"] for chain in table["chains"]]
+    assert [chain["missing"] for _, chain in actual if chain["missing"]] == []
+    observed = {(family, rule["state"]) for family, chain in actual for rule in chain["rules"]}
     if backend == "native":
-        assert seen == {("inet", "in place"), ("inet", "other family")}
+        assert observed == {("inet", "in place"), ("inet", "other family")}
     else:
-        assert seen == {(IPV4, "in place"), (IPV6, "other family")}
-    entries = {(each["entry"].split()[1], each["state"]) for each in told["routing"]}
+        assert observed == {(IPV4, "in place"), (IPV6, "other family")}
+    entries = {(each["entry"].split()[1], each["state"]) for each in output["routing"]}
     assert entries == ({("-4", "in place"), ("-6", "other family")} if mode == "TPROXY" else set())
     text = ask(namespace, "show", *shlex.split(one), *BACKENDS[backend]).output
     assert "other family: an Istio rule of a family that these options do not manage" in text
@@ -221,11 +221,11 @@ def test_a_family_that_is_left_alone(namespace: Namespace, backend: str, mode: s
     assert ask(namespace, "check", *shlex.split(one), *BACKENDS[backend]).code == 0
 
 
-def states(told: Any) -> list[tuple[str, str]]:  # noqa: ANN401 (JSON)
+def states(report: Any) -> list[tuple[str, str]]:  # noqa: ANN401 (JSON)
     """Each rule's table, and how it compares with the plan."""
     return [
         (table["table"], rule["state"])
-        for table in told["tables"]
+        for table in report["tables"]
         for chain in table["chains"]
         for rule in chain["rules"]
     ]
@@ -238,19 +238,19 @@ def test_drift_beside_a_family_that_is_left_alone(namespace: Namespace, backend:
     one = "-u 1337 -i '*' -b '*' -d 15090 --no-enable-ipv6 --reconcile"
     namespace.inside(lambda: applied(options_of(both)))
     settled(namespace)
-    told = look(namespace, backend, one)
-    assert told["state"] == "drifted"
-    rules = states(told)
+    output = look(namespace, backend, one)
+    assert output["state"] == "drifted"
+    rules = states(output)
     mangle = NAMES["mangle"] if backend == "native" else "mangle"
     assert {state for table, state in rules if table == mangle} == {"unexpected", "other family"}
-    missing = [line for table in told["tables"] for chain in table["chains"] for line in chain["missing"]]
+    missing = [line for table in output["tables"] for chain in table["chains"] for line in chain["missing"]]
     assert any("15090" in line for line in missing)
     assert not any("ipv6" in line for line in missing)
     namespace.inside(lambda: applied(options_of(shlex.join([*BACKENDS[backend], *shlex.split(one)]))))
     settled(namespace)
-    told = look(namespace, backend, one)
-    assert told["state"] == "in place"
-    rules = states(told)
+    output = look(namespace, backend, one)
+    assert output["state"] == "in place"
+    rules = states(output)
     assert {state for table, state in rules if table == mangle} == {"other family"}
     assert {state for _, state in rules} == {"in place", "other family"}
 
@@ -259,8 +259,8 @@ def test_native_drift(namespace: Namespace) -> None:
     namespace.inside(lambda: applied(options_of(f"--native-nftables {ALL}")))
     settled(namespace)
     namespace.run("nft", "insert rule inet istio-proxy-nat istio-inbound tcp flags syn counter log")
-    told = look(namespace, "native", ALL)
-    chain = chains(told, "native", "")["istio-proxy-nat", "istio-inbound"]
+    output = look(namespace, "native", ALL)
+    chain = chains(output, "native", "")["istio-proxy-nat", "istio-inbound"]
     assert [rule["state"] for rule in chain["rules"]] == ["unexpected", "in place", "in place"]
     texts = [purpose["text"] for purpose in chain["rules"][1]["purposes"]]
     assert texts == [
@@ -271,9 +271,9 @@ def test_native_drift(namespace: Namespace) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_there(namespace: Namespace, backend: str) -> None:
-    told = look(namespace, backend, ALL)
-    assert (told["state"], told["tables"]) == ("absent", [])
-    assert told["routing"] == [{"state": "missing", "entry": "ip -6 addr add ::6/128 dev lo"}]
+    output = look(namespace, backend, ALL)
+    assert (output["state"], output["tables"]) == ("absent", [])
+    assert output["routing"] == [{"state": "missing", "entry": "ip -6 addr add ::6/128 dev lo"}]
 
 
 def started(namespace: Namespace, *command: str) -> subprocess.Popen[bytes]:
@@ -335,8 +335,8 @@ def test_a_terminal_that_is_too_narrow_for_a_table(namespace: Namespace) -> None
     namespace.run("iptables-legacy", "-w", "-t", "nat", "-I", "OUTPUT", "-d", "203.0.113.9", "-j", "ACCEPT")
     settled(namespace)
     verb = [*VERBS, "show", *shlex.split(ALL)]
-    for asked in ([], ["--output", "table"]):
-        with at_a_terminal(namespace, *verb, *asked, columns=80) as child:
+    for request in ([], ["--output", "table"]):
+        with at_a_terminal(namespace, *verb, *request, columns=80) as child:
             code, shown = ended(child)
         assert code == 0
         assert shown.splitlines() == ask(namespace, "show", *shlex.split(ALL)).output.splitlines()

@@ -110,8 +110,8 @@ def test_counters_per_second_and_a_pause(namespace: Namespace) -> None:
         screen = Screen(child)
 
         def rate(lines: list[str]) -> float:
-            found = rows(lines, "OUTPUT")
-            return float(found[0].split()[-3]) if found and found[0].split()[-3] != "-" else -1.0
+            result = rows(lines, "OUTPUT")
+            return float(result[0].split()[-3]) if result and result[0].split()[-3] != "-" else -1.0
 
         screen.awaited(lambda lines: rate(lines) == 0)
         namespace.inside(some_datagrams)

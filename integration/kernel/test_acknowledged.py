@@ -26,7 +26,9 @@ def test_the_next_generation_answers_for_the_tables(
     changes = tuple(TableChange(each.family, table.name, table) for each in plan.rulesets for table in each.tables)
 
     def drift() -> list[object]:
-        return [each for wanted in plan.rulesets for each in differences(wanted, firewall.read(wanted.family, wanted))]
+        return [
+            each for desired in plan.rulesets for each in differences(desired, firewall.read(desired.family, desired))
+        ]
 
     assert namespace.inside(drift)
     namespace.inside(lambda: firewall.write(changes))

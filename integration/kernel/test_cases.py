@@ -26,15 +26,15 @@ def golden(name: str) -> dict[Family, str]:
 @pytest.mark.parametrize("name", CASES)
 def test_case(namespace: Namespace, name: str) -> None:
     """Applied, saved, compared; restored from the dry run in another namespace, and compared again."""
-    wanted = golden(name)
+    desired = golden(name)
     succeed(namespace, *argv(name))
     for family in FAMILIES:
-        assert saved(namespace, family) == tables(wanted[family])
-        assert existing(namespace, family) == set(tables(wanted[family]))
+        assert saved(namespace, family) == tables(desired[family])
+        assert existing(namespace, family) == set(tables(desired[family]))
     with Namespace() as other:
         for family in FAMILIES:
             dry = completed(other, *argv(name), "--dry-run", "--ip-family", family)
-            assert (dry.returncode, dry.stdout) == (0, wanted[family])
+            assert (dry.returncode, dry.stdout) == (0, desired[family])
             other.run(RESTORE[family], text=dry.stdout)
             for line in dry.stdout.splitlines():
                 if line.startswith("#"):

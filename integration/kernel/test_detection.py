@@ -111,14 +111,14 @@ def test_a_kernel_without_legacy_tables(
     """Its sign is the file that is not there; this kernel has it, so another name stands for such a kernel."""
     for family in missing:
         monkeypatch.setitem(table_names.NAMES, family, "/proc/thread-self/net/none-such")
-    found = namespace.inside(detection.tables)
-    backend, why = detection.decide(found, FAMILIES)
+    outcome = namespace.inside(detection.tables)
+    backend, why = detection.decide(outcome, FAMILIES)
     assert backend == "nft"
     assert why == f"this kernel has no legacy tables for {' and '.join(missing)}, and nftables works"
-    neither = detection.decide(found.replace(nft=None), FAMILIES)
+    neither = detection.decide(outcome.replace(nft=None), FAMILIES)
     assert neither == ("legacy", "neither the legacy tables nor nftables seem to work")
     if IPV4 not in missing:
-        assert detection.decide(found, (IPV4,))[0] == "legacy"
+        assert detection.decide(outcome, (IPV4,))[0] == "legacy"
 
 
 @pytest.mark.parametrize(("backend", "flags"), BACKENDS.items())
@@ -156,8 +156,8 @@ def test_moving_from_one_to_another(namespace: Namespace, first: str, second: st
         return
     succeed(namespace, *TPROXY, *BACKENDS[first])
     standing, routes = rules(namespace, first), routing(namespace)
-    said = refuse(namespace, *TPROXY, *BACKENDS[second])
-    assert f"Istio rules also exist in the {first} tables" in said
+    message = refuse(namespace, *TPROXY, *BACKENDS[second])
+    assert f"Istio rules also exist in the {first} tables" in message
     assert rules(namespace, first) == standing
     assert not rules(namespace, second)
     succeed(namespace, *TPROXY, *BACKENDS[second], "--reconcile")
@@ -168,8 +168,8 @@ def test_moving_from_one_to_another(namespace: Namespace, first: str, second: st
 
 @pytest.mark.parametrize("flags", [["--native-nftables"], ["--force-iptables-binary", "nft"]])
 def test_the_second_engine_writes_legacy_tables_alone(namespace: Namespace, flags: list[str]) -> None:
-    said = refuse(namespace, *argv("article"), *flags, "--iptables-engine", "python-iptables")
-    assert "--iptables-engine python-iptables: writes legacy tables only" in said
+    message = refuse(namespace, *argv("article"), *flags, "--iptables-engine", "python-iptables")
+    assert "--iptables-engine python-iptables: writes legacy tables only" in message
 
 
 def test_a_dry_run_chooses_nothing_and_asks_nobody(namespace: Namespace) -> None:

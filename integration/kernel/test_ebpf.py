@@ -33,8 +33,8 @@ WITH_DNS = CAPTURE.replace(dns="all")
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as made:
-        yield made
+    with EbpfNode() as ebpf_node:
+        yield ebpf_node
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ def test_what_is_missing_is_named(installation: Installation, namespace: Namespa
     with installation.lock():
         assert pods.describe(OTHER, cookie, pods.read(installation, cookie)) == ()
         do(installation, cookie)
-        [found] = pods.describe(OTHER, cookie, pods.read(installation, cookie))
-    assert named in found
+        [actual] = pods.describe(OTHER, cookie, pods.read(installation, cookie))
+    assert named in actual
     # The next ADD mends it.
     pods.add(installation, namespace.path, OTHER)
     with installation.lock():
@@ -115,8 +115,8 @@ def test_what_is_missing_is_named(installation: Installation, namespace: Namespa
 def test_other_options_are_a_difference(installation: Installation, namespace: Namespace) -> None:
     cookie = pods.add(installation, namespace.path, CAPTURE)
     with installation.lock():
-        found = pods.describe(OTHER, cookie, pods.read(installation, cookie))
-    assert found == (
+        contents = pods.describe(OTHER, cookie, pods.read(installation, cookie))
+    assert contents == (
         "the pod's options differ from the requested ones",
         "2 ports, networks, groups or addresses of the request are missing",
     )
@@ -174,10 +174,10 @@ def test_killed_at_any_moment_all_is_consistent(node: EbpfNode, installation: In
             with fresh.lock():
                 if not fresh.installed:
                     continue
-                found = pods.read(fresh, cookie)
-                if found.value:
-                    assert found.inbound_attached
-                    assert set(pods.keys(cookie, CAPTURE)) <= found.members
+                contents = pods.read(fresh, cookie)
+                if contents.value:
+                    assert contents.inbound_attached
+                    assert set(pods.keys(cookie, CAPTURE)) <= contents.members
             fresh.close()
             if number % 5 == 0:
                 with node.again().lock():
@@ -205,11 +205,11 @@ def test_twelve_at_once_on_a_bare_node(node: EbpfNode, installation: Installatio
 
 def test_no_connection_is_missed_while_programs_are_replaced(installation: Installation, namespace: Namespace) -> None:
     pods.add(installation, namespace.path, CAPTURE)
-    stop, found = threading.Event(), []
+    stop, actual = threading.Event(), []
 
     def dial() -> None:
         while not stop.is_set():
-            found.append(reached(namespace))
+            actual.append(reached(namespace))
 
     thread = threading.Thread(target=dial)
     thread.start()
@@ -218,16 +218,16 @@ def test_no_connection_is_missed_while_programs_are_replaced(installation: Insta
             installation.upgrade()
     stop.set()
     thread.join()
-    assert found
-    assert set(found) == {ELSEWHERE}
+    assert actual
+    assert set(actual) == {ELSEWHERE}
 
 
 def test_ids_of_a_user_namespace_are_translated() -> None:
     with Foreign() as foreign:
-        wanted = CAPTURE.replace(uids=(0, 1337), gids=(5,), groups=(7,))
-        found = translated(foreign.path, wanted)
+        desired = CAPTURE.replace(uids=(0, 1337), gids=(5,), groups=(7,))
+        actual = translated(foreign.path, desired)
         first = Foreign.FIRST
-        assert (found.uids, found.gids, found.groups) == ((first, first + 1337), (first + 5,), (first + 7,))
+        assert (actual.uids, actual.gids, actual.groups) == ((first, first + 1337), (first + 5,), (first + 7,))
         with pytest.raises(KernelError, match="--proxy-uid: 70000: not mapped in the pod's user namespace"):
             translated(foreign.path, CAPTURE.replace(uids=(70_000,)))
 

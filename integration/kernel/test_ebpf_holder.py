@@ -24,8 +24,8 @@ from istio_init.kernel.ebpf.installation import DNS_HOOKS, HOOKS, MAPS, Installa
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as made:
-        yield made
+    with EbpfNode() as ebpf_node:
+        yield ebpf_node
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def installation(node: EbpfNode) -> Iterator[Installation]:
 
 @pytest.fixture
 def holder(node: EbpfNode) -> Iterator[Holder]:
-    made = Holder(node.installation.directory, str(node.cgroup))
-    yield made
-    made.close()
+    instance = Holder(node.installation.directory, str(node.cgroup))
+    yield instance
+    instance.close()
 
 
 @pytest.fixture
@@ -126,11 +126,11 @@ def test_what_cannot_be_attached_is_named_with_the_reason(installation: Installa
     Path(installation.path("links", "connect4")).unlink()
     blind = Holder(installation.directory, "/nowhere")
     try:
-        found = blind.look()
+        actual = blind.look()
     finally:
         blind.close()
-    assert (found.attached, found.missing) == ((), ("cgroup/connect4",))
-    assert "No such file or directory" in found.why
+    assert (actual.attached, actual.missing) == ((), ("cgroup/connect4",))
+    assert "No such file or directory" in actual.why
 
 
 def test_what_is_removed_on_purpose_stays_removed(
@@ -199,8 +199,8 @@ def test_the_agents_capabilities_suffice(installation: Installation, namespace: 
     if child == 0:
         try:
             only(CAP_BPF, CAP_NET_ADMIN)
-            found = Holder(installation.directory, installation.cgroup).look()
-            os._exit(0 if found.attached == tuple(HOOKS) else 1)
+            actual = Holder(installation.directory, installation.cgroup).look()
+            os._exit(0 if actual.attached == tuple(HOOKS) else 1)
         finally:
             os._exit(2)
     assert os.waitpid(child, 0)[1] == 0

@@ -36,8 +36,8 @@ def test_rules_of_other_programs_are_printed_as_iptables_save_prints_them(backen
     with Namespace() as namespace:
         namespace.run(f"{program}-restore", text=RULES[family])
         expected = rules(namespace.run(f"{program}-save"))
-        found = rules(dump(namespace.inside(lambda: backends.firewall(options).read(family))))
-    assert sorted(found) == sorted(expected)
+        contents = rules(dump(namespace.inside(lambda: backends.firewall(options).read(family))))
+    assert sorted(contents) == sorted(expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -145,8 +145,8 @@ def test_others_rules_stay_where_they_are(namespace: Namespace) -> None:
     for words in (TPROXY, [*REDIRECT, "-k", "eth9", "--reconcile"], [*TPROXY, "-c", "eth9", "--reconcile"]):
         succeed(namespace, *words)
         standing = saved(namespace)
-        for family, found in before.items():
-            for table, text in found.items():
+        for family, actual in before.items():
+            for table, text in actual.items():
                 ours = standing[family][table].splitlines()
                 assert [line for line in ours if line in text.splitlines()] == text.splitlines()
         assert handles <= set(re.findall(r"# handle \d+$", namespace.run("nft", "-a", "list", "ruleset"), re.MULTILINE))
@@ -163,13 +163,13 @@ def test_inserted_rules_come_first_and_appended_ones_keep_their_place(namespace:
     def chain() -> list[str]:
         return re.findall(r"-A PREROUTING (.*)", namespace.run(SAVE[IPV4], "-t", "nat"))
 
-    wanted = [
+    desired = [
         *("-i net1 -j ISTIO_REDIRECT", "-i net0 -j ISTIO_REDIRECT", "-i net1 -j RETURN", "-i net0 -j RETURN"),
         *("-s 10.0.0.1/32 -j RETURN", "-i eth9 -j RETURN", "-p tcp -j ISTIO_INBOUND", "-s 10.0.0.2/32 -j RETURN"),
     ]
-    assert chain() == wanted
+    assert chain() == desired
     succeed(namespace, *words, "--force-apply")
-    assert chain() == wanted
+    assert chain() == desired
 
 
 def test_iptables_nft_edits_our_rules(namespace: Namespace) -> None:
@@ -184,9 +184,9 @@ def test_iptables_nft_edits_our_rules(namespace: Namespace) -> None:
         "iptables-nft", "-t", "nat", "-D", "ISTIO_OUTPUT", "-m", "owner", "--uid-owner", "1337", "-j", "RETURN"
     )
     namespace.run("iptables-nft", "-t", "mangle", "-I", "ISTIO_INBOUND", "-p", "udp", "-j", "ACCEPT")
-    said = refuse(namespace, *TPROXY)
-    assert "ipv4 nat ISTIO_OUTPUT rule 4 missing: -m owner --uid-owner 1337 -j RETURN" in said
-    assert "ipv4 mangle ISTIO_INBOUND rule 1 unexpected: -p udp -j ACCEPT" in said
+    message = refuse(namespace, *TPROXY)
+    assert "ipv4 nat ISTIO_OUTPUT rule 4 missing: -m owner --uid-owner 1337 -j RETURN" in message
+    assert "ipv4 mangle ISTIO_INBOUND rule 1 unexpected: -p udp -j ACCEPT" in message
     succeed(namespace, *TPROXY, "--reconcile")
     assert saved(namespace) == before
 
@@ -196,8 +196,8 @@ def test_a_rule_of_nft_among_ours_is_seen(namespace: Namespace) -> None:
     succeed(namespace, *REDIRECT)
     before = saved(namespace)
     namespace.run("nft", "insert", "rule", "ip", "nat", "ISTIO_OUTPUT", "tcp", "dport", "{ 80, 443 }", "return")
-    said = refuse(namespace, *REDIRECT)
-    assert "ipv4 nat ISTIO_OUTPUT rule 1 unexpected: -p tcp -m nf_tables payload lookup [unknown: " in said
+    message = refuse(namespace, *REDIRECT)
+    assert "ipv4 nat ISTIO_OUTPUT rule 1 unexpected: -p tcp -m nf_tables payload lookup [unknown: " in message
     succeed(namespace, *REDIRECT, "--reconcile")
     assert saved(namespace) == before
 
@@ -211,19 +211,19 @@ def test_what_iptables_nft_wrote_is_read_as_it_saves_it(namespace: Namespace, fa
         text = saved(namespace)[family][table.name]
         listed = re.findall(r"^-A .*$", text, re.MULTILINE)
         assert sum(len(chain.rules) for chain in table.chains) == len(listed)
-    known = [line for line in CANARIES[IPV4].splitlines() if "--dport 9999" in line or "--comment" in line]
+    recorded = [line for line in CANARIES[IPV4].splitlines() if "--dport 9999" in line or "--comment" in line]
     if family == IPV4:
         nat = read.table("nat")
         assert nat is not None
         text = "\n".join(
-            ["*nat", ":PREROUTING ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]", ":MINE - [0:0]", *known, "COMMIT\n"]
+            ["*nat", ":PREROUTING ACCEPT [0:0]", ":OUTPUT ACCEPT [0:0]", ":MINE - [0:0]", *recorded, "COMMIT\n"]
         )
-        wanted = load(text, IPV4).tables[0]
+        desired = load(text, IPV4).tables[0]
         for name, number in (("PREROUTING", 0), ("OUTPUT", 1)):
-            found, expected = nat.chain(name), wanted.chain(name)
-            assert found is not None
+            actual, expected = nat.chain(name), desired.chain(name)
+            assert actual is not None
             assert expected is not None
-            assert found.rules[number] == expected.rules[0]
+            assert actual.rules[number] == expected.rules[0]
 
 
 def nat(*rules: Rule) -> Table:
@@ -243,10 +243,12 @@ def test_a_batch_that_is_refused_does_nothing(namespace: Namespace) -> None:
             IptablesNft().write((TableChange(IPV6, "nat", None), TableChange(IPV4, "nat", impossible)))
         return str(caught.value)
 
-    said = namespace.inside(write)
-    assert said.startswith("nftables: ipv4 nat OUTPUT: ")
-    assert "the kernel has no target NONESUCH (revision 0) that nftables can use, which -A OUTPUT -j NONESUCH" in said
-    assert said.endswith("load the modules nft_compat and xt_NONESUCH")
+    outcome = namespace.inside(write)
+    assert outcome.startswith("nftables: ipv4 nat OUTPUT: ")
+    assert (
+        "the kernel has no target NONESUCH (revision 0) that nftables can use, which -A OUTPUT -j NONESUCH" in outcome
+    )
+    assert outcome.endswith("load the modules nft_compat and xt_NONESUCH")
     assert saved(namespace) == before
 
 
@@ -276,14 +278,14 @@ def test_without_net_admin_the_capability_is_named(namespace: Namespace) -> None
 
 
 def test_net_raw_is_not_needed(namespace: Namespace) -> None:
-    [wanted] = [each for each in _rulesets("article-ipv6") if each.family == IPV6]
+    [desired] = [each for each in _rulesets("article-ipv6") if each.family == IPV6]
 
     def write() -> bool:
         without("net_raw")
         firewall = IptablesNft()
-        for table in wanted.tables:
+        for table in desired.tables:
             firewall.replace(IPV6, table)
-        return firewall.read(IPV6) == wanted
+        return firewall.read(IPV6) == desired
 
     assert namespace.forked(write)
 
@@ -358,16 +360,16 @@ def test_reading_while_another_program_writes(
     with subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True) as writer:
 
         def read() -> set[frozenset[str]]:
-            found = set()
+            outcomet = set()
             for _ in range(300):
                 [nat] = firewall().read(IPV4).tables
-                found.add(frozenset(chain.name for chain in nat.chains if chain.rules))
-            return found
+                outcomet.add(frozenset(chain.name for chain in nat.chains if chain.rules))
+            return outcomet
 
         try:
-            found = namespace.inside(read)
+            outcome = namespace.inside(read)
         finally:
             os.killpg(writer.pid, signal.SIGKILL)
     # With the writer's chain and its rule, or without both.
-    [without] = [each for each in found if "other" not in each]
-    assert found <= {without, without | {"other"}}
+    [without] = [each for each in outcome if "other" not in each]
+    assert outcome <= {without, without | {"other"}}

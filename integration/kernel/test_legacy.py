@@ -111,9 +111,9 @@ def test_what_restore_writes_is_read_as_the_same_values(namespace: Namespace, fa
     def check(ruleset: Ruleset) -> None:
         reset(namespace, family)
         namespace.run(RESTORE[family], text="".join(map(dump_table, ruleset.tables)))
-        found = namespace.inside(lambda: Libiptc().read(family))
-        assert [table for table in found.tables if ruleset.table(table.name)] == [*ruleset.tables]
-        assert not any(rule.ours for table in found.tables for chain in table.chains for rule in chain.rules)
+        contents = namespace.inside(lambda: Libiptc().read(family))
+        assert [table for table in contents.tables if ruleset.table(table.name)] == [*ruleset.tables]
+        assert not any(rule.ours for table in contents.tables for chain in table.chains for rule in chain.rules)
 
     check()
 
@@ -128,10 +128,10 @@ def test_what_we_write_is_what_save_prints(namespace: Namespace, family: Family)
         firewall = Libiptc()
         namespace.inside(lambda: firewall.replace(family, table))
         assert saved(namespace, family, table.name) == dump_table(table)
-        found = namespace.inside(lambda: firewall.read(family, Ruleset(family, (table,)))).table(table.name)
-        assert found == table
-        assert all(rule.ours for chain in found.chains for rule in chain.rules if chain.name not in OWN_CHAINS)
-        assert namespace.inside(lambda: Libiptc().read(family)).table(table.name) == found
+        result = namespace.inside(lambda: firewall.read(family, Ruleset(family, (table,)))).table(table.name)
+        assert result == table
+        assert all(rule.ours for chain in result.chains for rule in chain.rules if chain.name not in OWN_CHAINS)
+        assert namespace.inside(lambda: Libiptc().read(family)).table(table.name) == result
 
     check()
 
@@ -157,9 +157,9 @@ def test_ours_is_merged_into_what_others_have(namespace: Namespace, family: Fami
     @settings(max_examples=25, deadline=None)
     @given(st.data())
     def check(data: st.DataObject) -> None:
-        wanted = data.draw(own_table(family))
-        before = data.draw(tables(family, wanted.name))
-        after = data.draw(own_table(family).filter(lambda table: table.name == wanted.name))
+        desired = data.draw(own_table(family))
+        before = data.draw(tables(family, desired.name))
+        after = data.draw(own_table(family).filter(lambda table: table.name == desired.name))
         reset(namespace, family)
         namespace.run(RESTORE[family], text=dump_table(before))
 
@@ -167,7 +167,7 @@ def test_ours_is_merged_into_what_others_have(namespace: Namespace, family: Fami
             firewall = Libiptc()
             there = firewall.read(family).table(before.name)
             assert there == before
-            for plan in (wanted, after):
+            for plan in (desired, after):
                 firewall.replace(family, plan)
                 expected = merged(there, plan)
                 there = firewall.read(family).table(before.name)
@@ -230,7 +230,7 @@ def test_strange_rules_of_others_stay_byte_for_byte(namespace: Namespace, family
     plant_strange(namespace, family, name)
     before = raw_entries.of_others(namespace, family, name)
     text = namespace.run(SAVE[family], "-c", "-t", name)
-    wanted = made(
+    desired = made(
         name,
         Chain("PREROUTING", (*marked(1, 2), Rule((), Jump("ISTIO_INBOUND"))), "ACCEPT", inserted=1),
         Chain("OUTPUT", (Rule((), Jump("ISTIO_OUTPUT")),), "ACCEPT"),
@@ -240,7 +240,7 @@ def test_strange_rules_of_others_stay_byte_for_byte(namespace: Namespace, family
 
     def check() -> None:
         firewall = Libiptc()
-        for plan in (wanted, wanted, made(name, Chain("ISTIO_DROP", marked(1)))):
+        for plan in (desired, desired, made(name, Chain("ISTIO_DROP", marked(1)))):
             firewall.replace(family, plan)
             assert len(raw_entries.signed(namespace, family, name)) == sum(len(chain.rules) for chain in plan.chains)
             assert raw_entries.of_others(namespace, family, name) == before
@@ -395,7 +395,7 @@ def test_interfaces_match_themselves_alone(namespace: Namespace, family: Family)
     addresses = {"lo": "127.0.0.1", "veth0": "192.0.2.2", "veth1": "198.51.100.2"}
     if family == IPV6:
         addresses = {"lo": "::1", "veth0": "2001:db8:1::2", "veth1": "2001:db8:2::2"}
-    asked = [
+    request = [
         OutInterface("lo"),
         OutInterface("lo", negated=True),
         OutInterface("veth0"),
@@ -420,7 +420,7 @@ def test_interfaces_match_themselves_alone(namespace: Namespace, family: Family)
         def send() -> None:
             Libiptc().replace(
                 family,
-                made("mangle", Chain("OUTPUT", tuple(Rule((out, *only), Verdict("")) for out in asked), "ACCEPT")),
+                made("mangle", Chain("OUTPUT", tuple(Rule((out, *only), Verdict("")) for out in request), "ACCEPT")),
             )
             kind = socket.AF_INET if family == IPV4 else socket.AF_INET6
             with socket.socket(kind, socket.SOCK_DGRAM) as datagrams:
@@ -486,8 +486,8 @@ def test_chains_that_somebody_takes_away_meanwhile_are_made_anew(
 
     monkeypatch.setattr(Handle, "__init__", preceded(Handle.__init__, take_away))
     namespace.inside(lambda: Libiptc().replace(IPV4, nat(*marked(2))))
-    found = namespace.inside(lambda: Libiptc().read(IPV4)).table("nat")
-    own = found and found.chain("ISTIO_OUTPUT")
+    table = namespace.inside(lambda: Libiptc().read(IPV4)).table("nat")
+    own = table and table.chain("ISTIO_OUTPUT")
     assert own
     assert own.rules == marked(2)
 
@@ -497,7 +497,7 @@ def test_packets_that_are_counted_meanwhile_are_no_change(
 ) -> None:
     namespace.run(IPTABLES[IPV4], "-t", "mangle", "-A", "OUTPUT", "-p", "udp", "-j", "RETURN")
     jump = Rule((), Jump("ISTIO_OUTPUT"))
-    wanted = made("mangle", Chain("OUTPUT", (jump,), "ACCEPT"), Chain("ISTIO_OUTPUT", marked(1)))
+    desired = made("mangle", Chain("OUTPUT", (jump,), "ACCEPT"), Chain("ISTIO_OUTPUT", marked(1)))
     opened = []
 
     def send() -> None:
@@ -511,7 +511,7 @@ def test_packets_that_are_counted_meanwhile_are_no_change(
 
     monkeypatch.setattr("istio_init.kernel.xtables.libiptc.Handle", Counted)
     monkeypatch.setattr(Handle, "append", preceded(Handle.append, send))
-    namespace.inside(lambda: Libiptc().replace(IPV4, wanted))
+    namespace.inside(lambda: Libiptc().replace(IPV4, desired))
     assert opened == ["mangle"]
     (theirs,) = [line for line in namespace.run(SAVE[IPV4], "-c", "-t", "mangle").split("\n") if "-p udp" in line]
     assert theirs.startswith("[1:")
@@ -530,9 +530,9 @@ def test_somebody_who_never_stops_is_an_error(namespace: Namespace, monkeypatch:
     monkeypatch.setattr(Handle, "append", disturbed)
     with pytest.raises(KernelError, match="ipv4 nat: another program wrote to the table 100 times"):
         namespace.inside(lambda: Libiptc().replace(IPV4, nat(*marked(2))))
-    found = namespace.inside(lambda: Libiptc().read(IPV4)).table("nat")
-    assert found
-    own = found.chain("ISTIO_OUTPUT")
+    table = namespace.inside(lambda: Libiptc().read(IPV4)).table("nat")
+    assert table
+    own = table.chain("ISTIO_OUTPUT")
     assert own
     assert own.rules == marked(1)
 
@@ -586,9 +586,9 @@ def test_two_who_take_no_lock_lose_nothing(namespace: Namespace, family: Family)
         other.join()
     namespace.inside(lambda: Libiptc().replace(family, nat(*marked(1, 2, 3))))
     assert other.exitcode == 0
-    found = namespace.inside(lambda: Libiptc().read(family)).table("nat")
-    assert found
-    theirs, ours = found.chain("POSTROUTING"), found.chain("ISTIO_OUTPUT")
+    table = namespace.inside(lambda: Libiptc().read(family)).table("nat")
+    assert table
+    theirs, ours = table.chain("POSTROUTING"), table.chain("ISTIO_OUTPUT")
     assert theirs
     assert ours
     assert theirs.rules == marked(*range(appended.value))

@@ -94,12 +94,12 @@ def test_iptables_honours_it(namespace: Namespace) -> None:
 
 
 def test_who_holds_it_is_said_once_and_then_an_error(path: str) -> None:
-    told: list[str] = []
+    report: list[str] = []
     with Holder(path) as holder:
         who = f"pid {holder.process.pid} (cat)"
-        with pytest.raises(Locked) as refusal, XtablesLock(0.2, path, waiting=told.append):
+        with pytest.raises(Locked) as refusal, XtablesLock(0.2, path, waiting=report.append):
             pass
-    assert told == [f"waiting up to 0.2 s for {path}, held by {who}"]
+    assert report == [f"waiting up to 0.2 s for {path}, held by {who}"]
     assert str(refusal.value).startswith(f"{path}: held by {who} for more than 0.2 s: ")
     assert "--wait" in str(refusal.value)
 
@@ -110,10 +110,10 @@ def test_it_is_had_as_soon_as_it_is_free(path: str) -> None:
 
 
 def test_without_patience_nobody_is_told(path: str) -> None:
-    told: list[str] = []
-    with Holder(path), pytest.raises(Locked), XtablesLock(0, path, waiting=told.append):
+    report: list[str] = []
+    with Holder(path), pytest.raises(Locked), XtablesLock(0, path, waiting=report.append):
         pass
-    assert told == []
+    assert report == []
 
 
 @pytest.mark.parametrize("name", ["new.lock", "there.lock", "no/such/directory/xtables.lock"])

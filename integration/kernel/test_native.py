@@ -69,15 +69,15 @@ def by_table(text: str) -> dict[str, str]:
     Newer ones print the priority -100 by its name in the output hook as well, and nothing else otherwise.
     """
     text = text.replace("type nat hook output priority dstnat;", "type nat hook output priority -100;")
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     lines: list[str] = []
     for line in text.splitlines(keepends=True):
         if not line.startswith("#"):
             lines.append(line)
         if line == "}\n":
-            found[lines[0]] = "".join(lines)
+            result[lines[0]] = "".join(lines)
             lines = []
-    return found
+    return result
 
 
 def planned(words: list[str]) -> Plan:
@@ -125,9 +125,9 @@ def test_a_run_writes_what_nft_does(namespace: Namespace, name: str) -> None:
     dry = completed(namespace, *LINES[name], NATIVE, "--dry-run").stdout
     with Namespace() as reference:
         reference.run("nft", "-f", "-", text=dry)
-        wanted = reference.inside(inet_objects)
+        outcome = reference.inside(inet_objects)
     succeed(namespace, *LINES[name], NATIVE)
-    assert namespace.inside(inet_objects) == wanted
+    assert namespace.inside(inet_objects) == outcome
     assert by_table(ruleset(namespace)) == by_table(dry)
     assert "in place" in succeed(namespace, *LINES[name], NATIVE)
 
@@ -197,13 +197,13 @@ DRIFTS = {
 
 @pytest.mark.parametrize("drift", DRIFTS)
 def test_drift_is_said_and_mended(namespace: Namespace, drift: str) -> None:
-    change, said = DRIFTS[drift]
+    change, message = DRIFTS[drift]
     succeed(namespace, *TPROXY)
     before = ruleset(namespace)
     namespace.run("nft", change)
     drifted = ruleset(namespace)
-    if said:
-        assert said in refuse(namespace, *TPROXY)
+    if message:
+        assert message in refuse(namespace, *TPROXY)
         assert ruleset(namespace) == drifted
         succeed(namespace, *TPROXY, "--reconcile")
     else:
@@ -244,31 +244,31 @@ def refused(namespace: Namespace, target: Target, *matches: Match) -> str:
             Nftables().write(changes)
         return str(caught.value)
 
-    said = namespace.inside(write)
-    assert "\n" not in said
+    outcome = namespace.inside(write)
+    assert "\n" not in outcome
     assert ruleset(namespace) == before
-    return said
+    return outcome
 
 
 def test_a_refusal_names_the_rule_and_the_expression(namespace: Namespace) -> None:
     """The kernel says where in the message it found what it does not have."""
     unknown = expression("counter", b"") + expression("nonesuch", b"")
-    said = refused(namespace, UnknownTarget("nftables", 0, unknown), Protocol(6))
-    assert said.startswith(
+    message = refused(namespace, UnknownTarget("nftables", 0, unknown), Protocol(6))
+    assert message.startswith(
         "nftables: can't write inet istio-proxy-nat output rule 2 'meta nfproto ipv4 meta l4proto tcp "
     )
-    assert ": nonesuch: No such file or directory (ENOENT): the kernel lacks an nftables extension" in said
+    assert ": nonesuch: No such file or directory (ENOENT): the kernel lacks an nftables extension" in message
 
 
 def test_a_refusal_names_the_chain_that_a_jump_misses(namespace: Namespace) -> None:
-    said = refused(namespace, Jump("ISTIO_TPROXY"))
-    assert said.startswith("nftables: can't write inet istio-proxy-nat output rule 2 ")
-    assert "jump istio-tproxy': immediate: No such file or directory (ENOENT)" in said
+    message = refused(namespace, Jump("ISTIO_TPROXY"))
+    assert message.startswith("nftables: can't write inet istio-proxy-nat output rule 2 ")
+    assert "jump istio-tproxy': immediate: No such file or directory (ENOENT)" in message
 
 
 def test_a_rule_that_no_message_can_hold_is_refused(namespace: Namespace) -> None:
-    said = refused(namespace, Verdict("DROP"), Protocol(6), DestinationPorts(PortRange(1, 2**17)))
-    assert said.startswith("nftables: inet istio-proxy-nat output rule 2 'meta nfproto ipv4 tcp dport 1-131072 ")
+    message = refused(namespace, Verdict("DROP"), Protocol(6), DestinationPorts(PortRange(1, 2**17)))
+    assert message.startswith("nftables: inet istio-proxy-nat output rule 2 'meta nfproto ipv4 tcp dport 1-131072 ")
 
 
 def test_routing_that_fails_undoes_the_rules(namespace: Namespace) -> None:
@@ -291,15 +291,15 @@ def test_without_net_admin_the_capability_is_named(namespace: Namespace) -> None
 
 
 def test_net_raw_is_not_needed(namespace: Namespace) -> None:
-    wanted = planned(REDIRECT)
+    desired = planned(REDIRECT)
 
     def write() -> bool:
         without("net_raw")
         firewall = Nftables()
-        for each in wanted.rulesets:
+        for each in desired.rulesets:
             for table in each.tables:
                 firewall.replace(each.family, table)
-        return all(firewall.read(each.family, each) == each for each in wanted.rulesets)
+        return all(firewall.read(each.family, each) == each for each in desired.rulesets)
 
     assert namespace.forked(write)
 
@@ -367,8 +367,8 @@ def test_what_istio_wrote_is_understood(namespace: Namespace) -> None:
 def test_twenty_at_once_end_in_one_plan(namespace: Namespace) -> None:
     words = ["--reconcile", "--log_output_level", "error"]
     runs = [start(namespace, *(TPROXY if number % 2 else REDIRECT), *words) for number in range(20)]
-    said = [run.communicate() for run in runs]
-    assert [run.returncode for run in runs] == [0] * 20, said
-    found = by_table(ruleset(namespace))
+    output = [run.communicate() for run in runs]
+    assert [run.returncode for run in runs] == [0] * 20, output
+    actual = by_table(ruleset(namespace))
     plans = [by_table(completed(namespace, *words, "--dry-run").stdout) for words in (TPROXY, REDIRECT)]
-    assert found in plans
+    assert actual in plans

@@ -27,8 +27,8 @@ def tables(namespace: Namespace) -> list[str]:
 def chains(namespace: Namespace) -> list[tuple[str, str, int]]:
     """Table, name and handle of each chain, in the order of nft's list."""
     listed = json.loads(namespace.run("nft", "-j", "list", "ruleset"))["nftables"]
-    found = (each["chain"] for each in listed if "chain" in each)
-    return [(each["table"], each["name"], each["handle"]) for each in found]
+    result = (each["chain"] for each in listed if "chain" in each)
+    return [(each["table"], each["name"], each["handle"]) for each in result]
 
 
 @pytest.mark.parametrize("plan", PLANS)

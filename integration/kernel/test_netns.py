@@ -55,12 +55,12 @@ def test_a_path_that_was_pinned_without_a_namespace_has_none(namespace: Fresh, t
 def test_a_namespace_that_can_not_be_looked_at_is_not_gone() -> None:
     def limited() -> list[str]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-        said = []
+        message = []
         for look in (lambda: Pinned(OWN).__enter__(), lambda: Namespace(OWN).__enter__()):
             with pytest.raises(KernelError) as caught:
                 look()
-            said.append(str(caught.value))
-        return said
+            message.append(str(caught.value))
+        return message
 
     with Fresh() as fresh:
         assert all("Too many open files" in each for each in fresh.forked(limited))
@@ -116,19 +116,19 @@ def test_one_within_the_other(namespace: Fresh) -> None:
 
 def test_only_the_calling_thread_moves_and_comes_back_to_its_own(namespace: Fresh) -> None:
     main = here()
-    seen = []
+    observed = []
 
     def work() -> None:
         namespace.enter()
         with Fresh() as second:
             with Namespace(second.path):
-                seen.append(here() == os.stat(second.path).st_ino)
-            seen.append(here() == os.stat(namespace.path).st_ino)
+                observed.append(here() == os.stat(second.path).st_ino)
+            observed.append(here() == os.stat(namespace.path).st_ino)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [True, True]
+    assert observed == [True, True]
     assert here() == main
 
 
@@ -164,8 +164,8 @@ def test_a_process_with_threads_can_not_be_the_owner() -> None:
     other.start()
     try:
         with Foreign() as foreign:
-            said = r"its user namespace can't be joined: Invalid argument: .*no other thread"
-            with pytest.raises(KernelError, match=said), Namespace(foreign.path, as_owner=True):
+            message = r"its user namespace can't be joined: Invalid argument: .*no other thread"
+            with pytest.raises(KernelError, match=message), Namespace(foreign.path, as_owner=True):
                 pass
             assert (here(), users()) == (home, before)
             # For all else it need not.
@@ -189,7 +189,7 @@ def test_no_descriptor_is_left_open(namespace: Fresh) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "text"),
     [
         ("/var/run/netns/istio-init-none-such", "No such file or directory (ENOENT); name one that exists"),
         ("/etc/passwd/ns", "Not a directory (ENOTDIR); name one that exists"),
@@ -200,11 +200,11 @@ def test_no_descriptor_is_left_open(namespace: Fresh) -> None:
         ("/var/run/netns/" + "x" * 300, "File name too long (ENAMETOOLONG)"),
     ],
 )
-def test_what_is_no_namespace_is_said_in_words(path: str, said: str) -> None:
+def test_what_is_no_namespace_is_said_in_words(path: str, text: str) -> None:
     before = here()
     with pytest.raises(KernelError, match=r"^network namespace '") as caught, Namespace(path):
         pass
-    assert said in str(caught.value)
+    assert text in str(caught.value)
     assert "\n" not in str(caught.value)
     assert here() == before
 
@@ -223,8 +223,8 @@ def test_without_sys_admin_the_capability_is_named(namespace: Fresh) -> None:
             pass
         return str(caught.value)
 
-    said = namespace.forked(work)
-    assert said.endswith(
+    outcome = namespace.forked(work)
+    assert outcome.endswith(
         "(EPERM); entering it needs the capability SYS_ADMIN, here and in the user namespace that owns it"
     )
 

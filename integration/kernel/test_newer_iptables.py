@@ -50,8 +50,8 @@ def test_the_record_is_what_it_writes(namespace: Namespace, newer: NewerIptables
     every = [each for each in recorded() if each.family == family]
     for table, lines in RULES[family].items():
         newer.run(namespace, f"{PREFIX[family]}-nft-restore", text=f"*{table}\n:FOO - [0:0]\n{lines}COMMIT\n")
-        found = expressions(namespace, family, table)
-        assert sorted(found) == sorted(each.expressions for each in every if each.table == table)
+        actual = expressions(namespace, family, table)
+        assert sorted(actual) == sorted(each.expressions for each in every if each.table == table)
     assert sorted(newer.saved(namespace, family)) == sorted(each.saved for each in every)
     text = dump(namespace.inside(lambda: IptablesNft().read(family)))
     read = [line for line in text.splitlines() if line.startswith("-A")]
@@ -116,9 +116,9 @@ def test_other_programs_rules_stay_as_they_are(namespace: Namespace, newer: Newe
         "iptables-nft",
         *["-t", "nat", "-D", "ISTIO_INBOUND", "-p", "tcp", "-m", "tcp", "--dport", "15020", "-j", "RETURN"],
     )
-    said = refuse(namespace, *REDIRECT)
-    assert "ipv4 nat ISTIO_OUTPUT rule 1 unexpected: -p tcp -m tcp --dport 0:100 -j ACCEPT" in said
-    assert "missing: -p tcp -m tcp --dport 15020 -j RETURN" in said
+    message = refuse(namespace, *REDIRECT)
+    assert "ipv4 nat ISTIO_OUTPUT rule 1 unexpected: -p tcp -m tcp --dport 0:100 -j ACCEPT" in message
+    assert "missing: -p tcp -m tcp --dport 15020 -j RETURN" in message
     succeed(namespace, *REDIRECT, "--reconcile")
     assert newer.saved(namespace, IPV4) == placed
     succeed(namespace, *REDIRECT, "--cleanup-only")

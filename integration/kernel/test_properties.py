@@ -64,11 +64,11 @@ def saved() -> dict[Family, dict[str, str]]:
 
 def blobs() -> dict[tuple[Family, str], object]:
     """Every table as the kernel hands it out, byte for byte."""
-    found: dict[tuple[Family, str], object] = {}
+    result: dict[tuple[Family, str], object] = {}
     for family in FAMILIES:
         with TableSocket(family) as socket:
-            found.update({(family, name): socket.table(name) for name in existing_tables(family) or ()})
-    return found
+            result.update({(family, name): socket.table(name) for name in existing_tables(family) or ()})
+    return result
 
 
 @MANY

@@ -44,8 +44,8 @@ def read(namespace: Namespace, family: Family, engine: type[Firewall]) -> Rulese
     return namespace.inside(lambda: engine().read(family))
 
 
-def replace(namespace: Namespace, family: Family, wanted: Table, engine: type[Firewall] = PythonIptables) -> None:
-    namespace.inside(lambda: engine().replace(family, wanted))
+def replace(namespace: Namespace, family: Family, desired: Table, engine: type[Firewall] = PythonIptables) -> None:
+    namespace.inside(lambda: engine().replace(family, desired))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -54,9 +54,9 @@ def test_both_read_what_iptables_wrote(namespace: Namespace, family: Family) -> 
     @given(rulesets(family))
     def check(ruleset: Ruleset) -> None:
         restored(namespace, family, ruleset)
-        found = read(namespace, family, PythonIptables)
-        assert found == read(namespace, family, Libiptc)
-        assert [found.table(table.name) for table in ruleset.tables] == list(ruleset.tables)
+        result = read(namespace, family, PythonIptables)
+        assert result == read(namespace, family, Libiptc)
+        assert [result.table(table.name) for table in ruleset.tables] == list(ruleset.tables)
 
     check()
 
@@ -68,13 +68,13 @@ def test_both_read_what_either_wrote(namespace: Namespace, family: Family, write
 
     @SOME
     @given(st.sampled_from(TABLES).flatmap(lambda name: wanted_tables(family, name)))
-    def check(wanted: Table) -> None:
-        replace(namespace, family, wanted, writer)
+    def check(desired: Table) -> None:
+        replace(namespace, family, desired, writer)
         for reader in ENGINES:
-            table = read(namespace, family, reader).table(wanted.name)
-            assert table == wanted
+            table = read(namespace, family, reader).table(desired.name)
+            assert table == desired
             assert all(rule.ours for chain in table.chains for rule in chain.rules)
-        assert saved(namespace, family, wanted.name) == dump_table(wanted)
+        assert saved(namespace, family, desired.name) == dump_table(desired)
 
     check()
 
@@ -84,19 +84,19 @@ def test_others_rules_are_read_alike_and_left_alone(namespace: Namespace, family
     """Whatever extensions they use."""
     plant(namespace)
     before = canaries(namespace, family)
-    found = read(namespace, family, PythonIptables)
-    assert found == read(namespace, family, Libiptc)
-    assert len(found.tables) == 5
+    actual = read(namespace, family, PythonIptables)
+    assert actual == read(namespace, family, Libiptc)
+    assert len(actual.tables) == 5
     first, _, second = (GOLDEN / "article-tproxy.txt").read_text().partition("# IPv6: for ip6tables-restore\n")
     plan = load(second if family == IPV6 else first, family)
     for table in plan.tables:
         replace(namespace, family, table)
     assert canaries(namespace, family) == before
-    assert read(namespace, family, Libiptc) != found
+    assert read(namespace, family, Libiptc) != actual
     for table in plan.tables:
         namespace.inside(partial(PythonIptables().remove, family, table.name))
     assert canaries(namespace, family) == before
-    assert read(namespace, family, Libiptc) == found
+    assert read(namespace, family, Libiptc) == actual
 
 
 def nat(family: Family, *rules: str) -> Table:
@@ -119,9 +119,9 @@ def test_only_the_table_that_is_asked_for_comes_into_being(namespace: Namespace,
 @pytest.mark.parametrize("rule", ["OUTPUT -o lo -p tcp -j ACCEPT", "OUTPUT ! -o lo+ ! -p tcp -j ACCEPT"])
 def test_ipv6_interfaces_and_protocols_count_as_they_should(namespace: Namespace, rule: str) -> None:
     """By itself python-iptables lets other interfaces pass, and has the kernel ignore a protocol that is negated."""
-    wanted = nat(IPV6, rule)
-    replace(namespace, IPV6, wanted)
-    assert read(namespace, IPV6, Libiptc).table("nat") == wanted
+    desired = nat(IPV6, rule)
+    replace(namespace, IPV6, desired)
+    assert read(namespace, IPV6, Libiptc).table("nat") == desired
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -110,7 +110,7 @@ def marked() -> tuple[Rule, ...]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_missing_extensions_are_named_with_a_rule_that_uses_them(namespace: Namespace, family: Family) -> None:
     """Those of the rules that the kernel knows are not."""
-    wanted = made(
+    desired = made(
         "nat",
         Rule((Mark(1),), RETURN),
         Rule((Mark(2), UnknownMatch("nosuch", 3, bytes(8))), RETURN),
@@ -118,7 +118,7 @@ def test_missing_extensions_are_named_with_a_rule_that_uses_them(namespace: Name
         Rule((), UnknownTarget("NOSUCH", 0, bytes(16))),
         Rule((UnknownMatch("owner", 9, bytes(8)),), RETURN),
     )
-    error = refused(namespace, family, wanted)
+    error = refused(namespace, family, desired)
     assert error.errno == errno.ENOENT
     text = str(error)
     assert text.startswith(f"{family} nat: can't commit the table: No such file or directory: ")

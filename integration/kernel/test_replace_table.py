@@ -148,9 +148,9 @@ def rewritten(namespace: Namespace, family: Family, table: Table) -> None:
     """Write a table, and see that it is there but for its policies."""
     firewall = Libiptc()
     namespace.inside(lambda: firewall.replace(family, table))
-    found = namespace.inside(lambda: firewall.read(family)).table(table.name)
-    assert found
-    assert [(chain.name, chain.rules) for chain in found.chains] == [
+    result = namespace.inside(lambda: firewall.read(family)).table(table.name)
+    assert result
+    assert [(chain.name, chain.rules) for chain in result.chains] == [
         (chain.name, chain.rules) for chain in table.chains
     ]
 
@@ -386,18 +386,18 @@ REFUSED = {
 def test_what_is_refused_is_said_as_of_libiptcs_tables(namespace: Namespace, family: Family, rule: Rule) -> None:
     namespace.run(RESTORE[family], "--counters", text="*nat\n:INPUT ACCEPT [2:200]\nCOMMIT\n")
     before = standing(namespace, family, "nat")
-    said = refused(namespace, family, nat(family, rule))
+    message = refused(namespace, family, nat(family, rule))
     assert standing(namespace, family, "nat") == before
     assert ":INPUT ACCEPT [2:200]" in saved(namespace, family, "nat", "-c")
     with Namespace() as other:
         other.run(IPTABLES[family], "-t", "nat", "-N", "THEIRS")
-        assert said == refused(other, family, nat(family, rule))
+        assert message == refused(other, family, nat(family, rule))
 
 
 def test_so_it_is_of_a_chains_name_that_is_too_long(namespace: Namespace) -> None:
     table = nat(IPV4)
-    _, said = refused(namespace, IPV4, table.replace(chains=(*table.chains, Chain("x" * 32, ()))))
-    assert f"ipv4 nat: can't create chain {'x' * 32}: Invalid argument: " in said
+    _, message = refused(namespace, IPV4, table.replace(chains=(*table.chains, Chain("x" * 32, ()))))
+    assert f"ipv4 nat: can't create chain {'x' * 32}: Invalid argument: " in message
 
 
 def refused(namespace: Namespace, family: Family, table: Table) -> tuple[int | None, str]:
@@ -420,8 +420,8 @@ def test_the_missing_capability_is_named(namespace: Namespace, missing: str) -> 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_table_that_the_kernel_does_not_have(namespace: Namespace, family: Family) -> None:
     nosuch = nat(family).replace(name="nosuch")
-    _, said = refused(namespace, family, nosuch)
-    assert said.startswith(f"{family} nosuch: can't open the table: No such file or directory: ")
+    _, message = refused(namespace, family, nosuch)
+    assert message.startswith(f"{family} nosuch: can't open the table: No such file or directory: ")
 
 
 # Packets

@@ -45,8 +45,8 @@ WIDE: tuple[RoutingEntry, ...] = (
 )
 
 
-def replace(namespace: Namespace, *wanted: RoutingEntry) -> None:
-    namespace.inside(lambda: Rtnetlink().replace(wanted))
+def replace(namespace: Namespace, *desired: RoutingEntry) -> None:
+    namespace.inside(lambda: Rtnetlink().replace(desired))
 
 
 def remove(namespace: Namespace, *entries: RoutingEntry) -> None:
@@ -58,9 +58,9 @@ def read(namespace: Namespace) -> set[RoutingEntry]:
     return set(namespace.inside(lambda: Rtnetlink().read())) - set(LOOPBACK)
 
 
-def refusal(namespace: Namespace, *wanted: RoutingEntry) -> KernelError:
+def refusal(namespace: Namespace, *desired: RoutingEntry) -> KernelError:
     with pytest.raises(KernelError) as caught:
-        replace(namespace, *wanted)
+        replace(namespace, *desired)
     assert "\n" not in str(caught.value)
     return caught.value
 
@@ -276,14 +276,14 @@ def test_without_net_admin_the_capability_is_named(namespace: Namespace, entry: 
         without("net_admin")
         return str(refusal_here(entry))
 
-    said = namespace.forked(work)
-    assert said.startswith(f"{command(entry)}: ")
-    assert "(EPERM); this needs the capability NET_ADMIN" in said
+    outcome = namespace.forked(work)
+    assert outcome.startswith(f"{command(entry)}: ")
+    assert "(EPERM); this needs the capability NET_ADMIN" in outcome
 
 
-def refusal_here(*wanted: RoutingEntry) -> KernelError:
+def refusal_here(*desired: RoutingEntry) -> KernelError:
     with pytest.raises(KernelError) as caught:
-        Rtnetlink().replace(wanted)
+        Rtnetlink().replace(desired)
     return caught.value
 
 
@@ -292,8 +292,8 @@ def test_a_socket_that_cannot_be_had_is_an_error(namespace: Namespace) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
         return str(refusal_here(SIX))
 
-    said = "a netlink socket can't be opened: Too many open files: raise the limit of open files (ulimit -n)"
-    assert namespace.forked(work) == said
+    message = "a netlink socket can't be opened: Too many open files: raise the limit of open files (ulimit -n)"
+    assert namespace.forked(work) == message
 
 
 def test_an_error_ends_the_run_and_what_came_before_it_stands(namespace: Namespace) -> None:
@@ -355,10 +355,10 @@ def test_addresses_come_as_the_kernel_dumps_them(namespace: Namespace) -> None:
         "ip -6 addr add ::6/128 dev lo",
     ):
         namespace.run(*line.split())
-    found = namespace.inside(lambda: Rtnetlink().addresses())
+    outcome = namespace.inside(lambda: Rtnetlink().addresses())
     shown = json.loads(namespace.run("ip", "-j", "addr"))
     for family, flag in ((4, "inet"), (16, "inet6")):
-        ours = [(a.device, render(a), a.network.prefix) for a in found if len(a.network.address) == family]
+        ours = [(a.device, render(a), a.network.prefix) for a in outcome if len(a.network.address) == family]
         # Of a peer's, ip shows the prefix of the other end, as the kernel keeps it.
         theirs = [
             (link["ifname"], info["local"], info["prefixlen"])
@@ -367,10 +367,10 @@ def test_addresses_come_as_the_kernel_dumps_them(namespace: Namespace) -> None:
             if info["family"] == flag
         ]
         assert sorted(ours) == sorted(theirs)
-    families = [address.network.family for address in found]
+    families = [address.network.family for address in outcome]
     assert families == sorted(families)  # ipv4 first
-    assert has_ipv6(found, dual_stack=True)
-    assert not has_ipv6(found, dual_stack=False)
+    assert has_ipv6(outcome, dual_stack=True)
+    assert not has_ipv6(outcome, dual_stack=False)
     namespace.run("ip", "-4", "addr", "flush", "dev", "one")
     namespace.run("ip", "-4", "addr", "flush", "dev", "two")
     assert has_ipv6(namespace.inside(lambda: Rtnetlink().addresses()), dual_stack=False)

@@ -35,14 +35,14 @@ def listed(namespace: Namespace, backend: str) -> list[str]:
 @pytest.mark.parametrize("case", ["rule-comments", "rule-comments-tproxy"])
 def test_each_rule_is_listed_with_its_purpose(namespace: Namespace, backend: str, case: str) -> None:
     succeed(namespace, *BACKENDS[backend], *argv(case))
-    known = {purpose.text for purpose in purposes(Sidecar(shlex.join(argv(case))).options, IPV4).values()}
-    found = set()
+    recorded = {purpose.text for purpose in purposes(Sidecar(shlex.join(argv(case))).options, IPV4).values()}
+    actual = set()
     for line in listed(namespace, backend):
         comment = re.search(r'/\* (.*) \*/|comment "([^"]*)"$', line)
         assert comment, line
-        found.add(comment[1] or comment[2])
+        actual.add(comment[1] or comment[2])
     own = {ONE_FAMILY, UNHEARD} if backend == "native" else set()
-    assert known <= found <= known | own
+    assert recorded <= actual <= recorded | own
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -48,14 +48,14 @@ def only_one_line(log: str) -> bool:
 @pytest.mark.parametrize("error", ["ENOMEM", "EINTR", "ENOBUFS"])
 def test_counters_that_could_not_be_set_do_not_hide_the_commit(error: str) -> None:
     """Libiptc calls a commit failed whose rules the kernel has taken."""
-    run, wanted = whole()
+    run, desired = whole()
     numbers = list(numbered(run, "setsockopt", "SO_SET_ADD_COUNTERS"))
     assert numbers
     for number in numbers:
         with Namespace() as namespace:
             done = traced(namespace, "setsockopt", *CASE, inject=f"setsockopt:error={error}:when={number}")
             assert done.code == 0, done.log
-            assert standing(namespace) == wanted
+            assert standing(namespace) == desired
 
 
 @pytest.mark.parametrize(("backend", "name", "error"), [
@@ -64,7 +64,7 @@ def test_counters_that_could_not_be_set_do_not_hide_the_commit(error: str) -> No
 ])  # fmt: skip
 def test_a_read_that_fails_for_a_moment_is_repeated(backend: str, name: str, error: str) -> None:
     flags = ("--native-nftables",) if backend == "native" else ("--force-iptables-binary", backend)
-    run, wanted = whole(*flags)
+    run, desired = whole(*flags)
     for number in numbered(run, name):
         with Namespace() as namespace:
             before = standing(namespace)
@@ -73,5 +73,5 @@ def test_a_read_that_fails_for_a_moment_is_repeated(backend: str, name: str, err
             if done.code:
                 assert standing(namespace) == before, done.calls[number - 1]
             else:
-                assert standing(namespace) == wanted
+                assert standing(namespace) == desired
             assert done.code == 0, f"{done.calls[number - 1]}: {done.log}"

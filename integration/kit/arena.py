@@ -104,8 +104,8 @@ class Arena:
 
     def apply(self, options: Options) -> dict[Family, Ruleset]:
         """Bring the pod to these options, whatever stood before, with no connection left over; what exists then."""
-        wanted = options.replace(reconcile=True)
-        self.pod.namespace.inside(lambda: applied(wanted))
+        desired = options.replace(reconcile=True)
+        self.pod.namespace.inside(lambda: applied(desired))
         self.pod.namespace.completed("conntrack", "-F")
         return self.look_again(options, build(options).rulesets)
 
@@ -133,24 +133,24 @@ class Arena:
             self._sender.send(packet, flags)
         else:
             self._wire.put(packet, packet.in_interface, POD_MAC, PEER_MAC, flags)
-        seen: list[Logged] = []
-        found: list[Place] = []
+        observed: list[Logged] = []
+        result: list[Place] = []
         deadline = time.monotonic() + PATIENCE
         while True:
-            seen += self._log.read()
-            found += self.witness.met()
-            if (found == met and len(seen) == logged) or time.monotonic() > deadline:
-                return found, seen
+            observed += self._log.read()
+            result += self.witness.met()
+            if (result == met and len(observed) == logged) or time.monotonic() > deadline:
+                return result, observed
 
 
 def _transparent() -> socket.socket:
     """The listener without which TPROXY drops what it matches; of both families."""
-    made = socket.socket(socket.AF_INET6)
-    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    set_transparent(made)
-    made.bind(("::", 15006))
-    made.listen()
-    return made
+    sock = socket.socket(socket.AF_INET6)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    set_transparent(sock)
+    sock.bind(("::", 15006))
+    sock.listen()
+    return sock
 
 
 def _wires() -> Sender:

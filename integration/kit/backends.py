@@ -36,12 +36,12 @@ def rules(namespace: Namespace, backend: str) -> dict[str, str]:
     if backend == "native":
         text = namespace.run("nft", "list", "ruleset", "inet")
         return {f"inet {part.split()[0]}": part for part in text.split("table inet ")[1:]}
-    found = {}
+    result = {}
     for family in FAMILIES:
         for name, text in program.tables(namespace.run(_SAVE[backend][family])).items():
             if "-A" in text or " - [" in text:
-                found[f"{family} {name}"] = text
-    return found
+                result[f"{family} {name}"] = text
+    return result
 
 
 class IptablesTables:
@@ -93,12 +93,12 @@ class NativeTables:
 
         def work() -> None:
             firewall = Nftables()
-            found = firewall.read(self._family).table(table)
-            assert found is not None
+            result = firewall.read(self._family).table(table)
+            assert result is not None
             chains = tuple(
-                each.replace(rules=change(each.rules, rule)) if each.name == name else each for each in found.chains
+                each.replace(rules=change(each.rules, rule)) if each.name == name else each for each in result.chains
             )
-            firewall.replace(self._family, found.replace(chains=chains))
+            firewall.replace(self._family, result.replace(chains=chains))
 
         self._namespace.inside(work)
 
@@ -107,8 +107,8 @@ class NativeTables:
         chains = "".join(f":{chain} - [0:0]\n" for chain in sorted(OWN_CHAINS))
         with Namespace() as scratch:
             scratch.run(program.RESTORE[self._family], text=f"*{table}\n{chains}-A {text}\nCOMMIT\n")
-            [found] = load(scratch.run(program.SAVE[self._family], "-t", table), self._family).tables
-        [(name, rule)] = [(chain.name, rule) for chain in found.chains for rule in chain.rules]
+            [result] = load(scratch.run(program.SAVE[self._family], "-t", table), self._family).tables
+        [(name, rule)] = [(chain.name, rule) for chain in result.chains for rule in chain.rules]
         return name, rule
 
     def flush(self, table: TableName) -> None:

@@ -69,5 +69,5 @@ class Browser:
 
     def barriers(self) -> list[str]:
         """What axe-core, which looks for what keeps people from using a page, complains of."""
-        found = Axe().run(self.driver)["violations"]
-        return [f"{each['id']}: {node['html']}: {node['failureSummary']}" for each in found for node in each["nodes"]]
+        result = Axe().run(self.driver)["violations"]
+        return [f"{each['id']}: {node['html']}: {node['failureSummary']}" for each in result for node in each["nodes"]]

@@ -35,9 +35,9 @@ class Said(NamedTuple):
     def error(self) -> dict[str, Any]:
         """The error, of a call that failed."""
         assert self.code == 1, self
-        told: dict[str, Any] = json.loads(self.result)
-        assert told.keys() >= {"cniVersion", "code", "msg"}
-        return told
+        document: dict[str, Any] = json.loads(self.result)
+        assert document.keys() >= {"cniVersion", "code", "msg"}
+        return document
 
 
 class Plugin:
@@ -90,9 +90,9 @@ class Plugin:
 
     def done(self, command: str, netns: str = "", annotations: Mapping[str, str] | None = None, **more: Any) -> str:  # noqa: ANN401
         """What a call that must succeed prints."""
-        found = self.call(command, netns, annotations, **more)
-        assert found.code == 0, found
-        return found.result
+        answer = self.call(command, netns, annotations, **more)
+        assert answer.code == 0, answer
+        return answer.result
 
     def collect(self, valid: list[dict[str, str]] | None) -> str:
         """What GC prints, with the attachments that the runtime says it has."""

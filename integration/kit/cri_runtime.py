@@ -38,10 +38,10 @@ class CriRuntime:
         """PodSandboxStatus, verbose."""
         *_, path = self.sandboxes[request.pod_sandbox_id]
         linux = api.LinuxPodSandboxStatus(namespaces=api.Namespace(options=api.NamespaceOption(network=api.POD)))
-        found = api.PodSandboxStatus(state=api.SANDBOX_READY, linux=linux, annotations=self.annotations)
+        result = api.PodSandboxStatus(state=api.SANDBOX_READY, linux=linux, annotations=self.annotations)
         spaces = [{"type": "network", "path": path}]
         info = json.dumps({"runtimeSpec": {"linux": {"namespaces": spaces}}})
-        return api.PodSandboxStatusResponse(status=found, info={"info": info})
+        return api.PodSandboxStatusResponse(status=result, info={"info": info})
 
 
 @contextmanager

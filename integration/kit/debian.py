@@ -38,9 +38,9 @@ def unpack(suite: str, package: str, directory: pathlib.Path, names: re.Pattern[
     apt = [word for option, value in options.items() for word in ("-o", f"{option}={value}")]
     _done("apt-get", *apt, "-qq", "update")
     needed = _done("apt-cache", *apt, "depends", "--recurse", "--important", package).splitlines()
-    wanted = {line for line in needed if line and line[0].isalnum() and names.match(line)}
-    assert wanted, f"{suite}: {package} needs no package whose name matches {names.pattern}"
-    _done("apt-get", *apt, "-qq", "download", *sorted(wanted), where=work / "packages")
+    match = {line for line in needed if line and line[0].isalnum() and names.match(line)}
+    assert match, f"{suite}: {package} needs no package whose name matches {names.pattern}"
+    _done("apt-get", *apt, "-qq", "download", *sorted(match), where=work / "packages")
     new = directory.with_name(f"{directory.name}.new")
     for file in sorted((work / "packages").glob("*.deb")):
         _done("dpkg-deb", "--extract", str(file), str(new))
@@ -55,8 +55,8 @@ def unpacked_once(
 
     A directory in which that was done before may be named by the variable `made_before`.
     """
-    if made := os.environ.get(made_before):
-        return pathlib.Path(made)
+    if base := os.environ.get(made_before):
+        return pathlib.Path(base)
     directory = shared / f"{suite}-{package}"
     directory.mkdir(exist_ok=True)
     with (directory / "lock").open("w", encoding="ascii") as lock:

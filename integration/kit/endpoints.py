@@ -80,8 +80,8 @@ def _hand_over(namespace: Namespace, family: Family, kind: int, user: User, to: 
     try:
         namespace.enter()
         become(*user)
-        with socket.socket(FAMILY_NUMBERS[family], kind) as made:
-            socket.send_fds(to, [b"."], [made.fileno()])
+        with socket.socket(FAMILY_NUMBERS[family], kind) as sock:
+            socket.send_fds(to, [b"."], [sock.fileno()])
         status = 0
     finally:
         os._exit(status)
@@ -105,14 +105,14 @@ def listener(
     transparent: bool = False,
 ) -> socket.socket:
     """A socket that waits for connections (or, with `kind` SOCK_DGRAM, datagrams) at an address of the namespace."""
-    made = opened(namespace, family, kind, user)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    connection = opened(namespace, family, kind, user)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if transparent:
-        set_transparent(made)
-    made.bind(address)
+        set_transparent(connection)
+    connection.bind(address)
     if kind == socket.SOCK_STREAM:
-        made.listen()
-    return made
+        connection.listen()
+    return connection
 
 
 def original_destination(connection: socket.socket) -> Address:
@@ -152,8 +152,8 @@ def connect(client: socket.socket, to: Address, listeners: Mapping[str, socket.s
             accepted.settimeout(PATIENCE)
             client.settimeout(PATIENCE)
             _exchange(client, accepted)
-            seen = _seen_by_conntrack(accepted)
-            return Arrival(name, source[:2], accepted.getsockname()[:2], seen, client.getpeername()[:2])
+            observed = _seen_by_conntrack(accepted)
+            return Arrival(name, source[:2], accepted.getsockname()[:2], observed, client.getpeername()[:2])
 
 
 def _seen_by_conntrack(accepted: socket.socket) -> Address | None:

@@ -40,11 +40,11 @@ class Result(NamedTuple):
 
 def scenarios() -> tuple[Scenario, ...]:
     """Applying, reconciling and cleaning up in each backend, and every move between two."""
-    found = []
+    result = []
     redirect, tproxy = PLANS.values()
     for name, flags in BACKENDS.items():
-        found += [Scenario(f"{name}: apply {plan}", (), (*flags, *words)) for plan, words in PLANS.items()]
-        found += [
+        result += [Scenario(f"{name}: apply {plan}", (), (*flags, *words)) for plan, words in PLANS.items()]
+        result += [
             Scenario(f"{name}: REDIRECT to TPROXY", ((*flags, *redirect),), (*flags, *tproxy, "--reconcile")),
             Scenario(f"{name}: TPROXY to REDIRECT", ((*flags, *tproxy),), (*flags, *redirect, "--reconcile")),
             Scenario(f"{name}: clean up", ((*flags, *tproxy),), (*flags, "--cleanup-only")),
@@ -52,8 +52,8 @@ def scenarios() -> tuple[Scenario, ...]:
     for old, new in permutations(BACKENDS, 2):
         for plan, words in PLANS.items():
             move = (*BACKENDS[new], *words, "--reconcile")
-            found.append(Scenario(f"{old} to {new}: {plan}", ((*BACKENDS[old], *words),), move))
-    return tuple(found)
+            result.append(Scenario(f"{old} to {new}: {plan}", ((*BACKENDS[old], *words),), move))
+    return tuple(result)
 
 
 def snapshot(namespace: Namespace) -> Snapshot:
@@ -121,12 +121,12 @@ class Matrix:
 def _calls(run: Traced) -> list[tuple[str, int]]:
     """Each system call from the run's first socket on, by name and number among all of its name."""
     counts: Counter[str] = Counter()
-    found = []
+    result = []
     begun = False
     for line in run.calls:
         name = line.split()[1].partition("(")[0]
         counts[name] += 1
         begun = begun or name == "socket"
         if begun:
-            found.append((name, counts[name]))
-    return found
+            result.append((name, counts[name]))
+    return result

@@ -35,9 +35,9 @@ class Refusal(Record):
 
     def steps(self) -> list[tuple[int, int, int, int]]:
         """The filter's instructions: code, jump if true, jump if false, value."""
-        asked = [(_NUMBER_AT, self.call), *((_ARGUMENTS_AT + 8 * at, value) for at, value in self.arguments.items())]
+        request = [(_NUMBER_AT, self.call), *((_ARGUMENTS_AT + 8 * at, value) for at, value in self.arguments.items())]
         steps = []
-        for left, (at, value) in zip(range(len(asked), 0, -1), asked, strict=True):
+        for left, (at, value) in zip(range(len(request), 0, -1), request, strict=True):
             steps += [(_LOAD, 0, 0, at), (_SKIP_UNLESS, 0, 2 * left - 1, value)]
         return [*steps, (_RETURN, 0, 0, _ERRNO | self.error)]
 

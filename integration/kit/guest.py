@@ -93,12 +93,12 @@ def outcomes(case: Case) -> list[Any]:
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading, encoding="utf-8") as pipe:
-        said = pipe.read()
+        contents = pipe.read()
     os.waitpid(child, 0)
     for path in hidden:
         os.rename(f"{path}.hidden", path)
-    found: list[Any] = json.loads(said)
-    return found
+    document: list[Any] = json.loads(contents)
+    return document
 
 
 def consecutive(runs: list[list[str]]) -> list[Any]:
@@ -131,8 +131,8 @@ def completed(run: list[str]) -> tuple[int, str, str]:
             finally:
                 os._exit(1)
         _, status = os.waitpid(child, 0)
-        said = [os.pread(each.fileno(), 1 << 22, 0).decode() for each in (output, errors)]
-    return os.waitstatus_to_exitcode(status), said[0], said[1]
+        message = [os.pread(each.fileno(), 1 << 22, 0).decode() for each in (output, errors)]
+    return os.waitstatus_to_exitcode(status), message[0], message[1]
 
 
 def state() -> dict[str, str]:
@@ -157,12 +157,12 @@ def _names_nothing(path: str) -> bool:
 
 def hide(modules: list[str]) -> list[str]:
     """Put the files of these modules out of modprobe's sight; their paths."""
-    found = []
+    result = []
     for module in modules:
         [path] = glob.glob(f"/lib/modules/*/kernel/**/{module}.ko*", recursive=True)
         os.rename(path, f"{path}.hidden")
-        found.append(path)
-    return found
+        result.append(path)
+    return result
 
 
 def unload() -> None:

@@ -90,10 +90,10 @@ def unpack_other_kernel(suite: str, directory: pathlib.Path) -> None:
 def unpack_kernel(directory: pathlib.Path) -> None:
     """The distribution's kernel and its modules, below boot/ and lib/modules/; from its mirror."""
     for package in PACKAGES:
-        told = subprocess.run(
+        output = subprocess.run(
             ["apt-cache", "depends", "--recurse", "--important", package], capture_output=True, text=True, check=False
         )
-        if names := {name for name in told.stdout.split() if UNPACKED.match(name)}:
+        if names := {name for name in output.stdout.split() if UNPACKED.match(name)}:
             break
     else:
         raise AssertionError(f"apt knows none of {', '.join(PACKAGES)}: apt-get update")
@@ -109,12 +109,12 @@ class Machine:
     """
 
     def __init__(self, directory: pathlib.Path, suite: str = "") -> None:
-        made = "" if suite else os.environ.get(MADE_BEFORE)
+        result = "" if suite else os.environ.get(MADE_BEFORE)
         self._directory = directory
-        self._kernel = pathlib.Path(made) if made else directory / "kernel"
+        self._kernel = pathlib.Path(result) if result else directory / "kernel"
         if suite:
             unpack_other_kernel(suite, self._kernel)
-        elif not made:
+        elif not result:
             self._kernel.mkdir()
             unpack_kernel(self._kernel)
         [self._image] = (self._kernel / "boot").glob("vmlinuz-*")
@@ -164,23 +164,23 @@ class Machine:
         if not (home / "modules.dep.bin").exists():
             subprocess.run([tool("depmod"), "-b", self._kernel, self.release], check=True)
         needs = dict(line.split(":") for line in (home / "modules.dep").read_text().splitlines())
-        wanted = {name for name in needs if name.startswith(MODULES)}
-        wanted |= {each for name in wanted for each in needs[name].split()}
-        for path in (*sorted(wanted), *(each.name for each in home.glob("modules.*"))):
+        desired = {name for name in needs if name.startswith(MODULES)}
+        desired |= {each for name in desired for each in needs[name].split()}
+        for path in (*sorted(desired), *(each.name for each in home.glob("modules.*"))):
             root.write(f"/lib/modules/{self.release}/{path}", (home / path).read_bytes())
 
 
 def tool(name: str) -> str:
     """The distribution's program of this name; AssertionError where it is not installed."""
-    found = shutil.which(name, path=SYSTEM)
-    assert found, f"{name} is not installed; scripts/test installs it"
-    return found
+    path = shutil.which(name, path=SYSTEM)
+    assert path, f"{name} is not installed; scripts/test installs it"
+    return path
 
 
 def libraries(program: str) -> Iterator[str]:
     """The shared libraries that a program needs, the dynamic linker among them."""
-    told = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
-    return (word for word in told.split() if word.startswith("/"))
+    output = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
+    return (word for word in output.split() if word.startswith("/"))
 
 
 def inventory() -> list[str]:

@@ -45,8 +45,8 @@ class NewerIptables:
 
     def version(self, namespace: Namespace) -> tuple[int, ...]:
         """Its version's numbers."""
-        said = self.run(namespace, "iptables-nft", "--version")
-        return tuple(int(part) for part in said.split()[1].removeprefix("v").split("."))
+        message = self.run(namespace, "iptables-nft", "--version")
+        return tuple(int(part) for part in message.split()[1].removeprefix("v").split("."))
 
     def load(self, namespace: Namespace, family: Family, table: str, rule: str) -> None:
         """One rule alone in a table, with a chain FOO to jump to."""

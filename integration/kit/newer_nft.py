@@ -29,8 +29,8 @@ class NewerNft:
 
     def version(self) -> tuple[int, ...]:
         """Its version's numbers."""
-        said = subprocess.run([*self._command, "--version"], capture_output=True, text=True, check=True).stdout
-        return tuple(int(part) for part in said.split()[1].removeprefix("v").split("."))
+        output = subprocess.run([*self._command, "--version"], capture_output=True, text=True, check=True).stdout
+        return tuple(int(part) for part in output.split()[1].removeprefix("v").split("."))
 
 
 def unpacked(shared: pathlib.Path) -> NewerNft:

@@ -57,13 +57,13 @@ class Log:
 
     def read(self) -> list[Logged]:
         """What has been logged since the last time, without waiting."""
-        found: list[Logged] = []
+        result: list[Logged] = []
         while True:
             try:
                 data = self._socket.recv(1 << 17, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                return found
-            found.extend(self._messages(data))
+                return result
+            result.extend(self._messages(data))
 
     def _messages(self, data: bytes) -> Iterator[Logged]:
         at = 0
@@ -73,10 +73,10 @@ class Log:
                 yield self._logged(attributes(data[at + 20 : at + length]))
             at += length + -length % 4
 
-    def _logged(self, said: dict[int, bytes]) -> Logged:
-        hook = HOOKS[said[PACKET_HDR][2]]
-        index = said.get(INDEV if hook in {"INPUT", "PREROUTING"} else OUTDEV, bytes(4))
-        payload = said[PAYLOAD]
+    def _logged(self, message: dict[int, bytes]) -> Logged:
+        hook = HOOKS[message[PACKET_HDR][2]]
+        index = message.get(INDEV if hook in {"INPUT", "PREROUTING"} else OUTDEV, bytes(4))
+        payload = message[PAYLOAD]
         version = payload[0] >> 4
         destination = payload[16:20] if version == 4 else payload[24:40]
         start = HEADERS[version]
@@ -85,9 +85,9 @@ class Log:
             hook,
             destination,
             port,
-            _number(said.get(MARK)),
+            _number(message.get(MARK)),
             self._names.get(_number(index), ""),
-            said.get(PREFIX, b"").rstrip(b"\0").decode(),
+            message.get(PREFIX, b"").rstrip(b"\0").decode(),
         )
 
     def close(self) -> None:
@@ -101,10 +101,10 @@ def _number(value: bytes | None) -> int:
 
 def attributes(data: bytes) -> dict[int, bytes]:
     """The netlink attributes that some bytes are, by their type."""
-    found: dict[int, bytes] = {}
+    result: dict[int, bytes] = {}
     at = 0
     while at + 4 <= len(data):
         length, kind = struct.unpack_from("=HH", data, at)
-        found[kind & TYPE_BITS] = data[at + 4 : at + length]
+        result[kind & TYPE_BITS] = data[at + 4 : at + length]
         at += length + -length % 4
-    return found
+    return result

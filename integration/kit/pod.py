@@ -181,14 +181,14 @@ class Pod:
         at: Namespace | None = None,
     ) -> socket.socket:
         """A TCP socket of this user's, not yet connected."""
-        made = opened(at or self.namespace, self.family, socket.SOCK_STREAM, user)
+        connection = opened(at or self.namespace, self.family, socket.SOCK_STREAM, user)
         if transparent:
-            make_transparent(made)
+            make_transparent(connection)
         if mark:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         if source:
-            made.bind(source)
-        return made
+            connection.bind(source)
+        return connection
 
 
 def options_of(arguments: str) -> Options:

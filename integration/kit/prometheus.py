@@ -28,13 +28,13 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The series of an instant query. OSError where the server does not run yet."""
-        found: list[dict[str, Any]] = self._ask("/api/v1/query", query=expression)["result"]
-        return found
+        result: list[dict[str, Any]] = self._ask("/api/v1/query", query=expression)["result"]
+        return result
 
     def values(self, label: str, metric: str) -> list[str]:
         """The values that a label has in a metric's series."""
-        found: list[str] = self._ask(f"/api/v1/label/{label}/values", **{"match[]": metric})
-        return found
+        result: list[str] = self._ask(f"/api/v1/label/{label}/values", **{"match[]": metric})
+        return result
 
     def _ask(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 (JSON)
         with closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)) as client:

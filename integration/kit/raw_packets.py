@@ -81,11 +81,11 @@ class Sender:
     def send(self, packet: Packet, flags: int = SYN) -> None:
         """Send by the routes of the namespace, through its OUTPUT hook; the socket must have been opened."""
         data = crafted(packet, flags)
-        made = self._sockets[packet.family, packet.uid, packet.gid, packet.mark]
+        result = self._sockets[packet.family, packet.uid, packet.gid, packet.mark]
         if packet.family == "ipv4":
-            made.sendto(data, (socket.inet_ntoa(packet.destination), 0))
+            result.sendto(data, (socket.inet_ntoa(packet.destination), 0))
         else:
-            made.sendto(data, (socket.inet_ntop(socket.AF_INET6, packet.destination), 0))
+            result.sendto(data, (socket.inet_ntop(socket.AF_INET6, packet.destination), 0))
 
     def open(self, packet: Packet) -> None:
         """Have a socket for such packets: raw, owned by the packet's uid and gid, with its mark.
@@ -101,21 +101,21 @@ class Sender:
         _libc.setfsuid(packet.uid)
         try:
             domain = socket.AF_INET if packet.family == "ipv4" else socket.AF_INET6
-            made = socket.socket(domain, socket.SOCK_RAW, socket.IPPROTO_RAW)
+            sock = socket.socket(domain, socket.SOCK_RAW, socket.IPPROTO_RAW)
         finally:
             _libc.setfsuid(0)
             _libc.setfsgid(0)
         if packet.family == "ipv6":
-            made.setsockopt(socket.IPPROTO_IPV6, IPV6_HDRINCL, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, packet.mark)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, PRIORITY)
-        self._sockets[key] = made
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_HDRINCL, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, packet.mark)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, PRIORITY)
+        self._sockets[key] = sock
 
     def open_wire(self, interface: str, family: str) -> None:
         """Have a socket that puts frames on an interface of this namespace."""
-        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        made.bind((interface, ETHERTYPES[family]))
-        self._wires[interface, family] = made
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        sock.bind((interface, ETHERTYPES[family]))
+        self._wires[interface, family] = sock
 
     def put(self, packet: Packet, interface: str, to: str, sender: str, flags: int = SYN) -> None:
         """Put a packet on the wire, between two MAC addresses."""

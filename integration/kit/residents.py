@@ -75,11 +75,11 @@ def resident(
     environment has. `transparent` sets IP_TRANSPARENT; without `accepts`, connections stay in the listener's queue.
     """
     uid, gid = user
-    said = json.dumps({
+    message = json.dumps({
         "name": name, "uid": uid, "gid": gid, "tcp": tcp, "udp": udp, "to": to, "transparent": transparent,
         "accepts": accepts, "backlog": backlog,
     })  # fmt: skip
-    words = ["ip", "netns", "exec", namespace.name, sys.executable, "-c", PROGRAM, said]
+    words = ["ip", "netns", "exec", namespace.name, sys.executable, "-c", PROGRAM, message]
     extra = {"ISTIO_META_INTERCEPTION_MODE": mode} if mode else {}
     process = subprocess.Popen(
         words, env={**namespace.environment, **extra}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -50,13 +50,13 @@ class NftTrace:
 
     def read(self) -> list[Event]:
         """What has been met since the last time, without waiting."""
-        found: list[Event] = []
+        result: list[Event] = []
         while True:
             try:
                 data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                return found
-            found.extend(_events(data))
+                return result
+            result.extend(_events(data))
 
     def close(self) -> None:
         """Stop listening."""
@@ -68,12 +68,12 @@ def _events(data: bytes) -> Iterator[Event]:
     while at < len(data):
         length, kind = struct.unpack_from("=IH", data, at)
         if kind == MESSAGE:
-            said = attributes(data[at + 20 : at + length])
-            table, chain = (said[each].rstrip(b"\0").decode() for each in (TABLE, CHAIN))
-            policy = int.from_bytes(said[TYPE]) == POLICY
+            message = attributes(data[at + 20 : at + length])
+            table, chain = (message[each].rstrip(b"\0").decode() for each in (TABLE, CHAIN))
+            policy = int.from_bytes(message[TYPE]) == POLICY
             # The end of a chain is a rule, too, to some kernels: one without a handle.
-            if policy or HANDLE in said:
-                yield Event(FAMILIES[data[at + 16]], table, chain, 0 if policy else int.from_bytes(said[HANDLE]))
+            if policy or HANDLE in message:
+                yield Event(FAMILIES[data[at + 16]], table, chain, 0 if policy else int.from_bytes(message[HANDLE]))
         at += length + -length % 4
 
 

@@ -11,7 +11,7 @@ def settled(namespace: Namespace) -> None:
     """Return once every IPv6 address of lo, which has to be up, has its route and is tentative no more."""
     while True:
         shown = json.loads(namespace.run("ip", "-j", "-6", "addr", "show", "dev", "lo"))
-        wanted = {info["local"] for link in shown for info in link.get("addr_info", ())}
+        desired = {info["local"] for link in shown for info in link.get("addr_info", ())}
         routes = json.loads(namespace.run("ip", "-j", "-6", "route", "show", "table", "local", "dev", "lo") or "[]")
-        if wanted <= {route["dst"] for route in routes}:
+        if desired <= {route["dst"] for route in routes}:
             return

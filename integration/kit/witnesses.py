@@ -99,7 +99,7 @@ class LegacyWitness:
     def counters(self) -> Counter[Counted]:
         """See Witness."""
         read = ((WORDS[family], each.read()) for family, each in self._counters.items())
-        return Counter({Counted(word, place): count for word, found in read for place, count in found.items()})
+        return Counter({Counted(word, place): count for word, result in read for place, count in result.items()})
 
     def counting(self, places: Sequence[Place], family: Family) -> Iterator[Counted]:
         """See Witness."""
@@ -133,11 +133,11 @@ class Listing:
         family, table, chain = (str(rule[key]) for key in ("family", "table", "chain"))
         self.lengths[family, table, chain] += 1
         place = (table, chain, self.lengths[family, table, chain])
-        handle, said = rule["handle"], rule["expr"]
+        handle, message = rule["handle"], rule["expr"]
         assert isinstance(handle, int)
-        assert isinstance(said, list)
+        assert isinstance(message, list)
         self.places[family, table, handle] = place
-        for each in said:
+        for each in message:
             if "counter" in each:
                 self.counters[Counted(family, place)] += each["counter"]["packets"]
 
@@ -206,8 +206,8 @@ class NativeWitness(NftWitness):
                 assert self._listing.lengths[there] == len(chain.rules), f"{there} is not laid out as was thought"
         for family, ruleset in rules.items():
             for each in ruleset.tables:
-                for found in each.chains:
-                    self._standing.update(_standing(self._tables[each.name], found, family))
+                for result in each.chains:
+                    self._standing.update(_standing(self._tables[each.name], result, family))
 
     def _is_ours(self, family: str, table: str) -> bool:
         return family == "inet" and table in NAMES.values()
@@ -217,7 +217,7 @@ class NativeWitness(NftWitness):
         return [place for met in traces for place in self._at_hook(met, family)]
 
     def _at_hook(self, met: Trace, family: Family) -> Iterator[Place]:
-        found = list(_places(met, self._rules[family]))
+        result = list(_places(met, self._rules[family]))
         for name in HOOKS[met.hook]:
             if name not in self._tables:
                 continue
@@ -226,7 +226,7 @@ class NativeWitness(NftWitness):
                 continue
             # A rule that stands for several is met once, whichever of them, and however many, the packet matches.
             before: set[tuple[int, Place]] = set()
-            for step, place in found:
+            for step, place in result:
                 if place[0] != name or not _is_told(step) or not (now := self._native(step, place, family)):
                     continue
                 visit = (id(step.via), now) if isinstance(step, RuleStep) else (0, now)

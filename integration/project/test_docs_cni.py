@@ -19,8 +19,8 @@ def test_the_session_on_the_page(namespace: Namespace, tmp_path: Path) -> None:
     blocks = re.findall(r"^```(?:json)?\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     pod = next(block for block in blocks if '"runtimeConfig"' in block)
     session = next(block for block in blocks if block.startswith("# export"))
-    given = json.loads(pod) | {"run_dir": str(tmp_path / "run"), "log_file": ""}
-    (tmp_path / "pod.json").write_text(json.dumps(given))
+    document = json.loads(pod) | {"run_dir": str(tmp_path / "run"), "log_file": ""}
+    (tmp_path / "pod.json").write_text(json.dumps(document))
     # The namespace is there; what was added is not taken away by name.
     shown = session.replace("# ip netns add demo\n", "").replace("demo", namespace.name)
     commands = [line.removeprefix("# ") for line in shown.splitlines() if line.startswith("# ")]

@@ -62,9 +62,9 @@ def first_column(page: str, heading: str) -> list[str]:
     return [row.split(" | ")[0].strip("| `") for row in rows[2:]]
 
 
-def deciding(told: Any) -> str:  # noqa: ANN401 (JSON)
+def deciding(report: Any) -> str:  # noqa: ANN401 (JSON)
     """The last rule that the packet matched on its first way; empty where it matched none."""
-    steps = [step for each in told["legs"][0]["way"] for step in each.get("steps", ()) if step.get("matched")]
+    steps = [step for each in report["legs"][0]["way"] for step in each.get("steps", ()) if step.get("matched")]
     return f"{steps[-1]['rule']}" if steps else ""
 
 
@@ -81,9 +81,9 @@ def test_a_bypass_shows_the_rule_that_the_page_names(namespace: Namespace, row: 
     for command in cause.commands:
         namespace.run(*command.split())
     answer = ask(namespace, *cause.question, *shlex.split(RULES), "--output", "json")
-    told = answer.told
-    assert told["verdict"] == "not captured"
-    rule = deciding(told)
+    report = answer.told
+    assert report["verdict"] == "not captured"
+    rule = deciding(report)
     if "-j" in row:
         parts = [re.escape(part) for part in re.split(r" ?(?:CIDR|PORT|NAME|\.\.\.) ?", row) if part]
         assert re.search(".*".join(parts), rule), rule

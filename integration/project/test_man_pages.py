@@ -13,7 +13,7 @@ ELSEWHERE = "referenced manual not found: Xr "
 
 def test_mandoc_has_no_complaint() -> None:
     pages = [str(ROOT / "docs/man" / path(name)) for name in PAGES]
-    told = subprocess.run(["mandoc", "-T", "lint", *pages], capture_output=True, text=True, check=False).stdout
-    assert [line for line in told.splitlines() if ELSEWHERE not in line] == []
+    output = subprocess.run(["mandoc", "-T", "lint", *pages], capture_output=True, text=True, check=False).stdout
+    assert [line for line in output.splitlines() if ELSEWHERE not in line] == []
     shown = subprocess.run(["mandoc", "-T", "utf8", *pages], capture_output=True, text=True, check=True)
     assert shown.stdout.count("ISTIO-INIT(1)") == 2

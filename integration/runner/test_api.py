@@ -41,10 +41,10 @@ def test_text_means_what_it_means_on_a_command_line() -> None:
         "istio_inbound_ports": "80,8080-8090", "istio_exclude_interfaces": "eth0", "istio_service_cidr": "10.0.0.0/8",
         "envoy_port": "15001", "istio_local_exclude_ports": 22,
     }  # fmt: skip
-    given = ["-b", "80,8080-8090", "-c", "eth0", "-i", "10.0.0.0/8", "-d", "22", "--dns-servers", "", "-u", "1337"]
-    wanted = options([*given, "--no-enable-ipv6"], {})
-    assert wanted
-    assert plan(Options(**spelled, proxy_uid=(1337,))) == plan(wanted)
+    arguments = ["-b", "80,8080-8090", "-c", "eth0", "-i", "10.0.0.0/8", "-d", "22", "--dns-servers", "", "-u", "1337"]
+    desired = options([*arguments, "--no-enable-ipv6"], {})
+    assert desired
+    assert plan(Options(**spelled, proxy_uid=(1337,))) == plan(desired)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_printed_applied_and_read_are_one(backend: str, flags: list[str]) -> Non
             firewall, router, log = backends.firewall(chosen), access.router(), Log("none")
             assert transaction.apply(plan, firewall, router, log)
             assert listed(backend) == printed(plan, backend)
-            assert [firewall.read(wanted.family, wanted) for wanted in plan.rulesets] == [*plan.rulesets]
+            assert [firewall.read(desired.family, desired) for desired in plan.rulesets] == [*plan.rulesets]
             assert not transaction.apply(plan, backends.firewall(chosen), router, log)
             assert cleanup.clean(plan.replace(rulesets=()), firewall, router, log)
             assert not listed(backend)

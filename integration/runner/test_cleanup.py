@@ -38,11 +38,11 @@ def test_with_any_flags(namespace: Namespace, name: str, flags: str) -> None:
     whole = standing(namespace)
     arguments = [*argv(name), *EXCLUDED]
     succeed(namespace, *arguments)
-    given = {"the same": arguments, "none": [], "others": [*argv("kubevirt-all"), "-c", "eth9,eth8"]}[flags]
-    assert "cleaned up" in succeed(namespace, *given, "--cleanup-only")
+    text = {"the same": arguments, "none": [], "others": [*argv("kubevirt-all"), "-c", "eth9,eth8"]}[flags]
+    assert "cleaned up" in succeed(namespace, *text, "--cleanup-only")
     assert {family: canaries(namespace, family) for family in FAMILIES} == before
     assert standing(namespace) == whole
-    again = traced(namespace, "setsockopt,sendto", *given, "--cleanup-only")
+    again = traced(namespace, "setsockopt,sendto", *text, "--cleanup-only")
     assert again.code == 0
     assert NOTHING in again.log
     assert not commits(again)

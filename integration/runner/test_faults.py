@@ -30,7 +30,7 @@ AT_ONCE = 20
 @pytest.mark.parametrize("scenario", ["from nothing", "from TPROXY", "to nothing"])
 def test_killed_at_each_write(scenario: str) -> None:
     """Whatever was done by then, the same command line, run again, ends in the plan, and others' rules are whole."""
-    wanted = with_everything_done(scenario)
+    desired = with_everything_done(scenario)
     whole = clean_run(scenario)
     _, command = SCENARIOS[scenario]
     for name, number in each_call(whole, "SET_REPLACE", "RTM_NEW", "RTM_DEL"):
@@ -39,7 +39,7 @@ def test_killed_at_each_write(scenario: str) -> None:
             run = traced(namespace, "setsockopt,sendto", *command, inject=f"{name}:signal=SIGKILL:when={number}")
             assert run.code == -9
             succeed(namespace, *command)
-            assert picture(namespace) == wanted, f"killed at {run.calls[-1]}"
+            assert picture(namespace) == desired, f"killed at {run.calls[-1]}"
 
 
 def test_killed_at_any_moment(namespace: Namespace) -> None:
@@ -48,7 +48,7 @@ def test_killed_at_any_moment(namespace: Namespace) -> None:
     start = time.monotonic()
     succeed(namespace, *TPROXY)
     length = time.monotonic() - start
-    wanted = standing(namespace)
+    existing = standing(namespace)
     for _ in range(8):
         succeed(namespace, "--cleanup-only")
         with program.start(namespace, *TPROXY) as run:
@@ -56,7 +56,7 @@ def test_killed_at_any_moment(namespace: Namespace) -> None:
             run.kill()
             run.communicate()
         succeed(namespace, *TPROXY)
-        assert standing(namespace) == wanted
+        assert standing(namespace) == existing
         assert canaries(namespace) == before
 
 
@@ -149,10 +149,10 @@ def told_to_wait(run: subprocess.Popen[str]) -> str:
 
 def test_the_lock_given_back_in_time(namespace: Namespace, held: int) -> None:
     with program.start(namespace, *TPROXY) as run:
-        told = told_to_wait(run)
+        report = told_to_wait(run)
         fcntl.flock(held, fcntl.LOCK_UN)
         _, log = run.communicate()
-    assert f"waiting up to 30 s for {namespace.lock}, held by pid {os.getpid()}" in told
+    assert f"waiting up to 30 s for {namespace.lock}, held by pid {os.getpid()}" in report
     assert run.returncode == 0
     assert "applied" in log
 

@@ -29,8 +29,8 @@ SAMPLE = [("legacy", "nft"), ("native", "legacy")]
 def picture(namespace: Namespace) -> tuple[dict[str, str], str]:
     """Every backend's rules, and the routing."""
     settled(namespace)
-    found = {f"{name} {place}": text for name in BACKENDS for place, text in rules(namespace, name).items()}
-    return found, routing(namespace)
+    result = {f"{name} {place}": text for name in BACKENDS for place, text in rules(namespace, name).items()}
+    return result, routing(namespace)
 
 
 def prepare(namespace: Namespace, backend: str, plan: str) -> tuple[dict[str, str], str]:
@@ -98,7 +98,7 @@ def test_a_plain_run_finishes_a_killed_move(pair: tuple[str, str], plan: str) ->
     with Namespace() as namespace:
         prepare(namespace, old, plan)
         succeed(namespace, *BACKENDS[new], *PLANS[plan], "--reconcile")
-        wanted = picture(namespace)
+        desired = picture(namespace)
     finished = 0
     for name, number in writes(pair, plan):
         with Namespace() as namespace:
@@ -110,7 +110,7 @@ def test_a_plain_run_finishes_a_killed_move(pair: tuple[str, str], plan: str) ->
                 refuse(namespace, *BACKENDS[new], *PLANS[plan])
                 continue
             log = succeed(namespace, *BACKENDS[new], *PLANS[plan])
-            assert picture(namespace) == wanted, f"{line}\n{log}"
+            assert picture(namespace) == desired, f"{line}\n{log}"
             finished += 1
     assert finished > 1
 

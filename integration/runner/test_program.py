@@ -63,7 +63,7 @@ def test_addresses_are_looked_for_in_the_other_namespace(namespace: Namespace) -
 
 
 @pytest.mark.parametrize(
-    ("addresses", "arguments", "found"),
+    ("addresses", "arguments", "actual"),
     [
         (["192.0.2.1/24"], [], False),
         (["2001:db8::1/64"], [], True),
@@ -73,11 +73,11 @@ def test_addresses_are_looked_for_in_the_other_namespace(namespace: Namespace) -
         (["2001:db8::1/64"], ["--no-enable-ipv6"], False),
     ],
 )
-def test_ipv6_is_found_out(namespace: Namespace, addresses: list[str], arguments: list[str], found: bool) -> None:
+def test_ipv6_is_found_out(namespace: Namespace, addresses: list[str], arguments: list[str], actual: bool) -> None:
     for address in addresses:
         namespace.run("ip", "addr", "add", address, "dev", "lo")
     succeed(namespace, *argv("article"), *arguments)
-    assert (existing(namespace, IPV6) == {"nat"}) == found
+    assert (existing(namespace, IPV6) == {"nat"}) == actual
 
 
 def test_a_namespace_that_there_is_not(namespace: Namespace) -> None:
@@ -120,7 +120,7 @@ def test_an_argument_goes_before_a_variable(namespace: Namespace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "arguments", "variables", "said"),
+    ("code", "arguments", "variables", "text"),
     [
         (1, ["-b", "99999"], {}, "--istio-inbound-ports (-b)"),
         (1, [], {"ISTIO_INBOUND_PORTS": "http"}, "ISTIO_INBOUND_PORTS: 'http'"),
@@ -129,9 +129,9 @@ def test_an_argument_goes_before_a_variable(namespace: Namespace) -> None:
     ],
 )
 def test_a_wrong_value_ends_with_1_and_what_cannot_be_parsed_with_255(
-    namespace: Namespace, code: int, arguments: list[str], variables: dict[str, str], said: str
+    namespace: Namespace, code: int, arguments: list[str], variables: dict[str, str], text: str
 ) -> None:
-    assert said in refuse(namespace, *arguments, env=variables, code=code)
+    assert text in refuse(namespace, *arguments, env=variables, code=code)
     assert existing(namespace, IPV4) == set()
 
 
@@ -221,9 +221,9 @@ def test_a_dry_run_says_which_families_it_prints(namespace: Namespace) -> None:
     assert "--ip-family ipv6: nothing is printed: the namespace has no IPv6 address" in none.stderr
     assert completed(namespace, *flags, "--dry-run").stderr == ""
     namespace.run("ip", "address", "add", "2001:db8::5/64", "dev", "lo")
-    found = completed(namespace, *flags, "--dry-run")
-    assert found.stdout == completed(namespace, *flags, "--dry-run", "--enable-ipv6").stdout
-    assert "IPv6 rules are printed" in found.stderr
+    actual = completed(namespace, *flags, "--dry-run")
+    assert actual.stdout == completed(namespace, *flags, "--dry-run", "--enable-ipv6").stdout
+    assert "IPv6 rules are printed" in actual.stderr
     assert completed(namespace, *flags, "--dry-run", "--enable-ipv6").stderr == ""
     one = completed(namespace, *flags, "--dry-run", "--ip-family", "ipv4")
     assert one.stderr == ""

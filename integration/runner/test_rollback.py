@@ -94,9 +94,9 @@ def test_a_refusal_while_putting_back(namespace: Namespace) -> None:
     run = traced(namespace, CALLS, *SCENARIOS["from nothing"][1], inject=fault)
     assert run.code == 1
     assert "the previous state could not be restored completely: ipv6 nat: " in run.log
-    said = run.log.splitlines()[-1]
-    assert "ipv4 nat: can't commit the table: Cannot allocate memory" in said
-    assert "the namespace has neither the previous state nor the plan: run again with --reconcile" in said
+    message = run.log.splitlines()[-1]
+    assert "ipv4 nat: can't commit the table: Cannot allocate memory" in message
+    assert "the namespace has neither the previous state nor the plan: run again with --reconcile" in message
     left, routes_left, _ = picture(namespace)
     assert routes_left == routes
     assert {name for name in left if left[name] != tables.get(name)} == {("ipv6", "nat")}

@@ -104,12 +104,12 @@ DRIFTS = {
 @pytest.mark.parametrize("drift", DRIFTS)
 def test_drift(namespace: Namespace, drift: str, family: Family) -> None:
     """Said and left alone; with --reconcile mended, in the one table that drifted."""
-    command, said = DRIFTS[drift]
+    command, answer = DRIFTS[drift]
     succeed(namespace, *TPROXY)
     namespace.run(IPTABLES[family], *shlex.split(command))
     before = standing(namespace)
     message = refuse(namespace, *TPROXY)
-    assert f"{family} {said}" in message
+    assert f"{family} {answer}" in message
     assert "use --reconcile to update them" in message
     assert standing(namespace) == before
     mended = traced(namespace, ROUTING, *TPROXY, "--reconcile")
@@ -177,17 +177,17 @@ def test_reconciling_other_options(namespace: Namespace, before: str, after: str
     with Namespace() as fresh:
         empty = routing(fresh)
         succeed(fresh, *argv(after), *with_ipv6(after))
-        wanted = standing(fresh)
+        desired = standing(fresh)
     succeed(namespace, *argv(before), *with_ipv6(before))
     refuse(namespace, *argv(after), *with_ipv6(after))
     run = traced(namespace, ROUTING, *argv(after), *with_ipv6(after), "--reconcile")
     assert run.code == 0, run.log
     assert len(commits(run)) == len(set(commits(run)))
     rules, routes = standing(namespace)
-    assert routes == wanted[1]
+    assert routes == desired[1]
     for family in FAMILIES:
         held = {table: text for table, text in rules[family].items() if "-A" in text or ":ISTIO" in text}
-        assert held == wanted[0][family]
+        assert held == desired[0][family]
     succeed(namespace, "--cleanup-only")
     assert routing(namespace) == empty
 

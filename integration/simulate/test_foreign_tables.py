@@ -88,8 +88,8 @@ def listeners() -> list[socket.socket]:
 def _translated(pod: Pod, address: str, port: int, uid: int) -> str:
     pod.namespace.run(sys.executable, "-c", CONNECT, address, str(port), str(uid))
     entries = pod.namespace.completed("conntrack", "-L", "-p", "tcp", "--orig-dst", address).stdout
-    found = re.search(rf"dport={port} .*?src=(\S+) dst=\S+ sport=(\d+)", entries)
-    return f"{found[1]}:{found[2]}" if found else ""
+    match = re.search(rf"dport={port} .*?src=(\S+) dst=\S+ sport=(\d+)", entries)
+    return f"{match[1]}:{match[2]}" if match else ""
 
 
 @pytest.mark.parametrize(
@@ -117,15 +117,15 @@ def test_the_kernel_does_what_is_said(tmp_path: Path, address: str, port: int, u
         pod.namespace.run("nft", "-f", "-", text=TABLE)
         done = translated(pod, address, port, uid)
         question = ("--outbound", "--uid", str(uid), "--gid", str(uid), "--to", f"{address}:{port}")
-        said = asked(pod, "explain", *question)
+        answer = asked(pod, "explain", *question)
         # The same from a dump, which nft prints, and another reader reads.
         save.write_text(pod.namespace.run("nft", "list", "ruleset"))
         saved = ask(
             pod.namespace, "explain", "--from-save", str(save), *question, "--pod-address", pod.addresses.pod,
             *OPTIONS, "--output", "json",
         ).told  # fmt: skip
-    assert saved["legs"][0]["end"] == said["legs"][0]["end"]
-    first = said["legs"][0]
+    assert saved["legs"][0]["end"] == answer["legs"][0]["end"]
+    first = answer["legs"][0]
     assert first["end"] != "undecided"
     assert (first["end"] == "dropped") == (done == "")
     assert done in first["fate"]
@@ -136,9 +136,9 @@ def test_what_is_not_known_is_undecided(port: int) -> None:
     with Pod(IPV4) as pod:
         pod.apply(" ".join(f"'{word}'" for word in OPTIONS))
         pod.namespace.run("nft", "-f", "-", text=TABLE)
-        said = asked(pod, "explain", "--outbound", "--to", f"203.0.113.9:{port}")
-    assert said["verdict"] == "undecided"
-    assert "more rule 6 of nftables inet firewall early" in said["fate"]
+        answer = asked(pod, "explain", "--outbound", "--to", f"203.0.113.9:{port}")
+    assert answer["verdict"] == "undecided"
+    assert "more rule 6 of nftables inet firewall early" in answer["fate"]
 
 
 @pytest.mark.parametrize("istio_first", [True, False])
@@ -150,12 +150,12 @@ def test_tables_of_one_priority_have_no_known_order(istio_first: bool) -> None:
         if istio_first:
             pod.namespace.run("nft", "-f", "-", text=TIE)
         done = translated(pod, "203.0.113.9", 9999, 1000)
-        said = asked(pod, "explain", "--outbound", "--to", "203.0.113.9:9999")
+        answer = asked(pod, "explain", "--outbound", "--to", "203.0.113.9:9999")
         plain = asked(pod, "explain", "--outbound", "--to", "203.0.113.9:80")
-    [warning] = said["warnings"]
+    [warning] = answer["warnings"]
     assert "nftables ip tie out and nat have the same priority at OUTPUT" in warning
-    assert done in said["legs"][0]["fate"] or done in warning
-    assert ("203.0.113.79:9999" in said["legs"][0]["fate"], "127.0.0.1:15001" in warning) == (True, True)
+    assert done in answer["legs"][0]["fate"] or done in warning
+    assert ("203.0.113.79:9999" in answer["legs"][0]["fate"], "127.0.0.1:15001" in warning) == (True, True)
     assert "warnings" not in plain
 
 

@@ -43,19 +43,19 @@ class Watched:
         self.real.write(changes)  # type: ignore[attr-defined]
         self.look()
 
-    def restore(self, family: Family, wanted: Table, like: Table) -> None:
+    def restore(self, family: Family, desired: Table, like: Table) -> None:
         """As Restoring.restore."""
-        self.real.restore(family, wanted, like)  # type: ignore[attr-defined]
+        self.real.restore(family, desired, like)  # type: ignore[attr-defined]
         self.look()
 
-    def replace(self, family: Family, wanted: Table) -> None:
+    def replace(self, family: Family, desired: Table) -> None:
         """As Firewall.replace."""
-        self.real.replace(family, wanted)
+        self.real.replace(family, desired)
         self.look()
 
-    def remove(self, family: Family, name: TableName, wanted: Table | None = None) -> None:
+    def remove(self, family: Family, name: TableName, desired: Table | None = None) -> None:
         """As Firewall.remove."""
-        self.real.remove(family, name, wanted)
+        self.real.remove(family, name, desired)
         self.look()
 
 
@@ -111,11 +111,11 @@ def test_at_every_moment_of_writing_anew(pod: Pod, backend: str) -> None:
 def captured_during(pod: Pod, backend: str, flag: str) -> int:
     """How many inbound connections were made, one after the other and all captured, while the program ran."""
     argv = ("-u", "1337", *shlex.split(TPROXY), *BACKENDS[backend], "--enable-ipv6", flag)
-    made = 0
+    result = 0
     with program.start(pod.namespace, *argv) as run:
         while run.poll() is None:
             assert pod.dial_in((pod.addresses.pod, 8080)).at == "inbound:15006"
-            made += 1
-        _, said = run.communicate()
-    assert run.returncode == 0, said
-    return made
+            result += 1
+        _, message = run.communicate()
+    assert run.returncode == 0, message
+    return result

@@ -49,8 +49,8 @@ EXAMPLES = {"legacy": 12, "nft": 8, "native": 8}
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
-    with Arena(request.param) as made:
-        yield made
+    with Arena(request.param) as instance:
+        yield instance
 
 
 def fate(leg: Leg) -> tuple[object, ...]:
@@ -87,7 +87,7 @@ def emptied(rules: Ruleset) -> Ruleset:
 
 
 def test_packets_show_what_the_prover_says(arena: Arena) -> None:
-    seen = Counter[str]()
+    counts = Counter[str]()
 
     @settings(
         max_examples=EXAMPLES[arena.backend],
@@ -97,12 +97,12 @@ def test_packets_show_what_the_prover_says(arena: Arena) -> None:
     )  # fmt: skip
     @given(line=command_lines(), seed=st.integers(0, 2**32), sent=st.lists(packets(), min_size=20, max_size=40))
     def look(line: str, seed: int, sent: list[Packet]) -> None:
-        seen[show(arena, line, random.Random(seed), sent)] += 1
+        counts[show(arena, line, random.Random(seed), sent)] += 1
 
     look()
-    assert seen["changes nothing"] >= 1
-    assert seen["reported"] + seen["sent"] >= 2
-    assert seen["sent"] >= 1
+    assert counts["changes nothing"] >= 1
+    assert counts["reported"] + counts["sent"] >= 2
+    assert counts["sent"] >= 1
 
 
 def show(arena: Arena, line: str, chance: random.Random, sent: list[Packet]) -> str:
@@ -119,8 +119,8 @@ def show(arena: Arena, line: str, chance: random.Random, sent: list[Packet]) -> 
     def fared(rules: Ruleset, packet: Packet) -> tuple[object, ...]:
         return fate(travel(rules, packet, facts, simulation.envoy, ""))
 
-    found = differences_between(planned, mutant, options, facts, simulation.envoy)
-    differing = [packet for packet, _, _ in itertools.islice(found, MOST_LOOKED_AT)]
+    result = differences_between(planned, mutant, options, facts, simulation.envoy)
+    differing = [packet for packet, _, _ in itertools.islice(result, MOST_LOOKED_AT)]
     try:
         load(arena, options, mutant)
         simulation.look_again(mutated)

@@ -12,10 +12,10 @@ HEADING = f"| excluded networks | {' | '.join(BACKENDS)} |"
 def test_each_way_is_measured_and_its_rules_are_met() -> None:
     measured = measure(counts=(10, 20), rounds=2, packets=5)
     assert measured.keys() == {NO_RULES, *(Way(backend, count) for backend in BACKENDS for count in (10, 20))}
-    for way, result in measured.items():
+    for direction, result in measured.items():
         assert len(result.seconds) == 10
         # Without a rule nothing asks for conntrack; with rules each packet begins a connection.
-        assert result.entries == (10 if way.backend else 0), way
+        assert result.entries == (10 if direction.backend else 0), direction
     lines = table(measured).splitlines()
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines] == ["excluded networks", "---", "10", "20"]
     assert lines[0] == HEADING

@@ -61,14 +61,14 @@ class WatchedFirewall:
         self.real, self.look = backends.firewall(options_of("")), look
         self.read = self.real.read
 
-    def replace(self, family: Family, wanted: Table) -> None:
+    def replace(self, family: Family, desired: Table) -> None:
         """As Firewall.replace."""
-        self.real.replace(family, wanted)
+        self.real.replace(family, desired)
         self.look()
 
-    def remove(self, family: Family, name: TableName, wanted: Table | None = None) -> None:
+    def remove(self, family: Family, name: TableName, desired: Table | None = None) -> None:
         """As Firewall.remove."""
-        self.real.remove(family, name, wanted)
+        self.real.remove(family, name, desired)
         self.look()
 
 
@@ -79,9 +79,9 @@ class WatchedRouter:
         self.real, self.look = access.router(), look
         self.read, self.addresses = self.real.read, self.real.addresses
 
-    def replace(self, wanted: tuple[RoutingEntry, ...], standing: tuple[RoutingEntry, ...] | None = None) -> None:
+    def replace(self, desired: tuple[RoutingEntry, ...], standing: tuple[RoutingEntry, ...] | None = None) -> None:
         """As Router.replace."""
-        for entry in wanted:
+        for entry in desired:
             self.real.replace((entry,))
             self.look()
 
@@ -157,8 +157,8 @@ def test_at_every_moment(pod: Pod) -> None:
         with program.start(pod.namespace, *argv) as run:
             while run.poll() is None:
                 assert pod.dial_in((pod.addresses.pod, 8080)).at == "inbound:15006"
-            _, said = run.communicate()
-        assert run.returncode == 0, said
+            _, message = run.communicate()
+        assert run.returncode == 0, message
 
 
 def test_putting_back_lets_nothing_pass(pod: Pod) -> None:

@@ -154,12 +154,12 @@ class Simulation:
             return
         if leg.end == "wire" and packet.source == LOOPBACKS[IPV6]:
             return  # nobody can answer that over a wire
-        known = {"ctstate": "ESTABLISHED", "connmark": leg.arrived.connmark, "redirected": leg.arrived.redirected}
+        recorded = {"ctstate": "ESTABLISHED", "connmark": leg.arrived.connmark, "redirected": leg.arrived.redirected}
         called = (packet.destination, packet.destination_port) if leg.arrived.redirected else None
-        answered = self.check(_answer(leg).replace(**known, reply=True, called=called), SYN_ACK)
+        answered = self.check(_answer(leg).replace(**recorded, reply=True, called=called), SYN_ACK)
         if answered.end != "dropped":
-            known["connmark"] = answered.arrived.connmark
-            self.check(packet.replace(**known), ACK)
+            recorded["connmark"] = answered.arrived.connmark
+            self.check(packet.replace(**recorded), ACK)
 
     def first(self, packet: Packet) -> Leg | None:
         """Send the first packet of a connection; None where one between these ends was sent before."""
@@ -193,8 +193,8 @@ class Simulation:
         leg = travel(self._rules[packet.family], packet, self._facts, self.envoy, "")
         witness = self._arena.witness
         hook_trace, ends = witness.expected(leg.traces, packet.family), list(_ends(leg))
-        found, logged = self._arena.send(packet, flags, hook_trace, len(ends))
-        assert (found, [_comparable(each, packet) for each in logged]) == (
+        result, logged = self._arena.send(packet, flags, hook_trace, len(ends))
+        assert (result, [_comparable(each, packet) for each in logged]) == (
             hook_trace,
             [_comparable(each, packet) for each in ends],
         ), told(packet)
@@ -217,8 +217,8 @@ def _ends(leg: Leg) -> Iterator[Logged]:
         if not isinstance(each, RoutingDecision) and each.hook in {"INPUT", "POSTROUTING"} and each.outcome == "ACCEPT":
             packet = each.packet
             interface = packet.in_interface if each.hook == "INPUT" else packet.out_interface
-            known = "" if packet.ctstate == "INVALID" else f"{packet.zone}/{packet.connmark}"
-            yield Logged(each.hook, packet.destination, packet.destination_port, packet.mark, interface, known)
+            recorded = "" if packet.ctstate == "INVALID" else f"{packet.zone}/{packet.connmark}"
+            yield Logged(each.hook, packet.destination, packet.destination_port, packet.mark, interface, recorded)
 
 
 def _comparable(end: Logged, packet: Packet) -> Logged:
@@ -234,8 +234,8 @@ def told(packet: Packet) -> str:
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
-    with Arena(request.param) as made:
-        yield made
+    with Arena(request.param) as instance:
+        yield instance
 
 
 # Longer than in CI: SIMULATOR_EXAMPLES=2000 pytest integration/traffic/test_simulator.py --hypothesis-seed=7
@@ -322,10 +322,10 @@ def test_a_connection_has_the_ends_that_the_command_tells(family: Family) -> Non
             assert arrival.answered
             question = f"--to {f'[{to}]' if family == IPV6 else to}:8080 --uid {user.uid}"
             question += f" --from {source}" if source else ""
-            asked = f"explain --outbound {question} -u 1337 --live --output json"
-            [leg, *_] = ask(pod.namespace, *asked.split()).told["legs"]
-            told = (leg["packet"]["source"], leg["packet"]["destination"], leg["end"])
-            assert told == (arrival.source[0], arrival.answered[0], arrival.at), question
+            request = f"explain --outbound {question} -u 1337 --live --output json"
+            [leg, *_] = ask(pod.namespace, *request.split()).told["legs"]
+            report = (leg["packet"]["source"], leg["packet"]["destination"], leg["end"])
+            assert report == (arrival.source[0], arrival.answered[0], arrival.at), question
 
 
 LISTS = "-i '*' -b '*' -d 15020,15021,15090 -x 10.0.0.0/8,11.0.0.0/8"
@@ -339,9 +339,9 @@ def test_the_command_tells_the_same_of_each_backend(namespace: Namespace, backen
     flags = shlex.split(f"-u 1337 --enable-ipv6 {LISTS}")
     namespace.inside(lambda: applied(options_of(f"{shlex.join(BACKENDS[backend])} --enable-ipv6 {LISTS}")))
     for question in QUESTIONS:
-        asked = [*question.split(), *flags, "--output", "json"]
-        live = ask(namespace, *asked, *BACKENDS[backend], "--live")
-        assert live.told == ask(namespace, *asked).told
+        request = [*question.split(), *flags, "--output", "json"]
+        live = ask(namespace, *request, *BACKENDS[backend], "--live")
+        assert live.told == ask(namespace, *request).told
         decided = [
             step for hook in live.told["legs"][0]["way"] for step in hook.get("steps", ()) if step.get("matched")
         ]

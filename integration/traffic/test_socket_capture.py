@@ -46,8 +46,8 @@ OUTBOUND, INBOUND, AGENT, DNS = 15001, 15006, 15053, 53
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as made:
-        yield made
+    with EbpfNode() as ebpf_node:
+        yield ebpf_node
 
 
 class Outcome(NamedTuple):
@@ -91,23 +91,23 @@ class Side:
         self.outside = stack.enter_context(Caller(self.pod.peer, ROOT))
 
     def _listen(self, name: str, at: Namespace, family: Family, port: int, user: User, *, transparent: bool) -> None:
-        made = opened(at, family, socket.SOCK_STREAM, user)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        connection = opened(at, family, socket.SOCK_STREAM, user)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == IPV6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            connection.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if transparent:
-            set_transparent(made)
-        made.bind((any_address(family), port))
-        made.listen()
-        self.listeners[f"{name} {family}"] = made
+            set_transparent(connection)
+        connection.bind((any_address(family), port))
+        connection.listen()
+        self.listeners[f"{name} {family}"] = connection
 
     def _receive(self, name: str, at: Namespace, family: Family, address: Address, user: User) -> None:
         """A receiver of datagrams."""
-        made = opened(at, family, socket.SOCK_DGRAM, user)
+        connection = opened(at, family, socket.SOCK_DGRAM, user)
         if family == IPV6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind(address)
-        self.receivers[f"{name} {family}"] = made
+            connection.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        connection.bind(address)
+        self.receivers[f"{name} {family}"] = connection
 
     def asked(self, caller: Caller, call: Call) -> Outcome:
         """Send a datagram, have its receiver answer, and see where the answer seems to come from."""
@@ -252,14 +252,14 @@ def compare(node: EbpfNode, configuration: str) -> None:
             for user in USERS:
                 for call in calls(family):
                     expected = ruled.outcome(ruled.callers[user], call)
-                    found = captured.outcome(captured.callers[user], call)
-                    assert found == expected, f"{configuration}: {user} {call}"
+                    result = captured.outcome(captured.callers[user], call)
+                    assert result == expected, f"{configuration}: {user} {call}"
                 for call in questions(family):
-                    expected, found = (
+                    expected, result = (
                         ruled.asked(ruled.callers[user], call),
                         captured.asked(captured.callers[user], call),
                     )
-                    assert found == expected, f"{configuration}: {user} {call}"
+                    assert result == expected, f"{configuration}: {user} {call}"
             for call in calls_in(family):
-                expected, found = ruled.outcome(ruled.outside, call), captured.outcome(captured.outside, call)
-                assert found == expected, f"{configuration}: from outside {call}"
+                expected, result = ruled.outcome(ruled.outside, call), captured.outcome(captured.outside, call)
+                assert result == expected, f"{configuration}: from outside {call}"

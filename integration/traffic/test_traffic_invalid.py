@@ -37,11 +37,11 @@ def send_stray_answer(pod: Pod) -> None:
         checksum = ~(total + (total >> 16)) & 0xFFFF
     else:
         checksum = 0  # the kernel fills it in
-    made = pod.peer.inside(lambda: socket.socket(FAMILY_NUMBERS[pod.family], socket.SOCK_RAW, socket.IPPROTO_TCP))
-    with made:
+    sock = pod.peer.inside(lambda: socket.socket(FAMILY_NUMBERS[pod.family], socket.SOCK_RAW, socket.IPPROTO_TCP))
+    with sock:
         if pod.family == IPV6:
-            made.setsockopt(socket.IPPROTO_IPV6, IPV6_CHECKSUM, 16)
-        made.sendto(struct.pack("!HHIIBBHHH", *fields, checksum, 0), (pod.addresses.pod, 0))
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_CHECKSUM, 16)
+        sock.sendto(struct.pack("!HHIIBBHHH", *fields, checksum, 0), (pod.addresses.pod, 0))
 
 
 def resets_sent(pod: Pod) -> int:

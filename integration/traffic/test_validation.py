@@ -51,11 +51,11 @@ def pod(namespace: Namespace) -> Namespace:
 
 def apply(namespace: Namespace, options: Options = OPTIONS) -> None:
     """Put the plan in place with other programs."""
-    wanted = plan(options)
-    for entry in wanted.routing:
+    desired = plan(options)
+    for entry in desired.routing:
         namespace.run(*command(entry).split())
     settled(namespace)
-    for ruleset in wanted.rulesets:
+    for ruleset in desired.rulesets:
         restore = "iptables-legacy-restore" if ruleset.family == "ipv4" else "ip6tables-legacy-restore"
         namespace.run(restore, text=dump(ruleset))
 
@@ -72,9 +72,9 @@ def run(namespace: Namespace, expected: Expected = EXPECTED, timeout: float = 20
 def failure(namespace: Namespace, expected: Expected = EXPECTED, timeout: float = 20) -> str:
     with pytest.raises(ValidationFailed) as caught:
         run(namespace, expected, timeout)
-    said = str(caught.value)
-    assert "\n" not in said
-    return said
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 def as_proxy(namespace: Namespace, expected: Expected = EXPECTED) -> tuple[ProbeResult, ...]:
@@ -166,30 +166,30 @@ def test_without_a_route_the_outbound_path_is_not_called_a_success(namespace: Na
 def test_no_rules_at_all(pod: Namespace) -> None:
     pod.run("ip", "-6", "addr", "add", "::6/128", "dev", "lo")
     settled(pod)
-    said = failure(pod)
+    message = failure(pod)
     refused = "connection refused, no rule redirects it"
-    assert f"IPv4 inbound: 127.0.0.6:15002, dialled as uid 1337, should arrive at 127.0.0.1:15006: {refused}" in said
-    assert f"IPv6 inbound: [::6]:15002, dialled as uid 1337, should arrive at [::1]:15006: {refused}" in said
-    assert "IPv4 outbound: 192.0.2.1:15002, dialled as uid 0, should arrive at 127.0.0.1:15001: no answer" in said
-    assert "IPv6 outbound: [2001:db8::1]:15002, dialled as uid 0, should arrive at [::1]:15001: no answer" in said
-    assert said.endswith("see which rules exist: iptables-save -t nat and ip6tables-save -t nat")
+    assert f"IPv4 inbound: 127.0.0.6:15002, dialled as uid 1337, should arrive at 127.0.0.1:15006: {refused}" in message
+    assert f"IPv6 inbound: [::6]:15002, dialled as uid 1337, should arrive at [::1]:15006: {refused}" in message
+    assert "IPv4 outbound: 192.0.2.1:15002, dialled as uid 0, should arrive at 127.0.0.1:15001: no answer" in message
+    assert "IPv6 outbound: [2001:db8::1]:15002, dialled as uid 0, should arrive at [::1]:15001: no answer" in message
+    assert message.endswith("see which rules exist: iptables-save -t nat and ip6tables-save -t nat")
 
 
 def test_the_family_that_fails_is_named_and_no_other(pod: Namespace) -> None:
     apply(pod)
     pod.run("ip6tables-legacy", "-t", "nat", "-F", "ISTIO_IN_REDIRECT")
-    said = failure(pod)
-    assert "IPv6 inbound: [::6]:15002" in said
-    assert "IPv4" not in said
-    assert "outbound" not in said
+    message = failure(pod)
+    assert "IPv6 inbound: [::6]:15002" in message
+    assert "IPv4" not in message
+    assert "outbound" not in message
 
 
 def test_the_path_that_fails_is_named_and_no_other(pod: Namespace) -> None:
     apply(pod)
     pod.run("iptables-legacy", "-t", "nat", "-F", "ISTIO_REDIRECT")
-    said = failure(pod)
-    assert "IPv4 outbound: 192.0.2.1:15002" in said
-    assert "inbound" not in said
+    message = failure(pod)
+    assert "IPv4 outbound: 192.0.2.1:15002" in message
+    assert "inbound" not in message
 
 
 def test_a_family_that_is_not_in_use_is_not_looked_at(pod: Namespace) -> None:
@@ -216,9 +216,9 @@ def test_rules_that_come_late_are_waited_for(pod: Namespace, path: str) -> None:
 def test_a_missing_passthrough_address_is_said(pod: Namespace) -> None:
     apply(pod)
     pod.run("ip", "-6", "addr", "del", "::6/128", "dev", "lo")
-    said = failure(pod)
-    assert "IPv6 inbound: this host has no address ::6: ip -6 addr add ::6/128 dev lo; " in said
-    assert "IPv4" not in said
+    message = failure(pod)
+    assert "IPv6 inbound: this host has no address ::6: ip -6 addr add ::6/128 dev lo; " in message
+    assert "IPv4" not in message
 
 
 @contextmanager
@@ -232,8 +232,8 @@ def listening(namespace: Namespace, family: int, address: str, port: int) -> Ite
 def test_a_running_proxy_is_told_apart(pod: Namespace, address: str, port: int) -> None:
     apply(pod)
     with listening(pod, socket.AF_INET, address, port):
-        said = failure(pod)
-    assert said == (
+        message = failure(pod)
+    assert message == (
         f"validation can't listen on 127.0.0.1:{port}: Address already in use (EADDRINUSE); "
         "the proxy already runs, or something else has its port: validate before it starts, or stop it"
     )
@@ -243,14 +243,14 @@ def test_something_else_at_the_dialled_address(namespace: Namespace) -> None:
     namespace.run("ip", "-6", "addr", "add", "::6/128", "dev", "lo")
     settled(namespace)
     with listening(namespace, socket.AF_INET, "127.0.0.6", 15002), listening(namespace, socket.AF_INET6, "::6", 15002):
-        said = failure(namespace, timeout=0.5)
-    assert said.count("something else took the connection, no rule redirects it") == 2
+        message = failure(namespace, timeout=0.5)
+    assert message.count("something else took the connection, no rule redirects it") == 2
 
 
 def test_the_wrong_listener(pod: Namespace) -> None:
     apply(pod)
-    said = failure(pod, EXPECTED.replace(proxy_port=15006, inbound_port=15001))
-    assert "127.0.0.6:15002, dialled as uid 1337, should arrive at 127.0.0.1:15001: it arrived at port 15006" in said
+    message = failure(pod, EXPECTED.replace(proxy_port=15006, inbound_port=15001))
+    assert "127.0.0.6:15002, dialled as uid 1337, should arrive at 127.0.0.1:15001: it arrived at port 15006" in message
 
 
 def test_one_port_for_both(pod: Namespace) -> None:
@@ -273,17 +273,17 @@ def test_a_relay_is_no_redirection(namespace: Namespace) -> None:
     with listening(namespace, socket.AF_INET, "127.0.0.6", 15002) as server:
         thread = threading.Thread(target=relay, args=(server, onward))
         thread.start()
-        said = failure(namespace, EXPECTED.replace(families=("ipv4",), outbound=()))
+        message = failure(namespace, EXPECTED.replace(families=("ipv4",), outbound=()))
         thread.join()
-    assert "should arrive at 127.0.0.1:15006: it arrived, but its original destination is " in said
+    assert "should arrive at 127.0.0.1:15006: it arrived, but its original destination is " in message
 
 
 def test_dropped_packets_are_no_answer(namespace: Namespace) -> None:
     apply(namespace)
     namespace.run("iptables-legacy", "-A", "INPUT", "-p", "tcp", "--dport", "15006", "-j", "DROP")
-    said = failure(namespace, timeout=0.3)
-    assert "127.0.0.6:15002, dialled as uid 1337, should arrive at 127.0.0.1:15006: no answer" in said
-    assert "IPv6" not in said
+    message = failure(namespace, timeout=0.3)
+    assert "127.0.0.6:15002, dialled as uid 1337, should arrive at 127.0.0.1:15006: no answer" in message
+    assert "IPv6" not in message
 
 
 def test_a_destination_that_is_captured_out_of_a_list(pod: Namespace) -> None:
@@ -333,17 +333,17 @@ def test_a_port_below_1024_as_the_proxys_user(namespace: Namespace) -> None:
 
 
 def test_lo_that_is_down_is_said(namespace: Namespace) -> None:
-    said = "validation can't listen on 127.0.0.1:15001: Cannot assign requested address (EADDRNOTAVAIL); lo is down"
+    message = "validation can't listen on 127.0.0.1:15001: Cannot assign requested address (EADDRNOTAVAIL); lo is down"
     namespace.run("ip", "addr", "flush", "dev", "lo")
     namespace.run("ip", "link", "set", "lo", "down")
-    assert failure(namespace).startswith(said)
+    assert failure(namespace).startswith(message)
 
 
 def test_ipv6_that_is_off_is_said(namespace: Namespace) -> None:
     namespace.run("sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1")
-    said = failure(namespace, EXPECTED.replace(families=("ipv6",)))
-    assert said.startswith("validation can't listen on [::1]:15001: ")
-    assert "net.ipv6.conf.lo.disable_ipv6=0" in said
+    message = failure(namespace, EXPECTED.replace(families=("ipv6",)))
+    assert message.startswith("validation can't listen on [::1]:15001: ")
+    assert "net.ipv6.conf.lo.disable_ipv6=0" in message
 
 
 def test_strangers_do_not_disturb(pod: Namespace) -> None:
@@ -353,10 +353,10 @@ def test_strangers_do_not_disturb(pod: Namespace) -> None:
     def disturb() -> None:
         pod.enter()
         while not over.is_set():
-            for said in (b"GET / HTTP/1.1\r\n\r\n", b""):
+            for message in (b"GET / HTTP/1.1\r\n\r\n", b""):
                 try:
                     with socket.create_connection(("198.51.100.1", 80), timeout=1) as stranger:
-                        stranger.sendall(said)
+                        stranger.sendall(message)
                 except OSError:
                     pass  # nobody listens between two validations, and then they are hung up on
 

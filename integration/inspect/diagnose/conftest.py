@@ -12,5 +12,5 @@ from istio_init.model.rules import IPV4
 
 @pytest.fixture
 def pod() -> Iterator[Pod]:
-    with Pod(IPV4) as made:
-        yield made
+    with Pod(IPV4) as instance:
+        yield instance

@@ -156,7 +156,7 @@ def test_dns_without_the_agent(pod: Pod) -> None:
 
 def test_dns_servers_that_the_pod_does_not_ask(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     pod.apply(f"{USUAL} {DNS}")
-    monkeypatch.setattr(collect, "nameservers", lambda _found: parsers.addresses("10.99.0.1,10.96.0.10"))
+    monkeypatch.setattr(collect, "nameservers", lambda _actual: parsers.addresses("10.99.0.1,10.96.0.10"))
     with running(pod):
         names(diagnose(pod), "DNS is captured for other servers than the pod asks: 10.96.0.10", "Packet: udp")
 

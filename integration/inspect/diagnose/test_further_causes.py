@@ -209,9 +209,9 @@ def test_a_namespace_that_the_pod_has_left(pod: Pod) -> None:
 @pytest.fixture
 def client(pod: Pod) -> Iterator[socket.socket]:
     """A client at the peer."""
-    made = pod.client(User(0, 0), at=pod.peer)
-    with made:
-        yield made
+    result = pod.client(User(0, 0), at=pod.peer)
+    with result:
+        yield result
 
 
 @pytest.mark.parametrize("flags", ["", "-m TPROXY"])

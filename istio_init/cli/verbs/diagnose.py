@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istio_init.cli.verbs import diagnose_bundle, envoy_flags
-from istio_init.cli.verbs.diagnose_pod import Question, situation
+from istio_init.cli.verbs.diagnose_pod import situation
+from istio_init.cli.verbs.diagnose_question import Question
 from istio_init.cli.verbs.output import choice, print_json, show
 from istio_init.cli.verbs.packet_flags import endpoint
 from istio_init.cli.verbs.subject import Container, FromSave, Pid, Where

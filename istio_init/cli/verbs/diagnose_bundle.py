@@ -25,7 +25,7 @@ from istio_init.runner import access
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from istio_init.inspect.diagnose.case import Situation
+    from istio_init.inspect.diagnose.case import Situation, SocketCaptureState
 
 # Fields of Envoy's configuration that hold, or may hold, a secret; and whole parts that do.
 SECRET_FIELDS = (
@@ -82,8 +82,17 @@ def _files(about: Situation, values: Mapping[str, Any]) -> Iterator[tuple[str, s
     yield "sysctls.txt", "".join(f"{name} = {value}\n" for name, value in sorted(about.sysctls.items()))
     yield "processes.txt", "".join(f"{each.text}: uid {each.uid}, gid {each.gid}\n" for each in about.residents)
     yield "sockets.txt", "".join(_sockets(about))
+    if about.capture:
+        yield "capture.txt", "".join(f"{name} = {value}\n" for name, value in _capture(about.capture))
     if envoy_admin.DEFAULT_PORT in (about.listening or ()):
         yield "envoy.json", _proxy(about)
+
+
+def _capture(state: SocketCaptureState) -> Iterator[tuple[str, object]]:
+    yield "in the map of captured pods", state.captured
+    yield "sk_lookup attached", state.inbound_attached
+    yield "programs not attached", ", ".join(state.missing) or "none"
+    yield from state.counts.items()
 
 
 def _sockets(about: Situation) -> Iterator[str]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from istio_init.cli.given_options import given_options
 from istio_init.cli.input_file import read
 from istio_init.cli.verbs import live_options
+from istio_init.cli.verbs.diagnose_live import live
+from istio_init.cli.verbs.diagnose_question import USUAL, Intent, Question
 from istio_init.cli.verbs.subject import Where, placed, pod_addresses, saved_rules, subject
 from istio_init.cni.node import cri
 from istio_init.errors import InitError, printable, shown
@@ -18,11 +20,6 @@ from istio_init.inspect.diagnose import collect
 from istio_init.inspect.diagnose.case import Resident, Situation
 from istio_init.kernel.host import containers
 from istio_init.kernel.host.grpc import GrpcChannel
-from istio_init.kernel.host.netns import inode
-from istio_init.kernel.netlink import conntrack
-from istio_init.kernel.probe.facts import foreign_tables, sysctls
-from istio_init.log import Log
-from istio_init.model import parsers
 from istio_init.model.rules import IPV6
 from istio_init.options.cni_pod import PodDescription, judge
 from istio_init.options.from_pod import FLAG, read_pod, refusal
@@ -31,55 +28,15 @@ from istio_init.options.table import OPTIONS, Options
 from istio_init.options.workload import only_workload
 from istio_init.planning.infer import against
 from istio_init.planning.plan import build
-from istio_init.record import Record
 from istio_init.runner import access
-from istio_init.runner.defaults import account, resolve_defaults
+from istio_init.runner.defaults import account
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from istio_init.cli.verbs.live_options import TableReading
-
-# What Istio's injection asks for, where nothing else is known: a pod without rules that is asked about.
-USUAL = Options(
-    istio_inbound_ports=parsers.ALL,
-    istio_service_cidr=parsers.ALL,
-    istio_local_exclude_ports=parsers.ports("15090,15021,15020"),
-)
 # Everything was given: subject() looks for no options.
 OPTION_VARIABLES = frozenset(name for each in OPTIONS for name in each.variables) | {"ENVOY_USER"}
 ALL_FIELDS = frozenset(each.field for each in OPTIONS)
-
-
-class Question(Record):
-    """What a command line asks about: the place, as flags name it."""
-
-    pod: str = ""
-    container: str | None = None
-    pid: int | None = None
-    netns: str = ""
-    manifest: str = ""
-    save: str = ""
-    cri_socket: str = ""
-
-    @property
-    def places(self) -> list[str]:
-        """The flags that name a place."""
-        named = {
-            "POD": self.pod, "--container": self.container, "--pid": self.pid, "--netns": self.netns,
-            "--from-save": self.save,
-        }  # fmt: skip
-        return [flag for flag, value in named.items() if value not in {None, ""}]
-
-
-class Intent(Record):
-    """What was wanted of a pod: options and their source, or why nothing is captured in it."""
-
-    options: Options | None = None
-    source: str = ""
-    refusal: str = ""
-    host_network: bool = False
-    residents: tuple[Resident, ...] = ()
 
 
 def situation(question: Question) -> Situation:
@@ -99,7 +56,7 @@ def situation(question: Question) -> Situation:
     else:
         options = placed(options, Where(True, question.pid, question.container))
         request = request if question.manifest else _of_namespace(question, options)
-    return _live(question, options, request)
+    return live(question, options, request)
 
 
 def of_manifest(path: str) -> Intent:
@@ -199,90 +156,8 @@ def _of_manifest(request: Intent) -> Situation:
     return Situation(
         about.options, request.source, inferred=False, plan=plan, rulesets=about.rulesets, chosen=about.rulesets,
         backends=("manifest",), facts=about.facts, envoy=about.envoy, residents=request.residents, named_pod=True,
-        host_network=request.host_network, refusal=request.refusal, mode_none=_none(request),
+        host_network=request.host_network, refusal=request.refusal, mode_none=request.mode_none,
     )  # fmt: skip
-
-
-def _none(request: Intent) -> str:
-    return f"{request.source}: {request.refusal}" if "NONE" in request.refusal else ""
-
-
-def _live(question: Question, options: Options, request: Intent) -> Situation:
-    with access.namespace(options):
-        number = inode()
-        processes = collect.running()
-        devices, (who, mode), sockets = collect.interfaces(), collect.residents(processes), collect.sockets(processes)
-        readings = tuple(live_options.readings(options))
-        request = _recorded(request, number)
-        routing = access.router().read()
-        settings, usage, foreign = sysctls(), conntrack.usage(), foreign_tables()
-    if not readings:
-        _require_no_sockets_capture(options)
-    desired, source = _desired(request, readings, options)
-    desired = _settled(desired.replace(network_namespace=options.network_namespace))
-    about = subject(desired, Where(live=True), with_foreign_tables=True)
-    plan = build(about.options)
-    chosen = readings[0].rulesets if readings else ()
-    compared = against(about.options, chosen, routing, native=bool(readings) and readings[0].backend == "native")
-    residents = who or request.residents
-    envoy = next((each for each in residents if each.is_proxy and each.uid is not None and each.name == "envoy"), None)
-    return Situation(
-        about.options, source, inferred=request.options is None, plan=plan, rulesets=about.rulesets, chosen=chosen,
-        backends=tuple(each.backend for each in readings), facts=about.facts,
-        envoy=about.envoy.replace(uid=envoy.uid, gid=envoy.gid) if envoy else about.envoy,
-        differences=compared.differences, missing=compared.missing, interfaces=devices, sysctls=settings,
-        residents=residents, listening=sockets.listening, bound=sockets.bound, listeners=sockets.listeners,
-        connections=sockets.connections, processes=len(processes),
-        tracked=usage, nameservers=collect.nameservers(who), foreign_tables=foreign,
-        node=collect.node_signs(number, devices, about.rulesets, sidecar=any(each.is_proxy for each in who)),
-        named_pod=bool(question.pod or question.container), host_network=request.host_network,
-        refusal=request.refusal, mode_none=mode or _none(request), live=True,
-    )  # fmt: skip
-
-
-def _require_no_sockets_capture(options: Options) -> None:
-    """InitError for a pod that is captured by eBPF, without a rule."""
-    from istio_init.kernel.ebpf import pods
-    from istio_init.kernel.ebpf.installation import Installation, root_cgroup
-
-    try:
-        installation = Installation(root_cgroup())
-        captured = installation.installed and pods.is_captured(installation, pods.cookie_of(options.network_namespace))
-    except InitError:
-        return
-    if captured:
-        raise InitError("the pod is captured by eBPF, without rules: use istio-init check --capture-backend ebpf")
-
-
-def _settled(options: Options) -> Options:
-    """The options with DNS servers where the namespace's can't be read."""
-    if options.lacks_nameservers:
-        try:
-            return resolve_defaults(options, Log("none"))
-        except InitError:
-            return options.replace(dns_servers=())
-    return options
-
-
-def _recorded(request: Intent, number: int) -> Intent:
-    """What the CNI plugin's record of the sandbox says, where nothing nearer to the pod does."""
-    if request.options is not None or request.refusal or (state := live_options.recorded(number)) is None:
-        return request
-    where = f"the CNI plugin's record of {state.namespace}/{state.pod}"
-    if state.options is None:
-        return request.replace(source=where, refusal=f"{where}: passed through: {state.why}")
-    return request.replace(options=state.options, source=where)
-
-
-def _desired(request: Intent, readings: tuple[TableReading, ...], options: Options) -> tuple[Options, str]:
-    """The options that the rules are compared with, and where they come from."""
-    if request.options is not None:
-        return request.options, request.source
-    if not readings:
-        return USUAL, "Istio's usual ones: nothing says which were wanted"
-    with access.namespace(options):
-        inferred = live_options.in_backend(readings[0], options)
-    return inferred, f"inferred from the rules: {live_options.command_line(readings[0].inference.options)}"
 
 
 def _of_dump(question: Question, request: Intent) -> Situation:
@@ -303,5 +178,5 @@ def _of_dump(question: Question, request: Intent) -> Situation:
         about.options, source, inferred=request.options is None, plan=build(about.options), rulesets=rulesets,
         chosen=rulesets, backends=("dump",) if inference else (), facts=about.facts, envoy=about.envoy,
         differences=compared.differences, residents=request.residents, host_network=request.host_network,
-        node=collect.node_signs(0, (), rulesets), refusal=request.refusal, mode_none=_none(request), live=True,
+        node=collect.node_signs(0, (), rulesets), refusal=request.refusal, mode_none=request.mode_none, live=True,
     )  # fmt: skip

@@ -93,6 +93,22 @@ class OpenConnection(Record):
     owner: Resident | None = None
 
 
+class SocketCaptureState(Record):
+    """What the node holds of a pod that is captured by eBPF.
+
+    `captured`: the map of captured pods has it; `inbound_attached`: its own program for inbound calls. `missing` are
+    programs that are not attached at the node's cgroup. `options` are those of its entry, `counts` the node's counters,
+    `differences` those from what was wanted.
+    """
+
+    captured: bool
+    inbound_attached: bool
+    missing: tuple[str, ...]
+    options: Options | None
+    counts: Mapping[str, int]
+    differences: tuple[str, ...] = ()
+
+
 class Situation(Record):
     """All that is known about the pod.
 
@@ -103,7 +119,8 @@ class Situation(Record):
     ports, None where they are not known; `listeners` are TCP's sockets, as far as the kernel shows them;
     `nameservers` are those of the pod's resolv.conf, where that is known. `tracked` is how full connection tracking is,
     `strangers` are other programs' nftables tables. `node` are signs of a node's own namespace. `refusal` is why the
-    pod's manifest, annotations or plugin capture nothing.
+    pod's manifest, annotations or plugin capture nothing. `capture` is the node's part of capture by eBPF, the
+    rules are then those that the programs follow.
     """
 
     options: Options
@@ -133,6 +150,7 @@ class Situation(Record):
     host_network: bool = False
     refusal: str = ""
     mode_none: str = ""
+    capture: SocketCaptureState | None = None
     live: bool = False
 
     def ruleset(self, family: Family) -> Ruleset:
@@ -140,9 +158,17 @@ class Situation(Record):
         return next((each for each in self.rulesets if each.family == family), Ruleset(family, ()))
 
     @property
+    def by_capture(self) -> bool:
+        """Whether the pod is captured by eBPF, or is to be, and has no rules."""
+        desired = self.options.capture_backend == "ebpf" and not self.backends
+        return self.live and (desired or self.backends == ("ebpf",) or (self.capture is not None and not self.backends))
+
+    @property
     def origin(self) -> str:
         """Where the options come from, as evidence names it."""
-        return "the rules themselves" if self.inferred else self.source
+        if self.inferred:
+            return "the node's maps" if self.by_capture else "the rules themselves"
+        return self.source
 
     @property
     def proxies(self) -> tuple[Resident, ...]:

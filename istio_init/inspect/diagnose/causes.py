@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from istio_init.inspect.diagnose import (
+    capture_causes,
     choice_causes,
     connection_causes,
     listener_causes,
@@ -76,13 +77,43 @@ FAULTS: tuple[Callable[[Situation], Cause | None], ...] = (
     connection_causes.connected_before,
     connection_causes.accepted_before,
 )
+# The same for a pod that is captured by eBPF, in which there are no rules.
+CAPTURE_ALONE = (*ALONE[:5], capture_causes.not_configured)
+CAPTURE_FAULTS: tuple[Callable[[Situation], Cause | None], ...] = (
+    setting_causes.no_route,
+    capture_causes.program_missing,
+    capture_causes.inbound_detached,
+    capture_causes.other_options,
+    rule_causes.missing_route,
+    listener_causes.proxy_stopped,
+    proxy_causes.proxy_identity,
+    proxy_causes.app_as_proxy,
+    rule_causes.uncaptured_ipv6,
+    setting_causes.inner_network,
+    listener_causes.port_taken,
+    proxy_causes.proxy_ports,
+    listener_causes.proxy_busy,
+    proxy_causes.dns,
+    proxy_causes.other_nameserver,
+    choice_causes.excluded_destinations,
+    choice_causes.excluded_outbound_ports,
+    choice_causes.excluded_inbound_ports,
+    choice_causes.root_spared,
+    choice_causes.excluded_owners,
+    listener_causes.app_at_loopback,
+    connection_causes.connected_before,
+    connection_causes.accepted_before,
+)
 
 
 def causes(about: Situation) -> tuple[Cause, ...]:
     """All causes, the one that explains most first; none of a pod that is well."""
-    for look in ALONE:
+    by_capture = about.by_capture
+    for look in CAPTURE_ALONE if by_capture else ALONE:
         if cause := look(about):
             return (cause,)
-    faults = tuple(cause for look in FAULTS if (cause := look(about)))
+    faults = tuple(cause for look in (CAPTURE_FAULTS if by_capture else FAULTS) if (cause := look(about)))
+    if by_capture:
+        return faults
     rest = None if faults else rule_causes.changed_rules(about) or rule_causes.not_captured(about)
     return (rest,) if rest else faults

@@ -120,7 +120,11 @@ def two_backends(about: Situation) -> Cause | None:
         "two-backends",
         "calls are captured by two sets of rules",
         f"the rules were made twice, in different backends: {names}",
-        (f"the {names} tables have Istio rules; the kernel asks all of them",),
+        (
+            "the tables have Istio rules, and the node's maps have the pod (eBPF): both capture its calls"
+            if "ebpf" in about.backends
+            else f"the {names} tables have Istio rules; the kernel asks all of them",
+        ),
         ("istio-init clean --netns PATH, then one istio-init apply; or istio-init apply --reconcile",),
         calls_out(about, about.families[0]) or calls_in(about, about.families[0]),
     )
@@ -130,12 +134,18 @@ def other_backend(about: Situation) -> Cause | None:
     """Rules in another backend's tables than the options name."""
     options = about.options
     requested = "native" if options.native_nftables else options.force_iptables_binary
+    requested = "ebpf" if options.capture_backend == "ebpf" else requested
     if about.inferred or not requested or len(about.backends) != 1 or about.backends[0] == requested:
         return None
     return Cause(
         "other-backend",
         "the rules are not where the options want them",
-        f"the rules were made in another backend: in the {about.backends[0]} tables, not in the {requested} ones",
+        f"the rules were made in another backend: in the {about.backends[0]} tables, not "
+        + ("by eBPF" if requested == "ebpf" else f"in the {requested} ones"),
         (f"{about.origin} asks for {requested}",),
-        (f"istio-init apply --reconcile with the same options moves them to the {requested} tables",),
+        (
+            "istio-init clean --netns PATH, then the plugin's apply again"
+            if requested == "ebpf"
+            else f"istio-init apply --reconcile with the same options moves them to the {requested} tables",
+        ),
     )

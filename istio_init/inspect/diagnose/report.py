@@ -53,7 +53,7 @@ def _well(about: Situation, call: PacketPath | None, unknown: str) -> str:
     if unknown:
         return f"{HEALTHY}, as far as {unknown} tells"
     listeners = "" if about.listening is None else "; the sidecar listens"
-    return f"{HEALTHY}; the rules are in place{listeners}"
+    return f"{HEALTHY}; {'captured by eBPF' if about.capture else 'the rules are in place'}{listeners}"
 
 
 def _packet(path: PacketPath, about: Situation) -> Iterator[TextLine]:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from integration.kit.capabilities import become
-from integration.kit.endpoints import FAMILY_NUMBERS, PATIENCE, Address, User
+from integration.kit.endpoints import FAMILY_NUMBERS, PATIENCE, Address, User, set_transparent
 from integration.kit.namespace import Namespace
 
 if TYPE_CHECKING:
@@ -28,12 +28,16 @@ _SIZE = struct.Struct("=I")
 
 
 class Call(NamedTuple):
-    """A connection to make, or a datagram to send: where to, and from which address."""
+    """A connection to make, or a datagram to send: where to, and from which address.
+
+    With a mark, the address may be another host's.
+    """
 
     family: Family
     to: Address
     source: str = ""
     datagram: bool = False
+    mark: int = 0
 
 
 class Answer(NamedTuple):
@@ -120,6 +124,9 @@ def _answered(client: socket.socket) -> Answer:
 def _connected(client: socket.socket, call: Call) -> Answer:
     client.setblocking(False)
     try:
+        if call.mark:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, call.mark)
+            set_transparent(client)
         if call.source:
             client.bind((call.source, 0))
         code = client.connect_ex(call.to)

@@ -63,28 +63,34 @@ def opened(namespace: Namespace, family: Family, kind: int, user: User = ROOT) -
     """A new socket of this user in the namespace."""
     if user == ROOT:
         return namespace.inside(lambda: socket.socket(FAMILY_NUMBERS[family], kind))
+    connection, _ = used(namespace, family, kind, user, lambda _: 0)
+    return connection
+
+
+def used(
+    namespace: Namespace, family: Family, kind: int, user: User, work: Callable[[socket.socket], int]
+) -> tuple[socket.socket, int]:
+    """A new socket of this user in the namespace, after the user has done some work with it, which returns a number.
+
+    Programs at a cgroup look at who calls connect(2), netfilter at who made the socket.
+    """
     ours, childs = socket.socketpair()
     with ours, childs:
         child = os.fork()
         if child == 0:
-            _hand_over(namespace, family, kind, user, childs)
+            status = 1
+            try:
+                namespace.enter()
+                become(*user)
+                with socket.socket(FAMILY_NUMBERS[family], kind) as sock:
+                    socket.send_fds(childs, [work(sock).to_bytes(2, "big")], [sock.fileno()])
+                status = 0
+            finally:
+                os._exit(status)
         _, status = os.waitpid(child, 0)
         assert status == 0, f"no socket for {user}: status {status}"
-        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
-    return socket.socket(fileno=descriptors[0])
-
-
-def _hand_over(namespace: Namespace, family: Family, kind: int, user: User, to: socket.socket) -> None:
-    """Make the socket in a forked child, send it to the parent and end the child."""
-    status = 1
-    try:
-        namespace.enter()
-        become(*user)
-        with socket.socket(FAMILY_NUMBERS[family], kind) as sock:
-            socket.send_fds(to, [b"."], [sock.fileno()])
-        status = 0
-    finally:
-        os._exit(status)
+        number, descriptors, _, _ = socket.recv_fds(ours, 2, 1)
+    return socket.socket(fileno=descriptors[0]), int.from_bytes(number, "big")
 
 
 def set_transparent(endpoint: socket.socket) -> None:
@@ -138,9 +144,14 @@ def awaited(condition: Callable[[], bool], what: str) -> None:
 
 def connect(client: socket.socket, to: Address, listeners: Mapping[str, socket.socket]) -> Arrival:
     """Connect the client and see which listener gets it; a byte must pass both ways. The client is closed."""
+    client.setblocking(False)
+    return arrival(client, client.connect_ex(to), to, listeners)
+
+
+def arrival(client: socket.socket, started: int, to: Address, listeners: Mapping[str, socket.socket]) -> Arrival:
+    """See which listener gets a connection, of which `started` is what connect(2) came to; see connect()."""
     with client:
         client.setblocking(False)
-        started = client.connect_ex(to)
         if started == errno.ECONNREFUSED:
             return Arrival("refused")
         assert started in {0, errno.EINPROGRESS}, f"connect to {to}: {os.strerror(started)}"
@@ -193,16 +204,21 @@ def ask(client: socket.socket, to: Address, listeners: Mapping[str, socket.socke
 
     The client is closed.
     """
+    client.sendto(b"?", to)
+    return answer(client, to, listeners)
+
+
+def answer(client: socket.socket, to: Address, listeners: Mapping[str, socket.socket]) -> Arrival:
+    """See where a datagram of one byte ends that the client has sent; see ask()."""
     with client:
         client.settimeout(PATIENCE)
-        client.sendto(b"?", to)
         readable, _, _ = select.select(list(listeners.values()), [], [], PATIENCE)
         assert readable, f"the datagram to {to} is lost"
         name = next(name for name, each in listeners.items() if each is readable[0])
         _, source = readable[0].recvfrom(1)
         readable[0].sendto(b"!", source)
-        answer, answered = client.recvfrom(1)
-        assert answer == b"!"
+        data, answered = client.recvfrom(1)
+        assert data == b"!"
         return Arrival(name, source[:2], readable[0].getsockname()[:2], answered=answered[:2])
 
 

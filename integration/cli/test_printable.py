@@ -138,7 +138,7 @@ def held(path: Path) -> Iterator[str]:
 
 
 def test_json_is_exact(hostile: Namespace, backend: str) -> None:
-    tables = ask(hostile, "show", "--output", "json", *PLAN, *BACKENDS[backend]).told["tables"]
+    tables = ask(hostile, "show", "--output", "json", *PLAN, *BACKENDS[backend]).document["tables"]
     rules = [rule["rule"] for table in tables for chain in table["chains"] for rule in chain["rules"]]
     assert any(HOSTILE in rule for rule in rules)
 

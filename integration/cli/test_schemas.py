@@ -12,7 +12,7 @@ from tests.kit.schemas import validated
 RULES = ("-u", "1337", "-i", "*", "-b", "*")
 
 
-def told(namespace: Namespace, *argv: str) -> tuple[int, Any]:
+def answer(namespace: Namespace, *argv: str) -> tuple[int, Any]:
     """The exit code, and the document; nothing goes to standard error."""
     command = ["ip", "netns", "exec", namespace.name, *VERBS, *argv, "--output", "json"]
     done = subprocess.run(command, env=environment(namespace), capture_output=True, text=True, check=False)
@@ -21,7 +21,7 @@ def told(namespace: Namespace, *argv: str) -> tuple[int, Any]:
 
 
 def test_a_run_is_one_document(namespace: Namespace) -> None:
-    done = [told(namespace, verb, *RULES) for verb in ("apply", "apply", "clean", "clean")]
+    done = [answer(namespace, verb, *RULES) for verb in ("apply", "apply", "clean", "clean")]
     assert [(code, value["code"]) for code, value in done] == [(0, 0)] * 4
     summaries = [value["summary"] for _, value in done]
     assert summaries[0].startswith("applied (no Istio rules found)")
@@ -32,8 +32,8 @@ def test_a_run_is_one_document(namespace: Namespace) -> None:
 
 
 def test_a_refusal_is_in_the_document(namespace: Namespace) -> None:
-    assert told(namespace, "apply", *RULES)[0] == 0
-    code, value = told(namespace, "apply", *RULES, "-d", "80")
+    assert answer(namespace, "apply", *RULES)[0] == 0
+    code, value = answer(namespace, "apply", *RULES, "-d", "80")
     assert (code, value["code"]) == (1, 1)
     assert "--reconcile" in value["summary"]
     assert value["log"][-1] == {"level": "error", "message": value["summary"]}

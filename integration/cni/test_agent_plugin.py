@@ -93,7 +93,7 @@ def test_a_pod_that_no_watch_tells_of_is_asked_for_once(
     put(agent)
     plugin(tmp_path, agent).done("ADD", namespace.path, INJECTED, prevResult=PREVIOUS)
     assert program.standing(namespace) == standing(*EVERYTHING, "-u", "1337")
-    assert len(agent.api.asked("GET", "/pods/pod-a1")) == 1
+    assert len(agent.api.requests_of("GET", "/pods/pod-a1")) == 1
 
 
 def test_without_the_api_server_or_the_agent_no_pod_starts_uncaptured(

@@ -30,7 +30,7 @@ class Repairing:
         self.runtime.sandboxes[f"id-{name}"] = name, kubernetes, namespace.path
         self.agent.api.put(pod(name, 1, namespace=kubernetes))
 
-    def said(self, text: str) -> None:
+    def wait_for_line(self, text: str) -> None:
         """Wait for a line of the agent's log."""
         until(lambda: text in self.agent.log, text)
 
@@ -62,7 +62,7 @@ def test_a_pod_that_was_missed_is_mended_in_place_and_so_is_one_that_was_changed
 ) -> None:
     with repairing(tmp_path, "mend") as repair:
         repair.run(namespace)
-        repair.said("pod default/web: uncaptured")
+        repair.wait_for_line("pod default/web: uncaptured")
         assert captured(namespace)
         until(lambda: len(repair.events()) == 1, "the Event")
         [(name, reason, message)] = repair.events()
@@ -72,7 +72,7 @@ def test_a_pod_that_was_missed_is_mended_in_place_and_so_is_one_that_was_changed
         assert event["involvedObject"]["uid"] == "uid-web"
         assert event["type"] == "Normal"
         namespace.run("iptables-legacy", "-t", "nat", "-D", "ISTIO_OUTPUT", "1")
-        repair.said("pod default/web: drifted")
+        repair.wait_for_line("pod default/web: drifted")
         until(lambda: len(repair.events()) == 2, "the second Event")
         text = repair.agent.get("/metrics")[1]
         assert 'istio_init_cni_repairs_total{action="mend",result="done",state="uncaptured"} 1.0' in text
@@ -86,15 +86,15 @@ def test_a_pod_that_was_missed_is_told_of_once_and_left_alone(
 ) -> None:
     with repairing(tmp_path, mode) as repair:
         repair.run(namespace)
-        repair.said("pod default/web: uncaptured")
+        repair.wait_for_line("pod default/web: uncaptured")
         until(lambda: bool(repair.events()), "the Event")
         if mode == "label":
-            repair.said("labelled cni.istio.io/uninitialized=true")
+            repair.wait_for_line("labelled cni.istio.io/uninitialized=true")
             labels = repair.agent.api.pods["default", "web"]["metadata"]["labels"]
             assert labels == {"cni.istio.io/uninitialized": "true"}
         # Some inspections later.
         repair.run(namespace, "other")
-        repair.said("pod default/other: uncaptured")
+        repair.wait_for_line("pod default/other: uncaptured")
         assert [each[:2] for each in repair.events()].count(("web", "NotCaptured")) == 1
         assert not captured(namespace)
 
@@ -107,12 +107,12 @@ def test_a_pod_is_evicted_unless_its_budget_or_its_namespace_forbid_it(
         repair.run(namespace)
         with Namespace() as other:
             repair.run(other, "istiod", "control")
-            repair.said("not evicted yet")
+            repair.wait_for_line("not evicted yet")
             repair.agent.api.eviction = 201
-            repair.said("pod default/web: uncaptured: evicted")
+            repair.wait_for_line("pod default/web: uncaptured: evicted")
             assert ("default", "web") not in repair.agent.api.pods
             assert ("control", "istiod") in repair.agent.api.pods
-            evictions = repair.agent.api.asked("POST", "/eviction")
+            evictions = repair.agent.api.requests_of("POST", "/eviction")
             assert {each.path for each in evictions} == {"/api/v1/namespaces/default/pods/web/eviction"}
             body = json.loads(evictions[-1].body)
             assert body["deleteOptions"] == {"preconditions": {"uid": "uid-web"}}

@@ -36,7 +36,7 @@ def watched(host: Host, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
-def said(run: subprocess.Popen[str], words: str) -> list[str]:
+def lines_until(run: subprocess.Popen[str], words: str) -> list[str]:
     """What a watcher says, up to the first line that has these words."""
     assert run.stderr is not None
     lines = []
@@ -71,7 +71,7 @@ def test_a_program_that_restores_its_own(host: Host) -> None:
     other.start()
     run = watched(host)
     try:
-        lines = said(run, "left alone for 4 s")
+        lines = lines_until(run, "left alone for 4 s")
     finally:
         stop.set()
         other.join()
@@ -89,7 +89,7 @@ def test_two_watchers_with_different_entries(host: Host, tmp_path: pathlib.Path)
         configuration.write_text(json.dumps({"type": "istio-init-cni", "log_file": f"/var/log/{name}"}))
         runs.append(watched(host, f"--plugin-config={configuration}", "--on-exit=keep"))
     for run in runs:
-        assert written(said(run, "left alone for 1 s")) == AT_ONCE + 1
+        assert written(lines_until(run, "left alone for 1 s")) == AT_ONCE + 1
     for run in runs:
         ended(run)
     entry = plugin_entry(path.read_text())

@@ -65,7 +65,7 @@ def work(result: Repairing, namespace: Namespace, number: int) -> None:
     assert result.plugin.call("ADD", namespace.path, {}, f"w{number}", prevResult=PREVIOUS).code == 1
     with Namespace() as missed:
         result.run(missed, f"web-{number}")
-        result.said(f"pod default/web-{number}: uncaptured")
+        result.wait_for_line(f"pod default/web-{number}: uncaptured")
     api.break_watches()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from integration.kit import program
-from integration.kit.cni import INJECTED, PREVIOUS, Plugin, said
+from integration.kit.cni import INJECTED, PREVIOUS, Plugin, finished
 from integration.kit.fresh import by_path, standing
 from integration.kit.namespace import Foreign, Namespace
 from istio_init.cli.app import main
@@ -39,7 +39,7 @@ def ours(namespace: Namespace) -> bool:
 def test_a_sandboxs_life(namespace: Namespace, tmp_path: Path, version: str) -> None:
     plugin = Plugin(tmp_path, version)
     raw = plugin.text({**INJECTED, PORTS: "80"}, prevResult=PREVIOUS)
-    added = said(plugin.start("ADD", namespace.path), raw)
+    added = finished(plugin.start("ADD", namespace.path), raw)
     assert added.code == 0
     # As it came, to the byte.
     assert added.result == json.dumps(PREVIOUS) + "\n"
@@ -186,7 +186,7 @@ def test_a_path_that_changes_while_it_is_called_never_means_the_nodes_network(
             for number in range(20):
                 for verb in ("ADD", "DEL"):
                     run = plugin.start(verb, str(path), f"c{number}", prefix=inside)
-                    said(run, plugin.text(INJECTED, prevResult=PREVIOUS))
+                    finished(run, plugin.text(INJECTED, prevResult=PREVIOUS))
                     assert not ours(node)
         finally:
             stop.set()
@@ -255,11 +255,11 @@ def test_status_tells_whether_pods_can_be_captured(tmp_path: Path) -> None:
 def test_without_rights_nothing_is_started(namespace: Namespace, tmp_path: Path) -> None:
     plugin = Plugin(tmp_path)
     run = plugin.start("ADD", namespace.path, prefix=("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"))
-    error = said(run, plugin.text(INJECTED)).error
+    error = finished(run, plugin.text(INJECTED)).error
     assert error["code"] == FAILED
     assert program.existing(namespace, IPV4) == set()
     run = plugin.start("STATUS", "", prefix=("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"))
-    assert "NET_ADMIN" in said(run, plugin.text()).error["msg"]
+    assert "NET_ADMIN" in finished(run, plugin.text()).error["msg"]
 
 
 def test_dns_capture_does_not_read_the_nodes_servers(namespace: Namespace, plugin: Plugin) -> None:
@@ -273,7 +273,7 @@ def test_many_at_once(tmp_path: Path) -> None:
     with by_path(MANY) as paths:
         for command in ("ADD", "DEL"):
             runs = [plugin.start(command, path, f"c{number}") for number, path in enumerate(paths)]
-            actual = [said(run, plugin.text(INJECTED)) for run in runs]
+            actual = [finished(run, plugin.text(INJECTED)) for run in runs]
             assert [each.code for each in actual] == [0] * MANY
             assert {"ISTIO" in standing(path) for path in paths} == {command == "ADD"}
             assert len(list(plugin.run_dir.iterdir())) == (MANY if command == "ADD" else 0)
@@ -306,7 +306,7 @@ def test_on_a_read_only_file_system_standard_error_has_all_of_the_log(namespace:
     plugin.log.parent.mkdir()
     read_only = f'mount -t tmpfs -o ro tmpfs {plugin.log.parent}; exec "$@"'
     run = plugin.start("ADD", namespace.path, prefix=("unshare", "--mount", "sh", "-ec", read_only, "-"))
-    added = said(run, plugin.text(INJECTED))
+    added = finished(run, plugin.text(INJECTED))
     assert added.code == 0
     assert [line["level"] for line in added.log].count("warn") == 1
     assert next(line["msg"] for line in added.log if line["level"] == "warn").endswith(
@@ -321,7 +321,7 @@ def test_the_log_of_each_command_tells_the_pod_and_what_was_decided(namespace: N
     plugin.done("ADD", namespace.path, INJECTED, container="a1")
     namespace.run("iptables-legacy", "-t", "nat", "-F", "ISTIO_OUTPUT")
     checked = plugin.call("CHECK", namespace.path, INJECTED, prevResult=PREVIOUS)
-    collected = said(plugin.start("GC", ""), plugin.text(None, **{"cni.dev/valid-attachments": None}))
+    collected = finished(plugin.start("GC", ""), plugin.text(None, **{"cni.dev/valid-attachments": None}))
     for log in (checked.log, collected.log):
         assert log
         for line in log:

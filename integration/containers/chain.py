@@ -112,7 +112,7 @@ class ChainNode(Node):
         assert contents, container
         return contents
 
-    def told(self, container: str) -> list[dict[str, str]]:
+    def log_of(self, container: str) -> list[dict[str, str]]:
         """What the plugin has logged of a sandbox."""
         lines = [json.loads(line) for line in self.log.read_text().splitlines()]
         return [line for line in lines if line["sandbox"] == container]

@@ -66,7 +66,7 @@ class Nameserver:
     """
 
     def __init__(self, udp: socket.socket, tcp: socket.socket, answer: Answer) -> None:
-        self.asked = list[Address]()
+        self.clients = list[Address]()
         self._udp, self._tcp, self._answer = udp, tcp, answer
         self._threads = [threading.Thread(target=each) for each in (self._serve_udp, self._serve_tcp)]
 
@@ -91,7 +91,7 @@ class Nameserver:
             query, client = self._udp.recvfrom(4096)
             if not query:
                 return
-            self.asked.append(client[:2])
+            self.clients.append(client[:2])
             self._udp.sendto(self._answer(query), client)
 
     def _serve_tcp(self) -> None:
@@ -101,6 +101,6 @@ class Nameserver:
             except OSError:
                 return
             with connection:
-                self.asked.append(client[:2])
+                self.clients.append(client[:2])
                 message = self._answer(_received(connection))
                 connection.sendall(LENGTH.pack(len(message)) + message)

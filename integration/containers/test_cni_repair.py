@@ -73,7 +73,7 @@ class Repairing:
         command = [*self.containerd.node.entered(), *WITH_THOSE_RIGHTS, *PROGRAM, *places, *flags]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
-    def told(self, code: int, *flags: str) -> dict[str, dict[str, Any]]:
+    def report(self, code: int, *flags: str) -> dict[str, dict[str, Any]]:
         """What a run that ends with this code says of each pod, by name."""
         done = self.run("--output=json", *flags)
         assert (done.returncode, done.stderr) == (code, ""), f"{done.stdout}{done.stderr}"
@@ -110,11 +110,11 @@ def connected(namespace: Namespace, user: User) -> Iterator[socket.socket]:
     with opened(namespace, IPV4, socket.SOCK_STREAM, user) as client:
         client.settimeout(PATIENCE)
         client.connect(UPSTREAM)
-        assert said(client) == b"WORDS"
+        assert echoed(client) == b"WORDS"
         yield client
 
 
-def said(client: socket.socket) -> bytes:
+def echoed(client: socket.socket) -> bytes:
     client.sendall(b"words")
     return client.recv(64)
 
@@ -182,7 +182,7 @@ def test_pods_in_every_state(repairing: Repairing) -> None:
         before = {name: standing(space) for name, space in pods.spaces.items()}
         untracked = stack.enter_context(connected(pods.spaces["early"], User(1000, 1000)))
         tracked = stack.enter_context(connected(pods.spaces["drifted"], User(1337, 1337)))
-        actual = repairing.told(1)
+        actual = repairing.report(1)
         assert {name: pod["state"] for name, pod in actual.items()} == {
             "early": "uncaptured",
             "drifted": "drifted",
@@ -201,13 +201,13 @@ def test_pods_in_every_state(repairing: Repairing) -> None:
         lines = repairing.run().stdout.splitlines()
         assert next(line for line in lines if "default/early" in line).startswith("uncaptured ")
         assert lines[-1].endswith("--fix captures 2")
-        actual = repairing.told(0, "--fix")
+        actual = repairing.report(0, "--fix")
         assert actual["early"].items() >= {"state": "uncaptured", "fixed": True}.items()
         assert actual["bad"]["state"] == "gone"
         # The one connection is nobody's any more; the other was tracked before, and is the proxy's.
         with pytest.raises(ConnectionResetError):
-            said(untracked)
-        assert said(tracked) == b"WORDS"
+            echoed(untracked)
+        assert echoed(tracked) == b"WORDS"
         assert all(pods.is_whole(name) for name in ("early", "drifted"))
         assert standing(pods.spaces["plain"]) == before["plain"]
         state = pods.state("early")
@@ -216,7 +216,7 @@ def test_pods_in_every_state(repairing: Repairing) -> None:
         logged = [json.loads(line) for line in pods.plugin.log.read_text().splitlines()]
         desired = {"command": "repair", "pod": "early", "decision": "captured"}
         assert any(line.items() >= desired.items() for line in logged)
-        again = repairing.told(0, "--fix")
+        again = repairing.report(0, "--fix")
         assert {again[name]["state"] for name in ("early", "drifted")} == {"captured"}
         assert not any(pod["fixed"] for pod in again.values())
 

@@ -100,7 +100,7 @@ def test_a_pod_is_captured_before_its_first_process(containerd: Containerd, node
     assert len(node.upstream.peers) == request
     assert not Path(state.netns).exists()
     # A kubelet stops a sandbox and then removes it; each time the runtime calls DEL.
-    assert [line["command"] for line in node.told(pod.identity)].count("DEL") > 1
+    assert [line["command"] for line in node.log_of(pod.identity)].count("DEL") > 1
     assert node.traces() == before
 
 
@@ -108,7 +108,7 @@ def test_a_pod_without_a_sidecar_is_left_alone(containerd: Containerd, node: Cha
     before, request = node.traces(), len(node.upstream.peers)
     with containerd.pod("plain", annotations={"example.com/other": "1"}) as pod:
         assert first(pod) == "upstream"
-        (line,) = node.told(pod.identity)
+        (line,) = node.log_of(pod.identity)
         assert (line["decision"], line["pod"], line["namespace"]) == ("passed through", "plain", "default")
         assert "no annotation sidecar.istio.io/status" in line["why"]
     assert len(node.upstream.peers) == request + 1

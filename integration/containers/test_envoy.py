@@ -20,7 +20,7 @@ from istio_init.model.rules import FAMILIES
 
 ARTICLE = "-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -b '*' -d 15090,15020"
 ENVOY = User(1337, 1337)
-Asked = Callable[[socket.socket, Address], str]
+Ask = Callable[[socket.socket, Address], str]
 
 # The rules of ISTIO_OUTPUT with these options, by their place.
 FROM_PASSTHROUGH, PROXY_TO_OWN, APP_TO_OWN, PROXY_OUT = 0, 1, 2, 3
@@ -41,7 +41,7 @@ def test_without_rules_nothing_meets_envoy(mesh: Mesh) -> None:
 
 
 @pytest.mark.parametrize(("say", "answer"), [(get, "app"), (talk, "PLAIN WORDS")])
-def test_inbound_1_to_8(mesh: Mesh, say: Asked, answer: str) -> None:
+def test_inbound_1_to_8(mesh: Mesh, say: Ask, answer: str) -> None:
     """Client, PREROUTING, ISTIO_INBOUND, ISTIO_IN_REDIRECT, Envoy, rule 1 of ISTIO_OUTPUT, app, and back."""
     mesh.pod.apply(ARTICLE)
     with mesh.envoy.watched() as moved:
@@ -53,7 +53,7 @@ def test_inbound_1_to_8(mesh: Mesh, say: Asked, answer: str) -> None:
 
 
 @pytest.mark.parametrize(("say", "answer"), [(get, "upstream"), (talk, "PLAIN WORDS")])
-def test_outbound_9_to_15(mesh: Mesh, say: Asked, answer: str) -> None:
+def test_outbound_9_to_15(mesh: Mesh, say: Ask, answer: str) -> None:
     """App, OUTPUT, ISTIO_OUTPUT, ISTIO_REDIRECT, Envoy, rule 4 of ISTIO_OUTPUT, upstream, and back."""
     mesh.pod.apply(ARTICLE)
     with mesh.envoy.watched() as moved:
@@ -65,7 +65,7 @@ def test_outbound_9_to_15(mesh: Mesh, say: Asked, answer: str) -> None:
 
 
 @pytest.mark.parametrize(("say", "answer"), [(get, "app"), (talk, "PLAIN WORDS")])
-def test_the_apps_own_service_16(mesh: Mesh, say: Asked, answer: str) -> None:
+def test_the_apps_own_service_16(mesh: Mesh, say: Ask, answer: str) -> None:
     """App, Envoy outbound, which picks the pod itself: by rule 2 of ISTIO_OUTPUT through Envoy inbound to the app."""
     mesh.pod.apply(ARTICLE)
     with mesh.envoy.watched() as moved:

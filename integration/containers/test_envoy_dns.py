@@ -27,7 +27,7 @@ class Names:
     def __init__(self, mesh: Mesh) -> None:
         pod = mesh.pod
         self.mesh, self.family = mesh, FAMILY_NUMBERS[mesh.family]
-        self.known, self.server = pod.addresses.outer, (pod.addresses.peer, 53)
+        self.address, self.server = pod.addresses.outer, (pod.addresses.peer, 53)
         here, there = (pod.addresses.loopback, AGENT_PORT), self.server
         dgram = socket.SOCK_DGRAM
         self.agent = Nameserver(
@@ -38,7 +38,7 @@ class Names:
         self.resolver = Nameserver(
             listener(pod.peer, mesh.family, there, kind=dgram),
             listener(pod.peer, mesh.family, there),
-            lambda query: response(query, self.family, self.known),
+            lambda query: response(query, self.family, self.address),
         )
 
     def resolved(self, kind: socket.SocketKind) -> str:
@@ -63,10 +63,10 @@ def test_a_name_is_asked_and_its_address_dialled(names: Names, kind: socket.Sock
     mesh.pod.apply(options)
     with mesh.envoy.watched() as moved:
         address = names.resolved(kind)
-    assert address == names.known
+    assert address == names.address
     # Redirecting changes where a query goes, not whence it comes; the agent's own leaves as it is.
     for nameserver in (names.agent, names.resolver):
-        assert [client for client, _ in nameserver.asked] == [mesh.pod.addresses.pod]
+        assert [client for client, _ in nameserver.clients] == [mesh.pod.addresses.pod]
     assert moved == {}
     with mesh.envoy.watched() as moved:
         assert get(mesh.inside(), (address, 80)) == "upstream"
@@ -75,5 +75,5 @@ def test_a_name_is_asked_and_its_address_dialled(names: Names, kind: socket.Sock
 
 def test_without_dns_capture_the_agent_is_not_asked(names: Names) -> None:
     names.mesh.pod.apply(ARTICLE.replace(" --redirect-dns", ""))
-    assert names.resolved(socket.SOCK_DGRAM) == names.known
-    assert names.agent.asked == []
+    assert names.resolved(socket.SOCK_DGRAM) == names.address
+    assert names.agent.clients == []

@@ -17,7 +17,7 @@ from istio_init.model.rules import FAMILIES
 
 BASE = "-p 15001 -z 15006 -u 1337 -m TPROXY"
 ALL = f"{BASE} -i '*' -b '*' -d 15090,15020"
-Asked = Callable[[socket.socket, Address], str]
+Ask = Callable[[socket.socket, Address], str]
 
 # Ports for clients outside. Envoy takes the client's address with a port of its own; were that one a live port of the
 # client's, the two would be one connection to conntrack.
@@ -38,7 +38,7 @@ def client(mesh: Mesh) -> socket.socket:
 
 
 @pytest.mark.parametrize(("say", "answer"), [(get, "app"), (talk, "PLAIN WORDS")])
-def test_inbound_the_app_sees_the_client(mesh: Mesh, say: Asked, answer: str) -> None:
+def test_inbound_the_app_sees_the_client(mesh: Mesh, say: Ask, answer: str) -> None:
     mesh.pod.apply(ALL)
     with mesh.envoy.watched() as moved:
         assert say(client(mesh), mesh.to_app) == answer
@@ -47,7 +47,7 @@ def test_inbound_the_app_sees_the_client(mesh: Mesh, say: Asked, answer: str) ->
 
 
 @pytest.mark.parametrize(("say", "answer"), [(get, "upstream"), (talk, "PLAIN WORDS")])
-def test_outbound(mesh: Mesh, say: Asked, answer: str) -> None:
+def test_outbound(mesh: Mesh, say: Ask, answer: str) -> None:
     mesh.pod.apply(ALL)
     with mesh.envoy.watched() as moved:
         assert say(mesh.inside(), mesh.to_upstream) == answer
@@ -56,7 +56,7 @@ def test_outbound(mesh: Mesh, say: Asked, answer: str) -> None:
 
 
 @pytest.mark.parametrize(("say", "answer"), [(get, "app"), (talk, "PLAIN WORDS")])
-def test_the_apps_own_service(mesh: Mesh, say: Asked, answer: str) -> None:
+def test_the_apps_own_service(mesh: Mesh, say: Ask, answer: str) -> None:
     mesh.pod.apply(ALL)
     with mesh.envoy.watched() as moved:
         assert say(mesh.inside(), mesh.to_service) == answer

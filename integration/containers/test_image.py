@@ -23,7 +23,7 @@ COMMANDS = ("istio-iptables", "istio-clean-iptables", "istio-init", "pilot-agent
 MEGABYTE = 1_000_000
 
 
-class Said:
+class ImageRun:
     """What came of one run of the image."""
 
     def __init__(self, engine: Engine, image: str, *arguments: str, entry: str = "", user: str = "") -> None:
@@ -82,7 +82,7 @@ def test_every_module_of_the_program_is_there_and_loads(engine: Engine, image: B
     }
     launcher = (sources / "image/launcher.py").read_text().partition("from istio_init")[0]
     script = f"{launcher}\nfor name in sys.argv[1:]: __import__(name)"
-    message = Said(engine, image.tag, "-IS", "-c", script, *sorted(names), entry="/usr/bin/python3")
+    message = ImageRun(engine, image.tag, "-IS", "-c", script, *sorted(names), entry="/usr/bin/python3")
     assert (message.code, message.err) == (0, "")
 
 
@@ -90,7 +90,7 @@ def test_every_library_loads(engine: Engine, image: Built, files: dict[str, tarf
     names = [f"/{name}" for name in files if ".so" in name and "ld-" not in name and "ld.so" not in name]
     library = "import sys\nsys.path.append('/usr/lib/istio-init/library.zip')"
     script = f"{library}\nimport ctypes\nfor name in sys.argv[1:]: ctypes.CDLL(name)"
-    message = Said(engine, image.tag, "-IS", "-c", script, *names, entry="/usr/bin/python3")
+    message = ImageRun(engine, image.tag, "-IS", "-c", script, *names, entry="/usr/bin/python3")
     assert (message.code, message.err) == (0, "")
 
 
@@ -129,7 +129,7 @@ def test_a_dry_run_prints_the_same_as_outside(engine: Engine, image: Built) -> N
     command = [sys.executable, "-m", "istio_init", *PREVIEW]
     outside = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for user in ("0", "1337", "65534"):
-        message = Said(engine, image.tag, *PREVIEW, user=user)
+        message = ImageRun(engine, image.tag, *PREVIEW, user=user)
         assert (message.code, message.err, message.out) == (0, "", outside)
 
 
@@ -137,7 +137,7 @@ def test_a_page_is_the_same_as_outside(engine: Engine, image: Built) -> None:
     words = ["draw", *ARTICLE, "--no-enable-ipv6", "--format", "html"]
     command = [*VERBS, *words]
     outside = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    message = Said(engine, image.tag, *words, entry="istio-init")
+    message = ImageRun(engine, image.tag, *words, entry="istio-init")
     assert (message.code, message.err) == (0, "")
     assert message.out == outside
 
@@ -153,35 +153,35 @@ def test_a_page_is_the_same_as_outside(engine: Engine, image: Built) -> None:
     ],
 )
 def test_it_is_called_as_istio_calls_its_own(engine: Engine, image: Built, entry: str, before: list[str]) -> None:
-    message = Said(engine, image.tag, *before, *PREVIEW, entry=entry)
+    message = ImageRun(engine, image.tag, *before, *PREVIEW, entry=entry)
     assert (message.code, message.err) == (0, "")
     assert message.out.startswith("*nat\n")
 
 
 @pytest.mark.parametrize(("entry", "before"), [("istio-clean-iptables", []), ("", ["istio-clean-iptables"])])
 def test_cleaning_has_a_name_of_its_own(engine: Engine, image: Built, entry: str, before: list[str]) -> None:
-    message = Said(engine, image.tag, *before, *PREVIEW, entry=entry)
+    message = ImageRun(engine, image.tag, *before, *PREVIEW, entry=entry)
     assert (message.code, message.out, message.err) == (0, "", "")
 
 
 def test_help_and_mistakes(engine: Engine, image: Built) -> None:
-    message = Said(engine, image.tag, "--help")
+    message = ImageRun(engine, image.tag, "--help")
     assert (message.code, message.err) == (0, "")
     assert "--istio-inbound-interception-mode" in message.out
-    assert "apply" in Said(engine, image.tag, "--help", entry="istio-init").out
-    message = Said(engine, image.tag, "--run-validatoin")
+    assert "apply" in ImageRun(engine, image.tag, "--help", entry="istio-init").out
+    message = ImageRun(engine, image.tag, "--run-validatoin")
     assert message.code == 255
     assert "--run-validation" in message.err
-    message = Said(engine, image.tag, "-p", "70000")
+    message = ImageRun(engine, image.tag, "-p", "70000")
     assert message.code == 1
     assert "70000" in message.err
-    message = Said(engine, image.tag, "proxy", "sidecar", entry="pilot-agent")
+    message = ImageRun(engine, image.tag, "proxy", "sidecar", entry="pilot-agent")
     assert message.code == 255
     assert message.err.startswith("pilot-agent: 'proxy'")
 
 
 def test_the_engine_that_is_left_out_says_how_to_get_it(engine: Engine, image: Built) -> None:
-    message = Said(engine, image.tag, *ARTICLE, "--iptables-engine", "python-iptables")
+    message = ImageRun(engine, image.tag, *ARTICLE, "--iptables-engine", "python-iptables")
     assert message.code == 1
     assert "istio-init[python-iptables]" in message.err
 

@@ -27,7 +27,7 @@ ROUNDS, REQUESTS = 60, 50
 CLIENT_PORTS, POD_PORTS = (10000, 29999), (30000, 60999)
 
 
-class Way(NamedTuple):
+class Scenario(NamedTuple):
     """One row: how a request goes, and which end asks."""
 
     title: str
@@ -44,15 +44,15 @@ PODS = {
     "tproxy": (f"{BASE} -m TPROXY", TPROXY_USER),
 }
 WAYS = (
-    Way("inbound, no rules", "none", inbound=True),
-    Way("inbound, rules present, the port excluded", "excluded", inbound=True),
-    Way("inbound, no rules, Envoy addressed by its port", "none", inbound=True, open_door=True),
-    Way("inbound, REDIRECT", "redirect", inbound=True),
-    Way("inbound, TPROXY", "tproxy", inbound=True),
-    Way("outbound, no rules", "none", inbound=False),
-    Way("outbound, rules present, the port excluded", "excluded", inbound=False),
-    Way("outbound, REDIRECT", "redirect", inbound=False),
-    Way("outbound, TPROXY", "tproxy", inbound=False),
+    Scenario("inbound, no rules", "none", inbound=True),
+    Scenario("inbound, rules present, the port excluded", "excluded", inbound=True),
+    Scenario("inbound, no rules, Envoy addressed by its port", "none", inbound=True, open_door=True),
+    Scenario("inbound, REDIRECT", "redirect", inbound=True),
+    Scenario("inbound, TPROXY", "tproxy", inbound=True),
+    Scenario("outbound, no rules", "none", inbound=False),
+    Scenario("outbound, rules present, the port excluded", "excluded", inbound=False),
+    Scenario("outbound, REDIRECT", "redirect", inbound=False),
+    Scenario("outbound, TPROXY", "tproxy", inbound=False),
 )
 
 
@@ -63,18 +63,18 @@ class Measured(NamedTuple):
     entries: float
 
 
-def measure(rounds: int, requests: int) -> dict[Way, Measured]:
+def measure(rounds: int, requests: int) -> dict[Scenario, Measured]:
     """Ask each way `requests` times in each of the rounds, a new connection each, one at a time."""
     with _pods() as meshes:
         for direction in WAYS:
-            _asked(direction, meshes[direction.mesh], requests)
+            _durations(direction, meshes[direction.mesh], requests)
         entries = {direction: _entries(direction, meshes[direction.mesh], requests) for direction in WAYS}
-        seconds: dict[Way, list[float]] = {direction: [] for direction in WAYS}
+        seconds: dict[Scenario, list[float]] = {direction: [] for direction in WAYS}
         order = random.Random(0)
         for _ in range(rounds):
             # In another order each time: who comes first pays for who came before.
             for direction in order.sample(WAYS, len(WAYS)):
-                seconds[direction] += _asked(direction, meshes[direction.mesh], requests)
+                seconds[direction] += _durations(direction, meshes[direction.mesh], requests)
     return {direction: Measured(seconds[direction], entries[direction]) for direction in WAYS}
 
 
@@ -106,7 +106,7 @@ def _pods() -> Iterator[dict[str, Mesh]]:
         yield meshes
 
 
-def _asked(direction: Way, mesh: Mesh, requests: int) -> list[float]:
+def _durations(direction: Scenario, mesh: Mesh, requests: int) -> list[float]:
     """How long each request took, in seconds."""
     taken = []
     for _ in range(requests):
@@ -117,20 +117,20 @@ def _asked(direction: Way, mesh: Mesh, requests: int) -> list[float]:
     return taken
 
 
-def _target(direction: Way, mesh: Mesh) -> Address:
+def _target(direction: Scenario, mesh: Mesh) -> Address:
     if direction.open_door:
         return mesh.open_door
     return mesh.to_app if direction.inbound else mesh.to_upstream
 
 
-def _entries(direction: Way, mesh: Mesh, requests: int) -> float:
+def _entries(direction: Scenario, mesh: Mesh, requests: int) -> float:
     """The conntrack entries in the pod's namespace that a request leaves, on average."""
     mesh.pod.namespace.run("conntrack", "--flush")
-    _asked(direction, mesh, requests)
+    _durations(direction, mesh, requests)
     return int(mesh.pod.namespace.run("conntrack", "--count")) / requests
 
 
-def table(measured: dict[Way, Measured]) -> str:
+def table(measured: dict[Scenario, Measured]) -> str:
     """The result in Markdown; each direction is compared with its own first row."""
     lines = [
         "| a request on a connection of its own | requests/s | p50 | p99 | conntrack entries |",

@@ -28,14 +28,14 @@ ROUNDS, PACKETS = 50, 100
 DESTINATION = ("198.51.100.1", 9)
 
 
-class Way(NamedTuple):
+class Scenario(NamedTuple):
     """Which backend has the rules, "" for none, and how many networks they exclude."""
 
     backend: str
     networks: int
 
 
-NO_RULES = Way("", 0)
+NO_RULES = Scenario("", 0)
 
 
 class Measured(NamedTuple):
@@ -45,10 +45,10 @@ class Measured(NamedTuple):
     entries: int
 
 
-def measure(counts: tuple[int, ...], rounds: int, packets: int) -> dict[Way, Measured]:
+def measure(counts: tuple[int, ...], rounds: int, packets: int) -> dict[Scenario, Measured]:
     """Send so many packets each way in each of the rounds, every one the first of a connection of its own."""
     with _namespaces(counts) as namespaces:
-        seconds: dict[Way, list[float]] = {direction: [] for direction in namespaces}
+        seconds: dict[Scenario, list[float]] = {direction: [] for direction in namespaces}
         order = random.Random(0)
         for _ in range(rounds):
             # In another order each time: who comes first pays for who came before.
@@ -59,9 +59,9 @@ def measure(counts: tuple[int, ...], rounds: int, packets: int) -> dict[Way, Mea
 
 
 @contextlib.contextmanager
-def _namespaces(counts: tuple[int, ...]) -> Iterator[dict[Way, Namespace]]:
+def _namespaces(counts: tuple[int, ...]) -> Iterator[dict[Scenario, Namespace]]:
     """All namespaces, with their rules and a way out."""
-    ways = [NO_RULES, *(Way(backend, count) for backend in BACKENDS for count in counts)]
+    ways = [NO_RULES, *(Scenario(backend, count) for backend in BACKENDS for count in counts)]
     with contextlib.ExitStack() as stack:
         namespaces = {direction: stack.enter_context(Namespace()) for direction in ways}
         for direction, namespace in namespaces.items():
@@ -89,12 +89,12 @@ def _sent(packets: int) -> list[float]:
     return taken
 
 
-def table(measured: dict[Way, Measured]) -> str:
+def table(measured: dict[Scenario, Measured]) -> str:
     """The result in Markdown."""
     base = statistics.median(measured[NO_RULES].seconds)
     lines = [f"| excluded networks | {' | '.join(BACKENDS)} |", f"| --- |{' --- |' * len(BACKENDS)}"]
     for count in dict.fromkeys(direction.networks for direction in measured if direction != NO_RULES):
-        medians = [statistics.median(measured[Way(backend, count)].seconds) for backend in BACKENDS]
+        medians = [statistics.median(measured[Scenario(backend, count)].seconds) for backend in BACKENDS]
         lines.append(f"| {count:,} | {' | '.join(f'{each / base:.1f}' for each in medians)} |")
     return "\n".join(lines)
 

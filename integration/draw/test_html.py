@@ -26,7 +26,7 @@ from istio_init.model.extensions import Mark
 from istio_init.model.rules import FAMILIES, IPV4, Chain, InInterface, Rule, Ruleset, Table, Verdict, ordered
 from istio_init.model.unknown import Comment, UnknownMatch
 from tests.draw.test_page_language import chinese
-from tests.kit.page_cases import namespace, planned, question, said
+from tests.kit.page_cases import namespace, planned, prediction, question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,12 +119,12 @@ def test_it_says_what_explain_says(browser: Browser, page: Path) -> None:
     def agrees(about: Subject, family: Family, some: list[dict[str, Any]]) -> None:
         values = {**model(matter(about)), **packet_flags.form_defaults()}
         for typed, answer in zip(some, browser.run(ASK, values, family, some), strict=True):
-            expected = said(about, typed, family)
+            expected = prediction(about, typed, family)
             if expected is None or answer is None:
                 assert answer == expected, typed
                 counts["refused"] += 1
                 continue
-            assert answer["described"] == json.loads(json.dumps(expected.told)), typed
+            assert answer["described"] == json.loads(json.dumps(expected.described)), typed
             for direction, lit in zip(expected.highlights, answer["highlights"], strict=True):
                 here = {part: frozenset(keys) for part, keys in lit.items()}
                 assert here | {"hit": here["hit"] & expected.drawn} == direction, typed

@@ -20,7 +20,7 @@ PREFIXES = ["/", "/a", "/a/", "/api", "/api/v1", "/A", ""]
 PATHS = ["/", "/a", "/a/b", "/api/v1", "/A"]
 SEPARATED = ["/a", "/api", "/api/v1"]
 REGEXES = ["/a.*", "/api/v[0-9]+", "/[a-z]*", "/api/v\\d/x?", "/(a|b)/.*", "/a\\.b", "/.{3}"]
-ASKED = [
+REQUEST_PATHS = [
     "/", "/a", "/a/", "/a/b", "/ab", "/api", "/apis", "/api/v1", "/api/v1/x", "/api/v12", "/A", "/A/b", "/a?x=1",
     "/api?x=1&y=2", "/a/../api", "/a/./b", "/%61", "/a%2Fb", "//a", "/a.b", "/abc", "/b/c", "/a?y=&x=2", "/a?z",
 ]  # fmt: skip
@@ -110,7 +110,9 @@ def random_request(chance: random.Random) -> HttpCall:
     headers = [(name, chance.choice(VALUES)) for name in HEADERS[:3] if chance.random() < 0.5]
     if chance.random() < 0.1 and headers:
         headers.append((headers[0][0], chance.choice(VALUES)))
-    return HttpCall(chance.choice(HOSTS), chance.choice(ASKED), chance.choice(["GET", "GET", "POST"]), tuple(headers))
+    return HttpCall(
+        chance.choice(HOSTS), chance.choice(REQUEST_PATHS), chance.choice(["GET", "GET", "POST"]), tuple(headers)
+    )
 
 
 def listener(configuration: Json, manager: Json, port: int) -> Json:

@@ -42,7 +42,7 @@ def test_each_request_takes_the_route_that_the_walk_names(envoy: Envoy, seed: in
         node = each.node.replace(value=manager)
         requests = [random_request(chance) for _ in range(REQUESTS)]
         port = each.sockets[0].port
-        real = envoy.namespace.inside(lambda requests=requests, port=port: asked(port, requests))  # type: ignore[misc]
+        real = envoy.namespace.inside(lambda requests=requests, port=port: routes_taken(port, requests))  # type: ignore[misc]
         for request, answer in zip(requests, real, strict=True):
             choice = choose(node.get("route_config"), node, request, port)
             assert not choice.unclear, choice.unclear
@@ -55,7 +55,7 @@ def test_each_request_takes_the_route_that_the_walk_names(envoy: Envoy, seed: in
     assert len({*answers}) > 20, "the requests take many routes, or this shows nothing"
 
 
-def asked(port: int, requests: list[HttpCall]) -> list[str]:
+def routes_taken(port: int, requests: list[HttpCall]) -> list[str]:
     """The names of the routes that requests take, one after the other on one connection."""
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
         stream = client.makefile("rb")

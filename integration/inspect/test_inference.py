@@ -90,8 +90,8 @@ def test_verbs_need_no_flags(namespace: Namespace, backend: str, mode: list[str]
     checked = ask(namespace, "check", *place)
     assert (checked.code, checked.output) == (0, f"in place ({backend})\n")
     shown = ask(namespace, "show", *place, "--output", "json")
-    assert shown.told["state"] == "in place"
-    assert ask(namespace, "prove", *place, "--output", "json").told["holds"]
+    assert shown.document["state"] == "in place"
+    assert ask(namespace, "prove", *place, "--output", "json").document["holds"]
     explained = ask(namespace, "explain", *place, "--outbound", "--to", "192.0.2.7:443", "--uid", "1000")
     assert explained.output.startswith("Verdict: captured")
     answer = ask(namespace, "options", *place)

@@ -82,18 +82,18 @@ def routed(diff: list[dict[str, Any]]) -> list[str]:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_absent_then_in_place(namespace: Namespace, backend: str, argv: list[str]) -> None:
     """The diff's lines are what exists once it is applied."""
-    output = look(namespace, "plan", backend, argv).told
+    output = look(namespace, "plan", backend, argv).document
     assert output["state"] == "absent"
     assert (output["apply"]["does"], output["apply"]["why"]) == ("write", "no Istio rules found")
     assert look(namespace, "check", backend, argv).code == 4
     apply(namespace, backend, argv)
     settled(namespace)
     assert patched({}, output["diff"]) == standing(namespace, backend)
-    done = look(namespace, "plan", backend, argv).told
+    done = look(namespace, "plan", backend, argv).document
     assert (done["state"], done["findings"], done["diff"]) == ("in place", [], [])
     assert done["apply"] == {"does": "nothing", "why": "in place", "steps": []}
     checked = look(namespace, "check", backend, argv)
-    assert (checked.code, checked.told["state"], checked.told["findings"]) == (0, "in place", [])
+    assert (checked.code, checked.document["state"], checked.document["findings"]) == (0, "in place", [])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -105,12 +105,12 @@ def test_drift(namespace: Namespace, backend: str) -> None:
     tables.insert("nat", INTRUDER)
     checked = look(namespace, "check", backend, ARTICLE)
     assert checked.code == 3
-    assert [text.split(" ")[2] for text in checked.told["findings"]] == ["ISTIO_INBOUND", "ISTIO_OUTPUT"]
-    output = look(namespace, "plan", backend, ARTICLE).told
+    assert [text.split(" ")[2] for text in checked.document["findings"]] == ["ISTIO_INBOUND", "ISTIO_OUTPUT"]
+    output = look(namespace, "plan", backend, ARTICLE).document
     assert (output["state"], output["apply"]["does"]) == ("drifted", "refuse")
     with pytest.raises(Drifted):
         apply(namespace, backend, ARTICLE)
-    willing = look(namespace, "plan", backend, ARTICLE, "--reconcile").told
+    willing = look(namespace, "plan", backend, ARTICLE, "--reconcile").document
     assert willing["apply"]["does"] == "write"
     assert willing["diff"] == output["diff"]
     before = standing(namespace, backend)
@@ -125,7 +125,7 @@ def test_other_options_than_before(namespace: Namespace, backend: str) -> None:
     apply(namespace, backend, TPROXY)
     settled(namespace)
     desired = [*ARTICLE[:-1], "--enable-ipv6"]
-    output = look(namespace, "plan", backend, desired).told
+    output = look(namespace, "plan", backend, desired).document
     before, routes = standing(namespace, backend), routing(namespace)
     apply(namespace, backend, desired, "--reconcile")
     assert patched(before, output["diff"]) == standing(namespace, backend)
@@ -145,7 +145,7 @@ def test_rules_of_others_stay(namespace: Namespace, backend: str) -> None:
     iptables = f"iptables-{backend}"
     namespace.run(iptables, "-w", "-t", "nat", "-A", "OUTPUT", "-p", "udp", "-j", "ACCEPT")
     namespace.run(iptables, "-w", "-t", "filter", "-A", "INPUT", "-i", "lo", "-j", "ACCEPT")
-    output = look(namespace, "plan", backend, ARTICLE).told
+    output = look(namespace, "plan", backend, ARTICLE).document
     assert output["state"] == "absent"
     [hunk] = [hunk for hunk in output["diff"] if hunk["chain"] == "OUTPUT"]
     assert hunk["lines"] == [" -A OUTPUT -p udp -j ACCEPT", "+-A OUTPUT -j ISTIO_OUTPUT"]
@@ -161,8 +161,8 @@ def test_rules_in_another_backends_tables(namespace: Namespace) -> None:
     apply(namespace, "legacy", ARTICLE)
     apply(namespace, "nft", ARTICLE)
     checked = look(namespace, "check", "nft", ARTICLE)
-    assert (checked.code, checked.told["findings"]) == (3, ["Istio rules also exist in the legacy tables"])
-    output = look(namespace, "plan", "nft", ARTICLE).told
+    assert (checked.code, checked.document["findings"]) == (3, ["Istio rules also exist in the legacy tables"])
+    output = look(namespace, "plan", "nft", ARTICLE).document
     assert output["apply"]["does"] == "refuse"
     assert {hunk["backend"] for hunk in output["diff"]} == {"legacy"}
     legacy = standing(namespace, "legacy")
@@ -174,8 +174,8 @@ def test_routing_that_is_gone(namespace: Namespace) -> None:
     settled(namespace)
     namespace.run("ip", "rule", "del", "fwmark", "1337")
     checked = look(namespace, "check", "legacy", TPROXY)
-    assert (checked.code, checked.told["findings"]) == (3, ["missing: ip -4 rule add fwmark 1337 lookup 133"])
-    output = look(namespace, "plan", "legacy", TPROXY).told
+    assert (checked.code, checked.document["findings"]) == (3, ["missing: ip -4 rule add fwmark 1337 lookup 133"])
+    output = look(namespace, "plan", "legacy", TPROXY).document
     assert routed(output["diff"]) == ["+ip -4 rule add fwmark 1337 lookup 133"]
     [line] = routed(output["diff"])
     namespace.run(*line[1:].split())
@@ -184,10 +184,10 @@ def test_routing_that_is_gone(namespace: Namespace) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_cleaning_up(namespace: Namespace, backend: str) -> None:
-    assert look(namespace, "plan", backend, TPROXY, "--cleanup-only").told["apply"]["does"] == "nothing"
+    assert look(namespace, "plan", backend, TPROXY, "--cleanup-only").document["apply"]["does"] == "nothing"
     apply(namespace, backend, TPROXY)
     settled(namespace)
-    output = look(namespace, "plan", backend, ["--cleanup-only"]).told
+    output = look(namespace, "plan", backend, ["--cleanup-only"]).document
     assert output["apply"]["does"] == "write"
     assert patched(standing(namespace, backend), output["diff"]) == {}
     for step in output["apply"]["steps"]:
@@ -279,7 +279,7 @@ def test_one_who_may_not_know_makes_no_table(namespace: Namespace) -> None:
 def test_rules_that_are_not_modelled(namespace: Namespace, table: TableName, rule: str) -> None:
     """Others' rules may be anything: they are shown in a form that no program loads."""
     tables_of(namespace, IPV4, "legacy").insert(table, rule)
-    output = look(namespace, "plan", "legacy", ARTICLE).told
+    output = look(namespace, "plan", "legacy", ARTICLE).document
     shown = [line for hunk in output["diff"] for line in hunk["lines"] if "[unknown" in line]
     assert len(shown) == (table == "nat")
     assert all(line[0] == " " for line in shown)
@@ -288,7 +288,7 @@ def test_rules_that_are_not_modelled(namespace: Namespace, table: TableName, rul
 def test_a_rule_of_nftables_that_is_not_modelled(namespace: Namespace) -> None:
     apply(namespace, "native", ARTICLE)
     namespace.run("nft", "insert rule inet istio-proxy-nat istio-inbound tcp flags syn counter log")
-    output = look(namespace, "plan", "native", ARTICLE).told
+    output = look(namespace, "plan", "native", ARTICLE).document
     assert output["apply"]["does"] == "refuse"
     [hunk] = output["diff"]
     assert [line[0] for line in hunk["lines"]].count("-") == 1

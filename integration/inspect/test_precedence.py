@@ -47,7 +47,7 @@ def test_it_is_a_warning_with_a_packet(
     checked = ask(namespace, "check", *choice, *plan)
     assert checked.code == 0  # the plan is in place, as Istio's own program leaves it
     assert packet in checked.output
-    assert ask(namespace, "check", *choice, *plan, "--output", "json").told["warnings"] != []
+    assert ask(namespace, "check", *choice, *plan, "--output", "json").document["warnings"] != []
     assert packet in ask(namespace, "show", *choice, *plan).output
     assert "decides before" in succeed(namespace, *choice, *plan)
     assert "decides before" not in succeed(namespace, *choice, *plan, "--insert-jumps", "--reconcile")

@@ -37,16 +37,16 @@ MOST_LOOKS = 100
 def look(namespace: Namespace, backend: str, arguments: str) -> Any:  # noqa: ANN401 (JSON)
     """What `show` tells, and that it changed nothing."""
     before = state(namespace)
-    answer = asked(namespace, backend, arguments)
+    answer = show_document(namespace, backend, arguments)
     assert state(namespace) == before
     return answer
 
 
-def asked(namespace: Namespace, backend: str, arguments: str) -> Any:  # noqa: ANN401 (JSON)
+def show_document(namespace: Namespace, backend: str, arguments: str) -> Any:  # noqa: ANN401 (JSON)
     """What `show` tells."""
     answer = ask(namespace, "show", *shlex.split(arguments), *BACKENDS[backend], "--output", "json")
     assert (answer.code, answer.errors) == (0, "")
-    return answer.told
+    return answer.document
 
 
 def chains(report: Any, backend: str, family: str) -> dict[tuple[str, str], Any]:  # noqa: ANN401 (JSON)
@@ -103,7 +103,7 @@ def test_counters(pod: Pod, arguments: str) -> None:
     shown: dict[tuple[str, str], list[tuple[int, int]]] = {}
 
     def agrees() -> bool:
-        report.update(asked(pod.namespace, pod.backend, arguments))
+        report.update(show_document(pod.namespace, pod.backend, arguments))
         for place, chain in chains(report, pod.backend, pod.family).items():
             if chain["rules"]:
                 shown[place] = [(rule["packets"], rule["bytes"]) for rule in chain["rules"]]
@@ -125,7 +125,7 @@ def test_policies_and_tracked_connections(pod: Pod) -> None:
     pod.dial(APP, (pod.addresses.inner, 80))
     pod.dial_in((pod.addresses.pod, 8080))
     pod.dial_in((pod.addresses.pod, 8080))
-    answer = asked(pod.namespace, "legacy", ALL)
+    answer = show_document(pod.namespace, "legacy", ALL)
     conntrack = answer["conntrack"]
     assert conntrack["captured"] == {"outbound": 1, "inbound": 2, "dns": 0}
     assert conntrack["entries"] == int(pod.namespace.run("conntrack", "-C"))

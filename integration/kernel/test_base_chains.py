@@ -46,7 +46,7 @@ def spoil(namespace: Namespace, family: str, head: str) -> None:
 
 def jump_of(namespace: Namespace, family: str) -> str:
     """What show says of the jump in the family's OUTPUT."""
-    tables = ask(namespace, "show", "--output", "json", *NFT, *REDIRECT).told["tables"]
+    tables = ask(namespace, "show", "--output", "json", *NFT, *REDIRECT).document["tables"]
     [nat] = [table for table in tables if (table["family"], table["table"]) == (family, "nat")]
     rules = {chain["chain"]: chain["rules"] for chain in nat["chains"]}
     return next((rule["state"] for rule in rules.get("OUTPUT", ()) if "ISTIO_OUTPUT" in rule["rule"]), "missing")

@@ -71,14 +71,14 @@ EVERY: tuple[TableName, ...] = ("raw", "mangle", "nat")
 RETURN = Verdict("RETURN")
 
 
-def made(name: TableName, *chains: Chain) -> Table:
+def table_of(name: TableName, *chains: Chain) -> Table:
     return Table(name, ordered(name, {chain.name: chain for chain in chains}))
 
 
 def nat(*rules: Rule) -> Table:
     """These rules in ISTIO_OUTPUT, behind a jump."""
     jump = Rule((), Jump("ISTIO_OUTPUT"))
-    return made("nat", Chain("OUTPUT", (jump,), "ACCEPT"), Chain("ISTIO_OUTPUT", rules))
+    return table_of("nat", Chain("OUTPUT", (jump,), "ACCEPT"), Chain("ISTIO_OUTPUT", rules))
 
 
 def marked(*marks: int) -> tuple[Rule, ...]:
@@ -92,7 +92,7 @@ def saved(namespace: Namespace, family: Family, name: str) -> str:
 
 
 def reset(namespace: Namespace, family: Family) -> None:
-    text = "".join(dump_table(made(name)) for name in EVERY)
+    text = "".join(dump_table(table_of(name)) for name in EVERY)
     namespace.run(RESTORE[family], text=text)
 
 
@@ -230,7 +230,7 @@ def test_strange_rules_of_others_stay_byte_for_byte(namespace: Namespace, family
     plant_strange(namespace, family, name)
     before = raw_entries.of_others(namespace, family, name)
     text = namespace.run(SAVE[family], "-c", "-t", name)
-    desired = made(
+    desired = table_of(
         name,
         Chain("PREROUTING", (*marked(1, 2), Rule((), Jump("ISTIO_INBOUND"))), "ACCEPT", inserted=1),
         Chain("OUTPUT", (Rule((), Jump("ISTIO_OUTPUT")),), "ACCEPT"),
@@ -240,7 +240,7 @@ def test_strange_rules_of_others_stay_byte_for_byte(namespace: Namespace, family
 
     def check() -> None:
         firewall = Libiptc()
-        for plan in (desired, desired, made(name, Chain("ISTIO_DROP", marked(1)))):
+        for plan in (desired, desired, table_of(name, Chain("ISTIO_DROP", marked(1)))):
             firewall.replace(family, plan)
             assert len(raw_entries.signed(namespace, family, name)) == sum(len(chain.rules) for chain in plan.chains)
             assert raw_entries.of_others(namespace, family, name) == before
@@ -283,7 +283,7 @@ def test_canaries_in_every_table_live_through_all(namespace: Namespace, family: 
         firewall = Libiptc()
         for name, builtin in BUILTIN_CHAINS.items():
             jump = Rule((InInterface("eth9"),), Jump("ISTIO_INBOUND"))
-            plan = made(name, Chain(builtin[0], (jump,), "ACCEPT", inserted=1), Chain("ISTIO_INBOUND", marked(1)))
+            plan = table_of(name, Chain(builtin[0], (jump,), "ACCEPT", inserted=1), Chain("ISTIO_INBOUND", marked(1)))
             firewall.replace(family, plan)
         assert {name: raw_entries.of_others(namespace, family, name) for name in BUILTIN_CHAINS} == entries
         for name in BUILTIN_CHAINS:
@@ -326,7 +326,7 @@ def test_only_what_is_written_comes_into_being(namespace: Namespace, family: Fam
     namespace.inside(remove_everywhere)
     assert existing(namespace, family) == []
     namespace.inside(lambda: firewall.replace(family, nat(*marked(1))))
-    namespace.inside(lambda: firewall.read(family, Ruleset(family, (made("mangle"),))))
+    namespace.inside(lambda: firewall.read(family, Ruleset(family, (table_of("mangle"),))))
     assert existing(namespace, family) == ["nat"]
     other = IPV6 if family == IPV4 else IPV4
     assert existing(namespace, other) == []
@@ -338,7 +338,7 @@ def test_where_nothing_is_ours_nothing_is_committed(namespace: Namespace) -> Non
 
     def check() -> None:
         with Handle(functions(IPV4), "nat") as other:
-            Libiptc().remove(IPV4, "nat", made("nat", Chain("OUTPUT", marked(2), "ACCEPT")))
+            Libiptc().remove(IPV4, "nat", table_of("nat", Chain("OUTPUT", marked(2), "ACCEPT")))
             other.append("INPUT", [pack(Rule((), RETURN), IPV4)])
             other.commit()
 
@@ -369,7 +369,7 @@ ROWS: list[tuple[Family, TableName, str, Rule]] = [
 def test_iptables_checks_and_deletes_our_rules(
     namespace: Namespace, family: Family, name: TableName, chain: str, rule: Rule
 ) -> None:
-    namespace.inside(lambda: Libiptc().replace(family, made(name, Chain(chain, (rule,), "ACCEPT"))))
+    namespace.inside(lambda: Libiptc().replace(family, table_of(name, Chain(chain, (rule,), "ACCEPT"))))
     assert len(raw_entries.signed(namespace, family, name)) == 1
     words = [word.replace("\0", " ") for word in rule_text(rule).replace('"a b"', "a\0b").split()]
     namespace.run(IPTABLES[family], "-t", name, "-C", chain, *words)
@@ -420,7 +420,9 @@ def test_interfaces_match_themselves_alone(namespace: Namespace, family: Family)
         def send() -> None:
             Libiptc().replace(
                 family,
-                made("mangle", Chain("OUTPUT", tuple(Rule((out, *only), Verdict("")) for out in request), "ACCEPT")),
+                table_of(
+                    "mangle", Chain("OUTPUT", tuple(Rule((out, *only), Verdict("")) for out in request), "ACCEPT")
+                ),
             )
             kind = socket.AF_INET if family == IPV4 else socket.AF_INET6
             with socket.socket(kind, socket.SOCK_DGRAM) as datagrams:
@@ -497,7 +499,7 @@ def test_packets_that_are_counted_meanwhile_are_no_change(
 ) -> None:
     namespace.run(IPTABLES[IPV4], "-t", "mangle", "-A", "OUTPUT", "-p", "udp", "-j", "RETURN")
     jump = Rule((), Jump("ISTIO_OUTPUT"))
-    desired = made("mangle", Chain("OUTPUT", (jump,), "ACCEPT"), Chain("ISTIO_OUTPUT", marked(1)))
+    desired = table_of("mangle", Chain("OUTPUT", (jump,), "ACCEPT"), Chain("ISTIO_OUTPUT", marked(1)))
     opened = []
 
     def send() -> None:

@@ -28,13 +28,13 @@ RETURN = Verdict("RETURN")
 
 # A program that writes one table.
 WRITE = """
-from integration.kernel.test_refusals import made
+from integration.kernel.test_refusals import table_of
 from istio_init.kernel.xtables.firewall import Libiptc
-Libiptc().replace("ipv4", made("nat"))
+Libiptc().replace("ipv4", table_of("nat"))
 """
 
 
-def made(name: TableName, *rules: Rule) -> Table:
+def table_of(name: TableName, *rules: Rule) -> Table:
     jump = Rule((), Jump("ISTIO_OUTPUT"))
     chains = {"OUTPUT": Chain("OUTPUT", (jump,), "ACCEPT"), "ISTIO_OUTPUT": Chain("ISTIO_OUTPUT", rules)}
     return Table(name, ordered(name, chains))
@@ -50,12 +50,12 @@ def refused(namespace: Namespace, family: Family, table: Table) -> KernelError:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("missing", [("net_admin",), ("net_raw",), ("net_admin", "net_raw")])
 def test_the_missing_capability_is_named(namespace: Namespace, family: Family, missing: tuple[str, ...]) -> None:
-    namespace.inside(lambda: Libiptc().replace(family, made("nat")))
+    namespace.inside(lambda: Libiptc().replace(family, table_of("nat")))
 
     firewall = Libiptc()
     verbs: list[Callable[[], object]] = [
         lambda: firewall.read(family),
-        lambda: firewall.replace(family, made("nat", Rule((), RETURN))),
+        lambda: firewall.replace(family, table_of("nat", Rule((), RETURN))),
         lambda: firewall.remove(family, "nat"),
     ]
 
@@ -86,10 +86,10 @@ def test_capabilities_of_another_user_namespace_do_not_count(namespace: Namespac
 def test_any_user_with_the_two_capabilities_can(namespace: Namespace, family: Family) -> None:
     """The list of tables is for root alone; without it the tables that are asked for are taken to exist."""
     script = f"""
-from integration.kernel.test_refusals import made, marked
+from integration.kernel.test_refusals import marked, table_of
 from istio_init.kernel.xtables.firewall import Libiptc
 from istio_init.model.rules import Ruleset
-firewall, table = Libiptc(), made("nat", *marked())
+firewall, table = Libiptc(), table_of("nat", *marked())
 expecting = Ruleset({family!r}, (table,))
 assert firewall.read({family!r}, expecting) != expecting
 firewall.replace({family!r}, table)
@@ -110,7 +110,7 @@ def marked() -> tuple[Rule, ...]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_missing_extensions_are_named_with_a_rule_that_uses_them(namespace: Namespace, family: Family) -> None:
     """Those of the rules that the kernel knows are not."""
-    desired = made(
+    desired = table_of(
         "nat",
         Rule((Mark(1),), RETURN),
         Rule((Mark(2), UnknownMatch("nosuch", 3, bytes(8))), RETURN),
@@ -143,7 +143,7 @@ def test_a_table_that_the_kernel_does_not_have(namespace: Namespace, family: Fam
 @pytest.mark.parametrize("target", [Redirect(PortRange(1, 1)), UnknownTarget("MARK", 2, bytes(16))])
 def test_what_the_kernel_finds_invalid(namespace: Namespace, target: Target) -> None:
     """A target of another table; data of a wrong size. Only the kernel's log knows which."""
-    error = refused(namespace, IPV4, made("mangle", Rule((), target)))
+    error = refused(namespace, IPV4, table_of("mangle", Rule((), target)))
     assert error.errno == errno.EINVAL
     assert "ipv4 mangle: can't commit the table: Invalid argument: " in str(error)
     assert "dmesg" in str(error)
@@ -151,14 +151,14 @@ def test_what_the_kernel_finds_invalid(namespace: Namespace, target: Target) -> 
 
 
 def test_chains_in_a_loop(namespace: Namespace) -> None:
-    error = refused(namespace, IPV4, made("nat", Rule((), Jump("ISTIO_OUTPUT"))))
+    error = refused(namespace, IPV4, table_of("nat", Rule((), Jump("ISTIO_OUTPUT"))))
     assert error.errno == errno.ELOOP
     assert "loop" in str(error)
 
 
 def test_a_jump_to_nowhere(namespace: Namespace) -> None:
     """Libiptc takes what is no chain for an extension."""
-    error = refused(namespace, IPV4, made("nat", Rule((), Jump("NOWHERE"))))
+    error = refused(namespace, IPV4, table_of("nat", Rule((), Jump("NOWHERE"))))
     assert error.errno == errno.ENOENT
     assert "there is no chain NOWHERE, which -A ISTIO_OUTPUT -j NOWHERE jumps to" in str(error)
 
@@ -167,7 +167,7 @@ def test_an_edit_that_libiptc_refuses(namespace: Namespace) -> None:
     """A name too long for a chain; a jump to a built-in one."""
     long = Table("nat", (Chain("x" * 32, ()),))
     assert f"ipv4 nat: can't create chain {'x' * 32}: Invalid argument: " in str(refused(namespace, IPV4, long))
-    jump = made("nat", Rule((), Jump("PREROUTING")))
+    jump = table_of("nat", Rule((), Jump("PREROUTING")))
     assert "can't append a rule to ISTIO_OUTPUT: Invalid argument: " in str(refused(namespace, IPV4, jump))
     assert raw_entries.signed(namespace, IPV4, "nat") == []
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from integration.kit.namespace import Namespace
 
 TPROXY = [*argv("article-tproxy"), "--enable-ipv6"]
-TOLD = "a seccomp filter is in force and may forbid this: allow the call in its profile"
+REMEDY = "a seccomp filter is in force and may forbid this: allow the call in its profile"
 
 
 def under(name: str) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ def test_a_refused_call_is_told_and_nothing_is_changed(
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert "\terror\t" in last
-    assert TOLD in last
+    assert REMEDY in last
     assert everything(namespace) == stood
 
 

@@ -21,7 +21,7 @@ class Answer(NamedTuple):
     errors: str
 
     @property
-    def told(self) -> Any:  # noqa: ANN401 (each verb has its own)
+    def document(self) -> Any:  # noqa: ANN401 (each verb has its own)
         """The output, which is JSON and what its schema says."""
         return validated(self.output)
 

@@ -18,7 +18,7 @@ SWITCHES = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disa
 PATIENCE = 120
 
 
-def _found(program: str) -> str:
+def _program(program: str) -> str:
     path = shutil.which(program)
     assert path, f"{program} is not installed"
     return path
@@ -29,11 +29,11 @@ class Browser:
 
     def __init__(self) -> None:
         options = webdriver.ChromeOptions()
-        options.binary_location = _found("chromium")
+        options.binary_location = _program("chromium")
         for switch in SWITCHES:
             options.add_argument(switch)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(options, Service(_found("chromedriver")))
+        self.driver = webdriver.Chrome(options, Service(_program("chromedriver")))
         self.driver.set_script_timeout(PATIENCE)
 
     def __enter__(self) -> Self:

@@ -24,7 +24,7 @@ INJECTED = {STATUS: json.dumps({"initContainers": ["istio-validation"], "contain
 PREVIOUS = {"cniVersion": "1.1.0", "interfaces": [{"name": "eth0"}], "ips": [{"address": "10.0.0.2/24"}], "dns": {}}
 
 
-class Said(NamedTuple):
+class CallResult(NamedTuple):
     """What came of a call."""
 
     code: int
@@ -83,10 +83,10 @@ class Plugin:
         container: str = "a1",
         interface: str = "eth0",
         **more: Any,  # noqa: ANN401
-    ) -> Said:
+    ) -> CallResult:
         """A whole call, whatever comes of it."""
         run = self.start(command, netns, container, interface=interface)
-        return said(run, self.text(annotations, **more))
+        return finished(run, self.text(annotations, **more))
 
     def done(self, command: str, netns: str = "", annotations: Mapping[str, str] | None = None, **more: Any) -> str:  # noqa: ANN401
         """What a call that must succeed prints."""
@@ -113,8 +113,8 @@ class Plugin:
             return program.standing(other)
 
 
-def said(run: subprocess.Popen[str], text: str) -> Said:
+def finished(run: subprocess.Popen[str], text: str) -> CallResult:
     """What comes of a call that was begun."""
     result, log = run.communicate(text)
     assert "Traceback" not in log, log
-    return Said(run.returncode, result, [json.loads(line) for line in log.splitlines()])
+    return CallResult(run.returncode, result, [json.loads(line) for line in log.splitlines()])

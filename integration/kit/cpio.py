@@ -17,7 +17,7 @@ class Archive:
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
-        self._known = {"/"}
+        self._directories = {"/"}
 
     def file(self, path: str) -> None:
         """A file of this machine at the path that it has here, and the one that it is a symbolic link to."""
@@ -32,7 +32,7 @@ class Archive:
     def write(self, path: str, content: bytes, mode: int = stat.S_IFREG | 0o644, modified: int = 0) -> None:
         """A file with this content, unless the path is taken."""
         path = self._settled(path)
-        if path not in self._known:
+        if path not in self._directories:
             self.directory(os.path.dirname(path))
             self._add(path, content, mode, modified)
 
@@ -42,7 +42,7 @@ class Archive:
 
     def directory(self, path: str) -> None:
         """A directory, and those that it is in."""
-        if path not in self._known:
+        if path not in self._directories:
             self.directory(os.path.dirname(path))
             self._add(path, b"", stat.S_IFDIR | 0o755, 0)
 
@@ -61,8 +61,8 @@ class Archive:
         return os.path.join(directory, name)
 
     def _add(self, path: str, content: bytes, mode: int, modified: int) -> None:
-        self._known.add(path)
-        self._parts.append(_entry(path[1:], content, mode, modified, len(self._known)))
+        self._directories.add(path)
+        self._parts.append(_entry(path[1:], content, mode, modified, len(self._directories)))
 
 
 def _entry(name: str, content: bytes, mode: int, modified: int, number: int) -> bytes:

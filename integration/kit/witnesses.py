@@ -263,7 +263,7 @@ def _standing(table: InetTable, chain: Chain, family: Family) -> Iterator[tuple[
     folded = fold(chain.rules, family)
     at = 0
     for number, rule in enumerate(folded.rules):
-        at = next(position for position in range(at, len(there.rules)) if _stands(rule, there.rules[position]))
+        at = next(position for position in range(at, len(there.rules)) if _covers(rule, there.rules[position]))
         at += 1
         for source in folded.sources(number):
             place = (table.name, chain.name, numbers[id(source)].pop(0))
@@ -271,7 +271,7 @@ def _standing(table: InetTable, chain: Chain, family: Family) -> Iterator[tuple[
         at += isinstance(rule.target, Tproxy)
 
 
-def _stands(rule: InetRule, standing: InetRule) -> bool:
+def _covers(rule: InetRule, standing: InetRule) -> bool:
     return standing.family in (None, rule.family) and standing.replace(family=rule.family) == rule
 
 

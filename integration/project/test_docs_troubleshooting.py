@@ -22,7 +22,7 @@ TROUBLE = (ROOT / "docs" / "troubleshooting.md").read_text()
 MIGRATION = (ROOT / "docs" / "migration.md").read_text()
 RULES = "-u 1337 -i '*' -b '*' -d 15020,15021,15090 --no-enable-ipv6"
 OWN = "192.0.2.10"
-ASKED = ("explain", "--live", "--outbound", "--to", "198.51.100.7:443")
+QUESTION = ("explain", "--live", "--outbound", "--to", "198.51.100.7:443")
 
 
 class Cause(NamedTuple):
@@ -30,13 +30,13 @@ class Cause(NamedTuple):
 
     rules: str = RULES
     commands: tuple[str, ...] = ()
-    question: tuple[str, ...] = ASKED
+    question: tuple[str, ...] = QUESTION
 
 
 # By the first column of the page's first table.
 CAUSES = {
-    "-m owner --uid-owner 1337 -j RETURN": Cause(question=(*ASKED, "--uid", "1337")),
-    "-m owner --gid-owner 1337 -j RETURN": Cause(question=(*ASKED, "--uid", "1000", "--gid", "1337")),
+    "-m owner --uid-owner 1337 -j RETURN": Cause(question=(*QUESTION, "--uid", "1337")),
+    "-m owner --gid-owner 1337 -j RETURN": Cause(question=(*QUESTION, "--uid", "1000", "--gid", "1337")),
     "-d CIDR -j RETURN": Cause(rules=f"{RULES} -x 198.51.100.0/24"),
     "--dport PORT -j RETURN": Cause(rules=f"{RULES} -o 443"),
     "-o lo ... ! --uid-owner 1337 -j RETURN": Cause(question=("explain", "--live", "--outbound", "--to", f"{OWN}:80")),
@@ -81,7 +81,7 @@ def test_a_bypass_shows_the_rule_that_the_page_names(namespace: Namespace, row: 
     for command in cause.commands:
         namespace.run(*command.split())
     answer = ask(namespace, *cause.question, *shlex.split(RULES), "--output", "json")
-    report = answer.told
+    report = answer.document
     assert report["verdict"] == "not captured"
     rule = deciding(report)
     if "-j" in row:

@@ -11,7 +11,7 @@ from istio_init import InitError, Options, apply, dump, plan
 from istio_init.formats.iptables_restore import parse as load
 from tests.kit.options import options
 
-WANTED = plan(Options(istio_service_cidr="*", istio_inbound_ports="*"))
+PLAN = plan(Options(istio_service_cidr="*", istio_inbound_ports="*"))
 
 
 def saved(namespace: Namespace) -> str:
@@ -21,14 +21,14 @@ def saved(namespace: Namespace) -> str:
 
 def test_a_plan_is_applied_from_outside_and_the_kernel_holds_its_text(namespace: Namespace) -> None:
     path = namespace.path
-    assert apply(WANTED, network_namespace=path)
-    assert load(saved(namespace), "ipv4") == load(dump(WANTED), "ipv4") == WANTED.rulesets[0]
-    assert not apply(WANTED, network_namespace=path)
+    assert apply(PLAN, network_namespace=path)
+    assert load(saved(namespace), "ipv4") == load(dump(PLAN), "ipv4") == PLAN.rulesets[0]
+    assert not apply(PLAN, network_namespace=path)
 
 
 def test_another_plan_is_refused_until_it_may_reconcile(namespace: Namespace) -> None:
     path = namespace.path
-    apply(WANTED, network_namespace=path)
+    apply(PLAN, network_namespace=path)
     other = plan(Options(istio_service_cidr="*"))
     with pytest.raises(InitError, match="PREROUTING"):
         apply(other, network_namespace=path)

@@ -66,8 +66,8 @@ made = socket.socket(); made.setblocking(False); made.connect_ex((sys.argv[1], i
 """
 
 
-def asked(pod: Pod, verb: str, *question: str) -> Any:  # noqa: ANN401 (JSON)
-    return ask(pod.namespace, verb, "--live", *question, *OPTIONS, "--output", "json").told
+def document_of(pod: Pod, verb: str, *question: str) -> Any:  # noqa: ANN401 (JSON)
+    return ask(pod.namespace, verb, "--live", *question, *OPTIONS, "--output", "json").document
 
 
 def translated(pod: Pod, address: str, port: int, uid: int) -> str:
@@ -117,13 +117,13 @@ def test_the_kernel_does_what_is_said(tmp_path: Path, address: str, port: int, u
         pod.namespace.run("nft", "-f", "-", text=TABLE)
         done = translated(pod, address, port, uid)
         question = ("--outbound", "--uid", str(uid), "--gid", str(uid), "--to", f"{address}:{port}")
-        answer = asked(pod, "explain", *question)
+        answer = document_of(pod, "explain", *question)
         # The same from a dump, which nft prints, and another reader reads.
         save.write_text(pod.namespace.run("nft", "list", "ruleset"))
         saved = ask(
             pod.namespace, "explain", "--from-save", str(save), *question, "--pod-address", pod.addresses.pod,
             *OPTIONS, "--output", "json",
-        ).told  # fmt: skip
+        ).document  # fmt: skip
     assert saved["legs"][0]["end"] == answer["legs"][0]["end"]
     first = answer["legs"][0]
     assert first["end"] != "undecided"
@@ -136,7 +136,7 @@ def test_what_is_not_known_is_undecided(port: int) -> None:
     with Pod(IPV4) as pod:
         pod.apply(" ".join(f"'{word}'" for word in OPTIONS))
         pod.namespace.run("nft", "-f", "-", text=TABLE)
-        answer = asked(pod, "explain", "--outbound", "--to", f"203.0.113.9:{port}")
+        answer = document_of(pod, "explain", "--outbound", "--to", f"203.0.113.9:{port}")
     assert answer["verdict"] == "undecided"
     assert "more rule 6 of nftables inet firewall early" in answer["fate"]
 
@@ -150,8 +150,8 @@ def test_tables_of_one_priority_have_no_known_order(istio_first: bool) -> None:
         if istio_first:
             pod.namespace.run("nft", "-f", "-", text=TIE)
         done = translated(pod, "203.0.113.9", 9999, 1000)
-        answer = asked(pod, "explain", "--outbound", "--to", "203.0.113.9:9999")
-        plain = asked(pod, "explain", "--outbound", "--to", "203.0.113.9:80")
+        answer = document_of(pod, "explain", "--outbound", "--to", "203.0.113.9:9999")
+        plain = document_of(pod, "explain", "--outbound", "--to", "203.0.113.9:80")
     [warning] = answer["warnings"]
     assert "nftables ip tie out and nat have the same priority at OUTPUT" in warning
     assert done in answer["legs"][0]["fate"] or done in warning
@@ -162,9 +162,9 @@ def test_tables_of_one_priority_have_no_known_order(istio_first: bool) -> None:
 def test_prove_takes_them_in() -> None:
     with Pod(IPV4) as pod:
         pod.apply(" ".join(f"'{word}'" for word in OPTIONS))
-        assert asked(pod, "prove")["holds"]
+        assert document_of(pod, "prove")["holds"]
         pod.namespace.run("nft", "-f", "-", text=TABLE.replace("accept\n", "drop\n"))
-        broken = {fault["claim"] for fault in asked(pod, "prove")["faults"]}
+        broken = {fault["claim"] for fault in document_of(pod, "prove")["faults"]}
     assert "outbound TCP goes to Envoy unless it is excluded (-i)" in broken
     assert "inbound TCP goes to Envoy unless it is excluded (-b)" not in broken
 

@@ -101,7 +101,7 @@ def test_who_runs_in_the_namespace_of_a_process_is_asked_about(pod: Namespace) -
     sleeper = pod.start("setpriv", "--reuid", "4321", "--regid", "4322", "--clear-groups", "sleep", "60")
     try:
         awaited(lambda: "4321" in Path(f"/proc/{sleeper.pid}/status").read_text(), "another user")
-        answer = ask(pod, "explain", "--pid", str(sleeper.pid), "--outbound", *OPTIONS, "--output", "json").told
+        answer = ask(pod, "explain", "--pid", str(sleeper.pid), "--outbound", *OPTIONS, "--output", "json").document
         packet = answer["legs"][0]["packet"]
         assert (packet["uid"], packet["gid"]) == (4321, 4322)
     finally:

@@ -13,8 +13,8 @@ from istio_init.model.rules import IPV4
 OPTIONS = ("-u", "1337", "-i", "*", "-b", "*")
 
 
-def asked(pod: Pod, verb: str, *question: str) -> Any:  # noqa: ANN401 (JSON)
-    return ask(pod.namespace, verb, "--live", *question, *OPTIONS, "--output", "json").told
+def answer(pod: Pod, verb: str, *question: str) -> Any:  # noqa: ANN401 (JSON)
+    return ask(pod.namespace, verb, "--live", *question, *OPTIONS, "--output", "json").document
 
 
 @pytest.mark.parametrize("other", ["iptables-nft"])
@@ -23,9 +23,9 @@ def test_a_rule_of_another_backend_decides(other: str) -> None:
         pod.apply("-u 1337 -i '*' -b '*'")
         rule = "OUTPUT -p tcp --dport 5432 -j DNAT --to-destination 203.0.113.77:6432"
         pod.namespace.run(other, "-t", "nat", "-A", *rule.split())
-        explained = asked(pod, "explain", "--outbound", "--to", "203.0.113.9:5432")
-        spared = asked(pod, "explain", "--outbound", "--to", "203.0.113.9:80")
-        proved = asked(pod, "prove")
+        explained = answer(pod, "explain", "--outbound", "--to", "203.0.113.9:5432")
+        spared = answer(pod, "explain", "--outbound", "--to", "203.0.113.9:80")
+        proved = answer(pod, "prove")
     assert explained["verdict"] == "not captured"
     assert "203.0.113.77:6432, because OUTPUT rule 1 of nat (nft)" in explained["fate"]
     assert spared["verdict"] == "captured"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from integration.cost.packet import COUNTS, NO_RULES, Way, measure, table
+from integration.cost.packet import COUNTS, NO_RULES, Scenario, measure, table
 from integration.kit.backends import BACKENDS
 from integration.kit.program import ROOT
 
@@ -11,7 +11,7 @@ HEADING = f"| excluded networks | {' | '.join(BACKENDS)} |"
 
 def test_each_way_is_measured_and_its_rules_are_met() -> None:
     measured = measure(counts=(10, 20), rounds=2, packets=5)
-    assert measured.keys() == {NO_RULES, *(Way(backend, count) for backend in BACKENDS for count in (10, 20))}
+    assert measured.keys() == {NO_RULES, *(Scenario(backend, count) for backend in BACKENDS for count in (10, 20))}
     for direction, result in measured.items():
         assert len(result.seconds) == 10
         # Without a rule nothing asks for conntrack; with rules each packet begins a connection.

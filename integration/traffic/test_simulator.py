@@ -197,7 +197,7 @@ class Simulation:
         assert (result, [_comparable(each, packet) for each in logged]) == (
             hook_trace,
             [_comparable(each, packet) for each in ends],
-        ), told(packet)
+        ), spelled(packet)
         self._counted.update(witness.counting(hook_trace, packet.family))
         self.count += 1
         return leg
@@ -226,7 +226,7 @@ def _comparable(end: Logged, packet: Packet) -> Logged:
     return end._replace(port=0) if packet.protocol == OTHER_PROTOCOL else end
 
 
-def told(packet: Packet) -> str:
+def spelled(packet: Packet) -> str:
     """A packet as a test of its own would make it."""
     family = AF_INET if packet.family == IPV4 else AF_INET6
     return f"{packet} ({inet_ntop(family, packet.source)} -> {inet_ntop(family, packet.destination)})"
@@ -323,7 +323,7 @@ def test_a_connection_has_the_ends_that_the_command_tells(family: Family) -> Non
             question = f"--to {f'[{to}]' if family == IPV6 else to}:8080 --uid {user.uid}"
             question += f" --from {source}" if source else ""
             request = f"explain --outbound {question} -u 1337 --live --output json"
-            [leg, *_] = ask(pod.namespace, *request.split()).told["legs"]
+            [leg, *_] = ask(pod.namespace, *request.split()).document["legs"]
             report = (leg["packet"]["source"], leg["packet"]["destination"], leg["end"])
             assert report == (arrival.source[0], arrival.answered[0], arrival.at), question
 
@@ -341,17 +341,17 @@ def test_the_command_tells_the_same_of_each_backend(namespace: Namespace, backen
     for question in QUESTIONS:
         request = [*question.split(), *flags, "--output", "json"]
         live = ask(namespace, *request, *BACKENDS[backend], "--live")
-        assert live.told == ask(namespace, *request).told
+        assert live.document == ask(namespace, *request).document
         decided = [
-            step for hook in live.told["legs"][0]["way"] for step in hook.get("steps", ()) if step.get("matched")
+            step for hook in live.document["legs"][0]["way"] for step in hook.get("steps", ()) if step.get("matched")
         ]
         assert [step["purpose"] is None for step in decided] == [False] * 2
     proof = ["prove", *flags, *BACKENDS[backend], "--live", "--output", "json"]
-    assert ask(namespace, *proof).told["faults"] == []
+    assert ask(namespace, *proof).document["faults"] == []
     delete(namespace, backend)
     broken = ask(namespace, *proof)
     assert broken.code == 1
-    fates = [fault["explain"]["legs"][0]["packet"]["destination_port"] for fault in broken.told["faults"]]
+    fates = [fault["explain"]["legs"][0]["packet"]["destination_port"] for fault in broken.document["faults"]]
     assert set(fates) == {15021}
 
 

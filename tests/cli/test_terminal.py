@@ -31,7 +31,7 @@ def spawned(*argv: str, lines: int = 24, environ: Mapping[str, str] = PLAIN) -> 
     )  # fmt: skip
 
 
-def seen(*argv: str, environ: Mapping[str, str], lines: int = 24) -> str:
+def screen(*argv: str, environ: Mapping[str, str], lines: int = 24) -> str:
     """What a terminal of so many lines shows of a command."""
     child = spawned(*argv, lines=lines, environ=environ)
     child.expect(pexpect.EOF)
@@ -57,7 +57,7 @@ def piped(*argv: str, environ: Mapping[str, str] = PLAIN) -> str:
 )
 def test_colours_on_a_terminal(argv: tuple[str, ...], environ: dict[str, str], colored: bool) -> None:
     for line in ([*LONG, *argv], [*argv, *LONG]):
-        shown = seen(*line, lines=200, environ={"ISTIO_INIT_PAGER": "", **environ})
+        shown = screen(*line, lines=200, environ={"ISTIO_INIT_PAGER": "", **environ})
         assert (ESCAPE in shown) == colored
         assert "Verdict: captured" in shown
 
@@ -72,17 +72,17 @@ def test_colours_in_a_pipe_are_asked_for() -> None:
 
 def test_a_long_answer_goes_to_the_pager_and_a_short_one_does_not() -> None:
     pager = {"ISTIO_INIT_PAGER": "sed s/^/paged:/", "PAGER": "false"}
-    assert seen(*LONG, environ=pager).startswith("paged:")
-    assert "paged:" not in seen(*LONG, "--no-pager", environ=pager)
-    assert "paged:" not in seen("--no-pager", *LONG, environ=pager)
-    assert "paged:" not in seen(*LONG, lines=500, environ=pager)
-    assert "paged:" not in seen(*LONG, "--output", "json", environ=pager)
-    assert seen(*LONG, environ={"PAGER": "sed s/^/paged:/"}).startswith("paged:")
+    assert screen(*LONG, environ=pager).startswith("paged:")
+    assert "paged:" not in screen(*LONG, "--no-pager", environ=pager)
+    assert "paged:" not in screen("--no-pager", *LONG, environ=pager)
+    assert "paged:" not in screen(*LONG, lines=500, environ=pager)
+    assert "paged:" not in screen(*LONG, "--output", "json", environ=pager)
+    assert screen(*LONG, environ={"PAGER": "sed s/^/paged:/"}).startswith("paged:")
 
 
 @pytest.mark.parametrize("pager", ["", "cat", "no-such-program", "'"])
 def test_without_a_pager_that_works_it_is_printed(pager: str) -> None:
-    assert "Verdict: captured" in seen(*LONG, environ={"ISTIO_INIT_PAGER": pager})
+    assert "Verdict: captured" in screen(*LONG, environ={"ISTIO_INIT_PAGER": pager})
 
 
 def test_ctrl_c_belongs_to_the_pager() -> None:

@@ -26,7 +26,7 @@ class Runtime:
 
     def __init__(self, items: list[Any], statuses: Mapping[str, Any]) -> None:
         self.items, self.statuses = items, statuses
-        self.asked: list[str] = []
+        self.queried: list[str] = []
 
     def call(self, method: str, message: bytes) -> bytes:
         """A GrpcChannel's, in whose place this is."""
@@ -35,7 +35,7 @@ class Runtime:
         assert method == STATUS
         request = api.PodSandboxStatusRequest.FromString(message)
         assert request.verbose
-        self.asked.append(request.pod_sandbox_id)
+        self.queried.append(request.pod_sandbox_id)
         if request.pod_sandbox_id not in self.statuses:
             raise GrpcError("the runtime's PodSandboxStatus: not found", NOT_FOUND)
         return bytes(self.statuses[request.pod_sandbox_id].SerializeToString())
@@ -70,7 +70,7 @@ def test_pods_are_in_order_and_those_that_have_ended_are_not_asked_for() -> None
     )
     actual = list(sandboxes(cast("GrpcChannel", runtime)))
     assert [(each.name, each.ready) for each in actual] == [("a", True), ("b", True), ("c", False)]
-    assert runtime.asked == ["1", "2"]
+    assert runtime.queried == ["1", "2"]
 
 
 def test_a_pod_that_goes_between_two_questions_has_ended() -> None:

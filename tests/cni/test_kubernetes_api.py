@@ -23,7 +23,7 @@ from istio_init.options.cni_pod import PodDescription
 from tests.kit.kubernetes_api import Answer, pod, refusal, serving, write_kubeconfig
 
 ROOT = Path(__file__).parents[2]
-SAID = {STATUS: "{}", "traffic.sidecar.istio.io/includeInboundPorts": "80"}
+ANNOTATIONS = {STATUS: "{}", "traffic.sidecar.istio.io/includeInboundPorts": "80"}
 FORBIDDEN = refusal(403, "Forbidden")
 BUSY = refusal(503, "ServiceUnavailable")
 
@@ -51,14 +51,14 @@ def test_what_a_pod_says(tmp_path: Path) -> None:
         ],
         "securityContext": {"runAsUser": 1000, "runAsGroup": 1001},
     }
-    report = pod(SAID, containers=[{"name": "app"}, proxy], initContainers=[{"name": "istio-validation"}])
+    report = pod(ANNOTATIONS, containers=[{"name": "app"}, proxy], initContainers=[{"name": "istio-validation"}])
     report["metadata"]["labels"] = {INJECT: "true"}
     with serving(tmp_path, (200, report)) as server:
         answer = ask(server.kubeconfig)
     names = ("istio-validation", "app", "istio-proxy")
     variables = {"INVALID_DROP": "true", "POD_IP": ""}
-    assert answer == PodDescription(SAID, {INJECT: "true"}, names, variables, "sidecar", 1000, 1001)
-    assert server.asked == [("/api/v1/namespaces/default/pods/web-0", "Bearer secret-words")]
+    assert answer == PodDescription(ANNOTATIONS, {INJECT: "true"}, names, variables, "sidecar", 1000, 1001)
+    assert server.requests == [("/api/v1/namespaces/default/pods/web-0", "Bearer secret-words")]
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,15 @@ def test_what_a_pod_says(tmp_path: Path) -> None:
     ],
 )
 def test_pods_of_other_kinds(tmp_path: Path, spec: dict[str, Any], changed: dict[str, Any]) -> None:
-    with serving(tmp_path, (200, pod(SAID, **spec))) as server:
+    with serving(tmp_path, (200, pod(ANNOTATIONS, **spec))) as server:
         answer = ask(server.kubeconfig)
-    assert answer == PodDescription(SAID, {}, ("app", "istio-proxy")).replace(**changed)
+    assert answer == PodDescription(ANNOTATIONS, {}, ("app", "istio-proxy")).replace(**changed)
 
 
 def test_a_server_that_is_busy_is_asked_again(tmp_path: Path) -> None:
-    with serving(tmp_path, BUSY, (200, b"no JSON"), (200, pod(SAID))) as server:
-        assert ask(server.kubeconfig).annotations == SAID
-        assert len(server.asked) == 3
+    with serving(tmp_path, BUSY, (200, b"no JSON"), (200, pod(ANNOTATIONS))) as server:
+        assert ask(server.kubeconfig).annotations == ANNOTATIONS
+        assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_server_that_is_busy_is_asked_again(tmp_path: Path) -> None:
 def test_there_is_a_limit(tmp_path: Path, answer: Answer, times: int, why: str) -> None:
     with serving(tmp_path, answer) as server:
         error = refused(server.kubeconfig)
-        assert len(server.asked) == times
+        assert len(server.requests) == times
     assert error.code == TRY_AGAIN
     assert "default/web-0" in str(error)
     assert why in str(error)
@@ -114,7 +114,7 @@ def test_there_is_a_limit(tmp_path: Path, answer: Answer, times: int, why: str) 
 def test_a_server_that_says_nothing_is_not_waited_for(tmp_path: Path) -> None:
     with serving(tmp_path, None) as server:
         error = refused(server.kubeconfig, attempts=2, timeout=0.2)
-        assert len(server.asked) == 2
+        assert len(server.requests) == 2
     assert error.code == TRY_AGAIN
 
 

@@ -32,7 +32,7 @@ NETWORK = PodNetwork("pods", {"type": "istio-init-cni", "capabilities": {CAPABIL
 OWN = "/proc/thread-self/ns/net"
 
 
-def found(state: str, why: str = "because", **more: Any) -> Finding:  # noqa: ANN401
+def finding_of(state: str, why: str = "because", **more: Any) -> Finding:  # noqa: ANN401
     return Finding(POD, state, why, **more)
 
 
@@ -40,12 +40,12 @@ def found(state: str, why: str = "because", **more: Any) -> Finding:  # noqa: AN
     ("states", "code"),
     [
         ([], 0),
-        ([found(CAPTURED), found(PASSED), found(HOST), found(GONE)], 0),
-        ([found(CAPTURED), found(DRIFTED)], 3),
-        ([found(DRIFTED), found(UNCAPTURED), found(DRIFTED)], 4),
-        ([found(UNCAPTURED), found(UNKNOWN)], 1),
-        ([found(UNCAPTURED, fixed=True), found(DRIFTED, fixed=True)], 0),
-        ([found(UNCAPTURED, fixed=True), found(DRIFTED)], 3),
+        ([finding_of(CAPTURED), finding_of(PASSED), finding_of(HOST), finding_of(GONE)], 0),
+        ([finding_of(CAPTURED), finding_of(DRIFTED)], 3),
+        ([finding_of(DRIFTED), finding_of(UNCAPTURED), finding_of(DRIFTED)], 4),
+        ([finding_of(UNCAPTURED), finding_of(UNKNOWN)], 1),
+        ([finding_of(UNCAPTURED, fixed=True), finding_of(DRIFTED, fixed=True)], 0),
+        ([finding_of(UNCAPTURED, fixed=True), finding_of(DRIFTED)], 3),
     ],
 )
 def test_the_exit_code_is_that_of_the_worst(states: list[Finding], code: int) -> None:
@@ -54,10 +54,10 @@ def test_the_exit_code_is_that_of_the_worst(states: list[Finding], code: int) ->
 
 def test_the_text() -> None:
     states = [
-        found(CAPTURED, "the pod has a sidecar"),
-        found(UNCAPTURED, "no mark", connections=2),
-        found(UNCAPTURED, "no mark", connections=3, fixed=True),
-        found(DRIFTED, "changed", differences=("rule 1 missing", "rule 2 missing")),
+        finding_of(CAPTURED, "the pod has a sidecar"),
+        finding_of(UNCAPTURED, "no mark", connections=2),
+        finding_of(UNCAPTURED, "no mark", connections=3, fixed=True),
+        finding_of(DRIFTED, "changed", differences=("rule 1 missing", "rule 2 missing")),
         Finding(POD.replace(name="x\n\x1b[2J", namespace="é"), UNKNOWN, "a\tb"),
     ]
     assert text(states) == [
@@ -72,7 +72,7 @@ def test_the_text() -> None:
 
 
 def test_the_document() -> None:
-    report = document(found(DRIFTED, differences=("one",), connections=0))
+    report = document(finding_of(DRIFTED, differences=("one",), connections=0))
     assert json.loads(json.dumps(report)) == {
         "namespace": "default",
         "pod": "web-1",

@@ -27,7 +27,7 @@ class Vectors(NamedTuple):
     """What the scripts are given, and what the simulator says: None for what is no request."""
 
     batches: list[dict[str, Any]]
-    expected: list[list[page_cases.Said | None]]
+    expected: list[list[page_cases.Prediction | None]]
 
 
 @cache
@@ -41,7 +41,7 @@ def vectors() -> Vectors:
         subject = PageSubject(about.options, about.rulesets, about.facts, about.envoy, about.live)
         values = {**model(subject), **packet_flags.form_defaults()}
         result.batches.append({"model": values, "family": family, "packets": packets})
-        result.expected.append([page_cases.said(about, typed, family) for typed in packets])
+        result.expected.append([page_cases.prediction(about, typed, family) for typed in packets])
     return result
 
 
@@ -58,13 +58,13 @@ def differing(changed: dict[str, str] | None = None, at_once: int = 1000) -> tup
     return None
 
 
-def agrees(prediction: page_cases.Said | None, answer: Any) -> bool:  # noqa: ANN401 (JSON)
+def agrees(prediction: page_cases.Prediction | None, answer: Any) -> bool:  # noqa: ANN401 (JSON)
     """Whether an answer of the scripts is the simulator's, and lights up the same of what is drawn."""
     if prediction is None or answer is None:
         return prediction is answer
     lit = [{part: frozenset(keys) for part, keys in each.items()} for each in answer["highlights"]]
     drawn = [{**each, "hit": each["hit"] & prediction.drawn} for each in lit]
-    return bool(answer["described"] == json.loads(json.dumps(prediction.told)) and drawn == prediction.highlights)
+    return bool(answer["described"] == json.loads(json.dumps(prediction.described)) and drawn == prediction.highlights)
 
 
 def test_the_scripts_answer_as_the_simulator() -> None:
@@ -73,7 +73,7 @@ def test_the_scripts_answer_as_the_simulator() -> None:
 
 def test_the_packets_end_in_every_way() -> None:
     every = [message for expected in vectors().expected for message in expected]
-    ends = Counter(leg["end"] for message in every if message for leg in message.told["legs"])
+    ends = Counter(leg["end"] for message in every if message for leg in message.described["legs"])
     assert {
         *("outbound", "inbound", "tunnel", "dns", "application", "wire", "forwarded"),
         *("dropped", "queued", "undecided"),

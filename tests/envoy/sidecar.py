@@ -11,7 +11,7 @@ from istio_init.envoy.addresses import packed
 from istio_init.envoy.client import CLIENTS, HttpCall
 from istio_init.envoy.dump import Dump, read
 from istio_init.envoy.path import Answer, Pod, answers, follow
-from istio_init.envoy.path import Path as Way
+from istio_init.envoy.path import Path as EnvoyPath
 from istio_init.envoy.walk import Configuration
 from istio_init.model.packet import Facts, Packet
 from istio_init.model.routing import Address
@@ -74,7 +74,7 @@ def inbound(port: int, source: bytes = CLIENT) -> Packet:
     return Packet("PREROUTING", 6, source, POD, 40000, port, in_interface="eth0")
 
 
-def only(about: Pod, packet: Packet, speaks: str = "http", **request: Any) -> Way:  # noqa: ANN401
+def only(about: Pod, packet: Packet, speaks: str = "http", **request: Any) -> EnvoyPath:  # noqa: ANN401
     """The one path of a kind of client."""
     (result,) = follow(about, packet, CLIENTS[speaks].replace(request=HttpCall(**request)))
     return result

@@ -19,7 +19,7 @@ POD = "kind: Pod\nmetadata: {name: %s}\nspec:\n  # all\n  containers:\n  - name:
 SKIPPED = "kind: Pod\nmetadata: {name: node}\nspec: {hostNetwork: true, containers: [{name: web}]}\n"
 
 
-def made(text: str, **request: str) -> str:
+def injected(text: str, **request: str) -> str:
     return inject(text, InitSpec(request)).text
 
 
@@ -38,7 +38,7 @@ def test_to_standard_output(pod: Path, capfdbinary: pytest.CaptureFixture[bytes]
     before = pod.read_bytes()
     assert ask("-f", pod) == 0
     output = capfdbinary.readouterr()
-    assert output.out == made(before.decode()).encode()
+    assert output.out == injected(before.decode()).encode()
     assert output.err == b""
     assert pod.read_bytes() == before
 
@@ -46,15 +46,15 @@ def test_to_standard_output(pod: Path, capfdbinary: pytest.CaptureFixture[bytes]
 def test_from_standard_input(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((POD % "a").encode())))
     assert ask("-f", "-") == 0
-    assert capfd.readouterr().out == made(POD % "a")
+    assert capfd.readouterr().out == injected(POD % "a")
 
 
 def test_to_a_file_even_the_same(pod: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = pod.read_bytes().decode()
     assert ask("-f", pod, "-o", pod.parent / "new.yaml") == 0
-    assert (pod.parent / "new.yaml").read_bytes() == made(before).encode()
+    assert (pod.parent / "new.yaml").read_bytes() == injected(before).encode()
     assert ask("-f", pod, "-o", pod) == 0
-    assert pod.read_bytes() == made(before).encode()
+    assert pod.read_bytes() == injected(before).encode()
     assert capfd.readouterr() == ("", "")
 
 
@@ -108,7 +108,7 @@ def test_a_directory(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert len([each for each in yaml.safe_load_all(out) if each["spec"]["initContainers"]]) == 3
     assert ask("-f", tmp_path, "--in-place") == 0
     for name, text in files.items():
-        assert (tmp_path / name).read_text() == made(text)
+        assert (tmp_path / name).read_text() == injected(text)
     for name, text in other.items():
         assert (tmp_path / name).read_text() == text
 

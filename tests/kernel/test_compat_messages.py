@@ -71,7 +71,7 @@ def test_a_run_is_packed_as_its_rules_are(pair: tuple[Family, Run]) -> None:
 
 
 CHAIN = "ISTIO_OUTPUT"
-WANTED = Chain.of(
+DESIRED = Chain.of(
     CHAIN,
     (
         Rule((Protocol(TCP),), Jump("ISTIO_REDIRECT"), True),
@@ -97,18 +97,18 @@ def dump(contents: list[Content]) -> list[bytes]:
 
 
 def same(result: list[bytes]) -> bool:
-    return _same_rules(result, "nat", {CHAIN: RuleWriter(IPV4).contents(WANTED.parts), "ISTIO_INBOUND": []})
+    return _same_rules(result, "nat", {CHAIN: RuleWriter(IPV4).contents(DESIRED.parts), "ISTIO_INBOUND": []})
 
 
 def test_what_was_written_is_recognised_whatever_was_counted() -> None:
-    contents = RuleWriter(IPV4).contents(WANTED.parts)
+    contents = RuleWriter(IPV4).contents(DESIRED.parts)
     assert same(dump(contents))
     assert same([dumped(each, counts=number, handle=number) for number, each in enumerate(contents, 1)])
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_whatever_differs_is_seen(number: int) -> None:
-    contents = RuleWriter(IPV4).contents(WANTED.parts)
+    contents = RuleWriter(IPV4).contents(DESIRED.parts)
     actual = dump(contents)
     whole = actual[number]
     before, after, _ = contents[number]

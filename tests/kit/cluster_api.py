@@ -53,7 +53,7 @@ class ClusterApi:
         """End all watches with 410: who has one has to list the pods again."""
         self._do(self._break, None)
 
-    def asked(self, method: str, part: str) -> list[Request]:
+    def requests_of(self, method: str, part: str) -> list[Request]:
         """The requests of a method whose path contains a part."""
         return [each for each in self.requests if each.method == method and part in each.path]
 

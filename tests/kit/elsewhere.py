@@ -68,12 +68,12 @@ def _no_library(function: Any) -> Any:  # noqa: ANN401
 
 
 def _no_call(function: Any) -> Any:  # noqa: ANN401
-    def found(handle: Any, name: Any, *arguments: Any) -> Any:  # noqa: ANN401
+    def refuse(handle: Any, name: Any, *arguments: Any) -> Any:  # noqa: ANN401
         if name in CALLS:
             raise OSError(f"dlsym({name}): symbol not found")
         return function(handle, name, *arguments)
 
-    return found
+    return refuse
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ class Api:
 
     def __init__(self, kubeconfig: Path, *answers: Answer) -> None:
         self.kubeconfig, self.answers = str(kubeconfig), list(answers)
-        self.asked: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str]] = []
         self.over = threading.Event()
 
 
@@ -41,7 +41,7 @@ def serving(directory: Path, *answers: Answer) -> Iterator[Api]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            api.asked.append((self.path, self.headers.get("Authorization", "")))
+            api.requests.append((self.path, self.headers.get("Authorization", "")))
             answer = api.answers.pop(0) if len(api.answers) > 1 else api.answers[0]
             if answer is None:
                 api.over.wait()

@@ -122,7 +122,7 @@ def question(chance: Random) -> dict[str, Any]:
 
 
 # The parts of a way (way.py).
-WAY = ("tried", "hit", "links", "reached")
+HIGHLIGHTED = ("tried", "hit", "links", "reached")
 
 _PORT_LISTS = (PortRange(53, 53), PortRange(80, 443), PortRange(15000, 15100))
 
@@ -281,15 +281,15 @@ def namespace(chance: Random) -> Subject:
     )
 
 
-class Said(NamedTuple):
+class Prediction(NamedTuple):
     """The answer of explain, the rows, links and ends that each packet lights up, and the rows that are drawn."""
 
-    told: dict[str, Any]
+    described: dict[str, Any]
     highlights: list[dict[str, frozenset[str]]]
     drawn: set[str]
 
 
-def said(about: Subject, typed: dict[str, Any], family: Family) -> Said | None:
+def prediction(about: Subject, typed: dict[str, Any], family: Family) -> Prediction | None:
     """What `istio-init explain --output json` says of a packet, and what it lights up; None where it is nonsense."""
     request = understood(typed)
     if request is None:
@@ -299,8 +299,8 @@ def said(about: Subject, typed: dict[str, Any], family: Family) -> Said | None:
     ruleset, reasons = about.ruleset(family), purposes(about.options, family)
     path = follow(ruleset, packet_flags.packet(request, about, family), about.facts, about.envoy)
     drawing = build_graph(ruleset, reasons, about.envoy)
-    lit = [{part: getattr(direction, part) for part in WAY} for direction in highlights(path, drawing)]
-    return Said(as_json(path, reasons), lit, {row.key for box in drawing.boxes for row in box.rows})
+    lit = [{part: getattr(direction, part) for part in HIGHLIGHTED} for direction in highlights(path, drawing)]
+    return Prediction(as_json(path, reasons), lit, {row.key for box in drawing.boxes for row in box.rows})
 
 
 def understood(typed: dict[str, Any]) -> packet_flags.PacketRequest | None:

@@ -50,19 +50,19 @@ def found_differences(desired: Table, table: Table) -> list[Difference]:
 # What a rule says doesn't matter here, only which are equal: few of them, so that they meet.
 PLAIN = st.sampled_from((RETURN, ACCEPT, DROP, TO_OURS, Rule((), Jump("ISTIO_DROP")), Rule((), Jump("THEIRS"))))
 OF_A_PLAN = PLAIN.filter(lambda rule: rule.target != Jump("THEIRS")).map(lambda rule: rule.replace(ours=True))
-FOUND = st.lists(PLAIN | OF_A_PLAN, max_size=5).map(tuple)
-WANTED = st.lists(OF_A_PLAN, max_size=4).map(tuple)
+EXISTING = st.lists(PLAIN | OF_A_PLAN, max_size=5).map(tuple)
+DESIRED = st.lists(OF_A_PLAN, max_size=4).map(tuple)
 OWN = st.sampled_from(("ISTIO_OUTPUT", "ISTIO_DROP", "ISTIO_INBOUND"))
 
 
 @st.composite
 def situations(draw: st.DrawFn) -> tuple[Table, Table]:
     """A found nat table, and a wanted one as plans have it."""
-    result = {name: Chain(name, draw(FOUND)) for name in draw(st.sets(OWN | st.just("THEIRS")))}
-    desired = {name: Chain(name, draw(WANTED)) for name in draw(st.sets(OWN))}
+    result = {name: Chain(name, draw(EXISTING)) for name in draw(st.sets(OWN | st.just("THEIRS")))}
+    desired = {name: Chain(name, draw(DESIRED)) for name in draw(st.sets(OWN))}
     for name in BUILTIN_CHAINS["nat"]:
-        result[name] = Chain(name, draw(FOUND), draw(st.sampled_from(("ACCEPT", "DROP"))))
-        rules = draw(WANTED)
+        result[name] = Chain(name, draw(EXISTING), draw(st.sampled_from(("ACCEPT", "DROP"))))
+        rules = draw(DESIRED)
         desired[name] = Chain(name, rules, "ACCEPT", draw(st.integers(0, len(rules))))
     return Table("nat", ordered("nat", result)), Table("nat", ordered("nat", desired))
 

@@ -29,7 +29,7 @@ SCHEMA = "1.34"
 every_option = st.tuples(command_lines, running).map(lambda parts: options([*parts[0], *parts[1]], {}))
 
 
-def made(*words: str) -> Options:
+def options_of(*words: str) -> Options:
     meant = options(words, {})
     assert meant is not None
     return meant
@@ -53,7 +53,7 @@ def snippet() -> dict[str, Any]:
 
 def test_it_is_the_container_of_the_docs() -> None:
     documented = snippet()
-    desired = container(made(*documented["args"][1:]))
+    desired = container(options_of(*documented["args"][1:]))
     assert desired.pop("resources")
     assert desired == documented
 
@@ -61,22 +61,22 @@ def test_it_is_the_container_of_the_docs() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_kubernetes_takes_it(name: str) -> None:
     for validation in ([], ["--run-validation", "--skip-rule-apply"]):
-        init = container(made(*argv(name), *validation), "registry.example/istio-init:0.1.0")
+        init = container(options_of(*argv(name), *validation), "registry.example/istio-init:0.1.0")
         kubernetes_validate.validate(pod(init), SCHEMA, strict=True)
 
 
 def test_the_schema_would_notice() -> None:
     with pytest.raises(kubernetes_validate.ValidationError, match="argz"):
-        kubernetes_validate.validate(pod({**container(made()), "argz": []}), SCHEMA, strict=True)
+        kubernetes_validate.validate(pod({**container(options_of()), "argz": []}), SCHEMA, strict=True)
 
 
 def test_a_container_that_only_validates_has_no_capability() -> None:
-    only = container(made("--run-validation", "--skip-rule-apply", "-u", "2000", "-g", "3000"))
+    only = container(options_of("--run-validation", "--skip-rule-apply", "-u", "2000", "-g", "3000"))
     assert only["name"] == "istio-validation"
     rights = only["securityContext"]
     assert rights["capabilities"] == {"drop": ["ALL"]}
     assert (rights["runAsUser"], rights["runAsGroup"], rights["runAsNonRoot"]) == (2000, 3000, True)
-    assert container(made("--skip-rule-apply", "-u", "0"))["securityContext"]["runAsUser"] == 1337
+    assert container(options_of("--skip-rule-apply", "-u", "0"))["securityContext"]["runAsUser"] == 1337
 
 
 @settings(max_examples=300)
@@ -125,7 +125,7 @@ def test_the_command_prints_what_another_reads(capsys: pytest.CaptureFixture[str
     again = ["manifest", "--from-pod", str(tmp_path / "init.yaml"), "--output", "json"]
     assert main(again, {}) == 0
     (tmp_path / "init.json").write_text(capsys.readouterr().out)
-    assert from_pod_file(str(tmp_path / "init.json"), {}, lambda _kind, _name: None) == made(*flags)
+    assert from_pod_file(str(tmp_path / "init.json"), {}, lambda _kind, _name: None) == options_of(*flags)
     assert IMAGE in (tmp_path / "init.json").read_text()
 
 

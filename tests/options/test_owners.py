@@ -14,7 +14,7 @@ from istio_init.options.from_pod import read_pod
 from istio_init.options.workload import RunsAs
 
 
-def found(spec: dict[str, Any], annotations: dict[str, str] | None = None, **text: str) -> list[str]:
+def misfits_of(spec: dict[str, Any], annotations: dict[str, str] | None = None, **text: str) -> list[str]:
     pod = {"kind": "Pod", "metadata": {"annotations": annotations or {}}, "spec": spec}
     reading = read_pod(json.dumps(pod), "pod.yaml", text, lambda _kind, _name: None)
     return list(reading.misfits)
@@ -48,7 +48,7 @@ TPROXY = {"sidecar.istio.io/interceptionMode": "TPROXY"}
     ],
 )  # fmt: skip
 def test_who_does_not_fit(spec: dict[str, Any], why: str) -> None:
-    lines = found(spec)
+    lines = misfits_of(spec)
     assert [why in line for line in lines] == ([True] if why else [])
 
 
@@ -56,18 +56,18 @@ def test_rules_for_another_user_than_the_proxys_are_a_loop() -> None:
     init = {"name": "istio-init", "args": ["istio-iptables", "-u", "1337"]}
     spec = {"initContainers": [init], "containers": [APP, {**PROXY, **as_(2000, 3000)}]}
     why = "istio-proxy runs as uid 2000 and gid 3000, the rules let uid 1337 and gid 1337 through: its own traffic is "
-    assert found(spec) == [f"{why}captured again, in a loop; set -u 2000, or its runAsUser"]
-    assert found(spec, proxy_uid="2000") == []
-    assert found(spec, proxy_gid="3000") == []
+    assert misfits_of(spec) == [f"{why}captured again, in a loop; set -u 2000, or its runAsUser"]
+    assert misfits_of(spec, proxy_uid="2000") == []
+    assert misfits_of(spec, proxy_gid="3000") == []
 
 
 def test_tproxy_needs_root() -> None:
-    (line,) = found({"containers": [APP, {**PROXY, **as_(1337)}]}, TPROXY)
+    (line,) = misfits_of({"containers": [APP, {**PROXY, **as_(1337)}]}, TPROXY)
     assert line.startswith("istio-proxy runs as uid 1337, but TPROXY needs CAP_NET_ADMIN")
-    assert found({"containers": [APP, {**PROXY, **as_(0, 1337)}]}, TPROXY) == []
+    assert misfits_of({"containers": [APP, {**PROXY, **as_(0, 1337)}]}, TPROXY) == []
     # Istio's own example: -u becomes 1234, and the proxy is root, of a group that no rule knows.
     init = {"name": "istio-init", "args": ["istio-iptables", "-u", "1234", "-m", "TPROXY"]}
-    (line,) = found({"initContainers": [init], "containers": [{**PROXY, **as_(0, 4321)}]}, TPROXY)
+    (line,) = misfits_of({"initContainers": [init], "containers": [{**PROXY, **as_(0, 4321)}]}, TPROXY)
     assert LOOP in line
 
 
@@ -75,7 +75,7 @@ def test_what_is_wrong_in_it_names_the_place() -> None:
     with pytest.raises(
         UsageError, match=r"^pod\.yaml: container app: securityContext: runAsUser: 'root': not a number"
     ):
-        found({"containers": [{**APP, "securityContext": {"runAsUser": "root"}}]})
+        misfits_of({"containers": [{**APP, "securityContext": {"runAsUser": "root"}}]})
 
 
 @pytest.mark.parametrize("verb", [["explain", "--outbound", "--to", "203.0.113.9:443"], ["prove"], ["manifest"]])

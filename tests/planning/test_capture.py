@@ -27,7 +27,7 @@ from tests.planning.cases import CASES, GOLDEN, argv, text
 HEADER_ORDER = (Source, Destination, InInterface, OutInterface, Protocol)
 
 
-def wanted(name: str) -> Plan:
+def plan_of(name: str) -> Plan:
     chosen = options(argv(name), {})
     assert chosen is not None
     return plan(chosen)
@@ -44,18 +44,18 @@ def test_no_golden_text_is_left_over() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_options_give_the_same_plan(name: str) -> None:
-    assert wanted(name) == wanted(name)
+    assert plan_of(name) == plan_of(name)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_text_reads_back_as_the_same_rules(name: str) -> None:
-    for ruleset in wanted(name).rulesets:
+    for ruleset in plan_of(name).rulesets:
         assert load(dump(ruleset), ruleset.family) == ruleset
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_matches_stand_in_the_order_in_which_they_are_saved(name: str) -> None:
-    for ruleset in wanted(name).rulesets:
+    for ruleset in plan_of(name).rulesets:
         for table in ruleset.tables:
             for chain in table.chains:
                 for rule in chain.rules:
@@ -67,7 +67,7 @@ def test_matches_stand_in_the_order_in_which_they_are_saved(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_jump_has_its_chain_and_every_chain_is_a_known_one(name: str) -> None:
-    for ruleset in wanted(name).rulesets:
+    for ruleset in plan_of(name).rulesets:
         for table in ruleset.tables:
             names = {chain.name for chain in table.chains}
             assert {chain.name for chain in table.chains if chain.policy is None} <= OWN_CHAINS
@@ -88,17 +88,17 @@ def test_every_option_that_shapes_the_plan_has_a_case() -> None:
 
 
 def test_routing_goes_with_tproxy_and_ipv6() -> None:
-    assert wanted("article").routing == ()
-    assert [type(entry) for entry in wanted("article-ipv6").routing] == [Address]
-    both = wanted("tproxy-mark-and-table").routing
+    assert plan_of("article").routing == ()
+    assert [type(entry) for entry in plan_of("article-ipv6").routing] == [Address]
+    both = plan_of("tproxy-mark-and-table").routing
     assert PolicyRule(IPV4, 0x111, 7) in both
     assert Route(IPV6, "lo", 7) in both
     assert len(both) == 5
-    assert wanted("tproxy-without-inbound").routing == ()
+    assert plan_of("tproxy-without-inbound").routing == ()
 
 
 def test_the_article_has_nine_output_rules() -> None:
-    nat = wanted("article-1.13").rulesets[0].table("nat")
+    nat = plan_of("article-1.13").rulesets[0].table("nat")
     assert nat is not None
     output = nat.chain("ISTIO_OUTPUT")
     assert output is not None

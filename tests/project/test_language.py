@@ -53,7 +53,7 @@ UNSAYING = {
     *("asked", "found", "given", "known", "looked", "made", "said", "seen", "told", "wanted"),
     *("fares", "sight", "stands", "way"),
 }
-NAMED_PATHS = ("istio_init/", "image/", "scripts/")
+NAMED_PATHS = ("istio_init/", "image/", "scripts/", "tests/", "integration/")
 # Texts of others, and the BPF source, whose lines are recorded in the compiled programs.
 EXCEPT = {"LICENSE", "image/bpf/capture.bpf.c"}
 # Where the article is named, and the option that numbers its steps is described.

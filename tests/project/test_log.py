@@ -18,7 +18,7 @@ from istio_init.errors import printable
 NANOSECONDS = st.integers(0, 250_000_000_000 * 10**9)
 
 
-def told(nanoseconds: int) -> str:
+def stamp(nanoseconds: int) -> str:
     with_time = datetime.fromtimestamp(nanoseconds // 10**9, UTC).replace(microsecond=nanoseconds // 1000 % 10**6)
     return with_time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
@@ -31,14 +31,14 @@ def test_each_line_bears_its_own_time(moments: list[tuple[int, list[int]]]) -> N
             for fraction in behind:
                 now = moment // 10**9 * 10**9 + fraction
                 time.time_ns = lambda now=now: now  # type: ignore[misc]
-                assert log.now() == told(now)
+                assert log.now() == stamp(now)
     finally:
         time.time_ns = clock
 
 
 def test_it_is_the_time_now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_last", (-1, ""))
-    before, message, after = told(time.time_ns()), log.now(), told(time.time_ns())
+    before, message, after = stamp(time.time_ns()), log.now(), stamp(time.time_ns())
     assert before <= message <= after
 
 

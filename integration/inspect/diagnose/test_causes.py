@@ -284,7 +284,7 @@ def test_what_cannot_be_known(pod: Pod, tmp_path: Path) -> None:
         pod.namespace, "diagnose", "default/reviews", "--cri-socket", str(tmp_path / "none.sock"), "--output", "json"
     )
     assert named.code == 4
-    assert named.told["unknown"]
+    assert named.document["unknown"]
 
 
 def test_a_dump(pod: Pod, tmp_path: Path) -> None:
@@ -313,10 +313,10 @@ class Channel(Runtime):
     """A runtime that knows the pods of the test."""
 
     listed: ClassVar[list[Any]] = []
-    known: ClassVar[dict[str, Any]] = {}
+    recorded: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, _path: str) -> None:
-        super().__init__(self.listed, self.known)
+        super().__init__(self.listed, self.recorded)
 
     def call(self, method: str, message: bytes) -> bytes:
         """No containers, unless a test has some."""
@@ -332,7 +332,7 @@ class Channel(Runtime):
 def test_a_pod_by_name(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     space = json.dumps({"runtimeSpec": {"linux": {"namespaces": [{"type": "network", "path": pod.namespace.path}]}}})
     Channel.listed[:] = [listed("reviews", "one"), listed("web", "two"), listed("host", "three")]
-    Channel.known.update(one=status(info=space), two=status(info=space), three=status(network=cri_pb2.NODE))
+    Channel.recorded.update(one=status(info=space), two=status(info=space), three=status(network=cri_pb2.NODE))
     monkeypatch.setattr(diagnose_pod, "GrpcChannel", Channel)
     pod.apply(USUAL)
 
@@ -350,7 +350,7 @@ def test_a_pod_by_name(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_the_init_container_was_started_with(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     space = json.dumps({"runtimeSpec": {"linux": {"namespaces": [{"type": "network", "path": pod.namespace.path}]}}})
-    Channel.listed[:], Channel.known["one"] = [listed("reviews", "one")], status(info=space)
+    Channel.listed[:], Channel.recorded["one"] = [listed("reviews", "one")], status(info=space)
     process = {
         "args": ["pilot-agent", "istio-iptables", "-i", "*", "-b", "*", "-d", "15090,15021,15020", "-q", "9000"],
         "env": ["ISTIO_META_DNS_CAPTURE=false", "TOKEN=s3cret", "ENABLE_IPV6=true"],

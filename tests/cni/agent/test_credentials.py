@@ -97,12 +97,12 @@ def test_a_kubeconfig_with_a_client_certificate(tmp_path: Path, inline: bool) ->
     tls.load_verify_locations(result)
     tls.verify_mode = ssl.CERT_REQUIRED
 
-    def given(name: str, path: Path) -> dict[str, str]:
+    def file_or_data(name: str, path: Path) -> dict[str, str]:
         return {f"{name}-data": base64.b64encode(path.read_bytes()).decode()} if inline else {name: str(path)}
 
     def credentials(url: str) -> ApiCredentials:
-        user = {**given("client-certificate", result), **given("client-key", key)}
-        cluster = {"server": url, **given("certificate-authority", tmp_path / "server.crt")}
+        user = {**file_or_data("client-certificate", result), **file_or_data("client-key", key)}
+        cluster = {"server": url, **file_or_data("certificate-authority", tmp_path / "server.crt")}
         return from_kubeconfig(kubeconfig(tmp_path, user, cluster))
 
     [request] = listed(credentials, tls)

@@ -87,7 +87,7 @@ def test_the_page_lists_all_metrics_and_no_other(tmp_path: Path) -> None:
     from istio_init.cni.node.directories import Directories
     from istio_init.log import Log
 
-    async def made() -> Metrics:
+    async def agent_metrics() -> Metrics:
         places = Directories(str(tmp_path), str(tmp_path))
         credentials = ApiCredentials("http://127.0.0.1:1", {}, {})
         settings = AgentSettings(
@@ -95,6 +95,6 @@ def test_the_page_lists_all_metrics_and_no_other(tmp_path: Path) -> None:
         )
         return Agent(settings, Log("none")).metrics
 
-    text = asyncio.run(made()).page().text
+    text = asyncio.run(agent_metrics()).page().text
     names = set(re.findall(rf"^# TYPE ({PREFIX}_\w+) ", text, re.MULTILINE))
     assert names == set(re.findall(rf"`({PREFIX}_\w+)`", DOCS))

@@ -38,7 +38,7 @@ async def nonsense(_request: Request, answer: Answer) -> None:
     await answer.json({"spec": [7]})
 
 
-def made(server: LyingApi, health: Health | None = None) -> Untaint:
+def untaint(server: LyingApi, health: Health | None = None) -> Untaint:
     api = KubernetesApi(ApiCredentials(server.url, {}, {}))
     return Untaint(TAINT, "n", api, health or Health(), Log("none"))
 
@@ -46,7 +46,7 @@ def made(server: LyingApi, health: Health | None = None) -> Untaint:
 def removed(*handlers: Handler) -> tuple[bool, list[Request]]:
     async def test() -> tuple[bool, list[Request]]:
         async with LyingApi(*handlers).serving() as server:
-            return await made(server).remove(), server.requests
+            return await untaint(server).remove(), server.requests
 
     return asyncio.run(asyncio.wait_for(test(), 60))
 
@@ -82,7 +82,7 @@ def test_it_waits_for_the_agent_and_tries_again(monkeypatch: pytest.MonkeyPatch)
         health = Health()
         handlers: tuple[Any, ...] = (nonsense, node({"key": TAINT}), conflict, node({"key": TAINT}), node())
         async with LyingApi(*handlers).serving() as server:
-            task = asyncio.create_task(made(server, health).run())
+            task = asyncio.create_task(untaint(server, health).run())
             await asyncio.sleep(0.1)
             assert server.requests == []
             health.installed = health.synced = health.serving = True

@@ -103,9 +103,9 @@ class Side:
     def outcome(self, user: User, call: Call) -> Outcome:
         """Have the user make the connection, or send the datagram, and see where it ends; root is outside."""
         caller = self._callers[user]
-        return self._asked(caller, call) if call.datagram else self._connected(caller, call)
+        return self._exchanged(caller, call) if call.datagram else self._connected(caller, call)
 
-    def _asked(self, caller: Caller, call: Call) -> Outcome:
+    def _exchanged(self, caller: Caller, call: Call) -> Outcome:
         """Send a datagram, have its receiver answer, and see where the answer seems to come from."""
         if code := caller.call(call).code:
             return Outcome(errno.errorcode[code])

@@ -26,11 +26,11 @@ WITHOUT = {
 @settings(deadline=None, max_examples=60)
 @given(command_lines)
 def test_an_entry_is_read_as_it_was_written(words: list[str]) -> None:
-    made = options(words, {})
-    assert made
-    made = made.replace(**WITHOUT)
-    assume(not list(refusals(made)))
-    written = socket_capture(made, ADDRESSES)
+    result = options(words, {})
+    assert result
+    result = result.replace(**WITHOUT)
+    assume(not list(refusals(result)))
+    written = socket_capture(result, ADDRESSES)
     value = layout.pod_value(written)
     read = read_layout.capture(value, keys(COOKIE, written))
     assert (layout.pod_value(read), meaning(read)) == (value, meaning(written))

@@ -121,7 +121,7 @@ def question(chance: Random) -> dict[str, Any]:
     return typed
 
 
-# The parts of a way (way.py).
+# The parts of a way (draw/highlight.py).
 HIGHLIGHTED = ("tried", "hit", "links", "reached")
 
 _PORT_LISTS = (PortRange(53, 53), PortRange(80, 443), PortRange(15000, 15100))

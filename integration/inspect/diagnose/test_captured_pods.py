@@ -24,19 +24,22 @@ from istio_init.runner import socket_capture
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as made:
-        posix.environ[CGROUP_VARIABLE], posix.environ[BPF_VARIABLE] = made.cgroup.as_posix().encode(), made.bpf.encode()
-        yield made
+    with EbpfNode() as ebpf_node:
+        posix.environ[CGROUP_VARIABLE], posix.environ[BPF_VARIABLE] = (
+            ebpf_node.cgroup.as_posix().encode(),
+            ebpf_node.bpf.encode(),
+        )
+        yield ebpf_node
         del posix.environ[CGROUP_VARIABLE], posix.environ[BPF_VARIABLE]
 
 
 @pytest.fixture
 def captured(node: EbpfNode) -> Iterator[Pod]:
     """A pod that is captured as usual."""
-    with Pod(IPV4) as made:
-        capture(made, node)
-        yield made
-        pods.remove(node.again(), pods.cookie_of(made.namespace.path))
+    with Pod(IPV4) as pod:
+        capture(pod, node)
+        yield pod
+        pods.remove(node.again(), pods.cookie_of(pod.namespace.path))
 
 
 def capture(pod: Pod, node: EbpfNode, flags: str = USUAL) -> None:
@@ -52,7 +55,7 @@ def test_a_pod_that_is_well(captured: Pod) -> None:
         assert text.startswith("HEALTHY: calls pass through the sidecar; captured by eBPF; the sidecar listens")
         assert "read from the node's maps (eBPF): istio-iptables -p 15001" in text
         assert diagnose(captured, "--to", "10.99.0.1:443").code == 0
-        assert diagnose(captured, "--output", "json").told["backends"] == ["ebpf"]
+        assert diagnose(captured, "--output", "json").document["backends"] == ["ebpf"]
 
 
 def test_options_that_exclude(captured: Pod, node: EbpfNode) -> None:
@@ -100,16 +103,16 @@ spec:
 
 def test_a_pod_that_the_node_does_not_know(pod: Pod, node: EbpfNode, tmp_path: Path) -> None:
     (tmp_path / "pod.yaml").write_text(MANIFEST)
-    wanted = ["--from-pod", str(tmp_path / "pod.yaml")]
+    path = ["--from-pod", str(tmp_path / "pod.yaml")]
     with running(pod):
         names(
-            diagnose(pod, *wanted),
+            diagnose(pod, *path),
             "the pod is not in the node's map of captured pods (eBPF)",
             "--capture-backend ebpf is asked for by initContainer istio-init",
         )
     capture(pod, node)
     with running(pod):
-        names(diagnose(pod, *wanted), "the pod's entry in the node's maps differs", "options differ")
+        names(diagnose(pod, *path), "the pod's entry in the node's maps differs", "options differ")
 
 
 def test_rules_beside_the_capture(captured: Pod) -> None:

@@ -109,6 +109,11 @@ class Envoy(Admin):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._end()
 
+    def processor_time(self) -> int:
+        """Nanoseconds that all its threads have had a processor for (/proc/PID/task/TID/schedstat)."""
+        tasks = Path(f"/proc/{self._process.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+
     def _end(self) -> None:
         self._process.terminate()
         self._process.wait(PATIENCE)

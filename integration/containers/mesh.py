@@ -51,12 +51,16 @@ class Mesh:
             self.upstream = Server("upstream", self.pod.listeners.pop("upstream"))
             for server in (self.app, self.upstream):
                 stack.enter_context(self.serving(server))
+            self.prepare()
             stack.enter_context(self.envoy)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, at)
+
+    def prepare(self) -> None:
+        """What is done in the pod before its Envoy starts: nothing."""
 
     def serving(self, server: Server) -> contextlib.AbstractContextManager[object]:
         """What has the server serve."""

@@ -6,28 +6,25 @@ falls on all of them alike; the result is ratios, not milliseconds.
 
 from __future__ import annotations
 
-import contextlib
 import random
 import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from integration.containers.envoy import APP_USER, REDIRECT_USER, ROOT_USER, TPROXY_USER
-from integration.containers.mesh import APP_PORT, UPSTREAM_PORT, Mesh, answering
-from integration.containers.serving import Server, get
+from integration.containers.serving import get
+from integration.cost import nature
+from integration.cost.pods import Fast, running
 from integration.kit.endpoints import Address
-from istio_init.model.rules import IPV4
 
-BASE = "-p 15001 -z 15006 -u 1337 -i '*' -b '*'"
 ROUNDS, REQUESTS = 60, 50
-CLIENT_PORTS, POD_PORTS = (10000, 29999), (30000, 60999)
 
 
-class Scenario(NamedTuple):
+class Way(NamedTuple):
     """One row: how a request goes, and which end asks."""
 
     title: str
@@ -36,136 +33,158 @@ class Scenario(NamedTuple):
     open_door: bool = False
 
 
-# By name: the options of each pod, and who its Envoy is.
-PODS = {
-    "none": ("", REDIRECT_USER),
-    "excluded": (f"{BASE} -m REDIRECT -d {APP_PORT} -o {UPSTREAM_PORT}", REDIRECT_USER),
-    "redirect": (f"{BASE} -m REDIRECT", REDIRECT_USER),
-    "tproxy": (f"{BASE} -m TPROXY", TPROXY_USER),
-}
 WAYS = (
-    Scenario("inbound, no rules", "none", inbound=True),
-    Scenario("inbound, rules present, the port excluded", "excluded", inbound=True),
-    Scenario("inbound, no rules, Envoy addressed by its port", "none", inbound=True, open_door=True),
-    Scenario("inbound, REDIRECT", "redirect", inbound=True),
-    Scenario("inbound, TPROXY", "tproxy", inbound=True),
-    Scenario("outbound, no rules", "none", inbound=False),
-    Scenario("outbound, rules present, the port excluded", "excluded", inbound=False),
-    Scenario("outbound, REDIRECT", "redirect", inbound=False),
-    Scenario("outbound, TPROXY", "tproxy", inbound=False),
+    Way("inbound, no rules", "none", inbound=True),
+    Way("inbound, rules present, the port excluded", "excluded", inbound=True),
+    Way("inbound, no rules, Envoy addressed by its port", "none", inbound=True, open_door=True),
+    Way("inbound, REDIRECT", "redirect", inbound=True),
+    Way("inbound, TPROXY", "tproxy", inbound=True),
+    Way("inbound, REDIRECT as native nftables", "native", inbound=True),
+    Way("inbound, eBPF", "ebpf", inbound=True),
+    Way("inbound, eBPF with -m TPROXY", "ebpf-tproxy", inbound=True),
+    Way("outbound, no rules", "none", inbound=False),
+    Way("outbound, rules present, the port excluded", "excluded", inbound=False),
+    Way("outbound, REDIRECT", "redirect", inbound=False),
+    Way("outbound, TPROXY", "tproxy", inbound=False),
+    Way("outbound, REDIRECT as native nftables", "native", inbound=False),
+    Way("outbound, eBPF", "ebpf", inbound=False),
+    Way("outbound, eBPF with -m TPROXY", "ebpf-tproxy", inbound=False),
 )
+FIGURES = ("requests/s", "p50", "p99", "processor time")
 
 
 class Measured(NamedTuple):
-    """What came of one way: seconds for each request, and the conntrack entries that one request makes in the pod."""
+    """What came of one row.
 
-    seconds: list[float]
+    `seconds` are those of each request, by round. `processor` is the processor time of a request in each round, in
+    seconds, of all that take part. `entries` are the conntrack entries that one request makes in the pod.
+    """
+
+    seconds: list[list[float]]
+    processor: list[float]
     entries: float
 
 
-def measure(rounds: int, requests: int) -> dict[Scenario, Measured]:
-    """Ask each way `requests` times in each of the rounds, a new connection each, one at a time."""
-    with _pods() as meshes:
-        for direction in WAYS:
-            _durations(direction, meshes[direction.mesh], requests)
-        entries = {direction: _entries(direction, meshes[direction.mesh], requests) for direction in WAYS}
-        seconds: dict[Scenario, list[float]] = {direction: [] for direction in WAYS}
-        order = random.Random(0)
-        for _ in range(rounds):
-            # In another order each time: who comes first pays for who came before.
-            for direction in order.sample(WAYS, len(WAYS)):
-                seconds[direction] += _durations(direction, meshes[direction.mesh], requests)
-    return {direction: Measured(seconds[direction], entries[direction]) for direction in WAYS}
+def measure(meshes: dict[str, Fast], rounds: int, requests: int) -> dict[Way, Measured]:
+    """Ask each row `requests` times in each of the rounds, a new connection each, one at a time."""
+    for row in WAYS:
+        _asked(row, meshes[row.mesh], requests)
+    measured = {row: Measured([], [], _entries(row, meshes[row.mesh], requests)) for row in WAYS}
+    order = random.Random(0)
+    for _ in range(rounds):
+        # In another order each time: who comes first pays for who came before.
+        for row in order.sample(WAYS, len(WAYS)):
+            mesh = meshes[row.mesh]
+            before = _processor_time(mesh)
+            measured[row].seconds.append(_asked(row, mesh, requests))
+            measured[row].processor.append((_processor_time(mesh) - before) / requests)
+    return measured
 
 
-class Fast(Mesh):
-    """A mesh whose app and upstream are Envoys, too: a slow server would hide what is measured behind its own tail."""
-
-    @contextlib.contextmanager
-    def serving(self, server: Server) -> Iterator[None]:
-        """An Envoy in the server's place."""
-        server.listener.close()
-        app = (self.pod.namespace, APP_USER, APP_PORT)
-        upstream = (self.pod.peer, ROOT_USER, UPSTREAM_PORT)
-        with answering(*(app if server.name == "app" else upstream)):
-            yield
+def _processor_time(mesh: Fast) -> float:
+    """Seconds that the client, which is this process, and the Envoys have worked, with the kernel on their behalf."""
+    return time.process_time() + sum(each.processor_time() for each in mesh.envoys) / 1e9
 
 
-@contextlib.contextmanager
-def _pods() -> Iterator[dict[str, Mesh]]:
-    """All pods, by name, with their rules."""
-    with contextlib.ExitStack() as stack:
-        meshes: dict[str, Mesh] = {}
-        for name, (options, user) in PODS.items():
-            mesh = meshes[name] = stack.enter_context(Fast(IPV4, user))
-            # With TPROXY, Envoy takes the client's address with a port of the pod's: they must not meet.
-            for namespace, (low, high) in ((mesh.pod.peer, CLIENT_PORTS), (mesh.pod.namespace, POD_PORTS)):
-                namespace.run("sysctl", "-q", "-w", f"net.ipv4.ip_local_port_range={low} {high}")
-            if options:
-                mesh.pod.apply(options)
-        yield meshes
-
-
-def _durations(direction: Scenario, mesh: Mesh, requests: int) -> list[float]:
+def _asked(row: Way, mesh: Fast, requests: int) -> list[float]:
     """How long each request took, in seconds."""
     taken = []
     for _ in range(requests):
-        client = mesh.outside() if direction.inbound else mesh.inside()
+        client = mesh.outside() if row.inbound else mesh.inside()
         begin = time.perf_counter()
-        assert get(client, _target(direction, mesh)) == "responder_ipv4"
+        assert get(client, _target(row, mesh)) == "responder_ipv4"
         taken.append(time.perf_counter() - begin)
     return taken
 
 
-def _target(direction: Scenario, mesh: Mesh) -> Address:
-    if direction.open_door:
+def _target(row: Way, mesh: Fast) -> Address:
+    if row.open_door:
         return mesh.open_door
-    return mesh.to_app if direction.inbound else mesh.to_upstream
+    return mesh.to_app if row.inbound else mesh.to_upstream
 
 
-def _entries(direction: Scenario, mesh: Mesh, requests: int) -> float:
+def _entries(row: Way, mesh: Fast, requests: int) -> float:
     """The conntrack entries in the pod's namespace that a request leaves, on average."""
     mesh.pod.namespace.run("conntrack", "--flush")
-    _durations(direction, mesh, requests)
+    _asked(row, mesh, requests)
     return int(mesh.pod.namespace.run("conntrack", "--count")) / requests
 
 
-def table(measured: dict[Scenario, Measured]) -> str:
+def table(measured: dict[Way, Measured]) -> str:
     """The result in Markdown; each direction is compared with its own first row."""
     lines = [
-        "| a request on a connection of its own | requests/s | p50 | p99 | conntrack entries |",
-        "| --- | --- | --- | --- | --- |",
+        f"| a request on its own connection | {' | '.join(FIGURES)} | conntrack entries |",
+        f"| --- |{' ---: |' * (len(FIGURES) + 1)}",
     ]
-    for direction, result in measured.items():
-        first = measured[next(each for each in WAYS if each.inbound == direction.inbound)]
-        ratios = [_ratio(figure, result, first) for figure in (_rate, _p50, _p99)]
-        lines.append(f"| {direction.title} | {' | '.join(ratios)} | {result.entries:.1f} |")
+    for row, result in measured.items():
+        first = measured[next(each for each in WAYS if each.inbound == row.inbound)]
+        lines.append(f"| {row.title} | {' | '.join(ratios(result, first))} | {result.entries:.1f} |")
     return "\n".join(lines)
 
 
-def _ratio(figure: Callable[[list[float]], float], result: Measured, first: Measured) -> str:
-    return f"{figure(result.seconds) / figure(first.seconds):.2f}"
+def costs(measured: dict[Way, Measured]) -> dict[str, list[str]]:
+    """Each of FIGURES for each of the kinds of capture that are compared, in relation to REDIRECT's, by its title."""
+    by_pod = {(row.mesh, row.inbound): result for row, result in measured.items() if not row.open_door}
+    rows: dict[str, list[str]] = {}
+    for inbound, direction in ((True, "inbound"), (False, "outbound")):
+        columns = [ratios(by_pod[name, inbound], by_pod["redirect", inbound]) for name in nature.COLUMNS]
+        for figure, row in zip(FIGURES, zip(*columns, strict=True), strict=True):
+            rows[f"{direction}: {figure}, REDIRECT = 1"] = [*row]
+    return rows
 
 
-def _rate(seconds: list[float]) -> float:
+def ratios(result: Measured, first: Measured) -> list[str]:
+    """Each of FIGURES, in relation to another row's."""
+    return [f"{figure(result) / figure(first):.2f}" for figure in (_rate, _p50, _p99, _processor)]
+
+
+def _rate(result: Measured) -> float:
+    seconds = _undisturbed(result)
     return len(seconds) / sum(seconds)
 
 
-def _p50(seconds: list[float]) -> float:
-    return statistics.median(seconds)
+def _p50(result: Measured) -> float:
+    return statistics.median(_undisturbed(result))
 
 
-def _p99(seconds: list[float]) -> float:
-    return statistics.quantiles(seconds, n=100)[98]
+def _p99(result: Measured) -> float:
+    return statistics.quantiles(chain.from_iterable(result.seconds), n=100)[98]
 
 
-def main(page: str = "") -> None:
-    """Measure and print; with the name of a page that has a table, put it there."""
-    text = table(measure(ROUNDS, REQUESTS))
-    print(text)
-    if page:
-        path = Path(page)
-        path.write_text(re.sub(r"(?m)(^\|.*\n)+", lambda _: f"{text}\n", path.read_text(), count=1))
+def _processor(result: Measured) -> float:
+    return statistics.mean(sorted(result.processor)[: _quarter(result)])
+
+
+def _undisturbed(result: Measured) -> list[float]:
+    """The requests of the fastest quarter of the rounds: other work on the machine only ever makes a round slower."""
+    return [*chain.from_iterable(sorted(result.seconds, key=sum)[: _quarter(result)])]
+
+
+def _quarter(result: Measured) -> int:
+    return max(1, len(result.seconds) // 4)
+
+
+def written(page: str, text: str, begin: Callable[[str], bool]) -> str:
+    """A page with the table whose first line `begin` recognises replaced by this one."""
+
+    def replaced(match: re.Match[str]) -> str:
+        return f"{text}\n" if begin(match[0].split("\n")[0]) else match[0]
+
+    return re.sub(r"(?m)(^\|.*\n)+", replaced, page)
+
+
+def main(*pages: str) -> None:
+    """Measure and print; with pages, write the tables that they have anew."""
+    with running() as meshes:
+        measured = measure(meshes, ROUNDS, REQUESTS)
+        # At the end, since it takes the captured pods apart.
+        natures = {name: nature.nature_of(mesh) for name, mesh in meshes.items()}
+    by_request = table(measured)
+    by_kind = nature.table(natures, costs(measured))
+    print(by_request, by_kind, sep="\n\n")
+    for page in map(Path, pages):
+        text = written(page.read_text(), by_request, lambda line: line.startswith("| a request on its own connection"))
+        page.write_text(written(text, by_kind, lambda line: line.startswith(nature.HEAD)))
 
 
 if __name__ == "__main__":

@@ -66,26 +66,47 @@ def test_check_says_what_is_missing(plugin: Plugin, sandbox: Namespace, node: Eb
     plugin.done("DEL", sandbox.path)
 
 
+WITH_IPTABLES = "goes with --capture-backend iptables only"
+FOUR = "at most 4 with --capture-backend ebpf"
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "--kube-virt-interfaces": ({"kube-virt-interfaces": "net1"}, "no socket of the pod sends it"),
     "--istio-exclude-interfaces": ({"istio-exclude-interfaces": "eth0"}, "connect(2) does not know the interface"),
-    "--proxy-uid": ({"proxy-uid": "1,2,3,4,5"}, "at most 4 with --capture-backend ebpf"),
-    "--native-nftables": ({"native-nftables": True}, "goes with --capture-backend iptables only"),
-    "--compat-version": ({"compat-version": "1.13"}, "goes with --capture-backend iptables only"),
+    "--proxy-uid": ({"proxy-uid": "1,2,3,4,5"}, FOUR),
+    "--proxy-gid": ({"proxy-gid": "1,2,3,4,5"}, FOUR),
+    "--native-nftables": ({"native-nftables": True}, WITH_IPTABLES),
+    "--force-iptables-binary": ({"force-iptables-binary": "nft"}, WITH_IPTABLES),
+    "--iptables-engine": ({"iptables-engine": "python-iptables"}, WITH_IPTABLES),
+    "--compat-version": ({"compat-version": "1.13"}, WITH_IPTABLES),
+    "--rule-comments": ({"rule-comments": True}, WITH_IPTABLES),
+    "--istio-inbound-exclude-cidr": ({"istio-inbound-exclude-cidr": "10.0.0.0/8"}, WITH_IPTABLES),
+    "--exclude-uids-for-ports": ({"exclude-uids-for-ports": "tcp:53:7"}, WITH_IPTABLES),
 }
 
 
+@pytest.fixture
+def bare(node: EbpfNode) -> EbpfNode:
+    """The node without an installation."""
+    with node.installation.lock():
+        node.installation.uninstall()
+    return node
+
+
+def is_untouched(node: EbpfNode, sandbox: Namespace) -> bool:
+    """Whether nothing is attached or pinned on the node, and nothing captured."""
+    return list(node.pins()) == [] and node.attached() == 0 and reached(sandbox) is None
+
+
 @pytest.mark.parametrize("flag", REFUSED)
-def test_what_cannot_be_done_is_refused(plugin: Plugin, sandbox: Namespace, node: EbpfNode, flag: str) -> None:
+def test_what_cannot_be_done_is_refused(plugin: Plugin, sandbox: Namespace, bare: EbpfNode, flag: str) -> None:
     more, why = REFUSED[flag]
     error = plugin.call("ADD", sandbox.path, INJECTED, prevResult=PREVIOUS, defaults={**EBPF, **more}).error
     assert flag in error["msg"]
     assert why in error["msg"]
-    assert reached(sandbox) is None
+    assert is_untouched(bare, sandbox)
     plugin.done("DEL", sandbox.path)
 
 
-def test_a_proxy_that_listens_already_is_refused(plugin: Plugin, sandbox: Namespace) -> None:
+def test_a_proxy_that_listens_already_is_refused(plugin: Plugin, sandbox: Namespace, bare: EbpfNode) -> None:
     def listening() -> socket.socket:
         sock = socket.socket()
         sock.bind(("0.0.0.0", 15001))
@@ -95,13 +116,15 @@ def test_a_proxy_that_listens_already_is_refused(plugin: Plugin, sandbox: Namesp
     with sandbox.inside(listening):
         error = plugin.call("ADD", sandbox.path, INJECTED, prevResult=PREVIOUS).error
     assert "port 15001: the proxy is already listening" in error["msg"]
+    assert is_untouched(bare, sandbox)
     plugin.done("DEL", sandbox.path)
 
 
-def test_rules_that_exist_are_refused(plugin: Plugin, sandbox: Namespace) -> None:
+def test_rules_that_exist_are_refused(plugin: Plugin, sandbox: Namespace, bare: EbpfNode) -> None:
     sandbox.run("istio-iptables", "-u", "1337", "-i", "*", "-b", "*")
     error = plugin.call("ADD", sandbox.path, INJECTED, prevResult=PREVIOUS).error
     assert "has Istio rules: the pod would be captured twice" in error["msg"]
+    assert (list(bare.pins()), bare.attached()) == ([], 0)
 
 
 def run(node: EbpfNode, *command: str) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,8 @@ from typing import Self
 
 from integration.kit.endpoints import original_destination
 from integration.kit.namespace import Namespace
-from istio_init.kernel.ebpf.installation import Installation, root_cgroup
+from istio_init.kernel.ebpf.installation import ALL_HOOKS, Installation, root_cgroup
+from istio_init.kernel.ebpf.syscall import attached_programs
 
 # The address that the tests give a captured namespace, and one that nobody has.
 ADDRESS = "10.1.2.3"
@@ -49,6 +50,14 @@ class EbpfNode:
     def again(self) -> Installation:
         """The same installation as another process opens it."""
         return Installation(str(self.cgroup), self.installation.directory)
+
+    def attached(self) -> int:
+        """How many programs are attached to the node's cgroup."""
+        cgroup = os.open(self.cgroup, os.O_RDONLY)
+        try:
+            return sum(len(attached_programs(cgroup, attach_type)) for _, attach_type in ALL_HOOKS.values())
+        finally:
+            os.close(cgroup)
 
     def pins(self) -> Iterator[str]:
         """The paths of all pins and directories, from the installation's directory on."""

@@ -20,6 +20,7 @@ from integration.kit.endpoints import (
 )
 from integration.kit.namespace import Namespace
 from integration.kit.pod import Pod, options_of
+from istio_init.kernel.ebpf import pods
 from istio_init.log import Log
 from istio_init.planning.changes import Changes
 from istio_init.planning.socket_capture import refuse
@@ -36,8 +37,13 @@ class EbpfPod(Pod):
 
     def __init__(self, family: Family, node: EbpfNode) -> None:
         super().__init__(family)
-        self._node = node
+        self.node = node
         self._later: dict[str, tuple[int, User, bool]] | None = {}
+
+    @property
+    def cookie(self) -> int:
+        """By what the node knows the pod."""
+        return pods.cookie_of(self.namespace.path)
 
     def options(self, arguments: str) -> Options:
         """The options of a command line, for this pod."""
@@ -48,7 +54,7 @@ class EbpfPod(Pod):
         """Capture the pod, whose processes listen from then on; no rule is made. InitError for refused options."""
         chosen = self.options(arguments)
         refuse(chosen)
-        socket_capture.add(chosen, self._node.installation, Log("none"))
+        socket_capture.add(chosen, self.node.installation, Log("none"))
         later, self._later = self._later, None
         for name, (port, user, transparent) in (later or {}).items():
             self.listen(name, port, user, transparent=transparent)

@@ -155,14 +155,17 @@ function isVerdict(target, ...names) {
 
 /** The rule that decided at a hook: the last that gave a verdict, or else the last that returned the packet. */
 function decisiveOf(met) {
+  const reached = met.steps.filter((step) => step.rule && step.matched !== false);
+  const ends = (step) => drops(step) || (step.matched === null && step.answer === "UNDECIDED");
+  const ending = met.outcome === "ACCEPT" ? undefined : reached.find(ends);
+  if (ending) {
+    return ending; // a later table may refuse what an earlier one redirected
+  }
   let last = null;
-  for (const step of met.steps) {
-    if (!step.rule || step.matched === false) {
-      continue;
-    }
+  for (const step of reached) {
     const captures = ["Redirect", "Tproxy"].includes(step.rule.target.is);
     const translates = step.answer === "ACCEPT" && changes(step);
-    if (drops(step) || captures || translates || (step.matched === null && step.answer === "UNDECIDED")) {
+    if (captures || translates) {
       return step;
     }
     if (step.matched && ["RETURN", "ACCEPT"].includes(step.answer)) {

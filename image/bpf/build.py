@@ -80,11 +80,16 @@ def marked(code: bytes, references: list[tuple[int, str]]) -> bytes:
     return bytes(patched)
 
 
-def compiled(clang: str) -> str:
-    """The text of the module."""
-    version = subprocess.run([clang, "--version"], check=True, capture_output=True, text=True).stdout.split("\n")[0]
+def native_headers(clang: str) -> str:
+    """Where Debian has the kernel's headers for this machine's processor."""
     multiarch = subprocess.run([clang, "-print-target-triple"], check=True, capture_output=True, text=True).stdout
-    headers = f"-I/usr/include/{re.sub('-(pc|unknown)-', '-', multiarch.strip())}"
+    return f"/usr/include/{re.sub('-(pc|unknown)-', '-', multiarch.strip())}"
+
+
+def compiled(clang: str, kernel_headers: str = "") -> str:
+    """The text of the module; `kernel_headers` is the directory of another processor's, which changes nothing."""
+    version = subprocess.run([clang, "--version"], check=True, capture_output=True, text=True).stdout.split("\n")[0]
+    headers = f"-I{kernel_headers or native_headers(clang)}"
     with tempfile.TemporaryDirectory() as directory:
         built = pathlib.Path(directory, "capture.o")
         command = [clang, *FLAGS, headers, "-c", SOURCE.name, "-o", built]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from integration.containers.engine import ROOT
 from integration.cost import nature
-from integration.cost.capture import WAYS, costs, measure, table, written
+from integration.cost.capture import SCENARIOS, costs, measure, table, written
 from integration.cost.pods import running
 
 WITHOUT_RULES = {"none", "ebpf", "ebpf-tproxy"}
@@ -26,7 +26,9 @@ def test_each_way_is_measured_and_each_kind_of_capture_is_what_it_is() -> None:
         # One entry for what the caller opens, one for what Envoy opens.
         assert each.entries == (0, 0) if name in WITHOUT_RULES else min(each.entries) >= 1, (name, each)
     text = table(measured)
-    assert [line.split(" | ")[0].removeprefix("| ") for line in text.splitlines()[2:]] == [row.title for row in WAYS]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in text.splitlines()[2:]] == [
+        row.title for row in SCENARIOS
+    ]
     assert nature.table(natures, costs(measured)).startswith(nature.HEAD)
 
 
@@ -38,4 +40,4 @@ def test_a_table_is_written_where_it_was() -> None:
 
 def test_the_page_has_each_way() -> None:
     page = (ROOT / "docs/capture-cost.md").read_text()
-    assert [row.title for row in WAYS if f"| {row.title} |" not in page] == []
+    assert [row.title for row in SCENARIOS if f"| {row.title} |" not in page] == []

@@ -24,7 +24,7 @@ from integration.kit.endpoints import Address
 ROUNDS, REQUESTS = 60, 50
 
 
-class Way(NamedTuple):
+class Scenario(NamedTuple):
     """One row: how a request goes, and which end asks."""
 
     title: str
@@ -33,22 +33,22 @@ class Way(NamedTuple):
     open_door: bool = False
 
 
-WAYS = (
-    Way("inbound, no rules", "none", inbound=True),
-    Way("inbound, rules present, the port excluded", "excluded", inbound=True),
-    Way("inbound, no rules, Envoy addressed by its port", "none", inbound=True, open_door=True),
-    Way("inbound, REDIRECT", "redirect", inbound=True),
-    Way("inbound, TPROXY", "tproxy", inbound=True),
-    Way("inbound, REDIRECT as native nftables", "native", inbound=True),
-    Way("inbound, eBPF", "ebpf", inbound=True),
-    Way("inbound, eBPF with -m TPROXY", "ebpf-tproxy", inbound=True),
-    Way("outbound, no rules", "none", inbound=False),
-    Way("outbound, rules present, the port excluded", "excluded", inbound=False),
-    Way("outbound, REDIRECT", "redirect", inbound=False),
-    Way("outbound, TPROXY", "tproxy", inbound=False),
-    Way("outbound, REDIRECT as native nftables", "native", inbound=False),
-    Way("outbound, eBPF", "ebpf", inbound=False),
-    Way("outbound, eBPF with -m TPROXY", "ebpf-tproxy", inbound=False),
+SCENARIOS = (
+    Scenario("inbound, no rules", "none", inbound=True),
+    Scenario("inbound, rules present, the port excluded", "excluded", inbound=True),
+    Scenario("inbound, no rules, Envoy addressed by its port", "none", inbound=True, open_door=True),
+    Scenario("inbound, REDIRECT", "redirect", inbound=True),
+    Scenario("inbound, TPROXY", "tproxy", inbound=True),
+    Scenario("inbound, REDIRECT as native nftables", "native", inbound=True),
+    Scenario("inbound, eBPF", "ebpf", inbound=True),
+    Scenario("inbound, eBPF with -m TPROXY", "ebpf-tproxy", inbound=True),
+    Scenario("outbound, no rules", "none", inbound=False),
+    Scenario("outbound, rules present, the port excluded", "excluded", inbound=False),
+    Scenario("outbound, REDIRECT", "redirect", inbound=False),
+    Scenario("outbound, TPROXY", "tproxy", inbound=False),
+    Scenario("outbound, REDIRECT as native nftables", "native", inbound=False),
+    Scenario("outbound, eBPF", "ebpf", inbound=False),
+    Scenario("outbound, eBPF with -m TPROXY", "ebpf-tproxy", inbound=False),
 )
 FIGURES = ("requests/s", "p50", "p99", "processor time")
 
@@ -65,15 +65,15 @@ class Measured(NamedTuple):
     entries: float
 
 
-def measure(meshes: dict[str, Fast], rounds: int, requests: int) -> dict[Way, Measured]:
+def measure(meshes: dict[str, Fast], rounds: int, requests: int) -> dict[Scenario, Measured]:
     """Ask each row `requests` times in each of the rounds, a new connection each, one at a time."""
-    for row in WAYS:
+    for row in SCENARIOS:
         _asked(row, meshes[row.mesh], requests)
-    measured = {row: Measured([], [], _entries(row, meshes[row.mesh], requests)) for row in WAYS}
+    measured = {row: Measured([], [], _entries(row, meshes[row.mesh], requests)) for row in SCENARIOS}
     order = random.Random(0)
     for _ in range(rounds):
         # In another order each time: who comes first pays for who came before.
-        for row in order.sample(WAYS, len(WAYS)):
+        for row in order.sample(SCENARIOS, len(SCENARIOS)):
             mesh = meshes[row.mesh]
             before = _processor_time(mesh)
             measured[row].seconds.append(_asked(row, mesh, requests))
@@ -86,7 +86,7 @@ def _processor_time(mesh: Fast) -> float:
     return time.process_time() + sum(each.processor_time() for each in mesh.envoys) / 1e9
 
 
-def _asked(row: Way, mesh: Fast, requests: int) -> list[float]:
+def _asked(row: Scenario, mesh: Fast, requests: int) -> list[float]:
     """How long each request took, in seconds."""
     taken = []
     for _ in range(requests):
@@ -97,32 +97,32 @@ def _asked(row: Way, mesh: Fast, requests: int) -> list[float]:
     return taken
 
 
-def _target(row: Way, mesh: Fast) -> Address:
+def _target(row: Scenario, mesh: Fast) -> Address:
     if row.open_door:
         return mesh.open_door
     return mesh.to_app if row.inbound else mesh.to_upstream
 
 
-def _entries(row: Way, mesh: Fast, requests: int) -> float:
+def _entries(row: Scenario, mesh: Fast, requests: int) -> float:
     """The conntrack entries in the pod's namespace that a request leaves, on average."""
     mesh.pod.namespace.run("conntrack", "--flush")
     _asked(row, mesh, requests)
     return int(mesh.pod.namespace.run("conntrack", "--count")) / requests
 
 
-def table(measured: dict[Way, Measured]) -> str:
+def table(measured: dict[Scenario, Measured]) -> str:
     """The result in Markdown; each direction is compared with its own first row."""
     lines = [
         f"| a request on its own connection | {' | '.join(FIGURES)} | conntrack entries |",
         f"| --- |{' ---: |' * (len(FIGURES) + 1)}",
     ]
     for row, result in measured.items():
-        first = measured[next(each for each in WAYS if each.inbound == row.inbound)]
+        first = measured[next(each for each in SCENARIOS if each.inbound == row.inbound)]
         lines.append(f"| {row.title} | {' | '.join(ratios(result, first))} | {result.entries:.1f} |")
     return "\n".join(lines)
 
 
-def costs(measured: dict[Way, Measured]) -> dict[str, list[str]]:
+def costs(measured: dict[Scenario, Measured]) -> dict[str, list[str]]:
     """Each of FIGURES for each of the kinds of capture that are compared, in relation to REDIRECT's, by its title."""
     by_pod = {(row.mesh, row.inbound): result for row, result in measured.items() if not row.open_door}
     rows: dict[str, list[str]] = {}

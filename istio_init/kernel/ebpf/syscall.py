@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # The number of bpf(2), by machine (arch/*/include, syscall tables).
-_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361}
+NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361}
 
 # enum bpf_cmd
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_GET_NEXT_KEY, PROG_LOAD, OBJ_PIN, OBJ_GET = range(8)
@@ -36,7 +36,7 @@ def call(command: int, attributes: bytes) -> int:
 
 
 def _call(command: int, buffer: bytearray) -> int:
-    number = _NUMBERS.get(os.uname().machine)
+    number = NUMBERS.get(os.uname().machine)
     if number is None:
         raise OSError(errno.ENOSYS, f"bpf(2) is not known for {os.uname().machine}")
     syscall = function(library(None), "syscall")

@@ -139,13 +139,14 @@ def test_policies_and_tracked_connections(pod: Pod) -> None:
 def columns(namespace: Namespace, family: Family, table: str, chain: str) -> list[list[str]]:
     """`iptables -L`'s rows for a chain, in our words; blanks made one, and the column opt left out."""
     words = {"*": "any", "0.0.0.0/0": "anywhere", "::/0": "anywhere"}
+    # iptables 1.8.9 prints numbers, and those around it names.
     protocols = {"0": "all", "6": "tcp", "17": "udp", "58": "ipv6-icmp"}
     rows = []
     for line in namespace.run(IPTABLES[family], "-w", "-t", table, "-nvxL", chain).splitlines()[2:]:
         _, _, target, protocol, *rest = line.split()
         inner, outer, source, destination, *extra = rest[1:] if rest[0] == "--" else rest
         cells = (words.get(each, each) for each in (inner, outer, source, destination))
-        rows.append([target, protocols[protocol], *cells, " ".join(extra)])
+        rows.append([target, protocols.get(protocol, protocol), *cells, " ".join(extra)])
     return rows
 
 

@@ -78,6 +78,13 @@ def saved(namespace: Namespace) -> dict[Family, dict[str, str]]:
     return {family: tables(namespace.run(SAVE[family])) for family in FAMILIES}
 
 
+def version(namespace: Namespace) -> tuple[int, ...]:
+    """The version of this machine's iptables-nft."""
+    found = re.search(r"v(\d+)\.(\d+)\.(\d+)", namespace.run("iptables-nft", "--version"))
+    assert found
+    return tuple(map(int, found.groups()))
+
+
 def golden(name: str) -> dict[Family, str]:
     """A case's text by family."""
     first, _, second = (GOLDEN / f"{name}.txt").read_text().partition("# IPv6: for ip6tables-restore\n")
@@ -119,7 +126,7 @@ def test_case(namespace: Namespace, name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_rules_are_those_that_iptables_nft_restore_writes(namespace: Namespace, name: str) -> None:
-    """To the byte, in the kernel; and so what it wrote is the plan in place."""
+    """To the byte, in the kernel, of iptables-nft up to 1.8.9; and what any of them wrote is the plan in place."""
     succeed(namespace, *argv(name), *NFT)
     with Namespace() as other:
         for family, text in golden(name).items():
@@ -127,7 +134,9 @@ def test_rules_are_those_that_iptables_nft_restore_writes(namespace: Namespace, 
             for line in text.splitlines():
                 if line.startswith("#"):
                     other.run(*line[1:].split())
-        assert messages(namespace) == messages(other)
+        if version(namespace) < (1, 8, 10):
+            assert messages(namespace) == messages(other)
+        assert saved(namespace) == saved(other)
         assert "in place, nothing written" in succeed(other, *argv(name), *NFT)
 
 

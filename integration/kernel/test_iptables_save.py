@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 
+from integration.kit.program import with_protocol_names
 from istio_init.formats.iptables_restore import parse as load
 from istio_init.formats.iptables_save import dump_table
 from istio_init.model.extensions import CtZone
@@ -29,7 +30,7 @@ def whole(ruleset: Ruleset) -> str:
 def saved(namespace: Namespace, family: Family, table: TableName) -> str:
     """The lines from *table to COMMIT as the kernel's own save prints them."""
     lines = namespace.run(f"{PROGRAMS[family]}-save", "-t", table).split("\n")
-    return "\n".join(line for line in lines if not line.startswith("#"))
+    return with_protocol_names("\n".join(line for line in lines if not line.startswith("#")))
 
 
 def home(rule: Rule) -> TableName:

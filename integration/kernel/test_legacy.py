@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from integration.kit import raw_entries
 from integration.kit.canaries import canaries, plant
 from integration.kit.namespace import Namespace
-from integration.kit.program import IPTABLES, NAMES, RESTORE, SAVE
+from integration.kit.program import IPTABLES, NAMES, RESTORE, SAVE, with_protocol_names
 from istio_init.errors import KernelError
 from istio_init.formats.iptables_save import dump_table, rule_text
 from istio_init.kernel.xtables.encode_rule import pack
@@ -88,7 +88,7 @@ def marked(*marks: int) -> tuple[Rule, ...]:
 def saved(namespace: Namespace, family: Family, name: str) -> str:
     """The table's lines from *NAME to COMMIT, as the kernel's own save prints them."""
     lines = namespace.run(SAVE[family], "-t", name).split("\n")
-    return "\n".join(line for line in lines if not line.startswith("#"))
+    return with_protocol_names("\n".join(line for line in lines if not line.startswith("#")))
 
 
 def reset(namespace: Namespace, family: Family) -> None:
@@ -569,7 +569,8 @@ def test_two_who_take_no_lock_lose_nothing(namespace: Namespace, family: Family)
             append(family, appended.value)
             appended.value += 1
             # On a busy machine, too, the other is to be done first at times: the longer it takes, the longer the pause.
-            time.sleep((time.monotonic() - begun.value) * random.uniform(0, 3))
+            began = begun.value
+            time.sleep((time.monotonic() - began) * random.uniform(0, 3))
 
     def write() -> None:
         firewall = Libiptc()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from integration.kit.backends import as_older_nft
 from integration.kit.capabilities import without
 from integration.kit.namespace import Namespace
 from integration.kit.nft_dump import inet_objects
@@ -64,14 +65,10 @@ def ruleset(namespace: Namespace) -> str:
 
 
 def by_table(text: str) -> dict[str, str]:
-    """A listing by table, as nft 1.0.6 prints it; comments left out.
-
-    Newer ones print the priority -100 by its name in the output hook as well, and nothing else otherwise.
-    """
-    text = text.replace("type nat hook output priority dstnat;", "type nat hook output priority -100;")
+    """A listing by table, as nft 1.0.6 prints it; comments left out."""
     result: dict[str, str] = {}
     lines: list[str] = []
-    for line in text.splitlines(keepends=True):
+    for line in as_older_nft(text).splitlines(keepends=True):
         if not line.startswith("#"):
             lines.append(line)
         if line == "}\n":

@@ -173,7 +173,8 @@ def test_it_starts_nothing_that_is_found_in_path(namespace: Namespace) -> None:
 
 
 # What the child does before it imports the engine, and then options as a libxtables has them whose entries have `more`
-# bytes behind those that python-iptables knows: iptables 1.8.11's have 8.
+# bytes behind those that python-iptables knows: iptables 1.8.11's have 8. They have no fewer than this machine's, which
+# libxtables itself reads.
 LONGER = """
 import ctypes
 from istio_init.kernel.xtables import python_iptables
@@ -185,7 +186,7 @@ owner = xtables(2).find_match("owner")
 options = bytearray()
 at = ctypes.cast(owner[0].x6_options, ctypes.c_void_p).value
 while xt_option_entry.from_address(at).name is not None:
-    options += ctypes.string_at(at, size) + bytes(MORE)
+    options += ctypes.string_at(at, size) + bytes(max(MORE, step - size))
     at += step
 buffer = ctypes.create_string_buffer(bytes(options) + bytes(2 * size))
 owner[0].x6_options = ctypes.cast(buffer, ctypes.POINTER(xt_option_entry))

@@ -31,10 +31,18 @@ _SAVE = {
 }
 
 
+def as_older_nft(text: str) -> str:
+    """A listing as nft 1.0.6 prints it.
+
+    Newer ones print the priority -100 by its name in the output hook as well, and nothing else otherwise.
+    """
+    return text.replace("type nat hook output priority dstnat;", "type nat hook output priority -100;")
+
+
 def rules(namespace: Namespace, backend: str) -> dict[str, str]:
     """What the backend's own tool says of every table that holds a rule or a chain of a user's, by family and table."""
     if backend == "native":
-        text = namespace.run("nft", "list", "ruleset", "inet")
+        text = as_older_nft(namespace.run("nft", "list", "ruleset", "inet"))
         return {f"inet {part.split()[0]}": part for part in text.split("table inet ")[1:]}
     result = {}
     for family in FAMILIES:

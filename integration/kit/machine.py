@@ -78,7 +78,11 @@ class Outcome(NamedTuple):
 def unpack_other_kernel(suite: str, directory: pathlib.Path) -> None:
     """The kernel of another release of Debian, from its archive."""
     unpack(suite, PACKAGES[0], directory, UNPACKED)
-    # Newer packages have all their files below /usr, and the kernel among the modules.
+    arrange(directory)
+
+
+def arrange(directory: pathlib.Path) -> None:
+    """Put modules and kernel where this program looks: newer packages have both below usr/lib/modules."""
     modules, boot = directory / "lib/modules", directory / "boot"
     if (directory / "usr/lib/modules").exists():
         shutil.copytree(directory / "usr/lib/modules", modules, dirs_exist_ok=True)
@@ -100,6 +104,7 @@ def unpack_kernel(directory: pathlib.Path) -> None:
     subprocess.run(["apt-get", "download", *sorted(names)], cwd=directory, check=True, capture_output=True)
     for archive in directory.glob("*.deb"):
         subprocess.run(["dpkg-deb", "--extract", archive, directory], check=True)
+    arrange(directory)
 
 
 class Machine:

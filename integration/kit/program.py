@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from istio_init.formats.addresses import PROTOCOLS
 from istio_init.model.rules import FAMILIES, IPV4, IPV6
 
 if TYPE_CHECKING:
@@ -70,6 +71,11 @@ def refuse(namespace: Namespace, *argv: str, code: int = 1, env: Mapping[str, st
 def tables(text: str) -> dict[str, str]:
     """Save text by table, each from `*name` to `COMMIT`."""
     return dict(_tables(text))
+
+
+def with_protocol_names(text: str) -> str:
+    """Save text as iptables 1.8.9 prints it: newer ones print the numbers of protocols that they have no match for."""
+    return re.sub(r"(?<= -p )\d+", lambda found: PROTOCOLS.get(int(found[0]), found[0]), text)
 
 
 def _tables(text: str) -> Iterator[tuple[str, str]]:

@@ -52,11 +52,12 @@ def verdict_lines(answers: tuple[Answer, ...], reasons: Mapping[RuleLocation, Pu
     for answer in answers:
         for path in answer.paths:
             unless = f"; undecided: {path.conditions[0]}" if path.conditions else ""
-            style: Style = "fate" if _is_good(path) else "trouble"
+            style: Style = "fate" if is_good(path) else "trouble"
             yield TextLine(style, 0, f"Verdict: {spoken(answer)}: {path_text(path, reasons)}{unless}.")
 
 
-def _is_good(path: Path) -> bool:
+def is_good(path: Path) -> bool:
+    """Whether a connection arrives, and nothing may change that."""
     last = path.stages[-1]
     if path.loop or path.conditions:
         return False

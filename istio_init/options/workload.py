@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from istio_init.errors import shown
+from istio_init.model import parsers
 from istio_init.options.cni_pod import VARIABLES, PodDescription, proxy_role
 from istio_init.options.podspec import Container, account, entries, mapping, strings
 from istio_init.record import Record
@@ -73,6 +74,17 @@ class Workload(Record):
         if self.spec.get("dnsPolicy") != "None":
             return []
         return [str(each) for each in entries(mapping(self.spec.get("dnsConfig"), "dnsConfig"), "nameservers")]
+
+    @property
+    def hosts(self) -> dict[str, bytes]:
+        """The addresses of the names in its hostAliases; the first of each name counts, as in /etc/hosts."""
+        addresses: dict[str, bytes] = {}
+        for each in entries(self.spec, "hostAliases"):
+            alias = mapping(each, "hostAliases")
+            address = parsers.address(str(alias.get("ip"))).address
+            for name in entries(alias, "hostnames"):
+                addresses.setdefault(str(name).lower(), address)
+        return addresses
 
     def containers(self) -> Iterator[Container]:
         """Its init containers, then the others."""

@@ -200,6 +200,11 @@ SCHEMAS: dict[str, tuple[str, str, dict[str, Schema]]] = {
                 "the causes, the one that explains most first",
             ),
             "call": {"type": ["object", "null"], "description": "the call that was asked about, as explain prints it"},
+            "sidecar": {
+                "type": ["array", "null"],
+                "description": "what the sidecar does with the request, as explain --envoy prints it, or null",
+            },
+            "remarks": texts("what else is to be known of the call, such as where a name's address is from"),
             "unknown": maybe("why nothing can be known"),
         },
     ),

@@ -69,9 +69,9 @@ def of_manifest(path: str) -> Intent:
         raise UsageError(f"{name}: {error}") from None
     who = tuple(Resident(each.container, each.uid, each.gid) for each in workload.owners() if not each.init)
     if why:
-        return Intent(None, f"{name}", why, workload.host_network, who)
+        return Intent(None, f"{name}", why, workload.host_network, who, workload.hosts)
     reading = read_pod(text, name, {}, account)
-    return Intent(reading.options, f"{reading.source} of {printable(name)}", "", False, who)
+    return Intent(reading.options, f"{reading.source} of {printable(name)}", "", False, who, workload.hosts)
 
 
 def _of_runtime(question: Question, options: Options) -> tuple[Options, Intent]:
@@ -156,7 +156,7 @@ def _of_manifest(request: Intent) -> Situation:
     return Situation(
         about.options, request.source, inferred=False, plan=plan, rulesets=about.rulesets, chosen=about.rulesets,
         backends=("manifest",), facts=about.facts, envoy=about.envoy, residents=request.residents, named_pod=True,
-        host_network=request.host_network, refusal=request.refusal, mode_none=request.mode_none,
+        hosts=request.hosts, host_network=request.host_network, refusal=request.refusal, mode_none=request.mode_none,
     )  # fmt: skip
 
 
@@ -177,6 +177,7 @@ def _of_dump(question: Question, request: Intent) -> Situation:
     return Situation(
         about.options, source, inferred=request.options is None, plan=build(about.options), rulesets=rulesets,
         chosen=rulesets, backends=("dump",) if inference else (), facts=about.facts, envoy=about.envoy,
-        differences=compared.differences, residents=request.residents, host_network=request.host_network,
-        node=collect.node_signs(0, (), rulesets), refusal=request.refusal, mode_none=request.mode_none, live=True,
+        differences=compared.differences, residents=request.residents, hosts=request.hosts,
+        host_network=request.host_network, node=collect.node_signs(0, (), rulesets),
+        refusal=request.refusal, mode_none=request.mode_none, live=True,
     )  # fmt: skip

@@ -9,6 +9,8 @@ from istio_init.options.table import Options
 from istio_init.record import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from istio_init.inspect.diagnose.case import Resident
 
 # What Istio's injection asks for, where nothing else is known: a pod without rules that is asked about.
@@ -48,6 +50,7 @@ class Intent(Record):
     refusal: str = ""
     host_network: bool = False
     residents: tuple[Resident, ...] = ()
+    hosts: Mapping[str, bytes] = {}
 
     @property
     def mode_none(self) -> str:

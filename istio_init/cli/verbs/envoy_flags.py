@@ -83,6 +83,11 @@ class ParsedUrl(Record):
     port: int
     path: str
 
+    @property
+    def name(self) -> str:
+        """The host without its port and brackets."""
+        return urlsplit(f"//{self.host}").hostname or ""
+
 
 def configuration(source: str, options: Options, where: Where) -> Configuration:
     """Envoy's configuration. OptionError or KernelError, in one line, if it can't be read."""
@@ -149,10 +154,9 @@ def destination(about: Configuration, url: ParsedUrl, *, inbound: bool) -> str:
     """A URL's destination, as --to has it; inbound it is always the pod."""
     if inbound:
         return f":{url.port}"
-    name = urlsplit(f"//{url.host}").hostname or ""
-    address = address_of(about, name, url.port)
+    address = address_of(about, url.name, url.port)
     if address is None:
-        why = f"no virtual host or listener in the dump has an address for {shown(name)}; give it with --to"
+        why = f"no virtual host or listener in the dump has an address for {shown(url.name)}; give it with --to"
         raise OptionError("--url", url.host, why)
     return endpoint_text(address, url.port)
 

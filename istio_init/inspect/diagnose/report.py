@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 80, 24
 HEALTHY = "HEALTHY: calls pass through the sidecar"
 # How much of each part fits on a screen.
-MOST_EVIDENCE, MOST_REMEDIES, MOST_LINES = 3, 2, 2
+MOST_EVIDENCE, MOST_REMEDIES, MOST_REMARKS, MOST_LINES = 3, 2, 4, 2
 
 
 def lines(
-    about: Situation, faults: tuple[Cause, ...], call: PacketPath | None, unknown: str = ""
+    about: Situation,
+    faults: tuple[Cause, ...],
+    call: PacketPath | None,
+    unknown: str = "",
+    remarks: tuple[str, ...] = (),
 ) -> Iterator[TextLine]:
     """The screen: the verdict, the cause with its packet, the evidence, what to do, and where the options are from."""
     if not faults:
@@ -44,6 +48,8 @@ def lines(
             yield from _text("hit", "  - ", text)
         if faults[1:]:
             yield from _text("miss", "Also: ", "; ".join(each.cause for each in faults[1:]), most=4)
+    for text in remarks[: 1 if faults else MOST_REMARKS]:
+        yield from _text("purpose", "Note: ", text)
     yield from _text("miss", "Options: ", about.source, most=3)
 
 

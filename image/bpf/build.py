@@ -8,6 +8,7 @@ should be the version that the module names. Needs clang and libbpf's headers (D
 
 from __future__ import annotations
 
+import hashlib
 import pathlib
 import re
 import struct
@@ -104,6 +105,7 @@ def compiled(clang: str, kernel_headers: str = "") -> str:
         "",
         "# fmt: off",
         f'COMPILER = "clang {major[1] if major else version}"',
+        f'RELEASE = "{hashlib.sha256(repr(sections).encode()).hexdigest()[:12]}"  # other programs have another one',
         "PROGRAMS: dict[str, tuple[bytes, tuple[tuple[int, str], ...], tuple[int, ...]]] = {",
     ]
     for name in SECTIONS:

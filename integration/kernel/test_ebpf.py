@@ -18,6 +18,7 @@ from integration.kit.namespace import Foreign, Namespace
 from istio_init.errors import KernelError
 from istio_init.kernel.ebpf import pods, syscall
 from istio_init.kernel.ebpf.installation import ALL_HOOKS, DNS_HOOKS, HOOKS, LAYOUT, MAPS, Installation
+from istio_init.kernel.ebpf.programs import RELEASE
 from istio_init.kernel.ebpf.user_ids import translated
 from istio_init.model.rules import Network, PortRange
 from istio_init.model.socket_capture import SocketCapture
@@ -72,7 +73,7 @@ def test_a_connection_comes_to_the_proxy_with_its_destination(installation: Inst
 def test_what_is_pinned(node: EbpfNode, installation: Installation, namespace: Namespace) -> None:
     cookie = pods.add(installation, namespace.path, CAPTURE)
     parts = ["links", *[f"links/{each.rpartition('/')[2]}" for each in HOOKS]]
-    parts += ["maps", *[f"maps/{each}" for each in MAPS], "pods", f"pods/{cookie}"]
+    parts += ["maps", *[f"maps/{each}" for each in MAPS], "pods", f"pods/{cookie}", f"release-{RELEASE}"]
     assert sorted(node.pins()) == sorted([LAYOUT, *[f"{LAYOUT}/{each}" for each in parts]])
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from istio_init.kernel.ebpf import pods
+from istio_init.kernel.ebpf import layouts, pods
 from istio_init.kernel.ebpf.installation import ALL_HOOKS, Installation, root_cgroup, trial_load
+from istio_init.kernel.ebpf.links import is_attached
 from istio_init.kernel.ebpf.syscall import attached_programs
 from istio_init.record import Record
 from istio_init.runner import socket_capture
@@ -31,12 +32,15 @@ def inspect(options: Options, log: Log) -> SocketInspection:
     installation = Installation(root_cgroup())
     try:
         capture = socket_capture.request(options, log).capture
-        if not installation.installed:
+        cookie = pods.cookie_of(options.network_namespace)
+        elsewhere = layouts.home_of(installation.home, cookie)
+        if not (installation.installed or elsewhere):
             return SocketInspection(capture, "absent", ("capture by eBPF is not installed on this node",), {})
         differences = socket_capture.differences(options, installation, log)
-        captured = pods.is_captured(installation, pods.cookie_of(options.network_namespace))
+        captured = elsewhere or pods.is_captured(installation, cookie)
         state: Conformance = "drifted" if differences and captured else "absent" if differences else "in place"
-        return SocketInspection(capture, state, differences, pods.counts(installation))
+        counts = pods.counts(installation) if installation.installed else {}
+        return SocketInspection(capture, state, differences, counts)
     finally:
         installation.close()
 
@@ -66,16 +70,19 @@ def node_support() -> NodeSupport:
 def _others(cgroup: str) -> tuple[str, ...]:
     import os
 
-    installation = Installation(cgroup)
-    own = set() if not installation.installed else set(ALL_HOOKS) - set(installation.missing_links(dns=True))
+    homes = layouts.homes(Installation(cgroup).directory)
     descriptor = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     try:
         return tuple(
             section
             for section, (_, attach_type) in ALL_HOOKS.items()
-            if len(attached_programs(descriptor, attach_type)) > (section in own)
+            if len(attached_programs(descriptor, attach_type)) > sum(_is_attached(each, section) for each in homes)
         )
     except OSError:
         return ()  # the process may not query other programs
     finally:
         os.close(descriptor)
+
+
+def _is_attached(home: str, section: str) -> bool:
+    return is_attached(f"{home}/links/{section.rpartition('/')[2]}")

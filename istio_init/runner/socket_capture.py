@@ -7,7 +7,7 @@ import time
 
 from istio_init.errors import InitError, KernelError
 from istio_init.formats.addresses import network_text
-from istio_init.kernel.ebpf import pods
+from istio_init.kernel.ebpf import layouts, pods
 from istio_init.kernel.ebpf.installation import Installation, root_cgroup
 from istio_init.kernel.ebpf.user_ids import translated
 from istio_init.kernel.host.netns import Namespace
@@ -183,6 +183,8 @@ def differences(options: Options, installation: Installation, log: Log) -> tuple
     capture = translated(options.network_namespace, request(options, log).capture)
     cookie = pods.cookie_of(options.network_namespace)
     with installation.lock():
+        if home := layouts.home_of(installation.home, cookie):
+            return tuple(f"{each} is not attached, or missing ({home})" for each in layouts.missing(home, cookie))
         if not installation.installed:
             return ("capture by eBPF is not installed on this node",)
         missing = installation.missing_links(dns=capture.dns != "none")

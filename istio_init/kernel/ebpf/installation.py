@@ -5,8 +5,10 @@ Everything is pinned below one directory of a BPF file system that only root may
     DIRECTORY/v1/maps/{pods,members,notes,handover,listeners,counts}
     DIRECTORY/v1/links/{connect4,...}     at the root cgroup
     DIRECTORY/v1/pods/<cookie>            the pod's sk_lookup program (pods.py)
+    DIRECTORY/v1/release-<digest>         an empty directory that says which programs are attached
 
-`v1` is the layout of the maps: an installation of another layout stays beside it, each with its own pods.
+`v1` is the layout of the maps: an installation of another layout stays beside it, each with its own pods (layouts.py).
+Programs of another release with the same layout are replaced by the first ADD of this one.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ import posix as os  # the C half of os; the other half costs a start a milliseco
 from _struct import pack_into
 
 from istio_init.errors import KernelError
-from istio_init.kernel.ebpf import links, pins, syscall
+from istio_init.kernel.ebpf import layouts, links, pins, syscall
 from istio_init.kernel.ebpf.layout import MEMBER_BYTES, NOTE_BYTES, POD
-from istio_init.kernel.ebpf.programs import PROGRAMS
+from istio_init.kernel.ebpf.programs import PROGRAMS, RELEASE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +65,10 @@ DNS_HOOKS = {
 }
 ALL_HOOKS = {**HOOKS, **DNS_HOOKS}
 INBOUND, NETNS_SK_LOOKUP = "sk_lookup", 36
+# These come before other programs' at the same hook, which would see a service's address and turn it to an endpoint's:
+# the proxy could not tell which service was called.
+_FIRST = ("cgroup/connect4", "cgroup/connect6", "cgroup/sendmsg4", "cgroup/sendmsg6")
+_MARK = "release-"
 
 
 class Installation:
@@ -83,6 +89,10 @@ class Installation:
         return pins.exists(self.home)
 
     @property
+    def _release(self) -> str:
+        return f"{self.home}/{_MARK}{RELEASE}"
+
+    @property
     def has_dns(self) -> bool:
         """Whether the programs for UDP are attached."""
         return any(pins.exists(self.path("links", each)) for each in DNS_HOOKS)
@@ -99,6 +109,8 @@ class Installation:
         try:
             if not pins.exists(self.home):
                 self._create_all()
+            elif not pins.exists(self._release):
+                self.upgrade()
             self._attach(self.missing_links(dns=dns))
         except OSError as error:
             raise refusal(error) from error
@@ -106,12 +118,13 @@ class Installation:
     def _create_all(self) -> None:
         """Make all maps aside and give them their name in one step. The caller holds the lock."""
         for name in os.listdir(self.directory):
-            if name.startswith(f"{LAYOUT}-"):  # left by a process that was killed
+            if "-" in name:  # left by a process that was killed
                 pins.clear(f"{self.directory}/{name}")
         aside = f"{self.home}-{os.getpid()}"
         try:
             for part in ("", "/maps", "/links", "/pods"):
                 os.mkdir(f"{aside}{part}", 0o700)
+            os.mkdir(f"{aside}/{_MARK}{RELEASE}", 0o700)
             for name in MAPS:
                 self.create(name)
                 syscall.pin(self._maps[name], f"{aside}/maps/{name}")
@@ -146,7 +159,7 @@ class Installation:
         cgroup = os.open(self.cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for section in sections:
-                link = syscall.create_link(loaded[section], cgroup, ALL_HOOKS[section][1])
+                link = _link(loaded[section], cgroup, section)
                 try:
                     pins.unlink(self.path("links", section))  # of a link that was detached
                     syscall.pin(link, self.path("links", section))
@@ -179,7 +192,10 @@ class Installation:
             links.release(self.path("links", section))
 
     def upgrade(self) -> None:
-        """Put this program's instructions in the place of those attached, each in one step; the maps stay."""
+        """Put this release's programs in the place of those attached, each in one step; the maps stay.
+
+        KernelError where the kernel refuses. The caller holds the lock.
+        """
         attached = [each for each in ALL_HOOKS if pins.exists(self.path("links", each))]
         # All are loaded before any is replaced.
         fresh = [(self.path("links", each), self.load(each)) for each in attached]
@@ -194,12 +210,14 @@ class Installation:
             finally:
                 os.close(link)
                 os.close(program)
+        for name in os.listdir(self.home):
+            if name.startswith(_MARK):
+                os.rmdir(f"{self.home}/{name}")
+        os.mkdir(self._release, 0o700)
 
     def uninstall(self) -> None:
-        """Take everything away. What turns connections goes first. The caller holds the lock."""
-        for section in reversed(ALL_HOOKS):
-            links.release(self.path("links", section))
-        pins.clear(self.home)
+        """Take everything away. The caller holds the lock."""
+        layouts.remove(self.home)
         self.close()
 
     def close(self) -> None:
@@ -235,6 +253,18 @@ def refusal(error: OSError) -> KernelError:
             f"{reason}: Linux {release} may be too old, it takes 5.15 or newer; use --capture-backend iptables", number
         )
     return KernelError(reason, number)
+
+
+def _link(program: int, cgroup: int, section: str) -> int:
+    """Attach a program; before all others if it has to be, and the kernel can do that (Linux 6.17)."""
+    attach_type = ALL_HOOKS[section][1]
+    if section in _FIRST:
+        try:
+            return syscall.create_link(program, cgroup, attach_type, syscall.BPF_F_BEFORE)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+    return syscall.create_link(program, cgroup, attach_type)
 
 
 def _create(name: str) -> int:

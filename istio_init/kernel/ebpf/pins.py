@@ -57,13 +57,14 @@ def unlink(path: str) -> None:
 
 def clear(home: str) -> None:
     """Remove an installation's pins and directories, as far as they exist."""
-    for part in ("/pods", "/links", "/maps", ""):
-        try:
-            for name in os.listdir(f"{home}{part}"):
-                os.unlink(f"{home}{part}/{name}")
-            os.rmdir(f"{home}{part}")
-        except FileNotFoundError:
-            pass
+    try:
+        for part in os.listdir(home):
+            for name in os.listdir(f"{home}/{part}"):
+                os.unlink(f"{home}/{part}/{name}")
+            os.rmdir(f"{home}/{part}")
+        os.rmdir(home)
+    except FileNotFoundError:
+        pass
 
 
 def make_directory(path: str) -> None:

@@ -10,7 +10,7 @@ import _socket as socket  # socket.py imports enum and selectors; the type in C 
 import posix as os  # the C half of os; the other half costs a start a millisecond
 from _struct import pack, unpack
 
-from istio_init.kernel.ebpf import pins, syscall
+from istio_init.kernel.ebpf import layouts, pins, syscall
 from istio_init.kernel.ebpf.installation import INBOUND, NETNS_SK_LOOKUP, refusal
 from istio_init.kernel.ebpf.layout import DNS_ALL, DNS_SERVERS, POD, first_key, member_key, members, pod_value
 from istio_init.kernel.ebpf.trial import prove
@@ -92,6 +92,7 @@ def add(installation: Installation, netns: str, capture: SocketCapture) -> int:
             if isinstance(error, OSError):
                 raise refusal(error) from error
             raise
+        layouts.forget(installation.home, cookie)
     return cookie
 
 
@@ -149,12 +150,13 @@ def _members(installation: Installation, cookie: int) -> list[bytes]:
 def remove(installation: Installation, cookie: int) -> bool:
     """Stop capturing a pod; returns whether it was captured. A pod that is not known is no error."""
     with installation.lock():
+        elsewhere = layouts.forget(installation.home, cookie)
         if not installation.installed:
-            return False
+            return elsewhere
         captured = read(installation, cookie) != PodState(b"", frozenset(), inbound_attached=False)
         forget(installation, cookie)
         _detach_dns_if_unused(installation)
-    return captured
+    return captured or elsewhere
 
 
 def forget(installation: Installation, cookie: int) -> None:
@@ -184,22 +186,17 @@ def _captures_dns(installation: Installation, cookie: int) -> bool:
 
 def cookies(installation: Installation) -> tuple[int, ...]:
     """The cookies of all pods that are captured. The caller holds the lock."""
-    return tuple(int(name) for name in os.listdir(installation.path("pods", "")))
+    return layouts.cookies(installation.home)
 
 
 def collect(installation: Installation) -> tuple[int, ...]:
     """Remove what is left of namespaces that are gone; returns their cookies."""
-    gone = []
     with installation.lock():
+        gone = list(layouts.collect(installation.home))
         if not installation.installed:
-            return ()
+            return tuple(gone)
         for cookie in cookies(installation):
-            link = syscall.pinned(installation.path("pods", str(cookie)))
-            try:
-                ended = not syscall.link_namespace(link)
-            finally:
-                os.close(link)
-            if ended:
+            if layouts.has_ended(installation.path("pods", str(cookie))):
                 forget(installation, cookie)
                 gone.append(cookie)
         if gone:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-# The C half of the standard library's socket: inet_ntop spells an address as iptables, nft and ip do, with no I/O.
-# `import socket` or `import ipaddress` would cost a start several milliseconds for the same answer.
-from _socket import AF_INET, AF_INET6, inet_ntop
-
-from istio_init.model.rules import TCP, UDP
+from istio_init.model.rules import TCP, UDP, address_text, range_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.model.rules import Network, PortRange
+
+# address_text and range_text are in model/rules.py, for the rooms below this one.
+__all__ = [
+    "PROTOCOLS", "address_text", "endpoint_text", "network_text", "ports_option", "ports_text", "protocol_text",
+    "range_text", "short_network_text",
+]  # fmt: skip
 
 # IP protocols that iptables-save prints by name. It reads /etc/protocols, which differs from machine to
 # machine and may be missing; these are the names in Debian's, for the protocols that firewalls deal with.
@@ -41,11 +43,6 @@ PROTOCOLS = {
 }
 
 
-def address_text(address: bytes) -> str:
-    """A packed address."""
-    return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
-
-
 def network_text(network: Network) -> str:
     """An address and its prefix length, as glibc spells it (`::127.0.0.53/128`)."""
     return f"{address_text(network.address)}/{network.prefix}"
@@ -64,14 +61,14 @@ def endpoint_text(address: bytes, port: int) -> str:
     return f"[{text}]:{port}" if len(address) == 16 else f"{text}:{port}"
 
 
-def range_text(low: int, high: int, dash: str = "-") -> str:
-    """A range of ports or ids; one alone without a dash."""
-    return str(low) if low == high else f"{low}{dash}{high}"
+def ports_text(ports: PortRange) -> str:
+    """A port, or a range of ports: LOW-HIGH."""
+    return range_text(ports.low, ports.high)
 
 
-def ports_text(ports: PortRange, dash: str = "-") -> str:
-    """A port, or a range of ports."""
-    return range_text(ports.low, ports.high, dash)
+def ports_option(ports: PortRange) -> str:
+    """A port, or a range of ports, as the options of iptables' matches have it: LOW:HIGH."""
+    return range_text(ports.low, ports.high, ":")
 
 
 def protocol_text(number: int) -> str:

@@ -9,7 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from istio_init.errors import assert_never
-from istio_init.formats.addresses import PROTOCOLS, address_text, ports_text, range_text, short_network_text
+from istio_init.formats.addresses import (
+    PROTOCOLS,
+    address_text,
+    ports_option,
+    ports_text,
+    range_text,
+    short_network_text,
+)
 from istio_init.formats.iptables_save import ALL_BITS
 from istio_init.formats.nft.listing import interval_text
 from istio_init.formats.nft.listing import rule_text as inet_text
@@ -44,7 +51,7 @@ from istio_init.record import Record
 
 if TYPE_CHECKING:
     from istio_init.model.inet import InetMatch, Sets
-    from istio_init.model.rules import Match, PortRange, Rule, Target
+    from istio_init.model.rules import Match, Rule, Target
 
 ANY = "any"
 ANYWHERE = "anywhere"
@@ -98,14 +105,14 @@ def _not(text: str, *, negated: bool) -> str:
 
 def _ports(side: str, match: SourcePorts | DestinationPorts) -> str:
     single = match.ports.low == match.ports.high
-    return f"{side}pt{'' if single else 's'}:{_not(_ports_text(match.ports), negated=match.negated)}"
+    return f"{side}pt{'' if single else 's'}:{_not(ports_text(match.ports), negated=match.negated)}"
 
 
 def _match_text(match: Match) -> str:
     """The text of a match that has no column of its own."""
     match match:
         case Multiport():
-            return f"multiport {match.side} {'!' * match.negated}{','.join(map(_ports_text, match.ports))}"
+            return f"multiport {match.side} {'!' * match.negated}{','.join(map(ports_option, match.ports))}"
         case Owner():
             ids = range_text(match.low, match.high)
             return f"{'! ' * match.negated}owner {match.kind.upper()} match {ids}"
@@ -175,10 +182,6 @@ def _target_options(target: Target) -> str:
             return f"[{target.name}: {len(target.data)} bytes]" if target.options is None else target.options
         case _:
             assert_never(target)
-
-
-def _ports_text(ports: PortRange) -> str:
-    return ports_text(ports, ":")
 
 
 def _mark_words(target: SetMark) -> str:

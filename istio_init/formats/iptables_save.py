@@ -8,7 +8,7 @@ the text back.
 from __future__ import annotations
 
 from istio_init.errors import assert_never, shown
-from istio_init.formats.addresses import PROTOCOLS, address_text, network_text, ports_text, range_text
+from istio_init.formats.addresses import PROTOCOLS, address_text, network_text, ports_option, ports_text, range_text
 from istio_init.model.extensions import (
     ConnMark,
     CtState,
@@ -39,7 +39,7 @@ from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.model.rules import Match, PortRange, Rule, Ruleset, Table, Target
+    from istio_init.model.rules import Match, Rule, Ruleset, Table, Target
 
 ALL_BITS = 0xFFFFFFFF
 
@@ -98,7 +98,7 @@ def _match(match: Match, rule: Rule, before: Match | None) -> str:  # noqa: C901
         case DestinationPorts():
             # iptables keeps both sides of one packet's ports in one match.
             module = "" if isinstance(before, SourcePorts) else f" -m {_transport(rule)}"
-            return f"{module}{_NOT[match.negated]} --dport {_ports_text(match.ports)}"
+            return f"{module}{_NOT[match.negated]} --dport {ports_option(match.ports)}"
         case Destination():
             return _network("-d", match)
         case Source():
@@ -110,9 +110,9 @@ def _match(match: Match, rule: Rule, before: Match | None) -> str:  # noqa: C901
         case Owner():
             return f" -m owner{_NOT[match.negated]} --{match.kind}-owner {range_text(match.low, match.high)}"
         case SourcePorts():
-            return f" -m {_transport(rule)}{_NOT[match.negated]} --sport {_ports_text(match.ports)}"
+            return f" -m {_transport(rule)}{_NOT[match.negated]} --sport {ports_option(match.ports)}"
         case Multiport():
-            return f" -m multiport{_NOT[match.negated]} --{match.side} {','.join(map(_ports_text, match.ports))}"
+            return f" -m multiport{_NOT[match.negated]} --{match.side} {','.join(map(ports_option, match.ports))}"
         case Mark():
             return f" -m mark{_NOT[match.negated]} --mark {_mark(match)}"
         case ConnMark():
@@ -162,10 +162,6 @@ def _network(option: str, match: Source | Destination) -> str:
 def _interface(option: str, match: InInterface | OutInterface) -> str:
     """An interface match; + alone is any interface and isn't printed (nor is its negation: iptables forgets it)."""
     return "" if match.name == "+" else f"{_NOT[match.negated]} {option} {match.name}"
-
-
-def _ports_text(ports: PortRange) -> str:
-    return ports_text(ports, ":")
 
 
 def _mark(match: Mark | ConnMark) -> str:

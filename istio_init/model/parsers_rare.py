@@ -21,7 +21,7 @@ from istio_init.model.parsers import (
     owner,
     owners,
 )
-from istio_init.model.rules import IPV4, TCP, UDP, Network
+from istio_init.model.rules import IPV4, TCP, UDP, Network, range_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,14 +116,10 @@ def ports_of_users_text(entries: tuple[PortsOfUsers, ...]) -> str:
     """What ports_of_users() makes the entries of."""
     texts = []
     for protocol, numbers, users in entries:
-        parts = (",".join([_range(*pair) for pair in pairs]) for pairs in ([(n.low, n.high) for n in numbers], users))
-        port_list, user_list = parts
+        port_list = ",".join([range_text(each.low, each.high) for each in numbers])
+        user_list = ",".join([range_text(*each) for each in users])
         texts.append(f"{'tcp' if protocol == TCP else 'udp'}:{port_list or ALL}:{user_list}")
     return ";".join(texts)
-
-
-def _range(low: int, high: int) -> str:
-    return str(low) if low == high else f"{low}-{high}"
 
 
 def mark(text: str) -> int:

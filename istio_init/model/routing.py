@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-# The C half of the standard library's socket: inet_ntop spells an address as ip does, with no I/O.
-from _socket import AF_INET, AF_INET6, inet_ntop
-
 from istio_init import errors
+from istio_init.model.rules import address_text
 from istio_init.record import Record
 
 TYPE_CHECKING = False
@@ -57,7 +55,7 @@ def command(entry: RoutingEntry, verb: Verb = "add") -> str:
         case Route(family, device, table):
             return f"ip {FLAGS[family]} route {verb} local default dev {device} table {table}"
         case Address(network, device):
-            address = inet_ntop(AF_INET if network.family == "ipv4" else AF_INET6, network.address)
-            return f"ip {FLAGS[network.family]} addr {verb} {address}/{network.prefix} dev {device}"
+            address = f"{address_text(network.address)}/{network.prefix}"
+            return f"ip {FLAGS[network.family]} addr {verb} {address} dev {device}"
         case _:
             errors.assert_never(entry)

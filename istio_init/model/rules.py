@@ -8,6 +8,10 @@ addresses are packed bytes in network order. Nothing here does I/O.
 
 from __future__ import annotations
 
+# The C half of the standard library's socket: inet_ntop spells an address as iptables, nft and ip do, with no I/O.
+# `import socket` or `import ipaddress` would cost a start several milliseconds for the same answer.
+from _socket import AF_INET, AF_INET6, inet_ntop
+
 from istio_init.record import Record
 
 TYPE_CHECKING = False
@@ -83,6 +87,16 @@ class Network(Record):
     def family(self) -> Family:
         """The address family, by the length of the address."""
         return IPV4 if len(self.address) == 4 else IPV6
+
+
+def address_text(address: bytes) -> str:
+    """A packed address as text."""
+    return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
+
+
+def range_text(low: int, high: int, separator: str = "-") -> str:
+    """A range of ports or ids as text; one alone as itself."""
+    return str(low) if low == high else f"{low}{separator}{high}"
 
 
 class PortRange(Record):

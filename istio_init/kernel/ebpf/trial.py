@@ -8,6 +8,7 @@ import posix as os  # the C half of os; the other half costs a start a milliseco
 
 from istio_init.errors import KernelError
 from istio_init.kernel.host.netns import Namespace
+from istio_init.model.rules import address_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def prove(netns: str, capture: SocketCapture) -> None:
         probe = socket.socket(family, socket.SOCK_STREAM)
         try:
             probe.setblocking(False)
-            code = probe.connect_ex((socket.inet_ntop(family, address), port))
+            code = probe.connect_ex((address_text(address), port))
             if code == errno.EINPROGRESS:
                 code = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 # Loopback answers before connect(2) returns; anything else is still under way.

@@ -6,7 +6,7 @@ Imported where something has failed, and only then.
 from __future__ import annotations
 
 import errno
-import posix as os  # the C half of os; the other half costs a start a millisecond
+import posix as os  # built in: the error that is explained may be that no file can be opened
 
 from istio_init.kernel.host.netns import GET_USERNS, OWN, OWN_USER
 from istio_init.model.rules import Owner

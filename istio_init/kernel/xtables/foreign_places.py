@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from istio_init.formats.addresses import PROTOCOLS, address_text
+from istio_init.formats.addresses import PROTOCOLS, address_text, range_text
 from istio_init.kernel.xtables.foreign_words import address_size, masked, negation
 
 if TYPE_CHECKING:
@@ -27,16 +27,12 @@ def _owner(data: bytes, _: Family) -> Iterator[str]:
     matched, inverted = data[16:18]
     for bit, option in (
         (4, "--socket-exists"),
-        (1, f"--uid-owner {_ids(uid, last_uid)}"),
-        (2, f"--gid-owner {_ids(gid, last_gid)}"),
+        (1, f"--uid-owner {range_text(uid, last_uid)}"),
+        (2, f"--gid-owner {range_text(gid, last_gid)}"),
         (8, "--suppl-groups"),
     ):
         if matched & bit:
             yield f"{negation(inverted & bit)}{option}"
-
-
-def _ids(low: int, high: int) -> str:
-    return f"{low}" if low == high else f"{low}-{high}"
 
 
 def _socket(data: bytes, _: Family) -> Iterator[str]:

@@ -6,7 +6,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from istio_init.kernel.xtables.set_names import set_name
-from istio_init.model.rules import IPV4
+from istio_init.model.rules import IPV4, range_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ def names(bits: int, words: dict[int, str]) -> str:
 
 def numbers(low: int, high: int) -> str:
     """One number, or a range of them."""
-    return f"{low}" if low == high else f"{low}:{high}"
+    return range_text(low, high, ":")
 
 
 def masked(value: int, mask: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import posix as os  # the C half of os; the other half costs a start a millisecond
+import posix as os  # built in: the error that is explained may be that no file can be opened
 
 from istio_init.errors import KernelError
 from istio_init.formats.iptables_save import rule_text

@@ -68,7 +68,7 @@ class Measured(NamedTuple):
 def measure(meshes: dict[str, Fast], rounds: int, requests: int) -> dict[Scenario, Measured]:
     """Ask each row `requests` times in each of the rounds, a new connection each, one at a time."""
     for row in SCENARIOS:
-        _asked(row, meshes[row.mesh], requests)
+        _durations(row, meshes[row.mesh], requests)
     measured = {row: Measured([], [], _entries(row, meshes[row.mesh], requests)) for row in SCENARIOS}
     order = random.Random(0)
     for _ in range(rounds):
@@ -76,7 +76,7 @@ def measure(meshes: dict[str, Fast], rounds: int, requests: int) -> dict[Scenari
         for row in order.sample(SCENARIOS, len(SCENARIOS)):
             mesh = meshes[row.mesh]
             before = _processor_time(mesh)
-            measured[row].seconds.append(_asked(row, mesh, requests))
+            measured[row].seconds.append(_durations(row, mesh, requests))
             measured[row].processor.append((_processor_time(mesh) - before) / requests)
     return measured
 
@@ -86,7 +86,7 @@ def _processor_time(mesh: Fast) -> float:
     return time.process_time() + sum(each.processor_time() for each in mesh.envoys) / 1e9
 
 
-def _asked(row: Scenario, mesh: Fast, requests: int) -> list[float]:
+def _durations(row: Scenario, mesh: Fast, requests: int) -> list[float]:
     """How long each request took, in seconds."""
     taken = []
     for _ in range(requests):
@@ -106,7 +106,7 @@ def _target(row: Scenario, mesh: Fast) -> Address:
 def _entries(row: Scenario, mesh: Fast, requests: int) -> float:
     """The conntrack entries in the pod's namespace that a request leaves, on average."""
     mesh.pod.namespace.run("conntrack", "--flush")
-    _asked(row, mesh, requests)
+    _durations(row, mesh, requests)
     return int(mesh.pod.namespace.run("conntrack", "--count")) / requests
 
 

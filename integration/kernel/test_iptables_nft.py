@@ -80,9 +80,9 @@ def saved(namespace: Namespace) -> dict[Family, dict[str, str]]:
 
 def version(namespace: Namespace) -> tuple[int, ...]:
     """The version of this machine's iptables-nft."""
-    found = re.search(r"v(\d+)\.(\d+)\.(\d+)", namespace.run("iptables-nft", "--version"))
-    assert found
-    return tuple(map(int, found.groups()))
+    match = re.search(r"v(\d+)\.(\d+)\.(\d+)", namespace.run("iptables-nft", "--version"))
+    assert match
+    return tuple(map(int, match.groups()))
 
 
 def golden(name: str) -> dict[Family, str]:

@@ -75,7 +75,7 @@ def tables(text: str) -> dict[str, str]:
 
 def with_protocol_names(text: str) -> str:
     """Save text as iptables 1.8.9 prints it: newer ones print the numbers of protocols that they have no match for."""
-    return re.sub(r"(?<= -p )\d+", lambda result: PROTOCOLS.get(int(result[0]), result[0]), text)
+    return re.sub(r"(?<= -p )\d+", lambda number: PROTOCOLS.get(int(number[0]), number[0]), text)
 
 
 def _tables(text: str) -> Iterator[tuple[str, str]]:

@@ -20,8 +20,8 @@ PAGE = ROOT / "docs" / "ebpf.md"
 SESSION = re.compile(r"(?<=^```\n)# ip netns add demo\n.*?(?=^```$)", re.MULTILINE | re.DOTALL)
 # The port that the kernel chooses for the application, and the one that the page shows.
 PORT, SHOWN_PORT = re.compile(r"(?<=10\.1\.2\.3:)\d+"), "41234"
-# Of the namespace, which is there, and not taken away by name.
-MADE = {"ip netns add demo", "ip netns delete demo"}
+# Commands of the page that are not run: the namespace exists already, under another name, and is deleted at the end.
+NOT_RUN = {"ip netns add demo", "ip netns delete demo"}
 
 
 def printed(session: str) -> str:
@@ -31,7 +31,7 @@ def printed(session: str) -> str:
         lines = []
         for command in commands:
             lines.append(f"printf '%s\\n' {shlex.quote(f'# {command}')}")
-            if command not in MADE:
+            if command not in NOT_RUN:
                 lines.append(command.replace("demo", namespace.name))
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         script = [*enclosed(node), "bash", "-c", "\n".join(lines)]
@@ -46,4 +46,4 @@ def test_the_session_on_the_page() -> None:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(SESSION.sub(lambda found: printed(found[0]), PAGE.read_text()))
+    PAGE.write_text(SESSION.sub(lambda match: printed(match[0]), PAGE.read_text()))

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import growth, peers
+from . import ebpf, growth, peers
 from .installation import ROOT, Unavailable, Variant, environment, install
 from .processes import Command, Contender
 
@@ -71,8 +71,11 @@ COUNTED = ("ways", "plugin", "choices")
 class Field:
     """All contenders by name; each is made, and what it needs installed, when it is asked for."""
 
-    def __init__(self, python: str, directory: Path, installed: Path | None, others: Iterable[peers.Peer] = ()) -> None:
-        self._python, self._directory = python, directory
+    def __init__(
+        self, python: str, directory: Path, installed: Path | None, others: Iterable[peers.Peer] = (),
+        node: ebpf.Node | None = None,
+    ) -> None:  # fmt: skip
+        self._python, self._directory, self._node = python, directory, node or ebpf.Node(directory)
         self._bin: Path | Unavailable | None = installed
         # By the table that they are in, then by name.
         self._groups: dict[str, dict[str, Callable[[str], Contender]]] = {
@@ -125,6 +128,8 @@ class Field:
         for verb in ("VERSION", "ADD", "DEL"):
             makers[f"plugin {verb}"] = partial(self._plugin, verb, "its bundle", lambda: self.bundle)
             makers[f"plugin {verb} by pip"] = partial(self._plugin, verb, "", lambda: self.bin)
+        for verb in ("ADD", "DEL"):
+            makers[f"plugin {verb}, eBPF"] = partial(self._plugin, verb, "its bundle", lambda: self.bundle)
         return makers
 
     def _lists(self) -> dict[str, Callable[[str], Contender]]:
@@ -215,16 +220,23 @@ class Field:
         return Contender(name, (Command((command, *RULES["redirect"])),), what="redirect")
 
     def _plugin(self, verb: str, what: str, place: Callable[[], Path], name: str) -> Contender:
-        configuration = self._directory / "network.json"
+        by_ebpf = name.endswith("eBPF")
+        configuration = self._directory / ("network-ebpf.json" if by_ebpf else "network.json")
         places = {"log_file": str(self._directory / "cni.log"), "run_dir": str(self._directory / "marks")}
-        network = {"cniVersion": "1.1.0", "name": "bench", "type": "istio-init-cni", "istio": PLUGIN, **places}
+        network = {"cniVersion": "1.1.0", "name": "bench", "type": "istio-init-cni", **places}
+        network["istio"] = {**PLUGIN, "capture-backend": "ebpf"} if by_ebpf else PLUGIN
+        if by_ebpf:
+            self._node.begin()
         configuration.write_text(json.dumps(network))
 
         def call(verb: str) -> Command:
-            variables = (("CNI_COMMAND", verb), ("CNI_CONTAINERID", "bench"), ("CNI_IFNAME", "eth0"))
-            return Command((str(place() / "istio-init-cni"),), str(configuration), variables)
+            variables = [("CNI_COMMAND", verb), ("CNI_CONTAINERID", "bench"), ("CNI_IFNAME", "eth0")]
+            variables += self._node.variables if by_ebpf else ()
+            return Command((str(place() / "istio-init-cni"),), str(configuration), tuple(variables))
 
-        before = (call("ADD"),) if verb == "DEL" else ()
+        # What is captured comes from the pod's address, so that there has to be one.
+        addressed = (Command((program("sh"), "-c", ebpf.ADD_ADDRESS)),) if by_ebpf else ()
+        before = (*addressed, *((call("ADD"),) if verb == "DEL" else ()))
         return Contender(name, (call(verb),), before, what, outside=True)
 
     def _engine(self, flags: list[str], name: str) -> Contender:

@@ -7,10 +7,11 @@ import os
 import platform
 import statistics
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .ebpf import LIMITS
 from .figures import milliseconds, ratio
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Outcome:
 
     `results` are by table, then by contender; each table's were measured in rounds of their own. `bare` is the empty
     program's time in milliseconds, beside the points. Who is `left_out` could not take part on this machine, who
-    `failed` could not do the job: by name, with the reason.
+    `failed` could not do the job: by name, with the reason. `ebpf` are the steps of capture by eBPF: seconds on the
+    clock and of processor time.
     """
 
     machine: Mapping[str, Any]
@@ -49,6 +51,7 @@ class Outcome:
     bare: float
     left_out: Mapping[str, str]
     failed: Mapping[str, str]
+    ebpf: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
 
 
 def sections(outcome: Outcome) -> dict[str, str]:
@@ -62,6 +65,8 @@ def sections(outcome: Outcome) -> dict[str, str]:
     contents |= {group: runs(results) for group, results in outcome.results.items()}
     if outcome.points:
         contents["growth"] = growth(outcome.points)
+    if outcome.ebpf:
+        contents["ebpf"] = steps(outcome.ebpf)
     return contents
 
 
@@ -124,6 +129,16 @@ def runs(results: Mapping[str, Measured]) -> str:
     return table(rows)
 
 
+def steps(seconds: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """A row for each step of capture by eBPF, with what it may take."""
+    rows = [["", "ms", "quickest, ms", "processor time, ms", "may take, ms"]]
+    for step, runs in seconds.items():
+        clock, processor = zip(*runs, strict=True)
+        figures = (milliseconds(clock), min(clock) * 1000, milliseconds(processor))
+        rows.append([step, *(f"{figure:.2f}" for figure in figures), f"{LIMITS[step]:.0f}"])
+    return table(rows)
+
+
 def growth(points: Sequence[Point]) -> str:
     """A row for each kind and count, against iptables-legacy-restore."""
     rows = [["excluded", "ms", "restore, ms", "x restore", "in place, ms", "x apply", "peak MB", "restore, MB"]]
@@ -168,5 +183,6 @@ def document(outcome: Outcome) -> str:
         "growth": [asdict(point) for point in outcome.points],
         "left_out": outcome.left_out,
         "failed": outcome.failed,
+        "ebpf": outcome.ebpf,
     }
     return json.dumps(everything, indent=2)

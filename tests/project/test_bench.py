@@ -43,6 +43,12 @@ def test_a_table_is_aligned_and_is_markdown() -> None:
     )
 
 
+def test_the_steps_of_ebpf_are_medians_beside_what_they_may_take() -> None:
+    runs = [(0.004, 0.001), (0.002, 0.0015), (0.003, 0.002)]
+    row = report.steps({"ADD": runs}).splitlines()[2]
+    assert [cell.strip() for cell in row.strip("|").split("|")] == ["ADD", "3.00", "2.00", "1.50", "2"]
+
+
 def test_a_page_is_filled_between_its_marks() -> None:
     page = "a\n<!-- bench: x -->\nold\n<!-- end -->\nb\n<!-- bench: y -->\nkept\n<!-- end -->\n"
     new = "a\n<!-- bench: x -->\nnew\n<!-- end -->\nb\n<!-- bench: y -->\nkept\n<!-- end -->\n"

@@ -13,13 +13,13 @@ from pathlib import Path
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def image_archive(tag: str, entrypoint: tuple[str, ...], files: Mapping[str, Path]) -> bytes:
-    """An image of these files, by their paths in it, in Docker's archive format."""
+def image_archive(tag: str, entrypoint: tuple[str, ...], files: Mapping[str, Path], user: str = "") -> bytes:
+    """An image of these files, by their paths in it, in Docker's archive format; `user` is whom it runs as."""
     layer = _tar({name: path.read_bytes() for name, path in files.items()}, mode=0o755)
     config = {
         "architecture": ARCHITECTURES[platform.machine()],
         "os": "linux",
-        "config": {"Entrypoint": list(entrypoint), "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"]},
+        "config": {"Entrypoint": list(entrypoint), "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "User": user},
         "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
     }
     manifest = [{"Config": "config.json", "RepoTags": [tag], "Layers": ["layer.tar"]}]

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "hyperkube"
@@ -22,12 +23,19 @@ PROGRAMS = ("hyperkube", "coredns", "helm")
 COREDNS, HELM = "github.com/coredns/coredns", "helm.sh/helm/v3"
 # The one field of CoreDNS 1.12 that client-go 0.34 no longer has.
 GONE = "RetryOnError"
+# Smaller, and the same from any directory.
+BUILD = ("build", "-trimpath", "-buildvcs=false")
 
 
 def programs() -> Path:
     """The directory with PROGRAMS, built where it is not there yet."""
-    home = cache() / key()
-    if not all((home / name).exists() for name in PROGRAMS):
+    return built(f"{version()}-{key(SOURCES)}", PROGRAMS, build)
+
+
+def built(name: str, files: tuple[str, ...], build: Callable[[Path], None]) -> Path:
+    """The directory of a name in the cache with these files; `build` makes it as `bin` below an empty directory."""
+    home = cache() / name
+    if not all((home / each).exists() for each in files):
         home.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
             build(Path(scratch))
@@ -42,20 +50,33 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "istio-init" / "cluster"
 
 
-def key() -> str:
-    """What tells a build from another."""
-    digest = hashlib.sha256(_go("version").encode())
-    for path in sorted(SOURCES.rglob("*")):
+def key(sources: Path) -> str:
+    """What tells a build from another: Go's version, and a directory of Go files with go.mod and go.sum."""
+    digest = hashlib.sha256(go("version").encode())
+    for path in sorted(sources.rglob("*")):
         if path.is_file():
-            digest.update(f"{path.relative_to(SOURCES)}\0".encode() + path.read_bytes())
-    return f"{version()}-{digest.hexdigest()[:16]}"
+            digest.update(f"{path.relative_to(sources)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def version() -> str:
     """The version of Kubernetes."""
-    match = re.search(r"k8s\.io/kubernetes (v[\d.]+)", (SOURCES / "go.mod").read_text())
-    assert match, "go.mod names no version of k8s.io/kubernetes"
+    return required(SOURCES, "k8s.io/kubernetes")
+
+
+def required(sources: Path, module: str) -> str:
+    """The version of a module that a directory's go.mod requires."""
+    match = re.search(rf"{re.escape(module)} (v\S+)", (sources / "go.mod").read_text())
+    assert match, f"go.mod names no version of {module}"
     return match[1]
+
+
+def module_directory(module: str, version: str) -> Path:
+    """A module's files, downloaded where they are not there yet; nothing may be written to them."""
+    report = go("mod", "download", "-json", f"{module}@{version}", directory=Path(tempfile.gettempdir()))
+    match = re.search(r'"Dir": "([^"]+)"', report)
+    assert match, report
+    return Path(match[1])
 
 
 def build(directory: Path) -> None:
@@ -75,18 +96,13 @@ def build(directory: Path) -> None:
         flags += [f"-X {HELM}/pkg/{package}.k8sVersionMajor=1", f"-X {HELM}/pkg/{package}.k8sVersionMinor={minor}"]
     output = directory / "bin"
     output.mkdir()
-    command = ["build", "-trimpath", "-buildvcs=false", "-ldflags", f"-s -w {' '.join(flags)}"]
-    _go(*command, "-o", f"{output}/", ".", "./coredns", f"{HELM}/cmd/helm", directory=tree, CGO_ENABLED="0")
+    command = [*BUILD, "-ldflags", f"-s -w {' '.join(flags)}"]
+    go(*command, "-o", f"{output}/", ".", "./coredns", f"{HELM}/cmd/helm", directory=tree, CGO_ENABLED="0")
 
 
 def _prepare_coredns(tree: Path) -> None:
     """Copy CoreDNS' module to where go.mod expects it, without the line that does not compile."""
-    match = re.search(rf"{re.escape(COREDNS)} (v[\d.]+)", (tree / "go.mod").read_text())
-    assert match, "go.mod names no version of CoreDNS"
-    report = _go("mod", "download", "-json", f"{COREDNS}@{match[1]}", directory=Path(tempfile.gettempdir()))
-    module = re.search(r'"Dir": "([^"]+)"', report)
-    assert module, report
-    shutil.copytree(module[1], tree / "coredns-src")
+    shutil.copytree(module_directory(COREDNS, required(tree, COREDNS)), tree / "coredns-src")
     for path in (tree / "coredns-src").rglob("*"):
         path.chmod(path.stat().st_mode | 0o200)
     informer = tree / "coredns-src" / "plugin" / "kubernetes" / "object" / "informer.go"
@@ -94,11 +110,12 @@ def _prepare_coredns(tree: Path) -> None:
     informer.write_text("".join(line for line in lines if GONE not in line))
 
 
-def _go(*arguments: str, directory: Path | None = None, **environment: str) -> str:
+def go(*arguments: str, directory: Path | None = None, **environment: str) -> str:
+    """What Go's command prints."""
     command = ["go", *arguments]
     if not shutil.which("go"):
         raise SystemExit(
-            "go: not in PATH: the node's programs are built with Go 1.24 or newer; scripts/test installs it"
+            "go: not in PATH: the node's programs are built with Go 1.26 or newer; scripts/test installs it"
         )
     done = subprocess.run(
         command, cwd=directory, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True

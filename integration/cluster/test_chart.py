@@ -16,18 +16,19 @@ from integration.cluster.workload import dial_in, pod
 from integration.containers.engine import ROOT
 
 UPGRADES = 3
+CHART = ROOT / "deploy/helm/istio-init-cni"
+REPOSITORY, _, TAG = CNI_IMAGE.rpartition(":")
+IMAGE_VALUES = (f"--set=image.repository={REPOSITORY}", f"--set=image.tag={TAG}")
 
 
 def helm(node: KubernetesNode, verb: str, *arguments: str) -> str:
-    chart = ROOT / "deploy/helm/istio-init-cni"
-    return node.run("helm", verb, "istio-init-cni", str(chart), "--namespace", "kube-system", *arguments)
+    return node.run("helm", verb, "istio-init-cni", str(CHART), "--namespace", "kube-system", *arguments)
 
 
 @contextlib.contextmanager
 def release(node: KubernetesNode, *values: str) -> Iterator[None]:
     """The chart installed with the image under test, until it is uninstalled."""
-    repository, _, tag = CNI_IMAGE.rpartition(":")
-    helm(node, "install", f"--set=image.repository={repository}", f"--set=image.tag={tag}", *values)
+    helm(node, "install", *IMAGE_VALUES, *values)
     try:
         rolled_out(node)
         yield
@@ -36,14 +37,13 @@ def release(node: KubernetesNode, *values: str) -> Iterator[None]:
 
 
 def test_a_release_from_install_to_uninstall(node: KubernetesNode, namespace: str) -> None:
-    repository, _, tag = CNI_IMAGE.rpartition(":")
     with release(node):
         assert installed(node)
         # What an operator set stays with --reuse-values.
         helm(node, "upgrade", "--reuse-values", "--set=logAsJson=false")
         rolled_out(node)
         values = yaml.safe_load(node.run("helm", "get", "values", "istio-init-cni", "--namespace=kube-system"))
-        assert values["image"] == {"repository": repository, "tag": tag}
+        assert values["image"] == {"repository": REPOSITORY, "tag": TAG}
         node.apply(pod("web", annotations=INJECTED), namespace)
         node.wait_for_pod("web", namespace)
         assert dial_in(node, namespace, "web").startswith("15006")

@@ -9,6 +9,7 @@ import asyncio
 import copy
 import json
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.kit.kubernetes_api import write_kubeconfig
 from tests.kit.lying_api import Answer, LyingApi, Request, pod_list
 
 Object = dict[str, Any]
+KEPT = 1000
 
 
 class ClusterApi:
@@ -35,7 +37,9 @@ class ClusterApi:
         self.eviction, self.down = 201, False
         # Pods that exist, and that no list and no watch tells of yet.
         self.hidden: set[str] = set()
-        self._version, self._log = 1000, list[tuple[int, str, Object]]()
+        # The latest changes; who wants older ones has to list the pods again, as with a real server.
+        self._version, self._log = 1000, deque[tuple[int, str, Object]](maxlen=KEPT)
+        self._forgotten = 0
         # Of the watches that run now; those of other epochs end, and their versions are too old.
         self._epoch = 0
         self._condition = asyncio.Condition()
@@ -71,7 +75,7 @@ class ClusterApi:
         pod = copy.deepcopy(pod)
         pod["metadata"]["resourceVersion"] = str(self._version)
         key = pod["metadata"]["namespace"], pod["metadata"]["name"]
-        self._log.append((self._version, "MODIFIED" if key in self.pods else "ADDED", pod))
+        self._note("MODIFIED" if key in self.pods else "ADDED", pod)
         self.pods[key] = pod
 
     def _break(self, _: None) -> None:
@@ -81,7 +85,12 @@ class ClusterApi:
         self._version += 1
         pod = copy.deepcopy(self.pods.pop(key))
         pod["metadata"]["resourceVersion"] = str(self._version)
-        self._log.append((self._version, "DELETED", pod))
+        self._note("DELETED", pod)
+
+    def _note(self, kind: str, pod: Object) -> None:
+        if len(self._log) == KEPT:
+            self._forgotten = self._log[0][0]
+        self._log.append((self._version, kind, pod))
 
     async def answer(self, request: Request, answer: Answer) -> None:
         """Answer one request."""
@@ -106,7 +115,7 @@ class ClusterApi:
                 news = [each for each in self._log if each[0] > version]
                 if not news and epoch == self._epoch:
                     await self._condition.wait()
-            if epoch != self._epoch:
+            if epoch != self._epoch or version < self._forgotten:
                 await answer.event("ERROR", {"kind": "Status", "code": 410, "message": "too old resource version"})
                 await answer.end()
                 return

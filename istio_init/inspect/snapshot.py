@@ -130,6 +130,7 @@ def _routing(inspection: Inspection) -> Iterator[tuple[EntryState, str]]:
         if entry not in plan.routing and not isinstance(entry, Address):
             own: EntryState = "unexpected" if plan.ruleset(entry.family) else "other family"
             yield (own if entry in stale else "foreign"), command(entry)
+    yield from (("foreign", rule.command) for rule in inspection.masked_rules)
 
 
 def captured(connections: Iterable[Connection], options: Options) -> dict[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from istio_init.errors_rare import Drifted
+from istio_init.kernel.netlink.masked_rules import masked_rules
 from istio_init.model.compare import own_part
 from istio_init.model.rules import FAMILIES, IPV6
 from istio_init.planning.changes import Changes, NamespaceState, decide, leftovers
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from istio_init.kernel import Firewall
     from istio_init.log import Log
     from istio_init.model.inet import InetTable
+    from istio_init.model.masked_rule import MaskedRule
     from istio_init.model.rules import Ruleset
     from istio_init.options.table import Options
     from istio_init.planning.plan import Plan
@@ -52,7 +54,8 @@ class BackendState(Record):
 class Inspection(Record):
     """The options with defaults resolved, their plan, the backend that a run writes to, and the namespace's state.
 
-    `others` are the tables of other backends; `state` has the backend's own rules and all routing.
+    `others` are the tables of other backends; `state` has the backend's own rules and all routing that a plan may have;
+    `masked_rules` are further policy rules.
     """
 
     options: Options
@@ -62,6 +65,7 @@ class Inspection(Record):
     chosen: BackendState
     others: tuple[BackendState, ...]
     state: NamespaceState
+    masked_rules: tuple[MaskedRule, ...] = ()
 
     @property
     def conflicting(self) -> tuple[BackendState, ...]:
@@ -117,7 +121,8 @@ def inspect(options: Options, log: Log) -> Inspection:
         others = tuple(_read_state(name, each, plan) for name, each in backends.others(options, firewall, present))
         chosen = _read_state(backend, firewall, plan)
         state = NamespaceState(chosen.rulesets, access.router().read())
-    return Inspection(options, plan, backend, why, chosen, others, state)
+        masked = masked_rules()
+    return Inspection(options, plan, backend, why, chosen, others, state, masked)
 
 
 def inspect_dump(options: Options, rulesets: tuple[Ruleset, ...], log: Log) -> Inspection:

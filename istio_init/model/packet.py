@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal, Protocol, TypeAlias
 
+    from istio_init.model.masked_rule import MaskedRule
     from istio_init.model.routing import Address, PolicyRule, Route
     from istio_init.model.rules import Family, Hook, Network
 
@@ -76,7 +77,7 @@ class NextHop(Record):
     device: str
     local: bool = False
     source: bytes | None = None
-    by: PolicyRule | None = None
+    by: PolicyRule | MaskedRule | None = None
     refused: str = ""
 
 
@@ -96,6 +97,7 @@ class Facts(Record):
     route_localnet: tuple[str, ...] = ()
     lookup: Lookup | None = None
     others_last: bool = False
+    masked_rules: tuple[MaskedRule, ...] = ()
 
     def sent(self, packet: Packet) -> NextHop:
         """Where a packet goes that a process here sends: local destinations first, then policy routes."""
@@ -119,12 +121,15 @@ class Facts(Record):
         """Whether the kernel delivers packets to this address here: an interface's own, or in lo's IPv4 networks."""
         return any(_owns(each, address) for each in self.addresses)
 
-    def policy_route(self, family: Family, mark: int) -> PolicyRule | None:
+    def policy_route(self, family: Family, mark: int) -> PolicyRule | MaskedRule | None:
         """The policy rule by which a marked packet counts as local, whatever its destination; None without one."""
+        tables = {route.table for route in self.routes if route.family == family}
         for rule in self.policy_rules:
-            routes = (route for route in self.routes if (route.family, route.table) == (family, rule.table))
-            if (rule.family, rule.mark) == (family, mark) and any(True for _ in routes):
+            if (rule.family, rule.mark) == (family, mark) and rule.table in tables:
                 return rule
+        for masked in self.masked_rules:
+            if (masked.family, masked.mark) == (family, mark & masked.mask) and masked.table in tables:
+                return masked
         return None
 
     def source_for(self, packet: Packet) -> bytes:

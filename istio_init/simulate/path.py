@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
+    from istio_init.model.masked_rule import MaskedRule
     from istio_init.model.packet import Facts, Packet
     from istio_init.model.routing import PolicyRule
     from istio_init.model.rules import Ruleset
@@ -87,7 +88,7 @@ class RoutingDecision(Record):
     """
 
     packet: Packet
-    by: PolicyRule | None = None
+    by: PolicyRule | MaskedRule | None = None
     changed: bool = False
     refused: str = ""
 

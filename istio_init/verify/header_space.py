@@ -83,6 +83,7 @@ class Boundaries(Record):
     uids: tuple[int, ...] = ()
     gids: tuple[int, ...] = ()
     marks: tuple[int, ...] = ()
+    masked_marks: tuple[tuple[int, int], ...] = ()
 
 
 class Space:
@@ -181,6 +182,7 @@ class _BoundaryCollector:
         self.uids = {(each, each) for each in boundaries.uids}
         self.gids = {(each, each) for each in boundaries.gids}
         self.marks: set[tuple[int, int]] = {(mark, ALL_BITS) for mark in (0, *boundaries.marks)}
+        self.marks.update(boundaries.masked_marks)
         self.protocols = {1, TCP, UDP, 58}
 
     def take(self, ruleset: Ruleset) -> None:

@@ -68,6 +68,7 @@ def boundaries(options: Options, facts: Facts, envoy: Proxy) -> Boundaries:
             *(() if groups == ALL else groups),
         ),
         (options.istio_inbound_tproxy_mark, OUTBOUND_MARK, *(rule.mark for rule in facts.policy_rules)),
+        tuple((rule.mark, rule.mask) for rule in facts.masked_rules),
     )  # fmt: skip
 
 

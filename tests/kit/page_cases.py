@@ -23,6 +23,7 @@ from istio_init.model.extensions import (
     SetMark,
     Tproxy,
 )
+from istio_init.model.masked_rule import MaskedRule
 from istio_init.model.packet import Facts
 from istio_init.model.parsers import network
 from istio_init.model.routing import Address, PolicyRule, Route
@@ -271,12 +272,15 @@ def namespace(chance: Random) -> Subject:
     )
     rules = tuple(PolicyRule(family, 0x539, table) for family in FAMILIES for table in (133, 134))
     routes = chance.choice(((), tuple(Route(family, "lo", 134) for family in FAMILIES)))
+    masked = chance.choice(((), tuple(MaskedRule(family, 0x39, 0xFF, 134) for family in FAMILIES)))
     switched = ((), ("eth0", "veth1"))
     uplink = chance.choice(("eth0", "veth1"))
     about = planned(chance.choice(("-i '*'", "-i '*' -m TPROXY", "-i '*' -u 0 -g 888")))
     return about.replace(
         rulesets=tuple(ruleset(chance, family) for family in FAMILIES),
-        facts=Facts(addresses, rules, routes, uplink, chance.choice(switched), chance.choice(switched)),
+        facts=Facts(
+            addresses, rules, routes, uplink, chance.choice(switched), chance.choice(switched), masked_rules=masked
+        ),
         live=True,
     )
 

@@ -71,6 +71,7 @@ def _files(about: Situation, values: Mapping[str, Any]) -> Iterator[tuple[str, s
             f"{line}\n"
             for line in (
                 *map(command, about.facts.policy_rules),
+                *(rule.command for rule in about.facts.masked_rules),
                 *map(command, about.facts.routes),
                 *(
                     f"{address_text(each.network.address)}/{each.network.prefix} dev {each.device}"

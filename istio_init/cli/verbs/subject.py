@@ -13,6 +13,7 @@ from istio_init.errors_rare import OptionError, SaveError, UsageError
 from istio_init.formats.dump_reader import read_dump
 from istio_init.formats.nft import foreign_dump
 from istio_init.kernel.host import container_files, containers
+from istio_init.kernel.netlink.masked_rules import masked_rules
 from istio_init.kernel.netlink.route_lookup import RouteLookup
 from istio_init.kernel.nft.foreign_tables import foreign_tables
 from istio_init.kernel.probe.facts import switched_on
@@ -207,7 +208,7 @@ def _live(options: Options, where: Where, log: Log, *, with_foreign_tables: bool
             rulesets = tuple(
                 ruleset.replace(tables=(*ruleset.tables, *foreign_tables(ruleset.family))) for ruleset in rulesets
             )
-        facts = with_lookup(live_facts())
+        facts = with_lookup(live_facts().replace(masked_rules=masked_rules()))
     return Subject(options, rulesets, facts, proxy(options), live=True)
 
 

@@ -21,7 +21,8 @@ function owns({ device, network }, address) {
 /** The policy rule by which a marked packet counts as local, whatever its destination; null without one. */
 function policyRoute(facts, family, mark) {
   const leads = (rule) => facts.routes.some((route) => route.family === family && route.table === rule.table);
-  return facts.policy_rules.find((rule) => rule.family === family && rule.mark === mark && leads(rule)) ?? null;
+  const named = (rule) => rule.family === family && and(mark, rule.mask ?? 0xffffffff) === rule.mark && leads(rule);
+  return [...facts.policy_rules, ...facts.masked_rules].find(named) ?? null;
 }
 
 /** The source that the kernel gives a packet: its local route's, or an address of the uplink. */

@@ -60,7 +60,8 @@ def _as_planned(about: Situation, packet: Packet, ids: tuple[int, int] = APP) ->
     planned = about.plan.ruleset(packet.family)
     if planned is None:
         return None
-    facts = about.facts.replace(lookup=None, policy_rules=about.plan.policy_rules, routes=about.plan.routes)
+    plan = about.plan
+    facts = about.facts.replace(lookup=None, policy_rules=plan.policy_rules, routes=plan.routes, masked_rules=())
     if not is_captured(follow(planned, packet, facts, about.envoy)):
         return None
     return followed(about, packet.replace(uid=ids[0], gid=ids[1]) if packet.hook == "OUTPUT" else packet)

@@ -56,16 +56,18 @@ class Contender:
                 run.stdin.close()
             times = []
             while left:
-                for name, run in tuple(left.items()):
-                    if run.poll() is not None:
-                        assert run.returncode == 0, run.stderr and run.stderr.read()
-                        times.append(time.perf_counter() - begin)
-                        for stream in (run.stdout, run.stderr):
-                            assert stream is not None
-                            stream.close()
-                        del left[name]
+                for name in [name for name, run in left.items() if run.poll() is not None]:
+                    times.append(time.perf_counter() - begin)
+                    _ended(left.pop(name))
                 time.sleep(0.0005)
             return times
+
+
+def _ended(run: subprocess.Popen[str]) -> None:
+    assert run.returncode == 0, run.stderr and run.stderr.read()
+    for stream in (run.stdout, run.stderr):
+        assert stream is not None
+        stream.close()
 
 
 def measure(annotations: Contender, asking: Contender, pairs: int, rounds: int) -> None:

@@ -45,7 +45,7 @@ def dump(mode: str, *, registry_only: bool = False) -> Any:  # noqa: ANN401 (JSO
 
 
 def close(value: Any) -> None:  # noqa: ANN401
-    """What REGISTRY_ONLY makes of it: nothing leads to where the mesh knows nobody."""
+    """Change a dump as REGISTRY_ONLY does: calls to addresses outside of the mesh are refused."""
     for table in (each["route_config"] for part in value["configs"] for each in part.get("dynamic_route_configs", ())):
         for host in table["virtual_hosts"]:
             if host["name"] == "allow_any":
@@ -53,12 +53,11 @@ def close(value: Any) -> None:  # noqa: ANN401
                     name="block_all",
                     routes=[{"name": "block_all", "match": {"prefix": "/"}, "direct_response": {"status": 502}}],
                 )
-    for listener in _listeners(value):
-        if listener.get("traffic_direction") == "OUTBOUND":
-            for chain in (*listener["filter_chains"], listener.get("default_filter_chain", {"filters": []})):
-                for each in chain["filters"]:
-                    if each["typed_config"].get("cluster") == "PassthroughCluster":
-                        each["typed_config"]["cluster"] = "BlackHoleCluster"
+    for listener in (each for each in _listeners(value) if each.get("traffic_direction") == "OUTBOUND"):
+        for chain in (*listener["filter_chains"], listener.get("default_filter_chain", {"filters": []})):
+            for config in (each["typed_config"] for each in chain["filters"]):
+                if config.get("cluster") == "PassthroughCluster":
+                    config["cluster"] = "BlackHoleCluster"
 
 
 def written(value: Any, admin: Path) -> Json:  # noqa: ANN401

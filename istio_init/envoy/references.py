@@ -16,24 +16,29 @@ if TYPE_CHECKING:
     from istio_init.envoy.walk import Configuration
 
 
+# What a reference leads to.
+ROUTE_CONFIGURATION, CLUSTER = "route configuration", "cluster"
+
+
 def missing(dump: Dump) -> Iterator[tuple[str, str, Node]]:
     """References to missing clusters and route configurations: the kind, the name, and the referring node."""
-    reported: set[str] = set()
-    for listener in dump.listeners:
-        for config in _filters(listener):
-            name = config.at("rds", "route_config_name").text()
-            if name and dump.has(ROUTES) and name not in dump.routes and name not in reported:
-                reported.add(name)
-                yield "route configuration", name, config.get("rds")
-            for table in _tables(dump, config):
-                for cluster, node, _ in _of_routes(table):
-                    if dump.has(CLUSTERS) and cluster not in dump.clusters and f"|{cluster}" not in reported:
-                        reported.add(f"|{cluster}")
-                        yield "cluster", cluster, node
-            for cluster, node in _named(config):
-                if dump.has(CLUSTERS) and cluster not in dump.clusters and f"|{cluster}" not in reported:
-                    reported.add(f"|{cluster}")
-                    yield "cluster", cluster, node
+    reported: set[tuple[str, str]] = set()
+    for kind, name, node in _references(dump):
+        exists = name in (dump.routes if kind == ROUTE_CONFIGURATION else dump.clusters)
+        has_any = dump.has(ROUTES if kind == ROUTE_CONFIGURATION else CLUSTERS)
+        if has_any and not exists and (kind, name) not in reported:
+            reported.add((kind, name))
+            yield kind, name, node
+
+
+def _references(dump: Dump) -> Iterator[tuple[str, str, Node]]:
+    """Every reference of the listeners' filters: the kind, the name, and the referring node."""
+    for config in (config for listener in dump.listeners for config in _filters(listener)):
+        if name := config.at("rds", "route_config_name").text():
+            yield ROUTE_CONFIGURATION, name, config.get("rds")
+        for table in _tables(dump, config):
+            yield from ((CLUSTER, cluster, node) for cluster, node, _ in _of_routes(table))
+        yield from ((CLUSTER, cluster, node) for cluster, node in _named(config))
 
 
 def clusters_of(dump: Dump, listener: Listener) -> tuple[str, ...]:
@@ -62,12 +67,15 @@ def services(configuration: Configuration) -> Iterator[tuple[bytes, int, str, st
             if socket.address not in ANY:
                 yield socket.address, socket.port, listener.name, listener.node.path
                 continue
-            for config in _filters(listener.node):
-                for table in _tables(configuration.dump, config):
-                    for host in table.get("virtual_hosts").each():
-                        for domain in plain_domains(host):
-                            if address := packed(domain.strip("[]")):
-                                yield address, socket.port, host.get("name").text(), host.path
+            for host in _virtual_hosts(configuration.dump, listener):
+                for address in filter(None, (packed(domain.strip("[]")) for domain in plain_domains(host))):
+                    yield address, socket.port, host.get("name").text(), host.path
+
+
+def _virtual_hosts(dump: Dump, listener: Listener) -> Iterator[Node]:
+    for config in _filters(listener.node):
+        for table in _tables(dump, config):
+            yield from table.get("virtual_hosts").each()
 
 
 def _filters(listener: Node) -> Iterator[Node]:

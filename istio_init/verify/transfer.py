@@ -78,14 +78,14 @@ class Transfer:
                 destination = self._space.values[DESTINATION][number]
                 address = self._facts.primary(self._space.values[IN][interface], destination)
                 by_address[address] = by_address.get(address, 0) | 1 << number
+            parts = tuple(there.part(IN, 1 << interface))
             for address, classes in by_address.items():
-                for part in there.part(IN, 1 << interface):
-                    for piece in part.part(DESTINATION, classes):
-                        if address is None:
-                            yield piece.replace(redirect=0), "DROP"
-                        else:
-                            new = (DESTINATION, self._space.number(DESTINATION, address))
-                            yield piece.having(port, new), "ACCEPT"
+                pieces = [piece for part in parts for piece in part.part(DESTINATION, classes)]
+                if address is None:
+                    yield from ((piece.replace(redirect=0), "DROP") for piece in pieces)
+                else:
+                    new = (DESTINATION, self._space.number(DESTINATION, address))
+                    yield from ((piece.having(port, new), "ACCEPT") for piece in pieces)
 
     def _foreign(self, effect: ForeignTarget, packet_set: PacketSet, hook: Hook) -> Iterator[tuple[PacketSet, str]]:
         """The effect of another program's target on a packet set."""

@@ -21,7 +21,8 @@ from istio_init.kernel.netlink.nfnetlink import (
     name,
 )
 from istio_init.kernel.nft.expressions import ELEMENT, EXPRESSION_DATA, EXPRESSION_NAME, EXPRESSIONS
-from istio_init.kernel.nft.native_decode import NativeReader, contents, verdict_of
+from istio_init.kernel.nft.native_decode import NativeReader, contents
+from istio_init.kernel.nft.native_decode_target import verdict_of
 from istio_init.kernel.nft.native_dump import TABLE_FLAGS, set_name
 from istio_init.kernel.nft.native_encode import CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE
 from istio_init.kernel.nft.set_intervals import members

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from istio_init.errors import InitError
-from istio_init.kernel.ebpf import pins, pods, syscall
+from istio_init.kernel.ebpf import layouts, pins, pods, syscall
 from istio_init.kernel.ebpf.installation import Installation, root_cgroup
 from istio_init.record import Record
 
@@ -73,8 +72,6 @@ class Holder:
         # What it opens is of the pins as they are now, and closed again.
         installation = Installation(self._cgroup, self._directory)
         try:
-            if not installation.installed:
-                return Look(restored)
             attached, missing, why = self._attach(installation)
             pod_links = ((path, each) for path, (each, _) in self._held.items() if _part(path) == _PODS)
             ended = any(_is_detached(*each) for each in pod_links)
@@ -152,6 +149,8 @@ class Holder:
     def _attach(self, installation: Installation) -> tuple[tuple[str, ...], tuple[str, ...], str]:
         """Attach the programs that are missing; those that were, those that could not be, and why."""
         with installation.lock():
+            if not installation.installed:
+                return (), (), ""
             dns = pods.wants_dns(installation)
             missing = tuple(installation.missing_links(dns=dns))
             if not missing or not pods.cookies(installation):
@@ -182,10 +181,8 @@ def _home(path: str) -> str:
 
 def _pinned(directory: str) -> Iterator[tuple[str, int]]:
     """The paths of all pins with their inodes, of every layout, but not of an installation that is being made."""
-    for home in sorted(Path(directory).glob("v*")):
-        if "-" in home.name:
-            continue
+    for home in layouts.homes(directory):
         for part in _PARTS:
-            # A part is missing where a process was killed while it removed all.
-            with contextlib.suppress(FileNotFoundError), os.scandir(home / part) as entries:
+            # A part is missing if root removed it.
+            with contextlib.suppress(FileNotFoundError), os.scandir(f"{home}/{part}") as entries:
                 yield from ((entry.path, entry.inode()) for entry in entries)

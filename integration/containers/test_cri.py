@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from integration.containers.node import ADDRESS, APP_PORT, UPSTREAM_PORT, Node, 
 from integration.containers.test_docker import explained
 from integration.containers.test_pods import FETCH, SERVE
 from integration.kit.endpoints import awaited
+from istio_init.cli.app import main
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +68,40 @@ def mount(path: str) -> api.Mount:
 def test_a_pod_with_a_sidecar(containerd: Containerd, node: Node, mode: str) -> None:
     sidecar = node.prepare_sidecar(mode, tproxy=mode == "TPROXY")
     with containerd.pod(mode.lower()) as pod:
-        initialised(pod, mode)
+        initialised(pod, mode, "--dual-stack")
         user = rights(0, 1337, "NET_ADMIN") if sidecar.tproxy else rights(1337, 1337)
         mounts = [mount(path) for path in sidecar.mounts]
         pod.start("istio-proxy", BASE, user, command=sidecar.command, mounts=mounts)
         app = pod.start("app", BASE, rights(1000, 1000), command=SERVE, envs=[_unbuffered()])
         captured(pod, node, sidecar, app)
+        diagnosed(containerd, pod, mode.lower(), app)
+
+
+def diagnosed(containerd: Containerd, pod: CriPod, name: str, app: str) -> None:
+    """The pod by its name, a container by its id, a process: healthy, until a chain is flushed."""
+    socket = ["--cri-socket", str(containerd.directory / "sock")]
+    places = ([name], [f"default/{name}"], ["--container", app], ["--pid", str(pod.pid)])
+    for place in places:
+        code, text = diagnosis(*place, *socket)
+        assert (code, text.splitlines()[0].split(":")[0]) == (0, "HEALTHY"), text
+        assert "the init container's arguments, from the runtime" in text
+    table = "mangle" if name == "tproxy" else "nat"
+    flush = f"iptables-legacy -w -t {table} -F ISTIO_INBOUND || iptables-nft -w -t {table} -F ISTIO_INBOUND"
+    subprocess.run(["nsenter", "--net", "--target", str(pod.pid), "sh", "-c", flush], check=True)
+    for place in places:
+        code, text = diagnosis(*place, *socket)
+        assert code == 3, text
+        assert "a chain of Istio's was flushed or removed: ISTIO_INBOUND" in text
+    code, text = diagnosis("nobody", *socket)
+    assert (code, "no running pod of that name" in text) == (4, True)
+
+
+def diagnosis(*words: str) -> tuple[int, str]:
+    """The exit code and the output of `diagnose`."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        code = main(["diagnose", *words], {})
+    return code, output.getvalue()
 
 
 def captured(pod: CriPod, node: Node, sidecar: Sidecar, app: str) -> None:

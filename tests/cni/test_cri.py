@@ -11,7 +11,7 @@ import cri_api.v1.api_pb2 as api
 import pytest
 
 from istio_init.cni.node import cri
-from istio_init.cni.node.cri import LIST, SOCKETS, STATUS, VARIABLE, Sandbox, endpoint, place, sandboxes
+from istio_init.cni.node.cri import CONTAINERS, LIST, SOCKETS, STATUS, VARIABLE, Sandbox, endpoint, place, sandboxes
 from istio_init.errors import InitError
 from istio_init.kernel.host.grpc import NOT_FOUND, GrpcChannel, GrpcError
 
@@ -32,6 +32,8 @@ class Runtime:
         """A GrpcChannel's, in whose place this is."""
         if method == LIST:
             return bytes(api.ListPodSandboxResponse(items=self.items).SerializeToString())
+        if method == CONTAINERS:
+            return bytes(api.ListContainersResponse().SerializeToString())
         assert method == STATUS
         request = api.PodSandboxStatusRequest.FromString(message)
         assert request.verbose

@@ -1,6 +1,7 @@
 """The pods of a node, as its container runtime lists them through the CRI (cri.proto has the messages).
 
-The CRI does not say where a sandbox's network namespace is; runtimes add it to a verbose status, as JSON.
+The CRI does not say where a sandbox's network namespace is; runtimes add it to a verbose status, as JSON. CRI-O does so
+only if the sandbox has a process of its own, which it leaves out by default (drop_infra_ctr): a container says it then.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def sandboxes(channel: GrpcChannel) -> Iterator[Sandbox]:
     listed = [_listed(item) for item in answer.items]
     for sandbox in sorted(listed, key=lambda each: (each.namespace, each.name, each.identity)):
         # Sandboxes that are not ready have no network any more, and there may be hundreds.
-        yield _with_status(channel, sandbox) if sandbox.ready else sandbox
+        yield _placed(channel, _with_status(channel, sandbox)) if sandbox.ready else sandbox
 
 
 def _listed(item: PodSandbox) -> Sandbox:
@@ -103,6 +104,38 @@ def _with_status(channel: GrpcChannel, sandbox: Sandbox) -> Sandbox:
     return status(sandbox, answer)
 
 
+def _placed(channel: GrpcChannel, sandbox: Sandbox) -> Sandbox:
+    """A sandbox with the place that its containers name, where its own status names none."""
+    if not sandbox.ready or sandbox.host or sandbox.netns or sandbox.pid:
+        return sandbox
+    for _, identity in _containers(channel, sandbox.identity):
+        netns, pid = place(_container_info(channel, identity))
+        if netns or pid:
+            return sandbox.replace(netns=netns, pid=pid)
+    return sandbox
+
+
+def _containers(channel: GrpcChannel, sandbox: str) -> list[tuple[str, str]]:
+    """The name and the identity of each container of a pod, those included that have ended."""
+    messages = _messages()
+    request = messages.ListContainersRequest(filter=messages.ContainerFilter(pod_sandbox_id=sandbox))
+    listed = _call(channel, CONTAINERS, request, messages.ListContainersResponse).containers
+    return [(each.metadata.name, each.id) for each in listed]
+
+
+def _container_info(channel: GrpcChannel, identity: str) -> str:
+    """The JSON in a container's verbose status; empty for one that has been removed since it was listed."""
+    messages = _messages()
+    request = messages.ContainerStatusRequest(container_id=identity, verbose=True)
+    try:
+        answer = _call(channel, CONTAINER, request, messages.ContainerStatusResponse)
+    except GrpcError as error:
+        if error.status == NOT_FOUND:
+            return ""
+        raise
+    return str(answer.info.get("info", ""))
+
+
 def status(sandbox: Sandbox, answer: PodSandboxStatusResponse) -> Sandbox:
     """A sandbox with what the runtime's answer says about it."""
     messages, state = _messages(), answer.status
@@ -119,16 +152,11 @@ def started_as(channel: GrpcChannel, sandbox: str, names: tuple[str, ...]) -> tu
 
     None if the runtime has no such container, or does not say; GrpcError if it fails.
     """
-    messages = _messages()
-    request = messages.ListContainersRequest(filter=messages.ContainerFilter(pod_sandbox_id=sandbox))
-    listed = _call(channel, CONTAINERS, request, messages.ListContainersResponse).containers
-    by_name = {each.metadata.name: each.id for each in listed}
+    by_name = dict(_containers(channel, sandbox))
     identity = next((by_name[name] for name in names if name in by_name), None)
     if identity is None:
         return None
-    request = messages.ContainerStatusRequest(container_id=identity, verbose=True)
-    answer = _call(channel, CONTAINER, request, messages.ContainerStatusResponse)
-    process = _inside(_document(answer.info.get("info", "")), "runtimeSpec", "process")
+    process = _inside(_document(_container_info(channel, identity)), "runtimeSpec", "process")
     words, variables = _texts(_inside(process, "args")), _texts(_inside(process, "env"))
     return (words, variables) if words else None
 

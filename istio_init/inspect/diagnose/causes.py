@@ -18,6 +18,7 @@ from istio_init.inspect.diagnose import (
     setting_causes,
     table_causes,
 )
+from istio_init.inspect.diagnose.packets import is_captured
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,6 +105,8 @@ CAPTURE_FAULTS: tuple[Callable[[Situation], Cause | None], ...] = (
     connection_causes.connected_before,
     connection_causes.accepted_before,
 )
+# Causes that say that the options leave calls alone.
+LEFT_OUT = frozenset({"excluded-cidr", "not-included", "excluded-port"})
 
 
 def causes(about: Situation) -> tuple[Cause, ...]:
@@ -112,8 +115,14 @@ def causes(about: Situation) -> tuple[Cause, ...]:
     for look in CAPTURE_ALONE if by_capture else ALONE:
         if cause := look(about):
             return (cause,)
-    faults = tuple(cause for look in (CAPTURE_FAULTS if by_capture else FAULTS) if (cause := look(about)))
+    holding = (cause for look in (CAPTURE_FAULTS if by_capture else FAULTS) if (cause := look(about)))
+    faults = tuple(each for each in holding if not _is_contradicted(each))
     if by_capture:
         return faults
     rest = None if faults else rule_causes.changed_rules(about) or rule_causes.not_captured(about)
     return (rest,) if rest else faults
+
+
+def _is_contradicted(cause: Cause) -> bool:
+    """Whether what the options leave out is captured all the same: the rules are then not those of the options."""
+    return cause.name in LEFT_OUT and cause.path is not None and is_captured(cause.path)

@@ -21,6 +21,7 @@ from istio_init.inspect.diagnose.case import Resident, Situation
 from istio_init.kernel.host import containers
 from istio_init.kernel.host.grpc import GrpcChannel
 from istio_init.model.rules import IPV6
+from istio_init.options.annotations import STATUS
 from istio_init.options.cni_pod import PodDescription, judge
 from istio_init.options.from_pod import FLAG, read_pod, refusal
 from istio_init.options.manifest import INIT, VALIDATION
@@ -33,6 +34,8 @@ from istio_init.runner.defaults import account
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from istio_init.options.workload import Workload
 
 # Everything was given: subject() looks for no options.
 OPTION_VARIABLES = frozenset(name for each in OPTIONS for name in each.variables) | {"ENVOY_USER"}
@@ -71,7 +74,15 @@ def of_manifest(path: str) -> Intent:
     if why:
         return Intent(None, f"{name}", why, workload.host_network, who, workload.hosts)
     reading = read_pod(text, name, {}, account)
-    return Intent(reading.options, f"{reading.source} of {printable(name)}", "", False, who, workload.hosts)
+    return Intent(
+        reading.options, f"{reading.source} of {printable(name)}", "", False, who, workload.hosts, _uninjected(workload)
+    )
+
+
+def _uninjected(workload: Workload) -> bool:
+    """Whether a pod's manifest has nothing of Istio's injection."""
+    names = {each.name for each in workload.containers()}
+    return not names & {INIT, VALIDATION} and STATUS not in workload.annotations
 
 
 def _of_runtime(question: Question, options: Options) -> tuple[Options, Intent]:

@@ -51,6 +51,7 @@ class Intent(Record):
     host_network: bool = False
     residents: tuple[Resident, ...] = ()
     hosts: Mapping[str, bytes] = {}
+    uninjected: bool = False
 
     @property
     def mode_none(self) -> str:

@@ -120,7 +120,8 @@ class Situation(Record):
     `nameservers` are those of the pod's resolv.conf, where that is known. `tracked` is how full connection tracking is,
     `strangers` are other programs' nftables tables. `node` are signs of a node's own namespace. `refusal` is why the
     pod's manifest, annotations or plugin capture nothing. `capture` is the node's part of capture by eBPF, the
-    rules are then those that the programs follow. `hosts` are the addresses of names in the manifest's hostAliases.
+    rules are then those that the programs follow. `hosts` are the addresses of names in the manifest's
+    hostAliases. `uninjected`: the manifest has nothing of Istio's injection.
     """
 
     options: Options
@@ -152,6 +153,7 @@ class Situation(Record):
     mode_none: str = ""
     capture: SocketCaptureState | None = None
     hosts: Mapping[str, bytes] = {}
+    uninjected: bool = False
     live: bool = False
 
     def ruleset(self, family: Family) -> Ruleset:

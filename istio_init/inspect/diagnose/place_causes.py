@@ -88,6 +88,18 @@ def never_ran(about: Situation) -> Cause | None:
     """No rules at all."""
     if about.backends or not about.live:
         return None
+    if about.uninjected:
+        return Cause(
+            "not-injected",
+            BYPASS,
+            "the pod was not injected, so nothing makes rules in it",
+            ("its manifest has neither istio-init nor istio-validation, and no annotation sidecar.istio.io/status",),
+            (
+                'label the namespace istio-injection=enabled, or the pod sidecar.istio.io/inject: "true"',
+                "then create the pod anew: injection happens at its admission",
+            ),
+            _uncaptured(about),
+        )
     evidence = ["no table of any backend (legacy, nft, native) has an Istio rule"]
     if about.proxies:
         evidence.append(f"the sidecar runs: {about.proxies[0].text}")

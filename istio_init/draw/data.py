@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from istio_init.formats.iptables_save import rule_text
-from istio_init.simulate.report import purpose_json
+from istio_init.simulate.report_json import purpose_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

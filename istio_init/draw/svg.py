@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from istio_init.draw.highlight import Highlight
-    from istio_init.draw.layout import Connector, Picture, PlacedBox, PlacedEnd, PlacedRow, Rect, Text
+    from istio_init.draw.picture import Connector, Picture, PlacedBox, PlacedEnd, PlacedRow, Rect, Text
 
 LEGS = 4  # connections with distinct colours
 CAPTION = 20.0

@@ -6,7 +6,8 @@ from istio_init.envoy.node import plain
 from istio_init.envoy.walk import Passage
 from istio_init.formats.addresses import address_text, endpoint_text
 from istio_init.simulate.path import Leg
-from istio_init.simulate.report import TROUBLE, TextLine, fate, leg_json, leg_lines
+from istio_init.simulate.report import TROUBLE, TextLine, fate, leg_lines
+from istio_init.simulate.report_json import leg_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from istio_init.options.table import OPTIONS, Options
 from istio_init.planning import recognition
 from istio_init.planning.drift_text import difference_text
 from istio_init.planning.plan import build
-from istio_init.planning.recognition import Reader
+from istio_init.planning.recognised_rules import Reader
 from istio_init.record import Record
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ compares it with the rules, so another program's rule that resembles Istio's onl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from istio_init.model import parsers
 from istio_init.model.extensions import CtState, Mark, Multiport, SaveMark, Tproxy
@@ -26,108 +26,23 @@ from istio_init.model.rules import (
     Protocol,
     Redirect,
     Rule,
-    Ruleset,
     Source,
 )
 from istio_init.planning.capture import DNS_PORT, RETURN, SSH_PORT
+from istio_init.planning.recognised_rules import TO_INBOUND, TO_OUTBOUND, Reader, has, match_of, only, ports_to, without
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from typing import Any
 
     from istio_init.model.rules import TableName
 
-T = TypeVar("T")
 
 ANYWHERE = {"ipv4": Network(bytes(4), 0), "ipv6": Network(bytes(16), 0)}
 IPV4_LOOPBACK = Network(b"\x7f\0\0\1", 32)
 # Any address of the other family: a list that names loopback there, or a server there, shows in no rule of this one.
 UNSEEN_LOOPBACK = Network(bytes(15) + b"\1", 128)
 UNSEEN_SERVER = Network(bytes.fromhex("20010db8") + bytes(11) + b"\x35", 128)
-TO_INBOUND = (Jump("ISTIO_IN_REDIRECT"), Jump("ISTIO_TPROXY"))
-TO_OUTBOUND = Jump("ISTIO_REDIRECT")
-
-
-class Reader:
-    """One family's rules, by table and chain."""
-
-    def __init__(self, ruleset: Ruleset) -> None:
-        self._ruleset = ruleset
-        self.family = ruleset.family
-
-    def chain(self, table: TableName, name: str) -> tuple[Rule, ...]:
-        """A chain's rules; none where it does not exist."""
-        existing = self._ruleset.table(table)
-        chain = existing.chain(name) if existing else None
-        return chain.rules if chain else ()
-
-    def exists(self, table: TableName, name: str) -> bool:
-        """Whether a chain exists."""
-        existing = self._ruleset.table(table)
-        return bool(existing and existing.chain(name))
-
-    @property
-    def tproxy(self) -> bool:
-        """Whether inbound traffic is captured with TPROXY: its marks are saved even where nothing is captured."""
-        saving = any(isinstance(rule.target, SaveMark) and only(rule, Protocol, Mark) for rule in self.marking)
-        return saving or self.exists("mangle", "ISTIO_TPROXY")
-
-    @property
-    def marking(self) -> tuple[Rule, ...]:
-        """The chain in which TPROXY saves marks."""
-        return self.chain("mangle", "PREROUTING")
-
-    @property
-    def inbound(self) -> tuple[Rule, ...]:
-        """The chain that decides about inbound connections."""
-        return self.chain("mangle" if self.tproxy else "nat", "ISTIO_INBOUND")
-
-    def outbound(self) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
-        """ISTIO_OUTPUT's rules before and from the one that leaves loopback alone: the first with a destination alone.
-
-        Without it the first rule that captures begins the second part.
-        """
-        rules = self.chain("nat", "ISTIO_OUTPUT")
-        spared = [at for at, rule in enumerate(rules) if rule.target == RETURN and only(rule, Destination)]
-        captured = [at for at, rule in enumerate(rules) if rule.target == TO_OUTBOUND]
-        at = (spared or captured or [len(rules)])[0]
-        return rules[:at], rules[at:]
-
-
-def only(rule: Rule, *kinds: type) -> bool:
-    """Whether a rule has matches of exactly these kinds, one each, none negated."""
-    plain = not any(getattr(match, "negated", False) for match in rule.matches)
-    return plain and len(rule.matches) == len(kinds) and {type(match) for match in rule.matches} == set(kinds)
-
-
-def match_of(rule: Rule, kind: type[T]) -> T:
-    """The rule's match of a kind that it has."""
-    return next(match for match in rule.matches if isinstance(match, kind))
-
-
-def has(rule: Rule, kind: type, *, negated: bool = False) -> bool:
-    """Whether a rule has a match of this kind."""
-    return any(isinstance(match, kind) and getattr(match, "negated", False) == negated for match in rule.matches)
-
-
-def ports_to(rules: Iterable[Rule], target: object, protocol: int = TCP) -> tuple[PortRange, ...]:
-    """The ports of the rules to a target that say nothing but the protocol and a port."""
-    return tuple(
-        match_of(rule, DestinationPorts).ports
-        for rule in rules
-        if rule.target == target
-        and only(rule, Protocol, DestinationPorts)
-        and match_of(rule, Protocol).number == protocol
-    )
-
-
-def without(entries: Iterable[T], *removed: T) -> tuple[T, ...]:
-    """The entries without the first occurrence of each of the others."""
-    rest = list(entries)
-    for each in removed:
-        if each in rest:
-            rest.remove(each)
-    return tuple(rest)
 
 
 def proxy_ports(reader: Reader) -> Iterator[tuple[str, Any]]:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from istio_init.cli.app import main
 from istio_init.draw.graph import build_graph
 from istio_init.draw.highlight import highlights
-from istio_init.draw.layout import CELL, Rect, cells, draw
+from istio_init.draw.layout import CELL, cells, draw
 from istio_init.draw.mermaid import mermaid
+from istio_init.draw.picture import Rect
 from istio_init.draw.svg import svg
 from istio_init.model.rules import FAMILIES, Chain, InInterface, Rule, Ruleset, Table, Verdict
 from istio_init.model.unknown import Comment
@@ -28,7 +29,7 @@ from tests.planning.cases import CASES, argv
 
 if TYPE_CHECKING:
     from istio_init.draw.graph import Graph
-    from istio_init.draw.layout import Picture
+    from istio_init.draw.picture import Picture
 
 ENVOY = Sidecar(ARTICLE).envoy
 any_rulesets = st.sampled_from(FAMILIES).flatmap(rulesets)

@@ -51,7 +51,7 @@ from istio_init.model.rules import (
 from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
 from istio_init.simulate.path import follow
 from istio_init.simulate.purposes import purposes
-from istio_init.simulate.report import as_json
+from istio_init.simulate.report_json import as_json
 from tests.kit.packets import Sidecar
 
 if TYPE_CHECKING:

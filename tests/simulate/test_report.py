@@ -44,7 +44,8 @@ from istio_init.model.rules import (
 )
 from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
 from istio_init.simulate.purposes import purposes
-from istio_init.simulate.report import as_json, fate, lines
+from istio_init.simulate.report import fate, lines
+from istio_init.simulate.report_json import as_json
 from istio_init.simulate.semantics import holds
 from istio_init.simulate.trace import RuleStep
 from istio_init.simulate.wording import effect, why_not

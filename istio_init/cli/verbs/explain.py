@@ -16,7 +16,8 @@ from istio_init.options.table import Options  # noqa: TC001 (Typer reads the ver
 from istio_init.simulate.order import other_order
 from istio_init.simulate.path import follow
 from istio_init.simulate.purposes import purposes
-from istio_init.simulate.report import TextLine, as_json, lines
+from istio_init.simulate.report import TextLine, lines
+from istio_init.simulate.report_json import as_json
 
 ARTICLE = (
     "Numbers of rules and steps: “Sidecar injection, transparent traffic hijacking and routing in Istio” (Jimmy Song, "

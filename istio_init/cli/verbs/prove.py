@@ -18,7 +18,8 @@ from istio_init.options.table import Options  # noqa: TC001 (Typer reads the ver
 from istio_init.planning import plan
 from istio_init.simulate.path import follow
 from istio_init.simulate.purposes import purpose, purposes
-from istio_init.simulate.report import TextLine, as_json, path_lines, purpose_json, purpose_text
+from istio_init.simulate.report import TextLine, path_lines, purpose_text
+from istio_init.simulate.report_json import as_json, purpose_json
 from istio_init.simulate.wording import packet_text
 from istio_init.verify.proof import prove as prove_rules
 from istio_init.verify.proof import with_interfaces

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from istio_init.errors import printable
-from istio_init.simulate.report import purpose_json, purpose_text
+from istio_init.simulate.report import purpose_text
+from istio_init.simulate.report_json import purpose_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,8 @@ from istio_init.record import Record
 from istio_init.simulate.foreign import assumptions, effect_of, parts
 from istio_init.simulate.path import APPLICATION, CLIENT, EPHEMERAL_PORT, SENDERS
 from istio_init.simulate.purposes import purpose, purposes
-from istio_init.simulate.report import ENDS, STOPS, TAILS, purpose_json
+from istio_init.simulate.report import ENDS, STOPS, TAILS
+from istio_init.simulate.report_json import purpose_json
 from istio_init.simulate.wording import describe_match
 
 if TYPE_CHECKING:

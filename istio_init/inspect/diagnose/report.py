@@ -6,7 +6,8 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from istio_init.simulate.purposes import purposes
-from istio_init.simulate.report import TextLine, as_json, because, verdict
+from istio_init.simulate.report import TextLine, because, verdict
+from istio_init.simulate.report_json import as_json
 from istio_init.simulate.wording import packet_text
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pytest
 
 from integration.envoy.world import World, client
 from istio_init.envoy.client import Client
+from istio_init.envoy.passage import Passage
 from istio_init.envoy.path import Path
-from istio_init.envoy.walk import Passage
 from istio_init.formats.addresses import address_text, endpoint_text
 from istio_init.simulate.path import Leg
 

@@ -7,7 +7,8 @@ from istio_init.envoy.addresses import ANY
 from istio_init.envoy.client import CLIENTS, RAW_BUFFER, TLS, HttpCall
 from istio_init.envoy.fit import Claim, FitCase, Misfit
 from istio_init.envoy.node import plain
-from istio_init.envoy.walk import ListenerArrival, walk
+from istio_init.envoy.passage import ListenerArrival
+from istio_init.envoy.walk import walk
 from istio_init.formats.addresses import address_text, endpoint_text
 from istio_init.model.parsers import ALL
 from istio_init.planning.capture import uses_tproxy

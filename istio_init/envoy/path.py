@@ -5,7 +5,8 @@ A connection that can continue to several endpoints (in the pod and elsewhere) h
 
 from __future__ import annotations
 
-from istio_init.envoy.walk import ListenerArrival, Passage, Stop, walk
+from istio_init.envoy.passage import ListenerArrival, Passage, Stop
+from istio_init.envoy.walk import walk
 from istio_init.formats.addresses import address_text
 from istio_init.model.packet import Packet, connected
 from istio_init.model.rules import TCP
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from istio_init.envoy.client import Client
-    from istio_init.envoy.walk import Configuration, Dial
+    from istio_init.envoy.passage import Dial
+    from istio_init.envoy.walk import Configuration
     from istio_init.model.packet import Facts
     from istio_init.model.rules import Ruleset
     from istio_init.simulate.path import Proxy

@@ -10,23 +10,27 @@ from istio_init.envoy import chains, clusters, hosts, listeners
 from istio_init.envoy.client import RAW_BUFFER, TLS, Client
 from istio_init.envoy.dump import ROUTES
 from istio_init.envoy.node import plain
+from istio_init.envoy.passage import Dial, ListenerArrival, Other, Passage, Step, Stop
+from istio_init.envoy.walk_text import (
+    chain_name,
+    count_text,
+    criteria_text,
+    listener_text,
+    match_text,
+    quoted_name,
+    route_name,
+    speaks_text,
+)
 from istio_init.formats.addresses import address_text, endpoint_text
-from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal, TypeAlias
-
     from istio_init.envoy.chains import FilterChain
     from istio_init.envoy.clusters import Cluster, Upstream
     from istio_init.envoy.dump import Dump
     from istio_init.envoy.listeners import Detection, Listener
     from istio_init.envoy.node import Node
-
-    Part: TypeAlias = Literal["listener", "listener filter", "filter chain", "filter", "route", "cluster", "endpoint"]
-    # dials: an endpoint; answers: Envoy itself, by HTTP; closes: without an answer; hangs: both sides wait;
-    # undecided: an unsupported feature decides.
-    Ending: TypeAlias = Literal["dials", "answers", "closes", "hangs", "undecided"]
+    from istio_init.envoy.passage import Part
 
 HTTP_MANAGER, TCP_PROXY = "envoy.filters.network.http_connection_manager", "envoy.filters.network.tcp_proxy"
 FILTER_KINDS = {"HttpConnectionManager": HTTP_MANAGER, "TcpProxy": TCP_PROXY}
@@ -39,77 +43,11 @@ TRANSPARENT = frozenset({
     "envoy.filters.http.set_filter_state", "connect_authority", "waypoint_downstream_peer_metadata",
     "envoy.filters.network.connection_limit",
 })  # fmt: skip
-# Labels of a chain's criteria, in order.
-LABELS = ("port ", "to ", "SNI ", "", "", "directly from ", "source ", "from ", "source port ")
 # Status codes of a redirect by their names in the API, in its order.
 REDIRECTS = {"MOVED_PERMANENTLY": 301, "FOUND": 302, "SEE_OTHER": 303, "TEMPORARY_REDIRECT": 307,
     "PERMANENT_REDIRECT": 308}  # fmt: skip
 # Envoy's answer to a client that does not speak HTTP.
 NOT_HTTP = "400 Bad Request: not HTTP in clear where HTTP in clear is expected"
-
-
-class Other(Record):
-    """An entry that was not chosen, and why."""
-
-    name: str
-    why: str
-    path: str = ""
-
-
-class Step(Record):
-    """One decision: the part of Envoy, the choice in words, its path in the dump, and the alternatives."""
-
-    part: Part
-    text: str
-    path: str = ""
-    others: tuple[Other, ...] = ()
-
-
-class Stop(Record):
-    """How a passage ended: in words, and as in Envoy's access log, by response flag and HTTP status (0 for none)."""
-
-    kind: Ending
-    text: str
-    flag: str = ""
-    status: int = 0
-
-
-class Dial(Record):
-    """A connection that Envoy makes: its destination, source address (None for any), mark, and client."""
-
-    address: bytes
-    port: int
-    source: bytes | None
-    mark: int
-    client: Client
-
-
-class Passage(Record):
-    """A connection's path through Envoy, with the access log's names; `conditions` may change the result."""
-
-    steps: tuple[Step, ...]
-    end: Stop
-    listener: str = ""
-    chain: str = ""
-    route: str = ""
-    cluster: str = ""
-    dials: tuple[Dial, ...] = ()
-    conditions: tuple[str, ...] = ()
-
-
-class ListenerArrival(Record):
-    """How a connection reached Envoy: its socket, its source, and its original destination.
-
-    `transparent` is whether TPROXY delivered it, which requires a transparent socket.
-    """
-
-    address: bytes
-    port: int
-    source: bytes
-    source_port: int
-    original: bytes
-    original_port: int
-    transparent: bool = False
 
 
 class Configuration:
@@ -167,7 +105,7 @@ class _Walk:
         selection = chains.select(listener, connection)
         if selection.unclear:
             raise _Ended(Stop("undecided", selection.unclear))
-        others = tuple(Other(_chain_name(chain), plain(why), chain.node.path) for chain, why in selection.others)
+        others = tuple(Other(chain_name(chain), plain(why), chain.node.path) for chain, why in selection.others)
         chain = selection.chain
         if chain is None:
             self._step("filter chain", "none", listener.node.path, others)
@@ -176,7 +114,7 @@ class _Walk:
         self._chain = chain.name
         total = len(others) + (chain.number > 0)
         place = f"chain {chain.number} of {total}" if chain.number else "the default chain, no other fits"
-        self._step("filter chain", f"{place}{_named(chain.name)}{_criteria(chain)}", chain.node.path, others)
+        self._step("filter chain", f"{place}{quoted_name(chain.name)}{criteria_text(chain)}", chain.node.path, others)
         self._terminate_tls(chain)
         self._filters(chain, connection)
 
@@ -197,7 +135,7 @@ class _Walk:
             raise _Ended(Stop("hangs", why))
         restored = self._restored = listener.restores
         address, port = (arrival.original, arrival.original_port) if restored else (arrival.address, arrival.port)
-        self._step("listener", _listener_text(listener, address, port), listener.node.path)
+        self._step("listener", listener_text(listener, address, port), listener.node.path)
         detected = self._detect(listener, port, None)
         if restored and listener.hands_on:
             target = self._listeners.of_destination(address, port)
@@ -341,14 +279,14 @@ class _Walk:
         if choice.host is None:
             self._step("route", f"route configuration {name}: no domain is {plain(client.request.host)}", table.path)
             raise _Ended(Stop("answers", "404: the Host is in no domain (route_not_found)", "NR", 404))
-        others = tuple(Other(_route_name(each), why, each.node.path) for each, why in choice.others)
+        others = tuple(Other(route_name(each), why, each.node.path) for each, why in choice.others)
         domain = f"route {name}: domain {plain(choice.host.domain)} (of {plain(choice.host.name)})"
         if choice.route is None:
             self._step("route", f"{domain}, none of its routes", choice.host.node.path, others)
             raise _Ended(Stop("answers", "404: no route is for this request (route_not_found)", "NR", 404))
         self._route = choice.route.name
-        matched = _match_text(choice.route.node.get("match"))
-        self._step("route", f"{domain}, {_route_name(choice.route)}: {matched}", choice.route.node.path, others)
+        matched = match_text(choice.route.node.get("match"))
+        self._step("route", f"{domain}, {route_name(choice.route)}: {matched}", choice.route.node.path, others)
         self._is_request = True
         self._apply_route(choice.route.node, connection)
 
@@ -429,7 +367,7 @@ class _Walk:
             for each in endpoints.every
             if each not in endpoints.callable
         )
-        self._step("cluster", f"{plain(of.name)}: {of.type}, {_count(len(endpoints.every))}", of.node.path)
+        self._step("cluster", f"{plain(of.name)}: {of.type}, {count_text(len(endpoints.every))}", of.node.path)
         if not endpoints.callable:
             why = "no endpoints" if not endpoints.every else "no healthy endpoint"
             self._step("endpoint", "none", "", unhealthy)
@@ -469,54 +407,8 @@ class _Walk:
             if all(step.text != text for step in self._steps):
                 self._step("cluster", text, of.node.path)
         if not secured.tls:
-            return client.replace(speaks=_speaks(client))
+            return client.replace(speaks=speaks_text(client))
         return client.replace(
             speaks="mtls" if secured.certificate else "tls", transport=TLS, alpn=secured.alpn, sni=secured.sni,
             certificate=secured.certificate,
         )  # fmt: skip
-
-
-def _speaks(client: Client) -> str:
-    if client.transport == TLS:
-        return client.speaks
-    return {"http/1.1": "http", "h2c": "h2c", "bytes": "tcp", "silence": "server-first"}[client.application]
-
-
-def _count(number: int) -> str:
-    return f"{number} endpoint{'s' * (number != 1)}"
-
-
-def _named(name: str) -> str:
-    return f" {plain(name)}" if name else ""
-
-
-def _chain_name(chain: FilterChain) -> str:
-    return f"chain {chain.number}{_named(chain.name)}"
-
-
-def _route_name(route: hosts.HttpRoute) -> str:
-    return f"route {route.number}{_named(route.name)}"
-
-
-def _listener_text(listener: Listener, address: bytes, port: int) -> str:
-    where = f"original destination {endpoint_text(address, port)}" if listener.restores else "no original destination"
-    return f"{plain(listener.name)}, {where}"
-
-
-def _criteria(chain: FilterChain) -> str:
-    named = [
-        f"{label}{' or '.join(chains.value_text(value) for value in values[:6])}"
-        for label, values in zip(LABELS, chain.criteria, strict=True)
-        if values
-    ]
-    return f": {', '.join(map(plain, named))}" if named else ""
-
-
-def _match_text(match: Node) -> str:
-    fields = match.fields()
-    kind = next((name for name in hosts.PATHS if name in fields), "")
-    value = fields[kind].get("regex").text() if kind == "safe_regex" else fields[kind].text() if kind else ""
-    parts = [f"{kind} {plain(value)}"]
-    parts += [f"header {plain(each.get('name').text())}" for each in match.get("headers").each()]
-    parts += [f"parameter {plain(each.get('name').text())}" for each in match.get("query_parameters").each()]
-    return ", ".join(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.envoy.node import plain
-from istio_init.envoy.walk import Passage
+from istio_init.envoy.passage import Passage
 from istio_init.formats.addresses import address_text, endpoint_text
 from istio_init.simulate.path import Leg
 from istio_init.simulate.report import TROUBLE, TextLine, fate, leg_lines
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
+    from istio_init.envoy.passage import Dial, Step
     from istio_init.envoy.path import Answer, Path
-    from istio_init.envoy.walk import Dial, Step
     from istio_init.simulate.purposes import Purpose, RuleLocation
     from istio_init.simulate.report import Style
 

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from istio_init.cli.verbs.envoy_flags import ParsedUrl
+    from istio_init.envoy.passage import Passage
     from istio_init.envoy.path import Answer, Path
-    from istio_init.envoy.walk import Configuration, Passage
+    from istio_init.envoy.walk import Configuration
     from istio_init.inspect.diagnose.case import Situation
     from istio_init.model.packet import Packet
     from istio_init.simulate.path import PacketPath

@@ -16,7 +16,7 @@ from istio_init.inspect.diagnose.packets import (
     is_captured,
     outbound,
 )
-from istio_init.inspect.doctor.checks import strict_interfaces
+from istio_init.inspect.doctor.network_checks import strict_interfaces
 from istio_init.model.compare import chain_of
 from istio_init.model.packet import LOOPBACKS
 from istio_init.model.routing import Address, command

@@ -136,6 +136,10 @@ def test_by_hand_and_the_verbs(node: EbpfNode, sandbox: Namespace) -> None:
     flags = ["-u", "1337", "-i", "*", "-b", "*", "--capture-backend", "ebpf", "--network-namespace", sandbox.path]
     check = run(node, "istio-init", "check", *flags)
     assert (check.returncode, check.stdout.split(":")[0]) == (4, "absent (ebpf)")
+    done = run(node, "istio-iptables", *flags, "--enable-ipv6", "--run-validation")
+    assert done.returncode == 0, done.stderr
+    assert "validation: IPv4 inbound" in done.stderr
+    assert "validation: IPv4 outbound: 192.0.2.1" in done.stderr
     done = run(node, "istio-iptables", *flags)
     assert done.returncode == 0, done.stderr
     assert f"captured by eBPF (addresses: {ADDRESS}/32)" in done.stderr

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from integration.kernel.test_ebpf import CAPTURE, WITH_DNS
-from integration.kit.ebpf_node import ADDRESS, ELSEWHERE, EbpfNode, reached
+from integration.kit.ebpf_node import ADDRESS, ELSEWHERE, EbpfNode, enclosed, reached
 from integration.kit.endpoints import awaited
 from integration.kit.namespace import Namespace
+from integration.kit.program import ROOT
 from istio_init.kernel.ebpf import installation as ebpf_installation
 from istio_init.kernel.ebpf import layouts, pods, syscall
 from istio_init.kernel.ebpf.installation import ALL_HOOKS, HOOKS, Installation
@@ -144,3 +147,30 @@ def test_programs_that_were_attached_before_run_after_the_capture(
         os.close(link)
         os.close(foreign)
         os.close(cgroup)
+
+
+def uninstall(node: EbpfNode, directory: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [*enclosed(node), "istio-init", "cni", "uninstall", *flags]
+    places = [f"--cni-net-dir={directory}", f"--cni-bin-dir={directory}"]
+    return subprocess.run(
+        [*command, *places], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+
+
+def test_it_is_not_removed_from_under_pods(
+    node: EbpfNode, installation: Installation, newer: Installation, namespace: Namespace, tmp_path: Path
+) -> None:
+    """`cni uninstall` removes every layout, once the last pod has ended or with --force."""
+    pods.add(installation, with_address(namespace).path, CAPTURE)
+    with Namespace() as second:
+        pods.add(newer, with_address(second).path, CAPTURE)
+        refused = uninstall(node, tmp_path)
+        assert refused.returncode == 1
+        assert "2 of its pods are captured by it" in refused.stderr
+        assert (reached(namespace), reached(second)) == (ELSEWHERE, ELSEWHERE)
+        forced = uninstall(node, tmp_path, "--force")
+        assert forced.returncode == 0, forced.stderr
+        assert forced.stderr.count("programs, maps and pins removed") == 2
+        assert (reached(namespace), reached(second)) == (None, None)
+        assert (list(node.pins()), node.attached()) == ([], 0)
+    assert "nothing to remove" in uninstall(node, tmp_path).stderr

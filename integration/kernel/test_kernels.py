@@ -1,4 +1,4 @@
-"""Native tables on the oldest and the newest kernel of Debian's archive, each booted once in a virtual machine."""
+"""Native tables and capture by eBPF on kernels of Debian's archive, each booted once in a virtual machine."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from integration.kernel.test_native import LISTS, NATIVE, by_table
 from integration.kit.guest import Case
 from integration.kit.machine import Machine, Outcome
 
-# By release of Debian: the oldest kernel that its archive has, and the newest.
-SUITES = ("bullseye", "sid")
+# By release of Debian: the oldest kernel that its archive has, the oldest that captures by eBPF, and the newest.
+OLDEST, NEWEST = "bullseye", "sid"
+SUITES = (OLDEST, "bookworm", NEWEST)
+NATIVE_SUITES = (OLDEST, NEWEST)
 
 # A way out, so that a connection to an address that no host has is made, and captured.
 WAY_OUT = (
@@ -56,17 +58,58 @@ def case(line: list[str]) -> Case:
     return Case(runs, [], [], WAY_OUT)
 
 
-@pytest.fixture(scope="module", params=SUITES)
-def outcomes(request: pytest.FixtureRequest) -> dict[str, Steps]:
+EBPF = ["--capture-backend", "ebpf", "--netns", "/proc/self/ns/net"]
+EBPF_LINES = {
+    "redirect": EVERYTHING,
+    "tproxy": [*EVERYTHING, "-m", "TPROXY", "--redirect-dns", "--capture-all-dns"],
+}
+
+
+class EbpfSteps(NamedTuple):
+    """What comes of the runs of a line that captures by eBPF, in their order."""
+
+    examined: Outcome
+    captured: Outcome
+    checked: Outcome
+    again: Outcome
+    cleaned: Outcome
+    checked_last: Outcome
+
+
+def ebpf_case(line: list[str]) -> Case:
+    """The runs of a line: the namespace is captured, which the program's own connections prove, and released."""
+    apply = ["istio-iptables", *line, *EBPF]
+    doctor, check = (["istio-init", verb, *line, *EBPF] for verb in ("doctor", "check"))
+    captured = [*apply, "--run-validation", "--probe-timeout", "30s"]
+    return Case([doctor, captured, check, apply, [*apply, "--cleanup-only"], check], [], [], WAY_OUT)
+
+
+class Outcomes(NamedTuple):
+    """What comes of all lines on one kernel."""
+
+    release: str
+    native: dict[str, Steps]
+    ebpf: dict[str, EbpfSteps]
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest) -> Outcomes:
+    suite: str = request.param
+    lines = LINES if suite in NATIVE_SUITES else {}
+    cases = [*map(case, lines.values()), *map(ebpf_case, EBPF_LINES.values())]
     with tempfile.TemporaryDirectory(prefix="istio-init-", dir="/var/tmp") as directory:
-        done = Machine(pathlib.Path(directory), request.param).run([case(line) for line in LINES.values()])
-    return {name: Steps(*each) for name, each in zip(LINES, done, strict=True)}
+        machine = Machine(pathlib.Path(directory), suite)
+        done = machine.run(cases)
+    native = {name: Steps(*each) for name, each in zip(lines, done, strict=False)}
+    ebpf = {name: EbpfSteps(*each) for name, each in zip(EBPF_LINES, done[len(lines) :], strict=True)}
+    return Outcomes(machine.release, native, ebpf)
 
 
 @pytest.mark.timeout(1500)  # it downloads a kernel, and the processor is emulated
+@pytest.mark.parametrize("outcomes", NATIVE_SUITES, indirect=True)
 @pytest.mark.parametrize("name", LINES)
-def test_native_tables_are_written_captured_by_and_removed(outcomes: dict[str, Steps], name: str) -> None:
-    steps = outcomes[name]
+def test_native_tables_are_written_captured_by_and_removed(outcomes: Outcomes, name: str) -> None:
+    steps = outcomes.native[name]
     for run in steps:
         assert run.code == 0, run.log
     assert "applied (no Istio rules found)" in steps.applied.log
@@ -76,3 +119,30 @@ def test_native_tables_are_written_captured_by_and_removed(outcomes: dict[str, S
     assert "validation: " in steps.validated.log
     assert "1338" in steps.other.after["nft"]
     assert steps.cleaned.after == steps.dry.before
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("outcomes", [each for each in SUITES if each != OLDEST], indirect=True)
+@pytest.mark.parametrize("name", EBPF_LINES)
+def test_a_namespace_is_captured_by_ebpf_and_released(outcomes: Outcomes, name: str) -> None:
+    steps = outcomes.ebpf[name]
+    for run in steps[:-1]:
+        assert run.code == 0, run.output + run.log
+    assert "the kernel loads all programs" in steps.examined.output
+    assert "captured by eBPF" in steps.captured.log
+    assert "validation: " in steps.captured.log
+    assert steps.checked.output == "in place (ebpf)\n"
+    assert (steps.captured.after["ipv4"], steps.captured.after["nft"]) == ("", "")
+    assert (steps.checked_last.code, steps.checked_last.output.split(":")[0]) == (4, "absent (ebpf)")
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("outcomes", [OLDEST], indirect=True)
+def test_a_kernel_that_is_too_old_for_ebpf_is_left_as_it_is(outcomes: Outcomes) -> None:
+    assert outcomes.release.startswith("5.10.")
+    for steps in outcomes.ebpf.values():
+        for run in (steps.captured, steps.again):
+            assert run.code == 1
+            assert f"Linux {outcomes.release} is too old" in run.log
+            assert run.after == run.before
+        assert f"Linux {outcomes.release} is too old" in steps.examined.output

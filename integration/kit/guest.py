@@ -25,7 +25,12 @@ CASES, REPORT = "/cases.json", "/dev/ttyS1"
 CLONE_NEWNET = 0x40000000
 PRELOADED = (console, app)
 RESTART = 0x1234567  # <linux/reboot.h>; the machine ends where it would start anew
-MOUNTS = (("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/run"), ("tmpfs", "/tmp"))
+MOUNTS = (
+    *(("proc", "/proc"), ("sysfs", "/sys"), ("cgroup2", "/sys/fs/cgroup")),
+    *(("devtmpfs", "/dev"), ("tmpfs", "/run"), ("tmpfs", "/tmp")),
+)
+# Where a BPF file system may be mounted, and what is pinned there.
+BPF = "/sys/fs/bpf"
 PATIENCE = 20.0
 LEGACY = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
 # Everything that a run may change, by the tool that shows it; each only where what it asks is there, for asking
@@ -144,6 +149,7 @@ def state() -> dict[str, str]:
             done = subprocess.run(command.split(), input=text, capture_output=True, text=True, check=False)
             lines = (done.stdout + done.stderr).splitlines()
             shown[name] = "\n".join(line for line in lines if not line.startswith("#"))
+    shown["bpf"] = "\n".join(sorted(path for path, _, _ in os.walk(BPF)))
     return shown
 
 

@@ -94,9 +94,10 @@ def _clean(options: Options, installation: Installation) -> str:
 
 def add(options: Options, installation: Installation, log: Log) -> SocketCapture:
     """Capture the namespace that the options name; returns the capture. InitError leaves the namespace unchanged."""
+    cookie = pods.cookie_of(options.network_namespace)  # first: a kernel without cookies is left as it is
     requested = request(options, log)
     pods.collect(installation)
-    if not pods.is_captured(installation, pods.cookie_of(options.network_namespace)):
+    if not pods.is_captured(installation, cookie):
         _refuse_others(requested)
     capture = translated(options.network_namespace, requested.capture)
     with Namespace(options.network_namespace):

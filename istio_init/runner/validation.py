@@ -36,6 +36,7 @@ def expected(options: Options) -> Expected:
         captured_destinations(options),
         () if groups == parsers.ALL else groups,
         options.istio_outbound_owner_groups_exclude if groups == parsers.ALL else (),
+        options.capture_backend == "ebpf",
     )
 
 

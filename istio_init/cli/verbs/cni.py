@@ -27,9 +27,10 @@ from istio_init.cli.verbs.cni_flags import (
 )
 from istio_init.cli.verbs.cni_repair import repair_pods
 from istio_init.cli.verbs.output import choice, print_json
-from istio_init.cni.node import conflist
+from istio_init.cni.node import conflist, ebpf_removal
 from istio_init.cni.node import install as installation
 from istio_init.cni.node.directories import detect
+from istio_init.cni.node.ebpf_removal import Removal
 from istio_init.cni.node.keep import Keeper, watched
 from istio_init.errors import printable
 from istio_init.errors_rare import OptionError, UsageError
@@ -85,23 +86,33 @@ def install(  # noqa: PLR0913 (a command line's options)
 
 
 @application.command(cls=Command)
-def uninstall(
+def uninstall(  # noqa: PLR0913 (a command line's options)
     *,
     cni_net_dir: NetDir = "",
     cni_bin_dir: BinDir = "",
     keep_program: Annotated[
         bool, typer.Option("--keep-program", metavar="", help="Only remove it from the network.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", metavar="", help="Remove capture by eBPF although it captures pods.")
+    ] = False,
     log_as_json: Json = False,
     output: Output = "text",
 ) -> int:
-    """Remove the plugin from every network of this node, and its program."""
+    """Remove the plugin from every network of this node, its program, and capture by eBPF."""
     log = _log(output, log_as_json=log_as_json)
     places = detect(cni_net_dir, cni_bin_dir)
     actions = installation.uninstall(places, keep_program=keep_program)
+    removal = Removal() if keep_program else ebpf_removal.remove(force=force)
+    actions = (*actions, *(f"{each}: programs, maps and pins removed" for each in removal.removed))
     _log_actions(log, actions or ("the plugin is not installed; nothing to remove",))
+    if removal.captured:
+        log.warn(
+            f"capture by eBPF stays on this node, since {removal.captured} of its pods are captured by it; without it "
+            "their new connections would not go to the proxy: remove the pods and repeat this, or use --force"
+        )
     _report(log, "uninstall", changed=bool(actions))
-    return 0
+    return 1 if removal.captured else 0
 
 
 def _log(output: str, *, log_as_json: bool) -> Log:

@@ -21,6 +21,7 @@ from istio_init.errors import KernelError
 from istio_init.kernel.ebpf import layouts, links, pins, syscall
 from istio_init.kernel.ebpf.layout import MEMBER_BYTES, NOTE_BYTES, POD
 from istio_init.kernel.ebpf.programs import PROGRAMS, RELEASE
+from istio_init.kernel.ebpf.refusal import netns_cookie, refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -229,6 +230,7 @@ class Installation:
 
 def trial_load() -> None:
     """Create all maps and load all programs, attach and pin nothing; KernelError where the kernel refuses one."""
+    netns_cookie()
     installation = Installation("")
     try:
         for name in MAPS:
@@ -239,20 +241,6 @@ def trial_load() -> None:
         raise refusal(error) from error
     finally:
         installation.close()
-
-
-def refusal(error: OSError) -> KernelError:
-    """Why the kernel refused to install or attach, and what to do."""
-    number = error.errno or 0
-    reason = f"--capture-backend ebpf: the kernel refuses: {error.strerror}"
-    if number == errno.EPERM:
-        return KernelError(f"{reason}: that needs the capabilities BPF and NET_ADMIN on the node", number)
-    if number in {errno.EINVAL, errno.ENOSYS, errno.E2BIG}:
-        release = os.uname().release
-        return KernelError(
-            f"{reason}: Linux {release} may be too old, it takes 5.15 or newer; use --capture-backend iptables", number
-        )
-    return KernelError(reason, number)
 
 
 def _link(program: int, cgroup: int, section: str) -> int:

@@ -6,13 +6,13 @@ before its entry is written and unpinned after that is removed: its link tells w
 
 from __future__ import annotations
 
-import _socket as socket  # socket.py imports enum and selectors; the type in C is all that is needed
 import posix as os  # the C half of os; the other half costs a start a millisecond
 from _struct import pack, unpack
 
 from istio_init.kernel.ebpf import layouts, pins, syscall
-from istio_init.kernel.ebpf.installation import INBOUND, NETNS_SK_LOOKUP, refusal
+from istio_init.kernel.ebpf.installation import INBOUND, NETNS_SK_LOOKUP
 from istio_init.kernel.ebpf.layout import DNS_ALL, DNS_SERVERS, POD, first_key, member_key, members, pod_value
+from istio_init.kernel.ebpf.refusal import netns_cookie, refusal
 from istio_init.kernel.ebpf.trial import prove
 from istio_init.kernel.host.netns import Namespace
 from istio_init.record import Record
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from istio_init.kernel.ebpf.installation import Installation
     from istio_init.model.socket_capture import SocketCapture
 
-_SO_NETNS_COOKIE = 71  # <asm-generic/socket.h>, Linux 5.14
 _PRESENT = b"\1\0\0\0"
 
 # enum count in capture.bpf.c
@@ -53,14 +52,7 @@ class PodState(Record):
 def cookie_of(netns: str) -> int:
     """The cookie of the network namespace at a path; KernelError where it cannot be entered."""
     with Namespace(netns):
-        probe = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            cookie: int = unpack("<Q", probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0]
-        except OSError as error:
-            raise refusal(error) from error
-        finally:
-            probe.close()
-    return cookie
+        return netns_cookie()
 
 
 def is_captured(installation: Installation, cookie: int) -> bool:

@@ -1,8 +1,10 @@
-"""Opens a socket with another user and group."""
+"""Opens a socket, or connects one, with another user and group."""
 
 from __future__ import annotations
 
 import _socket as socket  # socket.py imports enum and selectors; the type in C is all that is needed
+import errno
+import posix as os  # the C half of os; the other half costs a start a millisecond
 
 from istio_init.kernel.host.libc import function, library
 
@@ -31,6 +33,23 @@ def socket_as(uid: int, gid: int, family: int) -> socket.socket | None:
     finally:
         set_uid(own_uid)
         set_gid(own_gid)
+
+
+def connect_as(uid: int, gid: int, client: socket.socket, address: tuple[str, int]) -> int:
+    """Connect a socket as this user and group call connect(2), which programs at a cgroup look at; returns the errno.
+
+    A child calls it, since the ids are all threads'. OSError where its ids cannot be changed.
+    """
+    child = os.fork()
+    if child == 0:
+        number = errno.EPERM
+        try:
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+            number = client.connect_ex(address)
+        finally:
+            os._exit(number)  # noqa: SLF001 (that is its name)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _assumed(set_id: Callable[[int], int], number: int) -> bool:

@@ -20,7 +20,7 @@ import time
 
 from istio_init.errors_rare import ValidationFailed
 from istio_init.formats.addresses import address_text, endpoint_text
-from istio_init.kernel.host.identity import socket_as
+from istio_init.kernel.host.identity import connect_as, socket_as
 from istio_init.kernel.probe.listeners import LOOPBACK, NUMBERS, Listeners, hang_up, readiness
 from istio_init.model import routing
 from istio_init.model.rules import LOOPBACK_INTERFACE, Network
@@ -58,7 +58,8 @@ class Expected(Record):
     The families in use, the three ports, the proxy's uids and gids. `outbound` are destinations off this
     host that are captured at the probe port (a network stands for its first host); they are tried in
     order until one has a route, and the path is left alone where there are none. Traffic is captured of
-    `groups` alone, if there are any, and never of `groups_excluded`.
+    `groups` alone, if there are any, and never of `groups_excluded`. With `by_ebpf`, who calls connect(2) counts, not
+    who made the socket.
     """
 
     families: tuple[Family, ...]
@@ -70,6 +71,7 @@ class Expected(Record):
     outbound: tuple[Network, ...] = ()
     groups: tuple[int, ...] = ()
     groups_excluded: tuple[int, ...] = ()
+    by_ebpf: bool = False
 
 
 class ProbeResult(Record):
@@ -82,7 +84,10 @@ class ProbeResult(Record):
 
 
 class ProbePath(Record):
-    """One way to the proxy: who dials which addresses, at which port, and at which port it has to arrive."""
+    """One way to the proxy: who dials which addresses, at which port, and at which port it has to arrive.
+
+    The socket is the user's; with `by_ebpf`, the call is as well.
+    """
 
     family: Family
     name: PathName
@@ -91,6 +96,7 @@ class ProbePath(Record):
     destinations: tuple[bytes, ...]
     port: int
     listener: int
+    by_ebpf: bool = False
 
     def result(self, text: str, *, proved: bool = False) -> ProbeResult:
         """The result that says this of the path."""
@@ -133,6 +139,8 @@ def validate(expected: Expected, timeout: float, *, retry: bool = True) -> tuple
 
 
 def _advice(expected: Expected) -> str:
+    if expected.by_ebpf:
+        return "see what is missing: istio-init check --capture-backend ebpf with the same options"
     saves = {"ipv4": "iptables-save -t nat", "ipv6": "ip6tables-save -t nat"}
     return f"see which rules exist: {' and '.join(saves[family] for family in expected.families)}"
 
@@ -153,12 +161,17 @@ def _paths(expected: Expected) -> tuple[ProbePath, ...]:
         # With several proxy uids, the first one's rules send the others' connections back before they are asked.
         proxy = (expected.proxy_uids[0], os.getegid())
         passthrough = (PASSTHROUGH[family],)
-        paths.append(ProbePath(family, "inbound", *proxy, passthrough, expected.probe_port, expected.inbound_port))
+        paths.append(_path(expected, family, "inbound", proxy, passthrough))
         hosts = tuple(_host(network) for network in expected.outbound if network.family == family)
-        paths.append(
-            ProbePath(family, "outbound", *_captured_user(expected), hosts, expected.probe_port, expected.proxy_port)
-        )
+        paths.append(_path(expected, family, "outbound", _captured_user(expected), hosts))
     return tuple(paths)
+
+
+def _path(
+    expected: Expected, family: Family, name: PathName, user: tuple[int, int], hosts: tuple[bytes, ...]
+) -> ProbePath:
+    listener = expected.inbound_port if name == "inbound" else expected.proxy_port
+    return ProbePath(family, name, *user, hosts, expected.probe_port, listener, expected.by_ebpf)
 
 
 def _captured_user(expected: Expected) -> tuple[int, int]:
@@ -210,7 +223,9 @@ def _connect(path: ProbePath, client: socket.socket, destination: bytes, until: 
         _require_address(path.family, destination)
         # For ::6 the kernel would choose ::6 itself as the source, which the first rule of ISTIO_OUTPUT lets go.
         client.bind((address_text(LOOPBACK[path.family]), 0))
-    number = client.connect_ex((address_text(destination), path.port))
+    address = address_text(destination), path.port
+    calls_itself = not path.by_ebpf or (path.uid, path.gid) == (os.getuid(), os.getgid())
+    number = client.connect_ex(address) if calls_itself else connect_as(path.uid, path.gid, client, address)
     if path.name == "outbound" and number in NO_ROUTE:
         return False
     if number == errno.EINPROGRESS:

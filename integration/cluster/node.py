@@ -51,11 +51,6 @@ class KubernetesNode:
         done = subprocess.run([SCRIPT, *arguments], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{arguments}: exit {done.returncode}: {done.stderr}"
 
-    @property
-    def first_process(self) -> int:
-        """The process id, on this machine, of the first process in the node's namespaces."""
-        return int((self.directory / "ready").read_text())
-
     def completed(self, *command: str, text: str | bytes | None = None) -> subprocess.CompletedProcess[bytes]:
         """A command in the node's namespaces, whatever its exit status is."""
         environment = {**os.environ, "NODE_DIR": str(self.directory), "PROGRAMS": str(self._programs)}

@@ -22,7 +22,7 @@ VERB = [*VERBS, "show", *shlex.split(ALL), "--watch", "0.2"]
 # Each frame begins where the screen does.
 FRAME = "\x1b[H"
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07|.)")
-BEFORE, UP, DOWN = "\x1b[?1049h", "\x1b[A", "\x1b[B"
+UP, DOWN = "\x1b[A", "\x1b[B"
 
 
 class Screen:

@@ -65,11 +65,6 @@ users_ports = st.lists(
 ).map(";".join)
 
 
-def one_address(family: str) -> st.SearchStrategy[str]:
-    """An address of the family's."""
-    return addresses[family]
-
-
 command_lines: st.SearchStrategy[list[str]] = st.tuples(
     st.just(["-u", "1337", "--dns-servers", ""]),
     option("-p", numbers.map(str)),

@@ -23,6 +23,7 @@ from istio_init.cli import app, console, image_entry
 
 CASES, REPORT = "/cases.json", "/dev/ttyS1"
 CLONE_NEWNET = 0x40000000
+# Imported above, once for all guests, though nothing here calls it.
 PRELOADED = (console, app)
 RESTART = 0x1234567  # <linux/reboot.h>; the machine ends where it would start anew
 MOUNTS = (

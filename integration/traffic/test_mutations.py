@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from istio_init.options.table import Options
     from istio_init.simulate.path import Leg
 
-EXPOSED = Counter[str]()
 # Of one fault, so many packets that show it.
 MOST_LOOKED_AT = 200
 # More where the most nodes are; what a fault does to a packet is the same in all.

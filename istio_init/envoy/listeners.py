@@ -6,7 +6,7 @@ active_tcp_socket.cc (newConnection); source/extensions/filters/listener.
 
 from __future__ import annotations
 
-from istio_init.envoy.addresses import ANY, packed
+from istio_init.envoy.addresses import packed
 from istio_init.envoy.client import TLS
 from istio_init.record import Record
 
@@ -228,8 +228,3 @@ def detect(listener: Listener, port: int, client: Client, before: Detection | No
             unknown = unknown or short
             notes.append((each, f"{short}: not followed"))
     return Detection(transport, sni, alpn, tuple(notes), waits, unknown)
-
-
-def is_any(socket: Socket) -> bool:
-    """Whether a socket accepts every address of its family."""
-    return socket.address in ANY

@@ -77,8 +77,6 @@ AGENT_DNS_PORT = 15053
 PASSTHROUGH = {IPV4: Network(b"\x7f\0\0\6", 32), IPV6: Network(bytes(15) + b"\6", 128)}
 IPV6_LOOPBACK = Network(bytes(15) + b"\1", 128)
 SSH_PORT = 22
-# As a Chain's `inserted`: more rules than there are, so all of them, and no other program's rule may precede them.
-FIRST_OF_ALL = 1 << 31
 # Steps that several reasons name.
 INBOUND_STEPS = "1 to 4"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from istio_init.model import parsers
-from istio_init.model.packet import Facts, Packet, contains
+from istio_init.model.packet import Facts, Packet
 from istio_init.model.rules import TCP, UDP, Network
 from istio_init.planning.capture import DNS_PORT
 from istio_init.simulate.path import follow, routed
@@ -139,8 +139,3 @@ def has_global(facts: Facts, family: Family) -> bool:
 def is_link_local(address: bytes) -> bool:
     """Whether an address is for one link alone."""
     return address[:2] == b"\xa9\xfe" if len(address) == 4 else address[0] == 0xFE and address[1] & 0xC0 == 0x80
-
-
-def is_in(networks: tuple[Network, ...], address: bytes) -> bool:
-    """Whether one of the networks has the address."""
-    return any(len(each.address) == len(address) and contains(each, address) for each in networks)

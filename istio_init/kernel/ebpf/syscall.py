@@ -178,12 +178,6 @@ def link_cgroup(link: int) -> int:
     return number
 
 
-def link_id(link: int) -> int:
-    """The number of a link, which the kernel gives no other one (bpf_link_info.id)."""
-    number: int = unpack_from("<I", _link_information(link), 4)[0]
-    return number
-
-
 def _link_information(link: int) -> bytes:
     information = Buffer(bytes(256))
     call(OBJ_GET_INFO_BY_FD, pack("<IIQ", link, information.size, information.address))

@@ -189,3 +189,28 @@ def test_status_answers_for_the_mode(plugin: Plugin) -> None:
     assert plugin.done("STATUS") == ""
     error = plugin.call("STATUS", defaults={**EBPF, "native-nftables": True}).error
     assert "goes with --capture-backend iptables only" in error["msg"]
+
+
+def test_explain_prove_and_draw_show_what_the_maps_hold(node: EbpfNode, sandbox: Namespace) -> None:
+    netns = ["--capture-backend", "ebpf", "--network-namespace", sandbox.path]
+    flags = ["-u", "1337", "-i", "*", "-b", "*", "--no-enable-ipv6", "-o", "4443"]
+    call = ["--outbound", "--to", "203.0.113.9:4443", "--from", f"{ADDRESS}:40000", "--output", "json"]
+    absent = run(node, "istio-init", "explain", *netns, *call)
+    assert absent.returncode == 1
+    assert "not captured by eBPF on this node" in absent.stderr
+    captured = run(node, "istio-iptables", *netns, *flags)
+    assert captured.returncode == 0, captured.stderr
+    for chosen in [], flags:
+        explained = run(node, "istio-init", "explain", *netns, *chosen, *call)
+        assert "programs at the node's cgroup decide as the rules that are shown" in explained.stderr
+        [leg] = validated(explained.stdout, "explain")["legs"]
+        assert leg["end"] == "wire"
+    assert run(node, "istio-init", "prove", *netns, *flags).returncode == 0
+    other = run(node, "istio-init", "prove", *netns, *flags[:-2])
+    assert other.returncode == 1
+    assert "BROKEN every packet is treated as by the plan for these options" in other.stdout
+    drawn = run(node, "istio-init", "draw", *netns, "--format", "dot")
+    assert "4443" in drawn.stdout
+    refused = run(node, "istio-init", "draw", *netns, "-c", "eth0")
+    assert "connect(2) does not know the interface" in refused.stderr
+    run(node, "istio-iptables", *netns, "--cleanup-only")

@@ -8,7 +8,7 @@ import typer
 
 from istio_init.cli.input_file import read
 from istio_init.cli.pod_owners import pod_owners
-from istio_init.cli.verbs import live_options
+from istio_init.cli.verbs import live_options, subject_ebpf
 from istio_init.errors_rare import OptionError, SaveError, UsageError
 from istio_init.formats.dump_reader import read_dump
 from istio_init.formats.nft import foreign_dump
@@ -107,6 +107,11 @@ def subject(
     """
     log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
     _one_place(options, where)
+    if options.capture_backend == "ebpf":
+        if where.save:
+            raise UsageError("--from-save: a dump of rules does not show capture by eBPF; name the pod: --netns PATH")
+        subject_ebpf.require_supported(options)
+        log.info(subject_ebpf.NOTE)
     if where.save:
         require_no_place(options, live=is_live(options, where))
         return _saved(options, where.save, addresses, log, with_foreign_tables=with_foreign_tables)
@@ -194,6 +199,10 @@ def _without_foreign(ruleset: Ruleset) -> Ruleset:
 
 def _live(options: Options, where: Where, log: Log, *, with_foreign_tables: bool) -> Subject:
     options = live_options.resolved(placed(options, where), log)
+    if options.capture_backend == "ebpf":
+        options, rulesets = subject_ebpf.captured(options, log)
+        with access.namespace(options):
+            return _with_facts(resolve_defaults(options, log), rulesets)
     with access.namespace(options):
         options = resolve_defaults(options, log)
         firewall = backends.firewall(options)
@@ -208,7 +217,12 @@ def _live(options: Options, where: Where, log: Log, *, with_foreign_tables: bool
             rulesets = tuple(
                 ruleset.replace(tables=(*ruleset.tables, *foreign_tables(ruleset.family))) for ruleset in rulesets
             )
-        facts = with_lookup(live_facts().replace(masked_rules=masked_rules()))
+        return _with_facts(options, rulesets)
+
+
+def _with_facts(options: Options, rulesets: tuple[Ruleset, ...]) -> Subject:
+    """The subject with these rules in the calling thread's namespace."""
+    facts = with_lookup(live_facts().replace(masked_rules=masked_rules()))
     return Subject(options, rulesets, facts, proxy(options), live=True)
 
 

@@ -46,7 +46,8 @@ LEFT_OUT = (
 )
 
 # What a start imports, in the groups that it is read in (bundle.py): always, with a plan; for one with TPROXY or DNS
-# capture; to print it; to carry it out; and to carry those out, with their routing.
+# capture; to print it; to carry it out; and to carry those out, with their routing. What a start needs and is not here
+# costs it the index of all modules.
 STARTS = (
     ("istio_init.cli.image_entry", "istio_init.planning.plan"),
     ("istio_init.model.extensions",),
@@ -59,14 +60,21 @@ STARTS = (
         "istio_init.kernel.host.lock",
         "istio_init.kernel.probe.detection",
     ),
+    ("istio_init.model.ownership",),
     ("istio_init.kernel.xtables.firewall",),
-    ("istio_init.kernel.xtables.edit_table",),
+    ("istio_init.kernel.xtables.edit_table", "istio_init.kernel.xtables.libiptc"),
     ("istio_init.kernel.xtables.encode_extension",),
     ("istio_init.kernel.netlink.routing_messages",),
     ("istio_init.kernel.nft.expressions", "istio_init.kernel.netlink.batch"),
     ("istio_init.kernel.nft.native",),
+    ("istio_init.kernel.nft.native_encode_rare",),
     ("istio_init.kernel.nft.compat",),
     ("istio_init.kernel.host.resolv_conf",),
+    # Long lists.
+    ("istio_init.kernel.xtables.packed_run",),
+    ("istio_init.kernel.xtables.replace_table",),
+    ("istio_init.kernel.nft.set_intervals",),
+    ("istio_init.kernel.nft.compat_run",),
 )
 
 # Whose docstrings are what --help says of the verbs.
@@ -167,7 +175,7 @@ def _imported(code: str) -> list[str]:
 def write_bundle(program: Path, root: Path) -> None:
     """The program's modules in one file, where the image has it, with the importer that reads it."""
     groups, extensions = grouped(program, modules(program), STARTS)
-    write_groups(root / HOME / "istio_init.bundle", groups, extensions)
+    write_groups(root / HOME / "istio_init.bundle", groups, len(STARTS), extensions)
 
 
 def grouped(
@@ -208,11 +216,11 @@ def in_c(name: str) -> str:
     return origin if origin == BUILT_IN or origin.endswith(".so") else ""
 
 
-def write_groups(target: Path, groups: list[bundle.Group], extensions: dict[str, str]) -> None:
-    """The file that a start reads, bundle.py."""
+def write_groups(target: Path, groups: list[bundle.Group], starts: int, extensions: dict[str, str]) -> None:
+    """The file that a start reads, bundle.py; `starts` is the number of groups that it may need."""
     importer = slim.compiled((HERE / "bundle.py").read_bytes(), f"/{HOME / 'bundle.py'}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(bundle.dump(importer, groups, extensions))
+    target.write_bytes(bundle.dump(importer, groups, starts, extensions))
 
 
 def write_data(program: Path, root: Path) -> None:
@@ -307,7 +315,7 @@ def write_commands(root: Path) -> None:
     directory = root / "usr/local/bin"
     directory.mkdir(parents=True)
     launcher = directory / COMMANDS[0]
-    launcher.write_text("#!/usr/bin/python3 -ISXutf8\n" + (HERE / "launcher.py").read_text())
+    launcher.write_text("#!/usr/bin/python3 -ISXutf8\n" + slim.uncommented((HERE / "launcher.py").read_text()))
     launcher.chmod(0o755)
     for name in COMMANDS[1:]:
         (directory / name).symlink_to(COMMANDS[0])

@@ -4,10 +4,11 @@ Finding, opening and reading thirty modules one by one takes as long as executin
 that a start needs are read and executed in a few groups: the first one at once, each other one when the first of its
 modules is imported.
 
-The file begins with the code of this importer, in a block of its own that a launcher executes. The head follows: the
-first group, the index, and the paths of modules in C. Then come the other groups; each module that no start needs is a
-group of its own. All of it is in the format of `marshal`, which can crash the interpreter where the data are damaged
-or another version of Python wrote them, so every part has a digest that is checked first.
+The file begins with the code of this importer, in a block of its own that a launcher executes. The head follows: where
+the groups are that a start may need, and the paths of modules in C. Then come those groups, each module that no start
+needs as a group of its own, and the index of these. All of it is in the format of `marshal`, which can crash the
+interpreter where the data are damaged or another version of Python wrote them, so every part has a digest that is
+checked first.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from _frozen_importlib import BuiltinImporter, ModuleSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import CodeType, ModuleType
     from typing import Any, TypeAlias
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     Extent: TypeAlias = tuple[int, int]
 
 IMPORTER_BYTES = 12288  # the size of the importer's block, digest included; marshal ignores the padding
+# Of a part of the first group. For a larger one the C library would ask the kernel for memory, and give it back.
+PART_BYTES = 65536
 SIZE_BYTES = 8  # of the head's size, little endian
 DIGEST_BYTES = 8
 
@@ -40,42 +44,49 @@ KEY = sys.hexversion >> 16
 class Bundle:
     """A finder and loader of the modules in one file; it leaves other modules to the other finders."""
 
-    def __init__(self, file: int, begin: int, extents: dict[str, Extent], extensions: dict[str, str]) -> None:
-        """An open file whose head ends at `begin`; for each module the extent of its group.
+    def __init__(
+        self, file: int, begin: int, extents: dict[str, Extent], index: Extent, extensions: dict[str, str]
+    ) -> None:
+        """An open file whose head ends at `begin`; for each module that a start may need, the extent of its group.
 
-        `extensions` are the paths of the modules in C that a start needs.
+        `index` has those of the other modules; `extensions` are the paths of the modules in C that a start needs.
         """
         self._file, self._begin, self._extents, self._extensions = file, begin, extents, extensions
+        self._index: Extent | None = index
         # The groups that have been read; a module that has been executed is without its code.
         self._ready: Group = {}
 
     def run(self, group: Group) -> None:
         """Import the modules of a group in their order, without the searches that an import makes for each."""
         self._ready.update(group)
+        modules = sys.modules
         for name, (is_package, code) in group.items():
-            if name in sys.modules:
+            if name in modules:
                 continue
             if code is None:
                 load_extension(
                     self._extension(name) if name in self._extensions else ModuleSpec(name, BuiltinImporter)  # type: ignore[arg-type]
                 )
                 continue
-            module = type(sys)(name)
             parent, _, child = name.rpartition(".")
-            if parent and parent not in sys.modules:
+            if parent and parent not in modules:
                 __import__(parent)
-            module.__package__ = name if is_package else parent
-            module.__spec__ = spec = self._spec(name, is_package=is_package)
+            module = modules[name] = type(sys)(name)
+            module.__spec__ = spec = ModuleSpec(name, self)  # type: ignore[arg-type]
+            module.__package__ = parent
             if is_package:
-                module.__path__ = spec.submodule_search_locations
-            sys.modules[name] = module
+                module.__package__ = name
+                module.__path__ = spec.submodule_search_locations = []
+            # Before it is executed, for modules that import each other.
+            self._ready[name] = is_package, None
             try:
-                self.exec_module(module)
+                exec(code, module.__dict__)  # noqa: S102 (this is what an import is)
             except BaseException:
-                del sys.modules[name]
+                self._ready[name] = is_package, code
+                del modules[name]
                 raise
             if parent:
-                setattr(sys.modules[parent], child, module)
+                setattr(modules[parent], child, module)
 
     def _extension(self, name: str) -> ModuleSpec:
         from _frozen_importlib_external import ExtensionFileLoader
@@ -88,12 +99,18 @@ class Bundle:
         if name in self._extensions:
             return self._extension(name)
         if name not in self._ready:
+            if self._index and name not in self._extents and name.startswith("istio_init."):
+                self._extents.update(self.read(self._index))
+                self._index = None
             if name not in self._extents:
                 return None
-            offset, size = self._extents[name]
-            group: Group = unpacked(posix.pread(self._file, size, self._begin + offset))
-            self.run(group)
+            self.run(self.read(self._extents[name]))
         return self._spec(name, is_package=self._ready[name][0])
+
+    def read(self, extent: Extent) -> Any:  # noqa: ANN401 (a group, or the index)
+        """The data of a part of the file."""
+        offset, size = extent
+        return unpacked(posix.pread(self._file, size, self._begin + offset))
 
     def _spec(self, name: str, *, is_package: bool) -> ModuleSpec:
         spec = ModuleSpec(name, self)  # type: ignore[arg-type]
@@ -158,27 +175,50 @@ def install(file: int, base: str = "") -> None:
     (sys.modules.get("gc") or load_extension(ModuleSpec("gc", BuiltinImporter))).disable()  # type: ignore[arg-type]
     size = int.from_bytes(posix.read(file, SIZE_BYTES), "little")
     # A damaged size is no reason to allocate more memory than the file has bytes.
-    first, extents, extensions = unpacked(posix.read(file, min(size, posix.fstat(file).st_size)))
+    first, extents, index, extensions = unpacked(posix.read(file, min(size, posix.fstat(file).st_size)))
     paths = {name: base + path for name, path in extensions.items()}
-    bundle = Bundle(file, IMPORTER_BYTES + SIZE_BYTES + size, extents, paths)
+    bundle = Bundle(file, IMPORTER_BYTES + SIZE_BYTES + size, extents, index, paths)
     sys.meta_path.insert(0, bundle)  # type: ignore[arg-type]
     try:
-        bundle.run(first)
+        for part in first:
+            bundle.run(bundle.read(part))
     except (ImportError, MemoryError, OSError, SystemError) as error:
         why = str(error) or type(error).__name__
         sys.exit(f"can't start: {why}; raise the limits of memory and of open files (ulimit -n)")
 
 
-def dump(importer: CodeType, groups: list[Group], extensions: dict[str, str]) -> bytes:
-    """The file for these groups, of which the first is executed at once; `importer` is the code of this module."""
-    extents, content = {}, b""
-    for group in groups[1:]:
+def dump(importer: CodeType, groups: list[Group], starts: int, extensions: dict[str, str]) -> bytes:
+    """The file for these groups, of which a start may need so many; it executes the first at once.
+
+    `importer` is the code of this module.
+    """
+    content = b""
+    first: list[Extent] = []
+    indexes: tuple[dict[str, Extent], dict[str, Extent]] = {}, {}
+    for part in divided(groups[0]):
+        first.append((len(content), len(part)))
+        content += part
+    for number, group in enumerate(groups[1:], 1):
         part = packed(group)
         # Another group may need one of the modules in C without the rest of this one.
-        extents.update({name: (len(content), len(part)) for name, (_, code) in group.items() if code})
+        extents = {name: (len(content), len(part)) for name, (_, code) in group.items() if code}
+        indexes[number >= starts].update(extents)
         content += part
-    head = packed((groups[0], extents, extensions))
+    index = packed(indexes[1])
+    head = packed((first, indexes[0], (len(content), len(index)), extensions))
     begin = marshal.dumps(importer).ljust(IMPORTER_BYTES - DIGEST_BYTES, b"\0")
     if len(begin) > IMPORTER_BYTES - DIGEST_BYTES:
         raise ValueError(f"the importer has {len(begin)} bytes: its block has room for {IMPORTER_BYTES - DIGEST_BYTES}")
-    return _imp.source_hash(KEY, begin) + begin + len(head).to_bytes(SIZE_BYTES, "little") + head + content
+    size = len(head).to_bytes(SIZE_BYTES, "little")
+    return _imp.source_hash(KEY, begin) + begin + size + head + content + index
+
+
+def divided(group: Group) -> Iterator[bytes]:
+    """A group in parts of at most PART_BYTES, or of one module, packed."""
+    part: Group = {}
+    for name, module in group.items():
+        if part and len(packed({**part, name: module})) > PART_BYTES:
+            yield packed(part)
+            part = {}
+        part[name] = module
+    yield packed(part)

@@ -12,7 +12,9 @@ try:
     file = posix.open("/usr/lib/istio-init/istio_init.bundle", posix.O_RDONLY | posix.O_CLOEXEC)
     code = posix.read(file, 12288)
 except OSError as error:
-    sys.exit(f"istio_init.bundle: {error.strerror}: install istio-init again")
+    sys.exit(
+        "istio_init.bundle: " + error.strerror + ": install istio-init again"
+    )  # an f-string takes longer to compile
 # The importer (bundle.py), which is compiled already. On damaged data marshal would crash.
 if _imp.source_hash(sys.hexversion >> 16, code[8:]) != code[:8]:
     sys.exit("istio_init.bundle: damaged, or built for another version of Python: install istio-init again")

@@ -68,7 +68,7 @@ def write_modules(program: Path, target: Path) -> list[Path]:
         assemble.write_module(file, target / place, file)
     groups, extensions = assemble.grouped(program, own, STARTS)
     places = {name: str(inside[Path(path)]) for name, path in extensions.items()}
-    assemble.write_groups(target / "istio_init.bundle", groups, places)
+    assemble.write_groups(target / "istio_init.bundle", groups, len(STARTS), places)
     return [*library, *yaml]
 
 
@@ -108,7 +108,9 @@ def main(program: Path, target: Path) -> None:
         assemble.copy(file, target, f"lib/{file.name}")
     assemble.copy(loader, target, "ld.so")
     write_interpreter(python, target)
-    assemble.copy(assemble.HERE / "plugin_launcher.py", target, "launcher.py")
+    launcher = (assemble.HERE / "plugin_launcher.py").read_text()
+    (target / "launcher.py").write_text(assemble.slim.uncommented(launcher))
+    (target / "launcher.py").chmod(0o644)
     assemble.write_origins(target / "origins", {python, loader, *shared, *library})
     assemble.set_times(target, int(os.environ.get("SOURCE_DATE_EPOCH", "0")))
 

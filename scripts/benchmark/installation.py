@@ -16,7 +16,9 @@ BUNDLING = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
 import assemble
-assemble.write_bundle(*map(pathlib.Path, sys.argv[2:]))
+program, target = map(pathlib.Path, sys.argv[2:])
+assemble.write_bundle(program, target)
+(target / "launcher").write_text(assemble.slim.uncommented((assemble.HERE / "launcher.py").read_text()))
 """
 # The first line of those in the launcher that read the bundle, and how the last one begins.
 BUNDLED = ("try:", "install(")
@@ -52,7 +54,7 @@ def install(python: str, directory: Path, variant: Variant) -> str:
         [python, "-IB", "-X", "no_debug_ranges", "-c", BUNDLING, str(IMAGE), str(program), str(directory)], check=True
     )
     home = str(program) if variant.modules else f"{directory}{HOME}"
-    lines = (IMAGE / "launcher.py").read_text().replace(HOME, home).splitlines()
+    lines = (directory / "launcher").read_text().replace(HOME, home).splitlines()
     if variant.modules:
         compile_modules(python, package, variant)
         first, last = (next(at for at, line in enumerate(lines) if line.startswith(begin)) for begin in BUNDLED)

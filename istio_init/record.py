@@ -155,7 +155,14 @@ class Record(metaclass=RecordType):
 
     def replace(self, **changes: Any) -> Self:
         """The same record with some fields changed; TypeError for an unknown field."""
-        return type(self)(**{**{field: getattr(self, field) for field in self._fields}, **changes})
+        fields = self._fields
+        for field in changes:
+            if field not in fields:
+                return type(self)(**changes)  # which raises the TypeError
+        other, write = object.__new__(type(self)), object.__setattr__
+        for field in fields:
+            write(other, field, changes[field] if field in changes else getattr(self, field))
+        return other
 
     def __eq__(self, other: object) -> bool:
         if self is other:

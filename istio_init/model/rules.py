@@ -274,7 +274,10 @@ class Chain(Record):
     @property
     def count(self) -> int:
         """The number of rules."""
-        return sum([len(part) if isinstance(part, Run) else 1 for part in self.parts])
+        count = 0
+        for part in self.parts:
+            count += len(part) if type(part) is Run else 1
+        return count
 
     if TYPE_CHECKING:
 
@@ -304,6 +307,11 @@ class Table(Record):
 
     name: TableName
     chains: tuple[Chain, ...]
+
+    @property
+    def count(self) -> int:
+        """The number of rules."""
+        return sum([chain.count for chain in self.chains])
 
     def chain(self, name: str) -> Chain | None:
         """The chain of that name, or None."""

@@ -394,23 +394,34 @@ def resolve(
     line in `warnings`. Raises OptionError, which names the flag or variable and the wrong value.
     """
     parsed: dict[str, Any] = dict(values) if values else {}
+    named = _fields_in(environ)
     for each in OPTIONS:
         if each.field in texts:
-            parsed[each.field] = _parse(each, each.names(), texts[each.field], lookup, argv=True)
+            parsed[each.field] = _parse(each, texts[each.field], lookup, argv=True)
             continue
-        if each.field in parsed:
+        if each.field in parsed or each.field not in named:
             continue
         for variable in each.variables:
             if text := environ.get(variable, ""):
                 if each.switch and text not in SWITCH_VALUES:
                     _warn_of_no_boolean(variable, text, texts, environ, warnings)
                     text = "false"
-                parsed[each.field] = _parse(each, variable, text, lookup)
+                parsed[each.field] = _parse(each, text, lookup, variable)
                 break
     if not parsed.get("proxy_uid"):
         uid = lookup("user", environ.get("ENVOY_USER") or PROXY_USER)
         parsed["proxy_uid"] = (PROXY_UID if uid is None else uid,)
     return Options(**parsed)
+
+
+def _fields_in(environ: Mapping[str, str]) -> set[str]:
+    """The fields of the options whose variables an environment may have, and of no option.
+
+    Of a pod's variables few are options': asking for the variables of each option would take longer.
+    """
+    fields = {name.lower() for name in environ}
+    fields.update([each.field for each in OPTIONS if each.env])
+    return fields
 
 
 def _warn_of_no_boolean(
@@ -430,12 +441,11 @@ def _warn_of_no_boolean(
 
 def parse_texts(texts: Mapping[str, str], lookup: Lookup) -> dict[str, Any]:
     """The values of option texts, by field; raises OptionError, which names the flag and the wrong value."""
-    return {
-        each.field: _parse(each, each.names(), texts[each.field], lookup) for each in OPTIONS if each.field in texts
-    }
+    return {each.field: _parse(each, texts[each.field], lookup) for each in OPTIONS if each.field in texts}
 
 
-def _parse(each: Option, source: str, text: str, lookup: Lookup, *, argv: bool = False) -> object:
+def _parse(each: Option, text: str, lookup: Lookup, variable: str = "", *, argv: bool = False) -> object:
+    """The value of an option's text; `variable` is where it is from, if not from the flag."""
     try:
         if text.startswith("-"):
             raise ValueError(FLAG_FOR_A_VALUE)  # noqa: TRY301
@@ -444,7 +454,8 @@ def _parse(each: Option, source: str, text: str, lookup: Lookup, *, argv: bool =
         from istio_init.errors_rare import OptionError
 
         # Istio's exit codes: 255 for what its flag parser refuses, 1 for what its program refuses.
-        raise OptionError(source, text, str(error), exit_code=255 if argv and each.typed else 1) from None
+        exit_code = 255 if argv and each.typed else 1
+        raise OptionError(variable or each.names(), text, str(error), exit_code=exit_code) from None
 
 
 def _numeric(kind: str, text: str, lookup: Lookup) -> str:

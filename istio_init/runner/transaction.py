@@ -230,20 +230,15 @@ class Transaction:
 
 
 def _announcement(change: TableChange, backend: str) -> str:
-    where = " ".join(word for word in (backend, change.family, change.name) if word)
+    where = f"{backend} {change.family} {change.name}" if backend else f"{change.family} {change.name}"
     if change.desired is None:
         return f"{where}: removing Istio rules"
-    count = sum(chain.count for chain in change.desired.chains)
-    return f"{where}: writing {count} rules"
+    return f"{where}: writing {change.desired.count} rules"
 
 
 def summary(changes: Changes, rulesets: tuple[Ruleset, ...]) -> str:
     """The result of a run in one line: the number of rules in each table."""
     if not changes:
         return "in place, nothing written"
-    counts = (
-        f"{ruleset.family} {table.name} {sum(chain.count for chain in table.chains)}"
-        for ruleset in rulesets
-        for table in ruleset.tables
-    )
+    counts = [f"{ruleset.family} {table.name} {table.count}" for ruleset in rulesets for table in ruleset.tables]
     return f"applied ({changes.why}): rules {', '.join(counts)}"

@@ -7,11 +7,11 @@ is locked only without --cni-mode, where no lock file can be created (a read-onl
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import posix as os  # the C half of os; the other half costs a start a millisecond
 import time
 
+import istio_init.kernel.host.error_numbers as errno
 from istio_init.errors import KernelError
 
 TYPE_CHECKING = False

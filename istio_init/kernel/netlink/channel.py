@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import _socket as socket  # socket.py imports enum and selectors; the type in C is all that is needed
 import _struct as struct  # struct.py only re-exports it
-import errno
 import fcntl
 import posix as os  # the C half of os; the other half costs a start a millisecond
 import sys
 
+import istio_init.kernel.host.error_numbers as errno
 from istio_init import errors
 
 TYPE_CHECKING = False

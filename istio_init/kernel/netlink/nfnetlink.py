@@ -7,10 +7,10 @@ order, numbers within attributes in network order.
 from __future__ import annotations
 
 import _socket as socket  # socket.py imports enum and selectors; the type in C is all that is needed
-import errno
 import posix  # the C half of os
 from _struct import Struct  # the C half of struct
 
+import istio_init.kernel.host.error_numbers as errno
 from istio_init import errors
 from istio_init.kernel.netlink import channel
 from istio_init.kernel.netlink.channel import ATTEMPTS, NLMSG_ERROR, NUMBER, AnswerLost, attribute, attributes

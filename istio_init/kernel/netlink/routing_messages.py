@@ -8,8 +8,8 @@ of iproute2 writes it for routing.command(), so that `ip rule`, `ip route` and `
 from __future__ import annotations
 
 import _struct as struct  # struct.py only hands it on
-import errno
 
+import istio_init.kernel.host.error_numbers as errno
 from istio_init import errors
 from istio_init.kernel.netlink.channel import ATTEMPTS, AnswerLost, attribute, attributes
 from istio_init.kernel.netlink.router import ADDRESS, FAMILIES, IFA_ADDRESS, IFA_LOCAL, interface_name, read_addresses

@@ -7,8 +7,7 @@ they are read again. No library and no program is needed.
 
 from __future__ import annotations
 
-import errno
-
+import istio_init.kernel.host.error_numbers as errno
 from istio_init.errors import KernelError
 from istio_init.formats.nft import layout, merge
 from istio_init.kernel.netlink.batch import BatchChannel, after

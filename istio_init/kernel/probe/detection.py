@@ -6,9 +6,9 @@ follow, with their reasons.
 
 from __future__ import annotations
 
-import errno
 import posix  # the C half of os
 
+import istio_init.kernel.host.error_numbers as errno
 from istio_init.errors import KernelError
 from istio_init.kernel.netlink.channel import attributes
 from istio_init.kernel.netlink.nfnetlink import CHAIN_NAME, FAMILIES, HEAD, NFPROTO_INET, NfnetlinkChannel, name

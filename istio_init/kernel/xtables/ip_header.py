@@ -10,7 +10,6 @@ from __future__ import annotations
 from _struct import Struct  # struct.py only hands it on
 
 from istio_init.model.rules import IPV4, IPV6, Destination, InInterface, Network, OutInterface, Protocol, Source
-from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,33 +35,24 @@ NOT_IN, NOT_OUT, NOT_SOURCE, NOT_DESTINATION, NOT_PROTOCOL = 0x01, 0x02, 0x08, 0
 NO_INTERFACE = bytes(16)
 
 
-class EntryLayout(Record):
-    """What differs between the families; sizes in bytes."""
+class EntryLayout:
+    """What differs between the families; sizes in bytes. Not a Record, which would cost each start more."""
 
-    family: Family
-    struct: Struct
-    size: int  # of the entry before its matches: these fields, nfcache, two offsets, comefrom, counters
-    any_address: bytes
-    protocol_flag: int  # says that the protocol counts
-    goto_flag: int  # says that a jump is a goto
-    flags_at: int  # offset of the byte that holds these
-    counters_at: int  # offset of comefrom and counters
-    uncounted: bytes  # these, zero
-    blank: tuple[Any, ...]  # the fields of a header that asks nothing
-
-
-def _layout(family: Family, fields: str, size: int, protocol_flag: int, goto_flag: int) -> EntryLayout:
-    address, numbers, flags_at = (bytes(4), 3, 82) if family == IPV4 else (bytes(16), 4, 131)
-    struct = Struct(fields)
-    counters_at = struct.size + 8
-    uncounted = bytes(size - counters_at)
-    blank = (*[address] * 4, *[NO_INTERFACE] * 4, *[0] * numbers)
-    return EntryLayout(family, struct, size, address, protocol_flag, goto_flag, flags_at, counters_at, uncounted, blank)
+    def __init__(self, family: Family, fields: str, size: int, protocol_flag: int, goto_flag: int) -> None:
+        self.any_address, numbers, self.flags_at = (bytes(4), 3, 82) if family == IPV4 else (bytes(16), 4, 131)
+        self.family, self.struct = family, Struct(fields)
+        self.size = size  # of the entry before its matches: these fields, nfcache, two offsets, comefrom, counters
+        self.protocol_flag = protocol_flag  # says that the protocol counts
+        self.goto_flag = goto_flag  # says that a jump is a goto; both are in the byte at `flags_at`
+        self.counters_at = self.struct.size + 8  # offset of comefrom and counters
+        self.uncounted = bytes(size - self.counters_at)  # these, zero
+        # The fields of a header that asks nothing.
+        self.blank = (*[self.any_address] * 4, *[NO_INTERFACE] * 4, *[0] * numbers)
 
 
 LAYOUTS: dict[Family, EntryLayout] = {
-    IPV4: _layout(IPV4, "=4s4s4s4s16s16s16s16sHBB", 112, 0, 0x02),
-    IPV6: _layout(IPV6, "=16s16s16s16s16s16s16s16sHBBB3x", 168, 0x01, 0x04),
+    IPV4: EntryLayout(IPV4, "=4s4s4s4s16s16s16s16sHBB", 112, 0, 0x02),
+    IPV6: EntryLayout(IPV6, "=16s16s16s16s16s16s16s16sHBBB3x", 168, 0x01, 0x04),
 }
 
 

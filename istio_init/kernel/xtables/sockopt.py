@@ -8,9 +8,9 @@ from __future__ import annotations
 
 # The C half of the standard library's socket: `import socket` would cost a start several milliseconds.
 import _socket as socket
-import errno
 from _struct import Struct  # struct.py only re-exports it
 
+import istio_init.kernel.host.error_numbers as errno
 from istio_init.kernel.host.libc import Pointer, byref, function, get_errno, library
 from istio_init.kernel.xtables.encode_rule import INFO
 from istio_init.model.rules import IPV4, IPV6

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import posix as os  # the C half of os
 
+import istio_init.kernel.host.error_numbers as errno
 from istio_init.errors import KernelError, limit_remedy
 from istio_init.model.rules import BUILTIN_CHAINS, IPV4, IPV6
 

@@ -23,7 +23,6 @@ from istio_init.kernel.xtables.encode_rule import pack
 from istio_init.kernel.xtables.firewall import Libiptc
 from istio_init.kernel.xtables.libiptc import Handle, functions
 from istio_init.kernel.xtables.sockopt import StepError
-from istio_init.model.compare import recognised
 from istio_init.model.extensions import (
     CtZone,
     Mark,
@@ -32,6 +31,7 @@ from istio_init.model.extensions import (
     SetMark,
     Tproxy,
 )
+from istio_init.model.ownership import recognised
 from istio_init.model.placement import merged
 from istio_init.model.rules import (
     BUILTIN_CHAINS,

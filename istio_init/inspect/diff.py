@@ -11,8 +11,8 @@ from istio_init.formats.iptables_save import rule_text
 from istio_init.formats.nft.layout import layout
 from istio_init.formats.nft.listing import blocks
 from istio_init.model.alignment import aligned
-from istio_init.model.compare import recognised
 from istio_init.model.inet import NAMES, InetTable
+from istio_init.model.ownership import recognised
 from istio_init.model.placement import merged
 from istio_init.model.routing import command
 from istio_init.model.rules import Ruleset, Table, ordered

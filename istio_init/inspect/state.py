@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from istio_init.errors_rare import Drifted
 from istio_init.kernel.netlink.masked_rules import masked_rules
-from istio_init.model.compare import own_part
+from istio_init.model.ownership import own_part
 from istio_init.model.rules import FAMILIES, IPV6
 from istio_init.planning.changes import Changes, NamespaceState, decide, leftovers
 from istio_init.planning.drift_text import deviations

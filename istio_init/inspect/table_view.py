@@ -9,10 +9,10 @@ from istio_init.formats.iptables_save import rule_text
 from istio_init.formats.nft.layout import DROP, ONE_FAMILY, RETURN, UNHEARD, layout, only_family, stored
 from istio_init.formats.nft.listing import rule_text as inet_text
 from istio_init.formats.nft.merge import fold
-from istio_init.model.compare import own_rules, recognised
 from istio_init.model.differences import equivalent, unpaired
 from istio_init.model.extensions import Tproxy
 from istio_init.model.inet import BASE_CHAINS, NAMES, InetRule, InetTable, chain_name, sets
+from istio_init.model.ownership import own_rules, recognised
 from istio_init.model.rules import FAMILIES, Rule
 from istio_init.record import Record
 from istio_init.simulate.purposes import Purpose, purpose

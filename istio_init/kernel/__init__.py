@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         def replace(self, family: Family, desired: Table) -> None:
             """Bring Istio's rules in one table to `desired`, in one atomic commit.
 
-            Other programs' chains and rules are kept in their order (compare.edit determines the position of Istio's
+            Other programs' chains and rules are kept in their order (ownership.edit determines the position of Istio's
             rules). Creates the table if it does not exist. KernelError leaves it unchanged.
             """
             ...
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         """A Firewall that can put Istio's rules back to their places among other programs' rules."""
 
         def restore(self, family: Family, desired: Table, like: Table) -> None:
-            """As `replace`, with each rule where it was in the earlier state `like` (compare.edit)."""
+            """As `replace`, with each rule where it was in the earlier state `like` (ownership.edit)."""
             ...
 
     class Transactional(Firewall, Protocol):

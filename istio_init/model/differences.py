@@ -5,7 +5,8 @@ A run that finds everything in order, or nothing, does not import this module.
 
 from __future__ import annotations
 
-from istio_init.model.compare import chain_of, own_rules, own_table, pairs
+from istio_init.model.compare import own_table, pairs
+from istio_init.model.ownership import chain_of, own_rules
 from istio_init.model.rules import OWN_CHAINS, Chain, Rule
 from istio_init.record import Record
 

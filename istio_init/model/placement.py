@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.model.alignment import aligned
-from istio_init.model.compare import chain_of, edit, own_rules, recognised
+from istio_init.model.ownership import chain_of, edit, own_rules, recognised
 from istio_init.model.rules import OWN_CHAINS, Table, ordered
 
 TYPE_CHECKING = False

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from istio_init.model.compare import TableChange, drifted_tables, own_part
+from istio_init.model.compare import TableChange, drifted_tables
 from istio_init.model.routing import PolicyRule, Route
 from istio_init.model.rules import IPV4, IPV6, LOOPBACK_INTERFACE, MOVING_CHAIN, Jump, Ruleset, Table
 from istio_init.planning.plan import transition_mark
@@ -72,9 +72,11 @@ def decide(
     stale = tuple(entry for entry in leftovers(current, plan, others) if entry not in plan.routing)
     if not (drift or missing or stale):
         return Changes((), _writes(plan, current, None), (), "forced") if force else Changes((), (), (), "in place")
-    fresh = not any(own_part(table) for ruleset in current.rulesets for table in ruleset.tables)
-    unfinished = _nat_is_bare(current) and all(drift.values())
-    unfinished = unfinished or _is_unfinished_move(plan, current, stale, in_place=not (drift or missing))
+    fresh = not any(_own_part(table) for ruleset in current.rulesets for table in ruleset.tables)
+    unfinished = not fresh and (
+        (_nat_is_bare(current) and all(drift.values()))
+        or _is_unfinished_move(plan, current, stale, in_place=not (drift or missing))
+    )
     if not (fresh or unfinished or reconcile):
         from istio_init.errors_rare import Drifted
         from istio_init.planning.drift_text import drift_message
@@ -84,9 +86,15 @@ def decide(
     return Changes(missing, _writes(plan, current, None if force else frozenset(drift)), stale, why)
 
 
+def _own_part(table: Table) -> Table | None:
+    from istio_init.model.ownership import own_part
+
+    return own_part(table)
+
+
 def _nat_is_bare(current: NamespaceState) -> bool:
     nat = current.table(IPV4, "nat")
-    return nat is None or own_part(nat) is None
+    return nat is None or _own_part(nat) is None
 
 
 def _is_unfinished_move(
@@ -110,7 +118,7 @@ def _writes(plan: Plan, current: NamespaceState, only: frozenset[tuple[Family, s
         family = desired.family
         changes.extend(TableChange(family, table.name, table, table) for table in desired.tables)
         tables = current.ruleset(family).tables
-        removed = (table.name for table in tables if desired.table(table.name) is None and own_part(table))
+        removed = (table.name for table in tables if desired.table(table.name) is None and _own_part(table))
         changes.extend(TableChange(family, name, None) for name in removed)
     if only is not None:
         changes = [change for change in changes if (change.family, change.name) in only]
@@ -138,6 +146,8 @@ def leftovers(current: NamespaceState, plan: Plan, others: tuple[Ruleset, ...] =
     Those of the options' own mark and table count even without such rules: an interrupted run may have removed them.
     `others` are the rules in other backends' tables.
     """
+    if not current.routing:
+        return ()
     rulesets = (*current.rulesets, *others)
     families = {ruleset.family for ruleset in rulesets}
     marks = {(ruleset.family, mark) for ruleset in rulesets for mark in inbound_marks(ruleset.table("mangle"))}
@@ -159,7 +169,7 @@ def leftovers(current: NamespaceState, plan: Plan, others: tuple[Ruleset, ...] =
 
 def inbound_marks(mangle: Table | None) -> set[int]:
     """The inbound marks that the TPROXY chains of a table set."""
-    own = own_part(mangle) if mangle else None
+    own = _own_part(mangle) if mangle else None
     if own is None:
         return set()
     from istio_init.model.extensions import SetMark, Tproxy

@@ -14,9 +14,9 @@ from istio_init.errors_rare import OptionError
 from istio_init.formats.nft.layout import layout
 from istio_init.formats.nft.layout import ruleset as from_inet
 from istio_init.model import parsers
-from istio_init.model.compare import own_part
 from istio_init.model.differences import differences
 from istio_init.model.inet import NAMES
+from istio_init.model.ownership import own_part
 from istio_init.model.routing import PolicyRule
 from istio_init.model.rules import IPV4, IPV6, Chain, Ruleset
 from istio_init.model.unknown import Comment

@@ -22,7 +22,8 @@ run that finds it finishes the move of one that was killed.
 
 from __future__ import annotations
 
-from istio_init.model.compare import TableChange, own_part
+from istio_init.model.compare import TableChange
+from istio_init.model.ownership import own_part
 from istio_init.model.placement import merged
 from istio_init.model.routing import PolicyRule
 from istio_init.model.rules import MOVING_CHAIN, Chain, Jump, Table, ordered

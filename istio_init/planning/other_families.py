@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from istio_init.model.compare import own_part
+from istio_init.model.ownership import own_part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from istio_init.model.compare import TableChange, own_part
+from istio_init.model.compare import TableChange
+from istio_init.model.ownership import own_part
 from istio_init.model.routing import Address
 from istio_init.model.rules import IPV6, LOOPBACK_INTERFACE
 from istio_init.planning.capture import PASSTHROUGH

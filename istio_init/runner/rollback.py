@@ -6,7 +6,8 @@ Signals are blocked meanwhile. The kernel's present state decides what to undo, 
 from __future__ import annotations
 
 from istio_init.errors import InitError
-from istio_init.model.compare import TableChange, drifted_tables, own_part
+from istio_init.model.compare import TableChange, drifted_tables
+from istio_init.model.ownership import own_part
 from istio_init.model.routing import command
 from istio_init.runner.transaction import NEITHER
 

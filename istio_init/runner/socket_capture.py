@@ -13,7 +13,7 @@ from istio_init.kernel.ebpf.user_ids import translated
 from istio_init.kernel.host.netns import Namespace
 from istio_init.kernel.host.tcp_connections import listening
 from istio_init.kernel.netlink.router import Rtnetlink
-from istio_init.model.compare import own_part
+from istio_init.model.ownership import own_part
 from istio_init.model.rules import FAMILIES
 from istio_init.planning.plan import build
 from istio_init.planning.socket_capture import FLAG, refuse, socket_capture

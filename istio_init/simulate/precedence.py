@@ -6,8 +6,8 @@ It makes packets that such a rule matches, and compares their path through the t
 from __future__ import annotations
 
 from istio_init.formats.iptables_save import rule_text
-from istio_init.model.compare import own_rules, recognised
 from istio_init.model.extensions import Mark
+from istio_init.model.ownership import own_rules, recognised
 from istio_init.model.packet import Facts, Packet
 from istio_init.model.placement import merged
 from istio_init.model.routing import Address

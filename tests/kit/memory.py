@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from istio_init.errors import KernelError
 from istio_init.log import Log
-from istio_init.model.compare import own_part
+from istio_init.model.ownership import own_part
 from istio_init.model.placement import merged
 from istio_init.model.rules import FAMILIES, Ruleset, Table, ordered
 from istio_init.planning.changes import NamespaceState
@@ -142,6 +142,6 @@ def empty(name: TableName) -> Table:
 
 def without_ours(table: Table, desired: Table | None) -> Table:
     """A table with what is ours taken out; rules that equal `wanted` ones are known as ours where nobody signed."""
-    from istio_init.model.compare import recognised
+    from istio_init.model.ownership import recognised
 
     return merged(recognised(table, desired), None)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from istio_init.model.compare import edit, own_part, own_rules, recognised
 from istio_init.model.differences import Difference, differences
+from istio_init.model.ownership import edit, own_part, own_rules, recognised
 from istio_init.model.placement import merged
 from istio_init.model.rules import (
     BUILTIN_CHAINS,

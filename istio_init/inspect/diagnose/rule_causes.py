@@ -17,7 +17,7 @@ from istio_init.inspect.diagnose.packets import (
     outbound,
 )
 from istio_init.inspect.doctor.network_checks import strict_interfaces
-from istio_init.model.compare import chain_of
+from istio_init.model.ownership import chain_of
 from istio_init.model.packet import LOOPBACKS
 from istio_init.model.routing import Address, command
 from istio_init.model.rules import IPV4, IPV6, OWN_CHAINS

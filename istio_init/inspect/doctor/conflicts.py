@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from istio_init.errors_rare import Drifted
 from istio_init.formats.iptables_save import rule_text
 from istio_init.inspect.doctor.case import Check
-from istio_init.model.compare import edit, own_part, own_rules, recognised
 from istio_init.model.extensions import Tproxy
+from istio_init.model.ownership import edit, own_part, own_rules, recognised
 from istio_init.model.routing import command
 from istio_init.model.rules import IPV4, Jump, Redirect, Rule, Ruleset, Verdict
 from istio_init.model.unknown import UnknownTarget

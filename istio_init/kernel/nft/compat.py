@@ -7,8 +7,7 @@ were read; otherwise they are read again and a new batch is made. No library and
 
 from __future__ import annotations
 
-import errno
-
+import istio_init.kernel.host.error_numbers as errno
 from istio_init.errors import KernelError
 from istio_init.kernel.netlink.batch import BatchChannel, after
 from istio_init.kernel.netlink.channel import AnswerLost, attribute
@@ -45,7 +44,8 @@ from istio_init.kernel.nft.compat_dump import (
     read_tables,
 )
 from istio_init.kernel.nft.compat_encode import COUNTS, SIGNED, RuleWriter
-from istio_init.model.compare import Edit, TableChange, chain_of, edit, recognised
+from istio_init.model.compare import TableChange
+from istio_init.model.ownership import Edit, chain_of, edit, recognised
 from istio_init.model.rules import BUILTIN_CHAINS, OWN_CHAINS, Chain, Jump, Ruleset, Table
 
 TYPE_CHECKING = False

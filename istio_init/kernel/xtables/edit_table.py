@@ -6,13 +6,11 @@ starts over where it has changed. A run that finds everything in place does not 
 
 from __future__ import annotations
 
-import errno
-
+import istio_init.kernel.host.error_numbers as errno
 from istio_init.errors import KernelError
 from istio_init.kernel.xtables.pack_chain import entries_of
 from istio_init.kernel.xtables.sockopt import COMMITTING, OPENING, PASSING, READS, StepError, is_empty
-from istio_init.model.compare import chain_of, edit, own_part, recognised
-from istio_init.model.rules import OWN_CHAINS, Run, Table, ordered
+from istio_init.model.rules import OWN_CHAINS, Run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +21,9 @@ if TYPE_CHECKING:
     from istio_init.kernel.xtables.libiptc import Handle
     from istio_init.kernel.xtables.packed_run import PackedRun
     from istio_init.kernel.xtables.sockopt import TableSocket
-    from istio_init.model.compare import Edit, TableChange
-    from istio_init.model.rules import Chain
+    from istio_init.model.compare import TableChange
+    from istio_init.model.ownership import Edit
+    from istio_init.model.rules import Chain, Table
 
     Pack: TypeAlias = Callable[[Chain], list[bytes | PackedRun]]
 
@@ -62,6 +61,7 @@ def edit_table(firewall: Libiptc, change: TableChange) -> None:
 def _holds(firewall: Libiptc, change: TableChange) -> bool:
     """Whether a commit that failed was made: the kernel replaces the table first, and sets its counters then."""
     from istio_init.kernel.xtables.unpack_table import unpack_table
+    from istio_init.model.ownership import own_part
 
     desired = change.desired
     try:
@@ -89,19 +89,11 @@ def _attempt(firewall: Libiptc, socket: TableSocket, change: TableChange) -> boo
 def _commit(firewall: Libiptc, socket: TableSocket, change: TableChange) -> bool:
     """Edit and commit through libiptc; False where another program wrote to the table meanwhile."""
     family, name, desired = change.family, change.name, change.desired
-    own_rules = desired or change.unsigned
-    like = recognised(change.like, own_rules) if change.like else None
     answers = socket.table(name)
-    if is_empty(answers[0]):
-        current = Table(name, ordered(name, {}))  # as in every new pod: there is nothing to decode
-    else:
-        current = recognised(socket.without_istio_chains(name, answers), own_rules)
-    edits = {
-        chain.name: edit(chain, chain_of(desired, chain.name), chain_of(like, chain.name))
-        for chain in current.chains
-        if chain.name not in OWN_CHAINS
-    }
-    own = [chain.name for chain in current.chains if chain.name in OWN_CHAINS]
+    edits: dict[str, Edit] = {}
+    own: list[str] = []
+    if not is_empty(answers[0]):  # as it is in every new pod
+        edits, own = _edits(socket.without_istio_chains(name, answers), change)
     if desired is None and not own and not any(change.delete for change in edits.values()):
         return True
 
@@ -118,6 +110,22 @@ def _commit(firewall: Libiptc, socket: TableSocket, change: TableChange) -> bool
         return socket.is_still(name, answers) and _committed(handle, lambda: socket.is_still(name, answers))
 
 
+def _edits(current: Table, change: TableChange) -> tuple[dict[str, Edit], list[str]]:
+    """The edits of the built-in chains and of other programs' chains, by name, and the names of Istio's chains."""
+    from istio_init.model.ownership import chain_of, edit, recognised
+
+    desired = change.desired
+    own_rules = desired or change.unsigned
+    like = recognised(change.like, own_rules) if change.like else None
+    current = recognised(current, own_rules)
+    edits = {
+        chain.name: edit(chain, chain_of(desired, chain.name), chain_of(like, chain.name))
+        for chain in current.chains
+        if chain.name not in OWN_CHAINS
+    }
+    return edits, [chain.name for chain in current.chains if chain.name in OWN_CHAINS]
+
+
 def _take_out(handle: Handle, edits: dict[str, Edit], own: list[str], desired: Table | None) -> None:
     """Delete Istio's rules, then Istio's chains that are not desired: nothing jumps to them any more."""
     for name in own:
@@ -131,9 +139,12 @@ def _take_out(handle: Handle, edits: dict[str, Edit], own: list[str], desired: T
 
 
 def _put_in(handle: Handle, edits: dict[str, Edit], own: list[str], desired: Table, packed: Pack) -> None:
-    """Create the missing chains, then pack and add the rules: python-iptables packs a jump to a chain that exists."""
+    """Create the missing chains, then pack and add the rules: python-iptables packs a jump to a chain that exists.
+
+    Rules are appended to a chain without an edit, which is empty.
+    """
     for chain in desired.chains:
-        if chain.name not in edits and chain.name not in own:
+        if chain.policy is None and chain.name not in edits and chain.name not in own:
             handle.create(chain.name)
     for chain in desired.chains:
         entries = packed(chain)

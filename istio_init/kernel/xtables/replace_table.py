@@ -10,15 +10,15 @@ of <linux/netfilter/x_tables.h>. Native byte order; sizes are those of 64-bit ma
 
 from __future__ import annotations
 
-import errno
 from _struct import Struct  # struct.py only hands it on
 
+import istio_init.kernel.host.error_numbers as errno
 from istio_init.kernel.host.libc import Pointer, addressof
 from istio_init.kernel.xtables.encode_match import HEAD, STANDARD_SIZE, extension
 from istio_init.kernel.xtables.encode_rule import ERROR, ERROR_SIZE, HOOKS, INFO, OFFSETS, VERDICTS
 from istio_init.kernel.xtables.ip_header import LAYOUTS
 from istio_init.kernel.xtables.sockopt import COMMITTING, StepError
-from istio_init.model.compare import own_rules, recognised
+from istio_init.model.ownership import own_rules, recognised
 from istio_init.model.rules import OWN_CHAINS
 
 TYPE_CHECKING = False

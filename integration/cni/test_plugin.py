@@ -22,7 +22,7 @@ from istio_init.options.annotations import MODE, PROXY_CONFIG
 PORTS = "traffic.sidecar.istio.io/includeInboundPorts"
 DUAL = {**PREVIOUS, "ips": [{"address": "10.0.0.2/24"}, {"address": "fd00::2/64"}]}
 DUAL_OLD = {"cniVersion": "0.2.0", "ip4": {"ip": "10.0.0.2/24"}, "ip6": {"ip": "fd00::2/64"}, "dns": {}}
-# integration/containers has a real runtime with more, and test_cni_helper.py the helper with hundreds.
+# integration/containers has a real runtime with more, and test_helper.py the helper with hundreds.
 MANY = 24
 
 

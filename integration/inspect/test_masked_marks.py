@@ -56,8 +56,8 @@ OTHERS = (
 def test_they_are_read_and_nothing_that_says_more(ambient: Namespace) -> None:
     for words in (*OTHERS, "-6 rule add fwmark 0x10000/0xf0000 lookup 7"):
         ambient.run("ip", *words.split())
-    found = ambient.inside(masked_rules)
-    assert found == (RULE, MaskedRule("ipv6", 0x10000, 0xF0000, 7))
+    outcome = ambient.inside(masked_rules)
+    assert outcome == (RULE, MaskedRule("ipv6", 0x10000, 0xF0000, 7))
     assert RULE.command == "ip -4 rule add fwmark 0x111/0xfff lookup 100"
 
 

@@ -67,8 +67,8 @@ def not_injected(pod: Pod) -> None:
 
 
 def by_the_plugin(pod: Pod) -> None:
-    wanted = manifest(INJECTED, initContainers=[VALIDATION])
-    assert verb(pod, "check", *wanted).output.startswith("absent (")
+    flags = manifest(INJECTED, initContainers=[VALIDATION])
+    assert verb(pod, "check", *flags).output.startswith("absent (")
 
 
 def in_the_nodes_network(pod: Pod) -> None:
@@ -79,8 +79,8 @@ def in_the_nodes_network(pod: Pod) -> None:
 
 
 def mode_none(pod: Pod) -> None:
-    wanted = manifest({**INJECTED, "sidecar.istio.io/interceptionMode": "NONE"})
-    assert "interception mode NONE" in ask(pod.namespace, "diagnose", *wanted).output
+    flags = manifest({**INJECTED, "sidecar.istio.io/interceptionMode": "NONE"})
+    assert "interception mode NONE" in ask(pod.namespace, "diagnose", *flags).output
 
 
 def wrong_namespace(pod: Pod) -> None:
@@ -157,13 +157,13 @@ def ipv6(pod: Pod) -> None:
 
 
 def probes(pod: Pod) -> None:
-    def asked() -> str:
+    def verdict() -> str:
         return verb(pod, "explain", "--live", "--inbound", "--to", ":8081").output.splitlines()[0]
 
     pod.apply(USUAL)
-    assert asked().startswith("Verdict: captured")
+    assert verdict().startswith("Verdict: captured")
     pod.apply(f"{USUAL},8081 --reconcile")
-    assert asked().startswith("Verdict: not captured")
+    assert verdict().startswith("Verdict: not captured")
 
 
 HANGS: dict[str, Callable[[Pod], None]] = {

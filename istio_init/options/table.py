@@ -1,8 +1,7 @@
 """The one table of options: what may be asked for, under which names, with which defaults.
 
-The fast parser (start.py), the Typer command (cli.py), the docs and the checks are all made from
-`OPTIONS`. To add a flag, add a field to `Options` here, use it in capture.py, and add a row to the
-case table of the tests; CONTRIBUTING.md walks through it.
+The fast parser (options/argv.py), the Typer commands (cli/typer_options.py), the pages of options and the checks are
+made from `OPTIONS`. CONTRIBUTING.md shows how to add a flag.
 
 Names, shorts, variables, defaults and their precedence are Istio's (tools/istio-iptables), but for those
 in its last paragraph.

@@ -1,6 +1,6 @@
 """What each error number of the legacy tables is told as.
 
-The kernel says them in integration/kernel/test_refusals.py, test_missing_modules.py and test_denials.py.
+The kernel says them in integration/kernel/test_refusals.py, test_missing_modules.py and test_seccomp.py.
 """
 
 from __future__ import annotations

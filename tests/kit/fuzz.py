@@ -15,7 +15,7 @@ from itertools import islice
 import atheris
 
 with atheris.instrument_imports(include=["istio_init", "yaml"]):
-    import yaml  # noqa: F401 (documents.py imports it only once it needs it, and then it is too late)
+    import yaml  # noqa: F401 (formats/yaml_json.py imports it only once it needs it, and then it is too late)
 
     from istio_init.options.table import OPTIONS
     from tests.kit.corpus import corpus

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -133,3 +134,18 @@ def test_no_page_uses_the_phrase(name: str) -> None:
 def test_pages_do_not_speak_of_an_article_that_they_do_not_name() -> None:
     pages = {path: text for path, text in texts().items() if path.startswith(("docs/", "README"))}
     assert [path for path, text in pages.items() if "the article" in text.lower() and path not in ARTICLE] == []
+
+
+def test_modules_that_a_docstring_or_comment_names_exist() -> None:
+    """A module was renamed, and a text still has its old name. Python's own modules are known by name."""
+    paths = set(texts())
+    names = {Path(path).name for path in paths} | {f"{name}.py" for name in sys.stdlib_module_names} | {"site.py"}
+    missing = [
+        f"{path}:{number}: {module}"
+        for path, text in texts().items()
+        if path.startswith("istio_init/") and path.endswith(".py")
+        for number, line in enumerate(text.splitlines(), 1)
+        for module in re.findall(r"(?<![\w./*])(?:\w+/)*\w+\.py\b", line)
+        if (module not in names if "/" not in module else not any(f"/{each}".endswith(f"/{module}") for each in paths))
+    ]
+    assert missing == []

@@ -1,9 +1,9 @@
-"""Rules as iptables-nft keeps them in nftables: a Rule packed into netlink attributes; nft_reader.py unpacks it.
+"""Encodes a Rule as iptables-nft keeps it in nftables: netlink attributes. compat_decode.py reads them.
 
-Matches of addresses, interfaces, protocol, ports and mark are native nftables expressions; any other
-match, and every target but a verdict, is an x_tables extension with its struct (extensions.py, extensions_rare.py) in
-an expression "match" or "target". That is what iptables-nft 1.8.9 writes, so every iptables-nft can list, edit and
-delete it.
+Matches of addresses, interfaces, protocol, ports and mark become native nftables expressions. Any other match, and
+every target but a verdict, becomes an expression "match" or "target" with the struct of its x_tables extension
+(xtables/encode_match.py, encode_extension.py). iptables-nft 1.8.9 writes the same, so every iptables-nft can list,
+edit and delete these rules.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""From the kernel's structs of single matches and targets to values: what extensions.py and extensions_rare.py pack.
+"""Decodes the kernel's structs of matches and targets, which encode_match.py and encode_extension.py write.
 
-Reading never guesses: whatever does not pack to the very bytes it was read from stays an UnknownMatch or
-UnknownTarget, which carry the bytes.
+Decoding never guesses: a struct whose value would not be encoded to the same bytes becomes an UnknownMatch or
+UnknownTarget, which hold the bytes.
 """
 
 from __future__ import annotations

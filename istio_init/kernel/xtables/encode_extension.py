@@ -1,4 +1,4 @@
-"""The kernel's structs of the matches and targets in netfilter_rare.py, as extensions.py has those of every plan."""
+"""Encodes the matches and targets of model/extensions.py as the kernel's structs; a plain plan has none of them."""
 
 from __future__ import annotations
 

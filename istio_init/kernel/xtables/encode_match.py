@@ -1,11 +1,10 @@
-"""The kernel's structs of single matches and targets: pack what follows the entry's own header.
+"""Encodes the matches and targets of every plan as the kernel's structs, which follow the header in an entry.
 
 Each is an xt_entry_match or xt_entry_target (<linux/netfilter/x_tables.h>: u16 size, 29 bytes of name, u8
 revision), then the extension's data, padded with zeros to a multiple of 8. Native byte order; addresses and
 the ports of NAT and TPROXY in network order. Sizes are those of 64-bit machines.
 
-Those of every plan are here. The others are in extensions_rare.py, what unpacks them in extensions_read.py: a plain run
-needs neither.
+The other matches and targets are in encode_extension.py, and decoding is in decode_match.py: a plain run loads neither.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""The kernel's x_tables entries, which a table consists of (table_reader.py): pack a Rule.
+"""Encodes a Rule as an x_tables entry, of which the kernel's tables consist. decode_rule.py reads entries.
 
 An entry is an ipt_entry or ip6t_entry (<linux/netfilter_ipv4/ip_tables.h>, <linux/netfilter_ipv6/ip6_tables.h>):
 a header of addresses, interfaces and protocol; `nfcache`; the offsets of the target and of the next entry;
 `comefrom` and the counters; then the matches, then the target. Native byte order.
 
-The kernel keeps `nfcache` and does nothing with it. We sign our entries there.
+The kernel stores `nfcache` and does not use it. Entries of this program have their signature there.
 
-Here an entry always has the form that `pack` gives it and that libiptc takes: counters and `comefrom` zero, a
-verdict or a jump by its name rather than by a number or an offset. So rules that are equal are equal bytes.
+Entries have the form that libiptc takes: counters and `comefrom` are zero, and verdicts and jumps have a name instead
+of a number or an offset. Equal rules are therefore equal bytes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Rules between our values and python-iptables: the text of iptables-save is what both understand.
+"""Converts rules to and from python-iptables, by way of iptables-save's text.
 
-libxtables parses each extension's options as save.py spells them, and prints them for save.load to read. So
-nothing here knows an extension's struct. What python-iptables gets wrong is put right where it is used;
-integration/kernel/test_python_iptables_defects.py fails when a release fixes it.
+libxtables parses each extension's options as formats/iptables_save.py writes them, and prints them for
+formats/iptables_restore.py, so no struct of an extension is known here. Defects of python-iptables are worked around
+where it is used; integration/kernel/test_python_iptables_defects.py fails when a release fixes it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an entry of xtables.py is made of, for code that neither writes nor reads a table."""
+"""The parts of an encoded entry, and the kernel's extensions that it needs; writes and reads no table."""
 
 from __future__ import annotations
 

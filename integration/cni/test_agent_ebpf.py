@@ -15,6 +15,7 @@ from integration.kit.ebpf_node import ADDRESS, ELSEWHERE, EbpfNode, enclosed, re
 from integration.kit.namespace import Namespace
 from integration.kit.node_agent import NodeAgent, until
 from istio_init.cni.node.conflist import plugin_entry
+from istio_init.cni.plugin.protocol import DRIFTED
 from istio_init.kernel.ebpf import syscall
 from tests.kit.cluster_api import cluster_api
 from tests.kit.lying_api import pod
@@ -89,6 +90,24 @@ def test_a_dead_agent_stops_nothing(node: EbpfNode, sandbox: Namespace, tmp_path
         plugin.done("ADD", sandbox.path, INJECTED, prevResult=PREVIOUS)
         assert reached(sandbox) == ELSEWHERE
         plugin.done("DEL", sandbox.path)
+
+
+def test_check_says_which_pins_are_missing_and_the_next_add_restores_them(
+    node: EbpfNode, sandbox: Namespace, tmp_path: pathlib.Path
+) -> None:
+    """On a node without the agent."""
+    plugin = plugin_on(node, tmp_path, **EBPF)
+    plugin.done("ADD", sandbox.path, INJECTED, prevResult=PREVIOUS)
+    pathlib.Path(node.installation.path("links", "connect4")).unlink()
+    error = plugin.call("CHECK", sandbox.path, INJECTED, prevResult=PREVIOUS).error
+    assert error["code"] == DRIFTED
+    assert "the program cgroup/connect4 is not attached at the node's cgroup" in error["msg"]
+    with Namespace() as next_sandbox:
+        plugin.done("ADD", next_sandbox.path, INJECTED, container="next", prevResult=PREVIOUS)
+        assert plugin.done("CHECK", sandbox.path, INJECTED, prevResult=PREVIOUS) == ""
+        assert reached(sandbox) == ELSEWHERE
+        plugin.done("DEL", next_sandbox.path, container="next")
+    plugin.done("DEL", sandbox.path)
 
 
 def test_a_pod_is_inspected_by_the_backend_that_captured_it(

@@ -1,21 +1,33 @@
 """The console script `istio-init`, for people: importing Typer, rich and the verbs takes half a second.
 
-Ctrl-C during that time must not print a traceback.
+Ctrl-C during that time must not print a traceback. What no module can prevent is one from Python's own start, and from
+what pip's wrapper imports before this module.
 """
 
 from __future__ import annotations
 
-import os
-import signal
+# First, and only what Python has loaded already: until the verb runs, Ctrl-C ends the process without a word.
 import sys
-from typing import NoReturn
 
-# pip's wrapper does more between this import and the call of the function below: until then Ctrl-C ends the process.
-if sys.argv[:1] and os.path.basename(sys.argv[0]) == "istio-init" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from typing import NoReturn
+else:
+    # The C half of signal; the module around it imports enum.
+    import _signal as signal
+
+if (
+    sys.argv[:1]
+    and sys.argv[0].rpartition("/")[2] == "istio-init"
+    and signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from istio_init.cli.start import INTERRUPTED
-from istio_init.kernel.host.process import remember_signals, reserve_standard_descriptors
+import os  # noqa: E402 (the signal comes first)
+
+from istio_init.cli.start import INTERRUPTED  # noqa: E402 (the same)
+from istio_init.kernel.host.process import remember_signals, reserve_standard_descriptors  # noqa: E402 (the same)
 
 
 def istio_init() -> NoReturn:
@@ -35,4 +47,7 @@ def istio_init() -> NoReturn:
         code = app.main(sys.argv[1:], os.environ)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        # Python's end, too, is none to print a traceback of.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(code)

@@ -8,6 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal, Protocol, TypeAlias
 
+    from istio_init.model.ip_sets import IpSet
     from istio_init.model.masked_rule import MaskedRule
     from istio_init.model.routing import Address, PolicyRule, Route
     from istio_init.model.rules import Family, Hook, Network
@@ -98,6 +99,7 @@ class Facts(Record):
     lookup: Lookup | None = None
     others_last: bool = False
     masked_rules: tuple[MaskedRule, ...] = ()
+    ip_sets: tuple[IpSet, ...] = ()
 
     def sent(self, packet: Packet) -> NextHop:
         """Where a packet goes that a process here sends: local destinations first, then policy routes."""

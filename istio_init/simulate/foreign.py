@@ -23,6 +23,7 @@ from istio_init.model.foreign import (
     Translate,
     Undecidable,
 )
+from istio_init.model.ip_sets import SetMember
 from istio_init.model.rules import DestinationPorts, Network, Owner, PortRange, Protocol, SourcePorts
 
 if TYPE_CHECKING:
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from istio_init.model.foreign import ForeignPart, ForeignTarget
+    from istio_init.model.ip_sets import IpSet
     from istio_init.model.packet import Side
     from istio_init.model.rules import Match
     from istio_init.model.unknown import UnknownMatch, UnknownTarget
 
-    Part: TypeAlias = Match | ForeignPart
+    Part: TypeAlias = Match | ForeignPart | SetMember
     # An option, whether a ! precedes it, and its values.
     Option: TypeAlias = tuple[str, bool, list[str]]
 
@@ -85,9 +87,23 @@ PASSING = {
 }  # fmt: skip
 
 
-def parts(match: UnknownMatch) -> tuple[Part, ...]:
-    """The conditions of a match, all of which must hold."""
+def parts(match: UnknownMatch, ip_sets: tuple[IpSet, ...] = ()) -> tuple[Part, ...]:
+    """The conditions of a match, all of which must hold; `ip_sets` are those whose members are known."""
+    if match.name == "set" and match.options and (member := _membership(match.options, ip_sets)):
+        return (member,)
     return _parts(match.name, match.options)
+
+
+def _membership(options: str, ip_sets: tuple[IpSet, ...]) -> SetMember | None:
+    """-m set with a set whose members are known; None where it looks at counters, too."""
+    read = {option: (negated, values) for option, negated, values in _options(options)}
+    negated, values = read.pop("--match-set", (False, []))
+    silent = {"--return-nomatch", "--update-counters", "--update-subcounters"}
+    if len(values) != 2 or not read.keys() <= silent or "--return-nomatch" in read:
+        return None
+    if not any(each.name == values[0] for each in ip_sets):
+        return None
+    return SetMember(values[0], tuple(values[1].split(",")), ip_sets, negated)
 
 
 @cache

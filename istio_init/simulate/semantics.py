@@ -34,6 +34,7 @@ from istio_init.model.foreign import (
     Translate,
     Undecidable,
 )
+from istio_init.model.ip_sets import SetMember
 from istio_init.model.packet import LOOPBACKS, contains, is_named
 from istio_init.model.rules import (
     TCP,
@@ -77,7 +78,7 @@ def matches(all_of: Sequence[Match], packet: Packet, facts: Facts) -> tuple[bool
     """
     undecided = None
     for match in all_of:
-        for part in parts(match) if isinstance(match, UnknownMatch) else (match,):
+        for part in parts(match, facts.ip_sets) if isinstance(match, UnknownMatch) else (match,):
             held = holds(part, packet, facts)
             if held is False:
                 return False, part
@@ -128,10 +129,12 @@ def holds(match: Part, packet: Packet, facts: Facts) -> bool | None:  # noqa: C9
             return (packet.reply == reply) != match.negated
         case Assumed(held):
             return held
+        case SetMember():
+            return match.holds(packet)
         case Undecidable():
             return None
         case UnknownMatch():
-            every = [holds(part, packet, facts) for part in parts(match)]
+            every = [holds(part, packet, facts) for part in parts(match, facts.ip_sets)]
             return False if False in every else None if None in every else True
         case _:
             assert_never(match)

@@ -35,6 +35,7 @@ from istio_init.model.foreign import (
     Translate,
     Undecidable,
 )
+from istio_init.model.ip_sets import SetMember
 from istio_init.model.rules import (
     Destination,
     DestinationPorts,
@@ -124,6 +125,8 @@ def describe_match(match: Part) -> tuple[str, str]:  # noqa: C901 (one arm a kin
             return "its direction is", _direction(reply=reply)
         case Assumed(held, why):
             return why if held else f"assumed false: {why}", ""
+        case SetMember(name):
+            return f"it is {'' if match.negated else 'not '}in the IP set {name}", ""
         case Undecidable(why):
             return f"{why} is not known" if not why.endswith("this program") else why, ""
         case UnknownMatch():
@@ -166,7 +169,7 @@ def _actual(match: Part, packet: Packet) -> str:  # noqa: C901 (one arm a kind)
             return "SYN"
         case Direction():
             return _direction(reply=packet.reply)
-        case Comment() | UnknownMatch() | AddressType() | Assumed() | Undecidable():
+        case Comment() | UnknownMatch() | AddressType() | Assumed() | SetMember() | Undecidable():
             return ""
         case _:
             assert_never(match)

@@ -11,6 +11,7 @@ from istio_init.model.foreign import (
     TcpFlags,
     Undecidable,
 )
+from istio_init.model.ip_sets import SetMember
 from istio_init.model.packet import Packet
 from istio_init.model.rules import (
     TCP,
@@ -87,7 +88,7 @@ class MatchSets:
     def _make(self, rule: Rule) -> tuple[list[Cube], Certainty]:
         cubes = [self._space.everything]
         certainty: Certainty = "known"
-        for match in (each for some in rule.matches for each in _parts(some)):
+        for match in (each for some in rule.matches for each in self._parts(some)):
             if _is_unknown(match):
                 certainty = "unknown"
                 continue
@@ -102,6 +103,9 @@ class MatchSets:
             )
             cubes = [both for cube in cubes for part in parts if (both := intersection(cube, part))]
         return cubes, certainty
+
+    def _parts(self, match: Match) -> tuple[Part, ...]:
+        return parts(match, self._facts.ip_sets) if isinstance(match, UnknownMatch) else (match,)
 
     def _set(self, match: Part) -> Cube:
         """The packets for which a match on one field holds."""
@@ -160,10 +164,6 @@ class MatchSets:
         return [packet_set.of(inside)], [packet_set.of(each) for each in difference(packet_set.cube, cube)]
 
 
-def _parts(match: Match) -> tuple[Part, ...]:
-    return parts(match) if isinstance(match, UnknownMatch) else (match,)
-
-
 def _field(match: Part) -> str:
     """The field of a packet that a match tests; empty for a comment."""
     match match:
@@ -173,6 +173,8 @@ def _field(match: Part) -> str:
             return str(side)
         case Multiport(side):
             return "source_port" if side == "sports" else "destination_port"
+        case SetMember():
+            return "source" if match.address_side == "src" else "destination"
         case Comment():
             return ""
         case _:
@@ -181,6 +183,8 @@ def _field(match: Part) -> str:
 
 def _is_unknown(match: Part) -> bool:
     """Whether a match can't be judged by one packet's fields: it is not modelled, or depends on earlier NAT."""
+    if isinstance(match, SetMember):
+        return not match.address_side
     return isinstance(match, Undecidable) or (isinstance(match, CtState) and bool({"SNAT", "DNAT"} & {*match.states}))
 
 

@@ -19,6 +19,7 @@ from istio_init.errors_rare import OptionError
 from istio_init.formats.addresses import address_text, endpoint_text
 from istio_init.formats.iptables_save import dump
 from istio_init.kernel.host import envoy_admin
+from istio_init.kernel.netlink.ip_sets import saved_sets
 from istio_init.model.routing import command
 from istio_init.runner import access
 
@@ -60,11 +61,21 @@ def write(path: str, about: Situation, values: Mapping[str, Any]) -> None:
         raise OptionError("--bundle", path, getattr(error, "strerror", None) or str(error)) from None
 
 
+def _ip_sets(about: Situation) -> str:
+    """The IP sets of a live namespace, as `ipset save` prints them: rules name them."""
+    if not about.live:
+        return ""
+    with access.namespace(about.options):
+        return saved_sets()
+
+
 def _files(about: Situation, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "diagnosis.json", json.dumps({"version": __version__, "kernel": os.uname().release, **values}, indent=1)
     yield "options.txt", f"{about.source}\n"
     for ruleset in about.chosen:
         yield f"rules.{ruleset.family}.txt", dump(ruleset)
+    if sets := _ip_sets(about):
+        yield "ipsets.txt", sets
     yield (
         "routing.txt",
         "".join(

@@ -13,6 +13,7 @@ from istio_init.cli.verbs.subject import POD, Container, FromSave, Pid, Where, i
 from istio_init.envoy import fit_report
 from istio_init.formats.addresses import address_text
 from istio_init.formats.iptables_save import rule_text
+from istio_init.model import ip_sets
 from istio_init.model.packet import LOOPBACKS
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
 from istio_init.planning import plan
@@ -68,7 +69,9 @@ def prove(  # noqa: PLR0913 (a command line's options)
     if not live:
         about = about.replace(facts=with_interfaces(about.facts, about.options, POD.values()))
     # The proof uses the facts alone, without the kernel's route lookup; so does the counterexample's path.
-    about = about.replace(facts=about.facts.replace(lookup=None), rulesets=rulesets)
+    about = about.replace(
+        facts=about.facts.replace(lookup=None, ip_sets=ip_sets.small(about.facts.ip_sets)), rulesets=rulesets
+    )
     with working(f"proving {' and '.join(ruleset.family for ruleset in rulesets) or 'nothing'}"):
         proof = prove_rules(
             about.options, rulesets, about.facts, about.envoy, planned if about.has_existing_rules else None

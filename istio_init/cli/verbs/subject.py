@@ -11,8 +11,10 @@ from istio_init.cli.pod_owners import pod_owners
 from istio_init.cli.verbs import live_options, subject_ebpf
 from istio_init.errors_rare import OptionError, SaveError, UsageError
 from istio_init.formats.dump_reader import read_dump
+from istio_init.formats.ip_sets import ip_sets
 from istio_init.formats.nft import foreign_dump
 from istio_init.kernel.host import container_files, containers
+from istio_init.kernel.netlink.ip_sets import saved_sets
 from istio_init.kernel.netlink.masked_rules import masked_rules
 from istio_init.kernel.netlink.route_lookup import RouteLookup
 from istio_init.kernel.nft.foreign_tables import foreign_tables
@@ -23,6 +25,7 @@ from istio_init.model.foreign import HookedTable
 from istio_init.model.packet import Facts, Packet
 from istio_init.model.routing import Address, PolicyRule, Route
 from istio_init.model.rules import FAMILIES, IPV4, IPV6, LOOPBACK_INTERFACE, TCP, Network, Ruleset
+from istio_init.model.unknown import UnknownMatch
 from istio_init.planning.plan import build
 from istio_init.record import Record
 from istio_init.runner import access, backends
@@ -30,6 +33,7 @@ from istio_init.runner.defaults import resolve_defaults
 from istio_init.simulate.path import proxy
 
 if TYPE_CHECKING:
+    from istio_init.model.ip_sets import IpSet
     from istio_init.model.routing import RoutingEntry
     from istio_init.model.rules import Family
     from istio_init.options.table import Options
@@ -168,29 +172,49 @@ def require_no_place(options: Options, *, live: bool = False) -> None:
         raise UsageError("--from-save: reads the rules from a file: leave out --live and flags that name a namespace")
 
 
+def _used(text: str, rulesets: tuple[Ruleset, ...]) -> tuple[IpSet, ...]:
+    """The IP sets of `ipset save`, if a rule asks for one."""
+    asked = any(
+        isinstance(match, UnknownMatch) and match.name == "set"
+        for ruleset in rulesets
+        for table in ruleset.tables
+        for chain in table.chains
+        for rule in chain.rules
+        for match in rule.matches
+    )
+    return ip_sets(text) if asked else ()
+
+
 def saved_rules(path: str, *, with_foreign_tables: bool = False) -> tuple[Ruleset, ...]:
     """The rulesets of a dump. OptionError if it can't be read."""
+    return _read_dump(path, with_foreign_tables=with_foreign_tables)[0]
+
+
+def _read_dump(path: str, *, with_foreign_tables: bool) -> tuple[tuple[Ruleset, ...], tuple[IpSet, ...]]:
+    """The rulesets of a dump, and the IP sets that `ipset save` prints, if they are in it as well."""
     try:
         text = read("--from-save", path, LONGEST_DUMP, "dump of rules")
         rulesets = read_dump(text)
     except SaveError as error:
         raise OptionError("--from-save", path, str(error)) from None
+    sets = _used(text, rulesets)
     if not with_foreign_tables:
-        return rulesets
+        return rulesets, sets
     return tuple(
         each.replace(tables=(*each.tables, *foreign_dump.foreign_tables(text, each.family))) for each in rulesets
-    )
+    ), sets
 
 
 def _saved(
     options: Options, path: str, addresses: tuple[Address, ...], log: Log, *, with_foreign_tables: bool
 ) -> Subject:
-    rulesets = saved_rules(path, with_foreign_tables=with_foreign_tables)
+    rulesets, sets = _read_dump(path, with_foreign_tables=with_foreign_tables)
     options = live_options.resolved(options, log, tuple(map(_without_foreign, rulesets)))
     if options.enable_ipv6 is None:
         options = options.replace(enable_ipv6=any(ruleset.family == IPV6 for ruleset in rulesets))
     about = _planned(options, addresses, log)
-    return about.replace(rulesets=rulesets, saved=True)
+    facts = about.facts.replace(ip_sets=sets)
+    return about.replace(rulesets=rulesets, facts=facts, saved=True)
 
 
 def _without_foreign(ruleset: Ruleset) -> Ruleset:
@@ -222,7 +246,7 @@ def _live(options: Options, where: Where, log: Log, *, with_foreign_tables: bool
 
 def _with_facts(options: Options, rulesets: tuple[Ruleset, ...]) -> Subject:
     """The subject with these rules in the calling thread's namespace."""
-    facts = with_lookup(live_facts().replace(masked_rules=masked_rules()))
+    facts = with_lookup(live_facts().replace(masked_rules=masked_rules(), ip_sets=_used(saved_sets(), rulesets)))
     return Subject(options, rulesets, facts, proxy(options), live=True)
 
 

@@ -72,7 +72,7 @@ def model(about: PageSubject) -> dict[str, Any]:
         "explain": about.explain,
         "virtual_interfaces": list(about.options.kube_virt_interfaces),
         "envoy": plain(about.envoy),
-        "facts": plain(about.facts.replace(lookup=None)),
+        "facts": plain(about.facts.replace(lookup=None, ip_sets=())),
         "families": {ruleset.family: _ruleset(ruleset, about) for ruleset in about.rulesets},
     }
 

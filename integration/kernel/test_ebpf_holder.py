@@ -186,6 +186,18 @@ def test_pods_of_a_replaced_installation_stay_captured(
         assert len(os.listdir(installation.path("pods", ""))) == 1
 
 
+def test_what_others_put_there_is_left_alone(installation: Installation, holder: Holder, namespace: Namespace) -> None:
+    pods.add(installation, namespace.path, CAPTURE)
+    Path(installation.path("links", "other")).mkdir()
+    link = syscall.pinned(installation.path("links", "connect4"))
+    syscall.pin(link, installation.path("pods", "other"))
+    os.close(link)
+    assert holder.look() == Look()
+    assert reached(namespace) == ELSEWHERE
+    Path(installation.path("pods", "other")).unlink()
+    Path(installation.path("links", "other")).rmdir()
+
+
 def test_nothing_is_made_where_nothing_is_installed(tmp_path: Path) -> None:
     empty = Holder(str(tmp_path / "istio-init"))
     assert empty.look() == Look()

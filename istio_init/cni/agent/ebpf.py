@@ -47,8 +47,8 @@ class EbpfKeeper:
                 self._report(await asyncio.to_thread(self._holder.look))
             except InitError as error:
                 self._say(str(error))
-            except OSError as error:
-                self._say(f"the pins cannot be read: {error.strerror or error}")
+            except (OSError, ValueError) as error:  # ValueError: a name that no pin of ours has
+                self._say(f"the pins cannot be read: {getattr(error, 'strerror', None) or error}")
             await asyncio.sleep(INTERVAL)
 
     def _report(self, look: Look) -> None:
@@ -103,7 +103,7 @@ def _figures() -> tuple[dict[str, int], int]:
     try:
         if installation.installed:
             return pods.counts(installation), len(pods.cookies(installation))
-    except (InitError, OSError):
+    except (InitError, OSError, ValueError):
         pass  # the keeper's log has it
     finally:
         installation.close()

@@ -180,9 +180,16 @@ def _home(path: str) -> str:
 
 
 def _pinned(directory: str) -> Iterator[tuple[str, int]]:
-    """The paths of all pins with their inodes, of every layout, but not of an installation that is being made."""
+    """The paths of all pins with their inodes, of every layout, but not of an installation that is being made.
+
+    What root has put there beside them is left out.
+    """
     for home in layouts.homes(directory):
         for part in _PARTS:
             # A part is missing if root removed it.
             with contextlib.suppress(FileNotFoundError), os.scandir(f"{home}/{part}") as entries:
-                yield from ((entry.path, entry.inode()) for entry in entries)
+                yield from (
+                    (entry.path, entry.inode())
+                    for entry in entries
+                    if not entry.is_dir() and (part != _PODS or entry.name.isdigit())
+                )

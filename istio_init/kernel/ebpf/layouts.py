@@ -35,7 +35,7 @@ def others(home: str) -> tuple[str, ...]:
 def cookies(home: str) -> tuple[int, ...]:
     """The pods of an installation. The caller holds the lock."""
     try:
-        return tuple(int(name) for name in os.listdir(f"{home}/pods"))
+        return tuple(int(name) for name in os.listdir(f"{home}/pods") if name.isdigit())
     except FileNotFoundError:
         return ()
 

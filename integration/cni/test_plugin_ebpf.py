@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from integration.kit.cni import INJECTED, PREVIOUS, Plugin
-from integration.kit.ebpf_node import ADDRESS, ELSEWHERE, EbpfNode, enclosed, reached
+from integration.kit.ebpf_node import ADDRESS, ELSEWHERE, EbpfNode, another_program, enclosed, reached
 from integration.kit.namespace import Namespace
 from integration.kit.program import ROOT
 from istio_init.cni.plugin.protocol import DRIFTED
@@ -180,6 +180,10 @@ def test_the_doctor_loads_the_programs_and_attaches_none(node: EbpfNode, sandbox
     actual = doctor(node, sandbox)
     assert actual["capture by eBPF"]["status"] == "ok"
     assert list(node.pins()) == []
+    assert "capture by eBPF: neighbours" not in actual
+    with another_program(node):
+        neighbours = doctor(node, sandbox)["capture by eBPF: neighbours"]
+    assert (neighbours["status"], "cgroup/connect4" in neighbours["finding"]) == ("warn", True)
     refused = doctor(node, sandbox, "-c", "eth0")["capture by eBPF"]
     assert refused["status"] == "fail"
     assert "connect(2) does not know the interface" in refused["finding"]

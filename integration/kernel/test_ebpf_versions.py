@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -12,17 +11,13 @@ from pathlib import Path
 import pytest
 
 from integration.kernel.test_ebpf import CAPTURE, WITH_DNS
-from integration.kit.ebpf_node import ADDRESS, ELSEWHERE, EbpfNode, enclosed, reached
+from integration.kit.ebpf_node import ADDRESS, ELSEWHERE, EbpfNode, another_program, enclosed, reached
 from integration.kit.endpoints import awaited
 from integration.kit.namespace import Namespace
 from integration.kit.program import ROOT
 from istio_init.kernel.ebpf import installation as ebpf_installation
 from istio_init.kernel.ebpf import layouts, pods, syscall
 from istio_init.kernel.ebpf.installation import ALL_HOOKS, HOOKS, Installation
-
-CONNECT4 = ALL_HOOKS["cgroup/connect4"]
-# Returns 1, which lets the call go on: r0 = 1; exit.
-PASSING = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -132,21 +127,15 @@ def test_programs_that_were_attached_before_run_after_the_capture(
     node: EbpfNode, installation: Installation, namespace: Namespace
 ) -> None:
     """From Linux 6.17 on."""
-    cgroup = os.open(node.cgroup, os.O_RDONLY)
-    foreign = syscall.load_program("passing", CONNECT4[0], CONNECT4[1], PASSING)
-    link = syscall.create_link(foreign, cgroup, CONNECT4[1])
-    try:
-        [other] = syscall.attached_programs(cgroup, CONNECT4[1])
+    with another_program(node) as other:
         pods.add(installation, with_address(namespace).path, CAPTURE)
-        programs = syscall.attached_programs(cgroup, CONNECT4[1])
+        cgroup = os.open(node.cgroup, os.O_RDONLY)
+        programs = syscall.attached_programs(cgroup, ALL_HOOKS["cgroup/connect4"][1])
+        os.close(cgroup)
         release = tuple(map(int, os.uname().release.split(".")[:2]))
         assert len(programs) == 2
         assert programs.index(other) == (1 if release >= (6, 17) else 0)
         assert reached(namespace) == ELSEWHERE
-    finally:
-        os.close(link)
-        os.close(foreign)
-        os.close(cgroup)
 
 
 def uninstall(node: EbpfNode, directory: Path, *flags: str) -> subprocess.CompletedProcess[str]:

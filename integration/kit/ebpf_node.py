@@ -5,9 +5,11 @@ The programs are attached to that cgroup, so that no other process of the machin
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -17,12 +19,14 @@ from typing import Self
 
 from integration.kit.endpoints import original_destination
 from integration.kit.namespace import Namespace
+from istio_init.kernel.ebpf import syscall
 from istio_init.kernel.ebpf.installation import ALL_HOOKS, Installation, root_cgroup
-from istio_init.kernel.ebpf.syscall import attached_programs
 
 # The address that the tests give a captured namespace, and one that nobody has.
 ADDRESS = "10.1.2.3"
 ELSEWHERE = ("203.0.113.9", 443)
+# A program that returns 1, which lets a call go on: r0 = 1; exit.
+PASSING = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0)
 
 
 class EbpfNode:
@@ -55,7 +59,7 @@ class EbpfNode:
         """How many programs are attached to the node's cgroup."""
         cgroup = os.open(self.cgroup, os.O_RDONLY)
         try:
-            return sum(len(attached_programs(cgroup, attach_type)) for _, attach_type in ALL_HOOKS.values())
+            return sum(len(syscall.attached_programs(cgroup, attach_type)) for _, attach_type in ALL_HOOKS.values())
         finally:
             os.close(cgroup)
 
@@ -85,6 +89,20 @@ def reached(namespace: Namespace, to: tuple[str, int] = ELSEWHERE) -> tuple[str,
                 return original_destination(accepted)
 
     return namespace.inside(dial)
+
+
+@contextlib.contextmanager
+def another_program(node: EbpfNode) -> Iterator[int]:
+    """Another program, which lets every call pass, at the node's connect4; its id."""
+    kind, attach_type = ALL_HOOKS["cgroup/connect4"]
+    cgroup = os.open(node.cgroup, os.O_RDONLY)
+    program = syscall.load_program("passing", kind, attach_type, PASSING)
+    link = syscall.create_link(program, cgroup, attach_type)
+    try:
+        yield syscall.attached_programs(cgroup, attach_type)[-1]
+    finally:
+        for each in link, program, cgroup:
+            os.close(each)
 
 
 def enclosed(node: EbpfNode) -> list[str]:

@@ -17,7 +17,8 @@ from integration.kit.pod import APP, PROXY
 from integration.traffic import test_traffic, test_traffic_dns, test_traffic_tproxy
 from integration.traffic.test_traffic_dns import ALL_SERVERS, PORT, SERVERS
 from istio_init.errors import InitError
-from istio_init.model.rules import FAMILIES, IPV6
+from istio_init.model.rules import FAMILIES, IPV4, IPV6
+from istio_init.runner import socket_capture
 
 if TYPE_CHECKING:
     from integration.kit.endpoints import Address
@@ -161,7 +162,7 @@ def test_redirect_beside_the_tables(pod: EbpfPod) -> None:
 
 
 @BOTH_FAMILIES
-def test_tproxy_beside_the_table(transparent: EbpfPod) -> None:
+def test_tproxy_beside_the_table(transparent: EbpfPod, family: Family) -> None:
     for check in (
         test_traffic_tproxy.test_both_addresses_are_kept,
         test_traffic_tproxy.test_the_app_sees_the_clients_address,
@@ -169,6 +170,12 @@ def test_tproxy_beside_the_table(transparent: EbpfPod) -> None:
         test_traffic_tproxy.test_another_mark_and_table,
     ):
         check(transparent)
+    # Released, it is called directly, and no route of TPROXY's is left.
+    removed = transparent.options(f"{test_traffic_tproxy.ALL} -t 0x111 -r 7")
+    assert socket_capture.remove(removed, transparent.node.installation)
+    assert transparent.dial_in((transparent.addresses.pod, 8080)).at == "app"
+    assert transparent.dial(APP, (transparent.addresses.peer, 80)).at == "peer"
+    assert "lookup 7" not in transparent.namespace.run("ip", "-4" if family == IPV4 else "-6", "rule")
 
 
 @BOTH_FAMILIES

@@ -1,4 +1,4 @@
-"""Rules with what they have counted, for people who look; a run that writes does not need it.
+"""Reads rules with their counters, for `show`; a run that writes does not import it.
 
 It reads existing tables only, so it creates none.
 """
@@ -45,7 +45,7 @@ def tables(backend: str) -> tuple[CountedTable, ...]:
 
 
 def inet_tables() -> tuple[CountedInet, ...]:
-    """Our native tables, those that exist. KernelError where they can't be read."""
+    """Istio's native tables that exist. KernelError if they can't be read."""
     with nfnetlink.NfnetlinkChannel() as channel:
         stored = stored_tables(channel)
     return tuple(map(_inet, stored))
@@ -73,7 +73,7 @@ def _legacy(family: Family) -> Iterator[CountedTable]:
 
 
 def _met(family: Family, answers: tuple[bytes, bytearray]) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """What each chain's entries have met, its policy (or the return at its end) last: struct ipt_entry's counters.
+    """The counters of each chain's entries, its policy (or the return at its end) last: struct ipt_entry.
 
     `answers` are IPT_SO_GET_INFO's and IPT_SO_GET_ENTRIES'. A chain of a user's begins with an entry whose target
     is called ERROR and bears the chain's name.
@@ -115,7 +115,7 @@ def _nft_tables(channel: nfnetlink.NfnetlinkChannel, family: Family) -> Iterator
 def _counted(
     channel: nfnetlink.NfnetlinkChannel, family: Family, table: CompatTable
 ) -> dict[str, tuple[Count | None, ...]]:
-    """The counters of a table's rules, which their handles tell: the table may have changed since it was read."""
+    """The counters of a table's rules by their handles, since the table may have changed after it was read."""
     met: dict[bytes, Count | None] = {}
     for data in channel.rules(nfnetlink.FAMILIES[family], table.table.name):
         attrs = attributes(data[nfnetlink.HEAD.size :])
@@ -124,7 +124,7 @@ def _counted(
 
 
 def _policies(channel: nfnetlink.NfnetlinkChannel, family: Family, table: TableName) -> Iterator[tuple[str, Count]]:
-    """What built-in chains' policies have counted: iptables-nft has them counted, we do not."""
+    """The counters of built-in chains' policies, which iptables-nft creates and this program does not."""
     for data in channel.chains(nfnetlink.FAMILIES[family]):
         attrs = attributes(data[nfnetlink.HEAD.size :])
         if nfnetlink.name(attrs[nfnetlink.NFT_NAME]) == table and _CHAIN_COUNTERS in attrs:

@@ -1,4 +1,4 @@
-"""Which backends have rules, and which work on this machine, found without side effects.
+"""Determines which backends have rules, and which work on this machine, without side effects.
 
 A legacy table that does not exist is never queried: that would create it. docs/backends.md has the decisions that
 follow, with their reasons.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _NATIVE = {"istio-proxy-raw", "istio-proxy-mangle", "istio-proxy-nat"}
 
 
-# Errors of a kernel without nftables, or of a process that may not use it. Others say nothing about the tables.
+# Errors of a kernel without nftables, or of a process that may not use it. Any other error is unexpected.
 _NO_NFTABLES = frozenset(
     {
         *(errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOENT, errno.ENOSYS),

@@ -1,4 +1,4 @@
-"""Validation: real connections, and whether they are captured.
+"""Validation: makes real connections and checks that they are captured.
 
 Two paths of each family are dialled, with listeners of this program where the proxy will be. The first is Istio's:
 
@@ -37,23 +37,22 @@ if TYPE_CHECKING:
 PASSTHROUGH = {"ipv4": b"\x7f\x00\x00\x06", "ipv6": bytes(15) + b"\x06"}
 TITLES = {"ipv4": "IPv4", "ipv6": "IPv6"}
 
-# One attempt, in seconds, at most and at least. An unanswered one is abandoned for another with a socket
-# of its own: how a connection is translated is settled with its first packet, so one that is older than the
-# rules stays free.
+# The longest and shortest duration of one attempt, in seconds. After an unanswered one a new socket is used: a
+# connection's translation is decided at its first packet, so a connection older than the rules is never captured.
 ATTEMPT = 1.0
 LEAST = 0.05
 # Between two rounds of attempts, in seconds.
 PAUSE = 0.05
 
-# Ids to dial with as a user other than the proxy: nobody's, or one below.
+# Ids of a user other than the proxy: nobody's, or the id below it.
 OTHER_IDS = range(65534, 65000, -1)
 
-# What connect(2) says where no route leads to the destination.
+# The errors of connect(2) if no route leads to the destination.
 NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EINVAL, errno.EACCES)
 
 
 class Expected(Record):
-    """What the rules that exist should do.
+    """What the existing rules are expected to do.
 
     The families in use, the three ports, the proxy's uids and gids. `outbound` are destinations off this
     host that are captured at the probe port (a network stands for its first host); they are tried in
@@ -75,7 +74,7 @@ class Expected(Record):
 
 
 class ProbeResult(Record):
-    """What became of one path: proved, or not provable here. `text` is the whole of it in words."""
+    """The result for one path: proved, or not provable here. `text` is the message."""
 
     family: Family
     path: PathName
@@ -84,7 +83,7 @@ class ProbeResult(Record):
 
 
 class ProbePath(Record):
-    """One way to the proxy: who dials which addresses, at which port, and at which port it has to arrive.
+    """A path to the proxy: who dials which addresses and port, and the port at which connections must arrive.
 
     The socket is the user's; with `by_ebpf`, the call is as well.
     """
@@ -99,16 +98,16 @@ class ProbePath(Record):
     by_ebpf: bool = False
 
     def result(self, text: str, *, proved: bool = False) -> ProbeResult:
-        """The result that says this of the path."""
+        """The result with this message."""
         return ProbeResult(self.family, self.name, proved, f"{TITLES[self.family]} {self.name}: {text}")
 
 
 class NotCaptured(Exception):
-    """The path was dialled, and the connection did not arrive; the text says what became of it."""
+    """The connection did not arrive as expected; the text says what happened."""
 
 
 def validate(expected: Expected, timeout: float, *, retry: bool = True) -> tuple[ProbeResult, ...]:
-    """Dial every path until it is captured, for `timeout` seconds in all; what became of each.
+    """Dial every path until it is captured, for at most `timeout` seconds in all; returns the result of each.
 
     With `retry`, what was not captured is dialled again until the time is over: the CNI plugin may be about
     to make the rules. Without, each is dialled once. ValidationFailed where a path is not captured, where
@@ -122,7 +121,7 @@ def validate(expected: Expected, timeout: float, *, retry: bool = True) -> tuple
         while True:
             waiting = [path for path in paths if path not in results]
             for number, path in enumerate(waiting):
-                # A fair share: that one path takes all the time is not to be the others' failure.
+                # Each path gets its share of the time: a slow one must not make the others fail.
                 share = (deadline - time.monotonic()) / (len(waiting) - number)
                 try:
                     results[path] = _dial(path, listeners, time.monotonic() + max(LEAST, min(share, ATTEMPT)))
@@ -158,7 +157,7 @@ def _paths(expected: Expected) -> tuple[ProbePath, ...]:
     """Both paths of each family."""
     paths = []
     for family in expected.families:
-        # With several proxy uids, the first one's rules send the others' connections back before they are asked.
+        # With several proxy uids, the rules of the first one apply to the others' connections before their own.
         proxy = (expected.proxy_uids[0], os.getegid())
         passthrough = (PASSTHROUGH[family],)
         paths.append(_path(expected, family, "inbound", proxy, passthrough))
@@ -175,7 +174,7 @@ def _path(
 
 
 def _captured_user(expected: Expected) -> tuple[int, int]:
-    """A uid and a gid whose connections are captured: this process's, if they are."""
+    """A uid and a gid whose connections are captured: this process's, if possible."""
     uids = (os.geteuid(), *OTHER_IDS)
     gids = (os.getegid(), *(expected.groups or OTHER_IDS))
     uid = next(uid for uid in uids if uid not in expected.proxy_uids)
@@ -192,7 +191,7 @@ def _host(network: Network) -> bytes:
 
 
 def _dial(path: ProbePath, listeners: Listeners, until: float) -> ProbeResult:
-    """One attempt by the first destination that has a route; NotCaptured where it goes elsewhere."""
+    """One attempt at the first destination that has a route. NotCaptured if the connection arrives elsewhere."""
     if not path.destinations:
         return path.result("no destination off this host is known to be captured")
     for destination in path.destinations:
@@ -218,10 +217,10 @@ def _dial(path: ProbePath, listeners: Listeners, until: float) -> ProbeResult:
 
 
 def _connect(path: ProbePath, client: socket.socket, destination: bytes, until: float) -> bool:
-    """Connect; False where there is no route. NotCaptured or OSError where the connection does not come about."""
+    """Connect; False if there is no route. NotCaptured or OSError if the connection fails."""
     if path.name == "inbound":
         _require_address(path.family, destination)
-        # For ::6 the kernel would choose ::6 itself as the source, which the first rule of ISTIO_OUTPUT lets go.
+        # The kernel would choose ::6 as the source for ::6, and the first rule of ISTIO_OUTPUT does not capture that.
         client.bind((address_text(LOOPBACK[path.family]), 0))
     address = address_text(destination), path.port
     calls_itself = not path.by_ebpf or (path.uid, path.gid) == (os.getuid(), os.getgid())
@@ -252,7 +251,7 @@ def _require_address(family: Family, address: bytes) -> None:
 
 
 def _exchange(path: ProbePath, client: socket.socket, destination: bytes, listeners: Listeners, until: float) -> None:
-    """A token there and one back. NotCaptured where it is not at the right listener with the right destination."""
+    """Exchange tokens. NotCaptured if the connection is at another listener, or has another original destination."""
     token, answer = os.urandom(16), os.urandom(16)
     client.send(token)
     arrival = listeners.arrival(token, until)

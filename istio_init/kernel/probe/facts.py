@@ -49,7 +49,7 @@ _CHAIN_HOOK, _CHAIN_TYPE = 4, 7  # NFTA_CHAIN_*
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2  # NFTA_HOOK_*
 _HOOKS = {0: "prerouting", 3: "output"}
 _FAMILY_NAMES = {NFPROTO_INET: "inet", **{number: {"ipv4": "ip", "ipv6": "ip6"}[f] for f, number in FAMILIES.items()}}
-# What nftables' expressions that choose another destination are called, as a rule's attributes bear it.
+# Names of the nftables expressions that change the destination, as they are in a rule's attributes.
 _TRANSLATIONS = tuple(attribute(1, each + b"\0") for each in (b"nat", b"redir", b"tproxy"))
 
 SYSCTLS = (
@@ -81,7 +81,7 @@ class Credentials(Record):
 
 
 class InstalledRules(Record):
-    """The rules that are in a backend's tables; `why` they could not be read."""
+    """The rules in a backend's tables, or `why` they could not be read."""
 
     backend: str
     rulesets: tuple[Ruleset, ...]
@@ -135,7 +135,7 @@ class Machine(Record):
 
 
 class FactsRequest(Record):
-    """What is to be found out about: rules and routing to try, rules that may exist, the lock, the proxy's user."""
+    """What to collect facts about: rules and routing to try, rules that may exist, the lock, the proxy's user."""
 
     rulesets: tuple[Ruleset, ...]
     routing: tuple[PolicyRule | Route, ...]
@@ -146,7 +146,7 @@ class FactsRequest(Record):
 
 
 def collect(wishes: FactsRequest) -> Machine:
-    """The facts of the calling thread's network namespace. KernelError where not even rtnetlink answers."""
+    """The facts of the calling thread's network namespace. KernelError if rtnetlink does not answer."""
     process = _process()
     trials, scratch = rehearse(wishes.rulesets, wishes.routing, may_ask=bool(process.effective >> 12 & 1))
     router = Rtnetlink()
@@ -182,7 +182,7 @@ def _process() -> Credentials:
 
 
 def _sysctls(patterns: tuple[str, ...] = SYSCTLS) -> Iterator[tuple[str, int]]:
-    """Those that can be read; the files are the calling thread's namespace's."""
+    """The sysctls that can be read, of the calling thread's network namespace."""
     for pattern in patterns:
         for path in glob.glob(f"/proc/sys/{pattern}"):
             try:

@@ -1,4 +1,4 @@
-"""Listening where the proxy will, to see what arrives there."""
+"""Listens at the proxy's ports, to see which connections arrive there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SOCKADDR_IN6 = struct.Struct("!2xH4x16s4x")  # family, port, flow, address, scop
 
 
 class Arrival(Record):
-    """A connection that came in: at which port, where it was dialled to (None: unknown), and its socket."""
+    """An incoming connection: its port, its original destination (None: unknown), and its socket."""
 
     port: int
     original: tuple[bytes, int] | None
@@ -61,7 +61,7 @@ class Listeners:
         self._sockets.clear()
 
     def arrival(self, token: bytes, until: float) -> Arrival | None:
-        """The connection that says `token`, or None if none has come by the monotonic time `until`.
+        """The connection that sends `token`, or None if there is none by the monotonic time `until`.
 
         Others' connections are dropped: there is no proxy yet to serve them.
         """
@@ -94,7 +94,7 @@ def _listener(family: Family, port: int) -> socket.socket:
     try:
         listener = socket.socket(NUMBERS[family], socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            # What is left of connections that are over is no reason not to listen.
+            # Ports with connections in TIME_WAIT can be listened on.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((address_text(LOOPBACK[family]), port))
             listener.listen()
@@ -109,7 +109,7 @@ def _listener(family: Family, port: int) -> socket.socket:
 
 
 def _remedy(family: Family, number: int) -> str:
-    """What the reader can do about it."""
+    """The remedy."""
     match number:
         case errno.EADDRINUSE:
             return "the proxy already runs, or something else has its port: validate before it starts, or stop it"
@@ -134,7 +134,7 @@ def _accepted(listener: socket.socket, family: Family, port: int) -> Arrival:
 
 
 def _original(connection: socket.socket, family: Family) -> tuple[bytes, int] | None:
-    """The address and port that the connection was dialled to before it was redirected, as conntrack knows."""
+    """The original destination of a redirected connection, from conntrack."""
     layout, level = (SOCKADDR_IN, socket.IPPROTO_IP) if family == IPV4 else (SOCKADDR_IN6, socket.IPPROTO_IPV6)
     try:
         port, address = layout.unpack(connection.getsockopt(level, SO_ORIGINAL_DST, layout.size))
@@ -144,7 +144,7 @@ def _original(connection: socket.socket, family: Family) -> tuple[bytes, int] | 
 
 
 def _received(connection: socket.socket, length: int) -> bytes:
-    """What the other end said first, up to this many bytes; empty where it said nothing or went away."""
+    """The first bytes that the peer sent, at most this many; empty if it sent none or has closed the connection."""
     try:
         return connection.recv(length)
     except OSError:
@@ -152,7 +152,7 @@ def _received(connection: socket.socket, length: int) -> bytes:
 
 
 def hang_up(connection: socket.socket) -> None:
-    """Close with a reset: nothing of a probe is to linger in TIME_WAIT on the proxy's ports."""
+    """Close with a reset, so that no connection in TIME_WAIT is left on the proxy's ports."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
@@ -165,5 +165,5 @@ def readiness(connection: socket.socket, event: int, until: float) -> bool:
 
 
 def milliseconds(until: float) -> float:
-    """What poll(2) needs to wait for the monotonic time `until`; 0 where it is past."""
+    """The timeout of poll(2) for the monotonic time `until`; 0 if it is past."""
     return max(0.0, until - time.monotonic()) * 1000

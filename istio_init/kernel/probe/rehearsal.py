@@ -49,7 +49,7 @@ _INTERFACE = struct.Struct("=16sh22x")  # struct ifreq, as far as flags go
 
 
 class Trial(Record):
-    """One thing that a backend was asked for: a table, match or target, or an entry of routing.
+    """The result for one thing that a backend needs: a table, match or target, or a routing entry.
 
     `works` is None where it could not be asked. `why` is what was said against it.
     """
@@ -63,7 +63,7 @@ class Trial(Record):
 
 
 class TrialScope(Record):
-    """Where trials run: in a temporary namespace (`scratch`), or here, and then not all of them."""
+    """Where trials run: in a temporary namespace (`scratch`), or here, where some are left out."""
 
     scratch: bool
     may_ask: bool = True
@@ -72,7 +72,7 @@ class TrialScope(Record):
 def rehearse(
     rulesets: tuple[Ruleset, ...], routing: tuple[PolicyRule | Route, ...], *, may_ask: bool
 ) -> tuple[tuple[Trial, ...], str]:
-    """All trials, and why no namespace could be had for them: empty where there was one.
+    """All trials, and why no temporary namespace could be created; empty if it was.
 
     `may_ask` says whether we have NET_ADMIN here, without which the kernel tells nothing of its extensions.
     """
@@ -92,7 +92,7 @@ def _fields(trial: Trial) -> list[Any]:
 
 
 def loopback_up(*, change: bool = False) -> bool:
-    """Whether the loopback interface is up; with `change` it is brought up first. False where it can't be asked."""
+    """Whether the loopback interface is up; with `change` it is brought up first. False if that is unknown."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
             if change:
@@ -104,7 +104,7 @@ def loopback_up(*, change: bool = False) -> bool:
 
 
 def _in_scratch(work: Callable[[], list[list[Any]]], *, may_ask: bool) -> tuple[str, list[list[Any]]]:
-    """Why there was no namespace, or else what `work` says in one, called in a child; its fields pass as JSON."""
+    """Call `work` in a new namespace, in a child process. Returns why there was none, and the results, as JSON."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -126,7 +126,7 @@ def _in_scratch(work: Callable[[], list[list[Any]]], *, may_ask: bool) -> tuple[
 
 
 def _leave(*, may_ask: bool) -> str:
-    """Move into a new network namespace with lo up; why it could not be done, empty where it was.
+    """Enter a new network namespace with lo up; returns why that failed, empty if it did not.
 
     In a new user namespace the process has every capability, so that one takes precedence.
     """
@@ -147,14 +147,14 @@ def _leave(*, may_ask: bool) -> str:
 
 
 def _become_root(uid: int, gid: int) -> None:
-    """Become root in a new user namespace, whatever the user outside: only root may read files of /proc/net."""
+    """Become root in a new user namespace: only root may read some files of /proc/net."""
     for name, line in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
         with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
             file.write(line)
 
 
 def _rootly(ruleset: Ruleset) -> Ruleset:
-    """The rules with root for every owner: the kernel takes no id that the namespace's user namespace does not map."""
+    """The rules with root as every owner: the kernel rejects ids that the user namespace does not map."""
     tables = []
     for table in ruleset.tables:
         chains = tuple(chain.replace(rules=tuple(map(_rootly_rule, chain.rules))) for chain in table.chains)
@@ -195,7 +195,7 @@ def _tried(backend: str, family: Family, kind: str, name: str, attempt: Callable
 
 
 def _extensions(ruleset: Ruleset) -> dict[Extension, Table]:
-    """Each extension of the rules, with a table of the one rule that needs it and as little else as can be."""
+    """Each extension of the rules, with a table of one rule that needs it and few others."""
     smallest: dict[Extension, tuple[Table, Chain, Rule]] = {}
     rules = [(table, chain, rule) for table in ruleset.tables for chain in table.chains for rule in chain.rules]
     for table, chain, rule in rules:
@@ -214,7 +214,7 @@ def _alone(table: Table, chain: Chain, rule: Rule) -> Table:
 def _tables(
     backend: str, ruleset: Ruleset, firewall: Firewall, there: tuple[str, ...], place: TrialScope
 ) -> Iterator[Trial]:
-    """A trial for each table: written, or, where that is not to be, known to exist or left open."""
+    """A trial for each table: written in a temporary namespace; elsewhere only its existence is checked."""
     for table in ruleset.tables:
         if place.scratch:
             yield _tried(backend, ruleset.family, "table", table.name, _writing(firewall, ruleset.family, table))
@@ -266,7 +266,7 @@ def _query_compat(channel: NfnetlinkChannel, family: Family, extension: Extensio
 
 
 def _native(ruleset: Ruleset, required: dict[Extension, Table], place: TrialScope) -> Iterator[Trial]:
-    """Native nftables has no names for what it can do: each match and target is a rule that is written."""
+    """The kernel does not tell which expressions it supports: a rule is written for each match and target."""
     family, firewall = ruleset.family, Nftables()
     yield from _tables("native", ruleset, firewall, (), place)
     for (kind, name, _), table in required.items():

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 def unpack_match(element: bytes, family: Family = IPV4) -> Match:
-    """An xt_entry_match as a value; UnknownMatch where no other holds all that it says."""
+    """Decode an xt_entry_match; an UnknownMatch if no other kind can express it."""
     name, revision, data = named(element)
     if entry := _MATCHES.get((name, revision, len(data))):
         layout, read = entry
@@ -118,7 +118,7 @@ _MATCHES: dict[tuple[str, int, int], tuple[Struct, Callable[..., ExtensionMatch 
 
 
 def unpack_target(element: bytes, family: Family) -> Target:
-    """Any other xt_entry_target as a value; UnknownTarget where no kind holds all that it says."""
+    """Decode an xt_entry_target that is no verdict or jump; an UnknownTarget if no kind can express it."""
     name, revision, data = named(element)
     if entry := _TARGETS.get((name, revision, len(data))):
         layout, read = entry
@@ -131,7 +131,7 @@ def unpack_target(element: bytes, family: Family) -> Target:
 
 
 def _packed_as(revision: int, target: Target, family: Family) -> bytes:
-    """The data of a target as `pack_target` makes it, but CONNMARK's in the revision asked for."""
+    """The data of a target as `pack_target` encodes it; CONNMARK's in the given revision."""
     if revision == 1 and isinstance(target, SaveMark | RestoreMark):
         mode = SAVE if isinstance(target, SaveMark) else RESTORE
         return CONNMARK1_DATA.pack(0, target.ctmask, target.nfmask, mode)
@@ -178,13 +178,13 @@ _TARGETS: dict[tuple[str, int, int], tuple[Struct, Callable[..., Target | None]]
 
 
 def named(element: bytes) -> tuple[str, int, bytes]:
-    """Name, revision and data of a match or target; libiptc's buffers have rubbish behind a name's NUL."""
+    """Name, revision and data of a match or target. Bytes after a name's NUL are undefined in libiptc's buffers."""
     _, field, revision = HEAD.unpack_from(element)
     return field.partition(b"\0")[0].decode(errors="surrogateescape"), revision, element[HEAD.size :]
 
 
 def unpack_standard(element: bytes, *, goto: bool) -> Verdict | Jump:
-    """What a target made by `standard` says; `goto` is a flag of the entry's header."""
+    """Decode a target of `standard`; `goto` is a flag in the entry's header."""
     name, _, _ = named(element)
     match name:
         case "ACCEPT" | "DROP" | "RETURN" | "QUEUE" | "":

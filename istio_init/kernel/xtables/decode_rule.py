@@ -1,4 +1,4 @@
-"""From an entry's bytes to a Rule: for what is in a table and is not what we expect there.
+"""Decodes an entry to a Rule, where a table does not have the expected entries.
 
 A plain run knows its own rules by their bytes, and does not need this.
 """
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
 
 class EntryReader:
-    """Unpacks entries of one family, of the form that `pack` makes; what many have in common is unpacked once."""
+    """Decodes entries of one family in the form that `pack` has; parts that many entries share are decoded once."""
 
     def __init__(self, family: Family) -> None:
         self._layout = LAYOUTS[family]
@@ -73,7 +73,7 @@ class EntryReader:
         self._targets: dict[tuple[bytes, bool, bool], Target] = {}
 
     def rule(self, entry: bytes, *, is_standard: bool) -> Rule:
-        """The rule that an entry says.
+        """Decode an entry.
 
         `is_standard` tells a target that is a verdict or a jump from an extension of that name, which its bytes
         don't. What the values can't say exactly becomes an UnknownMatch or UnknownTarget.
@@ -106,7 +106,7 @@ class EntryReader:
 
 
 def _body(elements: bytes, header: tuple[Match, ...], family: Family) -> Iterator[Match]:
-    """The matches behind a header, one after the other; it tells which protocol's ports they may ask for."""
+    """The matches after a header, which determines the protocol whose ports they may compare."""
     last = header[-1] if header else None
     protocol = last.number if isinstance(last, Protocol) and not last.negated else 0
     while elements:
@@ -120,7 +120,7 @@ def _body(elements: bytes, header: tuple[Match, ...], family: Family) -> Iterato
 
 
 def _unpack_header(data: bytes, layout: EntryLayout) -> tuple[Match, ...]:
-    """What a header asks, goto aside; one UnknownMatch with the whole of it where our matches can't say all of it.
+    """The matches of a header, without goto; one UnknownMatch with the whole header if other matches can't express it.
 
     `data` is the header up to nfcache.
     """
@@ -142,7 +142,7 @@ def _whole(data: bytes) -> tuple[Match]:
 
 
 def _matches(fields: Fields, layout: EntryLayout) -> Iterator[HeaderMatch]:
-    """What a header's fields seem to ask, in the order of iptables-save."""
+    """The matches that a header's fields express, in the order of iptables-save."""
     inverted = fields[INVERTED]
     if fields[SOURCE_MASK] != layout.any_address or inverted & NOT_SOURCE:
         yield Source(_network(fields, SOURCE), bool(inverted & NOT_SOURCE))
@@ -168,7 +168,7 @@ def _name(field: bytes) -> str:
 
 
 def _unpack_ports(protocol: int, element: bytes) -> tuple[Match, ...]:
-    """What a match of -m tcp or -m udp asks of the ports; nothing where it is another, or asks for something else."""
+    """The port matches of -m tcp or -m udp; none for other matches, and for those with further conditions."""
     size = HEAD.size
     if protocol == TCP:
         head, layout = TCP_HEAD, TCP_DATA

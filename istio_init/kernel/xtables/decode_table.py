@@ -1,4 +1,4 @@
-"""A whole table in the kernel's answer: whether it is just what was written. unpack_table.py reads what else is in it.
+"""Compares a whole table of the kernel with what was written. unpack_table.py decodes tables that differ.
 
 An entry is compared, and unpacked, in the form that encode_rule.py gives it.
 """
@@ -24,7 +24,7 @@ NAME_AT = 2  # in a match or target
 
 
 def is_exactly(table: Table, family: Family, answers: tuple[bytes, bytes | bytearray], expected: Expected) -> bool:
-    """Whether the table of these answers is just this one, counters aside, with nothing of other programs in it.
+    """Whether the kernel's table equals this one, apart from counters, and has no other program's rules.
 
     `answers` and `expected` are those of unpack_table.
     """
@@ -33,7 +33,7 @@ def is_exactly(table: Table, family: Family, answers: tuple[bytes, bytes | bytea
 
 
 class TableBlob:
-    """All entries of a table as the kernel hands them out."""
+    """All entries of a table as the kernel returns them."""
 
     def __init__(self, family: Family, entries: bytes | bytearray, expected: Expected) -> None:
         self._layout = LAYOUTS[family]
@@ -61,14 +61,14 @@ class TableBlob:
         return start + self._offsets(start)[1] == len(self._entries)
 
     def _behind_head(self, start: int, name: str) -> int | None:
-        """Where the rules of a user's chain begin whose head is at an offset; None where it is not."""
+        """Where the rules of a user-defined chain begin whose head is at an offset; None if there is no such head."""
         target, size = self._offsets(start)
         if not self._entries.startswith(ERROR, start + target + NAME_AT) or self._error_name(start + target) != name:
             return None
         return start + size
 
     def _behind(self, start: int, packed: list[bytes | PackedRun]) -> int | None:
-        """Where these entries end that begin at an offset; None where others are there."""
+        """Where these entries end, which begin at an offset; None if the entries there differ."""
         for part in packed:
             if not (self._is(start, part) if isinstance(part, bytes) else self._run_matches(start, part)):
                 return None
@@ -76,18 +76,18 @@ class TableBlob:
         return start
 
     def _verdict(self, start: int) -> str:
-        """What the entry at an offset says whatever the packet; empty where that is no verdict."""
+        """The verdict of an entry without matches; empty for other entries."""
         target, _ = self._offsets(start)
         (verdict,) = VERDICT.unpack_from(self._entries, start + target + HEAD.size)
         return VERDICTS.get(verdict, "")
 
     def _offsets(self, start: int) -> tuple[int, int]:
-        """Of the entry at an offset, its target's and its end's, counted from its start."""
+        """The offsets of an entry's target and end, from the entry's start."""
         target, end = OFFSETS.unpack_from(self._entries, start + self._layout.counters_at - OFFSETS.size)
         return target, end
 
     def _run_matches(self, start: int, run: PackedRun) -> bool:
-        """Whether the entries from an offset on are a run's: the first unit is, and the others are spelled like it."""
+        """Whether the entries from an offset on are those of a run: the first unit is compared, then the values."""
         if len(self._entries) < start + len(run):
             return False
         at = 0
@@ -102,7 +102,7 @@ class TableBlob:
         entries, layout = self._entries, self._layout
         if not entries.startswith(packed[: layout.counters_at], start):
             return False
-        # What is equal says where target and end are.
+        # Equal bytes have the same offsets of target and end.
         target, end = OFFSETS.unpack_from(packed, layout.counters_at - OFFSETS.size)
         if entries[start + target + NAME_AT]:
             return entries.startswith(packed[layout.size :], start + layout.size)
@@ -111,7 +111,7 @@ class TableBlob:
         return self._standard(start + target, start + end) == packed[target:]
 
     def _standard(self, target: int, end: int) -> bytes | None:
-        """A standard target as `pack` makes it; None where it jumps to where no chain begins."""
+        """A standard target as `pack` encodes it; None if it jumps to a place where no chain begins."""
         (verdict,) = VERDICT.unpack_from(self._entries, target + HEAD.size)
         packed = self._standards.get(verdict)
         if packed is None:

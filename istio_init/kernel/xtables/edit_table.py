@@ -35,7 +35,7 @@ _ATTEMPTS = 100
 
 
 def edit_table(firewall: Libiptc, change: TableChange) -> None:
-    """Make a change, which with `desired` None removes Istio's rules; again while other programs write."""
+    """Make a change; without `desired` it removes Istio's rules. Repeats while other programs write to the table."""
     family, name, desired = change.family, change.name, change.desired
     try:
         for attempt in range(_ATTEMPTS):
@@ -59,7 +59,7 @@ def edit_table(firewall: Libiptc, change: TableChange) -> None:
 
 
 def _holds(firewall: Libiptc, change: TableChange) -> bool:
-    """Whether a commit that failed was made: the kernel replaces the table first, and sets its counters then."""
+    """Whether a failed commit took effect: the kernel replaces the table first, and sets its counters afterwards."""
     from istio_init.kernel.xtables.unpack_table import unpack_table
     from istio_init.model.ownership import own_part
 

@@ -48,7 +48,7 @@ SAVE, RESTORE = 1, 2
 
 
 def pack_rare_match(match: RareMatch) -> bytes:
-    """One of these matches as `pack_match` has it. ValueError where the struct has no room for the value."""
+    """Encode one of these matches. ValueError if the struct can't hold the value."""
     match match:
         case Multiport():
             return extension("multiport", 1, _pack_multiport(match))
@@ -64,7 +64,7 @@ def pack_rare_match(match: RareMatch) -> bytes:
 
 
 def _pack_foreign_match(match: Comment | UnknownMatch) -> bytes:
-    """One that no Istio rule has: its module is imported only here."""
+    """Encode a match that no Istio rule has; its module is imported only here."""
     from istio_init.model.unknown import Comment, UnknownMatch
 
     match match:
@@ -101,7 +101,7 @@ def _pack_comment(match: Comment) -> bytes:
 
 
 def pack_rare_target(target: RareTarget, family: Family) -> bytes:
-    """One of these targets as libiptc takes it. ValueError where the struct has no room for the value."""
+    """Encode one of these targets as libiptc takes it. ValueError if the struct can't hold the value."""
     match target:
         case CtZone():  # first, as it is the most frequent
             return extension("CT", 2, CT_DATA.pack(target.zone))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from istio_init.model.rules import Family, Target
     from istio_init.model.unknown import Comment, UnknownMatch
 
-    # What a rule may ask beside the header's fields and the ports, but for its owner.
+    # Matches that are neither in the header, nor of ports, nor of the owner.
     RareMatch: TypeAlias = Multiport | Mark | ConnMark | CtState | Comment | UnknownMatch
     ExtensionMatch: TypeAlias = Owner | RareMatch
 
@@ -47,7 +47,7 @@ def extension(name: str, revision: int, data: bytes) -> bytes:
 
 
 def pack_match(match: ExtensionMatch) -> bytes:
-    """A match as the kernel's struct, the same for both families. ValueError where it has no room for the value."""
+    """Encode a match, the same for both families. ValueError if the struct can't hold the value."""
     if isinstance(match, Owner):
         return extension("owner", 1, _pack_owner(match))
     from istio_init.kernel.xtables.encode_extension import pack_rare_match
@@ -65,7 +65,7 @@ _standards: dict[str, bytes] = {}
 
 
 def standard(name: str) -> bytes:
-    """A verdict or a jump as libiptc takes and resolves it: a standard target that bears its name, empty for none."""
+    """Encode a verdict or a jump for libiptc: a standard target with its name, empty for none."""
     packed = _standards.get(name)
     if packed is None:
         packed = _standards[name] = extension(name, 0, bytes(STANDARD_SIZE - HEAD.size))
@@ -73,7 +73,7 @@ def standard(name: str) -> bytes:
 
 
 def pack_target(target: Target, family: Family) -> bytes:
-    """A target as libiptc takes it. ValueError where the struct has no room for the value."""
+    """Encode a target for libiptc. ValueError if the struct can't hold the value."""
     # Kinds are compared as they are: a match statement asks each in turn, which takes longer than all else here.
     if type(target) is Jump:
         return standard(target.chain)

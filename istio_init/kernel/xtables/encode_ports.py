@@ -24,7 +24,7 @@ SOURCE_INVERTED, DESTINATION_INVERTED = 1, 2
 
 
 def pack_ports(protocol: int, source: SourcePorts | None, destination: DestinationPorts | None) -> bytes:
-    """One match of -m tcp or -m udp with both sides' ports; None asks nothing of that side."""
+    """Encode one match of -m tcp or -m udp with the ports of both sides; None for any port."""
     ports = [LOWEST, HIGHEST, LOWEST, HIGHEST, 0]
     if source:
         ports[0], ports[1] = source.ports.low, source.ports.high

@@ -37,13 +37,13 @@ INFO = struct.Struct("=32sI5I5III")
 # By the numbers of <linux/netfilter.h>, NF_INET_*.
 HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 
-# A chain of a user's begins with an entry whose target bears this name and, as its data, the chain's.
+# A user-defined chain begins with an entry whose target has this name; its data is the chain's name.
 ERROR = b"ERROR\0"
 ERROR_SIZE = 64
 
 
 def pack(rule: Rule, family: Family) -> bytes:
-    """The rule's entry with our signature, as libiptc takes it. KernelError where no entry can say what the rule does.
+    """Encode a rule with the signature, as libiptc takes it. KernelError if no entry can express the rule.
 
     SourcePorts with DestinationPorts right behind become one match of -m tcp or -m udp, as iptables makes it.
     """

@@ -1,4 +1,4 @@
-"""What other programs' matches say of rates, counts, the clock and connections; foreign_options.py says where from."""
+"""Prints other programs' matches of rates, counts, the clock and connections; foreign_options.py selects functions."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _bytes(cost: int, burst: int) -> tuple[str, int]:
 
 
 def _cost(rate: int) -> int:
-    """What the kernel keeps of a rate in bytes."""
+    """A rate in bytes as the kernel stores it."""
     return HIGHEST32 // ((rate >> 4) + 1)
 
 

@@ -1,4 +1,4 @@
-"""What other programs' matches say of a packet's headers and content; foreign_options.py says where from."""
+"""Prints other programs' matches of a packet's headers and content; foreign_options.py selects the function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other programs' matches say of addresses, connections, TCP and rates; foreign_options.py says where from."""
+"""Prints other programs' matches of addresses, connections, TCP and rates; foreign_options.py selects the function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other programs' matches and targets say, as iptables-save prints it: from the kernel's structs to words.
+"""Prints other programs' matches and targets as iptables-save does, from the kernel's structs.
 
 A plain run has no such rules. The layouts are those of <linux/netfilter/xt_*.h>, <linux/netfilter_ipv4/ipt_*.h> and
 <linux/netfilter_ipv6/ip6t_*.h>; the spellings those of the save functions in iptables' extensions/. What is not known

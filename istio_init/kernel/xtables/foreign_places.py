@@ -1,4 +1,4 @@
-"""What other programs' matches say of where a packet is: its sender, socket, device, route, processor and IPsec policy.
+"""Prints other programs' matches of a packet's sender, socket, device, route, processor and IPsec policy.
 
 foreign_options.py says where from.
 """

@@ -1,4 +1,4 @@
-"""What other programs' targets say; foreign_options.py says where from."""
+"""Prints other programs' targets; foreign_options.py selects the function."""
 
 from __future__ import annotations
 

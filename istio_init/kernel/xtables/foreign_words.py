@@ -1,4 +1,4 @@
-"""How iptables-save spells texts, numbers and masks: what the readers of foreign_options.py share."""
+"""Spells texts, numbers and masks as iptables-save does; shared by the modules of foreign_options.py."""
 
 from __future__ import annotations
 

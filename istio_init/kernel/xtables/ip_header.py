@@ -46,7 +46,7 @@ class EntryLayout:
         self.goto_flag = goto_flag  # says that a jump is a goto; both are in the byte at `flags_at`
         self.counters_at = self.struct.size + 8  # offset of comefrom and counters
         self.uncounted = bytes(size - self.counters_at)  # these, zero
-        # The fields of a header that asks nothing.
+        # The fields of a header without a condition.
         self.blank = (*[self.any_address] * 4, *[NO_INTERFACE] * 4, *[0] * numbers)
 
 
@@ -57,7 +57,7 @@ LAYOUTS: dict[Family, EntryLayout] = {
 
 
 def put(match: HeaderMatch, fields: Fields, layout: EntryLayout) -> None:
-    """Write one match into a header's fields. ValueError where its place is taken or the value doesn't fit."""
+    """Write one match into a header's fields. ValueError if the fields are in use, or can't hold the value."""
     PUTS[type(match)](match, fields, layout)
 
 
@@ -132,7 +132,7 @@ def _interface(name: str) -> tuple[bytes, bytes]:
     return encoded.ljust(len(NO_INTERFACE), b"\0"), (b"\xff" * counting).ljust(len(NO_INTERFACE), b"\0")
 
 
-# What writes a match, by its kind.
+# The function that writes each kind of match.
 PUTS: dict[type, Callable[[Any, Fields, EntryLayout], None]] = {
     Protocol: _put_protocol,
     Destination: _put_destination,

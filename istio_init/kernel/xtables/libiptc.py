@@ -36,14 +36,14 @@ def functions(family: Family) -> dict[str, Any]:
     except OSError as error:
         package = soname.partition(".")[0] + "2"
         missing = f"install it (Debian and Ubuntu: {package}; Fedora: iptables-libs; Alpine: libip4tc, libip6tc)"
-        # dlopen(3) has a text only; a limit that it ran into is still reached.
+        # dlopen(3) returns a text, no number; if a limit was the cause, it is still reached.
         number = exhausted()
         raise KernelError(f"{soname} can't be opened ({error}): {limit_remedy(number) or missing}", number) from error
     return {name: function(library, f"{prefix}_{name}", Pointer if name == "init" else int) for name in _FUNCTIONS}
 
 
 class Handle:
-    """A table as it was when the handle was made, and edits to it; freed at the end of `with`.
+    """A copy of a table, and edits to it, which commit() writes; freed at the end of `with`.
 
     StepError with the kernel's or libiptc's number where a step fails.
     """

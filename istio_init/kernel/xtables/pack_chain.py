@@ -1,4 +1,4 @@
-"""A chain's rules as entries: one by one, and long runs of them at once (packed_run.py)."""
+"""Encodes a chain's rules: one by one, and long runs at once (packed_run.py)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from istio_init.kernel.xtables.packed_run import PackedRun
     from istio_init.model.rules import Chain, Family
 
-# Of fewer values, each rule is packed by itself sooner.
+# With fewer values, packing each rule by itself is faster.
 _SHORT = 4
 
 
 def pack_chain(chain: Chain, family: Family) -> list[bytes | PackedRun]:
-    """A chain's entries with our signature: of its single rules one by one, of its long runs as such. See `pack`."""
+    """The entries of a chain with the signature, a long run of rules as one PackedRun. Errors are those of `pack`."""
     packed: list[bytes | PackedRun] = []
     for part in chain.parts:
         if isinstance(part, Run):

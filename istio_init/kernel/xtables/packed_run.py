@@ -66,7 +66,7 @@ class PackedRun:
             yield self._repeated(unit, last - first, columns)
 
     def matches(self, existing: bytes | bytearray, start: int) -> bool:
-        """Whether the kernel's entries from an offset on are those of this run, given that the first unit is.
+        """Whether the kernel's entries from an offset on are those of this run; the first unit is known to be equal.
 
         Counters do not count. Every unit must have the verdict, or the offset of a jump, that the first unit has.
         """

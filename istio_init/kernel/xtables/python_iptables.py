@@ -1,4 +1,4 @@
-"""The Firewall on python-iptables: slower than kernel/xtables/firewall.py, and a second opinion on all that it does.
+"""A Firewall over python-iptables: slower than kernel/xtables/firewall.py, and an independent check of it.
 
 It uses libxtables, iptables' own library, which parses and prints what matches and targets say; none of our
 structs come in. python-iptables can't serve both families in one process, and it may end the one it is in. So
@@ -99,7 +99,7 @@ def answer() -> None:
         result = error
     with os.fdopen(out, "wb") as file:
         pickle.dump(result, file)
-    # What python-iptables would still tidy up ends with the process, too.
+    # python-iptables would clean up first; the end of the process does that as well.
     os._exit(0)
 
 

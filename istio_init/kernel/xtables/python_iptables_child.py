@@ -1,4 +1,4 @@
-"""Tables edited the way of kernel/xtables/firewall.py, with python-iptables in the place of its handles and structs.
+"""Edits tables as kernel/xtables/firewall.py does, with python-iptables in place of its handles and structs.
 
 For python_iptables.py's child processes alone: importing this brings all that importing iptc brings.
 """
@@ -88,7 +88,7 @@ class TableHandle(Handle):
             raise _refused(f"{function.replace('_', ' ')} {chain}") from error
 
     def commit(self) -> None:
-        """Give the table to the kernel as one."""
+        """Replace the kernel's table in one step."""
         try:
             self.table.commit()
         except iptc.IPTCError as error:

@@ -169,7 +169,7 @@ class TableReader:
         self._xtables = xtables(_RULES[family]().nfproto)
 
     def rules(self, chain: str) -> Iterator[Rule]:
-        """The rules of a chain; what libxtables doesn't know, or says in words that we don't, as the bytes it is."""
+        """The rules of a chain; matches and targets that can't be parsed keep their bytes."""
         entry = self._table.first_rule(chain)
         while entry:
             yield self._rule(entry)
@@ -190,7 +190,7 @@ class TableReader:
         return Rule(tuple(matches), target, ours=entry.nfcache == _SIGNED)
 
     def _matches(self, iptc_rule: Any, address: int, size: int, header: tuple[Match, ...]) -> tuple[Match, ...]:
-        """What one xt_entry_match asks: one of our matches, or both sides' ports."""
+        """One xt_entry_match as a value, or as two for the ports of both sides."""
         name, revision, data = _parts(address, size)
         module = self._xtables.find_match(name)
         if module and _fits(module[0], revision, size):
@@ -218,7 +218,7 @@ class TableReader:
         return UnknownTarget(name, revision, data)
 
     def _loaded(self, before: Rule, text: str) -> Rule | None:
-        """The rule of which libxtables printed the end; None where save.load does not know it."""
+        """The rule whose last options libxtables printed; None if iptables_restore.py can't parse them."""
         save = f"*filter\n:OUTPUT ACCEPT\n-A OUTPUT {rule_text(before)} {text}\nCOMMIT\n"
         try:
             [table] = load(save, self._family).tables
@@ -236,7 +236,7 @@ def _parts(address: int, size: int) -> tuple[str, int, bytes]:
 
 
 def _fits(module: Any, revision: int, size: int) -> bool:
-    """Whether libxtables' extension is of this revision; python-iptables would read any with the one it has."""
+    """Whether libxtables has the extension in this revision; python-iptables does not check that."""
     return bool(module.revision == revision and xt_align(module.size + HEAD.size) == size)
 
 
@@ -247,7 +247,7 @@ def _printed(extension: Any, iptc_rule: Any) -> str:
 
 
 def _header(iptc_rule: Any, family: Family) -> tuple[Match, ...]:
-    """What a rule's header asks; one UnknownMatch with the whole of it where that can't be said in full."""
+    """The matches of a rule's header; one UnknownMatch with the whole header if other matches can't express it."""
     header = iptc_rule.get_ip()
     whole = bytes(header)
     try:
@@ -268,7 +268,7 @@ def _header(iptc_rule: Any, family: Family) -> tuple[Match, ...]:
 
 
 def _header_matches(iptc_rule: Any, family: Family) -> Iterator[Match]:
-    """What a header seems to ask, in the order of iptables-save."""
+    """The matches that a header expresses, in the order of iptables-save."""
     for side, text in ((Source, iptc_rule.src), (Destination, iptc_rule.dst)):
         network = _network(text.removeprefix("!"), family)
         if network.prefix or text.startswith("!"):

@@ -29,7 +29,7 @@ _NO_LEGACY = (
 
 
 def explain(error: StepError, family: Family, name: str, desired: Table | None) -> KernelError:
-    """The error to raise; `name` is the table, empty where all were read, and `desired` what was to be written."""
+    """The error to raise. `name` is the table, empty if all were read; `desired` is what was to be written."""
     where, why = f"{family} {name}".rstrip(), _why(error.errno, error.step, family, name, desired)
     return KernelError(f"{where}: can't {error.step}: {os.strerror(error.errno)}: {why}", error.errno)
 

@@ -1,4 +1,4 @@
-"""A whole table replaced in one call, for long lists in tables without rules of other programs.
+"""Replaces a whole table in one call; for long lists, in tables without other programs' rules.
 
 libiptc needs a call for each rule, allocates memory for each, and lays all of them out when it commits: too slow for
 10,000 rules. Of a table that has Istio's rules only, nothing has to be kept but the policies and their counters, so its
@@ -48,7 +48,7 @@ _CODES = {name.encode(): code for code, name in VERDICTS.items()}
 
 
 class Unsuited(Exception):
-    """Only libiptc can write this table, or reject it."""
+    """The table can't be written in this way; libiptc can write it, or reject it."""
 
 
 def write(socket: TableSocket, family: Family, desired: Table, packed: Mapping[str, Packed]) -> bool:
@@ -134,7 +134,7 @@ class _Layout:
         return unit
 
     def _resolved(self, entry: bytes, end: int | None) -> bytes:
-        """An entry of `pack` with its verdict or jump as the kernel has it: a number, or the offset of a chain.
+        """An entry of `pack` with its verdict or jump in the kernel's form: a number, or a chain's offset.
 
         A rule without a target continues at `end`, its own; None where that differs by repetition.
         """

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def entry_size(start: bytes | bytearray, family: Family) -> int:
-    """How many bytes an entry has, by its header."""
+    """The size of an entry in bytes, from its header."""
     size: int = OFFSETS.unpack_from(start, LAYOUTS[family].struct.size + len(SIGNATURE))[1]
     return size
 
 
 def extensions(rule: Rule, family: Family) -> Iterator[tuple[Literal["match", "target"], str, int]]:
-    """The kernel's extensions that a rule is made of: kind, name and revision."""
+    """The kernel's extensions that a rule needs: kind, name and revision."""
     entry = pack(rule, family)
     layout = LAYOUTS[family]
     target, _ = OFFSETS.unpack_from(entry, layout.struct.size + len(SIGNATURE))

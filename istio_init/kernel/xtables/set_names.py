@@ -1,4 +1,4 @@
-"""Names of IP sets: rules keep a set's number, which means something in their network namespace alone."""
+"""Names of IP sets: rules hold the number of a set, which is valid in their network namespace only."""
 
 from __future__ import annotations
 

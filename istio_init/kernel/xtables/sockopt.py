@@ -36,7 +36,7 @@ _REVISION = Struct("=29sB")  # struct xt_get_revision
 _LENGTH = Struct("=I4x")  # socklen_t, padded to the size of a Pointer
 _ATTEMPTS = 100
 
-# Errors of a read that say nothing about the table: memory that was short for a moment, or a call that was cut short.
+# Temporary errors of a read: memory was short for a moment, or the call was interrupted.
 PASSING = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EINTR, errno.EBUSY, errno.ENOBUFS, errno.ENOSPC})
 READS = 5
 

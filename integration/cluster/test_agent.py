@@ -9,7 +9,7 @@ import yaml
 
 from integration.cluster.node import KubernetesNode
 from integration.cluster.plugin import INJECTED, LABEL, PLAIN, leaves_nothing, rolled_out
-from integration.cluster.workload import dial_in, pod
+from integration.cluster.workload import APP, DIAL, QUERY, WITNESS, address, container, dial, dial_in, pod
 from istio_init.options.annotations import INJECT
 
 MANY = 8
@@ -62,6 +62,23 @@ def test_variables_of_the_sidecar_decide(node: KubernetesNode, namespace: str) -
         lambda: "INVALID_DROP of the container istio-proxy" in node.kubectl("-n", namespace, "describe", "pod", "web"),
         "the event",
     )
+
+
+@pytest.mark.usefixtures("agent")
+def test_the_sidecars_user_and_its_variables_are_known(node: KubernetesNode, namespace: str) -> None:
+    """A user as OpenShift assigns it, and DNS capture by what the whole mesh sets: neither is in an annotation."""
+    proxy = container("istio-proxy", WITNESS, 1000650000)
+    proxy["env"] = [{"name": "ISTIO_META_DNS_CAPTURE", "value": "true"}]
+    node.apply(pod("web", containers=[container("app", APP, 1000), proxy], annotations=INJECTED), namespace)
+    node.apply(pod("plain"), namespace)
+    for name in ("web", "plain"):
+        node.wait_for_pod(name, namespace)
+    assert node.kubectl("-n", namespace, "exec", "web", "-c", "app", "--", "python3", "-c", QUERY).strip() == "15053"
+    plain = address(node, namespace, "plain")
+    assert dial(node, namespace, "web", (plain, 8080)) == f"15001 {plain} 8080"
+    # The sidecar's own connections are not captured.
+    own = ("exec", "web", "-c", "istio-proxy", "--", "python3", "-c", DIAL, plain, "8080")
+    assert "200 OK" in node.kubectl("-n", namespace, *own)
 
 
 @pytest.mark.usefixtures("agent")

@@ -1,4 +1,4 @@
-"""The agent's tasks, from its first to its last moment: a signal ends them in an order in which no pod is lost."""
+"""The agent's tasks, from start to end. A signal ends them in an order in which no pod is missed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KEEP = "keep"
 
 
 class AgentSettings(Record):
-    """What an agent is started with. `entry` gives the plugin's entry in the network, `interval` is in seconds.
+    """The agent's settings. `entry` returns the plugin's entry in the network, `interval` is in seconds.
 
     `ending` is what the last agent leaves; an agent whose `daemonset` goes on leaves everything to its successor.
     """
@@ -96,11 +96,11 @@ class Agent:
         metrics.gauge("ready", "1 if the agent is ready, as /readyz has it.", lambda: not health.troubles())
 
     async def run(self) -> None:
-        """Run all tasks until a signal comes; then take from the node what is to be taken."""
+        """Run all tasks until a signal arrives; then uninstall what the settings say."""
         loop = asyncio.get_running_loop()
         for number in ENDING:
             loop.add_signal_handler(number, self._stop.set)
-        # One may have come while the program started.
+        # A signal may have arrived while the program started.
         if termination_requested():
             self._stop.set()
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
@@ -131,7 +131,7 @@ class Agent:
         self._repair.note(new, old)
 
     async def _repair_when_listed(self) -> Never:
-        """Repair pods, once the agent can be asked for each: inspections decide by its answers."""
+        """Repair pods once the agent can answer for each of them, since inspections use its answers."""
         await self._watch.synced.wait()
         await self._repair.run()
 
@@ -151,14 +151,14 @@ class Agent:
         return PluginServer(handlers, self._log)
 
     async def _keep_installed(self) -> None:
-        """Install whenever something is not as it should be, until the agent is to end."""
+        """Restore the installation whenever it is incomplete, until the agent must end."""
         settings = self._settings
         with (
             DirectoryWatch(watched(settings.places, settings.plugin_config)) as watch,
             Keeper(self._log, settings.places, settings.source, settings.entry) as keeper,
         ):
             while not self._stop.is_set():
-                # In a thread: it waits for locks of files and for the disk, and pods must not wait for that.
+                # In a thread: it waits for file locks and for the disk, and pods must not wait for it.
                 self.health.installed = await asyncio.to_thread(keeper.attempt)
                 if keeper.rest:
                     with contextlib.suppress(TimeoutError):
@@ -183,7 +183,7 @@ class Agent:
             watch.renew()
 
     async def _leave(self) -> None:
-        """Do what the end of the agent is to do to the node."""
+        """Uninstall from the node what the settings say, at the agent's end."""
         ending, places, daemonset = self._settings.ending, self._settings.places, self._settings.daemonset
         if ending != KEEP and daemonset and not await is_final(self._api, daemonset, self._log):
             ending = KEEP

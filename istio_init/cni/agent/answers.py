@@ -1,4 +1,4 @@
-"""What the agent answers the plugin: a pod from its watch, or else from the API server, asked for once."""
+"""The agent's answers to the plugin: a pod from its watch, or from one request of the API server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AT_ONCE, PATIENCE = 16, 8.0
 
 
 class Answers:
-    """Answers by what the agent knows. `asked` is called for each pod that the API server is asked for."""
+    """Answers from the agent's store. `count_request` is called for each pod that is requested from the API server."""
 
     def __init__(self, api: KubernetesApi, store: PodStore, health: Health) -> None:
         self._api, self._store, self._health = api, store, health
@@ -47,7 +47,7 @@ class Answers:
         return {"pod": description_members(pod.description)}
 
     async def health(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What is missing for the agent's work."""
+        """What keeps the agent from its work."""
         return {"troubles": self._health.troubles()}
 
     async def _directly(self, namespace: str, name: str) -> NodePod | None:

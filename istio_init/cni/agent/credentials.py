@@ -1,4 +1,4 @@
-"""Where the API server is and what proves who asks: the pod's own service account, or a kubeconfig."""
+"""The API server's address and credentials: the pod's service account, or a kubeconfig."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the end of the agent's process means for the node: another one comes, or the installation goes."""
+"""Decides at the agent's end whether another agent follows, or the installation is removed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from istio_init.cni.agent.kubernetes import KubernetesApi
     from istio_init.log import Log
 
-# The answers of a server that has removed the DaemonSet, or this process' account and role, which go with it.
+# Status codes if the DaemonSet was deleted, or this process's account and role, which are deleted with it.
 REMOVED = {UNAUTHORIZED, FORBIDDEN, NOT_FOUND}
 
 

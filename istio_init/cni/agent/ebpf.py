@@ -1,4 +1,4 @@
-"""Capture by eBPF, kept as it is: the agent holds what is pinned, and counts what the programs count.
+"""Keeps capture by eBPF in place: restores missing pins, and exports the programs' counters.
 
 No ADD waits for this: the plugin installs and attaches by itself, and all stays attached without the agent.
 """
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from istio_init.kernel.ebpf.holder import Look
     from istio_init.log import Log
 
-# Seconds between two looks, which take about a millisecond.
+# Seconds between two checks, each of which takes about a millisecond.
 INTERVAL = 2.0
 NAME = "capture by eBPF"
 
 
 class EbpfKeeper:
-    """Looks at the pins again and again, restores what is missing, and says what it did."""
+    """Checks the pins periodically, restores missing ones, and logs it."""
 
     def __init__(self, log: Log) -> None:
         self._log, self._holder = log, Holder()
@@ -40,7 +40,7 @@ class EbpfKeeper:
         self.missing = 0
 
     async def run(self) -> Never:
-        """Look every INTERVAL; an error is logged when it is new."""
+        """Check every INTERVAL; log an error when it first occurs."""
         while True:
             try:
                 # In a thread: it waits for the lock that an ADD holds.
@@ -67,7 +67,7 @@ class EbpfKeeper:
         )
 
     def _say(self, problem: str) -> None:
-        """Log a problem if it is another than before."""
+        """Log a problem unless it is the same as before."""
         if problem and problem != self._problem:
             self._log.error(f"{NAME}: {problem}")
         self._problem = problem

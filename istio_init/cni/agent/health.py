@@ -6,7 +6,7 @@ from istio_init.cni.agent.endpoint import Page
 
 
 class Health:
-    """What has to be true before pods may be sent to this node. Each part is set by the task that knows."""
+    """The conditions for scheduling pods on this node. Each is set by the task that it is about."""
 
     def __init__(self) -> None:
         self.installed = False

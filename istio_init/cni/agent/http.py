@@ -1,4 +1,4 @@
-"""HTTP/1.1 requests over asyncio: h11 knows the protocol, this module moves the bytes.
+"""HTTP/1.1 requests over asyncio. h11 implements the protocol; this module transfers the bytes.
 
 One connection a request: the agent makes few, and one of them, the watch, lasts for minutes.
 """

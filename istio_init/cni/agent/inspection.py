@@ -1,4 +1,4 @@
-"""The state of this node's pods, found by `istio-init cni repair` in a process of its own.
+"""Determines the state of this node's pods, by running `istio-init cni repair`.
 
 A process that has entered a pod's user namespace cannot leave it, and one with an event loop should not fork. What that
 costs, a start of Python, is paid once for all pods.

@@ -101,7 +101,7 @@ class KubernetesApi:
         kind: str = "",
         patience: float = 0.0,
     ) -> AsyncIterator[http.Response]:
-        """An answer with a status below 300; HttpError for any other, which says what the server said."""
+        """An answer with a status below 300; HttpError with the server's message for any other."""
         credentials = self._credentials
         target = f"{credentials.prefix}{path}{f'?{urlencode(query)}' if query else ''}"
         headers = {"Accept": "application/json", "User-Agent": f"istio-init-cni/{__version__}", **credentials.headers()}
@@ -123,7 +123,7 @@ async def _refusal(method: str, path: str, answer: http.Response) -> HttpError:
         why = ""
     after = answer.headers.get("retry-after", "")
     detail = f": {shown(' '.join(why.split()), 200)[1:-1]}" if why else ""
-    # Seconds; a date is not understood, and counts as nothing.
+    # Seconds; a date is ignored.
     seconds = float(after) if after.isascii() and after.isdigit() and len(after) < 6 else 0.0
     return HttpError(f"{method} {path}: {answer.status}{detail}", answer.status, seconds)
 
@@ -143,7 +143,7 @@ def _pod(data: bytes) -> NodePod:
 
 
 def _reduced(value: dict[str, Any]) -> Any:  # noqa: ANN401
-    """A pod where an object is one, so that the whole of a long list never exists as dicts."""
+    """Convert each pod while JSON is parsed, so that a long list never exists as dicts."""
     if "spec" in value and "metadata" in value:
         return from_object(value)
     return value

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.registry import Collector
 
-# A series beside each counter, of when it began: twice the metrics, and nothing that process_start_time_seconds lacks.
+# Without _created series: they double the metrics, and process_start_time_seconds has the same information.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 PREFIX = "istio_init_cni"
 # The codes of the plugin's failures (docs/cni.md), as a metric names them.
@@ -60,7 +60,7 @@ BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0, 30
 
 
 class Metrics:
-    """Counts what the agent sees and does."""
+    """The agent's counters and gauges."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""The pods of a node as the agent keeps them: what decides about capture, and nothing else of them."""
+"""The pods of a node as the agent stores them: only the fields that decide about capture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from istio_init.record import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-# By these the kubelet knows a static pod, whose object in the API has another uid.
+# The annotations with a static pod's uid in the kubelet, which differs from that of its object in the API.
 MIRROR = "kubernetes.io/config.mirror"
 ENDED = frozenset({"Succeeded", "Failed"})
 
@@ -40,12 +40,12 @@ class NodePod(Record):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What names it among the pods that exist at one time."""
+        """Its namespace and name."""
         return self.namespace, self.name
 
     @property
     def ended(self) -> bool:
-        """Whether it runs no more, and has no network."""
+        """Whether it has ended, and so has no network."""
         return self.phase in ENDED
 
     def has_uid(self, uid: str) -> bool:
@@ -76,7 +76,7 @@ def from_object(manifest: Any) -> NodePod:  # noqa: ANN401 (JSON)
 
 
 def _trimmed(pod: PodDescription) -> PodDescription:
-    """The description without what decides nothing: of the annotations, the names that resemble Istio's stay."""
+    """The description without irrelevant fields; of the annotations only those with a name like Istio's are kept."""
     annotations = {name: text for name, text in pod.annotations.items() if name in NAMES or "istio.io/" in name}
     return pod.replace(
         annotations=annotations, labels={name: text for name, text in pod.labels.items() if name == INJECT}

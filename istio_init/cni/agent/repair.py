@@ -1,4 +1,4 @@
-"""Continuous repair: pods that the plugin missed, or whose rules have changed, are found, told of, and dealt with."""
+"""Continuous repair: finds pods that the plugin missed or whose rules changed, reports them, and repairs them."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ LABEL_NAME, LABEL_VALUE = "cni.istio.io/uninitialized", "true"
 COMPONENT = "istio-init-cni"
 # Seconds to collect changes before the pods are inspected, and until findings are checked again.
 GATHER, CONFIRM = 3.0, 10.0
-# Of the time, inspections take one part in so many, however much changes.
+# Inspections take at most one part in this many of the time, however many changes there are.
 SHARE = 5
 EVENT_REASONS = {UNCAPTURED: "NotCaptured", DRIFTED: "RulesChanged"}
 
 
 class RepairSettings(Record):
-    """What is done about pods: the mode, namespaces whose pods are never deleted, and evictions a minute at most.
+    """Settings of repair: the mode, namespaces whose pods are never deleted, and the limit of evictions a minute.
 
     `interval` is in seconds: how often the pods are inspected where nothing changes.
     """
@@ -48,7 +48,7 @@ class RepairSettings(Record):
 
 
 class Repair:
-    """Inspects the pods at the start, after changes, and now and then; deals with what is wrong.
+    """Inspects the pods at the start, after changes and periodically, and repairs what is wrong.
 
     `counted` is called with a state, what was done, and how that ended; `by_state` has the last inspection's counts.
     """
@@ -57,7 +57,7 @@ class Repair:
         self._settings, self._node, self._inspector, self._api, self._log = settings, node, inspector, api, log
         self._wake = asyncio.Event()
         self._evictions: list[float] = []
-        # Wrong pods of the last inspection, by uid, and those that were told of.
+        # Wrong pods of the last inspection, by uid, and those that were reported.
         self._before: dict[str, str] = {}
         self._reported_pods: set[tuple[str, str]] = set()
         self._failure = ""
@@ -65,12 +65,12 @@ class Repair:
         self.counted: Callable[[str, str, str], None] = lambda _state, _action, _result: None
 
     def note(self, new: NodePod | None, old: NodePod | None) -> None:
-        """Take a change of a pod (PodStore): what may change how it is captured calls for an inspection."""
+        """Handle a change of a pod (PodStore): request an inspection if it may affect capture."""
         if new is not None and (old is None or _state(new) != _state(old)):
             self._wake.set()
 
     async def run(self) -> Never:
-        """Inspect, again and again."""
+        """Inspect until the task is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             begin = loop.time()
@@ -82,12 +82,12 @@ class Repair:
                     await self._wake.wait()
             except TimeoutError:
                 continue
-            # What changes together is inspected together.
+            # Wait for further changes, and inspect them together.
             await asyncio.sleep(gather)
             self._wake.clear()
 
     async def _inspect(self) -> bool:
-        """Inspect all pods once; whether something is left to be done soon."""
+        """Inspect all pods once; returns whether to check again soon."""
         try:
             document = await self._inspector.inspect(fix=self._settings.mode == MEND)
         except InitError as error:
@@ -99,13 +99,13 @@ class Repair:
         return await self.take(states(document))
 
     async def take(self, pods: Sequence[InspectedPod]) -> bool:
-        """Deal with the pods of an inspection; whether something is left to be done soon."""
+        """Handle the pods of an inspection; returns whether to check again soon."""
         self.by_state = Counter(each.state for each in pods if not each.fixed)
         wrong = [each for each in pods if each.state in FIXABLE]
         left = False
         for pod in wrong:
             left |= await self._deal_with(pod)
-        # What is wrong once more than once is told of again only after it was well.
+        # A problem that persists is reported once; it is reported again only after the pod was in order.
         uids = {each.uid for each in wrong if not each.fixed}
         self._reported_pods = {each for each in self._reported_pods if each[0] in uids}
         self._before = {each.uid: each.state for each in wrong if not each.fixed}

@@ -1,4 +1,4 @@
-"""What the plugin's calls report at their end: their log lines, which join the agent's own output."""
+"""Receives the reports of the plugin's calls, and prints their log lines with the agent's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agent's end of the plugin's socket: who may connect, how much is read, and for how long."""
+"""The agent's socket for the plugin: who may connect, how much is read, and for how long."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PluginServer:
 
     @asynccontextmanager
     async def serving(self, path: str) -> AsyncIterator[None]:
-        """Serve at a path. The socket of an agent before this one is replaced, from one moment to the next.
+        """Serve at a path. The socket of a previous agent is replaced atomically.
 
         InitError where that is impossible.
         """
@@ -53,7 +53,7 @@ class PluginServer:
         try:
             yield
         finally:
-            # Not that of an agent after this one.
+            # Unless a following agent has replaced it.
             if _identity(path) == own:
                 _remove(path)
             # Not wait_closed(): from Python 3.12 on it waits for the calls of pods that start just now.

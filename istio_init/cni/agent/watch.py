@@ -1,4 +1,4 @@
-"""List and watch this node's pods for as long as the agent runs, whatever the API server does meanwhile."""
+"""Lists and watches this node's pods while the agent runs, through failures of the API server."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class Backoff:
         self._next = first
 
     def reset(self) -> None:
-        """What was tried works again."""
+        """Reset the delay after a success."""
         self._next = self._first
 
     def pause(self, least: float = 0.0) -> float:
-        """The time to wait now, no shorter than the server has asked for, which may be up to the limit."""
+        """The time to wait now: at least what the server has asked for, up to the limit."""
         now, self._next = self._next, min(self._next * 2, self._limit)
         return max(now * random.uniform(0.5, 1.0), min(least, self._limit) * random.uniform(1.0, 1.2))  # noqa: S311
 
 
 class PodWatch:
-    """Keeps a PodStore what the API server says it is.
+    """Keeps a PodStore up to date with the API server.
 
     `synced` is set once the first list is in. `failed` is called with the reason for each failure, `listed` after
     each list.
@@ -66,7 +66,7 @@ class PodWatch:
         self.failed: Callable[[int], None] = lambda _status: None
 
     async def run(self) -> Never:
-        """List and watch, again and again."""
+        """List and watch until the task is cancelled."""
         while True:
             try:
                 if not self._store.version:
@@ -100,7 +100,7 @@ class PodWatch:
             raise HttpError("the watch ended at once")
 
     async def _recover(self, error: InitError) -> None:
-        """Say a failure once, and wait before the next try."""
+        """Log a failure once, and wait before the next attempt."""
         status = getattr(error, "status", 0)
         self.connected = False
         self.failed(status)

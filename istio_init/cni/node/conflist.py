@@ -1,4 +1,4 @@
-"""CNI network configuration lists as text: our plugin added and removed, and nothing else touched.
+"""Edits CNI network configuration lists as text: adds and removes the plugin's entry, and changes nothing else.
 
 A list belongs to another program (flannel, calico, cilium ...), so its text is edited, not written anew: order, spaces,
 numbers and unknown keys stay byte for byte, and removing our plugin gives back the text that it was added to.
@@ -44,18 +44,18 @@ def name(text: str) -> str:
 
 
 def plugin_entry(text: str) -> dict[str, Any] | None:
-    """The configuration of our plugin in a list; None where it has none."""
+    """The plugin's configuration in a list; None if it is not in it."""
     return next((item.value for item in _plugins(text) if _ours(item)), None)
 
 
 def is_chained_once(text: str) -> bool:
-    """Whether our plugin is in a list exactly once, and behind another."""
+    """Whether the plugin is in a list exactly once, after another plugin."""
     items = _plugins(text)
     return sum(map(_ours, items)) == 1 and not _ours(items[0])
 
 
 def with_plugin(text: str, plugin: Mapping[str, object]) -> str:
-    """The list with our plugin at its end.
+    """The list with the plugin appended.
 
     If it is already chained behind another, it keeps its position, since later plugins may depend on it; only its
     configuration is updated. Raises ValueError for a list of a version that the plugin does not speak as well.
@@ -90,7 +90,7 @@ def require_supported_version(text: str) -> None:
 
 
 def without_plugin(text: str) -> str:
-    """The list without our plugin; the same text where it has none."""
+    """The list without the plugin; the same text if it is not in it."""
     while any(map(_ours, items := _plugins(text))):
         number = next(number for number, item in enumerate(items) if _ours(item))
         if len(items) == 1:
@@ -105,7 +105,7 @@ def without_plugin(text: str) -> str:
 
 
 def list_of_configuration(text: str) -> str:
-    """A list of one plugin out of that plugin's own configuration (a .conf file), which is in it as it was."""
+    """Convert a single plugin's configuration (a .conf file) to a list, with its text unchanged."""
     document = _document(text)
     _typed(document, "it")
     head = {key: document[key] for key in ("cniVersion", "name") if key in document}
@@ -117,7 +117,7 @@ def list_of_configuration(text: str) -> str:
 
 
 def plugin_configuration(text: str) -> dict[str, Any]:
-    """Our plugin's configuration out of the JSON object that a user gave; its type is always ours."""
+    """The plugin's configuration from a user's JSON object; the type is always istio-init-cni."""
     document = _document(text)
     if document.get("type", PLUGIN) != PLUGIN:
         raise ValueError(f"type {shown(str(document['type']))}: leave it out, it is {PLUGIN}")
@@ -186,21 +186,21 @@ def _items(text: str, at: int) -> Iterator[Item]:
 
 
 def _after(text: str, at: int) -> int:
-    """The first place from `at` on that is not blank."""
+    """The first position from `at` on that is not white space."""
     while at < len(text) and text[at] in BLANKS:
         at += 1
     return at
 
 
 def _before(text: str, at: int) -> int:
-    """The place where the blanks before `at` begin."""
+    """The position where the white space before `at` begins."""
     while at and text[at - 1] in BLANKS:
         at -= 1
     return at
 
 
 def _rendered(text: str, neighbour: Item, plugin: Mapping[str, object]) -> str:
-    """Our plugin as its neighbour is written: on one line, or on several with the file's own indent."""
+    """The plugin's entry in the style of its neighbour: on one line, or on several with the file's indentation."""
     if "\n" not in text[neighbour.begin : neighbour.end]:
         return json.dumps(plugin)
     line = text[text.rfind("\n", 0, neighbour.begin) + 1 :]
@@ -210,7 +210,7 @@ def _rendered(text: str, neighbour: Item, plugin: Mapping[str, object]) -> str:
 
 
 def _indent(text: str) -> str:
-    """What a level is indented by: what the first line that is indented is."""
+    """The indentation of one level: that of the first indented line."""
     for line in text.split("\n"):
         if (blank := line[: len(line) - len(line.lstrip(" \t"))]) and line.strip():
             return blank

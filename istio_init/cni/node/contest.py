@@ -1,4 +1,4 @@
-"""Two programs that insist on the same file: each write of it waits longer than the one before."""
+"""Backs off from a file that another program keeps changing: each write waits longer than the one before."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Contest:
         self._files: dict[str, tuple[float, int, float]] = {}
 
     def wrote(self, path: str, now: float) -> tuple[int, float]:
-        """Note a write; how many that makes in a row, and for how many seconds to leave the file alone."""
+        """Record a write; returns how many there were in a row, and for how many seconds to leave the file alone."""
         last, times, rest = self._files.get(path, (float("-inf"), 0, 0.0))
         times = times + 1 if now - last < rest + CALM else 1
         rest = min(2.0 ** (times - AT_ONCE - 1), LONGEST) if times > AT_ONCE else 0.0

@@ -105,7 +105,7 @@ def _with_status(channel: GrpcChannel, sandbox: Sandbox) -> Sandbox:
 
 
 def _placed(channel: GrpcChannel, sandbox: Sandbox) -> Sandbox:
-    """A sandbox with the place that its containers name, where its own status names none."""
+    """A sandbox with the namespace that its containers name, if its own status names none."""
     if not sandbox.ready or sandbox.host or sandbox.netns or sandbox.pid:
         return sandbox
     for _, identity in _containers(channel, sandbox.identity):

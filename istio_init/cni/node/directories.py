@@ -1,4 +1,4 @@
-"""Where a node's container runtime looks for networks and for plugins."""
+"""Finds the directories of a node's container runtime for networks and plugins."""
 
 from __future__ import annotations
 

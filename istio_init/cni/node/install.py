@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from istio_init.cni.node.directories import Directories
     from istio_init.kernel.host.files import Content
 
-# What a .conf is called that a .conflist was made of: no runtime looks at it.
+# The suffix of a .conf that was converted to a .conflist: runtimes ignore it.
 ASIDE = ".before-istio-init"
 NEW_MODE = 0o600
 # The type of Istio's own plugin.
@@ -46,7 +46,7 @@ class Status(Record):
 
 
 def claim(places: Directories) -> files.FileClaim:
-    """Says, for the length of a `with`, that a running installer keeps the plugin there; renew() after each install.
+    """Marks the plugin as kept by a running installer, within a `with`; renew() after each install.
 
     It is a lock on the installed program, so that nothing else is left in the directory.
     """
@@ -54,7 +54,7 @@ def claim(places: Directories) -> files.FileClaim:
 
 
 def _require_no_claim(places: Directories) -> None:
-    """InitError where a running installer keeps the plugin installed: it would restore what is taken away."""
+    """InitError if a running installer keeps the plugin installed: it would restore what is removed."""
     path = os.path.join(places.programs, PLUGIN)
     if files.is_claimed(path):
         raise InitError(
@@ -64,7 +64,7 @@ def _require_no_claim(places: Directories) -> None:
 
 
 def install(places: Directories, source: str, plugin: Mapping[str, Any]) -> tuple[str, ...]:
-    """Put the program and our entry in place; returns what was done, nothing where all stood already.
+    """Install the program and the entry; returns the actions taken, none if both were in place.
 
     `plugin` is our entry (conflist.plugin_configuration). InitError, which names the file, where a network can't be
     read or there is none yet; nothing of it is changed then.
@@ -80,7 +80,7 @@ def install(places: Directories, source: str, plugin: Mapping[str, Any]) -> tupl
 
 
 def uninstall(places: Directories, *, keep_program: bool = False) -> tuple[str, ...]:
-    """Take our entry out of every network, then the program away; returns what was done.
+    """Remove the entry from every network, then the program; returns the actions taken.
 
     A file that can't be understood has no entry of the plugin and is left alone, unless it names the plugin: then the
     program stays, and an InitError tells which file it was. A running installer is an InitError, too.
@@ -190,7 +190,7 @@ def _enter(networks: str, plugin: Mapping[str, Any]) -> list[str]:
 
 
 def _convert(path: str, plugin: Mapping[str, Any]) -> list[str]:
-    """Make a list of a single plugin's configuration; that is set aside, and put back when we go.
+    """Convert a single plugin's configuration to a list. The original is renamed, and restored on removal.
 
     While both exist the runtime takes the single one, whose name comes first.
     """
@@ -211,7 +211,7 @@ def _convert(path: str, plugin: Mapping[str, Any]) -> list[str]:
 
 
 def _put_back(networks: str) -> Iterator[str]:
-    """The single configurations that were set aside, and away with the lists that were made of them."""
+    """Restore the single configurations that were renamed, and delete the lists made of them."""
     for name in files.names(networks):
         if not name.endswith(ASIDE):
             continue
@@ -224,7 +224,7 @@ def _put_back(networks: str) -> Iterator[str]:
 
 
 def _withdraw(path: str) -> list[str]:
-    """Take our entry out of one file."""
+    """Remove the entry from one file."""
     if not path.endswith(".conflist"):
         return []
     path = os.path.realpath(path)
@@ -241,7 +241,7 @@ def _withdraw(path: str) -> list[str]:
 
 
 def _is_converted(path: str, text: str) -> bool:
-    """Whether a list is what we made of the single configuration beside it."""
+    """Whether a list was converted from the single configuration beside it."""
     for suffix in (".conf", ".json"):
         beside = files.read(f"{os.path.splitext(path)[0]}{suffix}")
         try:

@@ -1,4 +1,4 @@
-"""Keeping the plugin installed: the same attempt again and again, which logs its actions, and a lasting error once."""
+"""Keeps the plugin installed: repeats the installation, logs its actions, and logs a lasting error once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Keeper:
         self._last_warning = ""
         self._contest = Contest()
         self.whole = False
-        # Seconds for which to leave the files alone, since another program keeps undoing what is done to them.
+        # Seconds for which to leave the files alone, since another program keeps undoing the changes.
         self.rest = 0.0
 
     def __enter__(self) -> Self:
@@ -42,7 +42,7 @@ class Keeper:
         self._claim.__exit__(kind, error, at)
 
     def attempt(self) -> bool:
-        """Install whatever is not as it should be; whether program and entry are in place now."""
+        """Install what is missing or differs; returns whether program and entry are in place now."""
         self.rest = 0.0
         try:
             actions = install.install(self._places, self._source, self._entry())

@@ -1,4 +1,4 @@
-"""The plugin's program in the directory of a node's CNI plugins: put there, looked after, taken away.
+"""Installs, checks and removes the plugin's program in the directory of a node's CNI plugins.
 
 Its source is one of two: a program (a file), or a bundle (a directory, scripts/bundle-cni) with an interpreter of its
 own for hosts that have none. A bundle goes to a directory beside the plugin that bears a digest of what is in it, and
@@ -48,7 +48,7 @@ def _install_bundle(source: str, programs: str, path: str) -> bool:
 
 
 def remove(programs: str) -> bool:
-    """Take the program away, its bundles and what was left half copied; whether there was anything."""
+    """Remove the program, its bundles and incomplete copies; returns whether there were any."""
     try:
         existed = files.remove(os.path.join(programs, PLUGIN))
         return _remove_bundles(programs, keep=set()) or existed
@@ -67,7 +67,7 @@ def entry(source: str, target: str) -> bytes:
 
 
 def digest(source: str) -> str:
-    """What tells one bundle from another: the names, modes and bytes of its files, 16 hexadecimal digits."""
+    """A digest of a bundle's files, with their names and modes: 16 hexadecimal digits."""
     sums = hashlib.sha256()
     for path in _tree(source):
         with open(path, "rb") as file:
@@ -115,7 +115,7 @@ def _copy(source: str, target: str) -> None:
 
 
 def _bundle_of(path: str, programs: str) -> str:
-    """The name of the bundle that the standing program is of; empty where it is of none."""
+    """The name of the bundle of the installed program; empty if it is of none."""
     content = files.read(path, LARGEST)
     line = content.data.partition(b"\n")[0] if content else b""
     directory = os.path.dirname(os.fsdecode(line.removeprefix(b"#!").partition(b" ")[0]))
@@ -123,7 +123,7 @@ def _bundle_of(path: str, programs: str) -> str:
 
 
 def _remove_bundles(programs: str, keep: set[str]) -> bool:
-    """Remove the bundles but those to be kept, and what was left half copied; whether there were any."""
+    """Remove all bundles but those to keep, and incomplete copies; returns whether there were any."""
     begins = (f"{PLUGIN}.", f"{files.PARTIAL}{PLUGIN}.")
     gone = [name for name in files.names(programs) if name.startswith(begins) and name not in keep]
     directories = [path for name in gone if os.path.isdir(path := os.path.join(programs, name))]

@@ -1,4 +1,4 @@
-"""The pods of a node against what the plugin would do for them: those that it missed are found, and can be fixed.
+"""Compares the pods of a node with what the plugin would do for them; finds pods that it missed, and can fix them.
 
 A pod that started before the plugin was ready has a sidecar and no rules. What a pod is to have is decided as ADD
 decides, compared as CHECK compares, and brought about by ADD itself: there is no second way.
@@ -51,7 +51,7 @@ class PodNetwork(Record):
 
 
 class Finding(Record):
-    """What was found of one pod, and whether it has been fixed since.
+    """The finding about one pod, and whether it has been fixed since.
 
     `differences` are all that is not as it should be. `connections` are those that are open in a pod which is
     uncaptured; they end when it is captured.
@@ -77,7 +77,7 @@ def repair(sandboxes: Iterable[Sandbox], network: PodNetwork, *, fix: bool) -> I
 
 
 def examine(sandbox: Sandbox, network: PodNetwork, *, fix: bool) -> Finding:
-    """Look at one pod, and fix it if it is to be; never raises what is that pod's fault or its end.
+    """Inspect one pod, and fix it if requested. A fault of the pod, or its end, is a finding and not an error.
 
     A process that has entered a pod's user namespace can't come back from it, so this is for a child (`repair`).
     """
@@ -179,7 +179,7 @@ def _namespace_path(sandbox: Sandbox) -> str:
 
 
 def _in_child(sandbox: Sandbox, look: Callable[[], Finding]) -> Finding:
-    """What `look` finds, in a child."""
+    """Call `look` in a child process."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -196,7 +196,7 @@ def _in_child(sandbox: Sandbox, look: Callable[[], Finding]) -> Finding:
 
 
 def _report(writing: int, sandbox: Sandbox, look: Callable[[], Finding]) -> NoReturn:
-    """Write what `look` finds to a pipe, and end the process."""
+    """Write the result of `look` to a pipe, and end the process."""
     try:
         try:
             finding = look()

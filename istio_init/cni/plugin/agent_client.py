@@ -1,4 +1,4 @@
-"""The plugin's side of the node agent's socket: ask for a pod, and report what came of a call.
+"""The plugin's client of the node agent: requests a pod, and reports the outcome of a call.
 
 A message is one line of JSON in each direction. A request has a `version` and says what it asks for; the answer has
 the same version, and an `error` where there is no other. docs/agent.md describes both. Imported only where the
@@ -59,7 +59,7 @@ class AgentClient:
         return tuple(map(str, troubles))
 
     def report(self, outcome: Mapping[str, Any], lines: list[str]) -> None:
-        """Tell the agent what came of a call, with its log. A report that cannot be delivered is lost."""
+        """Report the outcome of a call and its log to the agent. A report that cannot be delivered is lost."""
         message = encode({"version": VERSION, "ask": "report", "outcome": outcome, "lines": lines})
         while len(message) >= LONGEST_REQUEST and lines:
             lines = lines[len(lines) // 2 + 1 :]

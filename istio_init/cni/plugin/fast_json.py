@@ -17,7 +17,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 class _Context:
-    """What the scanner wants to know: JSON as RFC 8259 has it."""
+    """The scanner's settings: JSON as in RFC 8259."""
 
     strict = True
     object_hook = object_pairs_hook = array_hook = None

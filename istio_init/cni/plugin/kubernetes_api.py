@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from istio_init.cni.plugin.settings import Api
     from istio_init.log import Log
 
-# Said by a server whose answer is the same the next time.
+# Status codes that a repeated request gets as well.
 FINAL = frozenset({401, 403})
 
 
 def pod(api: Api, namespace: str, name: str, log: Log) -> PodDescription:
-    """The pod as the API server has it; PluginError where it can't be had: then nothing may be started."""
+    """The pod from the API server; PluginError if it is not available: the pod must not start then."""
     core = _client(api)
     # To connect, and to read: a single float is no timeout at all to the client's older releases.
     limits = (api.timeout, api.timeout)
@@ -63,7 +63,7 @@ def _client(api: Api) -> Any:  # noqa: ANN401 (the client has no types)
         raise PluginError(
             TRY_AGAIN, f"kubernetes.kubeconfig: {api.kubeconfig}: can't be used: {_reason(error)}"
         ) from error
-    # One try is one request; how often is ours to say.
+    # One attempt is one request; retries are made here.
     api_client.configuration.retries = False
     api_client.rest_client = type(api_client.rest_client)(api_client.configuration)
     return client.CoreV1Api(api_client)

@@ -1,4 +1,4 @@
-"""The plugin's log: JSON lines on standard error and in a file that can't outgrow its bound."""
+"""The plugin's log: JSON lines on standard error and in a file of limited size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONGEST_MESSAGE, LONGEST_FACT = 8 << 10, 1 << 10
 
 
 class PodLog(Log):
-    """A log whose every line bears the `facts`: the pod's name, its namespace, the sandbox, what was decided, why.
+    """A log with `facts` in every line: the pod's name, its namespace, the sandbox, the decision, the reason.
 
     The file gets the lines up to `level`, standard error those of them up to `aloud`. The file takes at most `limit`
     bytes and is then moved to PATH.1, in the place of the one before. Where it can't be written, one line says so and
@@ -33,7 +33,7 @@ class PodLog(Log):
         self.kept: list[str] | None = None
 
     def know(self, **facts: str) -> None:
-        """Have each line from here on bear these facts, too."""
+        """Add facts to each following line."""
         self.facts = {**self.facts, **facts}
 
     def _write(self, level: str, message: str) -> None:
@@ -62,7 +62,7 @@ class PodLog(Log):
 
 
 def line(level: str, message: str, facts: Mapping[str, str]) -> bytes:
-    """One line of JSON, ASCII; what makes it longer than LONGEST_LINE is cut, and it says so."""
+    """One line of JSON in ASCII; longer ones than LONGEST_LINE are cut, and say so."""
     begin = {"level": level, "time": now(), "scope": "cni"}
     text = encode({**begin, "msg": message, **facts})
     if len(text) >= LONGEST_LINE:

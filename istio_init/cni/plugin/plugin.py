@@ -56,10 +56,10 @@ REFUSED = "refused"
 
 
 class Call:
-    """One call: what is asked, the settings, and the log that knows whom it is about."""
+    """One call: the request, the settings, and the log with the pod's name."""
 
     def __init__(self, request: Request, chosen: Settings, aloud: str = "debug") -> None:
-        """`aloud` is up to which level the log goes to standard error as well."""
+        """`aloud` is the level up to which the log goes to standard error as well."""
         self.request, self.settings = request, chosen
         self.log = PodLog(chosen.log_level, chosen.log_file, chosen.log_bytes, aloud)
         self.log.know(
@@ -76,7 +76,7 @@ class Call:
             self.log.kept = []
 
     def decide(self) -> Decision:
-        """What is to be done for the pod; from here on the log says so in each line."""
+        """The decision for the pod, which each following log line has."""
         if access.is_own_namespace(self.request.netns):
             decision = Decision(PASSED, "the sandbox uses the node's network")
         else:
@@ -99,7 +99,7 @@ class Call:
         return pod(api, namespace, name, self.log)
 
     def _ask(self, namespace: str, name: str, uid: str) -> PodDescription | None:
-        """The pod as the node agent knows it; None where it does not answer, and need not."""
+        """The pod from the node agent; None if it does not answer and is optional."""
         if self._agent is None:
             return None
         try:
@@ -111,7 +111,7 @@ class Call:
             return None
 
     def report(self, code: int, begin: float) -> None:
-        """Report to the node agent what came of the call: the CNI error's code, or 0; `begin` is the call's start."""
+        """Report the outcome of the call to the node agent: the CNI error's code, or 0; `begin` is the call's start."""
         if self._agent is not None:
             outcome = {"command": self.request.command, "code": code, "seconds": time.monotonic() - begin}
             for fact in ("pod", "namespace", "sandbox", "decision"):
@@ -119,7 +119,7 @@ class Call:
             self._agent.report(outcome, self.log.kept or [])
 
     def state(self) -> SandboxState | None:
-        """The sandbox's state; from here on the log tells what it says was decided."""
+        """The sandbox's state; each following log line has its decision."""
         state = sandbox_state.read(self.request.container, self.settings.run_dir)
         if state is not None:
             self.log.know(decision=state.decision, why=state.why)
@@ -181,13 +181,13 @@ def _new_state(call: Call, decision: Decision) -> SandboxState:
 
 
 def _perform(options: Options, call: Call, begin: float) -> None:
-    """Apply or clean up; what was changed is put back where it fails or a signal ends it."""
+    """Apply or clean up; changes are rolled back if that fails or a signal ends it."""
     with Interrupts() as interrupts:
         perform(options, {}, call.log, begin, interrupts)
 
 
 def delete(call: Call) -> str:
-    """Take our rules and the state away. Nothing that is gone already is an error, nor is what can't be cleaned up."""
+    """Remove Istio's rules and the state. Missing ones are no error, nor are those that can't be removed."""
     request = call.request
     try:
         state = call.state()
@@ -207,7 +207,7 @@ def delete(call: Call) -> str:
 
 
 def _clean(call: Call, state: SandboxState | None, netns: str) -> None:
-    """Take our rules out of a namespace, if it is there and no other has taken its place."""
+    """Remove Istio's rules from a namespace, if it still exists under this path."""
     number = access.namespace_number(netns)
     if not number or access.is_own_namespace(netns) or (state and state.inode and state.inode != number):
         call.log.info("the sandbox's namespace is gone")
@@ -263,7 +263,7 @@ def _differences(options: Options, call: Call) -> tuple[str, ...]:
 
 
 def collect(call: Call) -> str:
-    """GC: forget, and clean up after, the sandboxes that the runtime no longer has on this network."""
+    """GC: clean up after sandboxes that the runtime no longer has on this network, and delete their state."""
     valid = _valid(call.request)
     for container in sandbox_state.containers(call.settings.run_dir):
         try:
@@ -291,7 +291,7 @@ def collect(call: Call) -> str:
 
 
 def _clean_in_child(call: Call, state: SandboxState) -> None:
-    """Clean up in a child: who has entered a pod's user namespace can't come back from it."""
+    """Clean up in a child process: a process that entered a pod's user namespace can't leave it again."""
     child = os.fork()
     if not child:
         try:
@@ -324,7 +324,7 @@ def status(call: Call) -> str:
 
 
 def version(request: Request) -> str:
-    """The versions of the spec that there are."""
+    """The supported versions of the specification."""
     return encode({"cniVersion": request.version, "supportedVersions": list(VERSIONS)})
 
 
@@ -396,7 +396,7 @@ def main() -> NoReturn:
     reserve_standard_descriptors()
     if sys.argv[1:]:
         sys.exit(_about(sys.argv[1]))
-    # What is printed from here on, by whomever, is not the result.
+    # Anything that is printed from here on must not mix with the result.
     result = os.dup(1)
     os.dup2(2, 1)
     code, text = answer(environment(), _input())

@@ -35,7 +35,7 @@ NEEDED = {
 }
 SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 
-# As much as no configuration has: annotations have at most 256 KiB.
+# More than any configuration has: annotations have at most 256 KiB.
 LONGEST_INPUT = 8 << 20
 LONGEST_ARGS = 64 << 10
 LONGEST_INTERFACE = 15
@@ -44,7 +44,7 @@ POD, NAMESPACE, UID = "K8S_POD_NAME", "K8S_POD_NAMESPACE", "K8S_POD_UID"
 
 
 class PluginError(InitError):
-    """What ends a call: one of the spec's codes, one line, and more where there is more to say."""
+    """Ends a call: a code of the specification, one line, and details if there are any."""
 
     def __init__(self, code: int, message: str, details: str = "") -> None:
         super().__init__(message)
@@ -125,7 +125,7 @@ def _version(command: str, requested: object) -> str:
 
 
 def spoken(data: bytes) -> str:
-    """The version in which an error is told: the configuration's if it is one that is known, else the newest."""
+    """The version of an error's format: the configuration's if it is supported, else the newest."""
     try:
         version = members(data.decode()).get("cniVersion", (OLDEST, ""))[0]
     except ValueError:
@@ -171,12 +171,12 @@ def error_text(error: InitError, version: str) -> str:
 
 
 def message_of(error: InitError) -> str:
-    """An error's own line with what was noted to it."""
+    """An error's message with its notes."""
     return "; ".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def code_of(error: InitError) -> int:
-    """The code by which a runtime is told of an error."""
+    """The code of an error for the runtime."""
     from istio_init.errors import Interrupted
     from istio_init.errors_rare import Drifted, Locked, UsageError
 

@@ -21,7 +21,7 @@ from istio_init.simulate.path import proxy
 if TYPE_CHECKING:
     from istio_init.cni.plugin.settings import Settings
 
-# What can be told without a pod, in less time than a runtime waits.
+# Checks that need no pod and take less time than a runtime waits.
 LOOKS = (capabilities, backend, ebpf_checks, support_checks)
 
 
@@ -38,7 +38,7 @@ def troubles(settings: Settings) -> tuple[str, ...]:
 
 
 def _agent(settings: Settings) -> tuple[str, ...]:
-    """What keeps the node agent from answering for pods, if these cannot start without it."""
+    """What keeps the node agent from answering, if pods cannot start without it."""
     if settings.agent != REQUIRED:
         return ()
     client = AgentClient(settings.agent_socket)

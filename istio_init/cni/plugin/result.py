@@ -1,4 +1,4 @@
-"""The addresses in a CNI result of any version: what the plugins before have given to the pod.
+"""The pod's addresses in a CNI result of any version, as the previous plugins assigned them.
 
 Up to 0.2.0 a result has `ip4` and `ip6`, from 0.3.0 on a list `ips` (https://www.cni.dev/docs/spec-upgrades/).
 """

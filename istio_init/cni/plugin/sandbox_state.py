@@ -1,4 +1,4 @@
-"""The state that the plugin leaves of each sandbox it was called for: one JSON file, so that others can look after it.
+"""The state of each sandbox that the plugin was called for, one JSON file each, which other commands read.
 
 ADD writes it, DEL removes it, GC removes those whose sandbox is gone. `istio-init cni repair` reads them. They lie in
 /run: after a reboot there are no sandboxes, and no marks.
@@ -37,7 +37,7 @@ class SandboxStateError(InitError):
 
 
 class SandboxState(Record):
-    """What was decided for one sandbox, and what was done.
+    """The decision for one sandbox, and the outcome.
 
     `options` are those that the rules were made from (without the namespace), None if the pod was passed through;
     `inode` identifies the network namespace under any path. `attachments` are the CNI networks that called the
@@ -112,7 +112,7 @@ def read(container: str, directory: str = DIRECTORY) -> SandboxState | None:
 
 
 def remove(container: str, directory: str = DIRECTORY) -> None:
-    """Take a sandbox's state away, if it has one; SandboxStateError where that fails."""
+    """Delete a sandbox's state, if it has one; SandboxStateError if that fails."""
     path = _path(container, directory)
     try:
         os.unlink(path)

@@ -21,7 +21,7 @@ AGENT_SOCKET = "/run/istio-init/agent.sock"
 # Whether the node agent is asked: it must answer, it may answer, or it is not asked.
 REQUIRED, PREFERRED, NONE = "required", "preferred", "none"
 
-# What a plugin decides itself, or a call has no place for.
+# Options that the plugin sets itself, or that have no meaning in a call.
 NOT_CONFIGURABLE = frozenset(
     {"dry_run", "network_namespace", "cleanup_only", "skip_rule_apply", "run_validation", "probe_timeout", "cni_mode"}
     | {"iptables_probe_port", "ip_family", "reconcile"}
@@ -31,7 +31,7 @@ _FIELDS = {each.flag: each.field for each in OPTIONS if each.field not in NOT_CO
 
 
 class Api(Record):
-    """How the Kubernetes API is asked: kubeconfig, how often at most, seconds between two tries and for one."""
+    """Requests to the Kubernetes API: kubeconfig, attempts, seconds between two attempts and for one."""
 
     kubeconfig: str
     attempts: int = 10
@@ -40,7 +40,7 @@ class Api(Record):
 
 
 class Settings(Record):
-    """What the configuration says beside what the spec has it say.
+    """The settings of a configuration that the CNI specification does not define.
 
     `annotations` are the pod's, None where the runtime hands on none. `block` has the options that every sandbox of
     the network gets, by field, None where there is none; `defaults` what options are where a pod says nothing.

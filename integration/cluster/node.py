@@ -51,6 +51,15 @@ class KubernetesNode:
         done = subprocess.run([SCRIPT, *arguments], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{arguments}: exit {done.returncode}: {done.stderr}"
 
+    def restart(self, daemon: str) -> None:
+        """End containerd or kubelet as a crash would, and start it again. Pods run on."""
+        self._script("restart", daemon)
+
+    def reboot(self) -> None:
+        """Stop the node and all that runs on it, and start it again with what is on its disk."""
+        self._script("down")
+        self._script("up")
+
     def completed(self, *command: str, text: str | bytes | None = None) -> subprocess.CompletedProcess[bytes]:
         """A command in the node's namespaces, whatever its exit status is."""
         environment = {**os.environ, "NODE_DIR": str(self.directory), "PROGRAMS": str(self._programs)}

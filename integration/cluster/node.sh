@@ -4,6 +4,7 @@
 #   node.sh up                    starts it; returns when the node is Ready
 #   node.sh down                  stops it and removes its cgroups
 #   node.sh exec COMMAND...       runs a command in its namespaces, with kubectl, helm and KUBECONFIG set
+#   node.sh restart DAEMON        ends containerd or kubelet by SIGKILL, and starts it again; pods run on
 #
 # NODE_DIR is where it keeps everything: on a real disk, and not below /etc, /opt or /var, over which it has overlays.
 # PROGRAMS is the directory with hyperkube and helm. Of the machine nothing is written but NODE_DIR and one cgroup.
@@ -134,10 +135,12 @@ make_cgroups() { # The kubelet wants its root to exist, in every hierarchy.
 # --- The first process in the node's namespaces.
 
 started=
+declare -A processes
 start() { # NAME COMMAND...
-    local log=$home/log/$1
+    local log=$home/log/$1 daemon=$1
     shift
-    "$@" >"$log" 2>&1 &
+    "$@" >>"$log" 2>&1 &
+    processes[$daemon]=$!
     started="$! $started"
 }
 
@@ -219,6 +222,18 @@ start_kubelet() {
             --node-ip=$address,fd30::2"
 }
 
+restart_asked() { # By the command restart, which waits for the file to go.
+    local daemon
+    daemon=$(cat "$home/restart")
+    kill -KILL "${processes[$daemon]}"
+    while kill -0 "${processes[$daemon]}" 2>/dev/null; do sleep 0.05; done
+    case $daemon in
+        containerd) start containerd containerd ;;
+        kubelet) start_kubelet ;;
+    esac
+    rm "$home/restart"
+}
+
 inside() {
     # Its process id outside, read before /proc is that of the new namespace.
     local outer rest
@@ -227,6 +242,7 @@ inside() {
     mount_everything
     make_network
     trap stop TERM
+    trap restart_asked USR1
     start containerd containerd
     start_control_plane
     wait_for containerd ctr version
@@ -285,6 +301,12 @@ down() {
     remove_cgroups
 }
 
+restart() { # DAEMON
+    echo "$1" >"$home/restart"
+    kill -USR1 "$(cat "$home/ready")"
+    while [ -e "$home/restart" ]; do sleep 0.1; done
+}
+
 remove_cgroups() { # They are empty once the kernel has taken the last process out.
     local try left each
     for try in $(seq 50); do
@@ -300,6 +322,7 @@ remove_cgroups() { # They are empty once the kernel has taken the last process o
 
 case ${1:-} in
     up | inside | down) "$1" ;;
+    restart) restart "${2:?}" ;;
     exec)
         shift
         exec nsenter -t "$(cat "$home/ready")" -m -n -u -p env -C "$PWD" KUBECONFIG="$home/pki/admin.conf" \

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from integration.containers.envoy import TPROXY_USER, Envoy
 from integration.containers.envoy_config import OPEN, Service, responder, sidecar
 from integration.containers.serving import Server
-from integration.kit.endpoints import ROOT, Address
+from integration.kit.endpoints import ROOT, Address, ask, opened
 from integration.kit.pod import ADDRESSES, APP, Pod
 from istio_init.model.rules import IPV4, IPV6
 
@@ -82,3 +82,15 @@ class Mesh:
 def answering(namespace: Namespace, user: tuple[str, ...], port: int) -> Envoy:
     """An Envoy that answers HTTP requests of any version itself."""
     return Envoy(namespace, user, lambda admin: responder(admin, port))
+
+
+def assert_udp_bypasses(mesh: Mesh) -> None:
+    """UDP reaches the application and the upstream, and Envoy sees none of it."""
+    pod = mesh.pod
+    pod.receive("app", (pod.addresses.pod, 5353), APP)
+    pod.receive("upstream", (pod.addresses.peer, 53), at=pod.peer)
+    with mesh.envoy.watched() as moved:
+        assert pod.query(APP, (pod.addresses.peer, 53)).at == "upstream"
+        query = opened(pod.peer, pod.family, socket.SOCK_DGRAM)
+        assert ask(query, (pod.addresses.pod, 5353), pod.receivers).at == "app"
+    assert moved == {}

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from integration.containers.envoy import APP_USER, REDIRECT_USER, ROOT_USER
-from integration.containers.mesh import APP_PORT, Mesh, answering
+from integration.containers.mesh import APP_PORT, Mesh, answering, assert_udp_bypasses
 from integration.containers.serving import get, http2, talk
-from integration.kit.endpoints import Address, User, ask, opened
-from integration.kit.pod import APP
+from integration.kit.endpoints import Address, User
 from istio_init.model.rules import FAMILIES
 
 ARTICLE = "-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -b '*' -d 15090,15020"
@@ -142,15 +141,8 @@ def test_what_is_chosen_and_what_is_spared(mesh: Mesh, name: str) -> None:
 
 
 def test_udp_is_left_alone(mesh: Mesh) -> None:
-    pod = mesh.pod
-    pod.apply(ARTICLE)
-    pod.receive("app", (pod.addresses.pod, 5353), APP)
-    pod.receive("upstream", (pod.addresses.peer, 53), at=pod.peer)
-    with mesh.envoy.watched() as moved:
-        assert pod.query(APP, (pod.addresses.peer, 53)).at == "upstream"
-        query = opened(pod.peer, pod.family, socket.SOCK_DGRAM)
-        assert ask(query, (pod.addresses.pod, 5353), pod.receivers).at == "app"
-    assert moved == {}
+    mesh.pod.apply(ARTICLE)
+    assert_udp_bypasses(mesh)
 
 
 @pytest.mark.parametrize("port", [15001, 15006])

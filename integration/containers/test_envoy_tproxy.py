@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from integration.containers.envoy import APP_USER, ROOT_USER, TPROXY_USER
-from integration.containers.mesh import APP_PORT, Mesh, answering
+from integration.containers.mesh import APP_PORT, Mesh, answering, assert_udp_bypasses
 from integration.containers.serving import get, http2, talk
-from integration.kit.endpoints import Address, ask, awaited, opened
-from integration.kit.pod import APP
+from integration.kit.endpoints import Address, awaited
 from istio_init.model.rules import FAMILIES
 
 BASE = "-p 15001 -z 15006 -u 1337 -m TPROXY"
@@ -102,15 +101,8 @@ def test_what_is_chosen_and_what_is_spared(mesh: Mesh, name: str) -> None:
 
 
 def test_udp_is_left_alone(mesh: Mesh) -> None:
-    pod = mesh.pod
-    pod.apply(ALL)
-    pod.receive("app", (pod.addresses.pod, 5353), APP)
-    pod.receive("upstream", (pod.addresses.peer, 53), at=pod.peer)
-    with mesh.envoy.watched() as moved:
-        assert pod.query(APP, (pod.addresses.peer, 53)).at == "upstream"
-        query = opened(pod.peer, pod.family, socket.SOCK_DGRAM)
-        assert ask(query, (pod.addresses.pod, 5353), pod.receivers).at == "app"
-    assert moved == {}
+    mesh.pod.apply(ALL)
+    assert_udp_bypasses(mesh)
 
 
 def test_dialling_the_proxys_inbound_port_does_not_loop(mesh: Mesh) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from integration.kit.namespace import CLONE_NEWNET
+from integration.kit.threads import in_thread
 from istio_init.formats.iptables_save import dump
 from istio_init.kernel.host.netns import Namespace
 from istio_init.kernel.xtables.firewall import Libiptc
@@ -37,22 +38,12 @@ def unshare() -> None:
 
 def inside_new(function: Callable[[], T]) -> T:
     """What `function` returns, called in a new namespace; what it raises is raised here."""
-    results: list[T] = []
-    errors: list[BaseException] = []
 
-    def work() -> None:
-        try:
-            unshare()
-            results.append(function())
-        except BaseException as error:  # noqa: BLE001 (carried to the caller's thread, whatever it is)
-            errors.append(error)
+    def work() -> T:
+        unshare()
+        return function()
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    return in_thread(work)
 
 
 def command(*argv: str, text: str | None = None) -> str:

@@ -7,10 +7,11 @@ import itertools
 import os
 import pickle
 import subprocess
-import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
+
+from integration.kit.threads import in_thread
 
 T = TypeVar("T")
 
@@ -69,22 +70,12 @@ class Namespace:
 
     def inside(self, function: Callable[[], T]) -> T:
         """What `function` returns, called in a thread inside; what it raises is raised here."""
-        results: list[T] = []
-        errors: list[BaseException] = []
 
-        def work() -> None:
-            try:
-                self.enter()
-                results.append(function())
-            except BaseException as error:  # noqa: BLE001 (carried to the caller's thread, whatever it is)
-                errors.append(error)
+        def work() -> T:
+            self.enter()
+            return function()
 
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors[0]
-        return results[0]
+        return in_thread(work)
 
     def forked(self, function: Callable[[], T]) -> T:
         """The same in a forked child, which may drop capabilities or end itself; results and errors are pickled."""

@@ -28,11 +28,12 @@ SERVICES: dict[Family, Service] = {
 class Mesh:
     """All of it from `with` to its end, for clients of one family; no rule exists until `pod.apply`.
 
-    The other attributes are the names under which Envoy counts: its listeners and its clusters.
+    `pod` may be of another kind. The other attributes are the names under which Envoy counts: its listeners and its
+    clusters.
     """
 
-    def __init__(self, family: Family, user: tuple[str, ...]) -> None:
-        self.family, self.pod = family, Pod(family)
+    def __init__(self, family: Family, user: tuple[str, ...], pod: Pod | None = None) -> None:
+        self.family, self.pod = family, pod or Pod(family)
         tproxy = user == TPROXY_USER
         self.envoy = Envoy(self.pod.namespace, user, lambda admin: sidecar(SERVICES, admin, tproxy=tproxy))
         addresses = ADDRESSES[family]

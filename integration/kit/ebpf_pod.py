@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from integration.kit.endpoints import (
     ROOT,
@@ -33,12 +33,21 @@ if TYPE_CHECKING:
 
 
 class EbpfPod(Pod):
-    """A pod of a node that captures it by eBPF. `apply` captures it, or changes how it is captured."""
+    """A pod of a node that captures it by eBPF: from the beginning with some `arguments`, or when they are applied.
 
-    def __init__(self, family: Family, node: EbpfNode) -> None:
+    `apply` captures it, or changes how it is captured.
+    """
+
+    def __init__(self, family: Family, node: EbpfNode, arguments: str = "") -> None:
         super().__init__(family)
-        self.node = node
+        self.node, self._arguments = node, arguments
         self._later: dict[str, tuple[int, User, bool]] | None = {}
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if self._arguments:
+            self.apply(self._arguments)
+        return self
 
     @property
     def cookie(self) -> int:

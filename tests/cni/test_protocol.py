@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
-from istio_init.cni.plugin import plugin, protocol
+from istio_init.cni.plugin import plugin, protocol, removal
 from istio_init.cni.plugin.protocol import (
     CONFIGURATION,
     DECODING,
@@ -170,7 +170,7 @@ JSON = st.recursive(
 KEYS = st.sampled_from(
     [
         "cniVersion", "name", "type", "prevResult", "runtimeConfig", "args", "istio", "defaults", "exclude_namespaces",
-        "kubernetes", "plugin_log_level", "log_bytes", plugin.ATTACHMENTS,
+        "kubernetes", "plugin_log_level", "log_bytes", removal.ATTACHMENTS,
     ]
 )  # fmt: skip
 BLOCK = st.dictionaries(st.sampled_from(["istio-service-cidr", "envoy-port", "b", ""]) | st.text(), JSON)

@@ -11,7 +11,9 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from istio_init.cni.plugin import plugin, sandbox_state
+from istio_init.cni.plugin import sandbox_state
+from istio_init.cni.plugin.add import add
+from istio_init.cni.plugin.call import PluginCall, in_namespace
 from istio_init.cni.plugin.protocol import NAMESPACE, NEWEST, POD, UID, Request, message_of
 from istio_init.cni.plugin.sandbox_state import CAPTURED, PASSED
 from istio_init.cni.plugin.settings import CAPABILITY, settings
@@ -86,7 +88,7 @@ def examine(sandbox: Sandbox, network: PodNetwork, *, fix: bool) -> Finding:
     if not sandbox.ready:
         return Finding(sandbox, GONE, "its sandbox has ended")
     try:
-        call = plugin.Call(_request(sandbox, network), settings(_members(sandbox, network)), aloud="warn")
+        call = PluginCall(_request(sandbox, network), settings(_members(sandbox, network)), aloud="warn")
         with access.pinned(call.request.netns):
             finding = _inspect_pod(sandbox, call)
     except InitError as error:
@@ -94,12 +96,12 @@ def examine(sandbox: Sandbox, network: PodNetwork, *, fix: bool) -> Finding:
     return _fixed(finding, call) if fix and finding.state in FIXABLE else finding
 
 
-def _inspect_pod(sandbox: Sandbox, call: plugin.Call) -> Finding:
+def _inspect_pod(sandbox: Sandbox, call: PluginCall) -> Finding:
     """A pod as it is; nothing is changed."""
     decision = call.decide()
     if decision.options is None:
         return Finding(sandbox, PASSED, decision.why)
-    options = _with_own_backend(plugin.in_namespace(decision.options, call.request.netns), call)
+    options = _with_own_backend(in_namespace(decision.options, call.request.netns), call)
     state, differences = _compared(options, call)
     finding = Finding(sandbox, STATES[state], "", differences)
     finding = finding.replace(why=_why(finding.state, decision, call))
@@ -109,7 +111,7 @@ def _inspect_pod(sandbox: Sandbox, call: plugin.Call) -> Finding:
         return finding.replace(connections=connections())
 
 
-def _with_own_backend(options: Options, call: plugin.Call) -> Options:
+def _with_own_backend(options: Options, call: PluginCall) -> Options:
     """The options, with the capture backend that the pod was captured by: it keeps that one as long as it lives."""
     record = sandbox_state.read(call.request.container, call.settings.run_dir)
     if record is None or not record.captured or record.options is None:
@@ -117,7 +119,7 @@ def _with_own_backend(options: Options, call: plugin.Call) -> Options:
     return options.replace(capture_backend=record.options.capture_backend)
 
 
-def _compared(options: Options, call: plugin.Call) -> tuple[Conformance, tuple[str, ...]]:
+def _compared(options: Options, call: PluginCall) -> tuple[Conformance, tuple[str, ...]]:
     """How the pod's capture compares with the options, and what differs."""
     if options.capture_backend == "ebpf":
         by_sockets = socket_capture.inspect(options, call.log)
@@ -126,7 +128,7 @@ def _compared(options: Options, call: plugin.Call) -> tuple[Conformance, tuple[s
     return conformance(inspection), findings(inspection)
 
 
-def _why(state: str, decision: Decision, call: plugin.Call) -> str:
+def _why(state: str, decision: Decision, call: PluginCall) -> str:
     """The reason for a pod's state, as far as the plugin's record has it."""
     record = sandbox_state.read(call.request.container, call.settings.run_dir)
     if state == CAPTURED:
@@ -140,11 +142,11 @@ def _why(state: str, decision: Decision, call: plugin.Call) -> str:
     return f"the plugin captured it at {record.time}, and its rules have been changed since"
 
 
-def _fixed(finding: Finding, call: plugin.Call) -> Finding:
+def _fixed(finding: Finding, call: PluginCall) -> Finding:
     """Capture a pod as an ADD would have, its state included."""
     try:
         with access.pinned(call.request.netns):
-            plugin.add(call)
+            add(call)
     except InitError as error:
         if not access.namespace_number(call.request.netns):
             sandbox_state.remove(call.request.container, call.settings.run_dir)
@@ -179,7 +181,7 @@ def _namespace_path(sandbox: Sandbox) -> str:
 
 
 def _in_child(sandbox: Sandbox, look: Callable[[], Finding]) -> Finding:
-    """Call `look` in a child process."""
+    """PluginCall `look` in a child process."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -181,7 +181,7 @@ def _namespace_path(sandbox: Sandbox) -> str:
 
 
 def _in_child(sandbox: Sandbox, look: Callable[[], Finding]) -> Finding:
-    """PluginCall `look` in a child process."""
+    """Call `look` in a child process."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -105,7 +105,7 @@ def _not(text: str, *, negated: bool) -> str:
 
 def _ports(side: str, match: SourcePorts | DestinationPorts) -> str:
     single = match.ports.low == match.ports.high
-    return f"{side}pt{'' if single else 's'}:{_not(ports_text(match.ports), negated=match.negated)}"
+    return f"{side}pt{'' if single else 's'}:{_not(ports_option(match.ports), negated=match.negated)}"
 
 
 def _match_text(match: Match) -> str:

@@ -54,7 +54,7 @@ def read_nft(text: str) -> tuple[Ruleset, ...]:
         table = _TABLES.get(name) if kind == "inet" else name if kind in {"ip", "ip6"} else None
         if table not in BUILTIN_CHAINS:
             continue
-        sets = {each: elements(inner) for _, each, inner in blocks(body, "set")}
+        sets = named_sets(body)
         families = {"ip": (IPV4,), "ip6": (IPV6,)}.get(kind) or _families(body)
         for family in families:
             chains = chains_by_table.setdefault(family, {}).setdefault(table, {})
@@ -133,7 +133,12 @@ def blocks(text: str, word: str) -> Iterator[tuple[str, str, str]]:
 def elements(body: str) -> list[str]:
     """The elements of a set, by what is inside of its block."""
     inner = re.search(r"elements = \{([^}]*)\}", body)
-    return [each.strip() for each in inner[1].split(",")] if inner else []
+    return [" ".join(each.split()) for each in inner[1].split(",")] if inner else []
+
+
+def named_sets(body: str) -> dict[str, list[str]]:
+    """The elements of a table's sets and maps, by name."""
+    return {name: elements(inner) for word in ("set", "map") for _, name, inner in blocks(body, word)}
 
 
 def _chain(name: str, body: str, family: Family, sets: dict[str, list[str]]) -> Chain:
@@ -154,10 +159,15 @@ def rules_of(line: str, family: Family, sets: dict[str, list[str]]) -> list[Rule
     except (NotReadError, ValueError, IndexError, KeyError):
         # What was read before it must hold as well.
         reader.matches.append(UnknownMatch("nftables", -1, line.encode(), None))
-        reader.target = Verdict("DROP")
+        reader.target, reader.cases = Verdict("DROP"), []
     if reader.other_family:
         return []
-    return [Rule(_ordered((*some, *reader.matches)), reader.target) for some in product(*reader.either)]
+    cases = reader.cases or [((), reader.target)]
+    return [
+        Rule(_ordered((*(match for part in some for match in part), *reader.matches, *matches)), target)
+        for some in product(*reader.either)
+        for matches, target in cases
+    ]
 
 
 def _ordered(matches: tuple[Match, ...]) -> tuple[Match, ...]:

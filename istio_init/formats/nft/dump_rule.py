@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from itertools import product
 from typing import TYPE_CHECKING
 
 from istio_init.formats.addresses import PROTOCOLS
@@ -39,6 +40,8 @@ from istio_init.model.rules import (
 from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from istio_init.model.rules import Family, Match, Network, Target
 
 
@@ -49,6 +52,15 @@ _NUMBERS = {name: number for number, name in PROTOCOLS.items()} | {"icmpv6": 58}
 _OWNERS = {"skuid": "uid", "skgid": "gid"}
 
 EVERY = 0xFFFFFFFF
+
+# The fields that a key may have.
+SELECTORS = (
+    *("ip saddr", "ip daddr", "ip protocol", "ip6 saddr", "ip6 daddr", "ip6 nexthdr", "tcp sport", "tcp dport"),
+    *("udp sport", "udp dport", "th sport", "th dport", "l4proto", "iifname", "oifname", "iif", "oif", "mark"),
+    *("ct state", "skuid", "skgid", "fib daddr type", "fib saddr type", "numgen random", "numgen inc"),
+)
+# What may follow an element's key or data.
+OPTIONS = re.compile(r" (?:timeout|expires|counter|comment|limit|last) ")
 
 _LOG_OPTIONS = frozenset({"prefix", "level", "group", "snaplen", "queue-threshold", "flags"})
 
@@ -63,7 +75,9 @@ class RuleText:
     def __init__(self, line: str, family: Family, sets: dict[str, list[str]]) -> None:
         self._words, self._at, self._family, self._sets = _WORD.findall(line), 0, family, sets
         self.matches: list[Match] = []
-        self.either: list[list[Match]] = []
+        self.either: list[list[tuple[Match, ...]]] = []
+        # Of a map: what each of its elements matches, and the target that it leads to.
+        self.cases: list[tuple[tuple[Match, ...], Target]] = []
         self.target: Target = Verdict("")
         self.other_family = False
 
@@ -102,10 +116,21 @@ class RuleText:
         negated = self._took("!=")
         return negated, self._values()
 
-    def _expression(self, word: str) -> None:  # noqa: C901 (one arm an expression)
+    def _expression(self, word: str) -> None:  # noqa: C901, PLR0915 (one arm an expression)
+        self._at -= 1
+        if self._keyed():
+            return
+        self._at += 1
         match word:
             case "meta":
                 self._expression(self._next())
+            case "fib":
+                self._route()
+            case "icmp" | "icmpv6":
+                self._next()
+                self._negated_values()
+                protocol = Protocol(_NUMBERS[word])
+                self.matches += [*([] if protocol in self.matches else [protocol]), UnknownMatch(word, -1, b"", "")]
             case "counter":
                 while self._peek() in {"packets", "bytes"}:
                     self._at += 2
@@ -116,9 +141,9 @@ class RuleText:
             case "ip" | "ip6":
                 self.other_family |= (word == "ip") != (self._family == IPV4)
                 self._header(self._next())
-            case "iifname" | "oifname":
+            case "iifname" | "oifname" | "iif" | "oif":
                 negated, names = self._negated_values()
-                kind = InInterface if word == "iifname" else OutInterface
+                kind = InInterface if word.startswith("i") else OutInterface
                 self._add([kind(_interface(name.strip('"')), negated) for name in names], negated=negated)
             case "l4proto":
                 negated, names = self._negated_values()
@@ -148,6 +173,95 @@ class RuleText:
             case _:
                 self._verdict(word)
 
+    def _keyed(self) -> bool:
+        """Read a verdict map, or a set of several fields, if one follows: `ip daddr . tcp dport vmap @services`."""
+        start = self._at
+        selectors = self._selectors()
+        if selectors and self._took("vmap"):
+            for key, data in self._elements():
+                target = self._data_verdict(data)
+                self.cases += [(matches, target) for matches in alternatives(selectors, key, self._family)]
+            return True
+        if len(selectors) > 1 and self._peek() != "!=":
+            keys = [key for key, _ in self._elements()]
+            self.either.append([matches for key in keys for matches in alternatives(selectors, key, self._family)])
+            return True
+        self._at = start
+        return False
+
+    def _mapped(self, target: Callable[[str], Target]) -> bool:
+        """Read a map of what a statement takes, if one follows: `dnat to tcp dport map { 80 : 10.0.0.1 }`."""
+        start = self._at
+        selectors = self._selectors()
+        if not (selectors and self._took("map")):
+            self._at = start
+            return False
+        for key, data in self._elements():
+            self.cases += [(matches, target(data)) for matches in alternatives(selectors, key, self._family)]
+        return True
+
+    def _selectors(self) -> list[str]:
+        """The fields that a key is made of; none where something else follows."""
+        found = []
+        while True:
+            self._took("meta")
+            words = next((each for each in SELECTORS if self._took(*each.split())), "")
+            if words.startswith("numgen"):
+                self._at += 2  # mod NUMBER
+            if words.startswith(("ip ", "ip6 ")):
+                self.other_family |= words.startswith("ip ") != (self._family == IPV4)
+            if not words:
+                return []
+            found.append(words)
+            if not self._took("."):
+                return found
+
+    def _elements(self) -> list[tuple[str, str]]:
+        """Keys and data of a map in braces or by its name; of a set no data."""
+        word = self._next()
+        if word.startswith("@"):
+            texts = self._sets[word[1:]]
+        elif word == "{":
+            words = []
+            while (word := self._next()) != "}":
+                words.append(word)
+            texts = " ".join(words).split(",")
+        else:
+            raise NotReadError
+        return [element(text) for text in texts if text.strip()]
+
+    def _data_verdict(self, text: str) -> Target:
+        words = text.split()
+        match words:
+            case ["accept" | "drop" | "return"]:
+                return Verdict(words[0].upper())  # type: ignore[arg-type]
+            case ["continue"]:
+                return Verdict("")
+            case ["jump" | "goto", chain]:
+                return Jump(iptables_name(chain), words[0] == "goto")
+            case _:
+                raise NotReadError
+
+    def _route(self) -> None:
+        """`fib daddr type local`, or whether a route leads back: `fib saddr . iif oif missing`."""
+        key = [self._next()]
+        while self._took("."):
+            key.append(self._next())
+        result = self._next()
+        if result == "type":
+            negated, types = self._negated_values()
+            side = {"saddr": "src", "daddr": "dst"}[key[0]]
+            options = f"{'! ' if negated else ''}--{side}-type {','.join(types).upper()}"
+            self.matches.append(UnknownMatch("addrtype", -1, options.encode(), options))
+        elif result in {"oif", "oifname"} and key[0] == "saddr":
+            missing = self._took("missing") or self._took("eq", "0") or self._took("0")
+            if not missing and not self._took("exists"):
+                raise NotReadError
+            options = "--invert" if missing else ""
+            self.matches.append(UnknownMatch("rpfilter", -1, options.encode(), options))
+        else:
+            raise NotReadError
+
     def _extension(self, kind: str, name: str) -> None:
         """An extension of iptables, of which nft prints the name alone."""
         if (kind, name) == ("match", "comment"):
@@ -161,7 +275,7 @@ class RuleText:
         if negated or len(matches) == 1:
             self.matches += matches
         else:
-            self.either.append(matches)
+            self.either.append([(match,) for match in matches])
 
     def _header(self, field: str) -> None:
         negated, values = self._negated_values()
@@ -191,16 +305,37 @@ class RuleText:
             elif isinstance(self.target, Tproxy):
                 self.target = self.target.replace(mark=int(self._next(), 0), mask=EVERY)
             else:
-                self.target = RestoreMark() if self._took("ct", "mark") else SetMark(int(self._next(), 0))
+                self._set_mark()
             return
         mask = int(self._next(), 0) if self._took("&") or self._took("and") else EVERY
         negated = self._took("!=")
         self._took("==")
         self.matches.append(kind(int(self._next(), 0), mask, negated))
 
+    def _set_mark(self) -> None:
+        if self._took("ct", "mark"):
+            self.target = RestoreMark()
+        elif self._mapped(lambda text: SetMark(int(text, 0))):
+            return
+        elif self._took("meta", "mark") or self._took("mark"):
+            # A bit more, or less: mark = (mark & ~mask) ^ value.
+            operation, bits = self._next(), int(self._next(), 0)
+            changed = {"|": (bits, bits), "or": (bits, bits), "^": (bits, 0), "xor": (bits, 0)}
+            value, mask = changed[operation] if operation in changed else (0, EVERY & ~bits)
+            if operation not in {*changed, "&", "and"}:
+                raise NotReadError
+            self.target = SetMark(value, mask)
+        else:
+            self.target = SetMark(int(self._next(), 0))
+
     def _connection(self, field: str) -> None:
         if field == "mark":
             self._mark(ConnMark)
+        elif field == "status" and self._peek() in {"dnat", "snat"}:
+            self.matches.append(CtState((self._next().upper(),)))
+        elif field == "direction":
+            options = f"--ctdir {self._next().upper()}"
+            self.matches.append(UnknownMatch("conntrack", -1, options.encode(), options))
         elif field == "state":
             negated = self._took("!=")
             words = [self._next()]
@@ -213,7 +348,7 @@ class RuleText:
         else:
             raise NotReadError
 
-    def _verdict(self, word: str) -> None:
+    def _verdict(self, word: str) -> None:  # noqa: C901 (one arm a statement)
         match word:
             case "accept" if isinstance(self.target, Tproxy):
                 pass
@@ -227,6 +362,12 @@ class RuleText:
                 self.target = Jump(iptables_name(self._next()), word == "goto")
             case "redirect":
                 self._took("to")
+                if self._peek().startswith(":"):
+                    self._words[self._at] = self._peek().removeprefix(":")
+                    if not self._peek():
+                        self._at += 1
+                if self._mapped(lambda text: Redirect(PortRange(*_range(text)))):
+                    return
                 self.target = Redirect(PortRange(*_range(self._next().removeprefix(":"))))
             case "tproxy":
                 self._took("ip") or self._took("ip6")
@@ -236,8 +377,10 @@ class RuleText:
             case "dnat" | "snat":
                 self._took("ip") or self._took("ip6")
                 self._took("to")
-                options = f"--to-{'destination' if word == 'dnat' else 'source'} {self._next()}"
-                self.target = UnknownTarget(word.upper(), -1, options.encode(), options)
+                if not self._mapped(lambda text: _translation(word, text)):
+                    self.target = _translation(word, self._next())
+                while self._peek() in {"random", "fully-random", "persistent"}:
+                    self._at += 1
             case "log":
                 # Of a rule that does more than that, what else it does counts.
                 while self._peek() in _LOG_OPTIONS:
@@ -250,6 +393,59 @@ class RuleText:
                 self.target = UnknownTarget(name, -1, options.encode(), options)
             case _:
                 raise NotReadError
+
+
+def element(text: str) -> tuple[str, str]:
+    """The key of a set's or map's element, and its data; empty where it has none."""
+    key, colon, data = text.strip().partition(" : ")
+    if not colon:
+        return OPTIONS.split(key)[0].strip(), ""
+    return OPTIONS.split(key)[0].strip(), OPTIONS.split(data)[0].strip()
+
+
+def alternatives(selectors: list[str], key: str, family: Family) -> list[tuple[Match, ...]]:
+    """What packets match that have a key, each a list of matches of which all must hold."""
+    if key == "*":
+        return [()]
+    values = key.split(" . ")
+    if len(values) != len(selectors):
+        raise NotReadError
+    parts = [_field(each, value.strip(), family) for each, value in zip(selectors, values, strict=True)]
+    return [tuple(match for some in choice for match in some) for choice in product(*parts)]
+
+
+def _field(selector: str, value: str, family: Family) -> list[tuple[Match, ...]]:
+    match selector.split():
+        case ["ip" | "ip6", "saddr" | "daddr" as side]:
+            kind = Source if side == "saddr" else Destination
+            return [(kind(each),) for each in _networks(value) if each.family == family]
+        case ["ip", "protocol"] | ["ip6", "nexthdr"] | ["l4proto"]:
+            return [(Protocol(_NUMBERS.get(value) or int(value)),)]
+        case ["tcp" | "udp" | "th" as protocol, "sport" | "dport" as side]:
+            ports = (SourcePorts if side == "sport" else DestinationPorts)(PortRange(*_range(value)))
+            return [(ports,) if protocol == "th" else (Protocol(_NUMBERS[protocol]), ports)]
+        case ["iifname" | "iif" | "oifname" | "oif" as side]:
+            return [((InInterface if side.startswith("i") else OutInterface)(_interface(value.strip('"'))),)]
+        case ["mark"]:
+            return [(Mark(int(value, 0)),)]
+        case ["ct", "state"]:
+            return [(CtState((value.upper(),)),)]
+        case ["skuid" | "skgid" as owner]:
+            return [(Owner(_OWNERS[owner], *_range(value)),)]  # type: ignore[arg-type]
+        case ["fib", side, "type"]:
+            options = f"--{side[0].replace('d', 'dst').replace('s', 'src')}-type {value.upper()}"
+            return [(UnknownMatch("addrtype", -1, options.encode(), options),)]
+        case _:
+            # Chance: any of them.
+            return [(UnknownMatch("statistic", -1, b"", "--mode random"),)]
+
+
+def _translation(word: str, text: str) -> UnknownTarget:
+    """A target of iptables for `dnat to` or `snat to`; a map has address and port apart."""
+    address, dot, port = text.partition(" . ")
+    where = f"{f'[{address}]' if ':' in address else address}:{port}" if dot else text
+    options = f"--to-{'destination' if word == 'dnat' else 'source'} {where}"
+    return UnknownTarget(word.upper(), -1, options.encode(), options)
 
 
 def _interface(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from istio_init.formats.nft.dump_reader import blocks, elements, rules_of
+from istio_init.formats.nft.dump_reader import blocks, named_sets, rules_of
 from istio_init.model.foreign import HookedTable
 from istio_init.model.inet import NAMES
 from istio_init.model.rules import BUILTIN_CHAINS, Chain
@@ -34,7 +34,7 @@ def foreign_tables(text: str, family: Family) -> Iterator[HookedTable]:
 
 
 def _hooked(kind: str, table: str, body: str, family: Family) -> Iterator[HookedTable]:
-    sets = {name: elements(inner) for _, name, inner in blocks(body, "set")}
+    sets = named_sets(body)
     plain: list[Chain] = []
     base: list[tuple[str, Chain, re.Match[str]]] = []
     for _, name, inner in blocks(body, "chain"):

@@ -21,6 +21,7 @@ from istio_init.kernel.netlink.nfnetlink import (
     name,
 )
 from istio_init.kernel.nft.expressions import ELEMENT, EXPRESSION_DATA, EXPRESSION_NAME, EXPRESSIONS
+from istio_init.kernel.nft.foreign_maps import MapReader
 from istio_init.kernel.nft.native_decode import NativeReader, contents
 from istio_init.kernel.nft.native_decode_target import verdict_of
 from istio_init.kernel.nft.native_dump import TABLE_FLAGS, set_name
@@ -36,6 +37,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from istio_init.model.inet import InetMatch
     from istio_init.model.rules import Family, Hook, Match, Target
 
 _HOOKS: dict[int, Hook] = {0: "PREROUTING", 1: "INPUT", 2: "FORWARD", 3: "OUTPUT", 4: "POSTROUTING"}
@@ -109,6 +111,7 @@ def _rules(channel: NfnetlinkChannel, number: int, table: str, family: Family) -
         each: values for data in sets if (values := contents(data, elements)) for each in [set_name(data)]
     }
     reader = NativeReader(contents_by_set, None if number == NFPROTO_INET else family)
+    maps = MapReader(elements, family)
     rules: dict[str, list[Rule]] = {}
     for data in channel.rules(number, table):
         facts = attributes(data[HEAD.size :])
@@ -117,7 +120,7 @@ def _rules(channel: NfnetlinkChannel, number: int, table: str, family: Family) -
         limits = tuple(UnknownMatch("limit", 0, b"", "") for each in whole if _kind(each) == "limit")
         rule, _ = reader.read(b"".join(attribute(ELEMENT, each) for each in loud))
         if rule.family in {None, family}:
-            rules.setdefault(name(facts[RULE_CHAIN]), []).extend(_as_iptables(rule, limits, family))
+            rules.setdefault(name(facts[RULE_CHAIN]), []).extend(_as_iptables(rule, limits, family, maps))
     return rules
 
 
@@ -125,7 +128,7 @@ def _kind(element: bytes) -> str:
     return name(attributes(element).get(EXPRESSION_NAME, b""))
 
 
-def _as_iptables(rule: InetRule, limits: tuple[Match, ...], family: Family) -> tuple[Rule, ...]:
+def _as_iptables(rule: InetRule, limits: tuple[Match, ...], family: Family, maps: MapReader) -> tuple[Rule, ...]:
     """The rules of iptables that mean the same; ports stay one rule, so that numbers are those of nft's listing."""
     further: list[Match] = [*limits]
     rest = []
@@ -136,21 +139,54 @@ def _as_iptables(rule: InetRule, limits: tuple[Match, ...], family: Family) -> t
             further += [Protocol(match.protocol), Multiport(side, ranges, match.negated)]  # type: ignore[arg-type]
         else:
             rest.append(match)
-    target = rule.target
-    if isinstance(target, UnknownTarget):
-        unread, target = _target(target, family)
-        further += unread
-    rules = unfold(InetRule(tuple(rest), target, family), family)
-    return tuple(Rule(in_order(dict.fromkeys((*further, *each.matches))), target) for each in rules)
+    cases = _cases(rule.target, family, maps)
+    rules = unfold(InetRule(tuple(_with_words(rest, maps)), rule.target, family), family)
+    return tuple(
+        Rule(in_order(dict.fromkeys((*further, *each.matches, *matches))), target)
+        for each in rules
+        for matches, target in cases
+    )
 
 
-def _target(target: UnknownTarget, family: Family) -> tuple[tuple[Match, ...], Target]:
+def _cases(target: Target, family: Family, maps: MapReader) -> list[tuple[tuple[Match, ...], Target]]:
+    """What a rule does, and under which further conditions: one case for each element of a map."""
+    if not isinstance(target, UnknownTarget):
+        return [((), target)]
+    raw = list(members(target.data))
+    end = maps.conditions_end(_expressions(target.data))
+    conditions, effect = (b"".join(attribute(ELEMENT, each) for each in some) for some in (raw[:end], raw[end:]))
+    choices = maps.choices(_expressions(conditions))
+    if end and end < len(raw) and choices is not None:
+        cases = _cases(UnknownTarget(target.name, 0, effect), family, maps)
+        return [((*one, *other), each) for one in choices for other, each in cases]
+    if cases := maps.cases(_expressions(target.data)) or []:
+        return cases
+    unread, target = _target(target, family)
+    choices = maps.choices(_expressions(unread[0].data)) if unread else [()]
+    return [(matches, target) for matches in choices or [unread]]
+
+
+def _expressions(data: bytes) -> list[tuple[str, dict[int, bytes]]]:
+    return [(_kind(each), attributes(attributes(each).get(EXPRESSION_DATA, b""))) for each in members(data)]
+
+
+def _with_words(matches: list[InetMatch], maps: MapReader) -> Iterator[InetMatch]:
+    """The matches; of what has no word in iptables' language, that which it asks if it is one condition."""
+    for match in matches:
+        if isinstance(match, UnknownMatch) and match.name == "nftables":
+            choices = maps.choices(_expressions(match.data))
+            yield from choices[0] if choices and len(choices) == 1 else (match,)  # type: ignore[misc]
+        else:
+            yield match
+
+
+def _target(target: UnknownTarget, family: Family) -> tuple[tuple[UnknownMatch, ...], Target]:
     """A verdict behind what is not known, or a translation, a refusal and the like by iptables' name.
 
     The same target where it is none of these, or more than that.
     """
     raw = list(members(target.data))
-    elements = [(_kind(each), attributes(attributes(each).get(EXPRESSION_DATA, b""))) for each in raw]
+    elements = _expressions(target.data)
     kinds = [kind for kind, _ in elements]
     if kinds[-1] == "immediate" and not any(_sets(*each) for each in elements[:-1]):
         try:

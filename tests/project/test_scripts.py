@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,23 @@ def test_what_docker_save_did_not_write_is_no_image(arguments: bytes) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith(b"sbom: standard input: ")
     assert b"Traceback" not in done.stderr
+
+
+def test_links_to_other_sites_are_well_written() -> None:
+    done = run("links")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("http://github.com/a", "not https"),
+        ("https://example.org/a", "example.org is not among the sites in scripts/links"),
+        ("https://github.com:99999/", "Port out of range 0-65535"),
+        ("https://a@github.com/", "has a user or a port"),
+        ("https://github.com/\u4e2d", "has characters that must be escaped"),
+        ("https://github.com/a", ""),
+    ],
+)
+def test_a_bad_link_is_named(address: str, why: str) -> None:
+    assert runpy.run_path(str(ROOT / "scripts" / "links"))["fault"](address) == why

@@ -14,6 +14,10 @@ import yaml
 ROOT = Path(__file__).parents[2]
 # What a browser loads by itself, by tag.
 LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}
+# Pages that have a translation in step with them.
+TRANSLATED = (
+    *("quickstart", "rules", "troubleshooting", "envoy", "security", "diagnose", "deploy", "migration", "faq"),
+)
 # Links of <link> that are not loaded.
 INERT = {"canonical", "alternate", "prev", "next"}
 
@@ -67,12 +71,12 @@ def _names(entry: str | dict[str, str]) -> list[str]:
 
 
 def test_pages_that_newcomers_need_are_there_in_chinese(site: Path) -> None:
-    for name in ("index", "quickstart", "rules", "troubleshooting", "envoy", "security"):
+    for name in ("index", *TRANSLATED):
         assert (ROOT / "docs" / f"{name}.zh.md").exists()
     assert "为什么是这九条规则" in (site / "zh" / "rules" / "index.html").read_text()
 
 
-@pytest.mark.parametrize("name", ["quickstart", "rules", "troubleshooting", "envoy", "security"])
+@pytest.mark.parametrize("name", TRANSLATED)
 def test_a_translation_has_the_commands_and_the_sections_of_its_original(name: str) -> None:
     texts = [(ROOT / "docs" / f"{name}{suffix}.md").read_text() for suffix in ("", ".zh")]
     blocks = [re.findall(r"^```.*?^```$", text, re.MULTILINE | re.DOTALL) for text in texts]

@@ -6,11 +6,13 @@ before its entry is written and unpinned after that is removed: its link tells w
 
 from __future__ import annotations
 
+import errno
 import posix as os  # the C half of os; the other half costs a start a millisecond
 from _struct import pack, unpack
 
+from istio_init.errors import KernelError
 from istio_init.kernel.ebpf import layouts, pins, syscall
-from istio_init.kernel.ebpf.installation import INBOUND, NETNS_SK_LOOKUP
+from istio_init.kernel.ebpf.installation import INBOUND, MAPS, NETNS_SK_LOOKUP
 from istio_init.kernel.ebpf.layout import DNS_ALL, DNS_SERVERS, POD, first_key, member_key, members, pod_value
 from istio_init.kernel.ebpf.refusal import netns_cookie, refusal
 from istio_init.kernel.ebpf.trial import prove
@@ -107,11 +109,26 @@ def _write(installation: Installation, cookie: int, members: tuple[bytes, ...], 
     trie = installation.map("members")
     stale = set(_members(installation, cookie))
     for key in members:
-        syscall.update(trie, key, _PRESENT)
+        _update("members", trie, key, _PRESENT)
         stale.discard(key)
-    syscall.update(installation.map("pods"), pack("<Q", cookie), value)
+    _update("pods", installation.map("pods"), pack("<Q", cookie), value)
     for key in stale:
         syscall.delete(trie, key)
+
+
+def _update(name: str, descriptor: int, key: bytes, value: bytes) -> None:
+    """Set one element of a map; KernelError where it is full."""
+    try:
+        syscall.update(descriptor, key, value)
+    except OSError as error:
+        if error.errno not in {errno.E2BIG, errno.ENOSPC}:
+            raise
+        what = "pods" if name == "pods" else "their addresses, networks, ports and groups together"
+        raise KernelError(
+            f"--capture-backend ebpf: this node captures as many {what} as its map has room for ({MAPS[name][3]}); "
+            "use --capture-backend iptables for further pods, or list fewer networks and ports",
+            error.errno,
+        ) from error
 
 
 def keys(cookie: int, capture: SocketCapture) -> tuple[bytes, ...]:

@@ -195,6 +195,22 @@ def test_tables_of_one_priority_have_no_known_order(istio_first: bool) -> None:
     assert "warnings" not in plain
 
 
+@pytest.mark.parametrize(
+    ("port", "change"),
+    [("9999", "with the other order these hold: "), ("53", "the other order breaks the same claims")],
+)
+def test_prove_warns_of_one_priority(port: str, change: str) -> None:
+    """Of UDP Istio's rules decide nothing, so that the order does not matter."""
+    table = TIE.replace("tcp dport 9999", f"{'tcp' if port == '9999' else 'udp'} dport {port}")
+    with Pod(IPV4) as pod:
+        pod.namespace.run("nft", "-f", "-", text=table)
+        pod.apply(" ".join(f"'{word}'" for word in OPTIONS))
+        proof = document_of(pod, "prove")
+    [warning] = proof["warnings"]
+    assert "nftables ip tie out and nat have the same priority at OUTPUT" in warning
+    assert change in warning
+
+
 def test_prove_takes_them_in() -> None:
     with Pod(IPV4) as pod:
         pod.apply(" ".join(f"'{word}'" for word in OPTIONS))

@@ -11,9 +11,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from istio_init.model.packet import Facts
-    from istio_init.model.rules import Ruleset
+    from istio_init.model.rules import Hook, Ruleset
     from istio_init.simulate.path import PacketPath, Proxy
     from istio_init.simulate.purposes import Purpose, RuleLocation
+
+
+HOOKS: tuple[Hook, ...] = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+
+
+def unknown_orders(ruleset: Ruleset, facts: Facts) -> list[str]:
+    """Which tables have one priority at a hook, each pair in words."""
+    pairs = ((hook, *pair) for hook in HOOKS for pair in ties(ruleset, hook, facts))
+    return [
+        f"{first} and {second} have the same priority at {hook}, and the kernel does not tell which of them comes first"
+        for hook, first, second in pairs
+    ]
 
 
 def other_order(

@@ -17,6 +17,7 @@ from istio_init.model import ip_sets
 from istio_init.model.packet import LOOPBACKS
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
 from istio_init.planning import plan
+from istio_init.simulate.order import unknown_orders
 from istio_init.simulate.path import follow
 from istio_init.simulate.purposes import purpose, purposes
 from istio_init.simulate.report import TextLine, path_lines, purpose_text
@@ -73,18 +74,21 @@ def prove(  # noqa: PLR0913 (a command line's options)
         facts=about.facts.replace(lookup=None, ip_sets=ip_sets.small(about.facts.ip_sets)), rulesets=rulesets
     )
     with working(f"proving {' and '.join(ruleset.family for ruleset in rulesets) or 'nothing'}"):
-        proof = prove_rules(
-            about.options, rulesets, about.facts, about.envoy, planned if about.has_existing_rules else None
-        )
+        expected = planned if about.has_existing_rules else None
+        proof = prove_rules(about.options, rulesets, about.facts, about.envoy, expected)
+        ties = [each for ruleset in rulesets for each in unknown_orders(ruleset, about.facts)]
+        other = about.facts.replace(others_last=True)
+        reverse = prove_rules(about.options, rulesets, other, about.envoy, expected) if ties else proof
+    warnings = [*_warnings(about), *_order_warnings(ties, proof, reverse)]
     if misidentified := tuple(who_runs.faults(about, who)):
         names = dict.fromkeys((*proof.invariants, *(fault.invariant for fault in misidentified)))
         proof = proof.replace(faults=(*proof.faults, *misidentified), invariants=tuple(names))
     fit = envoy_flags.fit(about, proxy) if proxy else None
     if form == "json":
-        values = _json(proof, about) | ({"envoy": _fit_json(fit, about)} if fit else {})
+        values = _json(proof, about, warnings) | ({"envoy": _fit_json(fit, about)} if fit else {})
         print_json("prove", values)
     else:
-        show([*_lines(proof, about), *(_fit_lines(fit, about) if fit else ())])
+        show([*_lines(proof, about, warnings), *(_fit_lines(fit, about) if fit else ())])
     sound = proof.holds and not (strict and proof.faults)
     return 0 if sound and (fit is None or fit.holds) else 1
 
@@ -102,8 +106,20 @@ def _path(fault: Fault, about: Subject) -> PacketPath:
     return follow(about.ruleset(fault.family), fault.packet, about.facts, about.envoy)
 
 
-def _lines(proof: Proof, about: Subject) -> Iterator[TextLine]:
-    for warning in _warnings(about):
+def _order_warnings(ties: list[str], proof: Proof, reverse: Proof) -> list[str]:
+    """The ties of priorities, and what the other order would change."""
+    usual, other = ({fault.invariant for fault in each.faults if not fault.known_cause} for each in (proof, reverse))
+    broken, held = sorted(other - usual), sorted(usual - other)
+    change = "the other order breaks the same claims" if usual else "neither order breaks a claim"
+    if broken:
+        change = f"the other order breaks: {'; '.join(broken)}"
+    elif held:
+        change = f"with the other order these hold: {'; '.join(held)}"
+    return [f"{tie}: {change}" for tie in ties]
+
+
+def _lines(proof: Proof, about: Subject, warnings: list[str]) -> Iterator[TextLine]:
+    for warning in warnings:
         yield TextLine("trouble", 0, f"warning: {warning}")
     broken = {fault.invariant for fault in proof.faults if not fault.known_cause}
     accepted = {fault.invariant for fault in proof.faults if fault.known_cause} - broken
@@ -155,10 +171,10 @@ def _idle_text(idle: DeadRule, about: Subject) -> str:
     return f"{text} {purpose_text(why)}" if why else text
 
 
-def _json(proof: Proof, about: Subject) -> dict[str, Any]:
+def _json(proof: Proof, about: Subject, warnings: list[str]) -> dict[str, Any]:
     return {
         "holds": proof.holds,
-        "warnings": _warnings(about),
+        "warnings": warnings,
         "claims": list(proof.invariants),
         "flows": proof.packet_classes,
         "faults": [_fault_json(fault, about) for fault in proof.faults],

@@ -19,7 +19,7 @@ from istio_init.kernel.nft.expressions import EXPRESSIONS, expression
 from istio_init.kernel.nft.native_decode import read_table
 from istio_init.kernel.nft.native_dump import holds
 from istio_init.kernel.nft.native_encode import TableEncoder
-from istio_init.kernel.nft.set_elements import ranged_elements, single_elements
+from istio_init.kernel.nft.set_elements import dumped_ranges, ranged_elements, single_elements
 from istio_init.kernel.nft.set_intervals import members, read_intervals
 from istio_init.model.inet import NAMES, InetTable, merged
 from tests.kit.nft_messages import dumped
@@ -67,6 +67,15 @@ def test_intervals_come_back_in_whatever_order_they_are_dumped(
     shuffled = [attribute(1, each) for each in members(b"".join(lists))]
     random.shuffle(shuffled)
     assert read_intervals(shuffled, size, ranged=True) == spans
+
+
+@given(intervals())
+@example((2, ((0, 65535),)))
+@example((4, ((0, 5), (2**32 - 1, 2**32 - 1))))
+def test_what_is_sent_ascending_is_dumped_descending(pair: tuple[int, tuple[Interval, ...]]) -> None:
+    size, spans = pair
+    sent = [*members(b"".join(ranged_elements(spans, size)))]
+    assert b"".join([attribute(1, each) for each in reversed(sent)]) == dumped_ranges(spans, size)
 
 
 @pytest.mark.parametrize("size", [2, 4, 16])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from istio_init.kernel.netlink.channel import attributes
+from istio_init.kernel.netlink.channel import attribute, attributes
 from istio_init.kernel.netlink.nfnetlink import (
     HEAD,
     NEWCHAIN,
@@ -18,7 +18,8 @@ from istio_init.kernel.netlink.nfnetlink import (
 )
 from istio_init.kernel.nft.native_decode import meaning, read_table
 from istio_init.kernel.nft.native_dump import TableDump, set_name
-from istio_init.kernel.nft.native_encode import ELEMENTS_SET_ID, SET_ID, TableEncoder
+from istio_init.kernel.nft.native_encode import ELEMENTS, ELEMENTS_SET_ID, SET_ID, TableEncoder
+from istio_init.kernel.nft.set_intervals import members
 
 if TYPE_CHECKING:
     from istio_init.model.inet import InetTable
@@ -35,10 +36,15 @@ def dumped(table: InetTable) -> TableDump:
         number = {NEWSET: SET_ID, NEWSETELEM: ELEMENTS_SET_ID}.get(kind, 0)
         bodies[kind].append(_rule(data, names) if kind == NEWRULE else _set(data, number, names))
     elements: dict[str, tuple[bytes, ...]] = {set_name(data): () for data in bodies[NEWSET]}
-    for data in bodies[NEWSETELEM]:
-        elements[set_name(data)] += (data,)
+    for data in reversed(bodies[NEWSETELEM]):  # sent ascending, and dumped descending
+        elements[set_name(data)] += (_descending(data),)
     chains, rules, sets = (tuple(bodies[kind]) for kind in (NEWCHAIN, NEWRULE, NEWSET))
     return TableDump(bodies[NEWTABLE][0], chains, rules, sets, elements)
+
+
+def _descending(data: bytes) -> bytes:
+    listed = attributes(data[HEAD.size :])[ELEMENTS]
+    return data.replace(listed, b"".join([attribute(1, each) for each in reversed([*members(listed)])]))
 
 
 def _set(data: bytes, number: int, names: dict[int, str]) -> bytes:

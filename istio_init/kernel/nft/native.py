@@ -46,7 +46,7 @@ class Nftables:
         self._encoder = TableEncoder()
         # Tables laid out, by what they were made from, and encoded: a plan is compared, written and compared again.
         self._laid_out: dict[tuple[object, ...], tuple[Sequence[Ruleset], InetTable]] = {}
-        self._encoded: dict[int, tuple[InetTable, EncodedTable]] = {}
+        self._encoded: dict[tuple[int, bool], tuple[InetTable, EncodedTable]] = {}
         # The tables at a generation of the rules, which changes whenever anyone writes; None if they are the plan's.
         self._cached: tuple[int, tuple[InetTable, ...] | None] | None = None
         # The kernel's messages about them; None since this object has written.
@@ -172,7 +172,7 @@ class Nftables:
         if self._planned:
             planned = {table.name: table for table in self._planned_tables()}
             if planned.keys() == dumps.keys() and all(
-                holds(dump, self._encode(planned[name])) for name, dump in dumps.items()
+                holds(dump, self._encode(planned[name], elements=False)) for name, dump in dumps.items()
             ):
                 return None
         from istio_init.kernel.nft.native_decode import meaning, read_table
@@ -190,10 +190,11 @@ class Nftables:
             laid_out = self._laid_out[key] = rulesets, layout.layout(rulesets, name, self._fold)
         return laid_out[1]
 
-    def _encode(self, table: InetTable) -> EncodedTable:
-        encoded = self._encoded.get(id(table))
+    def _encode(self, table: InetTable, *, elements: bool = True) -> EncodedTable:
+        key = id(table), elements
+        encoded = self._encoded.get(key)
         if encoded is None:
-            encoded = self._encoded[id(table)] = table, self._encoder.encode(table)
+            encoded = self._encoded[key] = table, self._encoder.encode(table, elements=elements)
         return encoded[1]
 
     def _fold(self, parts: Sequence[Rule | Run], family: Family) -> merge.Folded:

@@ -27,8 +27,10 @@ from istio_init.kernel.nft.native_encode import (
     ELEMENTS,
     SET_FLAGS,
     SET_INTERVAL,
+    SET_KEY_LENGTH,
     deletion,
 )
+from istio_init.kernel.nft.set_elements import dumped_ranges, single_elements
 from istio_init.model.inet import NAMES
 from istio_init.record import Record
 
@@ -157,8 +159,11 @@ def _same_sets(dump: TableDump, encoded: Mapping[str, EncodedSet]) -> bool:
 
 def _same_elements(dumped: bytes, planned: EncodedSet) -> bool:
     """Whether the elements are the same: a tree of intervals is dumped descending, a hash table in any order."""
-    elements = b"".join(planned.elements)
-    if dumped == elements or len(dumped) != len(elements) or planned.facts[SET_FLAGS][3] & SET_INTERVAL:
+    size = int.from_bytes(planned.facts[SET_KEY_LENGTH], "big")
+    if planned.facts[SET_FLAGS][3] & SET_INTERVAL:
+        return dumped == dumped_ranges(planned.intervals, size)
+    elements = b"".join(single_elements(planned.intervals, size))
+    if dumped == elements or len(dumped) != len(elements):
         return dumped == elements
     # A set has no element twice, so those of the dump are all different.
     each = Struct(f"{int.from_bytes(elements[:2], sys.byteorder)}s").iter_unpack

@@ -32,37 +32,67 @@ _NUMBERS = {2: "H", 4: "I"}
 
 
 def ranged_elements(intervals: Sequence[Interval], size: int) -> tuple[bytes, ...]:
-    """The elements of a set of intervals, descending, as the kernel dumps them: in lists that an attribute can hold.
+    """The elements of a set of intervals, ascending, in lists that an attribute can hold.
 
-    `intervals` are ascending and apart; `size` is that of a value in bytes.
+    `intervals` are ascending and apart; `size` is that of a value in bytes. The kernel takes ascending elements faster
+    than descending ones: to find out whether one overlaps others, it begins with the highest one that it has.
     """
     (head, tail), (end_head, end_tail) = frame(size), frame(size, END)
-    lowest, last = intervals[0][0], (1 << 8 * size) - 1
-    before = b""
-    if intervals[-1][1] == last:
+    pairs = _pairs(intervals, size, (head, tail + end_head, end_tail))
+    behind = b""
+    if intervals[-1][1] == _last(size):
         # Nothing is behind the last value of all.
         open_head, open_tail = frame(size, _OPEN)
-        before = open_head + intervals[-1][0].to_bytes(size, "big") + open_tail
-        intervals = intervals[:-1]
-    between = end_tail + head
-    if size in _NUMBERS:
-        number = _NUMBERS[size]
-        pack = Struct(f">{len(end_head)}s{number}{len(between)}s{number}{len(tail)}s").pack
-        pairs = [pack(end_head, high + 1, between, low, tail) for low, high in reversed(intervals)]
-    else:
-        pairs = [
-            end_head + (high + 1).to_bytes(size, "big") + between + low.to_bytes(size, "big") + tail
-            for low, high in reversed(intervals)
-        ]
-    if lowest:
+        behind = open_head + intervals[-1][0].to_bytes(size, "big") + open_tail
+        pairs.pop()
+    first = end_head + bytes(size) + end_tail if intervals[0][0] else b""
+    at_once = (_LONGEST_LIST - len(first + behind)) // (2 * size + len(head + tail + end_head + end_tail))
+    lists = [b"".join(pairs[at : at + at_once]) for at in range(0, len(pairs), at_once)] or [b""]
+    lists[0] = first + lists[0]
+    lists[-1] += behind
+    return tuple(lists)
+
+
+def dumped_ranges(intervals: Sequence[Interval], size: int) -> bytes:
+    """The same elements as the kernel dumps them: descending, one behind the other."""
+    (head, tail), (end_head, end_tail) = frame(size), frame(size, END)
+    pairs = _pairs(intervals, size, (end_head, end_tail + head, tail), ends_first=True)
+    if intervals[-1][1] == _last(size):
+        open_head, open_tail = frame(size, _OPEN)
+        pairs[-1] = open_head + intervals[-1][0].to_bytes(size, "big") + open_tail
+    pairs.reverse()
+    if intervals[0][0]:
         pairs.append(end_head + bytes(size) + end_tail)
-    at_once = (_LONGEST_LIST - len(before)) // (2 * size + len(end_head + between + tail))
-    lists = [b"".join(pairs[first : first + at_once]) for first in range(0, len(pairs), at_once)] or [b""]
-    return (before + lists[0], *lists[1:])
+    return b"".join(pairs)
+
+
+def _last(size: int) -> int:
+    return (1 << 8 * size) - 1
+
+
+def _pairs(
+    intervals: Sequence[Interval], size: int, frames: tuple[bytes, bytes, bytes], *, ends_first: bool = False
+) -> list[bytes]:
+    """For each interval two elements, where it begins and behind its last value, with what is around the values.
+
+    What is behind the last value of all is 0, which the caller replaces.
+    """
+    before, between, behind = frames
+    last = _last(size)
+    if size not in _NUMBERS:
+        values = [(low.to_bytes(size, "big"), (high + 1 & last).to_bytes(size, "big")) for low, high in intervals]
+        if ends_first:
+            return [before + end + between + low + behind for low, end in values]
+        return [before + low + between + end + behind for low, end in values]
+    number = _NUMBERS[size]
+    pack = Struct(f">{len(before)}s{number}{len(between)}s{number}{len(behind)}s").pack
+    if ends_first:
+        return [pack(before, high + 1 & last, between, low, behind) for low, high in intervals]
+    return [pack(before, low, between, high + 1 & last, behind) for low, high in intervals]
 
 
 def single_elements(intervals: Sequence[Interval], size: int) -> tuple[bytes, ...]:
-    """The same for a set of single values, ascending: the kernel dumps them in an order of its own."""
+    """The same for a set of single values: the kernel dumps them in an order of its own."""
     head, tail = frame(size)
     elements = [head + low.to_bytes(size, "big") + tail for low, _ in intervals]
     at_once = _LONGEST_LIST // (size + len(head + tail))

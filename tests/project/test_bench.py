@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -47,6 +50,15 @@ def test_the_steps_of_ebpf_are_medians_beside_what_they_may_take() -> None:
     runs = [(0.004, 0.001), (0.002, 0.0015), (0.003, 0.002)]
     row = report.steps({"ADD": runs}).splitlines()[2]
     assert [cell.strip() for cell in row.strip("|").split("|")] == ["ADD", "3.00", "2.00", "1.50", "2"]
+
+
+def test_a_reader_that_has_enough_ends_it_without_a_traceback() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, str(installation.ROOT / "scripts" / "bench"), "--list"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
 
 
 def test_a_page_is_filled_between_its_marks() -> None:

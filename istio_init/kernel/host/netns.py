@@ -97,7 +97,7 @@ class Namespace:
         if not self.as_owner:
             return
         try:
-            self._stays = _join_owner(target)
+            self._stays = join_owner(target)
         except OSError as error:
             setns(self._home, CLONE_NEWNET)
             text = f"network namespace {errors.shown(self.path)}: its user namespace can't be joined: {error.strerror}"
@@ -169,7 +169,7 @@ def _remedy(number: int) -> str:
             return "name one that can be opened, such as /var/run/netns/NAME or /proc/PID/ns/net"
 
 
-def _join_owner(target: int) -> bool:
+def join_owner(target: int) -> bool:
     """Join the user namespace of an open network namespace, if it is another one. OSError where it is refused."""
     try:
         owner = fcntl.ioctl(target, GET_USERNS)

@@ -25,7 +25,13 @@ PATIENCE = 120.0  # seconds for a pod to get where it should be, on a busy machi
 
 
 class KubernetesNode:
-    """One node with its control plane, from `with` to its end; nothing of it is left then."""
+    """One node with its control plane, from `with` to its end; nothing of it is left then.
+
+    `runtime` is a directory with another containerd and runc than the distribution's.
+    """
+
+    def __init__(self, runtime: Path | None = None) -> None:
+        self._path = f"{runtime}:{os.environ['PATH']}" if runtime else os.environ["PATH"]
 
     def __enter__(self) -> Self:
         self._programs = programs()
@@ -47,9 +53,13 @@ class KubernetesNode:
         shutil.rmtree(self.directory)
 
     def _script(self, *arguments: str) -> None:
-        environment = {**os.environ, "NODE_DIR": str(self.directory), "PROGRAMS": str(self._programs)}
-        done = subprocess.run([SCRIPT, *arguments], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run([SCRIPT, *arguments], env=self._environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{arguments}: exit {done.returncode}: {done.stderr}"
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        directories = {"NODE_DIR": str(self.directory), "PROGRAMS": str(self._programs), "PATH": self._path}
+        return {**os.environ, **directories}
 
     def restart(self, daemon: str) -> None:
         """End containerd or kubelet as a crash would, and start it again. Pods run on."""
@@ -62,9 +72,10 @@ class KubernetesNode:
 
     def completed(self, *command: str, text: str | bytes | None = None) -> subprocess.CompletedProcess[bytes]:
         """A command in the node's namespaces, whatever its exit status is."""
-        environment = {**os.environ, "NODE_DIR": str(self.directory), "PROGRAMS": str(self._programs)}
         data = text.encode() if isinstance(text, str) else text
-        return subprocess.run([SCRIPT, "exec", *command], env=environment, input=data, capture_output=True, check=False)
+        return subprocess.run(
+            [SCRIPT, "exec", *command], env=self._environment, input=data, capture_output=True, check=False
+        )
 
     def run(self, *command: str, text: str | bytes | None = None) -> str:
         """The standard output of a command in the node's namespaces; AssertionError where it fails."""

@@ -64,7 +64,12 @@ def base(engine: Engine, state: Path) -> str:
 @pytest.fixture(scope="session")
 def sources(state: Path) -> Path:
     """A copy of what the image is made of, so that it stays the same while somebody works on it."""
-    copy = state / "sources"
+    return copied_sources(state)
+
+
+def copied_sources(directory: Path) -> Path:
+    """A copy of what the image is made of, below a directory."""
+    copy = directory / "sources"
     for name in ("istio_init", "image", "scripts"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Dockerfile", ".dockerignore", "LICENSE"):

@@ -16,7 +16,7 @@ from integration.kit.node_agent import NodeAgent, node_agent
 from integration.kit.program import ROOT
 from tests.kit.lying_api import pod
 
-AT_ONCE = 50
+AT_ONCE = (1, 10, 50)
 
 
 class Contender:
@@ -32,22 +32,10 @@ class Contender:
         """An ADD that waits for its configuration."""
         return self.plugin.start("ADD", namespace.path, container)
 
-    def seconds(self, container: str) -> float:
-        """The time of one ADD in a fresh namespace, from the process's start to its end."""
-        with Namespace() as namespace:
-            begin = time.perf_counter()
-            self.finish(self.begin(namespace, container))
-            return time.perf_counter() - begin
-
-    def finish(self, run: subprocess.Popen[str]) -> None:
-        """Give an ADD its configuration, and wait for its end."""
-        result, log = run.communicate(self.text)
-        assert run.returncode == 0, result + log
-
-    def together(self) -> list[float]:
-        """The time of each of many ADDs that begin at once."""
+    def together(self, count: int) -> list[float]:
+        """The time of each of so many ADDs that begin at once, from the first process's start to its own end."""
         with ExitStack() as stack:
-            namespaces = [stack.enter_context(Namespace()) for _ in range(AT_ONCE)]
+            namespaces = [stack.enter_context(Namespace()) for _ in range(count)]
             begin = time.perf_counter()
             left = {str(n): self.begin(namespace, f"c{n}") for n, namespace in enumerate(namespaces)}
             for run in left.values():
@@ -70,37 +58,30 @@ def _ended(run: subprocess.Popen[str]) -> None:
         stream.close()
 
 
-def measure(annotations: Contender, asking: Contender, pairs: int, rounds: int) -> None:
+def measure(annotations: Contender, asking: Contender, adds: int) -> None:
     """Print the figures; the two take turns, so that what else the machine does hits both."""
-    alone: dict[str, list[float]] = {"annotations": [], "agent": []}
-    many: dict[str, list[float]] = {"annotations": [], "agent": []}
-    for _ in range(pairs):
-        alone["annotations"].append(annotations.seconds("a1"))
-        alone["agent"].append(asking.seconds("a1"))
-    for _ in range(rounds):
-        many["annotations"] += annotations.together()
-        many["agent"] += asking.together()
-    median = {name: statistics.median(times) * 1000 for name, times in alone.items()}
-    tail = {name: statistics.quantiles(times, n=100)[98] * 1000 for name, times in many.items()}
-    for name in alone:
-        print(f"{name:12} median {median[name]:7.1f} ms   99th percentile of {AT_ONCE} at once {tail[name]:8.1f} ms")
-    print(
-        f"{'ratio':12} median {median['agent'] / median['annotations']:7.2f}      99th percentile of {AT_ONCE} at once "
-        f"{tail['agent'] / tail['annotations']:8.2f}"
-    )
+    for count in AT_ONCE:
+        times: dict[str, list[float]] = {"annotations": [], "agent": []}
+        for _ in range(max(adds // count, 1)):
+            times["annotations"] += annotations.together(count)
+            times["agent"] += asking.together(count)
+        cuts = {name: statistics.quantiles(each, n=100) for name, each in times.items()}
+        for name, each in cuts.items():
+            print(f"{count:3} at once, {name:11}  median {each[49] * 1000:8.1f} ms  99th {each[98] * 1000:8.1f} ms")
+        median, tail = (cuts["agent"][index] / cuts["annotations"][index] for index in (49, 98))
+        print(f"{count:3} at once, ratio        median {median:8.2f}     99th {tail:8.2f}", flush=True)
 
 
 def put_pods(agent: NodeAgent) -> None:
     """Create the pods that are started."""
-    for name in ("pod-a1", *(f"pod-c{number}" for number in range(AT_ONCE))):
-        agent.api.put(pod(name, 1))
+    for number in range(max(AT_ONCE)):
+        agent.api.put(pod(f"pod-c{number}", 1))
 
 
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=20, help="ADDs one after the other, of each")
-    parser.add_argument("--rounds", type=int, default=2, help=f"rounds of {AT_ONCE} at once, of each")
+    parser.add_argument("--adds", type=int, default=100, help="of each kind: one after the other, 10 and 50 at once")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
@@ -111,7 +92,7 @@ def main() -> None:
             put_pods(agent)
             annotations = Contender(directory / "annotations", bundle)
             asking = Contender(directory / "agent", bundle, agent="required", agent_socket=str(agent.socket))
-            measure(annotations, asking, arguments.pairs, arguments.rounds)
+            measure(annotations, asking, arguments.adds)
 
 
 if __name__ == "__main__":

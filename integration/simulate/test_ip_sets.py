@@ -93,24 +93,24 @@ def test_each_packet_is_where_the_kernel_finds_it(pod: Namespace, kind: str) -> 
     family = SETS[kind][0].get("family", 2)
     etype = SETS[kind][1][0][1]
     dimensions = etype.split(",")
-    seen = set()
+    observed = set()
     some = [each for each in ADDRESSES if (":" in each) == (family == 10)]
     for first, second, port, protocol in itertools.product(some, some, (80, 53, 443), (TCP, UDP)):
         addresses = iter((first, second))
         ported = PortEntry(port) if kind == "bitmap:port" else PortEntry(port, protocol=protocol)
         entry = [ported if each == "port" else next(addresses) for each in dimensions]
-        asked = entry[0] if len(entry) == 1 else tuple(entry)
+        request = entry[0] if len(entry) == 1 else tuple(entry)
 
-        def test(asked: Any = asked) -> bool:  # noqa: ANN401 (pyroute2's)
+        def test(request: Any = request) -> bool:  # noqa: ANN401 (pyroute2's)
             with IPSet() as testing:
-                return bool(testing.test(name_of(kind), asked, etype=etype, family=family))
+                return bool(testing.test(name_of(kind), request, etype=etype, family=family))
 
         packet = Packet("OUTPUT", protocol, packed(first), packed(second), 40000, port)
         sides = ("dst",) if kind == "bitmap:port" else ("src", "dst", "dst")[: len(dimensions)]
-        found = SetMember(name_of(kind), sides, sets).holds(packet)
-        assert found is pod.inside(test), (asked, packet)
-        seen.add(found)
-    assert True in seen
+        actual = SetMember(name_of(kind), sides, sets).holds(packet)
+        assert actual is pod.inside(test), (request, packet)
+        observed.add(actual)
+    assert True in observed
 
 
 def packed(text: str) -> bytes:

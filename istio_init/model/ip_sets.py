@@ -88,8 +88,8 @@ class SetMember(Record):
 
     def holds(self, packet: Packet) -> bool | None:
         """Whether the match holds; None where that depends on what a simulated packet does not have."""
-        found = _contains(self.name, self.sets, packet, self.sides, 0)
-        return None if found is None else found != self.negated
+        result = _contains(self.name, self.sets, packet, self.sides, 0)
+        return None if result is None else result != self.negated
 
     @property
     def address_side(self) -> str:
@@ -129,28 +129,28 @@ def _named(name: str, sets: tuple[IpSet, ...]) -> IpSet | None:
 
 def _flat(name: str, sets: tuple[IpSet, ...], depth: int) -> list[Member]:
     """The members of a set, and in place of sets theirs."""
-    found = _named(name, sets)
-    if found is None or depth > DEEPEST:
+    result = _named(name, sets)
+    if result is None or depth > DEEPEST:
         return [Member((UnknownPart(name),))]
-    if found.kind != "list:set":
-        return list(found.members)
-    inner = [part.name for each in found.members for part in each.parts if isinstance(part, NamedPart)]
+    if result.kind != "list:set":
+        return list(result.members)
+    inner = [part.name for each in result.members for part in each.parts if isinstance(part, NamedPart)]
     return [member for each in inner for member in _flat(each, sets, depth + 1)]
 
 
 def _contains(name: str, sets: tuple[IpSet, ...], packet: Packet, sides: tuple[str, ...], depth: int) -> bool | None:
-    found = _named(name, sets)
-    if found is None or depth > DEEPEST:
+    result = _named(name, sets)
+    if result is None or depth > DEEPEST:
         return None
-    if len(sides) < found.dimensions or found.family not in {"", packet.family}:
+    if len(sides) < result.dimensions or result.family not in {"", packet.family}:
         return False
-    if found.kind == "list:set":
-        inner = [part.name for each in found.members for part in each.parts if isinstance(part, NamedPart)]
+    if result.kind == "list:set":
+        inner = [part.name for each in result.members for part in each.parts if isinstance(part, NamedPart)]
         answers = [_contains(each, sets, packet, sides, depth + 1) for each in inner]
         return True if True in answers else None if None in answers else False
     unknown = False
     # The narrowest member decides.
-    for member in sorted(found.members, key=_width, reverse=True):
+    for member in sorted(result.members, key=_width, reverse=True):
         answers = [_is_in(part, side, packet) for part, side in zip(member.parts, sides, strict=False)]
         if all(answers):
             return not member.excluded

@@ -133,7 +133,7 @@ def _plan(options: Options) -> Plan:
 
 def _change(options: Options, environ: Mapping[str, str], log: Log, interrupts: Interrupts) -> str:
     """Apply or clean up, under the lock; returns a summary for the log."""
-    from istio_init.runner import access, transaction
+    from istio_init.runner import transaction
 
     access.require_descriptors()
     if not options.native_nftables:  # which does not use libiptc

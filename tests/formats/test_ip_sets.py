@@ -50,7 +50,7 @@ def packet(to: str, port: int = 80, protocol: int = TCP, mark: int = 0) -> Packe
 
 
 @pytest.mark.parametrize(
-    ("name", "sides", "asked", "held"),
+    ("name", "sides", "request", "held"),
     [
         ("nets", "dst", packet("10.9.0.1"), True), ("nets", "dst", packet("10.1.9.1"), False),
         ("nets", "dst", packet("10.1.1.1"), True), ("nets", "src", packet("10.9.0.1"), False),
@@ -69,10 +69,10 @@ def packet(to: str, port: int = 80, protocol: int = TCP, mark: int = 0) -> Packe
         ("lists", "dst", packet("10.1.9.1", 443), True),
     ],
 )  # fmt: skip
-def test_membership(name: str, sides: str, asked: Packet, held: bool | None) -> None:
+def test_membership(name: str, sides: str, request: Packet, held: bool | None) -> None:
     words = tuple(each for each in sides.split(",") if each)
-    assert SetMember(name, words, SETS).holds(asked) is held
-    assert SetMember(name, words, SETS, negated=True).holds(asked) is (None if held is None else not held)
+    assert SetMember(name, words, SETS).holds(request) is held
+    assert SetMember(name, words, SETS, negated=True).holds(request) is (None if held is None else not held)
 
 
 def test_sets_of_addresses_alone_are_told_by_their_side() -> None:
@@ -83,5 +83,5 @@ def test_sets_of_addresses_alone_are_told_by_their_side() -> None:
 
 def test_ranges_are_cut_into_networks() -> None:
     [ranges] = [each for each in SETS if each.name == "ranges"]
-    found = {ip_network((each.address, each.prefix)) for each in networks((ranges,))}
-    assert sorted(map(str, found)) == ["10.0.0.3/32", "10.0.0.4/30", "10.0.0.8/31"]
+    actual = {ip_network((each.address, each.prefix)) for each in networks((ranges,))}
+    assert sorted(map(str, actual)) == ["10.0.0.3/32", "10.0.0.4/30", "10.0.0.8/31"]

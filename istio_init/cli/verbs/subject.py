@@ -56,8 +56,6 @@ LONGEST_DUMP = 64 << 20
 Live = Annotated[bool, typer.Option("--live", help="Read the rules in the kernel; this verb always does.")]
 Pid = Annotated[int | None, typer.Option(metavar="PID", help="Use this process's namespace.")]
 Container = Annotated[str | None, typer.Option(metavar="ID", help="Use this container's namespace.")]
-
-
 FromSave = Annotated[
     str,
     typer.Option(
@@ -174,7 +172,7 @@ def require_no_place(options: Options, *, live: bool = False) -> None:
 
 def _used(text: str, rulesets: tuple[Ruleset, ...]) -> tuple[IpSet, ...]:
     """The IP sets of `ipset save`, if a rule asks for one."""
-    asked = any(
+    uses_sets = any(
         isinstance(match, UnknownMatch) and match.name == "set"
         for ruleset in rulesets
         for table in ruleset.tables
@@ -182,7 +180,7 @@ def _used(text: str, rulesets: tuple[Ruleset, ...]) -> tuple[IpSet, ...]:
         for rule in chain.rules
         for match in rule.matches
     )
-    return ip_sets(text) if asked else ()
+    return ip_sets(text) if uses_sets else ()
 
 
 def saved_rules(path: str, *, with_foreign_tables: bool = False) -> tuple[Ruleset, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from istio_init.cli import help_page, terminal, typer_options
+from istio_init.cli import help_page, terminal, typer_options, typer_parameters
 from istio_init.cli.verbs import acting, cni
 from istio_init.cli.verbs.check import check
 from istio_init.cli.verbs.diagnose import OFFERED as PLACES
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 PROGRAM = "istio-init"
-SHARED = typer_options.TERMINAL
+SHARED = typer_parameters.TERMINAL
 HELP = "Program a pod's network namespace for a sidecar proxy, and inspect the rules."
 
 
@@ -68,15 +68,15 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
     @application.callback(help=HELP)
     def program(
         *,
-        _color: typer_options.Color = None,
-        _no_pager: typer_options.NoPager = False,
-        _version: typer_options.Version = False,
-        _help_all: typer_options.HelpAll = False,
+        _color: typer_parameters.Color = None,
+        _no_pager: typer_parameters.NoPager = False,
+        _version: typer_parameters.Version = False,
+        _help_all: typer_parameters.HelpAll = False,
     ) -> None:
         """Options common to all verbs."""
 
     def add(name: str, verb: Callable[..., int], *, pods: bool = True) -> None:
-        command = typer_options.with_options(verb, environ, pods=pods, without=WITHOUT[name], shared=SHARED)
+        command = typer_parameters.with_options(verb, environ, pods=pods, without=WITHOUT[name], shared=SHARED)
         application.command(name=name, help=verb.__doc__, cls=help_page.Command)(command)
 
     def add_acting(name: str, about: str, **changes: bool) -> None:
@@ -88,13 +88,13 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
     add_acting("clean", CLEAN, cleanup_only=True)
     add("check", check)
     application.command(name="diagnose", help=diagnose.__doc__, cls=help_page.Command)(
-        typer_options.with_texts(diagnose, PLACES, (), SHARED)
+        typer_parameters.with_texts(diagnose, PLACES, (), SHARED)
     )
     add("doctor", doctor)
     add("draw", draw)
     add("explain", explain)
     application.command(name="inject", help=inject.__doc__, cls=help_page.Command)(
-        typer_options.with_texts(inject, OFFERED, SHORTS, SHARED)
+        typer_parameters.with_texts(inject, OFFERED, SHORTS, SHARED)
     )
     add("manifest", manifest)
     add("options", options)

@@ -1,6 +1,6 @@
 """The one table of options: what may be asked for, under which names, with which defaults.
 
-The fast parser (options/argv.py), the Typer commands (cli/typer_options.py), the pages of options and the checks are
+The fast parser (options/argv.py), the Typer commands (cli/typer_parameters.py), the pages of options and the checks are
 made from `OPTIONS`. CONTRIBUTING.md shows how to add a flag.
 
 Names, shorts, variables, defaults and their precedence are Istio's (tools/istio-iptables), but for those

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from typer.main import get_command
 
 from istio_init.cli.app import app
-from istio_init.cli.typer_options import default_text
+from istio_init.cli.typer_parameters import default_text
 from istio_init.cni.plugin.protocol import VERSIONS
 from istio_init.cni.plugin.settings import CAPABILITY, LOG_FILE, NOT_CONFIGURABLE
 from istio_init.options.annotations import ANNOTATIONS

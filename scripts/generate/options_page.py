@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from istio_init.cli.typer_options import default_text
+from istio_init.cli.typer_parameters import default_text
 from istio_init.options.annotations import ANNOTATIONS, Annotation
 from istio_init.options.table import GROUPS, OPTIONS, Option
 

@@ -52,7 +52,7 @@ RunsAs = Annotated[str, typer.Option("--proxy-runs-as", metavar="UID[:GID]", hel
 
 
 class PacketFlags(Record):
-    """The flags of a packet as text; a verb's parameter of this type takes all of them (typer_options.flags_of)."""
+    """The flags of a packet as text; a verb's parameter of this type takes all of them (typer_parameters.flags_of)."""
 
     outbound: Outbound = False
     inbound: Inbound = False

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from istio_init.envoy import chains, clusters, listeners, references
-from istio_init.envoy.addresses import ANY
-from istio_init.envoy.client import CLIENTS, RAW_BUFFER, TLS, HttpCall
+from istio_init.envoy.claim_packets import (
+    HTTP,
+    PLAIN,
+    application_cube,
+    caller_of,
+    first_packet,
+    inbound_packet,
+    packet_to,
+    packets_to_port,
+)
+from istio_init.envoy.client import CLIENTS, RAW_BUFFER, TLS
 from istio_init.envoy.fit import Claim, FitCase, Misfit
 from istio_init.envoy.node import plain
 from istio_init.envoy.passage import ListenerArrival
 from istio_init.envoy.walk import walk
 from istio_init.formats.addresses import address_text, endpoint_text
-from istio_init.model.parsers import ALL
 from istio_init.planning.capture import uses_tproxy
 from istio_init.simulate.path import Leg
-from istio_init.verify.header_space import DESTINATION_PORT, GID, IN, OUT, SOURCE, UID, intersection
+from istio_init.verify.header_space import DESTINATION_PORT, GID, IN, SOURCE, UID, intersection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,9 +33,7 @@ if TYPE_CHECKING:
     from istio_init.model.packet import Packet
     from istio_init.model.rules import Hook
 
-HTTP, PLAIN = CLIENTS["http"], ("http", "tcp")
 HTTP_ALPN = frozenset({"http/1.0", "http/1.1", "h2c"})
-HOOKS: tuple[Hook, ...] = ("OUTPUT", "PREROUTING")
 
 P1 = Claim("P1", "Envoy listens at the ports that the rules give connections to")
 P2 = Claim("P2", "the outbound listener hands connections on to the listener of their original destination")
@@ -53,12 +59,6 @@ def _misfit(case: FitCase, claim: Claim, finding: str, packet: Packet, client: C
     return Misfit(claim, case.family, finding, client, case.follow(packet, client)[0])
 
 
-def _first(case: FitCase, hook: Hook, port: int) -> Packet | None:
-    """A packet that the rules redirect to a port of Envoy; None without one."""
-    packet_set = next(case.captured(hook, port), None)
-    return case.packet(packet_set.cube, hook) if packet_set else None
-
-
 def _ports(case: FitCase) -> tuple[tuple[int, Hook, str], ...]:
     envoy = case.pod.envoy
     return (envoy.outbound_port, "OUTPUT", "outbound"), (envoy.inbound_port, "PREROUTING", "inbound")
@@ -71,7 +71,7 @@ def _listener(case: FitCase, port: int) -> Listener | None:
 def p1(case: FitCase) -> Iterator[Misfit]:
     """A port without a listener: connections are refused."""
     for port, hook, direction in _ports(case):
-        packet = _first(case, hook, port)
+        packet = first_packet(case, hook, port)
         if packet is not None and not _reached(case, packet):
             yield _misfit(
                 case, P1, f"no listener is bound to port {port} for {case.family} {direction} connections", packet
@@ -87,7 +87,7 @@ def _reached(case: FitCase, packet: Packet) -> str:
 def p2(case: FitCase) -> Iterator[Misfit]:
     """Without handoff, connections for other listeners are blackholed or passed through."""
     port, hook, _ = _ports(case)[0]
-    listener, packet = _listener(case, port), _first(case, hook, port)
+    listener, packet = _listener(case, port), first_packet(case, hook, port)
     if listener is None or packet is None or listener.hands_on:
         return
     others = [each for each in case.pod.configuration.listeners.all if not each.bound]
@@ -102,7 +102,7 @@ def p2(case: FitCase) -> Iterator[Misfit]:
 def p3(case: FitCase) -> Iterator[Misfit]:
     """Without the original destination, every connection is blackholed."""
     port, hook, _ = _ports(case)[1]
-    listener, packet = _listener(case, port), _first(case, hook, port)
+    listener, packet = _listener(case, port), first_packet(case, hook, port)
     if listener is not None and packet is not None and not listener.restores:
         finding = f"{plain(listener.name)} has neither original_dst nor use_original_dst"
         yield _misfit(case, P3, finding, packet).replace(where=listener.node.path)
@@ -111,7 +111,7 @@ def p3(case: FitCase) -> Iterator[Misfit]:
 def p4(case: FitCase) -> Iterator[Misfit]:
     """Rules for TPROXY with a proxy for REDIRECT, or the reverse: connections time out."""
     port, hook, _ = _ports(case)[1]
-    listener, packet = _listener(case, port), _first(case, hook, port)
+    listener, packet = _listener(case, port), first_packet(case, hook, port)
     if listener is None or packet is None:
         return
     transparent = any(each.tproxy == port for each in case.captured(hook, port))
@@ -152,24 +152,10 @@ def p6(case: FitCase) -> Iterator[Misfit]:
     """A connection to a listener's own port loops."""
     client = CLIENTS["tcp"]
     for port, _, _ in _ports(case):
-        for path in (path for packet in _to_port(case, port) for path in case.follow(packet, client)):
+        for path in (path for packet in packets_to_port(case, port) for path in case.follow(packet, client)):
             if path.loop:
                 yield Misfit(P6, case.family, f"port {port} leads back to itself", client, path)
                 break
-
-
-def _to_port(case: FitCase, port: int) -> Iterator[Packet]:
-    """A packet of each set for a port, inbound and outbound, except Envoy's own."""
-    envoy, space = case.pod.envoy, case.space
-    at = space.cube(
-        destination_port=space.only(DESTINATION_PORT, port),
-        uid=space.everything[UID] & ~space.only(UID, envoy.uid),
-        gid=space.everything[GID] & ~space.only(GID, envoy.gid),
-    )
-    for hook in HOOKS:
-        for each in case.connections_of(hook):
-            if cube := intersection(each.cube, at):
-                yield case.packet(cube, hook)
 
 
 def p7(case: FitCase) -> Iterator[Misfit]:
@@ -194,7 +180,7 @@ def p8(case: FitCase) -> Iterator[Misfit]:
             bound = clusters.bind_address(configuration.dump, cluster, length) if cluster else None
             if bound and _is_loopback(bound[0]) and len(bound[0]) == length and _dials_out(case, cluster):
                 finding = f"cluster {plain(name)} is bound to {address_text(bound[0])}"
-                packet, client = _caller(case, listener, name)
+                packet, client = caller_of(case, listener, name)
                 path = case.follow(packet, client)[0]
                 yield Misfit(P8, case.family, finding, client, path, bound[1].path)
 
@@ -211,54 +197,6 @@ def _dials_out(case: FitCase, cluster: clusters.Cluster | None) -> bool:
 
 def _is_loopback(address: bytes) -> bool:
     return address[0] == 127 if len(address) == 4 else address == bytes(15) + b"\1"
-
-
-def _caller(case: FitCase, listener: Listener, cluster: str) -> tuple[Packet, Client]:
-    """A packet and a client whose connection goes through a listener to a cluster, if one is found."""
-    packet = _to(case, listener)
-    domains = references.domains_of(case.pod.configuration.dump, listener, cluster) or ("",)
-    for client in CLIENTS.values():
-        for domain in domains:
-            caller = client.replace(request=HttpCall(domain))
-            path = case.follow(packet, caller)[0]
-            if any(each.cluster == cluster for each in path.passages):
-                return packet, caller
-    return packet, HTTP
-
-
-def _to(case: FitCase, listener: Listener) -> Packet:
-    """A packet from an application to a listener's address, or to any address at its port."""
-    socket = listener.sockets[0]
-    space = case.space
-    cube = space.cube(destination_port=space.only(DESTINATION_PORT, socket.port))
-    if socket.address not in ANY:
-        cube = intersection(cube, space.cube(destination=space.among(1, (socket.address,)))) or cube
-    application = intersection(cube, _application(case)) or cube
-    for each in case.connections_of("OUTPUT"):
-        if cube_of_application := intersection(each.cube, application):
-            return case.packet(cube_of_application, "OUTPUT")
-    return case.packet(next(case.connections_of("OUTPUT")).cube, "OUTPUT")
-
-
-def _application(case: FitCase) -> tuple[int, ...]:
-    """Packets from ordinary applications to other hosts, without users and groups that options exclude."""
-    space, options, envoy = case.space, case.options, case.pod.envoy
-    groups = options.istio_outbound_owner_groups
-    excluded_groups = {
-        None,
-        envoy.gid,
-        *options.proxy_gid,
-        *options.proxy_uid,
-        *options.istio_outbound_owner_groups_exclude,
-    }
-    excluded = [each for _, _, users in options.exclude_uids_for_ports for each in users]
-    users = space.where(UID, lambda uid: uid is not None and any(low <= uid <= high for low, high in excluded))
-    return space.cube(
-        uid=space.everything[UID] & ~space.among(UID, {None, envoy.uid, *options.proxy_uid}) & ~users,
-        gid=space.everything[GID] & ~space.among(GID, excluded_groups) if groups == ALL else space.among(GID, groups),
-        out_interface=space.only(OUT, case.pod.facts.uplink),
-        mark=1 << space.mark(0),
-    )
 
 
 def p9(case: FitCase) -> Iterator[Misfit]:
@@ -325,7 +263,7 @@ def p11(case: FitCase) -> Iterator[Misfit]:
                 if inspector not in inspectors:
                     short = inspector.rpartition(".")[2]
                     finding = f"chain {chain.number} of {plain(listener.name)} needs {short} on port {port}"
-                    packet = _to(case, listener) if not listener.bound else _inbound_to(case, port)
+                    packet = packet_to(case, listener) if not listener.bound else inbound_packet(case, port)
                     client = CLIENTS["tls" if inspector == listeners.TLS_INSPECTOR else "http"]
                     yield _misfit(case, P11, finding, packet, client).replace(where=chain.node.path)
 
@@ -333,16 +271,6 @@ def p11(case: FitCase) -> Iterator[Misfit]:
 def _own_port(listener: Listener) -> int:
     """The port of a listener's connections: its own if connections are handed off to it, any (0) if it is bound."""
     return 0 if listener.bound else int(listener.sockets[0].port)
-
-
-def _inbound_to(case: FitCase, port: int) -> Packet:
-    """An inbound packet for a port."""
-    at = case.space.cube(
-        destination_port=case.space.only(DESTINATION_PORT, port) or case.space.everything[DESTINATION_PORT]
-    )
-    sets = [*case.captured("PREROUTING", case.pod.envoy.inbound_port), *case.connections_of("PREROUTING")]
-    arrival = next((cube for each in sets if (cube := intersection(each.cube, at))), sets[0].cube)
-    return case.packet(arrival, "PREROUTING")
 
 
 def _required_inspectors(chain: chains.FilterChain) -> Iterator[str]:
@@ -361,7 +289,7 @@ def p12(case: FitCase) -> Iterator[Misfit]:
     port = case.pod.envoy.outbound_port
     if not capturing or _listener(case, port) is None:
         return
-    application = _application(case)
+    application = application_cube(case)
     uncaptured = [cube for each in case.connections_of("OUTPUT") if port not in {each.redirect, each.tproxy}
               and (cube := intersection(each.cube, application))]  # fmt: skip
     for address, called, name, where in references.services(case.pod.configuration):

@@ -47,7 +47,7 @@ class EbpfKeeper:
                 self._report(await asyncio.to_thread(self._holder.look))
             except InitError as error:
                 self._say(str(error))
-            except (OSError, ValueError) as error:  # ValueError: a name that no pin of ours has
+            except (OSError, ValueError) as error:  # ValueError: a name that no pin has
                 self._say(f"the pins cannot be read: {getattr(error, 'strerror', None) or error}")
             await asyncio.sleep(INTERVAL)
 

@@ -202,7 +202,7 @@ class RuleText:
 
     def _selectors(self) -> list[str]:
         """The fields that a key is made of; none where something else follows."""
-        found = []
+        result = []
         while True:
             self._took("meta")
             words = next((each for each in SELECTORS if self._took(*each.split())), "")
@@ -212,9 +212,9 @@ class RuleText:
                 self.other_family |= words.startswith("ip ") != (self._family == IPV4)
             if not words:
                 return []
-            found.append(words)
+            result.append(words)
             if not self._took("."):
-                return found
+                return result
 
     def _elements(self) -> list[tuple[str, str]]:
         """Keys and data of a map in braces or by its name; of a set no data."""

@@ -56,18 +56,20 @@ class MapReader:
 
     def cases(self, expressions: list[Expression]) -> list[Case] | None:
         """What a rule's last expressions do, one case for each element of a map; None where they are something else."""
-        at = next((at for at, (kind, said) in enumerate(expressions) if kind == "lookup" and LOOKUP_DREG in said), None)
+        at = next(
+            (at for at, (kind, attrs) in enumerate(expressions) if kind == "lookup" and LOOKUP_DREG in attrs), None
+        )
         if at is None:
             return None
         try:
             selectors = [self._selector(*each) for each in expressions[:at]]
-            found = []
+            result = []
             for key, data in self._entries(expressions[at][1], selectors):
                 target = self._target(expressions[at][1], data, expressions[at + 1 :])
-                found += [(matches, target) for matches in alternatives(selectors, key, self._family)]
+                result += [(matches, target) for matches in alternatives(selectors, key, self._family)]
         except (NotReadError, KeyError, ValueError, IndexError):
             return None
-        return found
+        return result
 
     @staticmethod
     def conditions_end(expressions: list[Expression]) -> int:
@@ -82,43 +84,43 @@ class MapReader:
             begin = 0
             for at, each in enumerate(expressions, 1):
                 if _compares(*each):
-                    found = self._condition(expressions[begin:at])
-                    result = [(*before, *matches) for before in result for matches in found]
+                    actual = self._condition(expressions[begin:at])
+                    result = [(*before, *matches) for before in result for matches in actual]
                     begin = at
         except (NotReadError, KeyError, ValueError, IndexError):
             return None
         return result if begin == len(expressions) else None
 
     def _condition(self, expressions: list[Expression]) -> list[tuple[Match, ...]]:
-        kind, said = expressions[-1]
+        kind, attrs = expressions[-1]
         if kind != "lookup":
             return [(_single(expressions),)]
-        if any(said.get(LOOKUP_FLAGS, b"")):
+        if any(attrs.get(LOOKUP_FLAGS, b"")):
             raise NotReadError
         selectors = [self._selector(*each) for each in expressions[:-1]]
-        keys = [key for key, _ in self._entries(said, selectors)]
+        keys = [key for key, _ in self._entries(attrs, selectors)]
         return [matches for key in keys for matches in alternatives(selectors, key, self._family)]
 
-    def _selector(self, kind: str, said: dict[int, bytes]) -> str:
+    def _selector(self, kind: str, attrs: dict[int, bytes]) -> str:
         """What an expression loads, in nft's words."""
         match kind:
             case "payload":
-                base, offset, size = (int.from_bytes(said[each], "big") for each in (2, 3, 4))
+                base, offset, size = (int.from_bytes(attrs[each], "big") for each in (2, 3, 4))
                 return (HEADERS[self._family] if base == 1 else PORTS if base == 2 else {})[offset, size]
             case "meta":
-                return META[int.from_bytes(said[2], "big")]
-            case "ct" if not any(said[2]):
+                return META[int.from_bytes(attrs[2], "big")]
+            case "ct" if not any(attrs[2]):
                 return "ct state"
-            case "fib" if int.from_bytes(said[2], "big") == FIB_TYPE:
-                return f"fib {_side(said)} type"
+            case "fib" if int.from_bytes(attrs[2], "big") == FIB_TYPE:
+                return f"fib {_side(attrs)} type"
             case "numgen":
                 return "numgen random"
             case _:
                 raise NotReadError
 
-    def _entries(self, said: dict[int, bytes], selectors: list[str]) -> Iterator[tuple[str, dict[int, bytes]]]:
+    def _entries(self, attrs: dict[int, bytes], selectors: list[str]) -> Iterator[tuple[str, dict[int, bytes]]]:
         """Each key in nft's words, and its data."""
-        lists = [attributes(each[HEAD.size :]).get(ELEMENTS, b"") for each in self._elements[name(said[LOOKUP_SET])]]
+        lists = [attributes(each[HEAD.size :]).get(ELEMENTS, b"") for each in self._elements[name(attrs[LOOKUP_SET])]]
         entries = [attributes(each) for each in members(b"".join(lists))]
         flagged = [(int.from_bytes(each.get(FLAGS, b""), "big"), each) for each in entries]
         keys = sorted((attributes(each[KEY])[VALUE], flags != IS_END) for flags, each in flagged if KEY in each)
@@ -132,7 +134,7 @@ class MapReader:
                 high = attributes(each[KEY_END])[VALUE] if KEY_END in each else _end(keys, low) if ranged else low
                 yield _words(selectors, low, high), data
 
-    def _target(self, said: dict[int, bytes], data: dict[int, bytes], rest: list[Expression]) -> Target:
+    def _target(self, attrs: dict[int, bytes], data: dict[int, bytes], rest: list[Expression]) -> Target:
         """What is done with the data of one element."""
         if VERDICT in data:
             verdict = attributes(data[VERDICT])
@@ -142,7 +144,7 @@ class MapReader:
             return Verdict(VERDICTS[code])  # type: ignore[arg-type]
         value = data[VALUE]
         [(kind, facts)] = rest
-        start = _place(said[LOOKUP_DREG])
+        start = _place(attrs[LOOKUP_DREG])
         if kind == "nat":
             address = self._part(value, facts.get(3), start, 4 if self._family == IPV4 else 16)
             port = self._part(value, facts.get(5), start, 2)
@@ -160,12 +162,12 @@ class MapReader:
         return value[at : at + size]
 
 
-def _compares(kind: str, said: dict[int, bytes]) -> bool:
-    return kind in {"cmp", "range"} or (kind == "lookup" and LOOKUP_DREG not in said)
+def _compares(kind: str, attrs: dict[int, bytes]) -> bool:
+    return kind in {"cmp", "range"} or (kind == "lookup" and LOOKUP_DREG not in attrs)
 
 
-def _side(said: dict[int, bytes]) -> str:
-    flags = int.from_bytes(said[3], "big")
+def _side(attrs: dict[int, bytes]) -> str:
+    flags = int.from_bytes(attrs[3], "big")
     return {FIB_SOURCE: "saddr", FIB_DESTINATION: "daddr"}[flags & 3]
 
 
@@ -218,26 +220,26 @@ def _translation(destination: bool, address: bytes, port: bytes, family: Family)
 def _single(expressions: list[Expression]) -> Match:
     """fib, the type of an ICMP packet, or whether its connection is translated."""
     kinds = [kind for kind, _ in expressions]
-    said, compared = expressions[0][1], expressions[-1][1]
+    attrs, compared = expressions[0][1], expressions[-1][1]
     value = attributes(compared[3])[VALUE]
     negated = bool(int.from_bytes(compared[2], "big"))
     if kinds == ["fib", "cmp"]:
-        return _fib(said, value, negated=negated)
-    if kinds == ["ct", "bitwise", "cmp"] and int.from_bytes(said[2], "big") == STATUS and not any(value) and negated:
+        return _fib(attrs, value, negated=negated)
+    if kinds == ["ct", "bitwise", "cmp"] and int.from_bytes(attrs[2], "big") == STATUS and not any(value) and negated:
         mask = int.from_bytes(attributes(expressions[1][1][4])[VALUE], "little")
         return CtState(({DNAT_DONE: "DNAT", SNAT_DONE: "SNAT"}[mask],))
-    if kinds == ["payload", "cmp"] and [int.from_bytes(said[each], "big") for each in (2, 3, 4)] == [2, 0, 1]:
+    if kinds == ["payload", "cmp"] and [int.from_bytes(attrs[each], "big") for each in (2, 3, 4)] == [2, 0, 1]:
         return UnknownMatch("icmp", 0, b"", "")
     raise NotReadError
 
 
-def _fib(said: dict[int, bytes], value: bytes, *, negated: bool) -> Match:
-    result = int.from_bytes(said[2], "big")
+def _fib(attrs: dict[int, bytes], value: bytes, *, negated: bool) -> Match:
+    result = int.from_bytes(attrs[2], "big")
     if result == FIB_TYPE:
-        side = {"saddr": "src", "daddr": "dst"}[_side(said)]
+        side = {"saddr": "src", "daddr": "dst"}[_side(attrs)]
         kind = TYPES[int.from_bytes(value, "little")]
         return UnknownMatch("addrtype", 0, b"", f"{'! ' if negated else ''}--{side}-type {kind}")
-    if result in {FIB_OIF, FIB_OIFNAME} and _side(said) == "saddr":
+    if result in {FIB_OIF, FIB_OIFNAME} and _side(attrs) == "saddr":
         # Whether there is a route back, or which interface it has.
         missing = (not any(value)) != negated
         return UnknownMatch("rpfilter", 0, b"", "--invert" if missing else "")

@@ -24,13 +24,14 @@ class CriRuntime:
     """The sandboxes by their identity: the pod's name and namespace, and the path of the network namespace.
 
     With `without_process` it is CRI-O as it is by default. `processes` are the command line and the environment of each
-    container, by its sandbox's identity and its name.
+    container, by its sandbox's identity and its name; `process_ids` are those of sandboxes.
     """
 
     def __init__(self) -> None:
         self.sandboxes: dict[str, tuple[str, str, str]] = {}
         self.annotations: dict[str, str] = {}
         self.without_process = False
+        self.process_ids: dict[str, int] = {}
         self.processes: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
 
     def list(self, _request: Any, _context: Any) -> Any:  # noqa: ANN401 (protobuf's)
@@ -51,7 +52,8 @@ class CriRuntime:
         linux = api.LinuxPodSandboxStatus(namespaces=api.Namespace(options=api.NamespaceOption(network=api.POD)))
         result = api.PodSandboxStatus(state=api.SANDBOX_READY, linux=linux, annotations=self.annotations)
         spaces = [{"type": "network", "path": path}]
-        about = {} if self.without_process else {"runtimeSpec": {"linux": {"namespaces": spaces}}}
+        number = self.process_ids.get(request.pod_sandbox_id, 0)
+        about = {} if self.without_process else {"pid": number, "runtimeSpec": {"linux": {"namespaces": spaces}}}
         return api.PodSandboxStatusResponse(status=result, info={"info": json.dumps(about)})
 
     def containers(self, request: Any, _context: Any) -> Any:  # noqa: ANN401

@@ -50,3 +50,19 @@ def test_a_pod_without_a_container_yet(pod: Pod, runtime: CriRuntime, tmp_path: 
         assert (answer.code, "does not name its network namespace; use --pid" in answer.output) == (4, True)
     else:
         names(answer, "no process and no socket is in this network namespace")
+
+
+def test_a_path_that_this_container_does_not_have(pod: Pod, tmp_path: Path) -> None:
+    """In a container for debugging, the node's /run/netns is somewhere else; its processes are all there."""
+    pod.apply(USUAL)
+    with running(pod), resident(pod.namespace, "pause") as process, cri_runtime(tmp_path / "cri.sock") as served:
+        served.sandboxes["one"] = ("reviews", "default", "/run/netns/cni-of-the-node")
+        served.process_ids["one"] = process
+        answer = diagnosis(pod, tmp_path, "reviews")
+        assert answer.code == 0, answer.output
+
+
+def test_no_place_at_all(pod: Pod) -> None:
+    with resident(pod.namespace, "sshd", tcp="22"):
+        answer = ask(pod.namespace, "diagnose")
+    names(answer, "no pod was named, and no sidecar runs here", "name the pod: istio-init diagnose NAMESPACE/POD")

@@ -71,7 +71,7 @@ def live(question: Question, options: Options, request: Intent) -> Situation:
             facts.number, facts.interfaces, about.rulesets, sidecar=any(each.is_proxy for each in facts.residents)
         ),
         named_pod=bool(question.pod or question.container), host_network=request.host_network,
-        hosts=request.hosts, uninjected=request.uninjected,
+        named_place=bool(question.places), hosts=request.hosts, uninjected=request.uninjected,
         refusal=request.refusal, mode_none=facts.mode or request.mode_none, live=True,
     )  # fmt: skip
 

@@ -103,7 +103,10 @@ def _of_runtime(question: Question, options: Options) -> tuple[Options, Intent]:
         every = ", ".join(sorted(f"{each.namespace}/{each.name}" for each in named))
         raise InitError(f"POD: {shown(question.pod)}: {len(named)} pods have that name ({every}): give the namespace")
     [sandbox] = named
-    path = sandbox.netns or (containers.namespace_path(sandbox.pid) if sandbox.pid else "")
+    path = sandbox.netns
+    if sandbox.pid and not os.path.exists(path):
+        # In a container for debugging, the node's /run is somewhere else, and its processes are all there.
+        path = containers.namespace_path(sandbox.pid)
     if sandbox.host:
         return options, Intent(None, "the runtime", "hostNetwork: the pod is in the node's own network", True)
     if not path:

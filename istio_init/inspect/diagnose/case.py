@@ -121,7 +121,8 @@ class Situation(Record):
     `strangers` are other programs' nftables tables. `node` are signs of a node's own namespace. `refusal` is why the
     pod's manifest, annotations or plugin capture nothing. `capture` is the node's part of capture by eBPF, the
     rules are then those that the programs follow. `hosts` are the addresses of names in the manifest's
-    hostAliases. `uninjected`: the manifest has nothing of Istio's injection.
+    hostAliases. `uninjected`: the manifest has nothing of Istio's injection. `named_place` says
+    that a place was named, else it is the caller's own namespace.
     """
 
     options: Options
@@ -148,6 +149,7 @@ class Situation(Record):
     foreign_tables: tuple[ForeignTable, ...] = ()
     node: tuple[str, ...] = ()
     named_pod: bool = False
+    named_place: bool = True
     host_network: bool = False
     refusal: str = ""
     mode_none: str = ""

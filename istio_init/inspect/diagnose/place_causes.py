@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from istio_init.inspect.diagnose.case import Situation
     from istio_init.simulate.path import PacketPath
 
+NAME_IT = "name the pod: istio-init diagnose NAMESPACE/POD, or --container ID, or --pid of one of its processes"
 BYPASS = "no call of this pod passes through the sidecar"
 
 
@@ -36,7 +37,7 @@ def node_namespace(about: Situation) -> Cause | None:
         "this is not a pod's network namespace",
         "the node's own namespace was inspected instead of the pod's",
         about.node,
-        ("name the pod: istio-init diagnose NAMESPACE/POD, or --container ID, or --pid of one of its processes",),
+        (NAME_IT,),
     )
 
 
@@ -103,6 +104,8 @@ def never_ran(about: Situation) -> Cause | None:
     evidence = ["no table of any backend (legacy, nft, native) has an Istio rule"]
     if about.proxies:
         evidence.append(f"the sidecar runs: {about.proxies[0].text}")
+    elif not about.named_place:
+        evidence.append("no pod was named, and no sidecar runs here: this is the command's own network namespace")
     if not about.inferred:
         evidence.append(f"wanted by {about.origin}")
     return Cause(
@@ -111,6 +114,7 @@ def never_ran(about: Situation) -> Cause | None:
         "the init container (or the CNI plugin) never ran: there are no Istio rules",
         tuple(evidence),
         (
+            *(() if about.proxies or about.named_place else (NAME_IT,)),
             "look at the init container: kubectl logs POD -c istio-init; or at the CNI plugin: istio-init cni repair",
             "create the pod anew, or apply the rules now: istio-init apply --netns PATH ...",
         ),

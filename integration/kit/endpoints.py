@@ -121,15 +121,18 @@ def listener(
     return connection
 
 
-def original_destination(connection: socket.socket) -> Address:
-    """Where the connection was meant to go, from conntrack: struct sockaddr_in or sockaddr_in6, network order."""
-    if connection.family == socket.AF_INET:
+def original_destination(connection: socket.socket, family: Family | None = None) -> Address:
+    """Where the connection was meant to go, from conntrack: struct sockaddr_in or sockaddr_in6, network order.
+
+    `family` is that of the connection's addresses, where it is not the socket's.
+    """
+    if (FAMILY_NUMBERS[family] if family else connection.family) == socket.AF_INET:
         data = connection.getsockopt(socket.SOL_IP, SO_ORIGINAL_DST, 16)
         port, packed = struct.unpack_from("!2xH4s", data)
-    else:
-        data = connection.getsockopt(socket.IPPROTO_IPV6, SO_ORIGINAL_DST, 28)
-        port, packed = struct.unpack_from("!2xH4x16s", data)
-    return socket.inet_ntop(connection.family, packed), port
+        return socket.inet_ntop(socket.AF_INET, packed), port
+    data = connection.getsockopt(socket.IPPROTO_IPV6, SO_ORIGINAL_DST, 28)
+    port, packed = struct.unpack_from("!2xH4x16s", data)
+    return socket.inet_ntop(socket.AF_INET6, packed), port
 
 
 def awaited(condition: Callable[[], bool], what: str) -> None:

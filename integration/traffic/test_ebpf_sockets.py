@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
+from operator import methodcaller
 from typing import TYPE_CHECKING
 
 import pytest
@@ -136,6 +138,30 @@ def test_a_socket_of_ipv6_that_calls_ipv4(pod: EbpfPod) -> None:
 
     assert pod.namespace.inside(dial) == (f"::ffff:{pod.addresses.peer}", 80)
     assert destination(pod, "outbound") == (pod.addresses.peer, 80)
+
+
+@BOTH_FAMILIES
+def test_a_proxy_whose_listeners_take_both_families(node: EbpfNode, family: Family) -> None:
+    with EbpfPod(family, node, ALL) as pod, contextlib.ExitStack() as stack:
+        pod.listen("app", 8080)
+        pod.listen_at_peer("peer", 80)
+        for name, port in ("outbound", 15001), ("inbound", 15006):
+            sock = stack.enter_context(pod.namespace.inside(lambda: socket.socket(socket.AF_INET6)))
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind(("::", port))
+            sock.listen()
+            sock.settimeout(PATIENCE)
+            pod.listeners[name] = sock
+        calls = {
+            "outbound": ((pod.addresses.peer, 80), pod.namespace),
+            "inbound": ((pod.addresses.pod, 8080), pod.peer),
+        }
+        for name, (to, at) in calls.items():
+            client, _ = used(at, family, socket.SOCK_STREAM, ROOT, begun(methodcaller("connect", to)))
+            with client:
+                accepted, _ = pod.listeners[name].accept()
+                with accepted:
+                    assert original_destination(accepted, family) == to
 
 
 @BOTH_FAMILIES

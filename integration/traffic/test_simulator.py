@@ -290,7 +290,7 @@ def test_the_command_asks_the_kernel(namespace: Namespace, capsys: pytest.Captur
             assert main([*question, *where], {}) == 0
             legs = json.loads(capsys.readouterr().out)["legs"]
             assert [leg["end"] for leg in legs] == ["undecided"]
-            assert "-m bpf is not known to this program" in legs[0]["fate"]
+            assert '-m bpf --bytecode "1,6 0 0 0" is not known to this program' in legs[0]["fate"]
     finally:
         process.kill()
         process.communicate()

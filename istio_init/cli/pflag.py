@@ -43,6 +43,8 @@ def _long(word: str, rest: Iterator[str]) -> list[str]:
     attached = text if equals else None
     if flag in WITHOUT_EFFECT:
         return _skipped(flag, attached, rest)
+    if flag in {"--help", "--help-all"} and attached is not None:
+        return _help(flag, attached)
     option = long_option(flag)
     if flag == "--netns":
         text = next(rest, "") if attached is None else attached
@@ -64,6 +66,8 @@ def _short(word: str, rest: Iterator[str]) -> list[str]:
             tokens += _spelled(option, attached, rest)
         elif flag in WITHOUT_EFFECT:
             tokens += _skipped(flag, attached, rest)
+        elif flag == "-h" and rest_of_word.startswith("="):
+            return [*tokens, *_help(flag, rest_of_word[1:])]
         else:
             return [*tokens, word]
         if not switch or not rest_of_word or attached is not None:
@@ -80,6 +84,14 @@ def _spelled(option: Option, attached: str | None, rest: Iterator[str]) -> list[
         return [f"--{option.flag}" if on else f"--no-{option.flag}"]
     text = next(rest, None) if attached is None else attached
     return [f"--{option.flag}" if text is None else f"--{option.flag}={text}"]
+
+
+def _help(flag: str, text: str) -> list[str]:
+    """A switch of this program's, which takes a value as Istio's does."""
+    try:
+        return [flag] if boolean(text) else []
+    except ValueError as error:
+        raise UsageError(f"{flag}: {shown(text)}: {error}") from None
 
 
 def _skipped(flag: str, attached: str | None, rest: Iterator[str]) -> list[str]:

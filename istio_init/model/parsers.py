@@ -262,6 +262,7 @@ all_or_owner_groups: Callable[[str], tuple[int, ...] | Everything] = _rare("all_
 excluded_owner_groups: Callable[[str], tuple[int, ...]] = _rare("excluded_owner_groups")
 ports_of_users: Callable[[str], tuple[PortsOfUsers, ...]] = _rare("ports_of_users")
 mark: Callable[[str], int] = _rare("mark")
+typed_port: Callable[[str], int] = _rare("typed_port")
 route_table: Callable[[str], int] = _rare("route_table")
 duration: Callable[[str], float] = _rare("duration")
 seconds: Callable[[str], float] = _rare("seconds")

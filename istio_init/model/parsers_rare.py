@@ -122,6 +122,23 @@ def ports_of_users_text(entries: tuple[PortsOfUsers, ...]) -> str:
     return ";".join(texts)
 
 
+def typed_port(text: str) -> int:
+    """A port of a flag that is a number in Istio's program: decimal, or 0x, 0o, 0b and a leading 0 as Go has them."""
+    base = {"0x": 16, "0o": 8, "0b": 2}.get(text[:2].lower())
+    if base is None:
+        base = 8 if len(text) > 1 and text[0] == "0" else 10
+    try:
+        # Python would take white space and a sign as well.
+        value = int(text, base) if text[:1].isdigit() and text == text.strip() and len(text) <= 20 else -1
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise ValueError("not a port: use a number from 1 to 65535")
+    if not 1 <= value <= 65535:
+        raise ValueError("not a port: outside of 1 to 65535")
+    return value
+
+
 def mark(text: str) -> int:
     """A packet mark, 1 to 2^32-1, decimal or hexadecimal with 0x; not 1338, which the rules use themselves."""
     value = _hexadecimal(text[2:]) if text[:2].lower() == "0x" else number(text, 1, 2**32 - 1, "a mark")

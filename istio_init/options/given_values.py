@@ -22,7 +22,7 @@ _RANGES = (*_ADDRESSES, IPv4Network, IPv6Network)
 # The types of a value or, in LISTS, of each of its entries. Every field takes text as well, and most nothing else.
 TYPES: dict[Callable[[str], object], tuple[type, ...]] = {
     parsers.boolean: (bool, int),
-    **dict.fromkeys((parsers.port, parsers.mark, parsers.route_table), (int,)),
+    **dict.fromkeys((parsers.port, parsers.typed_port, parsers.mark, parsers.route_table), (int,)),
     **dict.fromkeys((parsers.duration, parsers.seconds), (int, float)),
     **dict.fromkeys((parsers.ports, parsers.all_or_ports), (int, PortRange)),
     **dict.fromkeys((parsers.owners, parsers.all_or_owner_groups, parsers.excluded_owner_groups), (int,)),

@@ -126,7 +126,7 @@ class Option:
     @property
     def typed(self) -> bool:
         """Whether Istio's flag has a type of its own, so that its parser refuses a wrong value, and not its program."""
-        return self.switch or self.parse in {parsers.duration, parsers.seconds} or self.field == "iptables_probe_port"
+        return self.switch or self.parse in {parsers.duration, parsers.seconds, parsers.typed_port}
 
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class Options(Record):
         parsers.ports, (), "o", group=PORTS, metavar="PORTS", help="Outbound ports to exclude."
     )
     iptables_probe_port: int = option(
-        parsers.port, PROBE_PORT, group=PORTS, metavar="PORT", help="The port that --run-validation dials."
+        parsers.typed_port, PROBE_PORT, group=PORTS, metavar="PORT", help="The port that --run-validation dials."
     )
 
     # Addresses and interfaces.

@@ -30,6 +30,7 @@ class Options(_Options):
 """
 KINDS = {
     parsers.port: "int | str",
+    parsers.typed_port: "int | str",
     parsers.mark: "int | str",
     parsers.route_table: "int | str",
     parsers.ports: "Ports",

@@ -174,6 +174,19 @@ def test_a_variables_mistake_names_the_variable(capsys: pytest.CaptureFixture[st
     assert "ISTIO_INBOUND_PORTS: 'http'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--help=true"], ["-h=1"], ["-nh=T"], ["--help-all=TRUE"]])
+def test_help_takes_a_value_as_switches_do(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert start.main(words, {}) == 0
+    assert capsys.readouterr().out.startswith("Usage: ")
+
+
+def test_help_that_is_switched_off_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert start.main(["--help=false", "--dry-run", "--no-enable-ipv6"], {}) == 0
+    assert "*nat\n" in capsys.readouterr().out
+    assert start.main(["--help=maybe"], {}) == 255
+    assert "--help: 'maybe': not true or false" in capsys.readouterr().err
+
+
 def test_all_help_lists_every_flag_under_its_group(capsys: pytest.CaptureFixture[str]) -> None:
     assert start.main(["--help-all"], {}) == 0
     text = capsys.readouterr().out

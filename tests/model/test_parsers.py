@@ -19,6 +19,13 @@ Parser: TypeAlias = Callable[[str], Any]
 ACCEPTED: list[tuple[Parser, str, object]] = [
     (parsers.port, "1", 1),
     (parsers.port, "65535", 65535),
+    (parsers.typed_port, "15002", 15002),
+    (parsers.typed_port, "0x3a9a", 15002),
+    (parsers.typed_port, "0X3A9A", 15002),
+    (parsers.typed_port, "0o35232", 15002),
+    (parsers.typed_port, "035232", 15002),
+    (parsers.typed_port, "0b11101010011010", 15002),
+    (parsers.typed_port, "0x_3a9a", 15002),
     (parsers.ports, "", ()),
     (parsers.ports, "15090,15020", (PortRange(15090, 15090), PortRange(15020, 15020))),
     (parsers.ports, ",80,,443, ", (PortRange(80, 80), PortRange(443, 443))),
@@ -52,6 +59,7 @@ ACCEPTED: list[tuple[Parser, str, object]] = [
 ]
 
 REFUSED: list[tuple[Parser, str]] = [
+    *((parsers.typed_port, text) for text in ("089", "+5", " 5", "0x", "", "0", "65536", "0x10000", "1e3", "9" * 30)),
     *(
         (parsers.port, text)
         for text in ("", "0", "65536", "-1", "1e3", "٣", "015001", " 80", "80 ", "0x50", "9" * 5000)

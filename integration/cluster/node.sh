@@ -16,6 +16,8 @@ plugins=${CNI_PLUGINS:-/usr/lib/cni}
 name=node
 address=172.30.0.2
 group=k8s-$(basename "$home")
+unified=/sys/fs/cgroup
+[ -e $unified/cgroup.controllers ] || unified+=/unified
 daemons="etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl"
 
 # --- What the node is made of, written before it starts.
@@ -123,6 +125,8 @@ END
 
 make_cgroups() { # The kubelet wants its root to exist, in every hierarchy.
     local each
+    # All that is not a pod is in a cgroup below, so that eBPF programs of this node see nothing of the machine.
+    mkdir -p "$unified/$group/system"
     if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
         mkdir -p "/sys/fs/cgroup/$group"
         for each in cpu cpuset memory pids; do echo "+$each" >/sys/fs/cgroup/cgroup.subtree_control; done
@@ -171,6 +175,8 @@ mount_everything() {
     mount -t tmpfs -o mode=755 tmpfs /run
     mount -t tmpfs tmpfs /var/log
     mkdir -p /run/netns /run/lock /var/log/pods
+    # The node's own: what is pinned there goes with it.
+    mount -t bpf -o mode=700 bpf /sys/fs/bpf
 }
 
 make_network() {
@@ -239,6 +245,9 @@ inside() {
     local outer rest
     # shellcheck disable=SC2034 # the rest of the line
     read -r outer rest </proc/self/stat
+    echo 0 >"$unified/$group/system/cgroup.procs"
+    # containerd hands its environment on to CNI plugins.
+    export ISTIO_INIT_CGROUP="$unified/$group"
     mount_everything
     make_network
     trap stop TERM

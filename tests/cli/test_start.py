@@ -180,11 +180,11 @@ def test_help_takes_a_value_as_switches_do(capsys: pytest.CaptureFixture[str], w
     assert capsys.readouterr().out.startswith("Usage: ")
 
 
-def test_help_that_is_switched_off_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_that_is_switched_off_runs(capfd: pytest.CaptureFixture[str]) -> None:
     assert start.main(["--help=false", "--dry-run", "--no-enable-ipv6"], {}) == 0
-    assert "*nat\n" in capsys.readouterr().out
+    assert "*nat\n" in capfd.readouterr().out
     assert start.main(["--help=maybe"], {}) == 255
-    assert "--help: 'maybe': not true or false" in capsys.readouterr().err
+    assert "--help: 'maybe': not true or false" in capfd.readouterr().err
 
 
 def test_all_help_lists_every_flag_under_its_group(capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,14 @@ PLANTED = {
         "-m TPROXY", "ip rule add pref 9 fwmark 0x500/0xf00 lookup 200; ip route add default via 10.77.0.1 table 200",
         "another policy rule takes packets with TPROXY's mark 1337 first", "goes out by veth0, not to lo",
     ),
+    "mark changed": (
+        "-m TPROXY", f"{LEGACY} -t mangle -A OUTPUT -j MARK --set-mark 7",
+        "a rule of another program changes TPROXY's mark, in mangle OUTPUT", "the mark 1337 becomes 7",
+    ),
+    "the sidecar's user without a route": (
+        "", "ip rule add pref 5 uidrange 1337-1337 lookup 98; ip route add blackhole default table 98",
+        "the kernel drops the sidecar's calls to the world", "uid 1337: the kernel has no route for it",
+    ),
     "TPROXY's route": (
         "-m TPROXY", "ip route del local default dev lo table 133",
         "the policy route of TPROXY is missing", "ip -4 route add local default dev lo table 133",

@@ -51,6 +51,7 @@ FAULTS: tuple[Callable[[Situation], Cause | None], ...] = (
     setting_causes.ipv6_disabled,
     rule_causes.missing_route,
     setting_causes.taken_mark,
+    table_causes.lost_mark,
     rule_causes.marked_sources,
     rule_causes.tracking_full,
     listener_causes.proxy_stopped,

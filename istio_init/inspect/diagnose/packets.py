@@ -116,6 +116,18 @@ def inbound(facts: Facts, client: bytes, port: int, interface: str = "") -> Pack
     return Packet("PREROUTING", TCP, client, own, CLIENT_PORT, port, in_interface=device)
 
 
+def answer(about: Situation, family: Family) -> PacketPath:
+    """The path of the app's answer to the sidecar, with TPROXY: it goes to the client's address, and must stay here."""
+    client = HOSTS[family][0]
+    own = about.facts.primary(about.facts.uplink, client) or POD[family]
+    mark = about.options.istio_inbound_tproxy_mark
+    packet = Packet(
+        "OUTPUT", TCP, own, client, APP_PORTS[0], CLIENT_PORT, uid=APP[0], gid=APP[1], ctstate="ESTABLISHED",
+        connmark=mark, zone=0, tracked=True, reply=True,
+    )  # fmt: skip
+    return followed(about, packet)
+
+
 def query(facts: Facts, server: bytes) -> Packet:
     """A DNS query of the app."""
     return outbound(facts, server, DNS_PORT, protocol=UDP)

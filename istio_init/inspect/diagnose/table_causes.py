@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from istio_init.formats.iptables_save import rule_text
 from istio_init.inspect.diagnose.case import Cause
-from istio_init.inspect.diagnose.packets import broken, calls_in, calls_out, is_captured
+from istio_init.inspect.diagnose.packets import answer, broken, calls_in, calls_out, has_global, is_captured
 from istio_init.model.foreign import NoTrack
 from istio_init.model.rules import OWN_CHAINS
 from istio_init.model.unknown import UnknownTarget
+from istio_init.planning.capture import uses_tproxy
 from istio_init.simulate.foreign import effect_of
 
 if TYPE_CHECKING:
@@ -108,6 +109,32 @@ def _is_notrack(step: RuleStep) -> bool:
     return isinstance(target, UnknownTarget) and isinstance(effect_of(target), NoTrack)
 
 
+def lost_mark(about: Situation) -> Cause | None:
+    """TPROXY, and another program's rule that changes the mark by which the app's answers return to the sidecar."""
+    if not uses_tproxy(about.options) or about.missing or not about.backends:
+        return None
+    for family in about.families:
+        path = answer(about, family) if has_global(about.facts, family) else None
+        if path is None or path.legs[0].end not in {"wire", "dropped"}:
+            continue
+        changes = [step for each in path.legs[0].traces for step in each.rules if step.before.mark != step.after.mark]
+        if not changes or changes[-1].chain in OWN_CHAINS:
+            continue
+        step = changes[-1]
+        return Cause(
+            "lost-mark",
+            "inbound calls hang: the app's answers do not return to the sidecar",
+            f"a rule of another program changes TPROXY's mark, in {step.table} {step.chain}",
+            (
+                f"{family} {step.table} {step.chain} rule {step.number}: {rule_text(step.rule)}",
+                f"the mark {step.before.mark} becomes {step.after.mark}, and the answer leaves the pod",
+            ),
+            ("have the program keep the bits of Istio's mark (--set-mark VALUE/MASK), or choose another: -t",),
+            path,
+        )
+    return None
+
+
 def refused_call(about: Situation) -> Cause | None:
     """Another program's rule that drops what the sidecar sends because of a captured call."""
     paths = (path for family in about.families for path in (calls_out(about, family), calls_in(about, family)) if path)
@@ -118,9 +145,15 @@ def refused(path: PacketPath) -> Cause | None:
     """The rule that drops what the sidecar sends because of this call; None if it arrives."""
     leg = next((each for each in path.legs[1:] if each.end == "dropped"), None)
     step = leg.decisive if leg else None
+    whom = "the app" if path.legs[0].end == "inbound" else "the world"
+    if leg is not None and leg.refused:
+        return Cause(
+            "refused-call", "captured calls fail: the sidecar's own are dropped",
+            f"the kernel drops the sidecar's calls to {whom}", (f"uid {leg.packet.uid}: {leg.refused}",),
+            ("look at ip rule and ip route in the pod: is there one for the sidecar's user (uidrange)?",), path,
+        )  # fmt: skip
     if leg is None or step is None or not step.drops or step.chain in OWN_CHAINS:
         return None
-    whom = "the app" if path.legs[0].end == "inbound" else "the world"
     return Cause(
         "refused-call",
         "captured calls fail: the sidecar's own are dropped",

@@ -8,6 +8,7 @@ of processor time, 3 GB of disk for Go's own caches and 2.5 GB of memory.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -33,10 +34,16 @@ def programs() -> Path:
 
 
 def built(name: str, files: tuple[str, ...], build: Callable[[Path], None]) -> Path:
-    """The directory of a name in the cache with these files; `build` makes it as `bin` below an empty directory."""
+    """The directory of a name in the cache with these files; `build` makes it as `bin` below an empty directory.
+
+    Of processes that want it at the same time, one builds, and the others wait.
+    """
     home = cache() / name
-    if not all((home / each).exists() for each in files):
-        home.parent.mkdir(parents=True, exist_ok=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with (home.parent / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if all((home / each).exists() for each in files):
+            return home
         with tempfile.TemporaryDirectory(dir=home.parent) as scratch:
             build(Path(scratch))
             # In one step: a build that was killed leaves nothing that looks whole.

@@ -144,6 +144,21 @@ class Pod:
         """A listener on all of the peer's addresses."""
         self.listeners[name] = listener(self.peer, self.family, (any_address(self.family), port))
 
+    def listen_everywhere(self) -> None:
+        """Listen as the sidecar, at the app's ports and as its resolver; at the peer, at 53, 80, 443 and 8080."""
+        for name, port in (
+            ("outbound", 15001),
+            ("inbound", 15006),
+            ("tunnel", 15008),
+            ("app", 8080),
+            ("app's other port", 8081),
+            ("app's third port", 9090),
+            ("app's resolver", 53),
+        ):
+            self.listen(name, port)
+        for port in (53, 80, 443, 8080):
+            self.listen_at_peer(f"peer:{port}", port)
+
     def receive(self, name: str, address: Address, user: User = ROOT, *, at: Namespace | None = None) -> None:
         """A receiver of datagrams in the pod, or in another namespace."""
         self.receivers[name] = listener(at or self.namespace, self.family, address, user, kind=socket.SOCK_DGRAM)

@@ -24,18 +24,7 @@ ONLY_UID, ONLY_GID = User(1337, 1000), User(1000, 1337)
 def pod(request: pytest.FixtureRequest) -> Iterator[Pod]:
     """A pod whose sidecar, app and tunnel listen, and a peer with servers on the ports 53, 80, 443 and 8080."""
     with Pod(*request.param) as fresh:
-        for name, port in (
-            ("outbound", 15001),
-            ("inbound", 15006),
-            ("tunnel", 15008),
-            ("app", 8080),
-            ("app's other port", 8081),
-            ("app's third port", 9090),
-            ("app's resolver", 53),
-        ):
-            fresh.listen(name, port)
-        for port in (53, 80, 443, 8080):
-            fresh.listen_at_peer(f"peer:{port}", port)
+        fresh.listen_everywhere()
         yield fresh
 
 

@@ -40,18 +40,7 @@ def node() -> Iterator[EbpfNode]:
 def pod(node: EbpfNode, family: Family) -> Iterator[EbpfPod]:
     """The pod of the tables of REDIRECT."""
     with EbpfPod(family, node) as fresh:
-        for name, port in (
-            ("outbound", 15001),
-            ("inbound", 15006),
-            ("tunnel", 15008),
-            ("app", 8080),
-            ("app's other port", 8081),
-            ("app's third port", 9090),
-            ("app's resolver", 53),
-        ):
-            fresh.listen(name, port)
-        for port in (53, 80, 443, 8080):
-            fresh.listen_at_peer(f"peer:{port}", port)
+        fresh.listen_everywhere()
         yield fresh
 
 

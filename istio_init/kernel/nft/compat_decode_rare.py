@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from istio_init.kernel.netlink.channel import attribute, attributes
 from istio_init.kernel.netlink.nfnetlink import name as text_of
-from istio_init.kernel.nft.compat_decode import LOADS
+from istio_init.kernel.nft.compat_decode_match import LOADS
 from istio_init.kernel.nft.expressions import ABOVE, AT_MOST, ELEMENT, UNREAD
 from istio_init.kernel.xtables.foreign_options import match_options, target_options
 from istio_init.model.rules import IPV4, TCP, DestinationPorts, PortRange, Protocol, SourcePorts, Verdict
 from istio_init.model.unknown import UnknownMatch, UnknownTarget
 
 if TYPE_CHECKING:
-    from istio_init.kernel.nft.compat_decode import Expression
+    from istio_init.kernel.nft.compat_decode_match import Expression
     from istio_init.model.rules import Match, Target
 
 # With the padding that x_tables has: multiples of 8 bytes.

@@ -18,7 +18,8 @@ from istio_init.formats.nft.merge import fold
 from istio_init.model.extensions import Tproxy
 from istio_init.model.inet import NAMES, InetRule, InetTable, chain_name
 from istio_init.model.rules import FAMILIES
-from istio_init.simulate.trace import HOOKS, ChainEnd, RuleStep
+from istio_init.simulate.trace import HOOKS
+from istio_init.simulate.trace_steps import ChainEnd, RuleStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from integration.kit.namespace import Namespace
     from integration.kit.rule_counters import Place
     from istio_init.model.rules import Chain, Family, Ruleset, TableName
-    from istio_init.simulate.trace import Trace
+    from istio_init.simulate.trace_steps import Trace
 
 WORDS: dict[Family, str] = {"ipv4": "ip", "ipv6": "ip6"}
 

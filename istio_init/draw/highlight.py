@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from istio_init.draw.graph import row_key
 from istio_init.record import Record
-from istio_init.simulate.trace import ChainEnd, SkippedTable
+from istio_init.simulate.trace_steps import ChainEnd, SkippedTable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from istio_init.draw.graph import Graph
     from istio_init.simulate.path import Leg, PacketPath
-    from istio_init.simulate.trace import RuleStep
+    from istio_init.simulate.trace_steps import RuleStep
 
 ALONE = "end/alone/"
 

@@ -12,7 +12,8 @@ from istio_init.model.rules import LOOPBACK_INTERFACE, TCP
 from istio_init.planning.capture import AGENT_DNS_PORT, PASSTHROUGH, uses_tproxy
 from istio_init.record import Record
 from istio_init.simulate import martians
-from istio_init.simulate.trace import ChainEnd, trace
+from istio_init.simulate.trace import trace
+from istio_init.simulate.trace_steps import ChainEnd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from istio_init.model.routing import PolicyRule
     from istio_init.model.rules import Ruleset
     from istio_init.options.table import Options
-    from istio_init.simulate.trace import HookVerdict, RuleStep, Trace
+    from istio_init.simulate.trace import HookVerdict
+    from istio_init.simulate.trace_steps import RuleStep, Trace
 
     # The proxy's listeners; `application` is any other socket of the pod.
     Listener: TypeAlias = Literal["outbound", "inbound", "tunnel", "dns"]

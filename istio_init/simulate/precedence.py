@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from istio_init.model.rules import Chain, Family, Hook, Match
-    from istio_init.simulate.trace import Trace
+    from istio_init.simulate.trace_steps import Trace
 
 HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 # A client, the pod and a remote server: documentation addresses (RFC 5737, RFC 3849).

@@ -7,7 +7,7 @@ from istio_init.formats.iptables_save import rule_text
 from istio_init.record import Record
 from istio_init.simulate.path import RoutingDecision
 from istio_init.simulate.purposes import purpose
-from istio_init.simulate.trace import ChainEnd, RuleStep, SkippedTable
+from istio_init.simulate.trace_steps import ChainEnd, RuleStep, SkippedTable
 from istio_init.simulate.wording import effect, packet_text, why_not
 
 TYPE_CHECKING = False
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from istio_init.simulate.path import Leg, PacketPath
     from istio_init.simulate.purposes import Purpose, RuleLocation
-    from istio_init.simulate.trace import Trace
+    from istio_init.simulate.trace_steps import Trace
 
     Style: TypeAlias = Literal["title", "hook", "hit", "miss", "purpose", "routing", "fate", "trouble"]
 

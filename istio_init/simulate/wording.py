@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from istio_init.model.foreign import ForeignTarget
     from istio_init.model.packet import Packet
     from istio_init.simulate.foreign import Part
-    from istio_init.simulate.trace import RuleStep
+    from istio_init.simulate.trace_steps import RuleStep
 
 
 def packet_text(packet: Packet) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from istio_init.model.rules import LOOPBACK_INTERFACE, Jump
-from istio_init.simulate.trace import ICMP, NAT_SIDES, passes_on, tables_at
+from istio_init.simulate.trace import ICMP, NAT_SIDES, tables_at
+from istio_init.simulate.trace_steps import passes_on
 from istio_init.verify.header_space import (
     DESTINATION,
     DESTINATION_PORT,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from istio_init.errors import InitError
-from istio_init.kernel.host import files
+from istio_init.kernel.host import file_locks, files
 
 
 def others_write(path: Path, text: str) -> None:
@@ -106,15 +106,15 @@ def test_what_is_refused_is_one_line(tmp_path: Path, path: Path, monkeypatch: py
 
 
 def test_a_claim_on_a_file_that_is_gone_is_none(path: Path) -> None:
-    with files.FileClaim(str(path)) as claim:
+    with file_locks.FileClaim(str(path)) as claim:
         claim.renew()
-        assert files.is_claimed(str(path))
+        assert file_locks.is_claimed(str(path))
         path.unlink()
         claim.renew()
         path.touch()
-        assert not files.is_claimed(str(path))
+        assert not file_locks.is_claimed(str(path))
         claim.renew()
-        assert files.is_claimed(str(path))
+        assert file_locks.is_claimed(str(path))
 
 
 def refusing(*_: object) -> None:

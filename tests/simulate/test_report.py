@@ -47,7 +47,7 @@ from istio_init.simulate.purposes import purposes
 from istio_init.simulate.report import fate, lines
 from istio_init.simulate.report_json import as_json
 from istio_init.simulate.semantics import holds
-from istio_init.simulate.trace import RuleStep
+from istio_init.simulate.trace_steps import RuleStep
 from istio_init.simulate.wording import effect, why_not
 from tests.kit.options import options
 from tests.kit.packets import ARTICLE, CLIENT, POD, SERVER, Sidecar, packed

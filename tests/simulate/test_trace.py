@@ -15,7 +15,8 @@ from istio_init.formats.iptables_restore import parse as load
 from istio_init.model.packet import Facts, Packet, scope
 from istio_init.model.rules import BUILTIN_CHAINS, Chain, Jump, Protocol, Rule, Ruleset, Table, Verdict, ordered
 from istio_init.model.unknown import UnknownMatch, UnknownTarget
-from istio_init.simulate.trace import RuleStep, SkippedTable, Trace, trace
+from istio_init.simulate.trace import trace
+from istio_init.simulate.trace_steps import RuleStep, SkippedTable, Trace
 from tests.kit.packets import (
     ADDRESSES,
     APP,

@@ -18,7 +18,7 @@ from istio_init.errors_rare import OptionError, UsageError
 from istio_init.formats import yaml_json
 from istio_init.inject import injector, policy
 from istio_init.inject.containers import InitSpec
-from istio_init.kernel.host import files
+from istio_init.kernel.host import file_locks, files
 from istio_init.options.cni_pod import PROXY_CONTAINER
 from istio_init.options.table import OPTIONS
 from istio_init.planning.socket_capture import FROM_THE_NODE
@@ -215,6 +215,6 @@ def _diff(source: _Source, result: str) -> str:
 def _write(path: str, text: str) -> None:
     """Replace a file's content atomically; of a symbolic link, the target's."""
     target = os.path.realpath(path)
-    with files.DirectoryLock(os.path.dirname(target)):
+    with file_locks.DirectoryLock(os.path.dirname(target)):
         like = files.read(target, sys.maxsize)
         files.replace(target, text.encode(), like, 0o644)

@@ -14,7 +14,7 @@ from istio_init.cni.node import conflist, program
 from istio_init.cni.node.conflist import PLUGIN
 from istio_init.cni.node.directories import candidates
 from istio_init.errors import InitError
-from istio_init.kernel.host import files
+from istio_init.kernel.host import file_locks, files
 from istio_init.record import Record
 
 if TYPE_CHECKING:
@@ -45,18 +45,18 @@ class Status(Record):
         return self.program == "present" and self.entry == "in place"
 
 
-def claim(places: Directories) -> files.FileClaim:
+def claim(places: Directories) -> file_locks.FileClaim:
     """Marks the plugin as kept by a running installer, within a `with`; renew() after each install.
 
     It is a lock on the installed program, so that nothing else is left in the directory.
     """
-    return files.FileClaim(os.path.join(places.programs, PLUGIN))
+    return file_locks.FileClaim(os.path.join(places.programs, PLUGIN))
 
 
 def _require_no_claim(places: Directories) -> None:
     """InitError if a running installer keeps the plugin installed: it would restore what is removed."""
     path = os.path.join(places.programs, PLUGIN)
-    if files.is_claimed(path):
+    if file_locks.is_claimed(path):
         raise InitError(
             f"{path}: kept installed by a running `istio-init cni install --watch` or `cni agent`, which would "
             "restore it; end that first (helm uninstall, or kubectl delete daemonset istio-init-cni)"
@@ -70,10 +70,10 @@ def install(places: Directories, source: str, plugin: Mapping[str, Any]) -> tupl
     read or there is none yet; nothing of it is changed then.
     """
     done = []
-    with files.DirectoryLock(places.programs):
+    with file_locks.DirectoryLock(places.programs):
         if program.install(source, places.programs):
             done.append(f"{os.path.join(places.programs, PLUGIN)}: installed")
-    with files.DirectoryLock(places.networks):
+    with file_locks.DirectoryLock(places.networks):
         tuple(files.sweep(places.networks))
         done += _persisted(places.networks, plugin)
     return tuple(done)
@@ -88,7 +88,7 @@ def uninstall(places: Directories, *, keep_program: bool = False) -> tuple[str, 
     _require_no_claim(places)
     done: list[str] = []
     failed: list[str] = []
-    with files.DirectoryLock(places.networks):
+    with file_locks.DirectoryLock(places.networks):
         tuple(files.sweep(places.networks))
         done += _put_back(places.networks)
         for name in candidates(places.networks):
@@ -101,7 +101,7 @@ def uninstall(places: Directories, *, keep_program: bool = False) -> tuple[str, 
     if failed:
         raise InitError("; ".join(failed))
     if not keep_program:
-        with files.DirectoryLock(places.programs):
+        with file_locks.DirectoryLock(places.programs):
             if program.remove(places.programs):
                 done.append(f"{os.path.join(places.programs, PLUGIN)}: removed")
     return tuple(done)

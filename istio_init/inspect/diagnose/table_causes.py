@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from istio_init.inspect.diagnose.case import Situation
     from istio_init.model.rules import Family
     from istio_init.simulate.path import PacketPath
-    from istio_init.simulate.trace import RuleStep
+    from istio_init.simulate.trace_steps import RuleStep
 
 MOST_SHOWN = 3
 DORMANT = " (dormant)"

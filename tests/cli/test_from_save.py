@@ -90,6 +90,8 @@ def test_a_foreign_rule_in_a_dump_is_followed_and_proved(capsys: pytest.CaptureF
         ("*nat\n-A OUTPUT -j\nCOMMIT\n", "line 2"),
         ("*nat\nCOMMIT\n*nat\nCOMMIT\n", "twice"),
         ("-A OUTPUT -j ACCEPT\n", "a rule before any table"),
+        ("-P OUTPUT ACCEPT\n-A OUTPUT -j ACCEPT\n", "give what iptables-save prints"),
+        ('{"nftables": [{"metainfo": {"version": "1.0.6"}}]}\n', "without -j"),
     ],
 )
 def test_what_is_no_dump_is_one_line(capsys: pytest.CaptureFixture[str], file: Path, text: str, why: str) -> None:
@@ -120,6 +122,15 @@ def test_a_listing_of_native_tables_means_the_plan(name: str) -> None:
         assert next(differences_between(planned, read, *facts), None) is None
 
 
+def test_a_listing_with_handles_is_read() -> None:
+    """As `nft -a` prints it."""
+    text = listing(layout(Sidecar(f"{ARTICLE} --no-enable-ipv6").plan.rulesets, name) for name in ("nat",))
+    lines = [
+        f"{line} # handle {at}" if line.strip() not in {"", "}"} else line for at, line in enumerate(text.split("\n"))
+    ]
+    assert read_dump("\n".join(lines)) == read_dump(text)
+
+
 def test_what_nft_does_not_print_is_undecided_by_its_name() -> None:
     text = "table ip nat {\n\tchain OUTPUT {\n\t\ttype nat hook output priority -100; policy accept;\n%s\t}\n}\n"
     rules = '\t\tmeta l4proto tcp xt match "owner" counter packets 0 bytes 0 xt target "REDIRECT"\n\t\tnumgen random\n'
@@ -136,7 +147,17 @@ def test_what_nft_does_not_print_is_undecided_by_its_name() -> None:
         ('tcp dport 443 log prefix "a b" level debug drop', "dropped"),
         ("tcp dport 443 log group 2", "outbound"),
         ("tcp dport 444 fib daddr type local drop", "outbound"),
-        ("tcp dport 443 fib daddr type local drop", "undecided"),
+        ("tcp dport 443 fib daddr type local drop", "outbound"),
+        ("tcp dport 443 fib daddr type != local drop", "dropped"),
+        ("tcp dport 443 fib saddr . iif oif missing drop", "outbound"),
+        ("tcp dport 443 meta cpu 0 drop", "undecided"),
+        ("tcp dport vmap { 80 : accept, 400-450 : drop }", "dropped"),
+        ("ip daddr . meta l4proto . th dport vmap { 203.0.113.0/24 . tcp . 443 : goto inner, * : accept }", "dropped"),
+        ("ip daddr . tcp dport { 203.0.113.9 . 443, 203.0.113.10 . 80 } drop", "dropped"),
+        ("ct state vmap { established : accept, new : jump inner }", "dropped"),
+        ("ct state vmap { invalid : drop, related : accept }", "outbound"),
+        ("numgen random mod 2 vmap { 0 : jump inner, 1 : jump inner }", "dropped"),
+        ("meta mark set tcp dport map { 443 : 0x1 } meta mark 0x1 drop", "undecided"),
         ("tcp dport 443 limit rate 3/second burst 5 packets log", "outbound"),
         ("ct state new jump inner", "dropped"),
     ],

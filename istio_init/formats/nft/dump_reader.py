@@ -47,6 +47,15 @@ _TABLES: dict[str, TableName] = {name: table for table, name in NAMES.items()}
 _HEADER = (Source, Destination, InInterface, OutInterface, Protocol, SourcePorts, DestinationPorts, Multiport)
 
 
+# What `nft -a` adds to lines.
+_HANDLE = re.compile(r" # handle \d+[ \t\r]*$", re.MULTILINE)
+
+
+def without_handles(text: str) -> str:
+    """A listing of `nft -a` as it is without -a."""
+    return _HANDLE.sub("", text)
+
+
 def read_nft(text: str) -> tuple[Ruleset, ...]:
     """The rulesets of both families, those that have tables. SaveError where no table is iptables' or Istio's."""
     chains_by_table: dict[Family, dict[TableName, dict[str, Chain]]] = {}

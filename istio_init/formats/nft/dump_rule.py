@@ -117,6 +117,9 @@ class RuleText:
         return negated, self._values()
 
     def _expression(self, word: str) -> None:  # noqa: C901, PLR0915 (one arm an expression)
+        if self.cases and word not in {"counter", "comment"}:
+            # What follows a map would be for each of its elements.
+            raise NotReadError
         self._at -= 1
         if self._keyed():
             return

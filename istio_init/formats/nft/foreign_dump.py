@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from istio_init.formats.nft.dump_reader import blocks, named_sets, rules_of
+from istio_init.formats.nft.dump_reader import blocks, named_sets, rules_of, without_handles
 from istio_init.model.foreign import HookedTable
 from istio_init.model.inet import NAMES
 from istio_init.model.rules import BUILTIN_CHAINS, Chain
@@ -27,7 +27,7 @@ _BASE = re.compile(r"type (\w+) hook (\w+) priority (?:(\w+)(?: ([+-]) (\d+))?|(
 def foreign_tables(text: str, family: Family) -> Iterator[HookedTable]:
     """The base chains of other programs' tables that see packets of a family, with the chains that they may jump to."""
     own = "ip" if family == "ipv4" else "ip6"
-    for kind, table, body in blocks(text, "table"):
+    for kind, table, body in blocks(without_handles(text), "table"):
         own_table = table in NAMES.values() if kind == "inet" else table in BUILTIN_CHAINS
         if kind in {own, "inet"} and not own_table and not re.search(r"^\s*flags dormant", body, re.MULTILINE):
             yield from _hooked(kind, table, body, family)

@@ -11,6 +11,8 @@ from integration.kit.pod import APP, PROXY, Pod
 from integration.kit.residents import resident
 
 USUAL = "-p 15001 -z 15006 -u 1337 -m REDIRECT -i '*' -x '' -b '*' -d 15090,15021,15020"
+# A sidecar's ports, without and with an admin interface, which does not answer here.
+CAPTURING = "15001 15006 15021"
 SIDECAR = "15000 15001 15006 15021 15090"
 DNS = "--redirect-dns --dns-servers 10.99.0.1,fd99::1"
 FAULT = 3

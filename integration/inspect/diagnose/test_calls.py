@@ -15,12 +15,10 @@ import pytest
 from integration.envoy import istio_config
 from integration.envoy.test_verbs import admin_port
 from integration.envoy.world import ARTICLE, World
-from integration.inspect.diagnose.planting import FAULT, USUAL, diagnose, names, running
+from integration.inspect.diagnose.planting import CAPTURING, FAULT, USUAL, diagnose, names, running
 from integration.kit.asking import Answer, ask
 from integration.kit.pod import Pod
 
-# Without an admin interface.
-CAPTURING = "15001 15006 15021"
 PLAIN = "http://ratings:9080/"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.inspect.diagnose.planting import USUAL, diagnose, names, running
+from integration.inspect.diagnose.planting import CAPTURING, USUAL, diagnose, names, running
 from integration.kit.asking import ask
 from integration.kit.ebpf_node import EbpfNode
 from integration.kit.endpoints import User
@@ -122,7 +122,7 @@ def test_rules_beside_the_capture(captured: Pod) -> None:
 
 
 def test_a_bundle(captured: Pod, tmp_path: Path) -> None:
-    with running(captured):
+    with running(captured, tcp=CAPTURING):
         diagnose(captured, "--bundle", str(tmp_path / "bundle.tar.gz"))
     with tarfile.open(tmp_path / "bundle.tar.gz") as archive:
         text = archive.extractfile("diagnose/capture.txt").read().decode()  # type: ignore[union-attr]

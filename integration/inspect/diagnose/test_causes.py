@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pytest
 
-from integration.inspect.diagnose.planting import DNS, FAULT, SIDECAR, USUAL, diagnose, names, running
+from integration.inspect.diagnose.planting import CAPTURING, DNS, FAULT, SIDECAR, USUAL, diagnose, names, running
 from integration.kit.asking import Answer, ask
 from integration.kit.endpoints import User
 from integration.kit.pod import APP, PROXY, Pod
@@ -268,7 +268,7 @@ def test_healthy_pods(flags: str, backend: str) -> None:
 
 def test_one_call(pod: Pod) -> None:
     pod.apply(f"{USUAL} -x 10.99.0.0/16 -o 5432")
-    with running(pod):
+    with running(pod, tcp=CAPTURING):
         assert diagnose(pod, "--to", "203.0.113.9:443").code == 0
         names(
             diagnose(pod, "--to", "10.99.0.1:443"), "this call bypasses the sidecar", "-d 10.99.0.0/16 -j RETURN", "-x"

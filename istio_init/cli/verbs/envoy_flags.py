@@ -97,9 +97,10 @@ def configuration(source: str, options: Options, where: Where) -> Configuration:
             with working("reading the proxy's configuration"):
                 return Configuration(load(text))
         if is_live(options, where) and source.startswith(envoy_admin.HTTP):
-            with access.namespace(placed(options, where)):
+            with access.namespace(placed(options, where)), working("reading the proxy's configuration"):
                 return fetch(source)
-        return fetch(source)
+        with working("reading the proxy's configuration"):
+            return fetch(source)
     except DumpError as error:
         raise OptionError(FLAG, source, str(error)) from None
     except KernelError as error:

@@ -50,7 +50,7 @@ def packet(to: str, port: int = 80, protocol: int = TCP, mark: int = 0) -> Packe
 
 
 @pytest.mark.parametrize(
-    ("name", "sides", "request", "held"),
+    ("name", "sides", "packet", "held"),
     [
         ("nets", "dst", packet("10.9.0.1"), True), ("nets", "dst", packet("10.1.9.1"), False),
         ("nets", "dst", packet("10.1.1.1"), True), ("nets", "src", packet("10.9.0.1"), False),
@@ -69,10 +69,10 @@ def packet(to: str, port: int = 80, protocol: int = TCP, mark: int = 0) -> Packe
         ("lists", "dst", packet("10.1.9.1", 443), True),
     ],
 )  # fmt: skip
-def test_membership(name: str, sides: str, request: Packet, held: bool | None) -> None:
+def test_membership(name: str, sides: str, packet: Packet, held: bool | None) -> None:
     words = tuple(each for each in sides.split(",") if each)
-    assert SetMember(name, words, SETS).holds(request) is held
-    assert SetMember(name, words, SETS, negated=True).holds(request) is (None if held is None else not held)
+    assert SetMember(name, words, SETS).holds(packet) is held
+    assert SetMember(name, words, SETS, negated=True).holds(packet) is (None if held is None else not held)
 
 
 def test_sets_of_addresses_alone_are_told_by_their_side() -> None:

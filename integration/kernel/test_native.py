@@ -67,9 +67,9 @@ def ruleset(namespace: Namespace) -> str:
 
 def nft_version(namespace: Namespace) -> tuple[int, ...]:
     """The version of this machine's nft."""
-    found = re.search(r"v(\d+)\.(\d+)", namespace.run("nft", "--version"))
-    assert found
-    return tuple(map(int, found.groups()))
+    match = re.search(r"v(\d+)\.(\d+)", namespace.run("nft", "--version"))
+    assert match
+    return tuple(map(int, match.groups()))
 
 
 def by_table(text: str) -> dict[str, str]:

@@ -88,7 +88,8 @@ def _long(word: str, rest: Iterator[str]) -> tuple[tuple[Option, str], ...] | No
     option = long_option(flag)
     if option is not None:
         pair = _value(option, text if equals else None, rest)
-        return None if pair is None else (pair,)
+        # Typer refuses --netns without a name: an unset shell variable does not mean the caller's own namespace.
+        return None if pair is None or (flag == "--netns" and not pair[1].strip()) else (pair,)
     if flag.startswith("--no-") and (switch := long_option(f"--{flag[5:]}")) and switch.switch:
         return None if equals else ((switch, "false"),)
     if flag in WITHOUT_EFFECT and skip(flag, text if equals else None, rest):

@@ -89,6 +89,7 @@ def by_typer(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> Options | None
 @example(["-p=15001", "-n=true", "--redirect-dns=false", "-b", "*", "-x", ""])
 @example(["-x", "-b"])
 @example(["--dry-run=maybe"])
+@example(["--netns", ""])
 def test_what_the_fast_parser_takes_typer_takes_with_the_same_meaning(argv: list[str]) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         fast, full = options(argv, {}), by_typer(argv, monkeypatch)

@@ -100,7 +100,7 @@ class Excess(ValueError):
 def events(yaml: Any, text: str) -> Iterator[Any]:  # noqa: ANN401 (the module, and its events)
     """The events of a YAML text, held to the bounds before anything is made of them.
 
-    DuplicateKey or Excess name the line; PyYAML's own exceptions pass.
+    DuplicateKey, Excess or ValueError (an alias of nothing) name the line; PyYAML's own exceptions pass.
     """
     bounds = _Bounds()
     for event in yaml.parse(text, Loader=loader(yaml)):
@@ -140,7 +140,9 @@ class _Bounds:
     def alias(self, anchor: str, line: int) -> None:
         if any(anchor == each[0] for each in self.open):
             raise Excess(f"line {line}: the alias *{anchor[:60]} is inside of what it stands for")
-        self._count(self.sizes.get(anchor, 1), line)
+        if anchor not in self.sizes:
+            raise ValueError(f"line {line}: found undefined alias")
+        self._count(self.sizes[anchor], line)
 
     def begin(self, anchor: str | None, is_object: bool, line: int) -> None:  # noqa: FBT001 (two kinds)
         if len(self.open) >= DEEPEST:

@@ -15,6 +15,8 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 BAD: list[tuple[bytes, str]] = [
     (LAUGHS.encode(), "line 6: more than 1000000 values"),
+    (b"*a", "not YAML: line 1: found undefined alias"),
+    (b"a: &a 1\n---\nb: *a", "not YAML: line 3: found undefined alias"),
     (b"a: &a [*a]", "line 1: the alias *a is inside of what it stands for"),
     (b"kind: Pod\nspec:\n  containers: []\n  containers: []\n", "line 4: the key 'containers' is given twice"),
     (b'{"kind": "Pod", "kind": "Pod"}', "the key 'kind' is given twice"),

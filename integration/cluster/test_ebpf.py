@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from integration.cluster.node import PAUSE, KubernetesNode
-from integration.cluster.plugin import INJECTED
+from integration.cluster.plugin import INJECTED, rolled_out
 from integration.cluster.test_agent import metrics
-from integration.cluster.test_chart import release
-from integration.cluster.workload import ELSEWHERE, container, dial, dial_in, pod, sidecar
+from integration.cluster.test_chart import UPGRADES, helm, release
+from integration.cluster.workload import ELSEWHERE, container, dial, dial_in, pod, sidecar, status_of
 
 MANY = 50
 # Of an init container, which runs before any proxy: whether its first connection is refused by the pod's own loopback.
@@ -24,6 +24,25 @@ dialling.settimeout(5)
 sys.exit(dialling.connect_ex({ELSEWHERE}) != errno.ECONNREFUSED)
 """
 AT_ELSEWHERE = f"15001 {ELSEWHERE[0]} {ELSEWHERE[1]}"
+# An app that calls without a pause of over 20 ms once the sidecar listens, counts, and ends at the first other answer.
+CALLER = f"""
+import socket, sys, time
+calls = 0
+while True:
+    try:
+        with socket.create_connection({ELSEWHERE}, 5) as connection:
+            connection.sendall(b"hello")
+            answer = connection.recv(200).decode()
+    except ConnectionRefusedError:
+        if calls:
+            raise
+    else:
+        calls += 1
+        print(calls if answer == {AT_ELSEWHERE!r} else f"{{calls}}: {{answer}}", flush=True)
+        if answer != {AT_ELSEWHERE!r}:
+            sys.exit(1)
+    time.sleep(0.02)
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,6 +96,26 @@ def test_many_pods_that_start_at_once_are_captured(node: KubernetesNode, namespa
     pods = node.get("-n", namespace, "pods")["items"]
     restarts = [each["status"]["initContainerStatuses"][0]["restartCount"] for each in pods]
     assert restarts == [0] * MANY
+
+
+def test_calls_are_captured_while_the_agent_is_upgraded(node: KubernetesNode, namespace: str) -> None:
+    containers = [container("app", CALLER, 1000), sidecar()]
+    node.apply(pod("web", containers=containers, annotations=INJECTED), namespace)
+    node.wait_for_pod("web", namespace)
+
+    def calls() -> int:
+        return int(node.kubectl("-n", namespace, "logs", "web", "-c", "app", "--tail=1") or 0)
+
+    def wait_for_calls() -> None:
+        before = calls()
+        node.until(lambda: calls() > before + 10, "further calls")
+
+    for number in range(UPGRADES):
+        wait_for_calls()
+        helm(node, "upgrade", "--reuse-values", f"--set-string=podAnnotations.upgrade={number}")
+        rolled_out(node)
+    wait_for_calls()
+    assert status_of(node, namespace, "web", "containerStatuses")["restartCount"] == 0
 
 
 def test_without_its_agent_a_pod_stays_captured(node: KubernetesNode, namespace: str) -> None:

@@ -23,12 +23,6 @@ from tests.kit.lying_api import pod
 EBPF: dict[str, object] = {"capture-backend": "ebpf"}
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as ebpf_node:
-        yield ebpf_node
-
-
 @pytest.fixture
 def sandbox() -> Iterator[Namespace]:
     with Namespace() as fresh:

@@ -25,12 +25,6 @@ from tests.kit.schemas import validated
 EBPF: dict[str, object] = {"capture-backend": "ebpf"}
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as ebpf_node:
-        yield ebpf_node
-
-
 @pytest.fixture
 def plugin(node: EbpfNode, tmp_path: Path) -> Plugin:
     instance = Plugin(tmp_path, defaults=EBPF)

@@ -22,12 +22,6 @@ USERS = {"REDIRECT": REDIRECT_USER, "TPROXY": TPROXY_USER}
 PORTS = itertools.count(20000)
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as ebpf_node:
-        yield ebpf_node
-
-
 @pytest.fixture(params=[(family, mode) for family in FAMILIES for mode in USERS], ids=" ".join)
 def mesh(request: pytest.FixtureRequest, node: EbpfNode) -> Iterator[Mesh]:
     """Envoy was started in a captured pod."""

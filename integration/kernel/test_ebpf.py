@@ -32,12 +32,6 @@ OTHER = CAPTURE.replace(excluded_ports=(PortRange(4000, 4003), PortRange(9000, 9
 WITH_DNS = CAPTURE.replace(dns="all")
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as ebpf_node:
-        yield ebpf_node
-
-
 @pytest.fixture
 def installation(node: EbpfNode) -> Iterator[Installation]:
     """A node without any installation, before and afterwards."""

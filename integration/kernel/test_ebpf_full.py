@@ -15,12 +15,6 @@ from istio_init.kernel.ebpf import pods
 from istio_init.model.rules import PortRange
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as ebpf_node:
-        yield ebpf_node
-
-
 @pytest.fixture
 def namespaces(node: EbpfNode) -> Iterator[tuple[Namespace, Namespace]]:
     with Namespace() as one, Namespace() as other:

@@ -22,12 +22,6 @@ from istio_init.kernel.ebpf.holder import Holder, Look
 from istio_init.kernel.ebpf.installation import DNS_HOOKS, HOOKS, MAPS, Installation, root_cgroup
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as ebpf_node:
-        yield ebpf_node
-
-
 @pytest.fixture
 def installation(node: EbpfNode) -> Iterator[Installation]:
     yield node.installation

@@ -20,12 +20,6 @@ from istio_init.kernel.ebpf import layouts, pods, syscall
 from istio_init.kernel.ebpf.installation import ALL_HOOKS, HOOKS, Installation
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as ebpf_node:
-        yield ebpf_node
-
-
 @pytest.fixture
 def installation(node: EbpfNode) -> Iterator[Installation]:
     """A node without any installation, before and afterwards."""

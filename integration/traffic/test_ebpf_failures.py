@@ -42,12 +42,6 @@ if TYPE_CHECKING:
 BOTH_FAMILIES = pytest.mark.parametrize("family", FAMILIES)
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as ebpf_node:
-        yield ebpf_node
-
-
 @pytest.fixture
 def pod(node: EbpfNode, family: Family) -> Iterator[EbpfPod]:
     """A pod with an app, and a peer with a server; its proxy is each test's."""

@@ -39,12 +39,6 @@ MSG_FASTOPEN, TCP_FASTOPEN, IPPROTO_MPTCP = 0x20000000, 23, 262
 FAST_OPEN = 0x1 | 0x2 | 0x4 | 0x200
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as ebpf_node:
-        yield ebpf_node
-
-
 @pytest.fixture
 def pod(node: EbpfNode, family: Family) -> Iterator[EbpfPod]:
     """A captured pod with a proxy that accepts data with a SYN."""

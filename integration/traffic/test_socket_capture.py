@@ -9,7 +9,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -27,12 +26,6 @@ if TYPE_CHECKING:
     from integration.kit.callers import Call
     from istio_init.model.rules import Network
     from istio_init.options.table import Options
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as ebpf_node:
-        yield ebpf_node
 
 
 ports = st.lists(

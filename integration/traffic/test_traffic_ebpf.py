@@ -30,12 +30,6 @@ RULES_ONLY = (" -c ", " -k ", "--compat-version")
 BOTH_FAMILIES = pytest.mark.parametrize("family", FAMILIES)
 
 
-@pytest.fixture(scope="module")
-def node() -> Iterator[EbpfNode]:
-    with EbpfNode() as ebpf_node:
-        yield ebpf_node
-
-
 @pytest.fixture
 def pod(node: EbpfNode, family: Family) -> Iterator[EbpfPod]:
     """The pod of the tables of REDIRECT."""

@@ -93,6 +93,13 @@ class Installed:
             log = self.run(namespace, flags, program=(*_BARE, self.telling))
         return {module for module in log.splitlines() if module.startswith("istio_init")}
 
+    def modules_of_cleanup(self) -> set[str]:
+        """The program's own modules that the image runs to remove the rules that it made."""
+        with Namespace() as namespace:
+            self.run(namespace, RULES["redirect"])
+            log = self.run(namespace, [*RULES["redirect"], "--cleanup-only"], program=(*_BARE, self.telling))
+        return {module for module in log.splitlines() if module.startswith("istio_init")}
+
     def calls(self, scenario: str, calls: str) -> list[str]:
         """The line of strace for each of these system calls that a scenario makes, by any process."""
         flags, before = SCENARIOS[scenario]

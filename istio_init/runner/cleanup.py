@@ -9,8 +9,7 @@ from istio_init.errors import KernelError
 from istio_init.kernel.probe.leftovers import named_leftovers
 from istio_init.model.rules import FAMILIES
 from istio_init.planning.changes import Changes, NamespaceState
-from istio_init.planning.earlier_releases import suspects
-from istio_init.planning.removal import removal
+from istio_init.planning.removal import has_unsigned_rules, removal
 from istio_init.runner.transaction import Transaction, Write, do_nothing
 
 TYPE_CHECKING = False
@@ -63,7 +62,11 @@ def _name_suspects(states: list[tuple[str, Firewall, NamespaceState]], chosen: s
     """Log the rules that may be Istio's or another program's, each with the command that removes it."""
     for name, _, state in states:
         backend = name or chosen
-        for each in suspects(state.rulesets) if backend != "native" else ():
+        if backend == "native" or not has_unsigned_rules(state.rulesets):
+            continue
+        from istio_init.planning.earlier_releases import suspects
+
+        for each in suspects(state.rulesets):
             log.warn(
                 f"not removed: {backend} {each.family} {each.table} {each.chain} {each.text}: Istio's "
                 f"releases and other programs both make such rules; to remove it: {each.command(backend)}"

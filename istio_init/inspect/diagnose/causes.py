@@ -35,6 +35,19 @@ ALONE: tuple[Callable[[Situation], Cause | None], ...] = (
     place_causes.never_ran,
     table_causes.made_twice,
 )
+# The last of each list below: DNS, what was chosen so, and calls from before the rules.
+_LAST: tuple[Callable[[Situation], Cause | None], ...] = (
+    proxy_causes.dns,
+    proxy_causes.other_nameserver,
+    choice_causes.excluded_destinations,
+    choice_causes.excluded_outbound_ports,
+    choice_causes.excluded_inbound_ports,
+    choice_causes.root_spared,
+    choice_causes.excluded_owners,
+    listener_causes.app_at_loopback,
+    connection_causes.connected_before,
+    connection_causes.accepted_before,
+)
 # Kinds of faults; then what was chosen so; then what is left.
 FAULTS: tuple[Callable[[Situation], Cause | None], ...] = (
     rule_causes.loopback_down,
@@ -68,16 +81,7 @@ FAULTS: tuple[Callable[[Situation], Cause | None], ...] = (
     listener_causes.proxy_address,
     listener_causes.not_transparent,
     listener_causes.proxy_busy,
-    proxy_causes.dns,
-    proxy_causes.other_nameserver,
-    choice_causes.excluded_destinations,
-    choice_causes.excluded_outbound_ports,
-    choice_causes.excluded_inbound_ports,
-    choice_causes.root_spared,
-    choice_causes.excluded_owners,
-    listener_causes.app_at_loopback,
-    connection_causes.connected_before,
-    connection_causes.accepted_before,
+    *_LAST,
 )
 # The same for a pod that is captured by eBPF, in which there are no rules.
 CAPTURE_ALONE = (*ALONE[:5], capture_causes.not_configured)
@@ -95,16 +99,7 @@ CAPTURE_FAULTS: tuple[Callable[[Situation], Cause | None], ...] = (
     listener_causes.port_taken,
     proxy_causes.proxy_ports,
     listener_causes.proxy_busy,
-    proxy_causes.dns,
-    proxy_causes.other_nameserver,
-    choice_causes.excluded_destinations,
-    choice_causes.excluded_outbound_ports,
-    choice_causes.excluded_inbound_ports,
-    choice_causes.root_spared,
-    choice_causes.excluded_owners,
-    listener_causes.app_at_loopback,
-    connection_causes.connected_before,
-    connection_causes.accepted_before,
+    *_LAST,
 )
 # Causes that say that the options leave calls alone.
 LEFT_OUT = frozenset({"excluded-cidr", "not-included", "excluded-port"})

@@ -13,20 +13,22 @@ from urllib.parse import quote, urlencode
 from istio_init import __version__
 from istio_init.cni.agent import http
 from istio_init.cni.agent.http import HttpError
-from istio_init.cni.agent.pods import NodePod, from_object
+from istio_init.cni.agent.objects import parse, parse_event, parse_list, parse_pod
 from istio_init.errors import shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
     from istio_init.cni.agent.credentials import ApiCredentials
+    from istio_init.cni.agent.pods import NodePod
 
-# Bytes. etcd takes objects of 1.5 MiB; a node has 110 pods, some 500, and a list of all is one answer.
-LONGEST_OBJECT, LONGEST_LIST = 4 << 20, 256 << 20
+# Bytes. etcd takes objects of 1.5 MiB, of which each byte may be six as JSON (Go writes < as \u003c); a node has 110
+# pods, some 500, and a list of all is one answer.
+LONGEST_OBJECT, LONGEST_LIST = 16 << 20, 256 << 20
 # Seconds for one request; a watch is silent for longer, and the server ends it by itself.
 PATIENCE = 5.0
 MERGE_PATCH = "application/merge-patch+json"
-UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, GONE, TOO_MANY = 401, 403, 404, 409, 410, 429
+OK, BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, TOO_MANY = 200, 400, 401, 403, 404, 409, 429
 
 
 class KubernetesApi:
@@ -40,7 +42,7 @@ class KubernetesApi:
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(name, safe='')}"
         try:
             async with self._request("GET", path) as answer:
-                return _pod(await answer.body(LONGEST_OBJECT))
+                return parse_pod(await answer.body(LONGEST_OBJECT))
         except HttpError as error:
             if error.status == NOT_FOUND:
                 return None
@@ -54,14 +56,14 @@ class KubernetesApi:
         query = {"fieldSelector": f"spec.nodeName={node}", **({"resourceVersion": version} if version else {})}
         # A long list of a busy server takes longer than another request.
         async with self._request("GET", "/api/v1/pods", query, patience=self._patience * 4) as answer:
-            return _pod_list(await answer.body(LONGEST_LIST))
+            return parse_list(await answer.body(LONGEST_LIST))
 
     async def watch(self, node: str, version: str, seconds: int) -> AsyncGenerator[tuple[str, Any]]:
         """What happens to a node's pods from a resource version on: the type of each event, and its object.
 
         The object is a NodePod for ADDED, MODIFIED and DELETED, the new resource version for BOOKMARK. Ends when the
         server ends it, after about `seconds`; HttpError where it breaks off, with status 410 where the version is too
-        old, or leads to something that is no event.
+        old, or leads to something that is no event, and 200 where an event is too long.
         """
         query = {
             "fieldSelector": f"spec.nodeName={node}",
@@ -72,7 +74,7 @@ class KubernetesApi:
         }
         async with self._request("GET", "/api/v1/pods", query, patience=seconds + self._patience) as answer:
             async for line in answer.lines(LONGEST_OBJECT):
-                yield _event(line)
+                yield parse_event(line)
 
     async def patch(self, path: str, change: Mapping[str, Any]) -> Any:  # noqa: ANN401 (JSON)
         """The object at a path as it is after a merge patch."""
@@ -85,11 +87,11 @@ class KubernetesApi:
     async def get(self, path: str) -> Any:  # noqa: ANN401 (JSON)
         """The object at a path."""
         async with self._request("GET", path) as answer:
-            return _json(await answer.body(LONGEST_OBJECT))
+            return parse(await answer.body(LONGEST_OBJECT))
 
     async def _send(self, method: str, path: str, body: Mapping[str, Any], kind: str) -> Any:  # noqa: ANN401 (JSON)
         async with self._request(method, path, {}, json.dumps(body).encode(), kind) as answer:
-            return _json(await answer.body(LONGEST_OBJECT))
+            return parse(await answer.body(LONGEST_OBJECT))
 
     @asynccontextmanager
     async def _request(  # noqa: PLR0913, PLR0917 (what a request consists of)
@@ -126,50 +128,3 @@ async def _refusal(method: str, path: str, answer: http.Response) -> HttpError:
     # Seconds; a date is ignored.
     seconds = float(after) if after.isascii() and after.isdigit() and len(after) < 6 else 0.0
     return HttpError(f"{method} {path}: {answer.status}{detail}", answer.status, seconds)
-
-
-def _json(data: bytes) -> Any:  # noqa: ANN401
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise HttpError(f"the answer is no JSON: {shown(str(error))[1:-1]}") from error
-
-
-def _pod(data: bytes) -> NodePod:
-    try:
-        return from_object(_json(data))
-    except ValueError as error:
-        raise HttpError(f"the answer is no pod: {error}") from error
-
-
-def _reduced(value: dict[str, Any]) -> Any:  # noqa: ANN401
-    """Convert each pod while JSON is parsed, so that a long list never exists as dicts."""
-    if "spec" in value and "metadata" in value:
-        return from_object(value)
-    return value
-
-
-def _pod_list(data: bytes) -> tuple[list[NodePod], str]:
-    try:
-        document = json.loads(data, object_hook=_reduced)
-        version = document["metadata"]["resourceVersion"]
-        listed = [each for each in document["items"] or () if isinstance(each, NodePod)]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise HttpError(f"the answer is no list of pods: {shown(str(error))[1:-1]}") from error
-    if not isinstance(version, str) or len(listed) != len(document["items"] or ()):
-        raise HttpError("the answer is no list of pods: an item or the resource version is missing")
-    return listed, version
-
-
-def _event(line: bytes) -> tuple[str, Any]:
-    try:
-        event = json.loads(line)
-        kind, content = event["type"], event["object"]
-        if kind == "BOOKMARK":
-            return kind, str(content["metadata"]["resourceVersion"])
-        if kind != "ERROR":
-            return kind, from_object(content)
-        why, code = shown(str(content.get("message")), 200), int(content.get("code") or 0)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise HttpError(f"the watch: no event: {shown(str(error))[1:-1]}", GONE) from error
-    raise HttpError(f"the watch: {why}", code)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from istio_init.errors import shown
 from istio_init.options.annotations import INJECT, NAMES
 from istio_init.options.cni_pod import PROXY_CONTAINER, PodDescription
 from istio_init.options.manifest import VALIDATION
@@ -34,9 +33,7 @@ class NodePod(Record):
     why: str = ""
     mirror: str = ""
     phase: str = ""
-    deleting: bool = False
     validation: int | None = None
-    labels: Mapping[str, str] = {}
 
     @property
     def key(self) -> tuple[str, str]:
@@ -55,24 +52,33 @@ class NodePod(Record):
 
 def from_object(manifest: Any) -> NodePod:  # noqa: ANN401 (JSON)
     """A pod from the API's JSON; ValueError where that is no pod."""
+    metadata, spec, status = (_member(manifest, name) for name in ("metadata", "spec", "status"))
+    namespace, name, uid, version = (
+        text_member(metadata, key) for key in ("namespace", "name", "uid", "resourceVersion")
+    )
+    description, why = None, "" if spec else "the API server has no specification of it"
     try:
-        metadata, spec, status = manifest["metadata"], manifest["spec"], manifest.get("status") or {}
-        namespace, name = str(metadata["namespace"]), str(metadata["name"])
-        uid, version = str(metadata["uid"]), str(metadata["resourceVersion"])
-        annotations = metadata.get("annotations") or {}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a pod: {shown(str(error))[1:-1]}") from None
-    description, why = None, ""
-    try:
-        whole = Workload(f"pod {name}", namespace, metadata, spec).description(PROXY_CONTAINER)
-        description = _trimmed(whole)
+        if spec:
+            description = _trimmed(Workload(f"pod {name}", namespace, metadata, spec).description(PROXY_CONTAINER))
     except (ValueError, AttributeError, TypeError) as error:
         why = str(error)
-    return NodePod(
-        namespace, name, uid, version, description, why,
-        str(annotations.get(MIRROR, "")) if isinstance(annotations, dict) else "",
-        str(status.get("phase", "")), "deletionTimestamp" in metadata, _validation(status),
-    )  # fmt: skip
+    mirror = _member(metadata, "annotations").get(MIRROR, "")
+    phase, validation = str(status.get("phase", "")), _validation(status)
+    return NodePod(namespace, name, uid, version, description, why, str(mirror), phase, validation)
+
+
+def _member(value: object, name: str) -> dict[str, Any]:
+    """An object's member that is an object itself; empty where there is none."""
+    member = value.get(name) if isinstance(value, dict) else None
+    return member if isinstance(member, dict) else {}
+
+
+def text_member(metadata: object, name: str) -> str:
+    """A member of an object's metadata that is always there; ValueError where it is not."""
+    text = metadata.get(name) if isinstance(metadata, dict) else None
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"metadata.{name} is missing")
+    return text
 
 
 def _trimmed(pod: PodDescription) -> PodDescription:
@@ -85,12 +91,14 @@ def _trimmed(pod: PodDescription) -> PodDescription:
 
 def _validation(status: Mapping[str, Any]) -> int | None:
     """The exit code of the last run of the container istio-validation."""
-    for each in status.get("initContainerStatuses") or ():
-        if each.get("name") != VALIDATION:
+    statuses = status.get("initContainerStatuses")
+    for each in statuses if isinstance(statuses, list) else ():
+        if not isinstance(each, dict) or each.get("name") != VALIDATION:
             continue
-        for state in (each.get("state"), each.get("lastState")):
-            if (ended := (state or {}).get("terminated")) is not None:
-                return int(ended.get("exitCode") or 0)
+        for state in ("state", "lastState"):
+            if ended := _member(_member(each, state), "terminated"):
+                code = ended.get("exitCode")
+                return code if isinstance(code, int) else 0
     return None
 
 

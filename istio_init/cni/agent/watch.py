@@ -8,7 +8,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Never
 
 from istio_init.cni.agent.http import HttpError
-from istio_init.cni.agent.kubernetes import GONE
+from istio_init.cni.agent.kubernetes import BAD_REQUEST, OK
+from istio_init.cni.agent.objects import GONE
 from istio_init.errors import InitError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 SHORTEST, LONGEST = 300, 600
 # A watch that ends sooner than this many seconds, without an event, was refused.
 TOO_SHORT = 1.0
+# After these a watch cannot go on: an event that is too long, a version that is none, or is too old.
+STUCK = frozenset({OK, BAD_REQUEST, GONE})
 CHANGES = frozenset({"ADDED", "MODIFIED", "DELETED"})
 
 
@@ -104,7 +107,7 @@ class PodWatch:
         status = getattr(error, "status", 0)
         self.connected = False
         self.failed(status)
-        if status == GONE:
+        if status in STUCK:
             self._store.version, self._from = "", ""
         elif not self._store.version:
             self._from = ""

@@ -223,7 +223,7 @@ class Field:
         by_ebpf = name.endswith("eBPF")
         configuration = self._directory / ("network-ebpf.json" if by_ebpf else "network.json")
         places = {"log_file": str(self._directory / "cni.log"), "run_dir": str(self._directory / "marks")}
-        network = {"cniVersion": "1.1.0", "name": "bench", "type": "istio-init-cni", **places}
+        network: dict[str, object] = {"cniVersion": "1.1.0", "name": "bench", "type": "istio-init-cni", **places}
         network["istio"] = {**PLUGIN, "capture-backend": "ebpf"} if by_ebpf else PLUGIN
         if by_ebpf:
             self._node.begin()

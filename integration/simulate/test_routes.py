@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,21 @@ def test_what_has_no_route_is_dropped(pod: Namespace) -> None:
     answer = explained(pod, "--outbound", "--to", "203.0.114.9:80")
     assert answer["verdict"] == "dropped"
     assert "no route" in answer["fate"]
+
+
+def test_a_destination_that_no_route_covers_is_unreachable_once_there_is_a_network(pod: Namespace) -> None:
+    with Namespace() as lone, Namespace() as outside:
+        lone.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", outside.name)
+        for namespace in (lone, outside):
+            namespace.run("ip", "link", "set", "eth0", "up")
+        question = ("--outbound", "--to", "203.0.113.9:80")
+        assert explained(lone, *question)["end"] == "wire"  # no plugin ran yet
+        lone.run("ip", "addr", "add", "10.1.6.5/24", "dev", "eth0")
+        answer = explained(lone, *question)
+        assert (answer["verdict"], "Network is unreachable" in answer["fate"]) == ("dropped", True)
+        assert explained(lone, "--outbound", "--to", "10.1.6.9:80")["end"] == "wire"
+        with pytest.raises(OSError, match="Network is unreachable"):
+            lone.inside(lambda: socket.create_connection(("203.0.113.9", 80), 1))
 
 
 def test_what_comes_in_for_others_is_forwarded_only_where_that_is_on(pod: Namespace) -> None:

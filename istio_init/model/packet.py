@@ -27,6 +27,8 @@ if TYPE_CHECKING:
             ...
 
 
+# An interface gives itself such an address as soon as it is up.
+LINK_LOCAL = b"\xfe\x80"
 LOOPBACKS: dict[Family, bytes] = {"ipv4": b"\x7f\0\0\1", "ipv6": bytes(15) + b"\1"}
 
 
@@ -109,6 +111,8 @@ class Facts(Record):
             return answer.replace(by=rule if answer.local else None)
         if local or rule:
             return NextHop("lo", local=True, by=rule)
+        if self.lookup and self._has_network(packet.family):
+            return NextHop("", refused="the kernel has no route for it: Network is unreachable")
         return NextHop(packet.out_interface if packet.out_interface not in {"", "lo"} else self.uplink)
 
     def arriving(self, packet: Packet) -> NextHop:
@@ -122,6 +126,16 @@ class Facts(Record):
     def is_local(self, address: bytes) -> bool:
         """Whether the kernel delivers packets to this address here: an interface's own, or in lo's IPv4 networks."""
         return any(_owns(each, address) for each in self.addresses)
+
+    def _has_network(self, family: Family) -> bool:
+        """Whether an interface has an address of the family, beside loopback and link-local ones: a network is set up.
+
+        Before that, as in a namespace in which no plugin ran yet, packets are taken to leave by the uplink.
+        """
+        return any(
+            each.network.family == family and each.device != "lo" and not each.network.address.startswith(LINK_LOCAL)
+            for each in self.addresses
+        )
 
     def policy_route(self, family: Family, mark: int) -> PolicyRule | MaskedRule | None:
         """The policy rule by which a marked packet counts as local, whatever its destination; None without one."""

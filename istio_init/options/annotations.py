@@ -11,7 +11,7 @@ from __future__ import annotations
 from istio_init.errors import shown
 from istio_init.errors_rare import UsageError
 from istio_init.model import parsers
-from istio_init.options.table import OPTIONS
+from istio_init.options.table import OPTIONS, SWITCH_VALUES, warn_of_no_boolean
 from istio_init.record import Record
 
 TYPE_CHECKING = False
@@ -179,11 +179,14 @@ def of_flag(flag: str) -> Annotation | None:
     return next((each for each in ANNOTATIONS if each.field and each.flag == flag), None)
 
 
-def parse_annotations(annotations: Mapping[str, str]) -> dict[str, Any]:
+def parse_annotations(
+    annotations: Mapping[str, str], warnings: list[str] | None = None, *, strict: bool = False
+) -> dict[str, Any]:
     """The option values that a pod's annotations set, by field; raises AnnotationError for a wrong value.
 
-    Other annotations are ignored. The interception mode may be NO_CAPTURE, which no option takes: the caller decides
-    what to do with such a pod.
+    A variable of proxyMetadata that is no boolean counts as false, with a warning, unless `strict`. Other annotations
+    are ignored. The interception mode may be NO_CAPTURE, which no option takes: the caller decides what to do with such
+    a pod.
     """
     values: dict[str, Any] = {}
     config: Mapping[str, Any] | None = None
@@ -194,6 +197,9 @@ def parse_annotations(annotations: Mapping[str, str]) -> dict[str, Any]:
         if each.path:
             config = proxy_config(text) if config is None else config
             text = _member(config, each)
+            if text and each.option and each.option.switch and text not in SWITCH_VALUES:
+                warn_of_no_boolean(f"annotation {each.title}", text, warnings, strict=strict)
+                text = "false"
         if text is not None:
             _set(values, each, each.parse(text))
     _require_bounded(values, annotations)

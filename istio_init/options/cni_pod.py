@@ -7,7 +7,6 @@ share this module; it is on the hot path, so it imports next to nothing.
 from __future__ import annotations
 
 from istio_init.errors import shown
-from istio_init.errors_rare import OptionError
 from istio_init.model import parsers
 from istio_init.options.annotations import (
     INJECT,
@@ -20,7 +19,7 @@ from istio_init.options.annotations import (
     parse_annotations,
     with_defaults,
 )
-from istio_init.options.table import PROXY_UID
+from istio_init.options.table import PROXY_UID, SWITCH_VALUES, warn_of_no_boolean
 from istio_init.record import Record
 
 TYPE_CHECKING = False
@@ -59,16 +58,20 @@ def proxy_role(words: list[str]) -> str:
     return "" if role.startswith("-") else role
 
 
-def judge(pod: PodDescription, defaults: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def judge(
+    pod: PodDescription, defaults: Mapping[str, Any], warnings: list[str] | None = None
+) -> tuple[str, dict[str, Any]]:
     """Why a pod is not captured (empty if it is), and the values of its options by field.
 
     `defaults` are the values of options that the pod does not set. Raises AnnotationError or OptionError for a wrong
-    value, even in a pod whose mode is NONE.
+    value, even in a pod whose mode is NONE. A variable that is no boolean is one only with `strict_env`; else it counts
+    as false, as for Istio's plugin, and adds to the warnings.
     """
     if why := _reason_not_to_capture(pod):
         return why, {}
-    values = parse_annotations(pod.annotations)
-    from_proxy = _proxy_values(pod)
+    strict = bool(defaults.get("strict_env"))
+    values = parse_annotations(pod.annotations, warnings, strict=strict)
+    from_proxy = _proxy_values(pod, warnings, strict=strict)
     if values.get(MODE_FIELD) == NO_CAPTURE:
         return f"{MODE if MODE in pod.annotations else f'interceptionMode in {PROXY_CONFIG}'} is {NO_CAPTURE}", {}
     return "", option_values({**defaults, **values, **from_proxy})
@@ -85,7 +88,7 @@ def _reason_not_to_capture(pod: PodDescription) -> str:
     if pod.host_network:
         return "it uses the node's network"
     if pod.containers is not None and INIT_CONTAINER in pod.containers:
-        return f"its init container {INIT_CONTAINER} makes the rules"
+        return f"it has an init container {INIT_CONTAINER}"
     if pod.variables.get("DISABLE_ENVOY", "") in parsers.TRUE:
         return "DISABLE_ENVOY is set on its sidecar"
     if pod.containers is not None and PROXY_CONTAINER not in pod.containers:
@@ -101,18 +104,16 @@ def _reason_not_to_capture(pod: PodDescription) -> str:
     return ""
 
 
-def _proxy_values(pod: PodDescription) -> dict[str, Any]:
+def _proxy_values(pod: PodDescription, warnings: list[str] | None, *, strict: bool) -> dict[str, Any]:
     """The option values that the sidecar's container sets by its variables and its user."""
-    values: dict[str, Any] = {field: _boolean(pod, name) for field, name in VARIABLES.items() if name in pod.variables}
+    values: dict[str, Any] = {}
+    for field, name in VARIABLES.items():
+        if (text := pod.variables.get(name)) is not None:
+            if text not in SWITCH_VALUES:
+                warn_of_no_boolean(f"{name} of the container {PROXY_CONTAINER}", text, warnings, strict=strict)
+            values[field] = text in parsers.TRUE
     if pod.proxy_uid:
         values["proxy_uid"] = (pod.proxy_uid,)
     if pod.proxy_gid:
         values["proxy_gid"] = (pod.proxy_gid,)
     return values
-
-
-def _boolean(pod: PodDescription, name: str) -> bool:
-    try:
-        return parsers.boolean(pod.variables[name])
-    except ValueError as error:
-        raise OptionError(f"{name} of the container {PROXY_CONTAINER}", pod.variables[name], str(error)) from None

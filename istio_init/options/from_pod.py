@@ -36,6 +36,8 @@ AMBIENT = "ambient.istio.io/redirection"
 PROGRAMS = {"istio-iptables", "istio-clean-iptables", "istio-init", "pilot-agent"}
 # The verbs of `istio-init` that change rules, and the program that means the same.
 VERBS = {"apply": "istio-iptables", "clean": "istio-clean-iptables"}
+# Options with which no rule is written.
+SPARING = ("skip_rule_apply", "dry_run")
 # A container whose script mentions one of these may make rules.
 MENTIONS = ("istio-iptables", "istio-clean-iptables")
 # Whom the names in a pod's arguments mean: its image's users, Istio's as ours, not this machine's.
@@ -57,13 +59,18 @@ class Reading(Record):
 
 
 class _Request(Record):
-    """Who makes a pod's rules, the options' texts or parsed values by field, and the variables that count."""
+    """Who makes a pod's rules, the options' texts or parsed values by field, and the variables that count.
+
+    `others` are further containers that make rules.
+    """
 
     source: str
     texts: Mapping[str, str]
     environ: Mapping[str, str]
     values: Mapping[str, Any] = {}
+    warnings: tuple[str, ...] = ()
     maker: Container | None = None
+    others: tuple[Container, ...] = ()
 
 
 def from_pod(text: str, name: str, overrides: Mapping[str, str], lookup: Lookup) -> Options:
@@ -87,14 +94,20 @@ def read_pod(text: str, name: str, overrides: Mapping[str, str], lookup: Lookup)
         return IMAGE_ACCOUNTS[user] if user in IMAGE_ACCOUNTS else lookup(kind, user)
 
     try:
-        options = resolve({**request.texts, **overrides}, request.environ, account, request.values)
+        noticed = [*request.warnings]
+        options = resolve({**request.texts, **overrides}, request.environ, account, request.values, noticed)
     except OptionError as error:
         if error.source in {each.names() for each in OPTIONS if each.field in overrides}:
             raise
         raise OptionError(f"{name}: {request.source}: {error.source}", error.value, error.why) from None
     try:
         options = _with_nameservers(options, workload)
-        warnings = (*_annotation_warnings(documents, workload), *misfits(workload, options))
+        warnings = (
+            *noticed,
+            *_maker_warnings(request),
+            *_annotation_warnings(documents, workload),
+            *misfits(workload, options),
+        )
         allowed = privileges(request.maker, workload) if request.maker else None
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
@@ -110,6 +123,16 @@ def _with_nameservers(options: Options, workload: Workload) -> Options:
     except ValueError as error:
         raise ValueError(f"dnsConfig: nameservers: {error}") from None
     return options.replace(dns_servers=servers or None)
+
+
+def _maker_warnings(request: _Request) -> Iterator[str]:
+    """What may change the rules of the container that makes them, and is not in the manifest or not read."""
+    if request.maker is None:
+        return
+    if request.maker.body.get("envFrom"):
+        yield f"{request.source}: envFrom: its variables are not in the manifest, and may set options"
+    for other in request.others:
+        yield f"{other.title} makes rules as well: the answer is for those of {request.source} alone"
 
 
 def _annotation_warnings(documents: list[Any], workload: Workload) -> Iterator[str]:
@@ -128,14 +151,16 @@ def _request(workload: Workload, overrides: Mapping[str, str]) -> _Request:
         raise ValueError("hostNetwork: the pod is in the node's own network: nothing is captured in this pod")
     if workload.annotations.get(AMBIENT) == "enabled":
         raise ValueError(f"annotation {AMBIENT}: ambient mode: ztunnel captures this pod's traffic, without a sidecar")
-    if (maker := _rule_maker(workload)) is not None:
-        container, texts = maker
-        return _Request(container.title, texts, container.environment(_variables(overrides)), maker=container)
+    if makers := _rule_makers(workload):
+        (container, texts), *others = makers
+        environ = container.environment(_variables(overrides))
+        return _Request(container.title, texts, environ, maker=container, others=tuple(each for each, _ in others))
     if STATUS in workload.annotations or workload.init_container(VALIDATION):
-        why, values = judge(workload.description(PROXY_CONTAINER), {})
+        warnings: list[str] = []
+        why, values = judge(workload.description(PROXY_CONTAINER), {}, warnings)
         if why:
             raise ValueError(f"no init container makes rules, and the CNI plugin does not capture this pod: {why}")
-        return _Request("annotations", {}, {}, {**values, "cni_mode": True})
+        return _Request("annotations", {}, {}, {**values, "cni_mode": True}, tuple(warnings))
     injected = injection(workload)
     if injected.why_not:
         raise ValueError(injected.why_not)
@@ -147,16 +172,16 @@ def refusal(workload: Workload) -> str:
     """Why nothing is captured in a pod; empty where something is. ValueError where that can't be read."""
     if workload.host_network:
         return "hostNetwork: the pod is in the node's own network"
-    if _rule_maker(workload) is not None:
+    if _rule_makers(workload):
         return ""
     if STATUS in workload.annotations or workload.init_container(VALIDATION):
         return judge(workload.description(PROXY_CONTAINER), {})[0]
     return injection(workload).why_not
 
 
-def _rule_maker(workload: Workload) -> tuple[Container, dict[str, str]] | None:
-    """The init container that applies the rules, and its arguments' texts by field; None where no container does."""
-    candidates = []
+def _rule_makers(workload: Workload) -> list[tuple[Container, dict[str, str]]]:
+    """The init containers that apply rules, and their arguments' texts by field; the one whose rules count first."""
+    makers = []
     for container in workload.containers():
         named = container.name in {INIT, VALIDATION}
         if not (named or container.init):
@@ -166,10 +191,20 @@ def _rule_maker(workload: Workload) -> tuple[Container, dict[str, str]] | None:
             continue
         texts = _parsed(container, argv)
         # A container without a pod is the output of `istio-init manifest`, and has all options.
-        if workload.piece or texts.get("skip_rule_apply", "false") in {"", "false"}:
-            candidates.append((container, texts))
+        if workload.piece or _applies(container, texts):
+            makers.append((container, texts))
     preferred = {INIT: 0, VALIDATION: 1}
-    return min(candidates, key=lambda each: preferred.get(each[0].name, 2), default=None)
+    return sorted(makers, key=lambda each: preferred.get(each[0].name, 2))
+
+
+def _applies(container: Container, texts: Mapping[str, str]) -> bool:
+    """Whether a container changes rules, by its flags or else its variables."""
+    for each in OPTIONS:
+        if each.field in SPARING:
+            variables = container.environment(set(each.variables)) if each.field not in texts else {}
+            if texts.get(each.field, next(filter(None, variables.values()), "")) in parsers.TRUE:
+                return False
+    return True
 
 
 def call(container: Container, *, named: bool) -> list[str] | None:

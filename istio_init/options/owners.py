@@ -31,7 +31,7 @@ def misfits(workload: Workload, options: Options, proxy_name: str = PROXY_CONTAI
     A container counts if the manifest gives its user; an image's user is unknown. Init containers that end before the
     proxy starts are left out: they may run as the proxy on purpose, to reach the network.
     """
-    for container, owner in zip(workload.containers(), workload.owners(), strict=True):
+    for container, owner in zip(workload.residents(), workload.owners(), strict=True):
         if container.name == proxy_name:
             yield from _proxy(owner, options)
         elif not container.init or container.body.get("restartPolicy") == "Always":

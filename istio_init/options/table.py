@@ -403,7 +403,8 @@ def resolve(
         for variable in each.variables:
             if text := environ.get(variable, ""):
                 if each.switch and text not in SWITCH_VALUES:
-                    _warn_of_no_boolean(variable, text, texts, environ, warnings)
+                    strict = texts.get("strict_env", environ.get("STRICT_ENV", "")) in parsers.TRUE
+                    warn_of_no_boolean(variable, text, warnings, strict=strict)
                     text = "false"
                 parsed[each.field] = _parse(each, text, lookup, variable)
                 break
@@ -423,16 +424,13 @@ def _fields_in(environ: Mapping[str, str]) -> set[str]:
     return fields
 
 
-def _warn_of_no_boolean(
-    variable: str, text: str, texts: Mapping[str, str], environ: Mapping[str, str], warnings: list[str] | None
-) -> None:
+def warn_of_no_boolean(variable: str, text: str, warnings: list[str] | None, *, strict: bool) -> None:
     """Refuse a switch's variable with --strict-env, else leave a warning."""
     from istio_init.errors import shown
     from istio_init.errors_rare import OptionError
 
     why = "not true or false"
-    strict = texts.get("strict_env", environ.get("STRICT_ENV", ""))
-    if strict in parsers.TRUE:
+    if strict:
         raise OptionError(variable, text, why, exit_code=1)
     if warnings is not None:
         warnings.append(f"{variable}: {shown(text)}: {why}; taken for false, as in Istio's program")

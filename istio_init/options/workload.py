@@ -22,6 +22,8 @@ TEMPLATES = (("spec", "template"), ("spec", "jobTemplate", "spec", "template"), 
 # The fields of a pod's specification that list containers, and what an error calls one of them.
 INIT_CONTAINERS, CONTAINERS = "initContainers", "containers"
 KINDS = {INIT_CONTAINERS: "initContainer", CONTAINERS: "container"}
+# `kubectl debug` adds these to a running pod; no injection and no plugin looks at them.
+EPHEMERAL_CONTAINERS = "ephemeralContainers"
 # What the CNI plugin reads of the proxy's environment.
 PLUGIN_VARIABLES = {*VARIABLES.values(), "DISABLE_ENVOY"}
 
@@ -91,6 +93,11 @@ class Workload(Record):
         for key in KINDS:
             yield from self._listed(key)
 
+    def residents(self) -> Iterator[Container]:
+        """All containers that run in it, those for debugging included."""
+        yield from self.containers()
+        yield from self._listed(EPHEMERAL_CONTAINERS)
+
     def init_container(self, name: str) -> Container | None:
         """The init container of this name."""
         return next((each for each in self._listed(INIT_CONTAINERS) if each.name == name), None)
@@ -108,7 +115,7 @@ class Workload(Record):
             RunsAs(
                 each.name, each.init, self._account(each, "runAsUser"), self._account(each, "runAsGroup"), (*groups,)
             )
-            for each in self.containers()
+            for each in self.residents()
         )
 
     def description(self, proxy: str) -> PodDescription:
@@ -133,7 +140,8 @@ class Workload(Record):
         for number, entry in enumerate(entries(self.spec, key)):
             body = mapping(entry, f"{key}[{number}]")
             name = str(body.get("name", ""))
-            yield Container(f"{KINDS[key]} {_plain(name)}", name, body, init=key == INIT_CONTAINERS)
+            kind = KINDS.get(key, "ephemeralContainer")
+            yield Container(f"{kind} {_plain(name)}", name, body, init=key == INIT_CONTAINERS)
 
 
 def role(container: Container | None) -> str:

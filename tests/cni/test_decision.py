@@ -91,8 +91,24 @@ def test_what_the_sidecars_container_says() -> None:
     decision = decide_for_pod(FULL.replace(variables=message, proxy_uid=1000, proxy_gid=1001), Settings(), account)
     desired = f"{EVERYTHING} --redirect-dns --drop-invalid --no-dual-stack -u 1000 -g 1001"
     assert decision.options == meant(desired)
-    with pytest.raises(OptionError, match="INVALID_DROP of the container istio-proxy: 'x': not true or false"):
-        decide_for_pod(FULL.replace(variables={"INVALID_DROP": "x"}), Settings(), account)
+
+
+@pytest.mark.parametrize(
+    ("pod", "place"),
+    [
+        (FULL.replace(variables={"INVALID_DROP": "yes"}), "INVALID_DROP of the container istio-proxy"),
+        (
+            FULL.replace(annotations={**FULL.annotations, PROXY_CONFIG: "proxyMetadata: {INVALID_DROP: 'yes'}"}),
+            "annotation proxy.istio.io/config: proxyMetadata.INVALID_DROP",
+        ),
+    ],
+)
+def test_a_variable_that_is_no_boolean_counts_as_false_as_for_istios_plugin(pod: PodDescription, place: str) -> None:
+    decision = decide_for_pod(pod, Settings(), account)
+    assert decision.options == meant(EVERYTHING)
+    assert decision.warnings == (f"{place}: 'yes': not true or false; taken for false, as in Istio's program",)
+    with pytest.raises(OptionError, match=f"{place}: 'yes': not true or false"):
+        decide_for_pod(pod, Settings(defaults={"strict_env": "true"}), account)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +166,7 @@ BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]
     "text",
     [
         "proxyMetadata: []", "proxyMetadata: 5", "[]", "5", "{", "proxyMetadata: {INVALID_DROP: [1]}",
-        "proxyMetadata: {INVALID_DROP: 'yes'}", "interceptionMode: HALF", "interceptionMode: {}", "[" * 50_000,
+        "interceptionMode: HALF", "interceptionMode: {}", "[" * 50_000,
         f"{BOMB}proxyMetadata: {{INVALID_DROP: *a11}}", f"{BOMB}proxyMetadata: *a11", "a: *b", "\0",
     ],
 )  # fmt: skip

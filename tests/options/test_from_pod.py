@@ -19,6 +19,7 @@ from istio_init.errors_rare import UsageError
 from istio_init.formats import yaml_json
 from istio_init.model.parsers import addresses
 from istio_init.model.rules import PortRange
+from istio_init.options.from_pod import read_pod
 from istio_init.options.podspec import expanded
 from istio_init.options.table import Options
 from tests.kit.options import from_pod_file, options
@@ -266,6 +267,58 @@ def test_a_container_of_another_name_makes_the_rules_too(tmp_path: Path) -> None
         assert read(tmp_path, pod(["wait-for", "istio-init", "$(X)"], call)).envoy_port == 15009
     message = refused(tmp_path, pod(["sh", "-c", "istio-iptables -p 1"]))
     assert message.startswith("initContainer capture-0: 'sh -c istio-iptables -p 1': its rules can't be known")
+
+
+def pod_of(*init_containers: dict[str, Any], annotations: dict[str, str] | None = None) -> str:
+    spec = {"initContainers": [*init_containers], "containers": [{"name": "app"}, {"name": "istio-proxy"}]}
+    return json.dumps({"kind": "Pod", "metadata": {"annotations": annotations or {}}, "spec": spec})
+
+
+def warnings_of(text: str) -> list[str]:
+    return list(read_pod(text, "pod.yaml", {}, lambda _kind, _name: None).misfits)
+
+
+@pytest.mark.parametrize(
+    "sparing",
+    [
+        {"args": ["istio-iptables", "--skip-rule-apply=true"]},
+        {"args": ["istio-iptables"], "env": [{"name": "SKIP_RULE_APPLY", "value": "true"}]},
+        {"args": ["istio-iptables", "-n"]},
+        {"args": ["istio-iptables"], "env": [{"name": "DRY_RUN", "value": "1"}]},
+    ],
+)
+def test_a_container_that_applies_no_rules_does_not_make_them(tmp_path: Path, sparing: dict[str, Any]) -> None:
+    validation = {"name": "istio-validation", **sparing}
+    assert read(tmp_path, pod_of(validation, annotations={"sidecar.istio.io/status": "{}"})) == BY_PLUGIN
+    applying = {"name": "istio-init", "args": ["istio-iptables", "-p", "15009"]}
+    assert read(tmp_path, pod_of(validation, applying)).envoy_port == 15009
+
+
+def test_a_flag_that_applies_rules_takes_precedence_over_the_variable(tmp_path: Path) -> None:
+    env = [{"name": "SKIP_RULE_APPLY", "value": "true"}]
+    args = ["istio-iptables", "-p", "15009", "--skip-rule-apply=false"]
+    assert read(tmp_path, pod_of({"name": "istio-init", "args": args, "env": env})).envoy_port == 15009
+
+
+def test_what_may_change_the_rules_unseen_is_a_warning() -> None:
+    first = {"name": "istio-init", "args": ["istio-iptables", "-p", "15009"]}
+    assert warnings_of(pod_of(first)) == []
+    assert warnings_of(pod_of({**first, "envFrom": [{"configMapRef": {"name": "mesh"}}]})) == [
+        "initContainer istio-init: envFrom: its variables are not in the manifest, and may set options"
+    ]
+    assert warnings_of(pod_of({"name": "more", "args": ["istio-iptables"]}, first)) == [
+        "initContainer more makes rules as well: the answer is for those of initContainer istio-init alone"
+    ]
+
+
+def test_a_variable_that_is_no_boolean_is_a_warning() -> None:
+    annotations = {"proxy.istio.io/config": "proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'yes'}"}
+    why = "ISTIO_META_DNS_CAPTURE: 'yes': not true or false; taken for false, as in Istio's program"
+    assert warnings_of(pod_of(annotations=annotations)) == [why]
+    injected = {**annotations, "sidecar.istio.io/status": "{}"}
+    assert warnings_of(pod_of(annotations=injected)) == [f"annotation proxy.istio.io/config: proxyMetadata.{why}"]
+    env = [{"name": "ISTIO_META_DNS_CAPTURE", "value": "yes"}]
+    assert warnings_of(pod_of({"name": "istio-init", "args": ["istio-iptables"], "env": env})) == [why]
 
 
 INJECTOR = [

@@ -42,6 +42,8 @@ TPROXY = {"sidecar.istio.io/interceptionMode": "TPROXY"}
         ({"containers": [APP], "initContainers": [{"name": "fetch", **as_(1337)}]}, ""),
         ({"containers": [APP], "initContainers": [{"name": "log", "restartPolicy": "Always", **as_(1337)}]},
          "initContainer log runs as uid 1337"),
+        ({"containers": [APP], "ephemeralContainers": [{"name": "debugger", **as_(1337)}]},
+         "ephemeralContainer debugger runs as uid 1337"),
         ({"containers": [APP, {**PROXY, **as_(1234)}]}, ""),  # the injector takes it for -u
         ({"containers": [APP, {**PROXY, **as_(0)}]}, ""),  # its group is the image's, 1337
         ({"containers": [APP, {**PROXY, **as_(0, 0)}]}, LOOP),

@@ -63,6 +63,8 @@ class PluginCall:
                 self.log.know(decision=REFUSED, why=str(error))
                 raise
         self.log.know(decision=decision.decision, why=decision.why)
+        for warning in decision.warnings:
+            self.log.warn(warning)
         if decision.options is not None and suspicious(self.settings.annotations or {}):
             from istio_init.options.annotation_warnings import misspelt
 

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 
 class Decision(Record):
-    """CAPTURED or PASSED, the reason, and the options if the pod is captured."""
+    """CAPTURED or PASSED, the reason, and the options if the pod is captured; `warnings` are about its settings."""
 
     decision: str
     why: str
     options: Options | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def decide(
@@ -78,10 +79,11 @@ def pod_from_annotations(annotations: Mapping[str, str]) -> PodDescription:
 
 def decide_for_pod(pod: PodDescription, settings: Settings, lookup: Lookup) -> Decision:
     """The decision for a Kubernetes pod."""
-    why, values = judge(pod, parse_texts(settings.defaults, lookup))
+    warnings: list[str] = []
+    why, values = judge(pod, parse_texts(settings.defaults, lookup), warnings)
     if why:
         return Decision(PASSED, why)
-    return Decision(CAPTURED, f"the pod has a sidecar ({STATUS})", _options(values, lookup))
+    return Decision(CAPTURED, f"the pod has a sidecar ({STATUS})", _options(values, lookup), tuple(warnings))
 
 
 def network_options(settings: Settings, lookup: Lookup) -> Options:

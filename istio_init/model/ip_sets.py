@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from istio_init.model.rules import Network
 from istio_init.record import Record
 
 TYPE_CHECKING = False
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
 
 # Members of list:set may be lists themselves; the kernel takes no deeper ones.
 DEEPEST = 2
-# Each address that a set names may double what a proof distinguishes.
-MOST_MEMBERS = 200
 
 
 class AddressPart(Record):
@@ -91,51 +88,23 @@ class SetMember(Record):
         result = _contains(self.name, self.sets, packet, self.sides, 0)
         return None if result is None else result != self.negated
 
-    @property
-    def address_side(self) -> str:
-        """The side of which the set looks at the address alone; empty where it looks at more, or at something else."""
-        members = _flat(self.name, self.sets, 0)
-        alone = all(len(each.parts) == 1 and isinstance(each.parts[0], AddressPart) for each in members)
-        return self.sides[0] if alone and self.sides else ""
-
-
-def small(sets: tuple[IpSet, ...]) -> tuple[IpSet, ...]:
-    """The sets whose members a proof can tell apart; with all of a larger one it would take too long."""
-    return tuple(each for each in sets if len(each.members) <= MOST_MEMBERS)
-
-
-def networks(sets: tuple[IpSet, ...]) -> set[Network]:
-    """The networks of all members that are addresses."""
-    parts = {part for each in sets for member in each.members for part in member.parts}
-    return {Network(low, prefix) for part in parts if isinstance(part, AddressPart) for low, prefix in _cut(part)}
-
-
-def _cut(part: AddressPart) -> list[tuple[bytes, int]]:
-    """A range of addresses as networks: each the largest that begins where the last one ends."""
-    bits = len(part.low) * 8
-    low, high = int.from_bytes(part.low), int.from_bytes(part.high)
-    result = []
-    while low <= high:
-        size = bits if not low else (low & -low).bit_length() - 1
-        size = min(size, (high - low + 1).bit_length() - 1)
-        result.append((low.to_bytes(len(part.low)), bits - size))
-        low += 1 << size
-    return result
-
 
 def _named(name: str, sets: tuple[IpSet, ...]) -> IpSet | None:
     return next((each for each in sets if each.name == name), None)
 
 
-def _flat(name: str, sets: tuple[IpSet, ...], depth: int) -> list[Member]:
-    """The members of a set, and in place of sets theirs."""
+def plain_sets(name: str, sets: tuple[IpSet, ...], depth: int = 0) -> list[IpSet | None]:
+    """The set of this name, or those that it lists; None in place of each that is not known."""
     result = _named(name, sets)
     if result is None or depth > DEEPEST:
-        return [Member((UnknownPart(name),))]
+        return [None]
     if result.kind != "list:set":
-        return list(result.members)
-    inner = [part.name for each in result.members for part in each.parts if isinstance(part, NamedPart)]
-    return [member for each in inner for member in _flat(each, sets, depth + 1)]
+        return [result]
+    return [each for inner in _listed(result) for each in plain_sets(inner, sets, depth + 1)]
+
+
+def _listed(ip_set: IpSet) -> list[str]:
+    return [part.name for each in ip_set.members for part in each.parts if isinstance(part, NamedPart)]
 
 
 def _contains(name: str, sets: tuple[IpSet, ...], packet: Packet, sides: tuple[str, ...], depth: int) -> bool | None:
@@ -145,12 +114,11 @@ def _contains(name: str, sets: tuple[IpSet, ...], packet: Packet, sides: tuple[s
     if len(sides) < result.dimensions or result.family not in {"", packet.family}:
         return False
     if result.kind == "list:set":
-        inner = [part.name for each in result.members for part in each.parts if isinstance(part, NamedPart)]
-        answers = [_contains(each, sets, packet, sides, depth + 1) for each in inner]
+        answers = [_contains(each, sets, packet, sides, depth + 1) for each in _listed(result)]
         return True if True in answers else None if None in answers else False
     unknown = False
     # The narrowest member decides.
-    for member in sorted(result.members, key=_width, reverse=True):
+    for member in sorted(result.members, key=width, reverse=True):
         answers = [_is_in(part, side, packet) for part, side in zip(member.parts, sides, strict=False)]
         if all(answers):
             return not member.excluded
@@ -158,7 +126,8 @@ def _contains(name: str, sets: tuple[IpSet, ...], packet: Packet, sides: tuple[s
     return None if unknown else False
 
 
-def _width(member: Member) -> int:
+def width(member: Member) -> int:
+    """How many bits of a packet's addresses a member names; of several members the narrowest decides."""
     return sum(part.prefix for part in member.parts if isinstance(part, AddressPart))
 
 

@@ -78,7 +78,7 @@ def _named(result: FamilyResult, options: Options, dimension: int) -> Named:
         addresses["passthrough"] = PASSTHROUGH[family].address
     else:
         addresses["loopback"] = loopback(options, family).address
-    classes = {"elsewhere": space.where(dimension, lambda a: not any(contains(each, a) for each in space.networks))}
+    classes = {"elsewhere": space.unnamed(dimension)}
     for name, address in addresses.items():
         if (
             address

@@ -44,15 +44,19 @@ from istio_init.model.rules import (
 from istio_init.model.unknown import UnknownMatch, UnknownTarget
 from istio_init.record import Record
 from istio_init.simulate.foreign import effect_of, parts
+from istio_init.verify.set_products import product
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator
     from typing import Any, TypeAlias
 
     from istio_init.model.foreign import ForeignTarget
+    from istio_init.model.ip_sets import IpSet
     from istio_init.model.rules import Family, Hook, Ruleset
 
+    # A range's first and last number, and what it is: ranges of one label are not told apart.
+    Labelled: TypeAlias = tuple[int, int, Hashable]
     Cube: TypeAlias = tuple[int, ...]
 
 MULTICAST = (Network(b"\xe0\0\0\0", 4), Network(b"\xff" + bytes(15), 8))
@@ -84,6 +88,7 @@ class Boundaries(Record):
     gids: tuple[int, ...] = ()
     marks: tuple[int, ...] = ()
     masked_marks: tuple[tuple[int, int], ...] = ()
+    ip_sets: tuple[IpSet, ...] = ()
 
 
 class Space:
@@ -95,13 +100,17 @@ class Space:
         for ruleset in rulesets:
             values.take(ruleset)
         self.networks = tuple(network for network in values.networks if network.family == family)
-        addresses = _address_classes(self.networks, 4 if family == "ipv4" else 16)
-        ports = _interval_classes([(each.low, each.high) for each in values.ports], 65535, (USUAL_PORT,))
+        own = [each for each in boundaries.ip_sets if each.family in {"", family}]
+        self.products = {each.name: made for each in own if (made := product(each))}
+        bits = 32 if family == "ipv4" else 128
+        addresses = _address_classes(self.networks, bits // 8, _set_ranges(own, "address", (1 << bits) - 1))
+        port_ranges: list[Labelled] = [(each.low, each.high, (each.low, each.high)) for each in values.ports]
+        ports = _interval_classes([*port_ranges, *_set_ranges(own, "port", 65535)], 65535, (USUAL_PORT,))
         marks, self._mark_groups = _mark_classes(values.marks)
         self.values: tuple[tuple[Any, ...], ...] = (
             addresses, addresses, tuple(sorted(values.protocols)), ports, ports, *(_interfaces(values.interfaces),) * 2,
-            (None, *_interval_classes(sorted(values.uids), HIGHEST_ID, (USUAL_ID,))),
-            (None, *_interval_classes(sorted(values.gids), HIGHEST_ID, (USUAL_ID,))),
+            (None, *_interval_classes([(*each, each) for each in values.uids], HIGHEST_ID, (USUAL_ID,))),
+            (None, *_interval_classes([(*each, each) for each in values.gids], HIGHEST_ID, (USUAL_ID,))),
             marks, marks, STATES,
         )  # fmt: skip
         self.everything: Cube = tuple((1 << len(values)) - 1 for values in self.values)
@@ -123,6 +132,17 @@ class Space:
         """The classes of addresses in any of the networks."""
         own_family = [network for network in networks if network.family == self.family]
         return self.where(dimension, lambda address: any(contains(network, address) for network in own_family))
+
+    def unnamed(self, dimension: int) -> int:
+        """The classes of addresses that no network and no IP set names."""
+        axes = [axis for made in self.products.values() for axis in made.axes if axis.kind == "address"]
+        return self.where(
+            dimension,
+            lambda address: (
+                not any(contains(network, address) for network in self.networks)
+                and not any(axis.class_of(address) for axis in axes)
+            ),
+        )
 
     def ports(self, dimension: int, ranges: Iterable[PortRange]) -> int:
         """The classes of ports in any of the ranges."""
@@ -161,6 +181,18 @@ def intersection(one: Cube, other: Cube) -> Cube | None:
     return both if all(both) else None
 
 
+def common(some: list[Cube], others: list[Cube]) -> list[Cube]:
+    """The packets in both lists of disjoint cubes."""
+    return [both for one in some for other in others if (both := intersection(one, other))]
+
+
+def without(cubes: list[Cube], taken: list[Cube]) -> list[Cube]:
+    """The packets in the first list of disjoint cubes and not in the second."""
+    for other in taken:
+        cubes = [part for each in cubes for part in (difference(each, other) if intersection(each, other) else (each,))]
+    return cubes
+
+
 def difference(cube: Cube, taken: Cube) -> Iterator[Cube]:
     """The packets of the first that are not in the second, as disjoint cubes."""
     remaining = list(cube)
@@ -184,6 +216,13 @@ class _BoundaryCollector:
         self.marks: set[tuple[int, int]] = {(mark, ALL_BITS) for mark in (0, *boundaries.marks)}
         self.marks.update(boundaries.masked_marks)
         self.protocols = {1, TCP, UDP, 58}
+        for made in filter(None, map(product, boundaries.ip_sets)):
+            self.protocols.update(protocol for region in made.regions for protocol in region.protocols)
+            for axis in made.axes:
+                if axis.kind == "iface":
+                    self.interfaces.update(axis.names)
+                elif axis.kind == "mark":
+                    self.marks.update((mark, ALL_BITS) for mark, _, _ in axis.ranges(ALL_BITS))
 
     def take(self, ruleset: Ruleset) -> None:
         for table in ruleset.tables:
@@ -250,12 +289,12 @@ class _BoundaryCollector:
                 pass
 
 
-def _interval_classes(ranges: list[tuple[int, int]], highest: int, usual: tuple[int, ...]) -> tuple[int, ...]:
-    """A number for each set of numbers that are in the same ranges; a usual one if possible."""
-    starts = sorted({0, *(low for low, _ in ranges), *(high + 1 for _, high in ranges if high < highest)})
-    opening = sorted(ranges)
-    classes: dict[frozenset[tuple[int, int]], int] = {}
-    active: list[tuple[int, int]] = []
+def _interval_classes(ranges: list[Labelled], highest: int, usual: tuple[int, ...]) -> tuple[int, ...]:
+    """A number for each set of numbers that are in ranges of the same labels; a usual one if possible."""
+    starts = sorted({0, *(low for low, _, _ in ranges), *(high + 1 for _, high, _ in ranges if high < highest)})
+    opening = sorted(ranges, key=lambda each: each[:2])
+    classes: dict[frozenset[Hashable], int] = {}
+    active: list[Labelled] = []
     at = 0
     for start, following in zip(starts, [*starts[1:], highest + 1], strict=True):
         active = [each for each in active if each[1] >= start]
@@ -263,21 +302,33 @@ def _interval_classes(ranges: list[tuple[int, int]], highest: int, usual: tuple[
             active.append(opening[at])
             at += 1
         preferred = next((number for number in usual if start <= number < following), None)
+        labels = frozenset(label for _, _, label in active)
         if preferred is not None:
-            classes[frozenset(active)] = preferred
+            classes[labels] = preferred
         else:
-            classes.setdefault(frozenset(active), start)
+            classes.setdefault(labels, start)
     return tuple(classes.values())
 
 
-def _address_classes(networks: Iterable[Network], length: int) -> tuple[bytes, ...]:
-    """An address for each set of addresses that are in the same networks."""
-    ranges = []
+def _set_ranges(sets: list[IpSet], kind: str, highest: int) -> Iterator[Labelled]:
+    """The ranges of addresses or ports that sets tell apart."""
+    for each in sets:
+        made = product(each)
+        for axis in made.axes if made else ():
+            if axis.kind == kind:
+                for low, high, number in axis.ranges(highest):
+                    yield low, high, (each.name, axis.dimension, number)
+
+
+def _address_classes(networks: Iterable[Network], length: int, more: Iterable[Labelled]) -> tuple[bytes, ...]:
+    """An address for each set of addresses that are in the same networks, and the same for IP sets."""
+    ranges: list[Labelled] = [*more]
     for network in networks:
         low = int.from_bytes(network.address)
         host = length * 8 - network.prefix
         low = low >> host << host
-        ranges.append((low, low + (1 << host) - 1))
+        high = low + (1 << host) - 1
+        ranges.append((low, high, (low, high)))
     usual = tuple(int.from_bytes(address) for address in USUAL_ADDRESSES if len(address) == length)
     return tuple(each.to_bytes(length) for each in _interval_classes(ranges, (1 << length * 8) - 1, usual))
 

@@ -34,9 +34,11 @@ from istio_init.verify.header_space import (
     PROTOCOL,
     SOURCE_PORT,
     STATE,
+    common,
     difference,
     intersection,
 )
+from istio_init.verify.set_cubes import SetCubes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,22 +73,24 @@ class MatchSets:
 
     def __init__(self, space: Space, facts: Facts) -> None:
         self._space, self._facts = space, facts
-        self._cubes_by_rule: dict[int, tuple[Rule, list[Cube], Certainty]] = {}
-        self._sets: dict[Part, Cube] = {}
+        self._cubes_by_rule: dict[int, tuple[Rule, list[tuple[list[Cube], Certainty]]]] = {}
+        self._fields: dict[Part, Cube] = {}
+        self._sets = SetCubes(space)
         nothing = bytes(4 if space.family == "ipv4" else 16)
         self._probe = Packet("OUTPUT", TCP, nothing, nothing)
         self._probes: dict[str, list[Packet]] = {}
 
-    def of(self, rule: Rule) -> tuple[list[Cube], Certainty]:
-        """Disjoint cubes of all packets that a rule may match, and how certain that is."""
+    def of(self, rule: Rule) -> list[tuple[list[Cube], Certainty]]:
+        """Disjoint cubes of all packets that a rule may match, by how certain that is."""
         entry = self._cubes_by_rule.get(id(rule))
         if entry is None:
             # Keeping a reference to the rule keeps its id from being reused.
-            entry = self._cubes_by_rule[id(rule)] = (rule, *self._make(rule))
-        return entry[1], entry[2]
+            entry = self._cubes_by_rule[id(rule)] = (rule, self._make(rule))
+        return entry[1]
 
-    def _make(self, rule: Rule) -> tuple[list[Cube], Certainty]:
+    def _make(self, rule: Rule) -> list[tuple[list[Cube], Certainty]]:
         cubes = [self._space.everything]
+        unclear: list[Cube] = []
         certainty: Certainty = "known"
         for match in (each for some in rule.matches for each in self._parts(some)):
             if _is_unknown(match):
@@ -96,22 +100,27 @@ class MatchSets:
                 certainty = "either" if certainty == "known" else certainty
                 continue
             if isinstance(match, Assumed):
-                cubes = cubes if match.held else []
+                cubes, unclear = (cubes, unclear) if match.held else ([], [])
+                continue
+            if isinstance(match, SetMember):
+                inside, maybe = self._sets.of(match)
+                unclear = [*common(unclear, [*inside, *maybe]), *common(cubes, maybe)]
+                cubes = common(cubes, inside)
                 continue
             parts = (
                 self._either(match) if isinstance(match, Multiport) and match.side == "ports" else [self._set(match)]
             )
-            cubes = [both for cube in cubes for part in parts if (both := intersection(cube, part))]
-        return cubes, certainty
+            cubes, unclear = common(cubes, parts), common(unclear, parts)
+        return [(cubes, certainty), (unclear, "unknown")] if unclear else [(cubes, certainty)]
 
     def _parts(self, match: Match) -> tuple[Part, ...]:
         return parts(match, self._facts.ip_sets) if isinstance(match, UnknownMatch) else (match,)
 
     def _set(self, match: Part) -> Cube:
         """The packets for which a match on one field holds."""
-        if match not in self._sets:
-            self._sets[match] = self._field_set(match)
-        return self._sets[match]
+        if match not in self._fields:
+            self._fields[match] = self._field_set(match)
+        return self._fields[match]
 
     def _field_set(self, match: Part) -> Cube:
         limits: dict[str, int] = {}
@@ -173,8 +182,6 @@ def _field(match: Part) -> str:
             return str(side)
         case Multiport(side):
             return "source_port" if side == "sports" else "destination_port"
-        case SetMember():
-            return "source" if match.address_side == "src" else "destination"
         case Comment():
             return ""
         case _:
@@ -183,8 +190,6 @@ def _field(match: Part) -> str:
 
 def _is_unknown(match: Part) -> bool:
     """Whether a match can't be judged by one packet's fields: it is not modelled, or depends on earlier NAT."""
-    if isinstance(match, SetMember):
-        return not match.address_side
     return isinstance(match, Undecidable) or (isinstance(match, CtState) and bool({"SNAT", "DNAT"} & {*match.states}))
 
 

@@ -280,7 +280,7 @@ class FamilyProof:
                         yield DeadRule(self.family, table.name, chain.name, number, rule, self._why_dead(rule))
 
     def _why_dead(self, rule: Rule) -> str:
-        cubes, _ = MatchSets(self.space, self.facts).of(rule)
+        cubes = [cube for some, _ in MatchSets(self.space, self.facts).of(rule) for cube in some]
         starting = (cube for starts in STARTS.values() for cube in starts(self.space, self.facts))
         if any(intersection(start, cube) for start in starting for cube in cubes):
             return "earlier rules decide for all packets that it matches"

@@ -209,23 +209,30 @@ class Reachability:
         self, rule: Rule, sets: list[PacketSet], ended: list[PacketSet]
     ) -> tuple[list[PacketSet], list[PacketSet]]:
         """The packets that a rule matches, and those it does not; undecidable ones are added to `ended`."""
-        cubes, certainty = self._match_sets.of(rule)
-        if certainty != "known" and passes_on(rule.target):
-            return [], sets
         hit: list[PacketSet] = []
+        kept: list[PacketSet] = []
+        for cubes, certainty in self._match_sets.of(rule):
+            if certainty != "known" and passes_on(rule.target):
+                continue
+            inside, sets = self._inside(cubes, sets)
+            if certainty == "unknown":
+                ended += [packet_set.replace(end="undecided") for packet_set in inside]
+                continue
+            hit += inside
+            kept += inside if certainty == "either" else ()
+        return hit, [*sets, *kept]
+
+    def _inside(self, cubes: list[Cube], sets: list[PacketSet]) -> tuple[list[PacketSet], list[PacketSet]]:
+        """The packets in disjoint cubes, and the others."""
+        inside: list[PacketSet] = []
         for cube in cubes:
             missed: list[PacketSet] = []
             for packet_set in sets:
-                inside, outside = self._match_sets.split(packet_set, cube)
-                hit += inside
+                found, outside = self._match_sets.split(packet_set, cube)
+                inside += found
                 missed += outside
             sets = missed
-        if certainty == "known":
-            return hit, sets
-        if certainty == "either":
-            return hit, [*sets, *hit]
-        ended += [packet_set.replace(end="undecided") for packet_set in hit]
-        return [], sets
+        return inside, sets
 
 
 def _is_first(packet_set: PacketSet, hook: Hook) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from istio_init.model.ip_sets import networks
 from istio_init.model.packet import LOOPBACKS
 from istio_init.model.parsers import ALL, OUTBOUND_MARK
 from istio_init.model.rules import FAMILIES, IPV6, LOOPBACK_INTERFACE, TCP, UDP, Network, PortRange
@@ -60,7 +59,7 @@ def boundaries(options: Options, facts: Facts, envoy: Proxy) -> Boundaries:
     groups = options.istio_outbound_owner_groups
     interfaces = {each.device for each in facts.addresses}
     return Boundaries(
-        (*own, Network(b"\x7f\0\0\0", 8), *UNSPECIFIED, *SCOPES, *named, *networks(facts.ip_sets)),
+        (*own, Network(b"\x7f\0\0\0", 8), *UNSPECIFIED, *SCOPES, *named),
         tuple(ports),
         (facts.uplink, *interfaces, *options.istio_exclude_interfaces, *options.kube_virt_interfaces),
         (envoy.uid, *options.proxy_uid),
@@ -69,7 +68,7 @@ def boundaries(options: Options, facts: Facts, envoy: Proxy) -> Boundaries:
             *(() if groups == ALL else groups),
         ),
         (options.istio_inbound_tproxy_mark, OUTBOUND_MARK, *(rule.mark for rule in facts.policy_rules)),
-        tuple((rule.mark, rule.mask) for rule in facts.masked_rules),
+        tuple((rule.mark, rule.mask) for rule in facts.masked_rules), facts.ip_sets,
     )  # fmt: skip
 
 

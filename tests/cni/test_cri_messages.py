@@ -29,7 +29,7 @@ SANDBOXES = st.builds(
 
 def fields(message: Any) -> dict[str, tuple[int, int, bool]]:  # noqa: ANN401 (protobuf's)
     """Each field's number, type on the wire, and whether it is repeated."""
-    return {each.name: (each.number, each.type, each.label == each.LABEL_REPEATED) for each in message.fields}
+    return {each.name: (each.number, each.type, each.is_repeated) for each in message.fields}
 
 
 def test_every_field_is_one_of_the_cri() -> None:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 HOST, PORT = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
 SCHEMES = {"http": 80, "https": 443}
+# Members of a kubeconfig's user and cluster: those that are paths, and those without which the server would be another
+# one, or the user.
+PATHS = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
+UNSUPPORTED = frozenset({"exec", "auth-provider", "username", "password", "as", "proxy-url", "tls-server-name"})
 
 
 class ApiCredentials:
@@ -31,10 +35,14 @@ class ApiCredentials:
 
     def __init__(self, server: str, user: Mapping[str, Any], cluster: Mapping[str, Any]) -> None:
         """`user` and `cluster` are those of a kubeconfig; InitError where the server is no URL."""
-        url = urlsplit(server)
-        if url.scheme not in SCHEMES or not url.hostname:
+        try:
+            url = urlsplit(server)
+            host, port = url.hostname, url.port
+        except ValueError:
+            host = None
+        if not host or url.scheme not in SCHEMES:
             raise InitError(f"the API server's address: {shown(server)}: not an http or https URL")
-        self._host, self._port = url.hostname, url.port or SCHEMES[url.scheme]
+        self._host, self._port = host, port or SCHEMES[url.scheme]
         self.prefix, self._secure = url.path.rstrip("/"), url.scheme == "https"
         self._user, self._cluster = user, cluster
         self._tls: tuple[object, ssl.SSLContext] | None = None
@@ -45,12 +53,15 @@ class ApiCredentials:
 
     def headers(self) -> dict[str, str]:
         """The header that authenticates a request, none where a certificate does. InitError without a token."""
-        token = self._user.get("token") or ""
+        token, where = str(self._user.get("token") or ""), "token"
         if path := self._user.get("tokenFile"):
             content = files.read(str(path))
             token = content.data.decode("ascii", "replace").strip() if content else ""
+            where = files.named(str(path))
             if not token:
-                raise InitError(f"{files.named(str(path))}: there is no token; is the service account's mounted?")
+                raise InitError(f"{where}: there is no token; is the service account's mounted?")
+        if not all("!" <= sign <= "~" for sign in token):
+            raise InitError(f"{where}: not a token: it has characters other than letters, digits and signs")
         return {"Authorization": f"Bearer {token}"} if token else {}
 
     def _context(self) -> ssl.SSLContext:
@@ -110,10 +121,17 @@ def from_kubeconfig(path: str) -> ApiCredentials:
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else str(error) or "an entry is missing"
         raise InitError(f"--kubeconfig: {files.named(path)}: not a kubeconfig that can be used: {why}") from error
-    if unknown := user.keys() & {"exec", "auth-provider"}:
+    if unknown := (user.keys() | cluster.keys()) & UNSUPPORTED:
         why = f"{min(unknown)}: not supported; use a token, a tokenFile or a client certificate"
         raise InitError(f"--kubeconfig: {files.named(path)}: {why}")
-    return ApiCredentials(server, user, cluster)
+    return ApiCredentials(server, _resolved(user, path), _resolved(cluster, path))
+
+
+def _resolved(block: Mapping[str, Any], kubeconfig: str) -> dict[str, Any]:
+    """A user or cluster whose relative paths begin at the kubeconfig's directory, as for kubectl."""
+    directory = os.path.dirname(os.path.abspath(kubeconfig))
+    paths = {key: os.path.join(directory, str(block[key])) for key in PATHS if block.get(key)}
+    return {**block, **paths}
 
 
 def _named(document: Any, kind: str, member: str, name: str) -> dict[str, Any]:  # noqa: ANN401 (YAML)

@@ -136,13 +136,49 @@ def test_a_kubeconfig_that_is_none(tmp_path: Path, text: str) -> None:
     assert str(tmp_path) in str(raised.value)
 
 
-@pytest.mark.parametrize("user", [{"exec": {"command": "reboot"}}, {"auth-provider": {}}])
-def test_programs_for_credentials_are_not_run(tmp_path: Path, user: dict[str, Any]) -> None:
-    with pytest.raises(InitError, match="not supported"):
-        from_kubeconfig(kubeconfig(tmp_path, user, {"server": "https://127.0.0.1"}))
+@pytest.mark.parametrize(
+    ("user", "cluster"),
+    [
+        ({"exec": {"command": "reboot"}}, {}),
+        ({"auth-provider": {}}, {}),
+        ({"username": "a", "password": "b"}, {}),
+        ({"as": "somebody"}, {}),
+        ({}, {"proxy-url": "http://127.0.0.1:3128"}),
+        ({}, {"tls-server-name": "kubernetes"}),
+    ],
+)
+def test_what_is_not_supported_is_named(tmp_path: Path, user: dict[str, Any], cluster: dict[str, Any]) -> None:
+    name = min({**user, **cluster})
+    with pytest.raises(InitError, match=f"{name}: not supported"):
+        from_kubeconfig(kubeconfig(tmp_path, user, {"server": "https://127.0.0.1", **cluster}))
 
 
-@pytest.mark.parametrize("url", ["", "127.0.0.1:6443", "ftp://x", "https://"])
+def test_files_beside_the_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths begin at the kubeconfig's own directory, as for kubectl."""
+    tls = server_side(tmp_path)
+    (tmp_path / "token").write_text("beside")
+    monkeypatch.chdir("/")
+
+    def credentials(url: str) -> ApiCredentials:
+        user, cluster = {"tokenFile": "token"}, {"server": url, "certificate-authority": "server.crt"}
+        return from_kubeconfig(kubeconfig(tmp_path, user, cluster))
+
+    [request] = listed(credentials, tls)
+    assert request.headers["authorization"] == "Bearer beside"
+
+
+@pytest.mark.parametrize("token", ["two\nlines", "a\0b", "caf\u00e9", "\u2603"])
+def test_a_token_that_is_no_header_is_an_error(token: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(token)
+    for user in ({"tokenFile": str(tmp_path / "token")}, {"token": token}):
+        with pytest.raises(InitError, match="token") as raised:
+            listed(lambda url, user=user: ApiCredentials(url, user, {}), None)  # type: ignore[misc]
+        assert token not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "127.0.0.1:6443", "ftp://x", "https://", "https://x:99999", "https://x:a", "https://[", "https://[::1"]
+)
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(InitError, match="not an http or https URL"):
         ApiCredentials(url, {}, {})

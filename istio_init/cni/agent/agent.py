@@ -17,13 +17,16 @@ from istio_init.cni.agent.metrics import Metrics
 from istio_init.cni.agent.pods import PodStore
 from istio_init.cni.agent.repair import OFF, Repair, RepairSettings
 from istio_init.cni.agent.reports import Reports
-from istio_init.cni.agent.server import PluginServer
+from istio_init.cni.agent.server import MOST, PluginServer
 from istio_init.cni.agent.taint import Untaint
 from istio_init.cni.agent.watch import PodWatch
 from istio_init.cni.node import install
 from istio_init.cni.node.keep import Keeper, watched
+from istio_init.errors import shown
 from istio_init.kernel.host.inotify import ENDING, DirectoryWatch
 from istio_init.kernel.host.process import termination_requested
+from istio_init.kernel.host.service import never_wait_for_reader, raise_open_files
+from istio_init.log import STDERR
 from istio_init.record import Record
 
 if TYPE_CHECKING:
@@ -69,6 +72,8 @@ class Agent:
     def __init__(self, settings: AgentSettings, log: Log) -> None:
         self._settings, self._log = settings, log
         self._stop = asyncio.Event()
+        # An exception that was logged, and until when it is not logged again.
+        self._exceptions: dict[str, float] = {}
         self.health = Health()
         self.store = PodStore(self._note)
         self._api = KubernetesApi(settings.credentials)
@@ -98,6 +103,8 @@ class Agent:
     async def run(self) -> None:
         """Run all tasks until a signal arrives; then uninstall what the settings say."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._report_exception)
+        never_wait_for_reader(STDERR)
         for number in ENDING:
             loop.add_signal_handler(number, self._stop.set)
         # A signal may have arrived while the program started.
@@ -148,7 +155,17 @@ class Agent:
             "report": self._reports.take,
             "repair": self._repair_on_request,
         }
-        return PluginServer(handlers, self._log)
+        # Half of the files that may be open are left for everything else.
+        return PluginServer(handlers, self._log, min(MOST, raise_open_files() // 2))
+
+    def _report_exception(self, loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+        """Log an exception that reached the event loop: one line, and the same one once a minute."""
+        error = context.get("exception")
+        why = f": {type(error).__name__}: {shown(str(error), 200)[1:-1]}" if error else ""
+        line, now = f"internal error: {context['message']}{why}", loop.time()
+        if now >= self._exceptions.get(line, 0.0):
+            self._exceptions = {line: now + 60.0}
+            self._log.error(line)
 
     async def _keep_installed(self) -> None:
         """Restore the installation whenever it is incomplete, until the agent must end."""

@@ -14,7 +14,8 @@ from istio_init.record import Record
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
-# Seconds for one request, bytes of its header, and how many may be open at once: the port is open to the network.
+# Seconds for one request, bytes of its header, and how many connections may be open at once: the port is open to the
+# network. One more closes the oldest, so that a probe, which sends its request at once, is answered among idle ones.
 PATIENCE, LONGEST_HEAD, MOST = 5.0, 16 << 10, 64
 CHUNK = 16 << 10
 
@@ -31,7 +32,9 @@ class HttpEndpoint:
     """Serves pages by their paths at ADDRESS:PORT, for the length of an `async with`."""
 
     def __init__(self, pages: Mapping[str, Callable[[], Page]]) -> None:
-        self._pages, self._open = pages, 0
+        self._pages = pages
+        # Open connections, the oldest first.
+        self._open: dict[asyncio.StreamWriter, None] = {}
 
     @asynccontextmanager
     async def serving(self, address: str) -> AsyncIterator[int]:
@@ -50,15 +53,18 @@ class HttpEndpoint:
             server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+        if len(self._open) == MOST:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.transport.abort()
+        self._open[writer] = None
         try:
-            if self._open <= MOST:
-                async with asyncio.timeout(PATIENCE):
-                    await self._answer(reader, writer)
+            async with asyncio.timeout(PATIENCE):
+                await self._answer(reader, writer)
         except (OSError, TimeoutError, h11.ProtocolError):
             pass  # the client has gone, is silent, or speaks something else
         finally:
-            self._open -= 1
+            self._open.pop(writer, None)
             writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -27,10 +27,13 @@ MOST = 1024
 
 
 class PluginServer:
-    """Answers the plugin on a unix socket. `handlers` answer a request by what it asks for; None is no answer."""
+    """Answers the plugin on a unix socket. `handlers` answer a request by what it asks for; None is no answer.
 
-    def __init__(self, handlers: Mapping[str, Handler], log: Log) -> None:
-        self._handlers, self._log, self._open = handlers, log, 0
+    `most` connections are open at one time.
+    """
+
+    def __init__(self, handlers: Mapping[str, Handler], log: Log, most: int = MOST) -> None:
+        self._handlers, self._log, self._most, self._open = handlers, log, most, 0
 
     @asynccontextmanager
     async def serving(self, path: str) -> AsyncIterator[None]:
@@ -65,7 +68,7 @@ class PluginServer:
             uid = peer_uid(writer.get_extra_info("socket"))
             if uid not in {0, os.geteuid()}:
                 self._log.warn(f"the plugin's socket: refused a process of user {uid}")
-            elif self._open <= MOST:
+            elif self._open <= self._most:
                 async with asyncio.timeout(LONGEST_CALL):
                     await self._converse(reader, writer)
         except (OSError, TimeoutError, ValueError):

@@ -235,9 +235,19 @@ restart_asked() { # By the command restart, which waits for the file to go.
     while kill -0 "${processes[$daemon]}" 2>/dev/null; do sleep 0.05; done
     case $daemon in
         containerd) start containerd containerd ;;
-        kubelet) start_kubelet ;;
+        kubelet)
+            remove_leftovers
+            start_kubelet
+            ;;
     esac
     rm "$home/restart"
+}
+
+# containerd ends the containers whose start the kubelet had requested, and leaves their cgroups. For each of them cAdvisor
+# waits 3.1 s for a task, one after the other, before the kubelet starts any pod (cadvisor/container/containerd/handler.go).
+remove_leftovers() {
+    while pgrep -x runc >/dev/null; do sleep 0.1; done
+    find /sys/fs/cgroup -depth -type d -path "*/$group/kubepods/*" -regex '.*/[0-9a-f]+' -exec rmdir {} \; 2>/dev/null || true
 }
 
 inside() {

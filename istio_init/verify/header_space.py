@@ -7,6 +7,7 @@ are again cubes. This is header space analysis (Kazemian et al., NSDI 2012), ove
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from operator import and_
 
 from istio_init.model.extensions import (
@@ -114,6 +115,7 @@ class Space:
             marks, marks, STATES,
         )  # fmt: skip
         self.everything: Cube = tuple((1 << len(values)) - 1 for values in self.values)
+        self._ordered: dict[int, list[tuple[int, int]]] = {}
         self._numbers = [{value: number for number, value in enumerate(values)} for values in self.values]
 
     def number(self, dimension: int, value: object) -> int:
@@ -132,6 +134,15 @@ class Space:
         """The classes of addresses in any of the networks."""
         own_family = [network for network in networks if network.family == self.family]
         return self.where(dimension, lambda address: any(contains(network, address) for network in own_family))
+
+    def between(self, dimension: int, low: int, high: int) -> int:
+        """The classes whose value, as a number, is from `low` to `high`: of addresses, or of ports."""
+        if dimension not in self._ordered:
+            values = ((int.from_bytes(each) if isinstance(each, bytes) else each) for each in self.values[dimension])
+            self._ordered[dimension] = sorted((value, number) for number, value in enumerate(values))
+        ordered = self._ordered[dimension]
+        within = ordered[bisect_left(ordered, (low, 0)) : bisect_left(ordered, (high + 1, 0))]
+        return sum(1 << number for _, number in within)
 
     def unnamed(self, dimension: int) -> int:
         """The classes of addresses that no network and no IP set names."""

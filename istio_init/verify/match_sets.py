@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from typing import Literal, TypeAlias
 
     from istio_init.model.packet import Facts
-    from istio_init.model.rules import Match, Rule
+    from istio_init.model.rules import Family, Match, Rule
     from istio_init.simulate.foreign import Part
     from istio_init.verify.header_space import Cube, Space
     from istio_init.verify.packet_set import PacketSet
@@ -131,8 +131,13 @@ class MatchSets:
             limits["protocol"] = self._space.among(PROTOCOL, (TCP, UDP))
         if field == "connmark":
             limits["ctstate"] = self._space.where(STATE, lambda state: state not in UNCONNECTED)
-        probes = enumerate(self._packets_by_class(field))
-        classes = sum(1 << number for number, probe in probes if holds(match, probe, self._facts))
+        if (interval := _interval(match, self._space.family)) is not None:
+            classes = self._space.between(DIMENSIONS.index(field), *interval)
+            if match.negated:  # type: ignore[union-attr]
+                classes = self._space.everything[DIMENSIONS.index(field)] & ~classes
+        else:
+            probes = enumerate(self._packets_by_class(field))
+            classes = sum(1 << number for number, probe in probes if holds(match, probe, self._facts))
         return self._space.cube(**{**limits, field: classes})
 
     def _packets_by_class(self, field: str) -> list[Packet]:
@@ -186,6 +191,19 @@ def _field(match: Part) -> str:
             return ""
         case _:
             return FIELDS[type(match)]
+
+
+def _interval(match: Part, family: Family) -> tuple[int, int] | None:
+    """The addresses or ports that a match names, as numbers; None for other matches."""
+    match match:
+        case Source(network) | Destination(network) if network.family == family:
+            host = len(network.address) * 8 - network.prefix
+            low = int.from_bytes(network.address) >> host << host
+            return low, low + (1 << host) - 1
+        case SourcePorts(ports) | DestinationPorts(ports):
+            return ports.low, ports.high
+        case _:
+            return None
 
 
 def _is_unknown(match: Part) -> bool:

@@ -226,8 +226,14 @@ class Reachability:
         """The packets in disjoint cubes, and the others."""
         inside: list[PacketSet] = []
         for cube in cubes:
+            # Most sets have nothing in one of a long list of cubes, as its narrowest dimension shows.
+            narrow = min(range(len(cube)), key=lambda dimension: cube[dimension].bit_count())
+            few = cube[narrow]
             missed: list[PacketSet] = []
             for packet_set in sets:
+                if not packet_set.cube[narrow] & few and not packet_set.changed:
+                    missed.append(packet_set)
+                    continue
                 found, outside = self._match_sets.split(packet_set, cube)
                 inside += found
                 missed += outside

@@ -26,6 +26,14 @@ COMMON = (
     "proxy_uid", "istio_inbound_interception_mode", "redirect_dns",
     "dual_stack", "network_namespace", "dry_run",
 )  # fmt: skip
+# A verb's own options of which --help leaves out the rarer ones, in the same way; by their names in the verb.
+RARE = frozenset(
+    {
+        "interface", "gid", "mark", "connmark", "state", "reply", "pod_address", "runs_as", "host", "path", "method",
+        "header", "speaks", "sni", "steps", "strict", "socket", "repair_except", "repair_rate", "repair_interval",
+        "untaint", "daemonset", "cri_socket", "kubernetes", "proxy_container", "native",
+    }
+)  # fmt: skip
 _OF_TABLE = {each.field for each in OPTIONS}
 # Typer's own, which --help-all shows.
 _COMPLETION = {"install_completion", "show_completion"}
@@ -40,6 +48,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("See the rules first; nothing is changed", f"istio-iptables {EVERYTHING} --dry-run"),
         ("Capture only two destination ranges", "istio-iptables -u 1337 -i 10.0.0.0/8,192.168.0.0/16 -b '*'"),
         ("Remove everything again", "istio-iptables --cleanup-only"),
+    ),
+    "istio-clean-iptables": (
+        ("Remove everything again", "istio-clean-iptables"),
+        ("See first what would remain; nothing is changed", "istio-clean-iptables --dry-run"),
     ),
     "istio-init": (
         ("Check that this machine supports capture", "istio-init doctor -u 1337 -i '*' -b '*'"),
@@ -68,6 +80,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "show": (("Rules with counters, again and again", f"istio-init show {EVERYTHING} --watch 2"),),
     "cni": (("Install the plugin on this node and keep it there", "istio-init cni install --watch"),),
     "cni install": (("Install the plugin on this node", "istio-init cni install"),),
+    "cni uninstall": (("Take the plugin out of this node's networks", "istio-init cni uninstall"),),
     "cni status": (("Is the plugin in place?", "istio-init cni status --output json"),),
     "cni agent": (("Keep the plugin installed, and know the node's pods", "istio-init cni agent --node NAME"),),
     "cni repair": (("Capture the pods that the plugin missed", "istio-init cni repair --fix"),),
@@ -105,10 +118,13 @@ def _lines(command: Any, ctx: Any, *, everything: bool) -> Iterator[str]:  # noq
     if group:
         yield from _commands(command, ctx)
     parameters = [each for each in command.get_params(ctx) if each.param_type_name == "option"]
-    own = [each for each in parameters if each.name not in _OF_TABLE]
-    verbs = [each for each in own if each.name not in _COMPLETION | _LAST]
+    # The verbs for a node have options of the same names for their own purposes.
+    table = frozenset() if "cni" in ctx.command_path.split() else _OF_TABLE
+    own = [each for each in parameters if each.name not in table]
+    hidden = _COMPLETION | _LAST | (frozenset() if everything else RARE)
+    verbs = [each for each in own if each.name not in hidden]
     last = [each for each in own if each.name in _LAST or (everything and each.name in _COMPLETION)]
-    of_table = {each.name: each for each in parameters if each.name in _OF_TABLE}
+    of_table = {each.name: each for each in parameters if each.name in table}
     common = [] if everything else [of_table[name] for name in COMMON if name in of_table]
     yield from _section("Options", verbs, common, last)
     if everything:

@@ -40,9 +40,14 @@ Where a flag is not given, the environment variable of its name in capitals with
 (--istio-inbound-ports: ISTIO_INBOUND_PORTS); --envoy-port has none."""
 
 
+CLEAN = """Remove all Istio rules from this network namespace: the same as istio-iptables --cleanup-only.
+
+A drop-in for Istio's program of the same name. No flags are needed for rules that are in Istio's chains or signed."""
+
+
 def main(argv: Sequence[str], environ: Mapping[str, str], program: str = PROGRAM) -> int:
     """Parse with Typer and run; returns the exit code, 255 if the command line can't be parsed."""
-    return invoke(app(environ), program, argv)
+    return invoke(app(environ, HELP if program == PROGRAM else CLEAN), program, argv)
 
 
 def invoke(
@@ -124,8 +129,8 @@ HELP_FLAGS = {"help_option_names": ["-h", "--help"]}
 STRAY_WORDS = {"allow_extra_args": True}
 
 
-def app(environ: Mapping[str, str]) -> typer.Typer:
-    """The Typer application of `istio-iptables` for this environment."""
+def app(environ: Mapping[str, str], about: str = HELP) -> typer.Typer:
+    """The Typer application of `istio-iptables` for this environment; `about` is its help's text."""
 
     def command(context: typer.Context, options: Options, *, _version: Version = False) -> int:
         return run(options, environ, [stray_words(context.args)] if context.args else [])
@@ -134,5 +139,5 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
         add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
         context_settings={**HELP_FLAGS, **STRAY_WORDS},
     )  # fmt: skip
-    application.command(name=PROGRAM, help=HELP, cls=help_page.Command)(with_options(command, environ))
+    application.command(name=PROGRAM, help=about, cls=help_page.Command)(with_options(command, environ))
     return application

@@ -262,13 +262,53 @@ def command_name(each: CommandInfo) -> str:
 @pytest.mark.parametrize("verb", verbs(), ids=" ".join)
 @pytest.mark.parametrize("flag", ["--help", "--help-all"])
 def test_help_fits_eighty_columns(verb: list[str], flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if verb[:1] == ["cni"] and flag == "--help-all":
-        return  # it has no option that --help does not show
     assert app.main([*verb, flag], {}) == 0
     text = capsys.readouterr().out
     assert "--help" in text
     assert "…" not in text
     assert all(len(line) <= 80 for line in text.splitlines())
+
+
+@pytest.mark.parametrize("verb", [each for each in verbs() if each], ids=" ".join)
+def test_help_starts_with_examples_and_shows_what_people_use(
+    verb: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.main([*verb, "--help"], {}) == 0
+    text = capsys.readouterr().out
+    assert text.index("Examples:") < text.index("Options:")
+    few, every = _flags(text), _flags(all_help(verb, capsys))
+    assert few <= every
+    assert len(few) <= 32
+    assert not few & RARE_FLAGS
+    assert RARE_FLAGS & every or verb[0] not in {"explain", "draw"}
+
+
+RARE_FLAGS = {"--connmark", "--reply", "--speaks", "--repair-rate"}
+
+
+def all_help(verb: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert app.main([*verb, "--help-all"], {}) == 0
+    return capsys.readouterr().out
+
+
+def _flags(text: str) -> set[str]:
+    lines = [line for line in text.partition("Options:")[2].splitlines() if line.startswith("  -")]
+    return {word for word in " ".join(lines).replace(",", " ").split() if word.startswith("--")}
+
+
+@pytest.mark.parametrize("verb", ["install", "agent"])
+def test_the_verbs_for_a_node_show_options_that_other_verbs_have_as_well(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.main(["cni", verb, "--help"], {}) == 0
+    assert {"--capture-backend", "--log-as-json"} <= _flags(capsys.readouterr().out)
+
+
+def test_the_help_of_cleaning_is_about_cleaning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert start.main(["--cleanup-only", "--help"], {}, "istio-clean-iptables") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Usage: istio-clean-iptables [OPTIONS]\n\nRemove all Istio rules")
+    assert "  istio-clean-iptables --dry-run\n" in text
 
 
 def examples() -> list[list[str]]:
@@ -279,8 +319,8 @@ def examples() -> list[list[str]]:
 def test_the_examples_are_command_lines(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Each is taken as it is: help for it is printed, which comes behind every mistake in a flag's name."""
     program, *argv = words
-    main = start.main if program == "istio-iptables" else app.main
-    assert main([*argv, "--help"], {}) == 0
+    code = app.main([*argv, "--help"], {}) if program == "istio-init" else start.main([*argv, "--help"], {}, program)
+    assert code == 0
     assert capsys.readouterr().err == ""
 
 

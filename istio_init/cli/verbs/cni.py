@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istio_init.cli.help_page import Command, Group
+from istio_init.cli.typer_parameters import HelpAll  # noqa: TC001 (Typer reads it)
 from istio_init.cli.verbs.acting import RecordedLog
 from istio_init.cli.verbs.cni_agent import agent
 from istio_init.cli.verbs.cni_flags import (
@@ -43,9 +44,16 @@ if TYPE_CHECKING:
 Output = Annotated[str, typer.Option(metavar="text|json", help="For people or for programs.")]
 
 application = typer.Typer(
-    help="The CNI plugin on this node.", cls=Group, no_args_is_help=True, rich_markup_mode=None,
+    cls=Group, no_args_is_help=True, rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )  # fmt: skip
+
+
+@application.callback()
+def node(*, _help_all: HelpAll = False) -> None:
+    """The CNI plugin on this node."""
+
+
 application.command(name="agent", cls=Command)(agent)
 application.command(name="repair", cls=Command)(repair_pods)
 
@@ -63,6 +71,7 @@ def install(  # noqa: PLR0913 (a command line's options)
     on_exit: OnExit = "",
     log_as_json: Json = False,
     output: Output = "text",
+    _help_all: HelpAll = False,
 ) -> int:
     """Install the plugin's program, and add it to the network that pods get."""
     log = _log(output, log_as_json=log_as_json)
@@ -98,6 +107,7 @@ def uninstall(  # noqa: PLR0913 (a command line's options)
     ] = False,
     log_as_json: Json = False,
     output: Output = "text",
+    _help_all: HelpAll = False,
 ) -> int:
     """Remove the plugin from every network of this node, its program, and capture by eBPF."""
     log = _log(output, log_as_json=log_as_json)
@@ -136,6 +146,7 @@ def status(
     plugin_config: Config = "",
     capture_backend: Backend = "",
     output: Output = "text",
+    _help_all: HelpAll = False,
 ) -> int:
     """Check whether the plugin is installed; exit 0 if it is, 1 if not."""
     form = choice("--output", output, ("text", "json"))

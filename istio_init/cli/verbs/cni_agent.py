@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from istio_init.cli.typer_parameters import HelpAll  # noqa: TC001 (Typer reads it)
 from istio_init.cli.verbs.cni_flags import (
     BACKENDS,
     Backend,
@@ -80,6 +81,7 @@ def agent(  # noqa: PLR0913 (a command line's options)
         str, typer.Option("--cri-socket", metavar="PATH", help="The container runtime's socket. Unset: detected.")
     ] = "",
     log_as_json: Json = False,
+    _help_all: HelpAll = False,
 ) -> int:
     """Keep the plugin installed, and answer it for this node's pods, until a signal arrives."""
     log = Log("info", as_json=log_as_json)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from istio_init.cli import terminal
+from istio_init.cli.typer_parameters import HelpAll  # noqa: TC001 (Typer reads it)
 from istio_init.cli.verbs.cni_flags import Config, NetDir, entry
 from istio_init.cli.verbs.output import choice, print_json
 from istio_init.cni.node import cri, install
@@ -53,6 +54,7 @@ def repair_pods(  # noqa: PLR0913 (a command line's options)
     output: Annotated[
         str, typer.Option(metavar="table|text|json", help="Unset: a table on a terminal, text elsewhere.")
     ] = "",
+    _help_all: HelpAll = False,
 ) -> int:
     """Find this node's pods that the plugin missed: exit 0 if none is left, 3 drifted, 4 uncaptured, 1 unknown."""
     form = choice("--output", output or ("table" if sys.stdout.isatty() else "text"), ("table", "text", "json"))

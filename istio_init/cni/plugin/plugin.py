@@ -153,11 +153,25 @@ def main() -> NoReturn:
     os._exit(code)  # noqa: SLF001 (that is its name; nothing needs tearing down)
 
 
-ABOUT = """istio-init-cni {version}: the CNI plugin that captures the traffic of pods with a sidecar.
+ABOUT = """\
+istio-init-cni {version}: the CNI plugin that captures the traffic of pods.
 
-A container runtime calls it, with CNI_COMMAND and further variables in its environment and the network's configuration
-on standard input. `istio-init cni install` adds it to a node's network; istio-init-cni(8) has its configuration.
-It speaks versions {versions} of the CNI specification.
+Examples:
+  # Add it to this node's network
+  istio-init cni install
+  # Ask it as a container runtime does
+  CNI_COMMAND=VERSION istio-init-cni < /dev/null
+
+A container runtime calls it, with CNI_COMMAND and further variables in its
+environment and the network's configuration on standard input, which
+istio-init-cni(8) describes. It speaks these versions of the CNI specification:
+{versions}.
+
+Options:
+  --version
+          Print the version.
+  -h, --help, --help-all
+          Show this message.
 """
 
 
@@ -166,7 +180,7 @@ def _about(flag: str) -> int:
     from istio_init import __version__
     from istio_init.errors import shown
 
-    if flag in {"-h", "--help"}:
+    if flag in {"-h", "--help", "--help-all"}:
         sys.stdout.write(ABOUT.format(version=__version__, versions=", ".join(VERSIONS)))
     elif flag == "--version":
         sys.stdout.write(f"istio-init {__version__}\n")

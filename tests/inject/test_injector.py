@@ -31,11 +31,11 @@ requests = st.builds(
 )
 
 
-def values(text: str) -> list[Any]:
+def values(text: str, loader: type[Any] = yaml.SafeLoader) -> list[Any]:
     try:
         return [json.loads(text)]
     except ValueError:
-        return list(yaml.safe_load_all(text.removeprefix("\ufeff")))
+        return list(yaml.load_all(text.removeprefix("\ufeff"), loader))
 
 
 def edited(documents: list[Any], request: InitSpec) -> list[Any]:
@@ -59,13 +59,14 @@ def is_subsequence(lines: list[str], of: list[str]) -> bool:
 def hold(text: str, request: InitSpec) -> str:
     """The properties of every text."""
     done = inject(text, request)
-    assert values(done.text) == edited(values(text), request)
+    # The result is read by another parser than the injector's, which is slow: the text itself is read by the fast one.
+    assert values(done.text) == edited(values(text, yaml.CSafeLoader), request)
     assert inject(done.text, request).text == done.text
     assert remove(done.text).text == text
     return done.text
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(yaml_texts(), requests)
 def test_yaml_of_every_style(text: str, request: InitSpec) -> None:
     hold(text, request)

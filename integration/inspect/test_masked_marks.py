@@ -34,7 +34,9 @@ RULE = MaskedRule("ipv4", 0x111, 0xFFF, 100)
 def ambient() -> Iterator[Namespace]:
     with Namespace() as pod:
         pod.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
-        for words in ("link set eth0 up", "link set eth1 up", "addr add 10.1.1.5/24 dev eth0", *ROUTING):
+        # No link-local addresses, which the kernel adds a moment later.
+        ways = [f"link set {name} addrgenmode none up" for name in ("eth0", "eth1")]
+        for words in (*ways, "addr add 10.1.1.5/24 dev eth0", *ROUTING):
             pod.run("ip", *words.split())
         pod.run("ip", "route", "add", "default", "via", "10.1.1.1")
         pod.run("iptables-legacy-restore", text=AMBIENT_RULES)

@@ -25,7 +25,9 @@ from istio_init.cli.verbs.prove import prove
 from istio_init.cli.verbs.show import show, spelled_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from istio_init.options.table import Option
 
 PROGRAM = "istio-init"
 SHARED = typer_parameters.TERMINAL
@@ -53,10 +55,11 @@ WITHOUT: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("check", "show"), ACTING - {"reconcile"}),
     **dict.fromkeys(("draw", "explain", "prove"), ACTING),
 }
+VERBS = frozenset({*WITHOUT, "cni", "diagnose", "inject"})
 
 
-def app(environ: Mapping[str, str]) -> typer.Typer:
-    """The Typer application for this environment."""
+def app(environ: Mapping[str, str], verbs: Collection[str] = VERBS) -> typer.Typer:
+    """The Typer application for this environment, with some of the verbs: each takes Typer some milliseconds."""
     application = typer.Typer(
         cls=help_page.Group,
         rich_markup_mode=None,
@@ -76,8 +79,14 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
         """Options common to all verbs."""
 
     def add(name: str, verb: Callable[..., int], *, pods: bool = True) -> None:
-        command = typer_parameters.with_options(verb, environ, pods=pods, without=WITHOUT[name], shared=SHARED)
-        application.command(name=name, help=verb.__doc__, cls=help_page.Command)(command)
+        if name in verbs:
+            command = typer_parameters.with_options(verb, environ, pods=pods, without=WITHOUT[name], shared=SHARED)
+            application.command(name=name, help=verb.__doc__, cls=help_page.Command)(command)
+
+    def add_with_texts(name: str, verb: Callable[..., int], offered: Sequence[Option], shorts: Collection[str]) -> None:
+        if name in verbs:
+            command = typer_parameters.with_texts(verb, offered, shorts, SHARED)
+            application.command(name=name, help=verb.__doc__, cls=help_page.Command)(command)
 
     def add_acting(name: str, about: str, **changes: bool) -> None:
         verb = acting.verb(name, environ, **changes)
@@ -87,21 +96,18 @@ def app(environ: Mapping[str, str]) -> typer.Typer:
     add_acting("apply", APPLY)
     add_acting("clean", CLEAN, cleanup_only=True)
     add("check", check)
-    application.command(name="diagnose", help=diagnose.__doc__, cls=help_page.Command)(
-        typer_parameters.with_texts(diagnose, PLACES, (), SHARED)
-    )
+    add_with_texts("diagnose", diagnose, PLACES, ())
     add("doctor", doctor)
     add("draw", draw)
     add("explain", explain)
-    application.command(name="inject", help=inject.__doc__, cls=help_page.Command)(
-        typer_parameters.with_texts(inject, OFFERED, SHORTS, SHARED)
-    )
+    add_with_texts("inject", inject, OFFERED, SHORTS)
     add("manifest", manifest)
     add("options", options)
     add("plan", plan)
     add("prove", prove)
     add("show", show)
-    application.add_typer(cni.application, name="cni")
+    if "cni" in verbs:
+        application.add_typer(cni.application, name="cni")
     return application
 
 
@@ -111,4 +117,6 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     verb = next((word for word in argv if not word.startswith("-")), "")
     own_shorts = SHORTS if verb == "inject" else ()
     words = spelled_out(argv)
-    return typer_options.invoke(app(environ), PROGRAM, words, table=verb != "cni", shorts_taken=own_shorts)
+    # A verb that comes first needs no other; what else comes first may be a mistake, or a request to list them.
+    verbs = VERBS.intersection(words[:1]) or VERBS
+    return typer_options.invoke(app(environ, verbs), PROGRAM, words, table=verb != "cni", shorts_taken=own_shorts)

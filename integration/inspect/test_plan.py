@@ -18,7 +18,7 @@ from integration.kit.pod import applied, options_of
 from integration.kit.program import routing, succeed
 from integration.kit.settling import settled
 from istio_init.errors_rare import Drifted
-from istio_init.model.rules import IPV4
+from istio_init.model.rules import IPV4, IPV6
 
 if TYPE_CHECKING:
     from istio_init.model.rules import TableName
@@ -30,8 +30,8 @@ TPROXY = [
 ]
 # What is planted between an apply and a look: an Istio rule removed, one inserted.
 RULE = "ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN"
-# One that this program knows by name alone.
-UNKNOWN_TARGET = "-j RATEEST --rateest-name x --rateest-interval 250ms --rateest-ewmalog 500ms"
+# A match that this program knows by name alone: with a list of addresses.
+UNKNOWN_MATCH = "-m rt --rt-type 0 --rt-0-addrs fd00::1 -j RETURN"
 INTRUDER = "ISTIO_INBOUND -p tcp -m tcp --dport 4444 -j RETURN"
 
 
@@ -275,13 +275,11 @@ def test_one_who_may_not_know_makes_no_table(namespace: Namespace) -> None:
     assert namespace.run("cat", "/proc/net/ip_tables_names") == ""
 
 
-@pytest.mark.parametrize(
-    ("table", "rule"), [("nat", f"OUTPUT {UNKNOWN_TARGET}"), ("filter", f"INPUT {UNKNOWN_TARGET}")]
-)
+@pytest.mark.parametrize(("table", "rule"), [("nat", f"OUTPUT {UNKNOWN_MATCH}"), ("filter", f"INPUT {UNKNOWN_MATCH}")])
 def test_rules_that_are_not_modelled(namespace: Namespace, table: TableName, rule: str) -> None:
     """Others' rules may be anything: they are shown in a form that no program loads."""
-    tables_of(namespace, IPV4, "legacy").insert(table, rule)
-    output = look(namespace, "plan", "legacy", ARTICLE).document
+    tables_of(namespace, IPV6, "legacy").insert(table, rule)
+    output = look(namespace, "plan", "legacy", ARTICLE, "--enable-ipv6").document
     shown = [line for hunk in output["diff"] for line in hunk["lines"] if "[unknown" in line]
     assert len(shown) == (table == "nat")
     assert all(line[0] == " " for line in shown)

@@ -5,6 +5,8 @@ The rules are of the kinds that kube-proxy, Docker, Calico, Cilium and firewalld
 
 from __future__ import annotations
 
+import socket
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +24,10 @@ from istio_init.runner import backends
 
 if TYPE_CHECKING:
     from istio_init.model.rules import Family
+
+
+NETLINK_NETFILTER, NFNL_SUBSYS_ACCT = 12, 7
+NEW_WITH_ANSWER = 0x405  # NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE
 
 
 def rules(text: str) -> list[str]:
@@ -79,3 +85,26 @@ def make_sets(names: list[str]) -> None:
         for name in names:
             kind = "hash:ip" if name.startswith("istio") else "hash:ip,port"
             sets.create(name, stype=kind, timeout=100)
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_accounts_are_printed_by_their_names(backend: str) -> None:
+    options = options_of(f"-i '*' {' '.join(BACKENDS[backend])}")
+    with Namespace() as namespace:
+        for name in ("http", "a b", "it's"):
+            namespace.inside(lambda name=name: make_account(name))  # type: ignore[misc]
+            namespace.run(f"iptables-{backend}", "-A", "OUTPUT", "-m", "nfacct", "--nfacct-name", name, "-j", "ACCEPT")
+        text = namespace.run(f"iptables-{backend}-save")
+        ruleset = namespace.inside(lambda: backends.firewall(options).read(IPV4))
+        assert rules(dump(ruleset)) == rules(text)
+        assert len(rules(text)) == 3
+
+
+def make_account(name: str) -> None:
+    """NFNL_MSG_ACCT_NEW of <linux/netfilter/nfnetlink_acct.h>; its attribute 1 is the name."""
+    text = name.encode() + b"\0"
+    attribute = struct.pack("=HH", 4 + len(text), 1) + text + bytes(-len(text) % 4)
+    body = struct.pack("=BBH", 0, 0, 0) + attribute
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as channel:
+        channel.send(struct.pack("=IHHII", 16 + len(body), NFNL_SUBSYS_ACCT << 8, NEW_WITH_ANSWER, 1, 0) + body)
+        assert struct.unpack_from("=i", channel.recv(4096), 16) == (0,)

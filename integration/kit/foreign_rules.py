@@ -104,6 +104,18 @@ COMMIT
 -A FORWARD -j CHECKSUM --checksum-fill
 -A FORWARD -j IDLETIMER --timeout 10 --label x
 -A FORWARD -j AUDIT --type reject
+-A FORWARD -p tcp -j HMARK --hmark-src-prefix 24 --hmark-dst-prefix 16 --hmark-sport-mask 0x00ff --hmark-dport-mask 0xff00 --hmark-rnd 0x00000001 --hmark-mod 10 --hmark-offset 100
+-A FORWARD -p tcp -j HMARK --hmark-src-prefix 32 --hmark-dport-mask 0x0099 --hmark-sport 0x0009 --hmark-proto-mask 0x0f --hmark-rnd 0x0000cafe --hmark-mod 10 --hmark-offset 3 --hmark-tuple ct
+-A FORWARD -p esp -j HMARK --hmark-src-prefix 24 --hmark-spi-mask 0xff00ff00 --hmark-rnd 0x00000001 --hmark-mod 10
+-A FORWARD -p esp -j HMARK --hmark-src-prefix 24 --hmark-spi 0x0000abcd --hmark-rnd 0x00000001 --hmark-mod 10
+-A FORWARD -j RATEEST --rateest-name a --rateest-interval 250.0ms --rateest-ewmalog 500.0ms
+-A FORWARD -j RATEEST --rateest-name b --rateest-interval 8.0s --rateest-ewmalog 256.0s
+-A FORWARD -m rateest --rateest a --rateest-lt --rateest-bps 1496bit -j ACCEPT
+-A FORWARD -m rateest --rateest a ! --rateest-lt --rateest-bps 8000Kbit -j ACCEPT
+-A FORWARD -m rateest --rateest a --rateest-eq --rateest-pps 100 -j ACCEPT
+-A FORWARD -m rateest --rateest-delta --rateest a --rateest-bps1 1000bit --rateest-lt --rateest-bps2 2000Mbit -j ACCEPT
+-A FORWARD -m rateest --rateest-delta --rateest1 a --rateest-pps1 10 --rateest-gt --rateest-pps2 20 --rateest2 b -j ACCEPT
+-A FORWARD -m rateest --rateest1 a ! --rateest-lt --rateest-bps --rateest2 b -j ACCEPT
 -A FORWARD -p icmp -m icmp --icmp-type 8 -j ACCEPT
 -A FORWARD -p icmp -m icmp --icmp-type 3/4 -j ACCEPT
 -A FORWARD -m pkttype ! --pkt-type broadcast -j ACCEPT
@@ -138,6 +150,7 @@ COMMIT
 """,
     IPV6: """\
 *mangle
+-A PREROUTING -p tcp -j HMARK --hmark-src-prefix 64 --hmark-dst-prefix 128 --hmark-rnd 0x00000004 --hmark-mod 7
 -A PREROUTING -p ipv6-icmp -m hl --hl-eq 255 -j ACCEPT
 -A PREROUTING -m hl ! --hl-eq 255 -j ACCEPT
 -A PREROUTING -m rt --rt-type 0 --rt-segsleft 1:5 ! --rt-len 8 -j DROP

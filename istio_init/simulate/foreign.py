@@ -54,6 +54,8 @@ EITHER = {
     "connlimit": "there are as many connections",
     "connbytes": "its connection has moved as many bytes",
     "quota": "the quota is not used up",
+    "rateest": "an estimated rate is as the rule says",
+    "nfacct": "its account has no quota, or one that is used up",
 }
 # The property that a match tests, and that a simulated packet does not have.
 UNKNOWABLE = {
@@ -68,7 +70,7 @@ UNKNOWABLE = {
     "eui64": "whether its source is made from its sender's MAC address",
     "osf": "its sender's operating system", "realm": "the realm of its route", "devgroup": "its interface's group",
     "helper": "the helper of its connection", "connlabel": "the labels of its connection",
-    "ipvs": "whether IPVS handles it", "rateest": "an estimated rate",
+    "ipvs": "whether IPVS handles it",
 }  # fmt: skip
 # Matches that hold only for packets with an IPv6 header that a simulated one does not have.
 WITH_HEADER = {

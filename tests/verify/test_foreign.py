@@ -32,6 +32,9 @@ HARMLESS = (
     "*filter\n-A INPUT -m policy --dir in --pol ipsec -j DROP\n",
     "*mangle\n-A FORWARD -p tcp -m tcpmss --mss 1:500 -j TCPOPTSTRIP --strip-options 2\n",
     "*nat\n-A POSTROUTING -d 10.77.0.0/16 -j NETMAP --to 10.78.0.0/16\n",
+    "*filter\n-A INPUT -m rateest --rateest a --rateest-gt --rateest-bps 1000Kbit -j RETURN\n",
+    "*filter\n-A OUTPUT -m nfacct --nfacct-name http -j RETURN\n",
+    "*mangle\n-A FORWARD -j RATEEST --rateest-name a --rateest-interval 250.0ms --rateest-ewmalog 500.0ms\n",
 )
 HARMFUL = (
     ("*nat\n-A OUTPUT -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.9.9.9:81\n", "outbound TCP goes to Envoy"),
@@ -87,7 +90,7 @@ CERTAIN = [
     text
     for text in (*HARMLESS, *dict(HARMFUL))
     # Of a network that addresses are mapped to, a set has each address.
-    if not {"statistic", "tcp-flags", "--ctdir", "limit", "NETMAP"} & set(text.split())
+    if not {"statistic", "tcp-flags", "--ctdir", "limit", "rateest", "nfacct", "NETMAP"} & set(text.split())
 ]
 
 

@@ -168,6 +168,11 @@ def _cluster(data: bytes, _: Family) -> Iterator[str]:
     yield f"--cluster-total-nodes {total} --cluster-hash-seed {seed:#010x}"
 
 
+def _account(data: bytes, _: Family) -> Iterator[str]:
+    """The structs xt_nfacct_match_info and _v1; iptables-save prints two blanks."""
+    yield f"--nfacct-name  {quoted(text_of(data[:32]))}"
+
+
 MATCHES: dict[tuple[str, int], Reader] = {
     **{("hashlimit", revision): _hashlimit(revision) for revision in SCALES},
     ("recent", 0): _recent(0),
@@ -178,6 +183,8 @@ MATCHES: dict[tuple[str, int], Reader] = {
     ("quota", 0): _quota,
     ("time", 0): _time,
     ("helper", 0): _helper,
+    ("nfacct", 0): _account,
+    ("nfacct", 1): _account,
     ("connlabel", 0): _connlabel,
     ("cluster", 0): _cluster,
 }

@@ -10,7 +10,14 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from istio_init.kernel.xtables import foreign_counts, foreign_headers, foreign_matches, foreign_places, foreign_targets
+from istio_init.kernel.xtables import (
+    foreign_counts,
+    foreign_headers,
+    foreign_matches,
+    foreign_places,
+    foreign_rates,
+    foreign_targets,
+)
 from istio_init.model.rules import IPV4
 
 if TYPE_CHECKING:
@@ -23,8 +30,9 @@ MATCHES: dict[tuple[str, int], Reader] = {
     **foreign_headers.MATCHES,
     **foreign_counts.MATCHES,
     **foreign_places.MATCHES,
+    **foreign_rates.MATCHES,
 }
-TARGETS: dict[tuple[str, int], Reader] = foreign_targets.TARGETS
+TARGETS: dict[tuple[str, int], Reader] = {**foreign_targets.TARGETS, **foreign_rates.TARGETS}
 
 
 def match_options(name: str, revision: int, data: bytes, family: Family = IPV4) -> str | None:

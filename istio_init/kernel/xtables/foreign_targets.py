@@ -226,6 +226,22 @@ def _hexadecimal(option: str, *, mask: bool) -> Reader:
     return read
 
 
+def _hash_mark(data: bytes, _: Family) -> Iterator[str]:
+    """The struct xt_hmark_info; its flags tell which fields were given."""
+    flags, protocols, random, modulus, offset = struct.unpack_from("=IHxxIII", data, 40)
+    masks = [f"{int.from_bytes(data[at : at + 16]).bit_count()}" for at in (0, 16)]
+    ports = [f"{int.from_bytes(data[at : at + 2]):#06x}" for at in (32, 34, 36, 38)]
+    indexes = [f"{int.from_bytes(data[at : at + 4]):#010x}" for at in (32, 36)]
+    # In iptables-save's order: the flag's bit, the option, its value.
+    parts = (
+        (0, "src-prefix", masks[0]), (1, "dst-prefix", masks[1]), (6, "sport-mask", ports[0]),
+        (7, "dport-mask", ports[1]), (3, "spi-mask", indexes[0]), (4, "sport", ports[2]), (5, "dport", ports[3]),
+        (2, "spi", indexes[1]), (8, "proto-mask", f"{protocols:#04x}"), (9, "rnd", f"{random:#010x}"),
+        (10, "mod", str(modulus)), (11, "offset", str(offset)), (12, "tuple", "ct"),
+    )  # fmt: skip
+    yield from (f"--hmark-{option} {value}" for bit, option, value in parts if flags >> bit & 1)
+
+
 TARGETS: dict[tuple[str, int], Reader] = {
     **{("DNAT", revision): _nat("--to-destination", revision) for revision in (0, 1, 2)},
     **{("SNAT", revision): _nat("--to-source", revision) for revision in (0, 1, 2)},
@@ -261,5 +277,6 @@ TARGETS: dict[tuple[str, int], Reader] = {
     ("SYNPROXY", 0): _synproxy,
     ("IDLETIMER", 0): lambda data, _: _idletimer(data, 0),
     ("IDLETIMER", 1): lambda data, _: _idletimer(data, 1),
+    ("HMARK", 0): _hash_mark,
     ("TRACE", 0): lambda _data, _family: iter(()),
 }

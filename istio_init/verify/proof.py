@@ -12,6 +12,7 @@ from istio_init.model.rules import FAMILIES, LOOPBACK_INTERFACE, TCP, Network
 from istio_init.planning.capture import AGENT_DNS_PORT, uses_tproxy
 from istio_init.record import Record
 from istio_init.verify.family_parity import disagreements
+from istio_init.verify.foreign_lists import shortened
 from istio_init.verify.header_space import (
     CONNMARK,
     DESTINATION,
@@ -32,6 +33,7 @@ from istio_init.verify.match_sets import MatchSets
 from istio_init.verify.packet_set import CONNECTIONLESS, FIRST_ONE, LATER, PacketSet
 from istio_init.verify.reachability import Reachability
 from istio_init.verify.report import ALIKE, DeadRule, Fault, describe
+from istio_init.verify.set_products import within_bounds
 from istio_init.verify.sources import boundaries, inbound, outbound, usual
 
 TYPE_CHECKING = False
@@ -76,6 +78,9 @@ def prove(
     planned: tuple[Ruleset, ...] | None = None,
 ) -> Proof:
     """Check the options' invariants; with `planned`, also that the rules treat packets the same as these."""
+    found = [shortened(ruleset) for ruleset in rulesets]
+    rulesets = tuple(ruleset for ruleset, _ in found)
+    facts = facts.replace(ip_sets=within_bounds((*facts.ip_sets, *(each for _, sets in found for each in sets))))
     proofs = [FamilyProof(options, ruleset, rulesets, facts, envoy) for ruleset in rulesets]
     faults = [fault for each in proofs for fault in each.faults()]
     if len(proofs) == len(FAMILIES):

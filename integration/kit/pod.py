@@ -59,6 +59,8 @@ ADDRESSES: dict[Family, Addresses] = {
 HOST_BITS = {IPV4: 32, IPV6: 128}
 WIRE_BITS = {IPV4: 24, IPV6: 64}
 EVERYWHERE = {IPV4: "0.0.0.0/0", IPV6: "::/0"}
+# An IPv6 address can be bound to at once only without a search for duplicates, which even lo ends a moment later.
+NODAD = {IPV4: "", IPV6: " nodad"}
 POD_MAC, PEER_MAC = "02:00:00:00:00:02", "02:00:00:00:00:01"
 UP = ("link set veth0 up", "link set veth1 up")
 # The parameters of every kind of pod, for tests that hold whichever backend writes the rules.
@@ -109,7 +111,8 @@ class Pod:
             for wire, (near, far) in enumerate(there):
                 mine += _wire_end(family, wire, near, far, PEER_MAC)
                 theirs += _wire_end(family, wire, far, near, POD_MAC)
-            theirs += [f"addr add {each}/{HOST_BITS[family]} dev lo" for each in (addresses.inner, addresses.outer)]
+            both = (addresses.inner, addresses.outer)
+            theirs += [f"addr add {each}/{HOST_BITS[family]} dev lo{NODAD[family]}" for each in both]
             mine.append(f"route add {EVERYWHERE[family]} via {addresses.peer}")
         _batch(mine, self.namespace)
         _batch(theirs, self.peer)
@@ -224,9 +227,8 @@ def _wire_end(family: Family, wire: int, near: str, far: str, mac: str) -> list[
 
     The neighbour is a permanent entry, since IPv6 answers no solicitation in a link's first moments.
     """
-    nodad = " nodad" if family == IPV6 else ""
     return [
-        f"addr add {near}/{WIRE_BITS[family]} dev veth{wire}{nodad}",
+        f"addr add {near}/{WIRE_BITS[family]} dev veth{wire}{NODAD[family]}",
         f"neigh add {far} lladdr {mac} dev veth{wire} nud permanent",
     ]
 

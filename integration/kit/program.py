@@ -106,11 +106,12 @@ def existing(namespace: Namespace, family: Family) -> set[str]:
 def routing(namespace: Namespace) -> str:
     """Policy rules, routes of all tables and lo's addresses, as ip(8) prints them.
 
-    Left out are rules' numbers, which depend on what was there before, and how an address became usable.
+    Left out are rules' numbers, which depend on what was there before, how an address became usable, and link-local
+    addresses, whose routes the kernel adds a moment after a link is up.
     """
     looks = ("-4 rule", "-6 rule", "-4 route show table all", "-6 route show table all", "-o addr show dev lo")
     text = "".join(namespace.run("ip", *look.split()) for look in looks)
-    return re.sub(r"^\d+:\t| nodad| tentative", "", text, flags=re.MULTILINE)
+    return re.sub(r"^\d+:\t| nodad| tentative|^(?:local |anycast )?fe80::.*\n", "", text, flags=re.MULTILINE)
 
 
 def standing(namespace: Namespace) -> tuple[dict[Family, dict[str, str]], str]:

@@ -106,7 +106,7 @@ def outcomes(request: pytest.FixtureRequest) -> Outcomes:
     return Outcomes(machine.release, native, ebpf)
 
 
-@pytest.mark.timeout(1500)  # it downloads a kernel, and the processor is emulated
+@pytest.mark.timeout(2700)  # it downloads a kernel, and the processor is emulated
 @pytest.mark.parametrize("outcomes", NATIVE_SUITES, indirect=True)
 @pytest.mark.parametrize("name", LINES)
 def test_native_tables_are_written_captured_by_and_removed(outcomes: Outcomes, name: str) -> None:
@@ -122,7 +122,7 @@ def test_native_tables_are_written_captured_by_and_removed(outcomes: Outcomes, n
     assert steps.cleaned.after == steps.dry.before
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2700)
 @pytest.mark.parametrize("outcomes", [each for each in SUITES if each != OLDEST], indirect=True)
 @pytest.mark.parametrize("name", EBPF_LINES)
 def test_a_namespace_is_captured_by_ebpf_and_released(outcomes: Outcomes, name: str) -> None:
@@ -136,7 +136,7 @@ def test_a_namespace_is_captured_by_ebpf_and_released(outcomes: Outcomes, name: 
     assert (steps.checked_last.code, steps.checked_last.output.split(":")[0]) == (4, "absent (ebpf)")
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2700)
 @pytest.mark.parametrize("outcomes", [OLDEST], indirect=True)
 def test_a_kernel_that_is_too_old_for_ebpf_is_left_as_it_is(outcomes: Outcomes) -> None:
     assert outcomes.release.startswith("5.10.")

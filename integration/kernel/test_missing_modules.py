@@ -31,6 +31,10 @@ NO_LEGACY = ["ip_tables", "ip6_tables"]
 NO_NFT = ["nf_tables"]
 
 
+# The first one boots a kernel on an emulated processor.
+pytestmark = pytest.mark.timeout(2700)
+
+
 class Row(NamedTuple):
     """A command line, the modules that are left out and those that are loaded before, and what its last line says.
 

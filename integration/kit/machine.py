@@ -46,7 +46,8 @@ LINKS = {
     "/usr/bin/iptables-legacy-save": "xtables-legacy-multi",
     "/usr/bin/ip6tables-legacy-save": "xtables-legacy-multi",
 }
-PATIENCE = 900.0
+# Seconds; an emulated processor is slow, and on a busy machine much slower.
+PATIENCE = 2400.0
 
 # What the program, and the one that starts it in there, have loaded once the doctor has tried everything.
 INVENTORY = """

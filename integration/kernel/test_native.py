@@ -113,6 +113,17 @@ def test_case(namespace: Namespace, name: str) -> None:
 # Long lists, which have sets of their own, and whatever else the cases leave out.
 LISTS = {
     "networks": ["-x", ",".join(f"10.{n}.0.0/{17 + n % 15}" for n in range(100)), "-i", "0.0.0.0/1,128.0.0.0/2"],
+    "networks of a few lengths": [
+        *("-i", "*", "-x"),
+        ",".join(
+            (*(f"10.{n}.{n}.0/{(16, 24, 32)[n % 3]}" for n in range(200)), "10.0.0.0/9", "10.0.0.0/16", "fd00::/9")
+        ),
+        "--enable-ipv6",
+    ],
+    "IPv6 networks of a few lengths": [
+        *("-i", ",".join(f"fd00:{n:x}::/{(32, 47, 128)[n % 3]}" for n in range(1, 300)), "-x", "fd00:5::/64"),
+        "--enable-ipv6",
+    ],
     "ports": ["-b", "*", "-d", ",".join(f"{n}-{n + n % 3}" for n in range(1, 400, 5)), "-o", "1-65535"],
     "addresses": ["-i", "*", "-x", ",".join(f"fd00::{n:x}" for n in range(1, 200, 2)), "--enable-ipv6"],
     "every address": ["-i", "*", "-x", "0.0.0.0/0,::/0", "--enable-ipv6"],
@@ -220,6 +231,45 @@ def test_drift_is_said_and_mended(namespace: Namespace, drift: str) -> None:
         assert "in place" in succeed(namespace, *TPROXY)
         succeed(namespace, *TPROXY, "--force-apply")
     assert by_table(ruleset(namespace)) == by_table(before)
+
+
+MIXED = [
+    *("-i", "*", "--no-enable-ipv6", "-u", "1337", NATIVE, "-x"),
+    ",".join(f"10.{n}.0.0/{(16, 24)[n % 2]}" for n in range(200)),
+]
+
+
+def test_drift_of_a_long_list_is_told_by_its_networks(namespace: Namespace) -> None:
+    succeed(namespace, *MIXED)
+    before = ruleset(namespace)
+    namespace.run("nft", "delete element inet istio-proxy-nat ipv4-1 { 10.7.0.0 }")
+    namespace.run("nft", "add element inet istio-proxy-nat ipv4-1 { 10.200.0.0 }")
+    message = refuse(namespace, *MIXED)
+    assert "-d 10.7.0.0/24 -j RETURN" in message
+    assert "-d 10.200.0.0/24 -j RETURN" in message
+    assert message.count("-j RETURN") == 2
+    succeed(namespace, *MIXED, "--reconcile")
+    assert by_table(ruleset(namespace)) == by_table(before)
+
+
+def test_a_long_list_of_an_earlier_release_is_in_place(namespace: Namespace) -> None:
+    """One set of intervals. It is written anew with the next change."""
+    succeed(namespace, *MIXED)
+    text = ruleset(namespace)
+    spans = ", ".join(f"10.{n}.0.0/{(16, 24)[n % 2]}" for n in range(200))
+    [at] = [number for number, line in enumerate(text.splitlines()) if "@ipv4-2" in line]
+    lines = [line for line in text.splitlines() if "@ipv4-1" not in line]
+    lines[at - 1] = "ip daddr @ipv4-1 counter return"
+    chains = "\n".join(lines[next(n for n, line in enumerate(lines) if "\tchain" in line) :])
+    earlier = f"set ipv4-1 {{ type ipv4_addr; flags interval; elements = {{ {spans}, 127.0.0.1 }} }}\n{chains}"
+    earlier = earlier.replace("\t\tip daddr 127.0.0.1 counter packets 0 bytes 0 return\n", "")
+    namespace.run("nft", "delete table inet istio-proxy-nat")
+    namespace.run("nft", "-f", "-", text=f"table inet istio-proxy-nat {{\n{earlier}\n")
+    before = ruleset(namespace)
+    assert "in place, nothing written" in succeed(namespace, *MIXED)
+    assert ruleset(namespace) == before
+    succeed(namespace, *MIXED, "--force-apply")
+    assert by_table(ruleset(namespace)) == by_table(text)
 
 
 def test_an_earlier_ipv6_stays_where_ipv4_alone_is_planned(namespace: Namespace) -> None:

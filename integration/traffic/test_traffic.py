@@ -150,6 +150,10 @@ def test_two_proxy_users_and_groups(pod: Pod) -> None:
     assert list(ends.values()) == ["peer:80"] * 4 + ["outbound"]
 
 
+# More networks of one length than a rule of native nftables holds itself, in both families; and a few of another one.
+LONG_LIST = ",".join(
+    f"198.51.{n}.0/24,198.18.{n}.7,2001:db8:{n + 100:x}::/48,2001:db8:ff:{n:x}::/64" for n in range(40)
+)
 # Outbound: what the options capture and leave alone. Each row: options beside BASE; user; to; port; where it ends.
 OUTBOUND = {
     "nothing without -i": ("", APP, "peer", 80, "peer:80"),
@@ -158,6 +162,17 @@ OUTBOUND = {
     "-i prefix zero": ("-i 0.0.0.0/0,::/0", APP, "outer", 80, "outbound"),
     "-x, in it": ("-i '*' -x 203.0.113.0/24,2001:db8::/32", APP, "outer", 80, "peer:80"),
     "-x, not in it": ("-i '*' -x 203.0.113.0/24,2001:db8::/32", APP, "inner", 80, "outbound"),
+    "-x, a long list, in a network of it": (
+        f"-i '*' -x {LONG_LIST},203.0.113.0/24,2001:db8::/48", APP, "outer", 80, "peer:80"
+    ),
+    "-x, a long list, in it": (f"-i '*' -x {LONG_LIST},203.0.113.9,2001:db8::/64", APP, "outer", 80, "peer:80"),
+    "-x, a long list, in its rest": (f"-i '*' -x {LONG_LIST},203.0.0.0/17,2001:db8::/49", APP, "outer", 80, "peer:80"),
+    "-x, a long list, beside its networks": (
+        f"-i '*' -x {LONG_LIST},203.0.112.0/24,203.0.113.8,2001:db8:1::/48,2001:db8:0:1::/64",
+        *(APP, "outer", 80, "outbound"),
+    ),
+    "-i, a long list, in it": (f"-i {LONG_LIST},203.0.113.0/24,2001:db8::/48", APP, "outer", 80, "outbound"),
+    "-i, a long list, not in it": (f"-i {LONG_LIST}", APP, "outer", 80, "peer:80"),
     "-x within -i": ("-i 10.0.0.0/8,fd00::/8 -x 10.99.0.1,fd99::1", APP, "inner", 80, "peer:80"),
     "-q, listed": ("-q 443", APP, "peer", 443, "outbound"),
     "-q, a range": ("-q 400-500", APP, "peer", 443, "outbound"),

@@ -38,6 +38,7 @@ from istio_init.model.rules import (
     DestinationPorts,
     InInterface,
     Jump,
+    Network,
     OutInterface,
     Owner,
     Protocol,
@@ -237,7 +238,11 @@ def _inet_target(target: Target) -> str:
 
 def _addresses(match: Addresses, rule: InetRule) -> str:
     family = rule.family or IPV4
-    spans = [interval_text(each, family) for each in match.intervals[:MOST_NETWORKS]]
-    more = len(match.intervals) - len(spans)
+    if match.networks:
+        firsts = sorted(match.networks)[:MOST_NETWORKS]
+        spans = [short_network_text(Network(each, match.prefix)) for each in firsts]
+    else:
+        spans = [interval_text(each, family) for each in match.intervals[:MOST_NETWORKS]]
+    more = len(match.networks or match.intervals) - len(spans)
     text = ", ".join(spans) + (f", {more} more" if more else "")
     return _not(text if len(match.intervals) == 1 else f"{{ {text} }}", negated=match.negated)

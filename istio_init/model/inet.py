@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
     # First and last, both included: ports, or addresses as numbers.
     Interval: TypeAlias = tuple[int, int]
-    # The names of a table's sets, by the type of their elements and the elements.
-    Sets: TypeAlias = Mapping[tuple[str, tuple[Interval, ...]], str]
+    # What a set holds: intervals, or the first addresses of networks of one length.
+    Content: TypeAlias = tuple[Interval, ...] | frozenset[bytes]
+    # The names of a table's sets, by the type of their elements and what they hold.
+    Sets: TypeAlias = Mapping[tuple[str, Content], str]
 
 # By table: its name, and by hook the type and the priority of the base chain.
 NAMES: dict[TableName, str] = {"raw": "istio-proxy-raw", "mangle": "istio-proxy-mangle", "nat": "istio-proxy-nat"}
@@ -59,11 +61,16 @@ class Ports(Record):
 
 
 class Addresses(Record):
-    """`ip daddr { 10.0.0.0/8, ... }`: intervals ascending and apart, of the rule's family; `side` is saddr or daddr."""
+    """`ip daddr { 10.0.0.0/8, ... }`: intervals ascending and apart, of the rule's family; `side` is saddr or daddr.
+
+    Instead of intervals, `networks` are the first addresses of many networks that all have the same `prefix` length.
+    """
 
     side: Literal["saddr", "daddr"]
     intervals: tuple[Interval, ...]
     negated: bool = False
+    networks: frozenset[bytes] = frozenset()
+    prefix: int = 0
 
 
 if TYPE_CHECKING:
@@ -108,12 +115,14 @@ def iptables_name(name: str) -> str:
 def merged(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
     """The same numbers in as few intervals as can be, ascending."""
     result: list[Interval] = []
-    for low, high in sorted(intervals):
-        if result and low <= result[-1][1] + 1:
-            if high > result[-1][1]:
-                result[-1] = (result[-1][0], high)
-        else:
-            result.append((low, high))
+    behind = -1  # what would continue the last one
+    for each in sorted(intervals):
+        if each[0] > behind:
+            result.append(each)
+            behind = each[1] + 1
+        elif each[1] >= behind:
+            result[-1] = result[-1][0], each[1]
+            behind = each[1] + 1
     return tuple(result)
 
 
@@ -141,6 +150,11 @@ def prefix_length(interval: Interval, family: Family) -> int | None:
     return (32 if family == IPV4 else 128) - hosts.bit_length()
 
 
+def netmask(prefix: int, size: int) -> bytes:
+    """The first bits of an address of so many bytes."""
+    return ((1 << 8 * size) - (1 << 8 * size - prefix)).to_bytes(size, "big")
+
+
 def interval(network: Network) -> Interval:
     """A network's first and last address."""
     low = int.from_bytes(network.address, "big")
@@ -152,28 +166,30 @@ def needs_family_match(rule: InetRule) -> bool:
     return rule.family is not None and not any(isinstance(match, Addresses) for match in rule.matches)
 
 
-def sets(table: InetTable) -> dict[tuple[str, tuple[Interval, ...]], str]:
-    """The names of the sets that a table has for its longer lists, by the type of their elements and the elements.
+def content(match: Ports | Addresses) -> Content:
+    """What a set for this match holds.
+
+    Of intervals the kernel makes a tree. Networks of one length are a hash table, in which the packet's address is
+    looked up without its last bits: it is filled and dumped in a fraction of the time. Ports are intervals, even if
+    each is one by itself: of single ports the kernel makes a bitmap, which takes a second to fill.
+    """
+    return match.networks or match.intervals if isinstance(match, Addresses) else match.intervals
+
+
+def sets(table: InetTable) -> dict[tuple[str, Content], str]:
+    """The names of the sets that a table has for its longer lists, by the type of their elements and what they hold.
 
     A short list is in its rule. A long one has a name, and serves every rule with the same elements.
     """
-    named: dict[tuple[str, tuple[Interval, ...]], str] = {}
+    named: dict[tuple[str, Content], str] = {}
     for chain in table.chains:
         for rule in chain.rules:
             for match in rule.matches:
-                if isinstance(match, Ports | Addresses) and len(match.intervals) > LONGEST_IN_RULE:
+                if isinstance(match, Ports | Addresses) and not 0 < len(match.intervals) <= LONGEST_IN_RULE:
                     kind = element_type(match, rule)
                     count = sum(1 for other, _ in named if other == kind)
-                    named.setdefault((kind, match.intervals), f"{_SET_NAMES[kind]}-{count + 1}")
+                    named.setdefault((kind, content(match)), f"{_SET_NAMES[kind]}-{count + 1}")
     return named
-
-
-def holds_intervals(kind: str, intervals: tuple[Interval, ...]) -> bool:
-    """Whether a set is one of intervals: a tree. One of single addresses is a hash, which is faster.
-
-    Ports always count as intervals: of single ports the kernel makes a bitmap, which takes a second to fill.
-    """
-    return kind == "inet_service" or any(low != high for low, high in intervals)
 
 
 def element_type(match: Ports | Addresses, rule: InetRule) -> str:

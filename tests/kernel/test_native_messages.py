@@ -19,8 +19,8 @@ from istio_init.kernel.nft.expressions import EXPRESSIONS, expression
 from istio_init.kernel.nft.native_decode import read_table
 from istio_init.kernel.nft.native_dump import holds
 from istio_init.kernel.nft.native_encode import TableEncoder
-from istio_init.kernel.nft.set_elements import dumped_ranges, ranged_elements, single_elements
-from istio_init.kernel.nft.set_intervals import members, read_intervals
+from istio_init.kernel.nft.set_elements import are_elements, dumped_ranges, frame, ranged_elements, single_elements
+from istio_init.kernel.nft.set_intervals import members, read_intervals, read_values
 from istio_init.model.inet import NAMES, InetTable, merged
 from tests.kit.nft_messages import dumped
 from tests.kit.options import options
@@ -87,8 +87,36 @@ def test_an_end_belongs_to_a_beginning_below_it_whatever_is_dumped_next(size: in
 
 @given(SIZES, st.sets(st.integers(0, 65535), min_size=1, max_size=300))
 def test_single_values_come_back(size: int, values: set[int]) -> None:
-    spans = tuple((value, value) for value in sorted(values))
-    assert read_intervals(single_elements(spans, size), size, ranged=False) == merged(spans)
+    lists = single_elements([value.to_bytes(size) for value in sorted(values)], size)
+    assert read_intervals(lists, size, ranged=False) == merged((value, value) for value in values)
+
+
+@given(SIZES, st.sets(st.integers(0, 65535), min_size=1, max_size=300), st.randoms(use_true_random=False))
+def test_a_hash_table_is_compared_in_whatever_order_it_is_dumped(size: int, values: set[int], random: Random) -> None:
+    packed = [value.to_bytes(size) for value in values]
+    shuffled = random.sample(packed, len(packed))
+    cut = random.randrange(len(shuffled) + 1)
+    lists = [*single_elements(shuffled[:cut], size), *single_elements(shuffled[cut:], size)]
+    assert are_elements(lists, frozenset(packed), size)
+    assert read_values(lists, size) == frozenset(packed)
+    assert not are_elements(lists, frozenset(packed[1:]), size)
+    other = frozenset((*packed[1:], (65536 - 1 - max(values)).to_bytes(size)))
+    assert are_elements(lists, other, size) == (other == frozenset(packed))
+    assert not are_elements([lists[0][:-4], *lists[1:]], frozenset(packed), size)
+    marked = lists[0][:2] + bytes((lists[0][2] ^ 2,)) + lists[0][3:]
+    assert not are_elements([marked, *lists[1:]], frozenset(packed), size)
+
+
+@given(st.sets(st.integers(0, 3), min_size=1), st.integers(0, 12))
+def test_an_address_that_looks_like_the_head_of_an_element_is_never_taken_for_another(
+    numbers: set[int], at: int
+) -> None:
+    """It may count as a difference, and is then decoded."""
+    head = frame(16)[0]
+    values = frozenset((head[at:] + head)[:12].ljust(12, b"\0") + number.to_bytes(4) for number in numbers)
+    lists = single_elements(values, 16)
+    assert read_values(lists, 16) == values
+    assert not are_elements(lists, frozenset((*values, bytes(16))), 16)
 
 
 def test_long_lists_are_cut_where_an_attribute_ends() -> None:

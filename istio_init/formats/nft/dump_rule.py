@@ -281,6 +281,9 @@ class RuleText:
             self.either.append([(match,) for match in matches])
 
     def _header(self, field: str) -> None:
+        if self._took("&"):
+            self._networks(field, self._next())
+            return
         negated, values = self._negated_values()
         if field in {"protocol", "nexthdr"}:
             self._add([Protocol(_NUMBERS.get(each) or int(each), negated) for each in values], negated=negated)
@@ -289,6 +292,17 @@ class RuleText:
         kind = kinds[field]
         networks = [each for text in values for each in _networks(text)]
         self._add([kind(each, negated) for each in networks], negated=negated)
+
+    def _networks(self, field: str, mask: str) -> None:
+        """An address without its last bits, looked up in a set: `ip daddr & 255.255.0.0 == @ipv4-1`."""
+        self._took("==")
+        negated, values = self._negated_values()
+        prefix = f"{int(ipaddress.ip_address(mask)):b}".count("1")
+        networks = [ipaddress.ip_network(f"{each}/{prefix}") for each in values]
+        if any(str(each.netmask) != mask for each in networks):
+            raise NotReadError
+        kind: type[Source | Destination] = Source if field == "saddr" else Destination
+        self._add([kind(network(str(each)), negated) for each in networks], negated=negated)
 
     def _ports(self, side: str) -> None:
         negated, values = self._negated_values()

@@ -151,11 +151,19 @@ def _chain(chain: InetChain, table: TableName, family: Family, planned: Chain | 
                 planned if (parts, policy) == (planned.parts, planned.policy) else Chain.of(chain.name, parts, policy)
             )
         sources = {rule: tuple(folded.sources(number)) for number, rule in enumerate(folded.rules)}
+        if any(map(_has_networks, folded.rules)):
+            from istio_init.formats.nft.prefix_lengths import as_one_rule
+
+            sources.update(as_one_rule(folded))
     else:
         sources = {}
     return Chain(
         chain.name, tuple(each for rule in rules for each in sources.get(rule) or unfold(rule, family)), policy
     )
+
+
+def _has_networks(rule: InetRule) -> bool:
+    return any(isinstance(match, Addresses) and match.networks for match in rule.matches)
 
 
 def _as_ours(part: Rule | Run) -> Rule | Run:

@@ -24,9 +24,10 @@ from istio_init.model.inet import (
     Addresses,
     Ports,
     chain_name,
+    content,
     element_type,
-    holds_intervals,
     needs_family_match,
+    netmask,
     prefix_length,
     sets,
 )
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
     from typing import TypeAlias
 
-    from istio_init.model.inet import InetChain, InetMatch, InetRule, InetTable, Interval, Sets
+    from istio_init.model.inet import Content, InetChain, InetMatch, InetRule, InetTable, Interval, Sets
     from istio_init.model.rules import Family, Target
 
     # A line of a set or a chain: the value that it shows, its text, and whether it continues the line before it.
@@ -87,22 +88,25 @@ def blocks(table: InetTable) -> dict[str, tuple[BlockLine, ...]]:
     """The sets and chains of a table by `set NAME` or `chain NAME`, in the order of a listing."""
     table = stored(table)
     named = sets(table)
-    result = {f"set {name}": tuple(_set_lines(kind, intervals)) for (kind, intervals), name in named.items()}
+    result = {f"set {name}": tuple(_set_lines(kind, values)) for (kind, values), name in named.items()}
     chains = {f"chain {chain_name(chain.name)}": tuple(_chain_lines(table, chain, named)) for chain in table.chains}
     return {**result, **chains}
 
 
-def _set_lines(kind: str, intervals: tuple[Interval, ...]) -> Iterator[BlockLine]:
+def _set_lines(kind: str, values: Content) -> Iterator[BlockLine]:
     yield kind, f"type {kind}", False
-    if holds_intervals(kind, intervals):
+    if isinstance(values, frozenset):
+        yield len(values), f"size {len(values)}", False
+        spans = [address_text(each) for each in sorted(values)]
+    else:
         yield "interval", "flags interval", False
+        spans = _spans(kind, values)
     # nft breaks the line after so many elements, and aligns the next with the first.
-    spans = _spans(kind, intervals)
     at_once = _PER_LINE[kind]
     for first in range(0, len(spans), at_once):
         begin, end = "" if first else "elements = { ", "," if first + at_once < len(spans) else " }"
         text = f"{begin}{', '.join(spans[first : first + at_once])}{end}"
-        yield (begin, intervals[first : first + at_once], end), text, first > 0
+        yield text, text, first > 0
 
 
 def _chain_lines(table: InetTable, chain: InetChain, named: Sets) -> Iterator[BlockLine]:
@@ -117,7 +121,7 @@ def _chain_lines(table: InetTable, chain: InetChain, named: Sets) -> Iterator[Bl
 
 def _set_names(rule: InetRule, named: Sets) -> tuple[str, ...]:
     matches = (match for match in rule.matches if isinstance(match, Ports | Addresses))
-    names = (named.get((element_type(match, rule), match.intervals)) for match in matches)
+    names = (named.get((element_type(match, rule), content(match))) for match in matches)
     return tuple(name for name in names if name)
 
 
@@ -137,7 +141,7 @@ def _match(match: InetMatch, rule: InetRule, named: Sets) -> str:
             return f"oifname {_NOT[match.negated]}{_interface(match.name)}"
         case Addresses():
             word = FAMILY_WORDS[rule.family or IPV4]
-            return f"{word} {match.side} {_NOT[match.negated]}{_set(match, rule, named)}"
+            return f"{word} {match.side} {_mask(match)}{_NOT[match.negated]}{_set(match, rule, named)}"
         case Protocol():
             return f"meta l4proto {_NOT[match.negated]}{_protocol(match.number)}"
         case Ports():
@@ -207,10 +211,20 @@ def address(number: int, family: Family) -> str:
     return address_text(number.to_bytes(4 if family == IPV4 else 16, "big"))
 
 
+def _mask(match: Addresses) -> str:
+    """What is left of an address that is looked up in a set of networks."""
+    size = next(map(len, match.networks), 0)
+    if match.prefix == 8 * size:
+        return ""
+    return f"& {address_text(netmask(match.prefix, size))} {'' if match.negated else '== '}"
+
+
 def _set(match: Ports | Addresses, rule: InetRule, named: Sets) -> str:
     kind = element_type(match, rule)
-    if name := named.get((kind, match.intervals)):
+    if name := named.get((kind, content(match))):
         return f"@{name}"
+    if isinstance(match, Addresses) and match.networks:
+        return f"{{ {', '.join(map(address_text, sorted(match.networks)))} }}"
     spans = _spans(kind, match.intervals)
     return spans[0] if len(spans) == 1 else f"{{ {', '.join(spans)} }}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.errors import InitError, shown
-from istio_init.model.inet import Addresses, InetRule, Ports, interval, merged, networks
+from istio_init.model.inet import LONGEST_IN_RULE, Addresses, InetRule, Ports, interval, merged, networks
 from istio_init.model.rules import (
     IPV4,
     Destination,
@@ -50,6 +50,7 @@ class _Group:
         self.has_kin = has_kin  # an earlier group that may take what this one would
         self.at = -1
         self.intervals: list[Interval] = []
+        self.networks: list[tuple[Network, ...]] = []  # long lists, beside the intervals
         self.ports: set[int] | None = None
 
     def continues(self, source: Rule) -> bool:
@@ -106,8 +107,11 @@ class _Group:
     def extend(self, run: Run) -> None:
         """Take rules that fit, and differ in the value alone that this group's rules do."""
         self.sources.append(run)
-        self.intervals += _intervals(run.values)
-        self.ports = None  # to be counted anew
+        if isinstance(run.values[0], PortRange):
+            self.intervals += [(each.low, each.high) for each in run.values]
+            self.ports = None  # to be counted anew
+        else:
+            self.networks.append(run.values)
 
     def stays_apart(self, rule: InetRule) -> bool:
         """Whether `rule` may be taken before this group: no packet meets both, or both do the same to it."""
@@ -132,24 +136,21 @@ class _Group:
                 self.ports.update(range(low, high + 1))
         return all(self.ports.isdisjoint(range(low, high + 1)) for low, high in other.intervals)
 
-    def rule(self) -> InetRule:
-        """The one rule that does what all of them do."""
+    def rules(self) -> list[InetRule]:
+        """The one rule that does what all of them do; one for each length of networks that are many."""
         if self.at < 0:
-            return self.first
-        matches = list(self.first.matches)
-        matches[self.at] = matches[self.at].replace(intervals=merged(self.intervals))
-        return self.first.replace(matches=tuple(matches))
+            return [self.first]
+        match = self.first.matches[self.at]
+        if isinstance(match, Addresses) and (self.networks or len(self.intervals) > LONGEST_IN_RULE):
+            from istio_init.formats.nft.prefix_lengths import split
+
+            return split(self.first, self.at, self.intervals, self.networks)
+        return [with_match(self.first, self.at, match.replace(intervals=merged(self.intervals)))]
 
 
-def _intervals(values: tuple[Network, ...] | tuple[PortRange, ...]) -> list[Interval]:
-    """The intervals of a long list, without a call for each."""
-    first = values[0]
-    if isinstance(first, PortRange):
-        return [(each.low, each.high) for each in values]  # type: ignore[union-attr]  # all are of one kind
-    bits = len(first.address) * 8
-    hosts = [(1 << (bits - prefix)) - 1 for prefix in range(bits + 1)]
-    number = int.from_bytes
-    return [(low := number(each.address, "big"), low | hosts[each.prefix]) for each in values]  # type: ignore[union-attr]
+def with_match(rule: InetRule, at: int, match: InetMatch) -> InetRule:
+    """The rule with another match at a position."""
+    return rule.replace(matches=(*rule.matches[:at], match, *rule.matches[at + 1 :]))
 
 
 _SIDES = {DestinationPorts: "dport", SourcePorts: "sport", Destination: "daddr", Source: "saddr"}
@@ -198,15 +199,29 @@ def _protocol(rule: InetRule) -> int:
 
 
 class Folded(Record):
-    """A chain of one family as it is in nftables; `parts[n]` are the rules that `rules[n]` is made of."""
+    """A chain of one family as it is in nftables; `parts[n]` are the rules that `rules[n]` is made of.
+
+    Rules that were one but for the lengths of their networks have the same `parts`, which are all of theirs.
+    """
 
     rules: tuple[InetRule, ...]
     parts: tuple[tuple[Rule | Run, ...], ...]
 
     def sources(self, number: int) -> Iterator[Rule]:
         """The rules that one is made of."""
-        for part in self.parts[number]:
-            yield from part.rules() if isinstance(part, Run) else (part,)
+        every = expanded(self.parts[number])
+        siblings = [rule for rule, parts in zip(self.rules, self.parts, strict=True) if parts is self.parts[number]]
+        if len(siblings) == 1:
+            return every
+        from istio_init.formats.nft.prefix_lengths import of_one
+
+        return of_one(self.rules[number], siblings, every)
+
+
+def expanded(parts: Iterable[Rule | Run]) -> Iterator[Rule]:
+    """The parts' rules."""
+    for part in parts:
+        yield from part.rules() if isinstance(part, Run) else (part,)
 
 
 def fold(parts: Sequence[Rule | Run], family: Family) -> Folded:
@@ -221,7 +236,13 @@ def fold(parts: Sequence[Rule | Run], family: Family) -> Folded:
             _take_run(groups, part, family)
         else:
             _take(groups, part, family)
-    return Folded(tuple(group.rule() for group in groups), tuple(tuple(group.sources) for group in groups))
+    rules: list[InetRule] = []
+    sources: list[tuple[Rule | Run, ...]] = []
+    for group in groups:
+        theirs = group.rules()
+        rules += theirs
+        sources += [tuple(group.sources)] * len(theirs)
+    return Folded(tuple(rules), tuple(sources))
 
 
 def _take(groups: list[_Group], source: Rule, family: Family) -> _Group:
@@ -408,7 +429,8 @@ def _choices(inet: InetMatch, family: Family) -> tuple[tuple[Match, ...], ...]:
             kind = SourcePorts if inet.side == "sport" else DestinationPorts
             return tuple((protocol, kind(each, inet.negated)) for each in ranges)
         case Addresses():
-            blocks = [network for each in inet.intervals for network in networks(each, family)]
+            blocks = [Network(each, inet.prefix) for each in sorted(inet.networks)]
+            blocks += [network for each in inet.intervals for network in networks(each, family)]
             side = Source if inet.side == "saddr" else Destination
             if inet.negated:
                 return (tuple(side(network, negated=True) for network in blocks),)

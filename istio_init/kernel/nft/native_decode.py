@@ -36,7 +36,7 @@ from istio_init.kernel.nft.native_encode import (
 )
 from istio_init.kernel.nft.native_encode_rare import COMMENT
 from istio_init.kernel.nft.set_elements import ELEMENT_TYPES
-from istio_init.kernel.nft.set_intervals import members, read_intervals
+from istio_init.kernel.nft.set_intervals import members, read_intervals, read_values
 from istio_init.model.extensions import (
     Tproxy,
 )
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from istio_init.kernel.nft.native_decode_match import Expression, SetContents
     from istio_init.kernel.nft.native_dump import TableDump
+    from istio_init.model.inet import Content
     from istio_init.model.rules import Family, TableName
 
 _ELEMENT_TYPES = {number: (kind, size) for kind, (number, size) in ELEMENT_TYPES.items()}
@@ -116,10 +117,13 @@ def contents(data: bytes, elements: Mapping[str, Sequence[bytes]]) -> SetContent
         return None
     lists = [attributes(each[HEAD.size :]).get(ELEMENTS, b"") for each in elements[name(attrs[SET_NAME])]]
     try:
-        intervals = read_intervals(lists, size, ranged=bool(flags & SET_INTERVAL))
+        if kind != "inet_service" and not flags & (SET_INTERVAL | SET_ANONYMOUS):
+            values: Content = read_values(lists, size)
+        else:
+            values = read_intervals(lists, size, ranged=bool(flags & SET_INTERVAL))
     except ValueError:
         return None
-    return (kind, intervals) if intervals else None
+    return (kind, values) if values else None
 
 
 def _chain_name(table: TableName, attrs: dict[int, bytes], *, dormant: bool) -> str:

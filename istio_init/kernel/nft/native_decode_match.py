@@ -51,13 +51,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Literal, TypeAlias
 
-    from istio_init.model.inet import InetMatch, Interval
+    from istio_init.model.inet import Content, InetMatch, Interval
     from istio_init.model.rules import Family
 
     # An expression's name and its attributes.
     Expression: TypeAlias = tuple[str, dict[int, bytes]]
-    # A set's element type and elements.
-    SetContents: TypeAlias = tuple[str, tuple[Interval, ...]]
+    # A set's element type, and its elements: intervals, or the values of a named hash table.
+    SetContents: TypeAlias = tuple[str, Content]
 
 
 FAMILY_OF = {number: family for family, number in FAMILY_NUMBERS.items()}
@@ -163,21 +163,27 @@ class MatchReader:
 
     def _add_field(self, load: tuple[object, ...], bits: bytes, contents: SetContents, *, negated: bool) -> None:
         """A match of a port or an address, of which all or, with `bits` or in the load, a prefix is compared."""
-        kind, intervals = contents
+        kind, values = contents
         _, base, at, length = load
         if base == TRANSPORT and length == 2 and not bits and self._protocol in {TCP, UDP}:
-            if kind not in {"", "inet_service"} or at not in {0, 2}:
+            if kind not in {"", "inet_service"} or at not in {0, 2} or isinstance(values, frozenset):
                 raise ValueError("not a port")
-            self._matches.append(Ports(self._protocol, "dport" if at else "sport", intervals, negated))
+            self._matches.append(Ports(self._protocol, "dport" if at else "sport", values, negated))
             return
         size = {IPV4: 4, IPV6: 16}[self.family] if self.family else 0
         if base != NETWORK or not size or at not in {SOURCE_AT[size], DESTINATION_AT[size]}:
             raise ValueError("not an address")
-        if kind not in {"", "ipv4_addr" if size == 4 else "ipv6_addr"} or (kind and (bits or length != size)):
+        side: Literal["saddr", "daddr"] = "saddr" if at == SOURCE_AT[size] else "daddr"
+        if kind not in {"", "ipv4_addr" if size == 4 else "ipv6_addr"} or (kind and length != size):
             raise ValueError("not a set of addresses")
+        if isinstance(values, frozenset):
+            self._matches.append(Addresses(side, (), negated, values, _prefix(values, bits, size)))
+            return
+        if kind and bits:
+            raise ValueError("a mask before a set of intervals")
         if not kind:
-            intervals = (_prefix_interval(intervals[0], bits, int(length), size),)  # type: ignore[call-overload]
-        self._matches.append(Addresses("saddr" if at == SOURCE_AT[size] else "daddr", intervals, negated))
+            values = (_prefix_interval(values[0], bits, int(length), size),)  # type: ignore[call-overload]
+        self._matches.append(Addresses(side, values, negated))
 
 
 def _is_implied(match: InetMatch, protocols: set[int]) -> bool:
@@ -208,6 +214,14 @@ def _bits(attrs: dict[int, bytes], register: bytes) -> bytes:
     if attrs[1] != register or attrs[2] != register or any(constant_of(attrs[5])) or any(attrs.get(6, b"")):
         raise ValueError("not a mask")
     return constant_of(attrs[4])
+
+
+def _prefix(networks: frozenset[bytes], bits: bytes, size: int) -> int:
+    """The length of networks of which these are the first addresses, where `bits` of a packet's are looked up."""
+    hosts = ((1 << 8 * size) - 1) ^ number_of(bits) if bits else 0
+    if (bits and len(bits) != size) or hosts & (hosts + 1) or any(number_of(each) & hosts for each in networks):
+        raise ValueError("not networks of one length")
+    return 8 * size - hosts.bit_length()
 
 
 def _prefix_interval(span: Interval, bits: bytes, length: int, size: int) -> Interval:

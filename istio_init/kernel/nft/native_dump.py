@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from _struct import Struct  # the C half of struct
-
 from istio_init.kernel.netlink.channel import attributes
 from istio_init.kernel.netlink.nfnetlink import (
     CHAIN_NAME,
@@ -30,7 +27,7 @@ from istio_init.kernel.nft.native_encode import (
     SET_KEY_LENGTH,
     deletion,
 )
-from istio_init.kernel.nft.set_elements import dumped_ranges, single_elements
+from istio_init.kernel.nft.set_elements import are_elements, dumped_ranges
 from istio_init.model.inet import NAMES
 from istio_init.record import Record
 
@@ -152,22 +149,20 @@ def _same_sets(dump: TableDump, encoded: Mapping[str, EncodedSet]) -> bool:
         if planned is None or any(facts.get(key, bytes(4)) != value for key, value in planned.facts.items()):
             return False
         lists = [attributes(each[HEAD.size :]).get(ELEMENTS, b"") for each in dump.elements[own]]
-        if not _same_elements(b"".join(lists), planned):
+        if not _same_elements(lists, planned):
             return False
     return True
 
 
-def _same_elements(dumped: bytes, planned: EncodedSet) -> bool:
+def _same_elements(lists: Sequence[bytes], planned: EncodedSet) -> bool:
     """Whether the elements are the same: a tree of intervals is dumped descending, a hash table in any order."""
     size = int.from_bytes(planned.facts[SET_KEY_LENGTH], "big")
+    values = planned.content
+    if isinstance(values, frozenset):
+        return are_elements(lists, values, size)
     if planned.facts[SET_FLAGS][3] & SET_INTERVAL:
-        return dumped == dumped_ranges(planned.intervals, size)
-    elements = b"".join(single_elements(planned.intervals, size))
-    if dumped == elements or len(dumped) != len(elements):
-        return dumped == elements
-    # A set has no element twice, so those of the dump are all different.
-    each = Struct(f"{int.from_bytes(elements[:2], sys.byteorder)}s").iter_unpack
-    return set(each(dumped)) == set(each(elements))
+        return b"".join(lists) == dumped_ranges(values, size)
+    return are_elements(lists, [low.to_bytes(size, "big") for low, _ in values], size)
 
 
 def _same_rules(dumped: Sequence[bytes], planned: Mapping[str, Sequence[tuple[bytes, bytes, bytes]]]) -> bool:

@@ -64,9 +64,10 @@ from istio_init.model.inet import (
     Addresses,
     Ports,
     chain_name,
+    content,
     element_type,
-    holds_intervals,
     needs_family_match,
+    netmask,
     prefix_length,
     sets,
 )
@@ -90,14 +91,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
-    from istio_init.model.inet import InetMatch, InetRule, InetTable, Interval
+    from istio_init.model.inet import Content, InetMatch, InetRule, InetTable
     from istio_init.model.rules import Family, Hook, TableName, Target
 
     Message: TypeAlias = tuple[int, int, bytes]  # type, flags, body
     # What a message is about: a table, and a chain or set in it, and a rule of a chain with its number from 1.
     Subject: TypeAlias = tuple[str, str, int, InetRule | None]
-    # By element type and elements: a set's name in the table, and its number in the batch.
-    NumberedSets: TypeAlias = dict[tuple[str, tuple[Interval, ...]], tuple[str, int]]
+    # By element type and content: a set's name in the table, and its number in the batch.
+    NumberedSets: TypeAlias = dict[tuple[str, Content], tuple[str, int]]
 
 HOOKS: dict[Hook, int] = {"PREROUTING": 0, "OUTPUT": 3}  # <linux/netfilter.h>
 FAMILY_NUMBERS: dict[Family, int] = {IPV4: 2, IPV6: 10}
@@ -131,10 +132,10 @@ _COUNTER = expression("counter", b"")
 
 
 class EncodedSet(Record):
-    """A set: its attributes as the kernel dumps them, but for changing ones, and what it holds, ascending and apart."""
+    """A set: its attributes as the kernel dumps them, but for changing ones, and what it holds."""
 
     facts: dict[int, bytes]
-    intervals: tuple[Interval, ...]
+    content: Content
 
 
 class EncodedTable(Record):
@@ -264,9 +265,11 @@ class _TableWriter:
             expressions = _one_interval(match, base, at, size)
             return expressions, expressions
         load = load_payload(base, at, size)
-        if (kind, match.intervals) in named:
-            name, number = named[kind, match.intervals]
+        if entry := named.get((kind, content(match))):
+            name, number = entry
             sent = name
+            if isinstance(match, Addresses) and match.networks and match.prefix < 8 * size:
+                load += mask(netmask(match.prefix, size))
         else:
             field = _FIELDS[match.protocol if isinstance(match, Ports) else rule.family or IPV4, match.side]
             name, sent = f"__set{self._anonymous}", _ANONYMOUS
@@ -276,18 +279,30 @@ class _TableWriter:
             load + look_up(name, negated=match.negated),
         )
 
-    def _set(self, name: str, kind: str, intervals: tuple[Interval, ...], field: tuple[int, int] | None = None) -> int:
+    def _set(self, name: str, kind: str, values: Content, field: tuple[int, int] | None = None) -> int:
         """A set and its elements; returns its number. One of a single rule, which loads `field`, has no name."""
         type_number, size = ELEMENT_TYPES[kind]
-        ranged = any(low != high for low, high in intervals) if field else holds_intervals(kind, intervals)
+        ranged = False
+        if isinstance(values, frozenset):
+            elements = single_elements(values, size) if self._elements else ()
+            count = len(values)
+        elif field and all(low == high for low, high in values):
+            elements = single_elements([low.to_bytes(size, "big") for low, _ in values], size)
+            count = len(values)
+        else:
+            ranged = True
+            elements = ranged_elements(values, size) if self._elements else ()
+            count = count_ranged(values)
         flags = SET_INTERVAL if ranged else 0
-        userdata, description, sent = _KEY_ORDER, b"", name
+        userdata, sent = _KEY_ORDER, name
         if field:
             flags |= SET_ANONYMOUS | SET_CONSTANT
             userdata += (_MERGED if ranged else b"") + _type_of(*field)
-            description = attribute(SET_DESCRIPTION, word(1, count_ranged(intervals) if ranged else len(intervals)))
             sent = _ANONYMOUS
             self._anonymous += 1
+        # Of a hash table whose size it knows the kernel makes one that needs not grow.
+        has_size = field or isinstance(values, frozenset)
+        description = attribute(SET_DESCRIPTION, word(1, count)) if has_size else b""
         facts = {
             SET_FLAGS: flags.to_bytes(4, "big"),
             SET_KEY_TYPE: type_number.to_bytes(4, "big"),
@@ -298,9 +313,9 @@ class _TableWriter:
         head = text(SET_NAME, sent)
         attributes = b"".join(map(attribute, facts.keys(), facts.values()))
         self._add(NEWSET, NLM_F_CREATE, name, head, attributes, word(SET_ID, number), description)
-        for each in (ranged_elements if ranged else single_elements)(intervals, size) if self._elements else ():
+        for each in elements:
             self._add(NEWSETELEM, NLM_F_CREATE, name, head, word(ELEMENTS_SET_ID, number), attribute(ELEMENTS, each))
-        self._result.sets[name] = EncodedSet(facts, intervals)
+        self._result.sets[name] = EncodedSet(facts, values)
         return number
 
 

@@ -12,7 +12,7 @@ from istio_init.kernel.netlink.channel import ATTRIBUTE, attribute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from istio_init.model.inet import Interval
 
@@ -91,12 +91,24 @@ def _pairs(
     return [pack(before, low, between, high + 1 & last, behind) for low, high in intervals]
 
 
-def single_elements(intervals: Sequence[Interval], size: int) -> tuple[bytes, ...]:
-    """The same for a set of single values: the kernel dumps them in an order of its own."""
+def single_elements(values: Iterable[bytes], size: int) -> tuple[bytes, ...]:
+    """The same for a set of single values, which are packed: the kernel dumps them in an order of its own."""
     head, tail = frame(size)
-    elements = [head + low.to_bytes(size, "big") + tail for low, _ in intervals]
+    packed = list(values)
     at_once = _LONGEST_LIST // (size + len(head + tail))
-    return tuple([b"".join(elements[first : first + at_once]) for first in range(0, len(elements), at_once)])
+    lists = [packed[at : at + at_once] for at in range(0, len(packed), at_once)]
+    return tuple([head + (tail + head).join(each) + tail for each in lists])
+
+
+def are_elements(lists: Sequence[bytes], values: Collection[bytes], size: int) -> bool:
+    """Whether lists have an element for each of these values, in any order. A set has no element twice."""
+    head, tail = frame(size)
+    if sum(map(len, lists)) != len(values) * (size + len(head + tail)):
+        return False
+    padded = frozenset([each + tail for each in values] if tail else values)
+    # Whatever the head occurs in is not as it should be, and so not among the values.
+    parts = [each.split(head) for each in lists]
+    return not any(each[0] for each in parts) and all(padded.issuperset(each[1:]) for each in parts)
 
 
 def count_ranged(intervals: Sequence[Interval]) -> int:

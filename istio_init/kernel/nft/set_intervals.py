@@ -27,6 +27,14 @@ def read_intervals(lists: Iterable[bytes], size: int, *, ranged: bool) -> tuple[
     return merged(intervals)
 
 
+def read_values(lists: Iterable[bytes], size: int) -> frozenset[bytes]:
+    """The values of a dumped set that is no set of intervals. ValueError for elements that are more than a value."""
+    bounds = _bounds(b"".join(lists), size)
+    if any(end for _, end in bounds):
+        raise ValueError("an end of an interval in a set of single values")
+    return frozenset([value.to_bytes(size, "big") for value, _ in bounds])
+
+
 # Long sets are read by their pattern: taking every element apart by itself takes several times as long. None means
 # that the elements have another one.
 

@@ -23,7 +23,6 @@ CAPTURED, PASSED, REFUSED = "captured", "passed through", "refused"
 OTHERWISE = {
     "other arguments first": (CAPTURED, PASSED),
     "template gateway": (CAPTURED, PASSED),
-    "DNS capture: not a boolean": (CAPTURED, REFUSED),
     "NONE": (REFUSED, PASSED),
     "an address without a length": (REFUSED, CAPTURED),
     # The rules differ.
@@ -98,8 +97,11 @@ def rules(namespace: Namespace) -> dict[tuple[str, str, str], list[str]]:
 def has_addresses(namespace: Namespace) -> None:
     """Give it what a network plugin would have: Istio's plugin looks for the pod's addresses."""
     namespace.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "uplink")
-    for command in ("link set uplink up", "link set eth0 up", "addr add 10.0.0.2/24 dev eth0"):
-        namespace.run("ip", *command.split())
+    for link in ("uplink", "eth0"):
+        # No link-local address of its own, at random and some time later.
+        namespace.run("ip", "link", "set", link, "addrgenmode", "none")
+        namespace.run("ip", "link", "set", link, "up")
+    namespace.run("ip", "addr", "add", "10.0.0.2/24", "dev", "eth0")
     namespace.run("ip", "addr", "add", "fd00::2/64", "dev", "eth0", "nodad")
 
 

@@ -102,13 +102,16 @@ class KubernetesNode:
 
     @contextlib.contextmanager
     def namespace(self, name: str) -> Iterator[str]:
-        """A namespace of the cluster, for one test."""
-        self.kubectl("create", "namespace", name)
+        """A namespace of the cluster, for one test, without the pods that another of that name had."""
+        created = ("kubectl", "create", "namespace", name)
+        self.until(lambda: self.completed(*created).returncode == 0, f"the namespace {name}")
         self.until(lambda: self.completed("kubectl", "-n", name, "get", "serviceaccount", "default").returncode == 0)
         try:
             yield name
         finally:
-            self.kubectl("delete", "namespace", name, "--wait=true", "--timeout=90s", "--grace-period=1")
+            # Its end takes Kubernetes 5 seconds, that of its pods does not; in a namespace that ends none is created.
+            self.kubectl("delete", "namespace", name, "--wait=false")
+            self.kubectl("-n", name, "delete", "pods", "--all", "--wait=true", "--timeout=90s", "--grace-period=1")
 
     def until(self, condition: Callable[[], bool], what: str = "") -> None:
         """Return once a condition holds; AssertionError after PATIENCE."""
@@ -119,16 +122,14 @@ class KubernetesNode:
 
     def wait_for_pod(self, name: str, namespace: str, condition: str = "Ready") -> None:
         """Wait until a pod has a condition; AssertionError, with what the API tells of it, where it does not get it."""
-        done = self.completed(
-            "kubectl",
-            "-n",
-            namespace,
-            "wait",
-            f"--for=condition={condition}",
-            f"pod/{name}",
-            f"--timeout={PATIENCE:.0f}s",
-        )
-        assert done.returncode == 0, self.kubectl("-n", namespace, "describe", "pod", name)
+        self.wait_for_pods([name], namespace, condition)
+
+    def wait_for_pods(self, names: list[str], namespace: str, condition: str = "Ready") -> None:
+        """Wait for each of these pods as for one."""
+        pods = [f"pod/{name}" for name in names]
+        wait = ("wait", f"--for=condition={condition}", f"--timeout={PATIENCE:.0f}s")
+        done = self.completed("kubectl", "-n", namespace, *wait, *pods)
+        assert done.returncode == 0, done.stderr.decode() + self.kubectl("-n", namespace, "describe", *pods)
 
     def start_dns(self) -> None:
         """Run CoreDNS as the cluster's DNS server."""

@@ -108,8 +108,8 @@ imageGCHighThresholdPercent: 100
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}
 enforceNodeAllocatable: [pods]
 serializeImagePulls: false
-syncFrequency: 10s
-nodeStatusUpdateFrequency: 5s
+syncFrequency: 2s
+nodeStatusUpdateFrequency: 1s
 END
     # Connection tracking's settings are the machine's.
     cat >"$home/proxy.yaml" <<END
@@ -279,14 +279,12 @@ inside() {
 }
 
 stop() {
-    # Each is asked, the last one first; what is left ends with this process, the first of its namespace.
-    local each try
-    for each in $started; do
-        kill -TERM "$each" 2>/dev/null || continue
-        for try in $(seq 50); do
-            kill -0 "$each" 2>/dev/null || break
-            sleep 0.1
-        done
+    # All are asked; what is left after 5 seconds ends with this process, the first of its namespace.
+    # shellcheck disable=SC2086 # process ids are words
+    kill -TERM $started 2>/dev/null || true
+    for _ in $(seq 50); do
+        [ -n "$(jobs -pr)" ] || break
+        sleep 0.1
     done
     exit 0
 }
@@ -344,8 +342,9 @@ case ${1:-} in
     restart) restart "${2:?}" ;;
     exec)
         shift
+        # kubectl's cache of what the API server has is the node's own: another node has the same address.
         exec nsenter -t "$(cat "$home/ready")" -m -n -u -p env -C "$PWD" KUBECONFIG="$home/pki/admin.conf" \
-            PATH="$home/bin:$programs:$PATH" CONTAINERD_NAMESPACE=k8s.io "$@"
+            KUBECACHEDIR="$home/cache" PATH="$home/bin:$programs:$PATH" CONTAINERD_NAMESPACE=k8s.io "$@"
         ;;
     *)
         sed -n '2,/^set/s/^# \{0,1\}//p' "$0"

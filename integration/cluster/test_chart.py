@@ -12,7 +12,7 @@ import yaml
 from integration.cluster.conftest import CNI_IMAGE
 from integration.cluster.node import KubernetesNode
 from integration.cluster.plugin import INJECTED, deployed, installed, leaves_nothing, rolled_out
-from integration.cluster.workload import dial_in, pod
+from integration.cluster.workload import answering, dial_in, pod
 from integration.containers.engine import ROOT
 
 UPGRADES = 3
@@ -60,9 +60,8 @@ def test_pods_that_start_during_an_upgrade_are_captured(node: KubernetesNode, na
                 node.apply(pod(name, annotations=INJECTED), namespace)
             rolled_out(node)
             assert installed(node)
-        for name in names:
-            node.wait_for_pod(name, namespace)
-        assert {dial_in(node, namespace, name).split()[0] for name in names} == {"15006"}
+        node.wait_for_pods(names, namespace)
+        assert answering(node, namespace) == dict.fromkeys(names, "15006")
     node.until(lambda: leaves_nothing(node), "the plugin to go")
 
 

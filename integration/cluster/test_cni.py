@@ -8,7 +8,18 @@ import pytest
 
 from integration.cluster.node import KubernetesNode
 from integration.cluster.plugin import INJECTED, PLAIN, installed, leaves_nothing, rolled_out
-from integration.cluster.workload import APP, ELSEWHERE, address, container, dial, dial_in, pod, sidecar
+from integration.cluster.workload import (
+    APP,
+    ELSEWHERE,
+    address,
+    answering,
+    container,
+    dial,
+    dial_in,
+    first_lines,
+    pod,
+    sidecar,
+)
 
 MANY = 50
 # The app's first act is a connection; then it serves. Without capture it reaches nobody, and waits.
@@ -53,11 +64,10 @@ def test_many_at_once(node: KubernetesNode, namespace: str) -> None:
     names = [f"web-{number}" for number in range(MANY)]
     apps = [container("app", FIRST + APP, 1000), sidecar()]
     node.apply("---\n".join(pod(name, containers=apps, annotations=INJECTED) for name in names), namespace)
-    for name in names:
-        node.wait_for_pod(name, namespace)
-    first = {node.kubectl("-n", namespace, "logs", name, "-c", "app").splitlines()[0] for name in names}
-    assert first <= {"15001 203.0.113.9 443", "ConnectionRefusedError"}
-    assert {dial_in(node, namespace, name).split()[0] for name in names} == {"15006"}
+    node.wait_for_pods(names, namespace)
+    first = first_lines(node, namespace, MANY)
+    assert set(first.values()) <= {"15001 203.0.113.9 443", "ConnectionRefusedError"}
+    assert answering(node, namespace) == dict.fromkeys(names, "15006")
 
 
 @pytest.mark.usefixtures("plain")

@@ -9,14 +9,11 @@ import pytest
 from integration.cluster.node import KubernetesNode
 from integration.cluster.plugin import INJECTED, PLAIN, leaves_nothing, rolled_out
 from integration.cluster.test_cni import FIRST
-from integration.cluster.workload import APP, DIAL, container, pod, sidecar
+from integration.cluster.workload import APP, answering, container, first_lines, pod, sidecar
 
 MANY = 50
 # The first line of an app whose first connection was captured: the sidecar answers, or is not there yet.
 CAPTURED = {"15001 203.0.113.9 443", "ConnectionRefusedError"}
-
-# Dials each address; its arguments are the program that dials, and the addresses.
-DIAL_EACH = 'for address; do python3 -c "$0" "$address" 8080 || exit; done'
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +28,7 @@ def plain(node: KubernetesNode) -> Iterator[None]:
 
 def start(node: KubernetesNode, namespace: str, names: list[str]) -> None:
     apps = [container("app", FIRST + APP, 1000), sidecar()]
-    pods = [pod(name, containers=apps, annotations=INJECTED, labels={"app": "web"}) for name in names]
-    node.apply("---\n".join(pods), namespace)
+    node.apply("---\n".join(pod(name, containers=apps, annotations=INJECTED) for name in names), namespace)
 
 
 def running(node: KubernetesNode, namespace: str) -> set[str]:
@@ -49,25 +45,10 @@ def once_running(node: KubernetesNode, namespace: str, least: int) -> set[str]:
 
 def assert_captured(node: KubernetesNode, namespace: str, names: list[str]) -> None:
     """Each pod gets ready, was captured before its app's first connection, and is."""
-    for name in names:
-        node.wait_for_pod(name, namespace)
-    node.until(lambda: len(first_lines(node, namespace)) == len(names), "the first line of each app")
-    assert {name: line for name, line in first_lines(node, namespace).items() if line not in CAPTURED} == {}
-    pods = {each["metadata"]["name"]: each["status"]["podIP"] for each in node.get("-n", namespace, "pods")["items"]}
-    assert sorted(pods) == sorted(names)
-    answers = node.run("sh", "-c", DIAL_EACH, DIAL, *pods.values()).splitlines()
-    assert {name: line.split()[0] for name, line in zip(pods, answers, strict=True)} == dict.fromkeys(names, "15006")
-
-
-def first_lines(node: KubernetesNode, namespace: str) -> dict[str, str]:
-    """The first line that the app of each pod has written, by the pod's name."""
-    every = ("--tail=-1", f"--max-log-requests={MANY}", "--prefix")
-    logs = node.kubectl("-n", namespace, "logs", "-l=app=web", "-c=app", *every)
-    first: dict[str, str] = {}
-    for line in logs.splitlines():
-        place, _, text = line.partition(" ")
-        first.setdefault(place.split("/")[1], text)
-    return first
+    node.wait_for_pods(names, namespace)
+    first = first_lines(node, namespace, len(names))
+    assert {name: line for name, line in first.items() if line not in CAPTURED} == {}
+    assert answering(node, namespace) == dict.fromkeys(names, "15006")
 
 
 def kill_agent(node: KubernetesNode) -> None:

@@ -52,12 +52,23 @@ for port in (15001, 15006):
 """
 # The app: it serves its name at port 8080 and dials what it is told to.
 APP = "import http.server; http.server.test(http.server.SimpleHTTPRequestHandler, port=8080)"
-DIAL = """
-import socket, sys
-connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
-connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
-print(connection.recv(200).decode(errors="replace"))
+ASK = """
+import json, socket, sys, time
+def ask(address, port):
+    end = time.monotonic() + 60
+    while True:
+        try:
+            connection = socket.create_connection((address, port), 5)
+            break
+        except ConnectionRefusedError:  # by a program that has started, and does not listen yet
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+    connection.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+    return connection.recv(200).decode(errors="replace")
 """
+DIAL = f"{ASK}print(ask(sys.argv[1], int(sys.argv[2])))"
+DIAL_EACH = f"{ASK}print(json.dumps({{each: ask(each, int(sys.argv[1])) for each in sys.argv[2:]}}))"
 # A query to the pod's own nameserver, once.
 QUERY = """
 import socket
@@ -120,6 +131,29 @@ def dial(node: KubernetesNode, namespace: str, name: str, to: tuple[str, int]) -
 def dial_in(node: KubernetesNode, namespace: str, name: str, port: int = 8080) -> str:
     """What the node is answered by a pod."""
     return node.run("python3", "-c", DIAL, address(node, namespace, name), str(port)).strip()
+
+
+def answering(node: KubernetesNode, namespace: str) -> dict[str, str]:
+    """The sidecar's port that answers the node, for each pod of a namespace by the pod's name."""
+    pods = node.get("-n", namespace, "pods")["items"]
+    names = {str(each["status"]["podIP"]): str(each["metadata"]["name"]) for each in pods}
+    answers = json.loads(node.run("python3", "-c", DIAL_EACH, "8080", *names))
+    return {names[address]: answer.split()[0] for address, answer in answers.items()}
+
+
+def first_lines(node: KubernetesNode, namespace: str, count: int) -> dict[str, str]:
+    """The first line that the app of each pod of a namespace writes, by the pod's name, once so many have written."""
+    lines: dict[str, str] = {}
+    logs = ("logs", "--selector=!none", "--container=app", "--prefix", "--tail=-1")
+
+    def all_have_written() -> bool:
+        for line in node.kubectl("-n", namespace, *logs).splitlines():
+            name, _, text = line.partition("/app] ")
+            lines.setdefault(name.removeprefix("[pod/"), text)
+        return len(lines) == count
+
+    node.until(all_have_written, "the first line of each app")
+    return lines
 
 
 def address(node: KubernetesNode, namespace: str, name: str) -> str:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 # Tests that one worker runs, beside the files with a fixture of module scope: they share an engine and an image, or
 # what the first of them computes. Where the fixture has parameters, the expression's group keeps them apart.
 GROUPS = (
-    r"integration/cluster/",
+    # Two nodes take about the same time; of the two other files one needs none, and one a node with a newer runtime.
+    r"integration/cluster/test_(?:ebpf|istio|moments|restarts)\.py",
+    r"integration/cluster/test_(?!istio_plugin|user_namespaces)",
     r"integration/containers/",
     r"integration/envoy/test_calls\.py::.*\[(\w+)",
     r"integration/kernel/test_kernels\.py::.*?(\w+)\]",

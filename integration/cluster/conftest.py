@@ -1,4 +1,4 @@
-"""One node, and the images under test, for all cluster tests of a session."""
+"""One node, with the images under test, for all cluster tests of a worker."""
 
 from __future__ import annotations
 
@@ -7,14 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from integration.cluster.images import shared
 from integration.cluster.node import KubernetesNode
-from integration.containers.conftest import Built, base, build, engine, image, sources, state
-from integration.containers.engine import Engine
-
-__all__ = ["base", "engine", "image", "sources", "state"]
-
-CNI_IMAGE = "localhost/istio-init-cni:test"
-
 
 # Seconds: the first test waits for two images, and on a new machine for the node's programs to be built.
 TIMEOUT = 2400
@@ -28,17 +22,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def cni_image(engine: Engine, image: Built, sources: Path, base: str) -> Built:
-    """The image that installs the CNI plugin, built upon what the other left in the cache."""
-    return build(engine, sources, base, CNI_IMAGE, "--target=cni")
+def images(testrun_uid: str) -> Iterator[Path]:
+    """An archive of the images under test and the base image for apps, the same for all workers of a run."""
+    with shared(testrun_uid) as archive:
+        yield archive
 
 
 @pytest.fixture(scope="session")
-def node(engine: Engine, image: Built, cni_image: Built, base: str) -> Iterator[KubernetesNode]:
-    """A node that has the images under test, the base image for apps, and a DNS server."""
+def node(images: Path) -> Iterator[KubernetesNode]:
+    """A node that has the images, and a DNS server."""
     with KubernetesNode() as running:
-        for tag in (image.tag, cni_image.tag, base):
-            running.load(engine.cli("save", tag))
+        running.load(images.read_bytes())
         running.start_dns()
         yield running
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from integration.cluster.conftest import CNI_IMAGE
+from integration.cluster.images import CNI_IMAGE
 from integration.cluster.node import PAUSE, KubernetesNode
 from integration.containers.engine import ROOT
 from istio_init.cni.node.conflist import PLUGIN

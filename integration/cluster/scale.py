@@ -7,23 +7,17 @@ pods come and go.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import statistics
-import tempfile
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
-from integration.cluster.conftest import CNI_IMAGE
+from integration.cluster.images import make
 from integration.cluster.node import PAUSE, KubernetesNode
 from integration.cluster.plugin import INJECTED, PLAIN, leaves_nothing, rolled_out
 from integration.cluster.test_agent import metrics
-from integration.containers import base as base_image
-from integration.containers.conftest import BASE, build, copied_sources
-from integration.containers.engine import Engine
 
 NAMESPACE = "scale"
 
@@ -102,17 +96,6 @@ def measure(node: KubernetesNode, rounds: int, count: int, idle: float) -> None:
     print(f"ratio of the medians: {ratio:.2f}")
 
 
-def image(directory: Path) -> bytes:
-    """The image for nodes, as an archive."""
-    archive = os.environ.get(base_image.MADE_BEFORE) or str(directory / "base.tar")
-    if not Path(archive).exists():
-        base_image.make(Path(archive))
-    with Engine(directory / "docker") as engine:
-        engine.cli("import", archive, BASE)
-        build(engine, copied_sources(directory), BASE, CNI_IMAGE, "--target=cni")
-        return engine.cli("save", CNI_IMAGE)
-
-
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -120,10 +103,9 @@ def main() -> None:
     parser.add_argument("--pods", type=int, default=40, help="created at once")
     parser.add_argument("--idle", type=float, default=30.0, help="seconds in which nothing happens")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="istio-init-", dir="/var/tmp") as directory:
-        archive = image(Path(directory))
+    images = make()
     with KubernetesNode() as node:
-        node.load(archive)
+        node.load(images)
         measure(node, options.rounds, options.pods, options.idle)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from integration.cluster.conftest import CNI_IMAGE
+from integration.cluster.images import CNI_IMAGE
 from integration.cluster.node import KubernetesNode
 from integration.cluster.plugin import INJECTED, deployed, installed, leaves_nothing, rolled_out
 from integration.cluster.workload import answering, dial_in, pod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from integration.cluster.conftest import CNI_IMAGE
+from integration.cluster.images import CNI_IMAGE
 from integration.cluster.node import KubernetesNode
 from integration.cluster.plugin import INJECTED, PLAIN, deployed, leaves_nothing, rolled_out
 from integration.cluster.workload import ELSEWHERE, dial, dial_in, pod

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 
 from integration.cluster.build_runtime import runtime
-from integration.cluster.conftest import CNI_IMAGE
 from integration.cluster.node import KubernetesNode
 from integration.cluster.plugin import INJECTED, leaves_nothing
 from integration.cluster.test_agent_functions import reasons
 from integration.cluster.test_chart import release
 from integration.cluster.test_init_container import init_container
 from integration.cluster.workload import ELSEWHERE, ELSEWHERE_IPV6, dial, dial_in, pod
-from integration.containers.conftest import BASE, Built
-from integration.containers.engine import Engine
 
 
 @pytest.fixture(scope="module")
-def node(engine: Engine, image: Built, cni_image: Built, base: str) -> Iterator[KubernetesNode]:
+def node(images: Path) -> Iterator[KubernetesNode]:
     """A node of its own, with the newer runtime."""
     with KubernetesNode(runtime()) as running:
-        for tag in (image.tag, CNI_IMAGE, BASE):
-            running.load(engine.cli("save", tag))
+        running.load(images.read_bytes())
         yield running
 
 

@@ -48,5 +48,14 @@ def make(archive: Path) -> None:
         subprocess.run([*command, RELEASE, str(archive)], check=True, env={**os.environ, "TMPDIR": scratch})
 
 
+def archive(directory: Path) -> Path:
+    """The archive that was made before, or one that is made now in a directory."""
+    before = os.environ.get(MADE_BEFORE)
+    if before:
+        return Path(before)
+    make(directory / "base.tar")
+    return directory / "base.tar"
+
+
 if __name__ == "__main__":
     make(Path(sys.argv[1]).resolve())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
 import subprocess
 import tempfile
@@ -33,14 +33,21 @@ class Built(NamedTuple):
     compressed: int
 
 
-@pytest.fixture(scope="session")
-def state() -> Iterator[Path]:
-    """A directory on a real disk for daemons to keep their state in; gone after the session."""
+@contextlib.contextmanager
+def state_of_daemons() -> Iterator[Path]:
+    """A directory on a real disk for daemons to keep their state in, with what they keep elsewhere gone at its end."""
     new = [path for path in NOT_CONFIGURABLE if not path.exists()]
     with tempfile.TemporaryDirectory(prefix="istio-init-", dir="/var/tmp") as directory:
         yield Path(directory)
     for path in new:
         shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def state() -> Iterator[Path]:
+    """A directory for daemons, until the end of the session."""
+    with state_of_daemons() as directory:
+        yield directory
 
 
 @pytest.fixture(scope="session")
@@ -53,11 +60,7 @@ def engine(state: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def base(engine: Engine, state: Path) -> str:
     """A minimal Debian with Python: the image is built on it, and apps and proxies run in it."""
-    result = os.environ.get(base_image.MADE_BEFORE)
-    archive = Path(result) if result else state / "base.tar"
-    if not result:
-        base_image.make(archive)
-    engine.cli("import", str(archive), BASE)
+    engine.cli("import", str(base_image.archive(state)), BASE)
     return BASE
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from integration.kernel.test_legacy import preceded, reset
+from integration.kernel.test_legacy_writers import preceded
 from integration.kit.capabilities import without
+from integration.kit.legacy_tables import reset
 from integration.kit.namespace import Namespace
 from integration.kit.pod import APP, Pod
 from integration.kit.program import IPTABLES, RESTORE, SAVE

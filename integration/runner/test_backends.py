@@ -64,7 +64,7 @@ def test_printed_applied_and_read_are_one(backend: str, flags: list[str]) -> Non
         chosen = options([*arguments, *flags], {})
         assert chosen is not None
         interfaces = (*chosen.istio_exclude_interfaces, *chosen.kube_virt_interfaces)
-        # test_nft.py holds that this is said.
+        # tests/formats/test_nft.py holds that this is said.
         assume(backend != "native" or not any(map(unspeakable, interfaces)))
         plan = build(chosen)
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from istio_init.kernel.xtables.decode_rule import EntryReader
 from istio_init.kernel.xtables.encode_rule import pack
+from istio_init.kernel.xtables.ip_header import LAYOUTS
 from istio_init.model.rules import BUILTIN_CHAINS, IPV4, Jump, Rule, Verdict
 
 if TYPE_CHECKING:
@@ -83,3 +85,14 @@ class Blob:
                 self._jumps.append((end - 8, rule.target.chain))
         signature = b"ISTI" if rule.ours else bytes(4)
         self._entry(packed[: self._fields], signature, packed[self._header : target_offset], target)
+
+
+def unpack(entry: bytes, family: Family, *, is_standard: bool) -> Rule:
+    """An entry's rule as it is read."""
+    return EntryReader(family).rule(entry, is_standard=is_standard)
+
+
+def offsets(entry: bytes, family: Family) -> tuple[int, int]:
+    """Where an entry's target begins, and where the entry ends."""
+    target, end = struct.unpack_from("=HH", entry, LAYOUTS[family].struct.size + 4)
+    return target, end

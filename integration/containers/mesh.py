@@ -7,9 +7,9 @@ import socket
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from integration.containers.envoy import TPROXY_USER, Envoy
+from integration.containers.envoy import APP_USER, ROOT_USER, TPROXY_USER, Envoy
 from integration.containers.envoy_config import OPEN, Service, responder, sidecar
-from integration.containers.serving import Server
+from integration.containers.serving import Server, http2
 from integration.kit.endpoints import ROOT, Address, ask, opened
 from integration.kit.pod import ADDRESSES, APP, Pod
 from istio_init.model.rules import IPV4, IPV6
@@ -83,6 +83,18 @@ class Mesh:
 def answering(namespace: Namespace, user: tuple[str, ...], port: int) -> Envoy:
     """An Envoy that answers HTTP requests of any version itself."""
     return Envoy(namespace, user, lambda admin: responder(admin, port))
+
+
+def assert_http2_both_ways(mesh: Mesh) -> None:
+    """The app and the upstream are Envoys that answer in the version of the request."""
+    pod = mesh.pod
+    with answering(pod.namespace, APP_USER, 8082), answering(pod.peer, ROOT_USER, 8083):
+        with mesh.envoy.watched() as moved:
+            assert http2(pod.peer, ROOT_USER, (pod.addresses.pod, 8082)) == ("2", f"responder_{mesh.family}")
+        assert moved == {mesh.inbound: 1, mesh.app_cluster: 1}
+        with mesh.envoy.watched() as moved:
+            assert http2(pod.namespace, APP_USER, (pod.addresses.peer, 8083)) == ("2", f"responder_{mesh.family}")
+        assert moved == {mesh.outbound: 1, mesh.passthrough: 1}
 
 
 def assert_udp_bypasses(mesh: Mesh) -> None:

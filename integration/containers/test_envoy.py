@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from integration.containers.envoy import APP_USER, REDIRECT_USER, ROOT_USER
-from integration.containers.mesh import APP_PORT, Mesh, answering, assert_udp_bypasses
-from integration.containers.serving import get, http2, talk
+from integration.containers.envoy import REDIRECT_USER
+from integration.containers.mesh import APP_PORT, Mesh, assert_http2_both_ways, assert_udp_bypasses
+from integration.containers.serving import get, talk
 from integration.kit.endpoints import Address, User
 from istio_init.model.rules import FAMILIES
 
@@ -164,16 +164,8 @@ def test_what_goes_in_comes_out_once(mesh: Mesh) -> None:
 
 
 def test_http2_both_ways(mesh: Mesh) -> None:
-    """The app and the upstream are Envoys that answer in the version of the request."""
-    pod = mesh.pod
-    pod.apply(ARTICLE)
-    with answering(pod.namespace, APP_USER, 8082), answering(pod.peer, ROOT_USER, 8083):
-        with mesh.envoy.watched() as moved:
-            assert http2(pod.peer, ROOT_USER, (pod.addresses.pod, 8082)) == ("2", f"responder_{mesh.family}")
-        assert moved == {mesh.inbound: 1, mesh.app_cluster: 1}
-        with mesh.envoy.watched() as moved:
-            assert http2(pod.namespace, APP_USER, (pod.addresses.peer, 8083)) == ("2", f"responder_{mesh.family}")
-        assert moved == {mesh.outbound: 1, mesh.passthrough: 1}
+    mesh.pod.apply(ARTICLE)
+    assert_http2_both_ways(mesh)
     counters = mesh.envoy.counters()
     for name in (f"http.{mesh.inbound}.downstream_cx", f"http.{mesh.outbound}.downstream_cx"):
         assert counters[f"{name}_http2_total"] == 1

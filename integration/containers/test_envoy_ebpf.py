@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from integration.containers.envoy import APP_USER, REDIRECT_USER, ROOT_USER, TPROXY_USER
-from integration.containers.mesh import APP_PORT, Mesh, answering
-from integration.containers.serving import get, http2, talk
+from integration.containers.envoy import REDIRECT_USER, TPROXY_USER
+from integration.containers.mesh import APP_PORT, Mesh, assert_http2_both_ways
+from integration.containers.serving import get, talk
 from integration.kit.ebpf_node import EbpfNode
 from integration.kit.ebpf_pod import EbpfPod
 from istio_init.kernel.ebpf import pods
@@ -72,16 +72,9 @@ def test_every_way(mesh: Mesh, node: EbpfNode) -> None:
 
 
 def test_many_and_http2(mesh: Mesh) -> None:
-    pod = mesh.pod
     with mesh.envoy.watched() as moved:
         for _ in range(50):
             assert talk(client(mesh), mesh.to_app) == "PLAIN WORDS"
             assert talk(mesh.inside(), mesh.to_upstream) == "PLAIN WORDS"
     assert moved == {mesh.inbound: 50, mesh.app_cluster: 50, mesh.outbound: 50, mesh.passthrough: 50}
-    with answering(pod.namespace, APP_USER, 8082), answering(pod.peer, ROOT_USER, 8083):
-        with mesh.envoy.watched() as moved:
-            assert http2(pod.peer, ROOT_USER, (pod.addresses.pod, 8082)) == ("2", f"responder_{mesh.family}")
-        assert moved == {mesh.inbound: 1, mesh.app_cluster: 1}
-        with mesh.envoy.watched() as moved:
-            assert http2(pod.namespace, APP_USER, (pod.addresses.peer, 8083)) == ("2", f"responder_{mesh.family}")
-        assert moved == {mesh.outbound: 1, mesh.passthrough: 1}
+    assert_http2_both_ways(mesh)

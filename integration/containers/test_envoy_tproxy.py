@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from integration.containers.envoy import APP_USER, ROOT_USER, TPROXY_USER
-from integration.containers.mesh import APP_PORT, Mesh, answering, assert_udp_bypasses
-from integration.containers.serving import get, http2, talk
+from integration.containers.envoy import TPROXY_USER
+from integration.containers.mesh import APP_PORT, Mesh, assert_http2_both_ways, assert_udp_bypasses
+from integration.containers.serving import get, talk
 from integration.kit.endpoints import Address, awaited
 from istio_init.model.rules import FAMILIES
 
@@ -128,13 +128,7 @@ def test_http2_both_ways(mesh: Mesh) -> None:
     pod = mesh.pod
     pod.apply(ALL)
     pod.peer.run("sysctl", "-q", "-w", "net.ipv4.ip_local_port_range=10000 19999")
-    with answering(pod.namespace, APP_USER, 8082), answering(pod.peer, ROOT_USER, 8083):
-        with mesh.envoy.watched() as moved:
-            assert http2(pod.peer, ROOT_USER, (pod.addresses.pod, 8082)) == ("2", f"responder_{mesh.family}")
-        assert moved == {mesh.inbound: 1, mesh.app_cluster: 1}
-        with mesh.envoy.watched() as moved:
-            assert http2(pod.namespace, APP_USER, (pod.addresses.peer, 8083)) == ("2", f"responder_{mesh.family}")
-        assert moved == {mesh.outbound: 1, mesh.passthrough: 1}
+    assert_http2_both_ways(mesh)
     counters = mesh.envoy.counters()
     assert counters[f"cluster.{mesh.app_cluster}.upstream_cx_http2_total"] == 1
     assert counters[f"cluster.{mesh.passthrough}.upstream_cx_http2_total"] == 1

@@ -12,30 +12,28 @@ import pytest
 from integration.kit import program
 from integration.kit.backends import BACKENDS
 from integration.kit.pod import Pod, options_of
-from integration.traffic.test_reconcile_traffic import REDIRECT, TPROXY, Traffic, WatchedRouter, pod
+from integration.traffic.test_reconcile_traffic import REDIRECT, TPROXY, Traffic, WatchedFirewall, WatchedRouter, pod
 from istio_init.errors import KernelError
 from istio_init.log import Log
 from istio_init.planning.plan import build
-from istio_init.runner import backends, transaction
+from istio_init.runner import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from istio_init.kernel import Firewall
     from istio_init.model.compare import TableChange
-    from istio_init.model.rules import Family, Table, TableName
+    from istio_init.model.rules import Family, Table
 
 __all__ = ["pod"]  # the fixture
 
 PAIRS = list(permutations(BACKENDS, 2))
 
 
-class Watched:
-    """A backend's real Firewall; `look` is called after each change."""
+class Watched(WatchedFirewall):
+    """The same of any backend, with what only some of them have."""
 
     def __init__(self, backend: str, look: Callable[[], None]) -> None:
-        self.real: Firewall = backends.firewall(options_of(shlex.join(BACKENDS[backend])))
-        self.read, self.look = self.real.read, look
+        super().__init__(look, shlex.join(BACKENDS[backend]))
         if hasattr(self.real, "write"):
             self.write = self._write
 
@@ -46,16 +44,6 @@ class Watched:
     def restore(self, family: Family, desired: Table, like: Table) -> None:
         """As Restoring.restore."""
         self.real.restore(family, desired, like)  # type: ignore[attr-defined]
-        self.look()
-
-    def replace(self, family: Family, desired: Table) -> None:
-        """As Firewall.replace."""
-        self.real.replace(family, desired)
-        self.look()
-
-    def remove(self, family: Family, name: TableName, desired: Table | None = None) -> None:
-        """As Firewall.remove."""
-        self.real.remove(family, name, desired)
         self.look()
 
 

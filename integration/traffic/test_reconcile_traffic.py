@@ -21,6 +21,7 @@ from istio_init.planning.plan import build
 from istio_init.runner import access, backends, transaction
 
 if TYPE_CHECKING:
+    from istio_init.kernel import Firewall
     from istio_init.model.routing import RoutingEntry
     from istio_init.model.rules import Family, Table, TableName
 
@@ -57,9 +58,9 @@ def pod(request: pytest.FixtureRequest) -> Iterator[Pod]:
 class WatchedFirewall:
     """The real Firewall of the calling thread's namespace; `look` is called after each change."""
 
-    def __init__(self, look: Callable[[], None]) -> None:
-        self.real, self.look = backends.firewall(options_of("")), look
-        self.read = self.real.read
+    def __init__(self, look: Callable[[], None], options: str = "") -> None:
+        self.real: Firewall = backends.firewall(options_of(options))
+        self.read, self.look = self.real.read, look
 
     def replace(self, family: Family, desired: Table) -> None:
         """As Firewall.replace."""

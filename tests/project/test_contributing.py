@@ -19,10 +19,12 @@ STEP = re.compile(
 )
 COMMANDS = re.compile(r"<!-- run -->\n```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINTERS = ("format", "ruff", "types", "imports")
-# The rooms that know options; the whole suite is run for the tree itself. What waits for terminals knows none.
+# The rooms that know options; the whole suite is run for the tree itself. What waits for terminals and signals, and
+# what runs where there is no kernel, knows none.
 TESTS = (
     "tests/options", "tests/planning", "tests/simulate", "tests/cli", "tests/verify/test_proof.py",
     "tests/project/test_docs.py", "tests/project/test_man_pages.py", "tests/project/test_architecture.py",
+    *(f"--ignore=tests/cli/test_{name}.py" for name in ("elsewhere", "interrupts", "terminal", "who_runs")),
 )  # fmt: skip
 
 
@@ -91,7 +93,6 @@ def test_the_example_ends_with_the_checks_green(tree: Path) -> None:
         "no:cacheprovider",
         "-x",
         *TESTS,
-        "--ignore=tests/cli/test_terminal.py",
     )
 
 

@@ -46,18 +46,27 @@ from istio_init.model.unknown import UnknownMatch, UnknownTarget
 from istio_init.record import Record
 from istio_init.simulate.foreign import effect_of, parts
 from istio_init.verify.set_products import product
+from istio_init.verify.value_classes import (
+    ALL_BITS,
+    USUAL_ID,
+    USUAL_PORT,
+    address_classes,
+    interface_classes,
+    interval_classes,
+    mark_classes,
+    set_ranges,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, TypeAlias
 
     from istio_init.model.foreign import ForeignTarget
     from istio_init.model.ip_sets import IpSet
     from istio_init.model.rules import Family, Hook, Ruleset
+    from istio_init.verify.value_classes import Labelled
 
-    # A range's first and last number, and what it is: ranges of one label are not told apart.
-    Labelled: TypeAlias = tuple[int, int, Hashable]
     Cube: TypeAlias = tuple[int, ...]
 
 MULTICAST = (Network(b"\xe0\0\0\0", 4), Network(b"\xff" + bytes(15), 8))
@@ -70,13 +79,7 @@ DIMENSIONS = (
 (SOURCE, DESTINATION, PROTOCOL, SOURCE_PORT, DESTINATION_PORT, IN, OUT, UID, GID, MARK, CONNMARK, STATE) = range(12)
 
 STATES = tuple(state for state in CT_STATES if state not in {"SNAT", "DNAT"})
-ALL_BITS = 0xFFFFFFFF
 HIGHEST_ID = 2**32 - 2
-# The preferred representatives of classes, since people read the packets; addresses are from RFC 5737 and RFC 3849.
-USUAL_PORT, USUAL_ID = 8080, 1000
-USUAL_ADDRESSES = (bytes((198, 51, 100, 7)), bytes.fromhex("20010db80001") + bytes(9) + b"\7")
-# Masks divide a mark's bits into groups; a space has at most this many combinations of their values.
-MOST_MARKS = 4096
 
 
 class Boundaries(Record):
@@ -104,14 +107,15 @@ class Space:
         own = [each for each in boundaries.ip_sets if each.family in {"", family}]
         self.products = {each.name: made for each in own if (made := product(each))}
         bits = 32 if family == "ipv4" else 128
-        addresses = _address_classes(self.networks, bits // 8, _set_ranges(own, "address", (1 << bits) - 1))
+        addresses = address_classes(self.networks, bits // 8, set_ranges(own, "address", (1 << bits) - 1))
         port_ranges: list[Labelled] = [(each.low, each.high, (each.low, each.high)) for each in values.ports]
-        ports = _interval_classes([*port_ranges, *_set_ranges(own, "port", 65535)], 65535, (USUAL_PORT,))
-        marks, self._mark_groups = _mark_classes(values.marks)
+        ports = interval_classes([*port_ranges, *set_ranges(own, "port", 65535)], 65535, (USUAL_PORT,))
+        marks, self._mark_groups = mark_classes(values.marks)
         self.values: tuple[tuple[Any, ...], ...] = (
-            addresses, addresses, tuple(sorted(values.protocols)), ports, ports, *(_interfaces(values.interfaces),) * 2,
-            (None, *_interval_classes([(*each, each) for each in values.uids], HIGHEST_ID, (USUAL_ID,))),
-            (None, *_interval_classes([(*each, each) for each in values.gids], HIGHEST_ID, (USUAL_ID,))),
+            addresses, addresses, tuple(sorted(values.protocols)), ports, ports,
+            *(interface_classes(values.interfaces),) * 2,
+            (None, *interval_classes([(*each, each) for each in values.uids], HIGHEST_ID, (USUAL_ID,))),
+            (None, *interval_classes([(*each, each) for each in values.gids], HIGHEST_ID, (USUAL_ID,))),
             marks, marks, STATES,
         )  # fmt: skip
         self.everything: Cube = tuple((1 << len(values)) - 1 for values in self.values)
@@ -298,82 +302,3 @@ class _BoundaryCollector:
                 self.networks.add(network)
             case _:
                 pass
-
-
-def _interval_classes(ranges: list[Labelled], highest: int, usual: tuple[int, ...]) -> tuple[int, ...]:
-    """A number for each set of numbers that are in ranges of the same labels; a usual one if possible."""
-    starts = sorted({0, *(low for low, _, _ in ranges), *(high + 1 for _, high, _ in ranges if high < highest)})
-    opening = sorted(ranges, key=lambda each: each[:2])
-    classes: dict[frozenset[Hashable], int] = {}
-    active: list[Labelled] = []
-    at = 0
-    for start, following in zip(starts, [*starts[1:], highest + 1], strict=True):
-        active = [each for each in active if each[1] >= start]
-        while at < len(opening) and opening[at][0] <= start:
-            active.append(opening[at])
-            at += 1
-        preferred = next((number for number in usual if start <= number < following), None)
-        labels = frozenset(label for _, _, label in active)
-        if preferred is not None:
-            classes[labels] = preferred
-        else:
-            classes.setdefault(labels, start)
-    return tuple(classes.values())
-
-
-def _set_ranges(sets: list[IpSet], kind: str, highest: int) -> Iterator[Labelled]:
-    """The ranges of addresses or ports that sets tell apart."""
-    for each in sets:
-        made = product(each)
-        for axis in made.axes if made else ():
-            if axis.kind == kind:
-                for low, high, number in axis.ranges(highest):
-                    yield low, high, (each.name, axis.dimension, number)
-
-
-def _address_classes(networks: Iterable[Network], length: int, more: Iterable[Labelled]) -> tuple[bytes, ...]:
-    """An address for each set of addresses that are in the same networks, and the same for IP sets."""
-    ranges: list[Labelled] = [*more]
-    for network in networks:
-        low = int.from_bytes(network.address)
-        host = length * 8 - network.prefix
-        low = low >> host << host
-        high = low + (1 << host) - 1
-        ranges.append((low, high, (low, high)))
-    usual = tuple(int.from_bytes(address) for address in USUAL_ADDRESSES if len(address) == length)
-    return tuple(each.to_bytes(length) for each in _interval_classes(ranges, (1 << length * 8) - 1, usual))
-
-
-def _interfaces(names: set[str]) -> tuple[str, ...]:
-    """The names, one further name for each prefix, one that no rule names, and the empty name."""
-    plain = {name for name in names if not name.endswith("+")}
-    plain |= {f"{name[:-1]}~"[:15] for name in names if name.endswith("+") and name != "+"}
-    return ("", "other~", *sorted(plain))
-
-
-def _mark_classes(marks: set[tuple[int, int]]) -> tuple[tuple[int, ...], list[tuple[int, set[int], int]]]:
-    """A mark for each combination that masks can distinguish, and the groups of bits.
-
-    A group has its bits, the values in rules, and one value that represents all others.
-    """
-    groups = [ALL_BITS]
-    for _, mask in marks:
-        groups = [part for group in groups for part in (group & mask, group & ~mask) if part]
-    parts = []
-    combined = {0}
-    for group in groups:
-        named = {value & group for value, _ in marks}
-        other = next((part for part in _subsets(group) if part not in named), min(named))
-        parts.append((group, named, other))
-        combined = {base | part for base in combined for part in {*named, other}}
-        if len(combined) > MOST_MARKS:
-            raise ValueError(f"marks differ in more than {MOST_MARKS} combinations")
-    return tuple(sorted(combined)), parts
-
-
-def _subsets(group: int) -> Iterator[int]:
-    """The non-zero values within a group of bits, in descending order."""
-    subset = group
-    while subset:
-        yield subset
-        subset = (subset - 1) & group

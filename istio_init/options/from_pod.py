@@ -12,7 +12,7 @@ from istio_init.errors import shown
 from istio_init.errors_rare import OptionError, UsageError
 from istio_init.formats import yaml_json
 from istio_init.model import parsers
-from istio_init.options.annotations import STATUS
+from istio_init.options.annotations import INJECT, STATUS
 from istio_init.options.argv import parse
 from istio_init.options.cni_pod import PROXY_CONTAINER, judge
 from istio_init.options.injection import injection
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FLAG = "--from-pod"
 # Istio's CNI plugin sets it on pods that it has enrolled.
 AMBIENT = "ambient.istio.io/redirection"
+DATAPLANE = "istio.io/dataplane-mode"
 PROGRAMS = {"istio-iptables", "istio-clean-iptables", "istio-init", "pilot-agent"}
 # The verbs of `istio-init` that change rules, and the program that means the same.
 VERBS = {"apply": "istio-iptables", "clean": "istio-clean-iptables"}
@@ -165,7 +166,17 @@ def _request(workload: Workload, overrides: Mapping[str, str]) -> _Request:
     if injected.why_not:
         raise ValueError(injected.why_not)
     variables = _variables({**injected.texts, **overrides})
-    return _Request("annotations", injected.texts, {k: v for k, v in injected.environ.items() if k in variables})
+    environ = {k: v for k, v in injected.environ.items() if k in variables}
+    return _Request("annotations", injected.texts, environ, warnings=tuple(_mode_warnings(workload)))
+
+
+def _mode_warnings(workload: Workload) -> Iterator[str]:
+    """The answer is for a sidecar; a label may mean ambient mode, which an injected sidecar comes before."""
+    if workload.labels.get(DATAPLANE) == "ambient" and workload.labels.get(INJECT) != "true":
+        yield (
+            f"label {DATAPLANE}: 'ambient': without a sidecar, ztunnel captures this pod; the answer is for one that "
+            f"Istio injects (label {INJECT}: 'true')"
+        )
 
 
 def refusal(workload: Workload) -> str:

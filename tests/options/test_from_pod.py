@@ -311,6 +311,19 @@ def test_what_may_change_the_rules_unseen_is_a_warning() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("labels", "warned"),
+    [
+        ({"istio.io/dataplane-mode": "ambient"}, True),
+        ({"istio.io/dataplane-mode": "none"}, False),
+        ({"istio.io/dataplane-mode": "ambient", "sidecar.istio.io/inject": "true"}, False),
+    ],
+)
+def test_a_pod_for_ambient_mode_is_a_warning(labels: dict[str, str], *, warned: bool) -> None:
+    pod = {"kind": "Pod", "metadata": {"labels": labels}, "spec": {"containers": [{"name": "app"}]}}
+    assert [line.split(":")[0] for line in warnings_of(json.dumps(pod))] == ["label istio.io/dataplane-mode"] * warned
+
+
 def test_a_variable_that_is_no_boolean_is_a_warning() -> None:
     annotations = {"proxy.istio.io/config": "proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'yes'}"}
     why = "ISTIO_META_DNS_CAPTURE: 'yes': not true or false; taken for false, as in Istio's program"

@@ -69,7 +69,7 @@ def test_pods_that_start_while_agent_containerd_and_kubelet_are_killed(node: Kub
     start(node, namespace, names)
     before: dict[str, set[str]] = {}
     for number, (what, kill) in enumerate(KILLS):
-        before[what] = once_running(node, namespace, MANY // 10 + number * MANY // 4)
+        before[what] = once_running(node, namespace, MANY // 10 + number * MANY // 5)
         kill(node)
     assert_captured(node, namespace, names)
     # Each hit pods that were still to start.

@@ -1,11 +1,14 @@
-"""The agent's process with more connections than it may have, and with a log that is not read."""
+"""The agent's process with more connections than it may have, a log that is not read, and clients of other users."""
 
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import socket
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -17,6 +20,19 @@ from istio_init.cni.plugin.agent_client import AgentClient
 from tests.kit.cluster_api import cluster_api
 
 IDLE = 100
+# A client of another user: its argument is the socket.
+OTHER_USER = """
+import os, socket, sys
+client = socket.socket(socket.AF_UNIX)
+os.setgid(65534)
+os.setuid(65534)
+try:
+    client.connect(sys.argv[1])
+    client.sendall(b'{"version": 1, "ask": "health"}\\n')
+    print("answered" if client.recv(100) else "refused")
+except OSError as error:
+    print(type(error).__name__)
+"""
 
 
 @contextmanager
@@ -76,3 +92,24 @@ def test_a_log_that_is_not_read_stops_nothing(tmp_path: pathlib.Path) -> None:
             assert troubles(agent) == ()
             process.terminate()
             assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "answers"),
+    [(0o600, {"PermissionError"}), (0o666, {"refused", "ConnectionResetError", "BrokenPipeError"})],
+)
+def test_a_client_of_another_user_gets_no_answer(tmp_path: pathlib.Path, mode: int, answers: set[str]) -> None:
+    """Not even if an administrator has opened the socket's mode: the kernel tells who has connected."""
+    with cluster_api(tmp_path) as api, tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)  # noqa: S103 (another user has to reach the socket)
+        agent = NodeAgent(tmp_path, api)
+        agent.socket = pathlib.Path(directory, "agent.sock")
+        with agent:
+            agent.ready()
+            if mode != 0o600:
+                agent.socket.chmod(mode)
+            command = [sys.executable, "-c", OTHER_USER, str(agent.socket)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            assert done.stdout.strip() in answers
+            assert ("refused a process of user 65534" in agent.log) == (mode != 0o600)
+            assert troubles(agent) == ()

@@ -79,7 +79,7 @@ class PluginServer:
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (line := await reader.readline()).endswith(b"\n"):
-            answer = await self._answer(line)
+            answer = await self.answer(line)
             if answer is None:
                 continue
             data = json.dumps({"version": VERSION, **answer}).encode()
@@ -88,7 +88,8 @@ class PluginServer:
             writer.write(data + b"\n")
             await writer.drain()
 
-    async def _answer(self, line: bytes) -> Mapping[str, Any] | None:
+    async def answer(self, line: bytes) -> Mapping[str, Any] | None:
+        """The answer to a line; None if there is none."""
         try:
             request = json.loads(line)
             version, ask = request["version"], request["ask"]

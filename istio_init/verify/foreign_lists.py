@@ -71,12 +71,12 @@ def _chain(chain: Chain, table: str, family: Family, sets: list[IpSet]) -> Chain
         run = list(group)
         members = tuple(member for _, entry in run if entry for member in entry.members)
         first = run[0][1]
-        made = IpSet(f"{table} {chain.name} {len(rules)}", first.kind if first else "", family, members)
-        if key is None or first is None or len(run) < LEAST or product(made) is None:
+        ip_set = IpSet(f"{table} {chain.name} {len(rules)}", first.kind if first else "", family, members)
+        if key is None or first is None or len(run) < LEAST or product(ip_set) is None:
             rules += [rule for rule, _ in run]
             continue
-        sets.append(made)
-        member = SetMember(made.name, first.sides, (made,))
+        sets.append(ip_set)
+        member = SetMember(ip_set.name, first.sides, (ip_set,))
         rules.append(Rule((*first.common, member), first.target))  # type: ignore[arg-type]
     if len(rules) > MOST_RULES:
         rules = [Rule((UnknownMatch(f"{len(rules)} rules", 0, b""),), Verdict("DROP"))]

@@ -105,7 +105,7 @@ class Space:
             values.take(ruleset)
         self.networks = tuple(network for network in values.networks if network.family == family)
         own = [each for each in boundaries.ip_sets if each.family in {"", family}]
-        self.products = {each.name: made for each in own if (made := product(each))}
+        self.products = {each.name: shape for each in own if (shape := product(each))}
         bits = 32 if family == "ipv4" else 128
         addresses = address_classes(self.networks, bits // 8, set_ranges(own, "address", (1 << bits) - 1))
         port_ranges: list[Labelled] = [(each.low, each.high, (each.low, each.high)) for each in values.ports]
@@ -150,7 +150,7 @@ class Space:
 
     def unnamed(self, dimension: int) -> int:
         """The classes of addresses that no network and no IP set names."""
-        axes = [axis for made in self.products.values() for axis in made.axes if axis.kind == "address"]
+        axes = [axis for shape in self.products.values() for axis in shape.axes if axis.kind == "address"]
         return self.where(
             dimension,
             lambda address: (
@@ -231,9 +231,9 @@ class _BoundaryCollector:
         self.marks: set[tuple[int, int]] = {(mark, ALL_BITS) for mark in (0, *boundaries.marks)}
         self.marks.update(boundaries.masked_marks)
         self.protocols = {1, TCP, UDP, 58}
-        for made in filter(None, map(product, boundaries.ip_sets)):
-            self.protocols.update(protocol for region in made.regions for protocol in region.protocols)
-            for axis in made.axes:
+        for shape in filter(None, map(product, boundaries.ip_sets)):
+            self.protocols.update(protocol for region in shape.regions for protocol in region.protocols)
+            for axis in shape.axes:
                 if axis.kind == "iface":
                     self.interfaces.update(axis.names)
                 elif axis.kind == "mark":

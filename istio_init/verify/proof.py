@@ -78,9 +78,9 @@ def prove(
     planned: tuple[Ruleset, ...] | None = None,
 ) -> Proof:
     """Check the options' invariants; with `planned`, also that the rules treat packets the same as these."""
-    found = [shortened(ruleset) for ruleset in rulesets]
-    rulesets = tuple(ruleset for ruleset, _ in found)
-    facts = facts.replace(ip_sets=within_bounds((*facts.ip_sets, *(each for _, sets in found for each in sets))))
+    pairs = [shortened(ruleset) for ruleset in rulesets]
+    rulesets = tuple(ruleset for ruleset, _ in pairs)
+    facts = facts.replace(ip_sets=within_bounds((*facts.ip_sets, *(each for _, sets in pairs for each in sets))))
     proofs = [FamilyProof(options, ruleset, rulesets, facts, envoy) for ruleset in rulesets]
     faults = [fault for each in proofs for fault in each.faults()]
     if len(proofs) == len(FAMILIES):

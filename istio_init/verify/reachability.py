@@ -234,8 +234,8 @@ class Reachability:
                 if not packet_set.cube[narrow] & few and not packet_set.changed:
                     missed.append(packet_set)
                     continue
-                found, outside = self._match_sets.split(packet_set, cube)
-                inside += found
+                within, outside = self._match_sets.split(packet_set, cube)
+                inside += within
                 missed += outside
             sets = missed
         return inside, sets

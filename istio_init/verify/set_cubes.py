@@ -26,15 +26,15 @@ class SetCubes:
 
     def __init__(self, space: Space) -> None:
         self._space = space
-        self._known: dict[tuple[str, tuple[str, ...]], tuple[list[Cube], list[Cube]]] = {}
+        self._cubes_by_key: dict[tuple[str, tuple[str, ...]], tuple[list[Cube], list[Cube]]] = {}
         self._bits: dict[tuple[str, int, str], list[int]] = {}
 
     def of(self, match: SetMember) -> tuple[list[Cube], list[Cube]]:
         """The packets for which a match holds, and those for which that is unknown, each as disjoint cubes."""
         key = match.name, match.sides
-        if key not in self._known:
-            self._known[key] = self._make(match)
-        inside, unclear = self._known[key]
+        if key not in self._cubes_by_key:
+            self._cubes_by_key[key] = self._make(match)
+        inside, unclear = self._cubes_by_key[key]
         if match.negated:
             return merged_cubes(without([self._space.everything], [*inside, *unclear])), unclear
         return inside, unclear
@@ -43,20 +43,20 @@ class SetCubes:
         inside: list[Cube] = []
         unclear: list[Cube] = []
         for each in plain_sets(match.name, match.sets):
-            made = self._space.products.get(each.name) if each else None
-            if each is None or made is None:
+            shape = self._space.products.get(each.name) if each else None
+            if each is None or shape is None:
                 unclear = [self._space.everything]
             elif each.family in {"", self._space.family} and len(match.sides) >= each.dimensions:
-                for cube, held in self._cubes(each, made, match.sides):
+                for cube, held in self._cubes(each, shape, match.sides):
                     (inside if held else unclear).append(cube)
         inside = _disjoint(inside)
         return merged_cubes(inside), merged_cubes(without(_disjoint(unclear), inside))
 
-    def _cubes(self, ip_set: IpSet, made: Product, sides: tuple[str, ...]) -> Iterator[tuple[Cube, bool | None]]:
-        for region in made.regions:
+    def _cubes(self, ip_set: IpSet, shape: Product, sides: tuple[str, ...]) -> Iterator[tuple[Cube, bool | None]]:
+        for region in shape.regions:
             limits = [*self._space.everything]
             limits[PROTOCOL] &= self._protocols(region)
-            for axis, classes in zip(made.axes, region.classes, strict=True):
+            for axis, classes in zip(shape.axes, region.classes, strict=True):
                 field = FIELDS[axis.kind, sides[axis.dimension]]
                 limits[DIMENSIONS.index(field)] &= self._classes(ip_set.name, axis, field, classes)
             if all(limits):

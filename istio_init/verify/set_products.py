@@ -88,15 +88,15 @@ class Product(Record):
 
 def product(ip_set: IpSet) -> Product | None:
     """A set's product; None for a list of sets, and beyond the bounds."""
-    known = _products.get(id(ip_set))
-    if known is None:
+    entry = _products.get(id(ip_set))
+    if entry is None:
         try:
-            made = None if ip_set.kind == "list:set" else _Maker(ip_set).product()
+            shape = None if ip_set.kind == "list:set" else _Maker(ip_set).product()
         except _TooLargeError:
-            made = None
+            shape = None
         # Keeping a reference to the set keeps its id from being reused.
-        known = _products[id(ip_set)] = (ip_set, made)
-    return known[1]
+        entry = _products[id(ip_set)] = (ip_set, shape)
+    return entry[1]
 
 
 _products: dict[int, tuple[IpSet, Product | None]] = {}
@@ -117,12 +117,12 @@ def _bounded_together(sets: list[IpSet]) -> bool:
     for kind, family in (("address", "ipv4"), ("address", "ipv6"), ("port", "")):
         ranges: list[Labelled] = []
         for each in sets:
-            made = product(each)
-            for axis in made.axes if made else ():
+            shape = product(each)
+            for axis in shape.axes if shape else ():
                 if axis.kind == kind and family in {"", each.family}:
                     label = (each.name, axis.dimension)
-                    found = axis.ranges((1 << (32 if family == "ipv4" else 128)) - 1)
-                    ranges += [(low, high, (*label, number), 0) for low, high, number in found]
+                    ranges_of_axis = axis.ranges((1 << (32 if family == "ipv4" else 128)) - 1)
+                    ranges += [(low, high, (*label, number), 0) for low, high, number in ranges_of_axis]
         try:
             _divided(ranges, MOST_TOGETHER)
         except _TooLargeError:
@@ -177,10 +177,10 @@ class _Maker:
             ported = [_port(each, self._ports).protocol for each in self._members]
             named = tuple(sorted({*PORTED, *(protocol for protocol in ported if protocol is not None)}))
             for protocol in named:
-                found = self._regions(axes, self._of_protocol(protocol), unknown=protocol not in PORTED)
-                regions += [each.replace(protocols=(protocol,)) for each in found]
-            found = self._regions(axes, self._of_protocol(None), unknown=True)
-            regions += [each.replace(protocols=named, others=True) for each in found]
+                regions_of_protocol = self._regions(axes, self._of_protocol(protocol), unknown=protocol not in PORTED)
+                regions += [each.replace(protocols=(protocol,)) for each in regions_of_protocol]
+            regions_of_protocol = self._regions(axes, self._of_protocol(None), unknown=True)
+            regions += [each.replace(protocols=named, others=True) for each in regions_of_protocol]
         if len(regions) > MOST_REGIONS:
             raise _TooLargeError
         return Product(axes, tuple(regions))
@@ -236,12 +236,12 @@ class _Maker:
 
     def _regions(self, axes: tuple[Axis, ...], members: Members, *, unknown: bool) -> Iterator[Region]:
         """The regions of some members; `unknown` for protocols without ports, whose ports do not count."""
-        made = 0
+        count = 0
         for classes, those in _walk(axes, members, without_ports=unknown):
             held = None if unknown else self._held(those)
             if held is not False:
-                made += 1
-                if made > MOST_REGIONS:
+                count += 1
+                if count > MOST_REGIONS:
                     raise _TooLargeError
                 yield Region(classes, held)
 

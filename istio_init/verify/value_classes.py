@@ -48,8 +48,8 @@ def interval_classes(ranges: list[Labelled], highest: int, usual: tuple[int, ...
 def set_ranges(sets: list[IpSet], kind: str, highest: int) -> Iterator[Labelled]:
     """The ranges of addresses or ports that sets tell apart."""
     for each in sets:
-        made = product(each)
-        for axis in made.axes if made else ():
+        shape = product(each)
+        for axis in shape.axes if shape else ():
             if axis.kind == kind:
                 for low, high, number in axis.ranges(highest):
                     yield low, high, (each.name, axis.dimension, number)

@@ -126,8 +126,8 @@ def test_beyond_the_bounds_a_list_is_undecided() -> None:
         )
 
     def is_undecided(ruleset: Ruleset) -> bool:
-        found: list[Match] = [match for rule in rules_of(shortened(ruleset)[0]) for match in rule.matches]
-        return any(isinstance(match, UnknownMatch) for match in found)
+        conditions: list[Match] = [match for rule in rules_of(shortened(ruleset)[0]) for match in rule.matches]
+        return any(isinstance(match, UnknownMatch) for match in conditions)
 
     several = ruleset_of([Rule((Destination(address(n)),), Jump(f"c{n}")) for n in range(MOST_RULES)])
     assert not is_undecided(several)

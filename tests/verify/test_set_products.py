@@ -71,16 +71,16 @@ def test_a_proof_has_of_any_set_what_one_packets_path_has(text: str, data: st.Da
     for _ in range(100):
         cube = tuple(1 << chosen.randrange(len(values)) for values in space.values)
         packet = space.packet(cube, "OUTPUT")
-        found = [held for cubes, held in ((inside, True), (unclear, None)) for each in cubes if _contains(each, cube)]
-        assert found in ([], [True], [None])  # disjoint
-        assert (found or [False])[0] is match.holds(packet)
+        answers = [held for cubes, held in ((inside, True), (unclear, None)) for each in cubes if _contains(each, cube)]
+        assert answers in ([], [True], [None])  # disjoint
+        assert (answers or [False])[0] is match.holds(packet)
 
 
 def _contains(cube: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return all(one & two for one, two in zip(cube, other, strict=True))
 
 
-def made(kind: str, *members: str) -> Any:  # noqa: ANN401 (a tuple of IpSet)
+def sets_of(kind: str, *members: str) -> Any:  # noqa: ANN401 (a tuple of IpSet)
     return ip_sets(f"create s {kind} family inet\n" + "".join(f"add s {each}\n" for each in members))
 
 
@@ -91,8 +91,8 @@ def address(number: int) -> str:
 @pytest.mark.parametrize("count", [10, 5000])
 def test_the_number_of_members_does_not_count_but_how_they_differ(count: int) -> None:
     for sets in (
-        made("hash:ip", *map(address, range(count))),
-        made("hash:ip,port", *(f"{address(n)},tcp:{port}" for n in range(count) for port in (80, 443))),
+        sets_of("hash:ip", *map(address, range(count))),
+        sets_of("hash:ip,port", *(f"{address(n)},tcp:{port}" for n in range(count) for port in (80, 443))),
     ):
         space = Space("ipv4", (), Boundaries(ip_sets=sets))
         assert len(space.values[DESTINATION]) == 2
@@ -101,11 +101,11 @@ def test_the_number_of_members_does_not_count_but_how_they_differ(count: int) ->
 
 def test_beyond_its_bounds_a_set_is_left_out() -> None:
     def pairs(count: int) -> Any:  # noqa: ANN401 (a tuple of IpSet)
-        return made("hash:ip,port", *(f"{address(n)},tcp:{n + 1}" for n in range(count)))
+        return sets_of("hash:ip,port", *(f"{address(n)},tcp:{n + 1}" for n in range(count)))
 
     assert product(pairs(MOST_REGIONS - 1)[0])
     assert within_bounds(pairs(MOST_REGIONS + 1)) == ()
-    assert within_bounds(made("hash:ip", *map(address, range(MOST_MEMBERS + 1)))) == ()
+    assert within_bounds(sets_of("hash:ip", *map(address, range(MOST_MEMBERS + 1)))) == ()
 
 
 def test_of_sets_that_divide_each_other_too_often_the_smaller_ones_remain() -> None:

@@ -86,9 +86,12 @@ class LyingApi:
         try:
             yield self
         finally:
-            server.close()
-            # What has just been accepted gets its handler some turns of the loop later, and what is aborted ends so.
+            # What has just been accepted gets its transport and its handler some turns of the loop later, and what is
+            # aborted ends so. A server that is closed already takes no transport, and leaves it to the collector.
+            for each in server.sockets:
+                asyncio.get_running_loop().remove_reader(each.fileno())
             await _turns()
+            server.close()
             for task, writer in tuple(self._connections.items()):
                 writer.transport.abort()
                 task.cancel()

@@ -19,9 +19,6 @@ from istio_init.cni.agent.kubernetes import KubernetesApi
 from istio_init.errors import InitError
 from tests.kit.lying_api import Answer, LyingApi, Request, pod_list
 
-# A test ends while the server has just accepted a connection, whose transport the loop then leaves to the collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 async def empty(_request: Request, answer: Answer) -> None:
     await answer.json(pod_list(7))

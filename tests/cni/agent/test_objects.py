@@ -19,9 +19,6 @@ from istio_init.cni.agent.pods import NodePod
 from tests.cni.agent.test_watch import STAY, events, lists, run, until, watching
 from tests.kit.lying_api import Answer, Request, pod, pod_list
 
-# A test ends while the server has just accepted a connection, whose transport the loop then leaves to the collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 CLAIM = {"metadata": {"creationTimestamp": None}, "spec": {"accessModes": ["ReadWriteOnce"]}}
 SAMPLE = pod(
     "a",

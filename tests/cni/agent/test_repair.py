@@ -23,8 +23,6 @@ from istio_init.log import Log
 from tests.kit.lying_api import Answer, LyingApi, Request, pod
 
 MISSED = InspectedPod("default", "web", "u1", UNCAPTURED, "because")
-# A test ends while the server has just accepted a connection, whose transport the loop then leaves to the collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 class Server:

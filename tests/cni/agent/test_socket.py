@@ -285,8 +285,6 @@ def test_an_agent_that_is_silent_is_not_waited_for(tmp_path: Path, monkeypatch: 
 
 REQUEST = Request("ADD", "1.1.0", args={"K8S_POD_NAME": "web", "K8S_POD_NAMESPACE": "default", "K8S_POD_UID": "u"})
 INJECTED = {"runtimeConfig": {"io.kubernetes.cri.pod-annotations": {STATUS: "{}"}}}
-# A test ends while the server has just accepted a connection, whose transport the loop then leaves to the collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 EVERYTHING = "--cni-mode -i * -b * -d 15020,15021,15090 -o 15020"
 
 

@@ -18,8 +18,6 @@ from istio_init.log import Log
 from tests.kit.lying_api import Answer, Handler, LyingApi, Request
 
 OTHER = {"key": "other", "value": "x", "effect": "NoSchedule"}
-# A test ends while the server has just accepted a connection, whose transport the loop then leaves to the collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def node(*taints: dict[str, str]) -> Handler:

@@ -19,9 +19,6 @@ from istio_init.cni.agent.watch import Backoff, PodWatch
 from istio_init.log import Log
 from tests.kit.lying_api import Answer, Handler, LyingApi, Request, pod, pod_list
 
-# A test ends while the server has just accepted a connection, whose transport the loop then leaves to the collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 class Recorder(Log):
     """A log that keeps its lines."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import os
 import pathlib
 import shlex
@@ -322,9 +321,8 @@ def test_nobody(namespace: Namespace) -> None:
         become(65534, 65534)
         return look(*PLAIN)
 
-    # That user may not be able to read Python's library, nor this checkout: what is imported late has to be there.
+    # That user may not be able to read Python's library: what is imported late has to be there.
     namespace.inside(lambda: look(*PLAIN))
-    importlib.import_module("istio_init.kernel.xtables.table_names_as_owner")
     checks = namespace.forked(nobody)
     assert {"capability NET_ADMIN", "capability NET_RAW"} <= failing(checks)
     assert checks["existing rules, legacy"][0] == "warn"

@@ -9,13 +9,25 @@ from typing import TYPE_CHECKING
 import pytest
 
 from integration.kit import raw_entries
-from integration.kit.capabilities import without
+from integration.kit.capabilities import become_with, without
 from integration.kit.program import NAMES, ROOT
 from istio_init.errors import KernelError
 from istio_init.kernel.xtables.firewall import Libiptc
 from istio_init.kernel.xtables.libiptc import functions
 from istio_init.model.extensions import Mark
-from istio_init.model.rules import FAMILIES, IPV4, Chain, Jump, PortRange, Redirect, Rule, Table, Verdict, ordered
+from istio_init.model.rules import (
+    FAMILIES,
+    IPV4,
+    Chain,
+    Jump,
+    PortRange,
+    Redirect,
+    Rule,
+    Ruleset,
+    Table,
+    Verdict,
+    ordered,
+)
 from istio_init.model.unknown import UnknownMatch, UnknownTarget
 
 if TYPE_CHECKING:
@@ -85,20 +97,19 @@ def test_capabilities_of_another_user_namespace_do_not_count(namespace: Namespac
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_user_with_the_two_capabilities_can(namespace: Namespace, family: Family) -> None:
     """The list of tables is for root alone; without it the tables that are asked for are taken to exist."""
-    script = f"""
-from integration.kernel.test_refusals import marked, table_of
-from istio_init.kernel.xtables.firewall import Libiptc
-from istio_init.model.rules import Ruleset
-firewall, table = Libiptc(), table_of("nat", *marked())
-expecting = Ruleset({family!r}, (table,))
-assert firewall.read({family!r}, expecting) != expecting
-firewall.replace({family!r}, table)
-assert firewall.read({family!r}, expecting) == expecting
-"""
-    capabilities = "+net_admin,+net_raw"
-    user = ["--reuid", "1337", "--regid", "1337", "--clear-groups"]
-    rights = ["--inh-caps", capabilities, "--ambient-caps", capabilities]
-    namespace.run("env", f"PYTHONPATH={ROOT}", "setpriv", *user, *rights, sys.executable, "-c", script)
+    table = table_of("nat", *marked())
+    expecting = Ruleset(family, (table,))
+
+    def work() -> tuple[Ruleset, Ruleset]:
+        become_with(1337, 1337, "net_admin", "net_raw")
+        firewall = Libiptc()
+        before = firewall.read(family, expecting)
+        firewall.replace(family, table)
+        return before, firewall.read(family, expecting)
+
+    before, after = namespace.forked(work)
+    assert before != expecting
+    assert after == expecting
     assert namespace.run("cat", NAMES[family]).split() == ["nat"]
     assert len(raw_entries.signed(namespace, family, "nat")) == 1 + len(marked())
 

@@ -88,7 +88,7 @@ def test_printed_applied_restored_and_read_are_one(arguments: list[str]) -> None
         assert blobs() == before
         unshare()
         for family in FAMILIES:
-            command(RESTORE[family], text=dump(plan, (family,)))
+            command(RESTORE[family], "--wait", text=dump(plan, (family,)))
         assert saved() == printed
         assert {key[0] for key in blobs()} == {ruleset.family for ruleset in plan.rulesets}
 

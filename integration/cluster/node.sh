@@ -159,7 +159,7 @@ wait_for() { # WHAT COMMAND...
     return 1
 }
 
-kubectl() { "$home/bin/kubectl" --kubeconfig "$home/pki/admin.conf" "$@"; }
+kubectl() { KUBECACHEDIR="$home/cache" "$home/bin/kubectl" --kubeconfig "$home/pki/admin.conf" "$@"; }
 
 mount_everything() {
     local each

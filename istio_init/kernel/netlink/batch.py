@@ -39,17 +39,19 @@ class BatchChannel(NfnetlinkChannel):
         Its number is ERESTART where the rules are no longer those of `generation`. BatchRefused names the message.
         AnswerLost where it is not known whether the batch was committed: read the tables again.
         """
-        self._sequence += 1
-        first = self._sequence
+        first = self._sequence + 1
+        last = self._sequence = first + len(messages)
         head = HEAD.pack(0, 0, socket.htons(SUBSYSTEM >> 8))
-        parts = [_message(BATCH_BEGIN, channel.NLM_F_REQUEST, first, head + word(BATCH_GENID, generation))]
-        for kind, flags, data in messages:
-            self._sequence += 1
+        begin = head + word(BATCH_GENID, generation)
+        request = channel.NLM_F_REQUEST
+        parts = [_header(BATCH_BEGIN, request, first, begin), begin]
+        # There may be 10,000: nothing is called for each but what packs its header.
+        pack, size = HEADER.pack, HEADER.size
+        for sequence, (kind, flags, data) in enumerate(messages, first + 1):
             # The end of a batch is acknowledged since Linux 6.10 only, the last message of one by every kernel.
-            acknowledged = channel.NLM_F_ACK if self._sequence == first + len(messages) else 0
-            all_flags = flags | channel.NLM_F_REQUEST | acknowledged
-            parts.append(_message(SUBSYSTEM | kind, all_flags, self._sequence, data))
-        parts.append(_message(BATCH_END, channel.NLM_F_REQUEST, self._sequence + 1, head))
+            all_flags = flags | request if sequence < last else flags | request | channel.NLM_F_ACK
+            parts += pack(size + len(data), SUBSYSTEM | kind, all_flags, sequence, 0), data
+        parts += _header(BATCH_END, request, last + 1, head), head
         self._deliver(b"".join(parts))
         try:
             self._await_answer(first)
@@ -101,5 +103,5 @@ def after(generation: int) -> int:
     return (generation + 1) & 0xFFFFFFFF or 1
 
 
-def _message(kind: int, flags: int, sequence: int, data: bytes) -> bytes:
-    return HEADER.pack(HEADER.size + len(data), kind, flags, sequence, 0) + data
+def _header(kind: int, flags: int, sequence: int, data: bytes) -> bytes:
+    return HEADER.pack(HEADER.size + len(data), kind, flags, sequence, 0)

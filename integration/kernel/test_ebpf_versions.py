@@ -57,17 +57,18 @@ def test_the_first_add_of_another_release_replaces_programs_without_a_missed_con
         while not stop.is_set():
             ends.append(reached(namespace))
 
-    thread = threading.Thread(target=dial)
-    thread.start()
+    # No program is started while the thread dials: until its exec, a child would keep the thread's listener open.
     with Namespace() as other:
         with_address(other)
+        thread = threading.Thread(target=dial)
+        thread.start()
         for number in range(5):
             monkeypatch.setattr(ebpf_installation, "RELEASE", str(number))
             again = node.again()
             pods.add(again, other.path, CAPTURE)
             again.close()
-    stop.set()
-    thread.join()
+        stop.set()
+        thread.join()
     assert set(ends) == {ELSEWHERE}
     after = {each: syscall.attached_programs(cgroup, kind) for each, (_, kind) in ALL_HOOKS.items()}
     os.close(cgroup)

@@ -24,9 +24,7 @@ from istio_init.model.rules import (
     TCP,
     Chain,
     Jump,
-    Network,
     Owner,
-    PortRange,
     Protocol,
     Rule,
     Table,
@@ -37,13 +35,9 @@ from istio_init.model.unknown import UnknownMatch, UnknownTarget
 from tests.kit.xtables_blob import Blob, unpack
 
 if TYPE_CHECKING:
-    from istio_init.model.rules import Family, TableName
+    from istio_init.model.rules import Family
 
-PORT = PortRange(80, 80)
-NETWORK4, NETWORK6 = Network(b"\x0a\0\0\0", 8), Network(b"\xfd" + bytes(15), 8)
 RETURN = Verdict("RETURN")
-TABLES: tuple[TableName, ...] = ("raw", "mangle", "nat")
-JUMPS = ("ISTIO_OUTPUT", "x" * 28)
 
 
 def element(name: str, revision: int, data: bytes) -> bytes:

@@ -46,13 +46,10 @@ from tests.kit.strategies import MATCHES, TARGETS
 from tests.kit.xtables_blob import offsets
 
 if TYPE_CHECKING:
-    from istio_init.model.rules import Family, Match, TableName, Target
+    from istio_init.model.rules import Family, Match, Target
 
 PORT = PortRange(80, 80)
-NETWORK4, NETWORK6 = Network(b"\x0a\0\0\0", 8), Network(b"\xfd" + bytes(15), 8)
 RETURN = Verdict("RETURN")
-TABLES: tuple[TableName, ...] = ("raw", "mangle", "nat")
-JUMPS = ("ISTIO_OUTPUT", "x" * 28)
 
 
 ROWS: list[tuple[Family, Match | Target, str, int, bytes]] = [

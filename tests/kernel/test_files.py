@@ -66,27 +66,29 @@ def test_a_file_that_appears_at_the_last_moment_is_kept(tmp_path: Path, monkeypa
 
 def test_no_write_of_another_is_lost_among_many(path: Path) -> None:
     """The other one counts; what it wrote last is there in the end, or what was made of it."""
-    stop = threading.Event()
+    stop, once = threading.Event(), threading.Event()
 
     def count() -> None:
         for number in range(1500):
             others_write(path, f"{number} ")
+            if number == 750:
+                # However the two threads take turns, one write of ours comes between.
+                once.wait(60)
         stop.set()
 
     counter = threading.Thread(target=count)
     counter.start()
-    replaced = 0
     while not stop.is_set():
         contents = files.read(str(path))
         assert contents
         try:
             files.replace(str(path), contents.data.split()[0] + b" ours", contents, 0o600)
-            replaced += 1
+            once.set()
         except files.Changed:
             continue
     counter.join()
     assert path.read_text().split()[0] == "1499"
-    assert replaced
+    assert once.is_set()
 
 
 def test_what_is_refused_is_one_line(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ written backend, with the exact order of their rules, and routing.
 
 from __future__ import annotations
 
-import io
+from _io import BufferedReader, BytesIO  # the C half of io, whose other half Python 3.14 does not load by itself
 
 from istio_init.errors import KernelError
 from istio_init.model.compare import TableChange, drifted_tables
@@ -165,7 +165,7 @@ class Transaction:
         MemoryError, before anything is written, where there is too little memory to undo it.
         """
         # A buffer that is allocated and not touched. A bytearray is wiped, which takes as long as writing the rules.
-        reserve = io.BufferedReader(io.BytesIO(), RESERVE)
+        reserve = BufferedReader(BytesIO(), RESERVE)
         try:
             for entry in routing.add:
                 self._log.info(f"routing: {command(entry)}")

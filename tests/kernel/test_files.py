@@ -72,7 +72,7 @@ def test_no_write_of_another_is_lost_among_many(path: Path) -> None:
         for number in range(1500):
             others_write(path, f"{number} ")
             if number == 750:
-                # However the two threads take turns, one write of ours comes between.
+                # However the two threads take turns, a write of the main thread comes between.
                 once.wait(60)
         stop.set()
 

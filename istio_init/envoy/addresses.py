@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_pton
 
+from istio_init.model.parsers import masked
 from istio_init.model.rules import Network
 
 TYPE_CHECKING = False
@@ -29,5 +30,4 @@ def network(node: Node) -> Network:
     prefix = node.get("prefix_len").number()
     if not 0 <= prefix <= len(address) * 8:
         raise node.get("prefix_len").wrong("a prefix' length")
-    host = len(address) * 8 - prefix
-    return Network((int.from_bytes(address) >> host << host).to_bytes(len(address)), prefix)
+    return Network(masked(address, prefix), prefix)

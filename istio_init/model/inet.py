@@ -157,8 +157,9 @@ def netmask(prefix: int, size: int) -> bytes:
 
 def interval(network: Network) -> Interval:
     """A network's first and last address."""
-    low = int.from_bytes(network.address, "big")
-    return low, low + (1 << (len(network.address) * 8 - network.prefix)) - 1
+    hosts = len(network.address) * 8 - network.prefix
+    low = int.from_bytes(network.address, "big") >> hosts << hosts
+    return low, low + (1 << hosts) - 1
 
 
 def needs_family_match(rule: InetRule) -> bool:

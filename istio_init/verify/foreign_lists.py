@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import groupby
 
 from istio_init.model.foreign import HookedTable
+from istio_init.model.inet import interval
 from istio_init.model.ip_sets import AddressPart, IpSet, Member, PortPart, SetMember
 from istio_init.model.rules import (
     TCP,
@@ -124,7 +125,5 @@ def _combined(parts: list[list[MemberPart]]) -> Iterator[tuple[MemberPart, ...]]
 
 
 def _part(network: Network) -> AddressPart:
-    size = len(network.address)
-    host = size * 8 - network.prefix
-    low = int.from_bytes(network.address) >> host << host
-    return AddressPart(low.to_bytes(size), (low + (1 << host) - 1).to_bytes(size), network.prefix)
+    low, high = (each.to_bytes(len(network.address)) for each in interval(network))
+    return AddressPart(low, high, network.prefix)

@@ -11,6 +11,7 @@ from istio_init.model.foreign import (
     TcpFlags,
     Undecidable,
 )
+from istio_init.model.inet import interval
 from istio_init.model.ip_sets import SetMember
 from istio_init.model.packet import Packet
 from istio_init.model.rules import (
@@ -131,8 +132,8 @@ class MatchSets:
             limits["protocol"] = self._space.among(PROTOCOL, (TCP, UDP))
         if field == "connmark":
             limits["ctstate"] = self._space.where(STATE, lambda state: state not in UNCONNECTED)
-        if (interval := _interval(match, self._space.family)) is not None:
-            classes = self._space.between(DIMENSIONS.index(field), *interval)
+        if (span := _interval(match, self._space.family)) is not None:
+            classes = self._space.between(DIMENSIONS.index(field), *span)
             if match.negated:  # type: ignore[union-attr]
                 classes = self._space.everything[DIMENSIONS.index(field)] & ~classes
         else:
@@ -197,9 +198,7 @@ def _interval(match: Part, family: Family) -> tuple[int, int] | None:
     """The addresses or ports that a match names, as numbers; None for other matches."""
     match match:
         case Source(network) | Destination(network) if network.family == family:
-            host = len(network.address) * 8 - network.prefix
-            low = int.from_bytes(network.address) >> host << host
-            return low, low + (1 << host) - 1
+            return interval(network)
         case SourcePorts(ports) | DestinationPorts(ports):
             return ports.low, ports.high
         case _:

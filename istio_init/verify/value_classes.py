@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from istio_init.model.inet import interval
 from istio_init.verify.set_products import product
 
 if TYPE_CHECKING:
@@ -59,11 +60,8 @@ def address_classes(networks: Iterable[Network], length: int, more: Iterable[Lab
     """An address for each set of addresses that are in the same networks, and the same for IP sets."""
     ranges: list[Labelled] = [*more]
     for network in networks:
-        low = int.from_bytes(network.address)
-        host = length * 8 - network.prefix
-        low = low >> host << host
-        high = low + (1 << host) - 1
-        ranges.append((low, high, (low, high)))
+        span = interval(network)
+        ranges.append((*span, span))
     usual = tuple(int.from_bytes(address) for address in USUAL_ADDRESSES if len(address) == length)
     return tuple(each.to_bytes(length) for each in interval_classes(ranges, (1 << length * 8) - 1, usual))
 

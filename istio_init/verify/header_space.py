@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from istio_init.model.foreign import ForeignTarget
     from istio_init.model.ip_sets import IpSet
     from istio_init.model.rules import Family, Hook, Ruleset
-    from istio_init.verify.value_classes import Labelled
+    from istio_init.verify.value_classes import ValueRange
 
     Cube: TypeAlias = tuple[int, ...]
 
@@ -108,7 +108,7 @@ class Space:
         self.products = {each.name: shape for each in own if (shape := product(each))}
         bits = 32 if family == "ipv4" else 128
         addresses = address_classes(self.networks, bits // 8, set_ranges(own, "address", (1 << bits) - 1))
-        port_ranges: list[Labelled] = [(each.low, each.high, (each.low, each.high)) for each in values.ports]
+        port_ranges: list[ValueRange] = [(each.low, each.high, (each.low, each.high)) for each in values.ports]
         ports = interval_classes([*port_ranges, *set_ranges(own, "port", 65535)], 65535, (USUAL_PORT,))
         marks, self._mark_groups = mark_classes(values.marks)
         self.values: tuple[tuple[Any, ...], ...] = (

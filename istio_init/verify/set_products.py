@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from istio_init.model.ip_sets import IpSet, Member, MemberPart
 
     Members: TypeAlias = frozenset[int]
-    # Its first and last number, what it stands for, and the number of its member.
+    # A range's first and last number, what it is, and the number of its member: ranges of one label are not told apart.
     Labelled: TypeAlias = tuple[int, int, Hashable, int]
 
 # The bounds of a proof: members of one set (ipset's own default limit), classes of one field, regions of one set,
@@ -130,20 +130,28 @@ def _bounded_together(sets: list[IpSet]) -> bool:
     return True
 
 
-def _divided(ranges: list[Labelled], most: int) -> tuple[list[int], list[int], list[Members]]:
-    """The starts and classes of intervals with the same labels, and the members at each class."""
-    starts = sorted({0, *(each[0] for each in ranges), *(each[1] + 1 for each in ranges)})
+def sweep(ranges: list[Labelled]) -> Iterator[tuple[int, list[Labelled]]]:
+    """Each number from which on other ranges hold, ascending from 0, with these ranges."""
     opening = sorted(ranges, key=lambda each: each[0])
-    numbers: dict[frozenset[Hashable], int] = {frozenset(): 0}
-    classes: list[int] = []
-    covers: list[Members] = [frozenset()]
     active: list[Labelled] = []
-    at = work = 0
-    for start in starts:
+    at = 0
+    for start in sorted({0, *(each[0] for each in ranges), *(each[1] + 1 for each in ranges)}):
         active = [each for each in active if each[1] >= start]
         while at < len(opening) and opening[at][0] <= start:
             active.append(opening[at])
             at += 1
+        yield start, active
+
+
+def _divided(ranges: list[Labelled], most: int) -> tuple[list[int], list[int], list[Members]]:
+    """The starts and classes of intervals with the same labels, and the members at each class."""
+    starts: list[int] = []
+    numbers: dict[frozenset[Hashable], int] = {frozenset(): 0}
+    classes: list[int] = []
+    covers: list[Members] = [frozenset()]
+    work = 0
+    for start, active in sweep(ranges):
+        starts.append(start)
         labels = frozenset(each[2] for each in active)
         if labels not in numbers:
             numbers[labels] = len(covers)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 from istio_init.model.inet import interval
-from istio_init.verify.set_products import product
+from istio_init.verify.set_products import product, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from istio_init.model.rules import Network
 
     # A range's first and last number, and what it is: ranges of one label are not told apart.
-    Labelled: TypeAlias = tuple[int, int, Hashable]
+    ValueRange: TypeAlias = tuple[int, int, Hashable]
 
 ALL_BITS = 0xFFFFFFFF
 # The preferred representatives of classes, since people read the packets; addresses are from RFC 5737 and RFC 3849.
@@ -25,20 +26,13 @@ USUAL_ADDRESSES = (bytes((198, 51, 100, 7)), bytes.fromhex("20010db80001") + byt
 MOST_MARKS = 4096
 
 
-def interval_classes(ranges: list[Labelled], highest: int, usual: tuple[int, ...]) -> tuple[int, ...]:
+def interval_classes(ranges: list[ValueRange], highest: int, usual: tuple[int, ...]) -> tuple[int, ...]:
     """A number for each set of numbers that are in ranges of the same labels; a usual one if possible."""
-    starts = sorted({0, *(low for low, _, _ in ranges), *(high + 1 for _, high, _ in ranges if high < highest)})
-    opening = sorted(ranges, key=lambda each: each[:2])
     classes: dict[frozenset[Hashable], int] = {}
-    active: list[Labelled] = []
-    at = 0
-    for start, following in zip(starts, [*starts[1:], highest + 1], strict=True):
-        active = [each for each in active if each[1] >= start]
-        while at < len(opening) and opening[at][0] <= start:
-            active.append(opening[at])
-            at += 1
+    places = (place for place in sweep([(*each, 0) for each in ranges]) if place[0] <= highest)
+    for (start, active), (following, _) in pairwise(chain(places, [(highest + 1, [])])):
         preferred = next((number for number in usual if start <= number < following), None)
-        labels = frozenset(label for _, _, label in active)
+        labels = frozenset(each[2] for each in active)
         if preferred is not None:
             classes[labels] = preferred
         else:
@@ -46,7 +40,7 @@ def interval_classes(ranges: list[Labelled], highest: int, usual: tuple[int, ...
     return tuple(classes.values())
 
 
-def set_ranges(sets: list[IpSet], kind: str, highest: int) -> Iterator[Labelled]:
+def set_ranges(sets: list[IpSet], kind: str, highest: int) -> Iterator[ValueRange]:
     """The ranges of addresses or ports that sets tell apart."""
     for each in sets:
         shape = product(each)
@@ -56,9 +50,9 @@ def set_ranges(sets: list[IpSet], kind: str, highest: int) -> Iterator[Labelled]
                     yield low, high, (each.name, axis.dimension, number)
 
 
-def address_classes(networks: Iterable[Network], length: int, more: Iterable[Labelled]) -> tuple[bytes, ...]:
+def address_classes(networks: Iterable[Network], length: int, more: Iterable[ValueRange]) -> tuple[bytes, ...]:
     """An address for each set of addresses that are in the same networks, and the same for IP sets."""
-    ranges: list[Labelled] = [*more]
+    ranges: list[ValueRange] = [*more]
     for network in networks:
         span = interval(network)
         ranges.append((*span, span))

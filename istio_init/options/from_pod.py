@@ -212,8 +212,10 @@ def _applies(container: Container, texts: Mapping[str, str]) -> bool:
     """Whether a container changes rules, by its flags or else its variables."""
     for each in OPTIONS:
         if each.field in SPARING:
-            variables = container.environment(set(each.variables)) if each.field not in texts else {}
-            if texts.get(each.field, next(filter(None, variables.values()), "")) in parsers.TRUE:
+            environ = container.environment(set(each.variables)) if each.field not in texts else {}
+            # As resolve() has it: the first variable that is not empty counts, in the option's order.
+            text = next(filter(None, map(environ.get, each.variables)), "")
+            if texts.get(each.field, text) in parsers.TRUE:
                 return False
     return True
 

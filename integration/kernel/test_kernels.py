@@ -17,9 +17,11 @@ OLDEST, NEWEST = "bullseye", "sid"
 SUITES = (OLDEST, "bookworm", NEWEST)
 NATIVE_SUITES = (OLDEST, NEWEST)
 
-# A way out, so that a connection to an address that no host has is made, and captured.
+# A way out, so that a connection to an address that no host has is made, and captured. Without a link-local address,
+# whose routes the kernel adds a second or two later.
 WAY_OUT = (
     "ip link add out type dummy",
+    "ip link set out addrgenmode none",
     "ip link set out up",
     "ip address add 10.0.0.5/24 dev out",
     "ip address add fd00::5/64 dev out nodad",
@@ -114,7 +116,8 @@ def test_native_tables_are_written_captured_by_and_removed(outcomes: Outcomes, n
     for run in steps:
         assert run.code == 0, run.log
     assert "applied (no Istio rules found)" in steps.applied.log
-    assert by_table(f"{steps.applied.after['nft']}\n") == by_table(steps.dry.output)
+    stateless = steps.dry.output.replace("counter packets 0 bytes 0", "counter")
+    assert by_table(f"{steps.applied.after['nft']}\n") == by_table(stateless)
     assert "in place" in steps.again.log
     assert steps.again.after == steps.again.before
     assert "validation: " in steps.validated.log

@@ -35,11 +35,11 @@ BPF = "/sys/fs/bpf"
 PATIENCE = 20.0
 LEGACY = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
 # Everything that a run may change, by the tool that shows it; each only where what it asks is there, for asking
-# would load it.
+# would load it. Without counters: the kernel itself sends packets, such as IPv6's multicast reports.
 LOOKS = {
     "ipv4": (LEGACY[0], "iptables-legacy-save", ""),
     "ipv6": (LEGACY[1], "ip6tables-legacy-save", ""),
-    "nft": ("/sys/module/nf_tables", "nft list ruleset", ""),
+    "nft": ("/sys/module/nf_tables", "nft --stateless list ruleset", ""),
     "routing 4": ("/proc/net", "ip -4 -batch -", "rule\nroute show table all\naddr show dev lo\n"),
     "routing 6": ("/proc/net", "ip -6 -batch -", "rule\nroute show table all\naddr show dev lo\n"),
 }

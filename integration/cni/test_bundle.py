@@ -65,7 +65,7 @@ def test_a_sandboxs_life_on_a_host_that_has_nothing(namespace: Namespace, host: 
     assert namespace.run("nft", "list", "ruleset").count("ISTIO") == 0
     assert host.state() is None
     assert '"pod": "pod-a1"' in host.log.read_text()
-    assert "istio-init[kubernetes]" in host.call("ADD", namespace.path, kubernetes={"kubeconfig": "/k"}).error["msg"]
+    assert "pip install 'kubernetes" in host.call("ADD", namespace.path, kubernetes={"kubeconfig": "/k"}).error["msg"]
 
 
 def test_a_proxy_configuration_is_read_as_yaml_there(namespace: Namespace, host: BarePlugin) -> None:

@@ -183,7 +183,7 @@ def test_help_and_mistakes(engine: Engine, image: Built) -> None:
 def test_the_engine_that_is_left_out_says_how_to_get_it(engine: Engine, image: Built) -> None:
     message = ImageRun(engine, image.tag, *ARTICLE, "--iptables-engine", "python-iptables")
     assert message.code == 1
-    assert "istio-init[python-iptables]" in message.err
+    assert "pip install 'python-iptables" in message.err
 
 
 def test_the_bill_of_materials_names_every_package(

@@ -13,7 +13,7 @@ from istio_init.kernel.xtables.python_iptables import PythonIptables
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InitError, match=r"pip install 'istio-init\[python-iptables\]'.* a C compiler"):
+    with pytest.raises(InitError, match=r"pip install 'python-iptables>=.* a C compiler"):
         PythonIptables()
 
 

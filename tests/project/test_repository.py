@@ -62,6 +62,20 @@ def test_workflows_call_scripts_and_have_no_logic_of_their_own() -> None:
     assert [step["run"] for step in steps if not PERMITTED.match(step["run"]) or "\n" in step["run"]] == []
 
 
+def test_what_is_to_be_installed_is_an_extras_and_never_a_package_that_nobody_has_published() -> None:
+    texts = [path for room in ("istio_init", "docs", "deploy") for path in (ROOT / room).rglob("*") if path.is_file()]
+    texts = [each for each in (*texts, *ROOT.glob("*.md")) if each.suffix in {".py", ".md", ".yaml", ".html"}]
+    lines = re.findall(r"pip3? install [^\n]+", "\n".join(each.read_text() for each in texts))
+    assert [line for line in lines if re.match(r"pip3? install ['\"]?istio-init", line)] == []
+    # From a checkout, with quotes: a shell takes brackets for a pattern.
+    assert {name for line in lines for name in re.findall(r"\[(.*?)\]", line)} <= set(PROJECT["optional-dependencies"])
+    assert [line for line in lines if ".[" in line and "'.[" not in line] == []
+    extras = {each for listed in PROJECT["optional-dependencies"].values() for each in listed}
+    named = {name for line in lines for name in re.findall(r"'([^'\[]+>=[^']+)'", line)}
+    assert len(named) >= 5
+    assert named <= extras
+
+
 def test_every_owner_of_code_owns_something_that_is_there() -> None:
     lines = (ROOT / ".github/CODEOWNERS").read_text().splitlines()
     paths = [line.split()[0] for line in lines if line and not line.startswith("#")]

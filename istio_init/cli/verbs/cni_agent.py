@@ -91,7 +91,8 @@ def agent(  # noqa: PLR0913 (a command line's options)
         from istio_init.cni.agent.agent import Agent, AgentSettings
         from istio_init.cni.agent.repair import RepairSettings
     except ImportError as error:
-        raise InitError(f"cni agent needs further packages: pip install istio-init[agent] ({error})") from error
+        needed = "pip install 'h11>=0.16' 'prometheus-client>=0.22'"
+        raise InitError(f"cni agent needs further packages: {needed} ({error})") from error
     places = detect(cni_net_dir, cni_bin_dir)
     repairs = RepairSettings(
         choice("--repair", repair, MODES),

@@ -214,7 +214,5 @@ def _messages() -> ModuleType:
         from istio_init.cni.node import cri_pb2
     except Exception as error:
         # Not ImportError alone: protobuf has an error of its own for a release that is too old.
-        raise InitError(
-            f"asking the runtime needs protobuf 6.31 or newer: pip install istio-init[cri] ({error})"
-        ) from error
+        raise InitError(f"asking the runtime needs protobuf: pip install 'protobuf>=6.31,<8' ({error})") from error
     return cri_pb2

@@ -54,7 +54,7 @@ def _client(api: Api) -> Any:  # noqa: ANN401 (the client has no types)
         from kubernetes import client, config
     except ImportError as error:
         raise PluginError(
-            CONFIGURATION, f"kubernetes.kubeconfig needs the client: pip install istio-init[kubernetes] ({error})"
+            CONFIGURATION, f"kubernetes.kubeconfig needs the client: pip install 'kubernetes>=31.0' ({error})"
         ) from error
     try:
         _require_bounded(api.kubeconfig)

@@ -49,9 +49,7 @@ class GrpcChannel:
             from h2.config import H2Configuration
             from h2.connection import H2Connection
         except ImportError as error:
-            raise GrpcError(
-                f"asking the runtime needs the package h2: pip install istio-init[cri] ({error})"
-            ) from error
+            raise GrpcError(f"asking the runtime needs the package h2: pip install 'h2>=4.1' ({error})") from error
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(self.patience)
         try:

@@ -44,7 +44,7 @@ class PythonIptables:
         if importlib.util.find_spec("iptc") is None:
             raise InitError(
                 "--iptables-engine python-iptables: the package is not installed: "
-                "pip install 'istio-init[python-iptables]' (it has no wheel: that takes a C compiler and Python's "
+                "pip install 'python-iptables>=1.2.0' (it has no wheel: that takes a C compiler and Python's "
                 "headers), or leave the flag out"
             )
 

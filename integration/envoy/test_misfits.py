@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from integration.containers.envoy import PATIENCE
 from integration.envoy.test_calls import ECHO, POD, RATINGS
 from integration.envoy.world import ARTICLE, BASE, World, client
 from istio_init.cli.verbs.envoy_flags import fit
@@ -86,7 +87,7 @@ def named(result: Fit) -> set[str]:
 def test_a_misfit_is_named_and_shown(name: str) -> None:
     mode, flags, change, call, answer, claim = MISFITS[name]
     with World(mode, flags, change) as world:
-        assert world.call(*call, patience=3) == answer
+        assert world.call(*call, patience=3 if answer == "hangs" else PATIENCE) == answer
         if answer in {"app", "peer"}:
             assert connections(world) == 0, "the connection goes round Envoy"
         assert named(proved(world)) == {claim}

@@ -176,13 +176,19 @@ def test_our_own_program_takes_the_flags_of_istio_that_peers_are_given() -> None
         assert (chosen.istio_inbound_interception_mode == "TPROXY") == (rules == "tproxy")
 
 
-def test_peers_are_timed_beside_this_program_with_the_same_flags(tmp_path: Path) -> None:
+def test_peers_are_timed_beside_this_program_with_the_same_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Commands are put together, and none is run: this part of the tests does without iproute2.
+    (tmp_path / "ip").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     linkerd = peers.parse(f"linkerd={program(tmp_path, '--incoming-proxy-port')}")
     assert Field(sys.executable, tmp_path, None).groups()["peers"] == []
     field = Field(sys.executable, tmp_path, None, [linkerd])
     names = field.groups()["peers"]
     assert {"redirect by linkerd", "redirect in place by linkerd", "redirect, same flags"} <= set(names)
     contender = field.contender("dual-stack in place by linkerd")
+    assert contender.before[0].argv[0] == str(tmp_path / "ip")
     assert contender.commands == (contender.before[-1],)
     assert [command.argv[1:] for command in contender.before[:-1]] == [
         ("address", "add", address, "dev", "lo") for address in peers.ADDRESSES["dual-stack"]

@@ -33,7 +33,12 @@ COMMIT
 -A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
 -A FORWARD -p tcp -m tcp --sport 1:5 ! --dport 80 --tcp-flags FIN,SYN,RST,ACK SYN -j TCPMSS --set-mss 1400
 -A FORWARD -m iprange ! --src-range 10.0.0.1-10.0.0.9 --dst-range 1.1.1.1-2.2.2.2 -j ACCEPT
+-A FORWARD -m conntrack --ctstate UNTRACKED,SNAT,DNAT --ctproto 6 -j ACCEPT
+-A FORWARD -m state --state UNTRACKED -j ACCEPT
 -A FORWARD -j CONNMARK --set-xmark 0x1/0xff
+-A FORWARD -j CONNMARK --set-xmark 0x1/0xff --left-shift-mark 3
+-A FORWARD -j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff00 --left-shift-mark 8
+-A FORWARD -j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff00 --right-shift-mark 8
 -A FORWARD -m limit --limit 5/min -j ACCEPT
 -A FORWARD -m limit --limit 10/sec --limit-burst 20 -j ACCEPT
 -A FORWARD -m length --length 10:20 -j ACCEPT
@@ -49,6 +54,10 @@ COMMIT
 -A FORWARD -p sctp -m sctp --sport 1:5 ! --dport 80 -j ACCEPT
 -A FORWARD -p sctp -m sctp --chunk-types any INIT,DATA:Be -j ACCEPT
 -A FORWARD -p sctp -m sctp ! --chunk-types only ABORT:T -j ACCEPT
+-A FORWARD -p sctp -m sctp --chunk-types all I_DATA,ASCONF_ACK,RE_CONFIG,PAD,FORWARD_TSN,ASCONF,I_FORWARD_TSN -j ACCEPT
+-A FORWARD -p udp -m udp -j ACCEPT
+-A FORWARD -p tcp -m tcp --sport 67 --dport 68 -j ACCEPT
+-A FORWARD -p udp -m udp --sport 67 --dport 68 -j ACCEPT
 -A FORWARD -p dccp -m dccp --dport 80 --dccp-types REQUEST,RESET,INVALID --dccp-option 5 -j ACCEPT
 -A FORWARD -p esp -m esp --espspi 500 -j ACCEPT
 -A FORWARD -p ah -m ah ! --ahspi 1:4 -j ACCEPT
@@ -124,6 +133,7 @@ COMMIT
 :KUBE-SVC - [0:0]
 -A PREROUTING -p tcp -m addrtype --dst-type LOCAL -j DNAT --to-destination 10.0.0.1:8080
 -A PREROUTING -p tcp -m tcp --dport 80 -m comment --comment "a b" -j DNAT --to-destination 10.0.0.1-10.0.0.9:80-90
+-A PREROUTING -p tcp -j DNAT --to-destination 10.0.0.1:1000-2000/1500
 -A OUTPUT -m statistic --mode random --probability 0.33333333349 -j KUBE-SVC
 -A OUTPUT -m statistic --mode nth --every 3 --packet 1 -j KUBE-SVC
 -A POSTROUTING -s 10.0.0.0/24 ! -o docker0 -j MASQUERADE --random-fully
@@ -141,6 +151,7 @@ COMMIT
 -A INPUT -j LOG
 -A INPUT -j NFLOG --nflog-prefix "x y" --nflog-group 3 --nflog-threshold 5
 -A INPUT -j NFLOG --nflog-group 3 --nflog-size 20
+-A INPUT -j NFLOG --nflog-group 3 --nflog-size 0
 -A INPUT -j NFQUEUE --queue-num 3
 -A INPUT -p tcp -m conntrack --ctstate INVALID -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460
 -A INPUT -j NFQUEUE --queue-num 3 --queue-bypass
@@ -157,12 +168,24 @@ COMMIT
 -A PREROUTING -m frag --fragid 1 --fragfirst --fragmore -j DROP
 -A PREROUTING -m frag --fraglast -j DROP
 -A PREROUTING -m ah ! --ahspi 5 --ahres -j DROP
+-A PREROUTING -m rt --rt-type 0 --rt-0-res --rt-0-addrs fd00::1,fd00::2 --rt-0-not-strict -j DROP
+-A PREROUTING -m hbh ! --hbh-len 8 --hbh-opts 1:2,5 -j DROP
+-A PREROUTING -m dst --dst-len 16 --dst-opts 4:1 -j DROP
+-A PREROUTING -m dst --dst-len 0 -j DROP
+-A PREROUTING -p ipv6-mh -m mh ! --mh-type 1:3 -j DROP
+-A PREROUTING -p ipv6-mh -m mh -j DROP
+-A PREROUTING -m ipv6header --header hop-by-hop,route,none,protocol --soft -j DROP
+-A PREROUTING -m ipv6header ! --header dst,frag,auth,esp -j DROP
+-A PREROUTING -m srh --srh-next-hdr 6 ! --srh-segs-left-gt 2 --srh-last-entry-lt 4 --srh-tag 7 -j DROP
+-A PREROUTING -m srh --srh-hdr-len-eq 4 --srh-psid fd00::/64 ! --srh-nsid fd01::1/128 --srh-lsid fd02::/16 -j DROP
 -A PREROUTING -m eui64 -j DROP
 -A PREROUTING -m hashlimit --hashlimit-upto 5/sec --hashlimit-mode srcip --hashlimit-name x --hashlimit-srcmask 64 -j DROP
 -A PREROUTING -m recent --rcheck --name v6 -j DROP
 -A PREROUTING -m connlimit --connlimit-above 5 --connlimit-mask 64 -j DROP
 -A PREROUTING -m policy --dir in --pol ipsec --mode tunnel --tunnel-src fd00::/8 --strict -j DROP
 -A PREROUTING -j HL --hl-set 5
+-A PREROUTING -d fd01::/64 -j DNPT --src-pfx fd01::/64 --dst-pfx fd00::/64
+-A POSTROUTING -s fd00::/64 -j SNPT --src-pfx fd00::/64 --dst-pfx fd01::/64
 -A PREROUTING -j TEE --gateway fd00::1
 COMMIT
 *nat

@@ -95,9 +95,11 @@ class CompatMatchReader:
             try:
                 match = self._match(kind, attrs)
             except (KeyError, ValueError):
-                from istio_init.kernel.nft.compat_decode_rare import unread_comparison
+                from istio_init.kernel.nft.compat_decode_rare import rare_comparison
 
-                match = unread_comparison(expressions[begin : at + 1], elements[begin : at + 1])
+                both = rare_comparison(expressions[begin : at + 1], elements[begin : at + 1])
+                matches += both[:-1]
+                match = both[-1]
             rare = rare or isinstance(match, UnknownMatch)
             matches.append(match)
             begin = at + 1

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from istio_init.kernel.netlink.channel import attribute, attributes
 from istio_init.kernel.netlink.nfnetlink import name as text_of
-from istio_init.kernel.nft.compat_decode_match import LOADS
-from istio_init.kernel.nft.expressions import ABOVE, AT_MOST, ELEMENT, UNREAD
+from istio_init.kernel.nft.compat_decode_match import LOADS, number_of
+from istio_init.kernel.nft.expressions import ABOVE, AT_MOST, ELEMENT, EQUAL, TRANSPORT, UNREAD
 from istio_init.kernel.xtables.foreign_options import match_options, target_options
 from istio_init.model.rules import IPV4, TCP, DestinationPorts, PortRange, Protocol, SourcePorts, Verdict
 from istio_init.model.unknown import UnknownMatch, UnknownTarget
@@ -31,6 +31,8 @@ LOWEST_LEVEL = 7  # debug
 ALL_FLAGS = 0x3F  # those that iptables has names for
 _NOT_SOURCE, _NOT_DESTINATION, _NOT_FLAGS = 1, 2, 4
 HIGHEST_PORT = 65535
+# Where TCP and UDP have both ports: the base, offset and length of a payload.
+BOTH_PORTS = (TRANSPORT, 0, 4)
 _ALL_PORTS = PortRange(0, HIGHEST_PORT)
 _COPY_LENGTH = 1  # XT_NFLOG_F_COPY_LEN
 _NFTRACE = (12).to_bytes(4, "big")  # NFT_META_NFTRACE
@@ -48,8 +50,22 @@ def unread_match(expressions: list[Expression], elements: list[bytes]) -> Unknow
     return UnknownMatch(" ".join((UNREAD, *kinds)), 0, raw)
 
 
-def unread_comparison(expressions: list[Expression], elements: list[bytes]) -> UnknownMatch:
-    """One comparison with what it compares. ValueError unless the last expression compares what others here load."""
+def rare_comparison(expressions: list[Expression], elements: list[bytes]) -> list[Match]:
+    """One comparison as the matches that it is, such as one of both ports; else with what it compares, unread.
+
+    ValueError unless the last expression compares what others here load.
+    """
+    if [kind for kind, _ in expressions] == ["payload", "cmp"]:
+        loaded, compared = (attrs for _, attrs in expressions)
+        place = tuple(int.from_bytes(loaded[each], "big") for each in (2, 3, 4))
+        if place == BOTH_PORTS and loaded[1] == compared[1] and number_of(compared[2]) == EQUAL:
+            value = attributes(compared[3])[1]
+            source, destination = (int.from_bytes(value[at : at + 2], "big") for at in (0, 2))
+            return [SourcePorts(PortRange(source, source)), DestinationPorts(PortRange(destination, destination))]
+    return [_unread_comparison(expressions, elements)]
+
+
+def _unread_comparison(expressions: list[Expression], elements: list[bytes]) -> UnknownMatch:
     kind, attrs = expressions[-1]
     register = {"cmp": 1, "range": 1, "lookup": 2}.get(kind)
     if register is None or (kind == "lookup" and 3 in attrs):
@@ -153,7 +169,7 @@ def _nflog(attrs: dict[int, bytes]) -> UnknownTarget | None:
     if len(prefix) >= NFLOG_PREFIX:
         return None
     length, group, threshold = (int.from_bytes(attrs.get(each, b""), "big") for each in (3, 1, 4))
-    data = NFLOG_DATA.pack(length, group, threshold, _COPY_LENGTH if length else 0, prefix)
+    data = NFLOG_DATA.pack(length, group, threshold, _COPY_LENGTH if 3 in attrs else 0, prefix)
     return UnknownTarget("NFLOG", 0, data, target_options("NFLOG", 0, data, IPV4))
 
 

@@ -22,16 +22,14 @@ CHUNKS = {
     4: ("HEARTBEAT", _NO_FLAGS), 5: ("HEARTBEAT_ACK", _NO_FLAGS), 6: ("ABORT", "-------T"),
     7: ("SHUTDOWN", _NO_FLAGS), 8: ("SHUTDOWN_ACK", _NO_FLAGS), 9: ("ERROR", _NO_FLAGS),
     10: ("COOKIE_ECHO", _NO_FLAGS), 11: ("COOKIE_ACK", _NO_FLAGS), 12: ("ECN_ECNE", _NO_FLAGS),
-    13: ("ECN_CWR", _NO_FLAGS), 14: ("SHUTDOWN_COMPLETE", "-------T"),
+    13: ("ECN_CWR", _NO_FLAGS), 14: ("SHUTDOWN_COMPLETE", "-------T"), 64: ("I_DATA", "----IUBE"),
+    128: ("ASCONF_ACK", _NO_FLAGS), 130: ("RE_CONFIG", _NO_FLAGS), 132: ("PAD", _NO_FLAGS),
+    192: ("FORWARD_TSN", _NO_FLAGS), 193: ("ASCONF", _NO_FLAGS), 194: ("I_FORWARD_TSN", _NO_FLAGS),
 }  # fmt: skip
 CHUNK_WORDS = 64
 DCCP_TYPES = ("REQUEST", "RESPONSE", "DATA", "ACK", "DATAACK", "CLOSEREQ", "CLOSE", "RESET", "SYNC", "SYNCACK")
 U32_OPERATIONS = ("&", "<<", ">>", "@")
 U32_TESTS, U32_PARTS, U32_SIZE = 11, 11, 180
-IPV6_HEADERS = (
-    *((128, "hop-by-hop"), (64, "dst"), (32, "route"), (16, "frag"), (8, "auth"), (4, "esp"), (2, "none")),
-    (1, "protocol"),
-)
 
 
 def _length(data: bytes, _: Family) -> Iterator[str]:
@@ -209,38 +207,6 @@ def _program(data: bytes, at: int) -> str:
     return f'--bytecode "{count},{",".join(" ".join(map(str, each)) for each in parts)}"'
 
 
-def _routing_header(data: bytes, _: Family) -> Iterator[str]:
-    kind, low, high, length = struct.unpack_from("=4I", data)
-    flags, inverted = data[16:18]
-    if flags & ~7:
-        raise ValueError("a list of addresses")
-    if flags & 1:
-        yield f"{negation(inverted & 1)}--rt-type {kind}"
-    if (low, high) != (0, ALL_BITS) or inverted & 2:
-        yield f"{negation(inverted & 2)}--rt-segsleft {numbers(low, high)}"
-    if flags & 4:
-        yield f"{negation(inverted & 4)}--rt-len {length}"
-
-
-def _fragment_header(data: bytes, _: Family) -> Iterator[str]:
-    low, high, length = struct.unpack_from("=3I", data)
-    flags, inverted = data[12:14]
-    if (low, high) != (0, ALL_BITS) or inverted & 1:
-        yield f"{negation(inverted & 1)}--fragid {numbers(low, high)}"
-    if flags & 2:
-        yield f"{negation(inverted & 2)}--fraglen {length}"
-    for bit, option in ((4, "fragres"), (8, "fragfirst"), (16, "fragmore"), (32, "fraglast")):
-        if flags & bit:
-            yield f"--{option}"
-
-
-def _ipv6_headers(data: bytes, _: Family) -> Iterator[str]:
-    listed = ",".join(name for bit, name in IPV6_HEADERS if data[0] & bit)
-    yield f"{negation(data[1])}--header {listed}"
-    if data[2]:
-        yield "--soft"
-
-
 def _osf(data: bytes, _: Family) -> Iterator[str]:
     _length, flags, log, ttl = struct.unpack_from("=4I", data, 32)
     yield f"{negation(flags & 8)}--genre {text_of(data[:32])}"
@@ -268,9 +234,6 @@ MATCHES: dict[tuple[str, int], Reader] = {
     ("u32", 0): _u32,
     ("bpf", 0): _bpf0,
     ("bpf", 1): _bpf1,
-    ("rt", 0): _routing_header,
-    ("frag", 0): _fragment_header,
-    ("ipv6header", 0): _ipv6_headers,
     ("eui64", 0): lambda _data, _family: iter(()),
     ("osf", 0): _osf,
 }

@@ -10,12 +10,12 @@ from istio_init.kernel.xtables.foreign_words import address_size, names, negatio
 from istio_init.model.rules import IPV4
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from istio_init.kernel.xtables.foreign_words import Reader
     from istio_init.model.rules import Family
 
-STATES = {1: "INVALID", 8: "NEW", 4: "RELATED", 2: "ESTABLISHED", 64: "UNTRACKED", 128: "SNAT", 256: "DNAT"}
+STATES = {1: "INVALID", 8: "NEW", 4: "RELATED", 2: "ESTABLISHED", 256: "UNTRACKED", 64: "SNAT", 128: "DNAT"}
 STATUS = {1: "EXPECTED", 2: "SEEN_REPLY", 4: "ASSURED", 8: "CONFIRMED"}
 TYPES = (
     *("UNSPEC", "UNICAST", "LOCAL", "BROADCAST", "ANYCAST", "MULTICAST", "BLACKHOLE", "UNREACHABLE", "PROHIBIT"),
@@ -24,6 +24,10 @@ TYPES = (
 TCP_FLAGS = {1: "FIN", 2: "SYN", 4: "RST", 8: "PSH", 16: "ACK", 32: "URG"}
 # In units of 1/10000 seconds (XT_LIMIT_SCALE), as iptables/extensions/libxt_limit.c rounds.
 RATES = (("day", 10000 * 24 * 60 * 60), ("hour", 10000 * 60 * 60), ("min", 10000 * 60), ("sec", 10000))
+
+# The first revision of -m set that compares counters, and how it does.
+SET_COUNTERS = 3
+SET_COMPARED = ("--{}-eq {}", "! --{}-eq {}", "--{}-lt {}", "--{}-gt {}")
 
 
 def _addrtype0(data: bytes, _: Family) -> Iterator[str]:
@@ -108,8 +112,25 @@ def _physdev(data: bytes, _: Family) -> Iterator[str]:
             yield f"{negation(inverted & bit)}--physdev-{option}"
 
 
-def _set(data: bytes, _: Family) -> Iterator[str]:
-    yield f"{negation(data[3] & 1)}--match-set {set_and_sides(data, 0)}"
+def _set(revision: int) -> Reader:
+    """The structs xt_set_info_match_v1, _v3 and _v4: the set, and from _v3 on two counters to compare, and flags."""
+
+    def read(data: bytes, _: Family) -> Iterator[str]:
+        yield f"{negation(data[3] & 1)}--match-set {set_and_sides(data, 0)}"
+        if revision < SET_COUNTERS:
+            yield from ["--return-nomatch"] if data[3] & 128 else []
+            return
+        layout = struct.Struct("=B7xQ" if revision == SET_COUNTERS else "=QB7x")
+        compared = [layout.unpack_from(data, 8 + 16 * at) for at in (0, 1)]
+        (flags,) = struct.unpack_from("=I", data, 40)
+        words = ((128, "--return-nomatch"), (8, "! --update-counters"), (16, "! --update-subcounters"))
+        yield from (word for bit, word in words if flags & bit)
+        for name, pair in zip(("packets", "bytes"), compared, strict=True):
+            operation, value = pair if revision == SET_COUNTERS else pair[::-1]
+            if operation:
+                yield SET_COMPARED[operation - 1].format(name, value)
+
+    return read
 
 
 def _iprange(data: bytes, family: Family) -> Iterator[str]:
@@ -127,12 +148,21 @@ def _rpfilter(data: bytes, _: Family) -> Iterator[str]:
             yield f"--{option}"
 
 
-def _tcp(data: bytes, _: Family) -> Iterator[str]:
-    *ports, option, mask, compared, inverted = struct.unpack_from("=4H4B", data)
+def _ports(ports: Sequence[int], inverted: int) -> Iterator[str]:
     for at, (side, bit) in enumerate((("sport", 1), ("dport", 2))):
         low, high = ports[2 * at : 2 * at + 2]
         if (low, high) != (0, 0xFFFF) or inverted & bit:
             yield f"{negation(inverted & bit)}--{side} {low}" + (f":{high}" if low != high else "")
+
+
+def _udp(data: bytes, _: Family) -> Iterator[str]:
+    *ports, inverted = struct.unpack_from("=4HB", data)
+    yield from _ports(ports, inverted)
+
+
+def _tcp(data: bytes, _: Family) -> Iterator[str]:
+    *ports, option, mask, compared, inverted = struct.unpack_from("=4H4B", data)
+    yield from _ports(ports, inverted)
     if option or inverted & 8:
         yield f"{negation(inverted & 8)}--tcp-option {option}"
     if mask or inverted & 4:
@@ -167,10 +197,11 @@ MATCHES: dict[tuple[str, int], Reader] = {
     ("limit", 0): _limit,
     ("statistic", 0): _statistic,
     ("physdev", 0): _physdev,
-    **{("set", revision): _set for revision in (1, 2, 3, 4)},
+    **{("set", revision): _set(revision) for revision in (1, 2, 3, 4)},
     ("iprange", 1): _iprange,
     ("rpfilter", 0): _rpfilter,
     ("tcp", 0): _tcp,
+    ("udp", 0): _udp,
     ("icmp", 0): _icmp,
     ("icmp6", 0): _icmp,
     ("cgroup", 1): _cgroup,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from istio_init.kernel.xtables import (
     foreign_counts,
     foreign_headers,
+    foreign_ipv6,
+    foreign_marks,
     foreign_matches,
     foreign_places,
     foreign_rates,
@@ -28,11 +30,17 @@ if TYPE_CHECKING:
 MATCHES: dict[tuple[str, int], Reader] = {
     **foreign_matches.MATCHES,
     **foreign_headers.MATCHES,
+    **foreign_ipv6.MATCHES,
     **foreign_counts.MATCHES,
     **foreign_places.MATCHES,
     **foreign_rates.MATCHES,
 }
-TARGETS: dict[tuple[str, int], Reader] = {**foreign_targets.TARGETS, **foreign_rates.TARGETS}
+TARGETS: dict[tuple[str, int], Reader] = {
+    **foreign_targets.TARGETS,
+    **foreign_marks.TARGETS,
+    **foreign_ipv6.TARGETS,
+    **foreign_rates.TARGETS,
+}
 
 
 def match_options(name: str, revision: int, data: bytes, family: Family = IPV4) -> str | None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Struct xt_policy_elem: addresses and masks of 16 bytes, then numbers.
 POLICY_SIZE, POLICIES = 76, 4
+# IP_VS_CONN_F_DROUTE, _TUNNEL and _MASQ.
+VS_METHODS = {3: "GATE", 2: "IPIP", 0: "MASQ"}
 
 
 def _owner(data: bytes, _: Family) -> Iterator[str]:
@@ -85,6 +87,23 @@ def _policy_part(data: bytes, family: Family) -> Iterator[str]:
             yield f"{negation(inverted & bit)}--{option}"
 
 
+def _virtual_service(data: bytes, family: Family) -> Iterator[str]:
+    """The struct xt_ipvs_mtinfo; every other property implies the first, --ipvs."""
+    port, protocol, method, control, inverted, which = struct.unpack_from(">HBBHBB", data, 32)
+    size = address_size(family)
+    parts = (
+        (2, f"vproto {protocol}"),
+        (4, f"vaddr {_network(data[:size], data[16 : 16 + size])}"),
+        (8, f"vport {port}"),
+        (16, f"vdir {'REPLY' if inverted & 16 else 'ORIGINAL'}"),
+        (32, f"vmethod {VS_METHODS.get(method, 'UNKNOWN')}"),
+        (64, f"vportctl {control}"),
+    )
+    if which == 1:
+        yield f"{negation(inverted & 1)}--ipvs"
+    yield from (f"{negation(bit != 16 and inverted & bit)}--{option}" for bit, option in parts if which & bit)
+
+
 def _network(address: bytes, mask: bytes) -> str:
     prefix = int.from_bytes(mask).bit_count()
     return address_text(address) + (f"/{prefix}" if prefix != len(mask) * 8 else "")
@@ -97,4 +116,5 @@ MATCHES: dict[tuple[str, int], Reader] = {
     ("realm", 0): _realm,
     ("devgroup", 0): _devgroup,
     ("policy", 0): _policy,
+    ("ipvs", 0): _virtual_service,
 }

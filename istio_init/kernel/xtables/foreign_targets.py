@@ -6,7 +6,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from istio_init.formats.addresses import address_text
-from istio_init.kernel.xtables.foreign_words import address_size, quoted, set_and_sides, text_of
+from istio_init.kernel.xtables.foreign_words import address_size, choice, quoted, text_of
 from istio_init.model.rules import IPV4
 
 if TYPE_CHECKING:
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from istio_init.kernel.xtables.foreign_words import Reader
     from istio_init.model.rules import Family
 
-NO_TIMEOUT = 0xFFFFFFFF
-NONE = 0xFFFF  # IPSET_INVALID_ID
 EVENTS = ("new", "related", "destroy", "reply", "assured", "protoinfo", "helper", "mark", "natseqinfo", "secmark")
 REJECT4 = (
     *("icmp-net-unreachable", "icmp-host-unreachable", "icmp-proto-unreachable", "icmp-port-unreachable", "echo-reply"),
@@ -27,23 +25,7 @@ REJECT6 = (
     *("icmp6-port-unreachable", "echo-reply", "tcp-reset", "icmp6-policy-fail", "icmp6-reject-route"),
 )
 # Bits of struct nf_nat_range's flags.
-MAP_IPS, PROTO_SPECIFIED, PROTO_RANDOM, PERSISTENT, PROTO_RANDOM_FULLY = 1, 2, 4, 8, 16
-
-
-def _set_target(data: bytes, _: Family) -> Iterator[str]:
-    """The structs xt_set_info_target_v1 to _v3: sets to add to, to delete from and to map by, flags, a timeout."""
-    sets = 3 if len(data) >= 20 else 2
-    flags, timeout = struct.unpack_from("=II", data, 4 * sets) if len(data) >= 4 * sets + 8 else (0, NO_TIMEOUT)
-    for place, option in enumerate(("--add-set", "--del-set", "--map-set")[:sets]):
-        if struct.unpack_from("=H", data, 4 * place)[0] == NONE:
-            continue
-        if option == "--map-set":
-            raise ValueError  # with further flags for what is mapped
-        yield f"{option} {set_and_sides(data, 4 * place)}"
-        if option == "--add-set" and flags & 1:
-            yield "--exist"
-        if option == "--add-set" and timeout != NO_TIMEOUT:
-            yield f"--timeout {timeout}"
+MAP_IPS, PROTO_SPECIFIED, PROTO_RANDOM, PERSISTENT, PROTO_RANDOM_FULLY, PROTO_OFFSET = 1, 2, 4, 8, 16, 32
 
 
 def _range(data: bytes, family: Family, revision: int) -> tuple[int, str]:
@@ -61,6 +43,8 @@ def _range(data: bytes, family: Family, revision: int) -> tuple[int, str]:
         text = f"[{text}]" if family != IPV4 and flags & PROTO_SPECIFIED else text
     if flags & PROTO_SPECIFIED:
         text += f":{ports[0]}" + (f"-{ports[1]}" if ports[0] != ports[1] else "")
+    if flags & PROTO_OFFSET:
+        text += f"/{int.from_bytes(data[40:42])}"
     return flags, text
 
 
@@ -96,7 +80,7 @@ def _nflog(data: bytes, _: Family) -> Iterator[str]:
         yield f"--nflog-prefix {quoted(prefix)}"
     if group:
         yield f"--nflog-group {group}"
-    if length:
+    if length or flags & 1:
         yield f"--nflog-{'size' if flags & 1 else 'range'} {length}"
     if threshold:
         yield f"--nflog-threshold {threshold}"
@@ -105,12 +89,6 @@ def _nflog(data: bytes, _: Family) -> Iterator[str]:
 def _tcpmss(data: bytes, _: Family) -> Iterator[str]:
     (size,) = struct.unpack_from("=H", data)
     yield "--clamp-mss-to-pmtu" if size == 0xFFFF else f"--set-mss {size}"
-
-
-def _connmark(data: bytes, _: Family) -> Iterator[str]:
-    mark, mask, _nfmask = struct.unpack_from("=III", data)
-    if data[12] == 0:
-        yield f"--set-xmark {mark:#x}/{mask:#x}"
 
 
 def _ct(revision: int) -> Reader:
@@ -191,11 +169,6 @@ def _ecn(data: bytes, _: Family) -> Iterator[str]:
             yield f"--{option}"
 
 
-def _classify(data: bytes, _: Family) -> Iterator[str]:
-    (priority,) = struct.unpack_from("=I", data)
-    yield f"--set-class {priority >> 16:04x}:{priority & 0xFFFF:04x}"
-
-
 def _synproxy(data: bytes, _: Family) -> Iterator[str]:
     options, scale, size = struct.unpack_from("=BBH", data)
     words = ((4, "sack-perm"), (8, "timestamp"), (2, f"wscale {scale}"), (1, f"mss {size}"), (16, "ecn"))
@@ -208,38 +181,13 @@ def _idletimer(data: bytes, revision: int) -> Iterator[str]:
     yield from ["--alarm"] if revision and data[33] & 1 else []
 
 
-def _choice(at: int, *words: str) -> Reader:
-    """One of these words, by a number; none for empty ones."""
-
-    def read(data: bytes, _: Family) -> Iterator[str]:
-        if not (word := words[data[at]]):
-            raise ValueError("not one of them")
-        yield word
-
-    return read
-
-
-def _hexadecimal(option: str, *, mask: bool) -> Reader:
-    def read(data: bytes, _: Family) -> Iterator[str]:
-        yield f"--{option} {data[0]:#04x}" + (f"/{data[1]:#04x}" if mask else "")
-
-    return read
-
-
-def _hash_mark(data: bytes, _: Family) -> Iterator[str]:
-    """The struct xt_hmark_info; its flags tell which fields were given."""
-    flags, protocols, random, modulus, offset = struct.unpack_from("=IHxxIII", data, 40)
-    masks = [f"{int.from_bytes(data[at : at + 16]).bit_count()}" for at in (0, 16)]
-    ports = [f"{int.from_bytes(data[at : at + 2]):#06x}" for at in (32, 34, 36, 38)]
-    indexes = [f"{int.from_bytes(data[at : at + 4]):#010x}" for at in (32, 36)]
-    # In iptables-save's order: the flag's bit, the option, its value.
-    parts = (
-        (0, "src-prefix", masks[0]), (1, "dst-prefix", masks[1]), (6, "sport-mask", ports[0]),
-        (7, "dport-mask", ports[1]), (3, "spi-mask", indexes[0]), (4, "sport", ports[2]), (5, "dport", ports[3]),
-        (2, "spi", indexes[1]), (8, "proto-mask", f"{protocols:#04x}"), (9, "rnd", f"{random:#010x}"),
-        (10, "mod", str(modulus)), (11, "offset", str(offset)), (12, "tuple", "ct"),
-    )  # fmt: skip
-    yield from (f"--hmark-{option} {value}" for bit, option, value in parts if flags >> bit & 1)
+def _light(data: bytes, _: Family) -> Iterator[str]:
+    """The struct xt_led_info: the trigger's name behind "netfilter-", whether it blinks always, a delay in ms."""
+    name = text_of(data[:27]).removeprefix("netfilter-").replace("\\", "\\\\").replace('"', '\\"')
+    (delay,) = struct.unpack_from("=i", data, 28)
+    yield f'--led-trigger-id "{name}"'
+    yield from [f"--led-delay {'inf' if delay < 0 else delay}"] if delay else []
+    yield from ["--led-always-blink"] if data[27] else []
 
 
 TARGETS: dict[tuple[str, int], Reader] = {
@@ -251,32 +199,24 @@ TARGETS: dict[tuple[str, int], Reader] = {
     ("LOG", 0): _log,
     ("NFLOG", 0): _nflog,
     ("TCPMSS", 0): _tcpmss,
-    ("CONNMARK", 1): _connmark,
-    ("CONNMARK", 2): _connmark,
     ("CT", 0): _ct(0),
     ("CT", 1): _ct(1),
     ("CT", 2): _ct(1),
     ("NFQUEUE", 3): _nfqueue,
-    **{("SET", revision): _set_target for revision in (1, 2, 3)},
     ("NFQUEUE", 0): _nfqueue1,
     ("NFQUEUE", 1): _nfqueue1,
     ("NETMAP", 0): _netmap,
     ("TTL", 0): _hops("ttl"),
     ("HL", 0): _hops("hl"),
-    ("DSCP", 0): _hexadecimal("set-dscp", mask=False),
-    ("TOS", 0): _hexadecimal("set-tos", mask=False),
-    ("TOS", 1): _hexadecimal("set-tos", mask=True),
     ("TEE", 0): _tee,
     ("TEE", 1): _tee,
     ("TCPOPTSTRIP", 0): _strip,
     ("ECN", 0): _ecn,
-    ("CLASSIFY", 0): _classify,
-    ("CHECKSUM", 0): _choice(0, "", "--checksum-fill"),
-    ("AUDIT", 0): _choice(0, "--type accept", "--type drop", "--type reject"),
-    ("CONNSECMARK", 0): _choice(0, "", "--save", "--restore"),
+    ("CHECKSUM", 0): choice(0, "", "--checksum-fill"),
+    ("AUDIT", 0): choice(0, "--type accept", "--type drop", "--type reject"),
     ("SYNPROXY", 0): _synproxy,
     ("IDLETIMER", 0): lambda data, _: _idletimer(data, 0),
     ("IDLETIMER", 1): lambda data, _: _idletimer(data, 1),
-    ("HMARK", 0): _hash_mark,
+    ("LED", 0): _light,
     ("TRACE", 0): lambda _data, _family: iter(()),
 }

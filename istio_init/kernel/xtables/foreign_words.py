@@ -61,3 +61,14 @@ def set_and_sides(data: bytes, at: int) -> str:
     number, dimensions, flags = struct.unpack_from("=HBB", data, at)
     sides = ",".join("src" if flags >> each & 1 else "dst" for each in range(1, dimensions + 1))
     return f"{set_name(number)} {sides}"
+
+
+def choice(at: int, *words: str) -> Reader:
+    """Prints one of these words, by the number at a place; an empty one is none."""
+
+    def read(data: bytes, _: Family) -> Iterator[str]:
+        if not (word := words[data[at]]):
+            raise ValueError("not one of them")
+        yield word
+
+    return read

@@ -24,7 +24,21 @@ from istio_init.kernel.nft.compat import IptablesNft
 from istio_init.kernel.nft.expressions import COMPAT, EXPRESSIONS
 from istio_init.kernel.nft.native import Nftables
 from istio_init.model.compare import TableChange
-from istio_init.model.rules import FAMILIES, IPV4, IPV6, Chain, Jump, Rule, Ruleset, Table, ordered
+from istio_init.model.rules import (
+    FAMILIES,
+    IPV4,
+    IPV6,
+    Chain,
+    Destination,
+    Jump,
+    Network,
+    Rule,
+    Ruleset,
+    Run,
+    Table,
+    Verdict,
+    ordered,
+)
 from istio_init.model.unknown import UnknownTarget
 from tests.planning.cases import CASES, GOLDEN, argv
 
@@ -261,6 +275,26 @@ def test_a_batch_that_is_refused_does_nothing(namespace: Namespace) -> None:
     assert saved(namespace) == before
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_refusal_among_long_lists_names_its_rule(namespace: Namespace, at: int) -> None:
+    """Whether the rules before and behind it are made at once, or it is one of them."""
+    values = tuple(Network(bytes((10, n // 256, n % 256, 0)), 24) for n in range(700))
+    run = Run((Rule((Destination(values[0]),), Verdict("RETURN")),), values)
+    impossible = Rule((), UnknownTarget("NONESUCH", 0, bytes(8)))
+    none_such = Run((Rule((Destination(values[0]),), impossible.target),), values)
+    parts = {1: (run, impossible, run), 2: (run, none_such)}[at]
+    table = Table("nat", ordered("nat", {"ISTIO_OUTPUT": Chain.of("ISTIO_OUTPUT", parts)}))
+
+    def write() -> str:
+        with pytest.raises(KernelError) as caught:
+            IptablesNft().replace(IPV4, table)
+        return str(caught.value)
+
+    text = {1: "-A ISTIO_OUTPUT -j NONESUCH", 2: "-A ISTIO_OUTPUT -d 10.0.0.0/24 -j NONESUCH"}[at]
+    assert f"(revision 0) that nftables can use, which {text} [unknown: 8 bytes] needs" in namespace.inside(write)
+    assert namespace.run("nft", "list", "ruleset") == ""
+
+
 def test_more_refusals_than_a_socket_holds(namespace: Namespace) -> None:
     """The first is what is said."""
     rules = (Rule((), UnknownTarget(f"NONE{number}", 0, bytes(8))) for number in range(2_000))
@@ -345,6 +379,25 @@ def test_ten_thousand_rules(namespace: Namespace) -> None:
     assert "in place" in succeed(namespace, *words)
     succeed(namespace, *words, "--cleanup-only")
     assert namespace.run("nft", "list", "ruleset") == ""
+
+
+def test_long_lists_are_what_iptables_nft_restore_writes(namespace: Namespace) -> None:
+    """To the byte: networks of many lengths in both families, ports and ranges, more than are put together at once."""
+    four = [f"{1 + n % 200}.{n // 200}.{n % 128 * 2}.{n % 7 * 32}/{32 - n % 25}" for n in range(1_203)]
+    six = [f"fd00:{n:x}::{n:x}/{128 - n % 120}" for n in range(1_203)]
+    ports = [f"{20_000 + 3 * n}{f'-{20_001 + 3 * n}' * (n % 3 == 0)}" for n in range(1_203)]
+    excluded = ["-x", ",".join(each for pair in zip(four, six, strict=True) for each in pair), "-o", ",".join(ports)]
+    words = [*argv("article-ipv6"), *excluded, *NFT]
+    succeed(namespace, *words)
+    with Namespace() as other:
+        for family in FAMILIES:
+            other.run(RESTORE[family], text=completed(namespace, *words, "--dry-run", "--ip-family", family).stdout)
+        assert saved(namespace) == saved(other)
+        if version(namespace) < (1, 8, 10):
+            assert messages(namespace) == messages(other)
+        assert "in place, nothing written" in succeed(namespace, *words)
+        other.run("iptables-nft", "-t", "nat", "-R", "ISTIO_OUTPUT", "700", "-d", "1.2.3.4/32", "-j", "RETURN")
+        assert "ipv4 nat ISTIO_OUTPUT rule 700 " in refuse(other, *words)
 
 
 # Chains and rules that come and go: a rule may be dumped whose chain was not there a moment ago.

@@ -18,7 +18,7 @@ from tests.planning.cases import argv
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CALLS = "setsockopt,sendto"
+CALLS = "setsockopt,sendto,sendmsg"
 WRITES = ("SO_SET_REPLACE", "RTM_NEW", "RTM_DEL", "NFNL_MSG_BATCH_BEGIN")
 PLANS = {"redirect": argv("article-ipv6"), "tproxy": argv("article-tproxy")}
 PAIRS = list(permutations(BACKENDS, 2))

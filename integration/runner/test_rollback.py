@@ -15,7 +15,7 @@ from integration.kit.tracing import Traced, commits, traced
 from istio_init.model.rules import FAMILIES
 from tests.planning.cases import argv
 
-CALLS = "setsockopt,sendto,write"
+CALLS = "setsockopt,sendto,sendmsg,write"
 REDIRECT, TPROXY = argv("article-ipv6"), argv("article-tproxy")
 Picture = tuple[dict[tuple[str, str], str], str, list[list[str]]]
 WRITES = ("SO_SET_", "RTM_NEW", "RTM_DEL")

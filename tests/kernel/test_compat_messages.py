@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from istio_init.kernel.netlink import batch
 from istio_init.kernel.netlink.channel import attribute
-from istio_init.kernel.netlink.nfnetlink import NFPROTO_IPV4, NFT_NAME, RULE_CHAIN, body, text
+from istio_init.kernel.netlink.nfnetlink import NEWCHAIN, NEWRULE, NFPROTO_IPV4, NFT_NAME, RULE_CHAIN, body, text
 from istio_init.kernel.nft.compat_dump import RULE_HANDLE, _same_rules
-from istio_init.kernel.nft.compat_encode import SIGNED, RuleWriter
+from istio_init.kernel.nft.compat_encode import COUNTS, SIGNED, RuleWriter
+from istio_init.kernel.nft.compat_refusal import message_at
+from istio_init.kernel.nft.compat_run import RunContents
 from istio_init.model.parsers import masked
 from istio_init.model.rules import (
     IPV4,
@@ -33,6 +36,7 @@ from istio_init.model.rules import (
 from istio_init.model.unknown import Comment
 
 if TYPE_CHECKING:
+    from istio_init.kernel.netlink.batch import Message
     from istio_init.kernel.nft.compat_run import Content
     from istio_init.model.rules import Family, Target
 
@@ -67,7 +71,29 @@ def ports(draw: st.DrawFn) -> tuple[Family, Run]:
 def test_a_run_is_packed_as_its_rules_are(pair: tuple[Family, Run]) -> None:
     family, run = pair
     writer = RuleWriter(family)
-    assert writer.contents((run,)) == [writer.content(rule) for rule in run.rules()]
+    (packed,) = writer.contents((run,))
+    assert isinstance(packed, RunContents)
+    assert list(packed) == [writer.content(rule) for rule in run.rules()]
+
+
+@given(networks() | ports(), st.sampled_from([(), ((NEWCHAIN, 7, b"before"),)]), st.booleans(), st.integers(1, 4))
+def test_a_run_is_sent_as_its_rules_are(
+    pair: tuple[Family, Run], before: tuple[Message, ...], alone: bool, block: int
+) -> None:
+    """However many are put together at once; only the last message of all asks for an answer."""
+    family, run = pair
+    behind: tuple[Message, ...] = () if alone else ((NEWRULE, 7, b"next"),)
+    (packed,) = RuleWriter(family).contents((run,))
+    assert isinstance(packed, RunContents)
+    at_once = packed.messages(NEWRULE, 3, b"ABCD", COUNTS, SIGNED)
+    single = [(NEWRULE, 3, b"ABCD" + RuleWriter(family).pack(rule)) for rule in run.rules()]
+    count = len(before) + len(run) + len(behind)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(batch, "_BLOCK", block)
+        buffers = batch._buffers((*before, at_once, *behind), 5, 4 + count)
+        assert b"".join(buffers) == b"".join(batch._buffers((*before, *single, *behind), 5, 4 + count))
+    one_by_one = [message_at((*before, at_once, *behind), number) for number in range(-1, count + 1)]
+    assert one_by_one == [None, *before, *single, *behind, None]
 
 
 CHAIN = "ISTIO_OUTPUT"
@@ -101,14 +127,14 @@ def same(result: list[bytes]) -> bool:
 
 
 def test_what_was_written_is_recognised_whatever_was_counted() -> None:
-    contents = RuleWriter(IPV4).contents(DESIRED.parts)
+    contents = [RuleWriter(IPV4).content(rule) for rule in DESIRED.rules]
     assert same(dump(contents))
     assert same([dumped(each, counts=number, handle=number) for number, each in enumerate(contents, 1)])
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_whatever_differs_is_seen(number: int) -> None:
-    contents = RuleWriter(IPV4).contents(DESIRED.parts)
+    contents = [RuleWriter(IPV4).content(rule) for rule in DESIRED.rules]
     actual = dump(contents)
     whole = actual[number]
     before, after, _ = contents[number]

@@ -51,13 +51,10 @@ from istio_init.model.rules import BUILTIN_CHAINS, OWN_CHAINS, Chain, Jump, Rule
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import TypeAlias
 
-    from istio_init.kernel.nft.compat_dump import Expected
-    from istio_init.kernel.nft.compat_run import Content
+    from istio_init.kernel.netlink.batch import Message, MessageRun
+    from istio_init.kernel.nft.compat_dump import Contents, Expected
     from istio_init.model.rules import Family, TableName
-
-    Message: TypeAlias = tuple[int, int, bytes]
 
 NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
 _RULE_POSITION = 6  # NFTA_RULE_POSITION
@@ -72,7 +69,7 @@ class IptablesNft:
 
     def __init__(self) -> None:
         # A plan is compared, written and compared again: its chains are packed once.
-        self._contents: dict[tuple[int, Family], tuple[Chain, list[Content]]] = {}
+        self._contents: dict[tuple[int, Family], tuple[Chain, Contents]] = {}
         # What families without any table hold since this object has written to them, and the generation that says so:
         # the kernel acknowledged all of it, and every other writer would have changed the generation.
         self._committed: tuple[int, dict[Family, tuple[Table, ...]]] = 0, {}
@@ -90,7 +87,7 @@ class IptablesNft:
     def _expected(self, table: Table, family: Family) -> Expected:
         return table, {chain.name: self._pack(chain, family) for chain in table.chains}
 
-    def _pack(self, chain: Chain, family: Family) -> list[Content]:
+    def _pack(self, chain: Chain, family: Family) -> Contents:
         packed = self._contents.get((id(chain), family))
         if packed is None:
             packed = self._contents[id(chain), family] = chain, RuleWriter(family).contents(chain.parts)
@@ -148,8 +145,8 @@ def _committed_tables(
 
 
 def _messages(
-    change: TableChange, current: CompatTable | None, pack: Callable[[Chain, Family], list[Content]]
-) -> Iterator[Message]:
+    change: TableChange, current: CompatTable | None, pack: Callable[[Chain, Family], Contents]
+) -> Iterator[Message | MessageRun]:
     """The messages that make a change: new chains, old rules out, new ones in, old chains out."""
     family, table, desired, unsigned = change.family, change.name, change.desired, change.unsigned
     like = recognised(change.like, desired or unsigned) if change.like else None
@@ -265,11 +262,15 @@ class _Scribe:
         """One rule taken out."""
         return DELRULE, 0, self.place(text(RULE_CHAIN, chain), attribute(RULE_HANDLE, handle))
 
-    def appended(self, chain: str, contents: list[Content]) -> Iterator[Message]:
+    def appended(self, chain: str, contents: Contents) -> Iterator[Message | MessageRun]:
         """All rules of a chain that has none."""
         head, flags = self.place(text(RULE_CHAIN, chain)), NLM_F_CREATE | NLM_F_APPEND
-        for before, behind, compat in contents:
-            yield NEWRULE, flags, b"".join((head, before, COUNTS, behind, compat, SIGNED))
+        for content in contents:
+            if isinstance(content, tuple):
+                before, behind, compat = content
+                yield NEWRULE, flags, b"".join((head, before, COUNTS, behind, compat, SIGNED))
+            else:
+                yield content.messages(NEWRULE, flags, head, COUNTS, SIGNED)
 
     def rules(self, chain: str, change: Edit, kept: list[bytes]) -> Iterator[Message]:
         """The new rules of a chain, between other programs' rules, which stay, whose handles are `kept`."""

@@ -26,16 +26,18 @@ from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import TypeAlias
 
-    from istio_init.kernel.nft.compat_run import Content
+    from istio_init.kernel.nft.compat_run import Content, RunContents
     from istio_init.model.rules import Family, Hook, Rule, TableName
 
+    # What the messages of a chain's rules say.
+    Contents: TypeAlias = list[Content | RunContents]
     # A base chain's type, hook and priority.
     Binding: TypeAlias = tuple[str, int, int]
-    # A table, and by chain what its rules' messages say.
-    Expected: TypeAlias = tuple[Table, dict[str, list[Content]]]
+    # A table, and the contents of its chains.
+    Expected: TypeAlias = tuple[Table, dict[str, Contents]]
 
 TABLE_FLAGS, _TABLE_USE, TABLE_USERDATA = 2, 3, 6  # NFTA_TABLE_*
 CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE, _CHAIN_FLAGS, CHAIN_USERDATA = 4, 5, 7, 10, 12  # NFTA_CHAIN_*
@@ -45,7 +47,6 @@ _DORMANT = 1  # NFT_TABLE_F_DORMANT
 _NESTED = 0x8000
 POLICIES = {0: "DROP", 1: "ACCEPT"}
 _HANDLES = (12, 24)  # bytes of one or two attributes of 64 bits
-_NOTHING = (b"", b"", b"")
 
 # The user data of tables and base chains that this program creates: nft prints it as their comment.
 SIGNATURE = bytes((0, 11)) + b"istio-init\0"
@@ -169,14 +170,12 @@ def _same_chains(table: Table, policies: dict[str, str | None]) -> bool:
     )
 
 
-def _same_rules(dumped: list[bytes], table: TableName, expected: Mapping[str, list[Content]]) -> bool:
+def _same_rules(dumped: list[bytes], table: TableName, expected: Mapping[str, Contents]) -> bool:
     """Whether a dump has these rules in their order, with this program's signature; counters do not count.
 
     Where it has not, the rules may still mean the same: other kernels dump other defaults.
     """
-    if len(dumped) != sum(map(len, expected.values())):
-        return False
-    heads = {text(NFT_NAME, table) + text(RULE_CHAIN, chain): iter(rules) for chain, rules in expected.items()}
+    heads = {text(NFT_NAME, table) + text(RULE_CHAIN, chain): _each(rules) for chain, rules in expected.items()}
     none: tuple[Content, ...] = ()
     head, upcoming, size = b"", iter(none), 0
     behind, tail = b"", SIGNED
@@ -184,14 +183,26 @@ def _same_rules(dumped: list[bytes], table: TableName, expected: Mapping[str, li
         if not head or not data.startswith(head, HEAD.size):
             head = next((each for each in heads if data.startswith(each, HEAD.size)), b"")
             upcoming, size = heads.get(head, iter(none)), HEAD.size + len(head)
-        before, after, _ = next(upcoming, _NOTHING)
+        content = next(upcoming, None)
+        if content is None:
+            return False
+        before, after, _ = content
         if after is not behind:
             behind, tail = after, after + SIGNED
         start = len(data) - len(tail) - len(COUNTS) - len(before)
         # Between the names and the expressions are the rule's handle, and that of the one before it.
         if start - size not in _HANDLES or not data.startswith(before, start) or not data.endswith(tail):
             return False
-    return True
+    return not any(True for rules in heads.values() for _ in rules)
+
+
+def _each(contents: Contents) -> Iterator[Content]:
+    """The content of each rule of a chain."""
+    for content in contents:
+        if isinstance(content, tuple):
+            yield content
+        else:
+            yield from content
 
 
 def _content(rule: dict[int, bytes]) -> bytes:

@@ -57,7 +57,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from istio_init.kernel.nft.compat_run import Content
+    from istio_init.kernel.nft.compat_run import Content, RunContents
     from istio_init.model.rules import Family, Match, Rule, Target
 
 _INVERTED = 2  # NFT_RULE_COMPAT_F_INV
@@ -75,17 +75,17 @@ class RuleWriter:
         before, after, compat = self.content(rule)
         return before + COUNTS + after + compat + SIGNED
 
-    def contents(self, parts: Sequence[Rule | Run]) -> list[Content]:
+    def contents(self, parts: Sequence[Rule | Run]) -> list[Content | RunContents]:
         """The content of each rule of a chain, those of long runs made at once."""
-        contents = []
+        contents: list[Content | RunContents] = []
         for part in parts:
             if not isinstance(part, Run):
                 contents.append(self.content(part))
                 continue
             try:
-                from istio_init.kernel.nft import compat_run
+                from istio_init.kernel.nft.compat_run import RunContents
 
-                contents += compat_run.contents(part, self.content)
+                contents.append(RunContents(part, self.content))
             except (ValueError, OverflowError):
                 contents += map(self.content, part.rules())  # the rule that can't be packed is found
         return contents

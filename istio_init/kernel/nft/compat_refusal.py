@@ -10,6 +10,7 @@ import errno
 from istio_init.errors import KernelError
 from istio_init.formats.iptables_save import rule_text
 from istio_init.kernel.host import denial
+from istio_init.kernel.netlink.batch import MessageRun
 from istio_init.kernel.netlink.channel import attributes
 from istio_init.kernel.netlink.nfnetlink import (
     CHAIN_NAME,
@@ -30,21 +31,36 @@ from istio_init.kernel.xtables.required_modules import extensions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from istio_init.model.rules import Family, Rule
+    from collections.abc import Sequence
 
-    Message = tuple[int, int, bytes]
+    from istio_init.kernel.netlink.batch import Message
+    from istio_init.model.rules import Family, Rule
 
 _LACKING = {errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT}
 
 
-def explain(refused: OSError, written: str, messages: list[Message]) -> KernelError:
+def explain(refused: OSError, written: str, messages: Sequence[Message | MessageRun]) -> KernelError:
     """The error to raise; `written` are the tables that the batch was about."""
     at = getattr(refused, "at", -1)
-    message = messages[at] if 0 <= at < len(messages) else None
+    message = message_at(messages, at)
     what = _subject(message) if message else written
     number = refused.errno or 0
     code = errno.errorcode.get(number, str(number))
     return KernelError(f"nftables: {what}: {refused.strerror} ({code}): {_why(number, message)}", number)
+
+
+def message_at(messages: Sequence[Message | MessageRun], at: int) -> Message | None:
+    """One of the messages by its number, each of a run counting; None where there is none."""
+    for each in messages if at >= 0 else ():
+        if isinstance(each, MessageRun):
+            if at < len(each):
+                return each[at]
+            at -= len(each)
+        elif not at:
+            return each
+        else:
+            at -= 1
+    return None
 
 
 def _subject(message: Message) -> str:

@@ -1,11 +1,14 @@
 """The messages of a Run: those of two values that differ in every bit, and each value's bytes where they differ.
 
 The rules of a run differ in their destination or in their destination ports alone. Packing 10,000 of them rule by rule
-would take longer than the kernel does.
+would take longer than the kernel does. So they stay columns of pieces, most of which are the same few objects over and
+over, up to the one buffer that the kernel gets.
 """
 
 from __future__ import annotations
 
+from istio_init.kernel.netlink.batch import MessageRun
+from istio_init.kernel.netlink.channel import HEADER
 from istio_init.model.rules import Network, PortRange, Run
 
 TYPE_CHECKING = False
@@ -22,59 +25,97 @@ if TYPE_CHECKING:
     Pack: TypeAlias = Callable[[Rule], Content]
     # The bytes around the values in the first part of a content, and its other parts.
     Template: TypeAlias = tuple[list[bytes], bytes, bytes]
+    # What the contents of values of one kind have in common: the bytes before a value, its size, those behind it, and
+    # the other parts.
+    Shape: TypeAlias = tuple[bytes, int, bytes, bytes, bytes]
+    # The contents of one rule of the unit: the shape of each kind, the kind of each value, and each value's bytes.
+    Column: TypeAlias = tuple[dict[int, Shape], list[int], list[bytes]]
 
 ONES = 0xFFFF
+_ALONE, _RANGE = 0, 1  # the kinds of ports; those of networks are their prefix lengths
+_PORT_SIZE = 2
+_WORD = 4  # an attribute's value is padded to words of so many bytes
 
 
-def contents(run: Run, pack: Pack) -> list[Content]:
+class RunContents:
     """The content of each rule of a run. KernelError as `pack`; ValueError where it cannot be made from a template."""
-    columns = [_column(rule, run.values, pack) for rule in run.unit]
-    last = Run(run.unit, run.values[-1:]).rules()
-    if [column[-1] for column in columns] != [pack(rule) for rule in last]:
-        raise ValueError("a value is not at the expected place of a message")
-    return columns[0] if len(columns) == 1 else [each for row in zip(*columns, strict=True) for each in row]
+
+    def __init__(self, run: Run, pack: Pack) -> None:
+        self._count = len(run)
+        # All values are of one kind; to check each of 10,000 would be noticeable.
+        values: Any = run.values
+        make = _networks if isinstance(values[0], Network) else _ports
+        self._columns = [make(rule, values, pack) for rule in run.unit]
+        last = Run(run.unit, run.values[-1:]).rules()
+        ends = [(shapes, kinds[-1:], varying[-1:]) for shapes, kinds, varying in self._columns]
+        if [content for end in ends for content in _contents(end)] != [pack(rule) for rule in last]:
+            raise ValueError("a value is not at the expected place of a message")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Content]:
+        for row in zip(*map(_contents, self._columns), strict=True):
+            yield from row
+
+    def messages(self, kind: int, flags: int, place: bytes, counts: bytes, signed: bytes) -> MessageRun:
+        """A message for each rule: `place`, its content with the counter's numbers, and the signature."""
+        sizes = [0] * self._count
+        heads, varying, tails = ([b""] * self._count for _ in range(3))
+        step = len(self._columns)
+        for at, (shapes, kinds, values) in enumerate(self._columns):
+            before, behind, whole = {}, {}, {}
+            for each, (head, size, tail, after, compat) in shapes.items():
+                before[each] = place + head
+                behind[each] = b"".join((tail, counts, after, compat, signed))
+                whole[each] = HEADER.size + len(before[each]) + size + len(behind[each])
+            heads[at::step] = map(before.__getitem__, kinds)
+            varying[at::step] = values
+            tails[at::step] = map(behind.__getitem__, kinds)
+            sizes[at::step] = map(whole.__getitem__, kinds)
+        return MessageRun(kind, flags, sizes, heads, varying, tails)
 
 
-def _column(rule: Rule, values: tuple[Network, ...] | tuple[PortRange, ...], pack: Pack) -> list[Content]:
-    """The content of one rule of the unit for each value."""
-    # All values are of one kind; to check each of 10,000 would be noticeable.
-    each: Any = values
-    if isinstance(values[0], Network):
-        return list(_networks(rule, each, pack))
-    return list(_ports(rule, each, pack))
+def _contents(column: Column) -> Iterator[Content]:
+    shapes, kinds, values = column
+    for kind, value in zip(kinds, values, strict=True):
+        head, _, tail, after, compat = shapes[kind]
+        yield head + value + tail, after, compat
 
 
-def _networks(rule: Rule, values: tuple[Network, ...], pack: Pack) -> Iterator[Content]:
-    templates: dict[int, tuple[bytes, int, bytes, bytes, bytes]] = {}
+def _networks(rule: Rule, values: tuple[Network, ...], pack: Pack) -> Column:
+    """The contents for networks; the bytes of a network are the words of its address that the rule has."""
     width = len(values[0].address)
-    for value in values:
-        template = templates.get(value.prefix)
-        if template is None:
-            bits = 8 * width
-            ones = ((1 << value.prefix) - 1 << bits - value.prefix).to_bytes(width, "big")
-            (head, tail), after, rest = _template(
-                rule, (Network(bytes(width), value.prefix), Network(ones, value.prefix)), pack
-            )
-            template = templates[value.prefix] = head, (value.prefix + 7) // 8, tail, after, rest
-        if len(value.address) != width:
-            raise ValueError("addresses of two families")
-        head, size, tail, after, rest = template
-        yield head + value.address[:size] + tail, after, rest
+    kinds = [value.prefix for value in values]
+    addresses = [value.address for value in values]
+    if sum(map(len, addresses)) != width * len(addresses):
+        raise ValueError("addresses of two families")
+    shapes = {}
+    for prefix in set(kinds):
+        ones = ((1 << prefix) - 1 << 8 * width - prefix).to_bytes(width, "big")
+        (head, tail), after, compat = _template(rule, (Network(bytes(width), prefix), Network(ones, prefix)), pack)
+        size = (prefix + 7) // 8
+        padding = -size % _WORD  # zero, as the bytes of the address that are there
+        shapes[prefix] = head, size + padding, tail[padding:], after, compat
+    if width > _WORD:
+        addresses = [address[: shapes[kind][1]] for address, kind in zip(addresses, kinds, strict=True)]
+    return shapes, kinds, addresses
 
 
-def _ports(rule: Rule, values: tuple[PortRange, ...], pack: Pack) -> Iterator[Content]:
-    one = many = None
-    for value in values:
-        if value.low == value.high:
-            if one is None:
-                one = _template(rule, (PortRange(0, 0), PortRange(ONES, ONES)), pack)
-            (head, tail), after, rest = one
-            yield head + value.low.to_bytes(2, "big") + tail, after, rest
-        else:
-            if many is None:
-                many = _template(rule, (PortRange(0, ONES), PortRange(ONES, 0)), pack)
-            (head, between, tail), after, rest = many
-            yield head + value.low.to_bytes(2, "big") + between + value.high.to_bytes(2, "big") + tail, after, rest
+def _ports(rule: Rule, values: tuple[PortRange, ...], pack: Pack) -> Column:
+    """The contents for ports; the bytes of a range are what is between its two ports, too."""
+    (head, tail), after, compat = _template(rule, (PortRange(0, 0), PortRange(ONES, ONES)), pack)
+    shapes = {_ALONE: (head, _PORT_SIZE, tail, after, compat)}
+    kinds = [_ALONE if value.low == value.high else _RANGE for value in values]
+    packed = [value.low.to_bytes(_PORT_SIZE, "big") for value in values]
+    if _RANGE in kinds:
+        (head, between, tail), after, compat = _template(rule, (PortRange(0, ONES), PortRange(ONES, 0)), pack)
+        shapes[_RANGE] = head, 2 * _PORT_SIZE + len(between), tail, after, compat
+        packed = [
+            low + between + value.high.to_bytes(_PORT_SIZE, "big") if kind else low
+            for low, value, kind in zip(packed, values, kinds, strict=True)
+        ]
+    return shapes, kinds, packed
 
 
 def _template(rule: Rule, values: tuple[Value, Value], pack: Pack) -> Template:

@@ -71,9 +71,7 @@ def ports(draw: st.DrawFn) -> tuple[Family, Run]:
 def test_a_run_is_packed_as_its_rules_are(pair: tuple[Family, Run]) -> None:
     family, run = pair
     writer = RuleWriter(family)
-    (packed,) = writer.contents((run,))
-    assert isinstance(packed, RunContents)
-    assert list(packed) == [writer.content(rule) for rule in run.rules()]
+    assert list(RunContents(run, writer.content)) == [writer.content(rule) for rule in run.rules()]
 
 
 @given(networks() | ports(), st.sampled_from([(), ((NEWCHAIN, 7, b"before"),)]), st.booleans(), st.integers(1, 4))
@@ -83,9 +81,7 @@ def test_a_run_is_sent_as_its_rules_are(
     """However many are put together at once; only the last message of all asks for an answer."""
     family, run = pair
     behind: tuple[Message, ...] = () if alone else ((NEWRULE, 7, b"next"),)
-    (packed,) = RuleWriter(family).contents((run,))
-    assert isinstance(packed, RunContents)
-    at_once = packed.messages(NEWRULE, 3, b"ABCD", COUNTS, SIGNED)
+    at_once = RunContents(run, RuleWriter(family).content).messages(NEWRULE, 3, b"ABCD", COUNTS, SIGNED)
     single = [(NEWRULE, 3, b"ABCD" + RuleWriter(family).pack(rule)) for rule in run.rules()]
     count = len(before) + len(run) + len(behind)
     with pytest.MonkeyPatch.context() as patched:
@@ -97,14 +93,12 @@ def test_a_run_is_sent_as_its_rules_are(
 
 
 CHAIN = "ISTIO_OUTPUT"
+VALUES = tuple(Network(bytes((n, 0, 0, 0)), 8) for n in range(1, 24))
 DESIRED = Chain.of(
     CHAIN,
     (
         Rule((Protocol(TCP),), Jump("ISTIO_REDIRECT"), True),
-        Run(
-            (Rule((Destination(Network(b"\1\0\0\0", 8)),), RETURN, True),),
-            tuple(Network(bytes((n, 0, 0, 0)), 8) for n in (1, 2, 3)),
-        ),
+        Run((Rule((Destination(VALUES[0]),), RETURN, True),), VALUES),
     ),
 )
 
@@ -126,13 +120,18 @@ def same(result: list[bytes]) -> bool:
     return _same_rules(result, "nat", {CHAIN: RuleWriter(IPV4).contents(DESIRED.parts), "ISTIO_INBOUND": []})
 
 
+def test_long_runs_alone_are_packed_at_once() -> None:
+    kinds = [type(each) for each in RuleWriter(IPV4).contents((*DESIRED.parts, Run(DESIRED.rules[1:2], VALUES[:3])))]
+    assert kinds == [tuple, RunContents, tuple, tuple, tuple]
+
+
 def test_what_was_written_is_recognised_whatever_was_counted() -> None:
     contents = [RuleWriter(IPV4).content(rule) for rule in DESIRED.rules]
     assert same(dump(contents))
     assert same([dumped(each, counts=number, handle=number) for number, each in enumerate(contents, 1)])
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", [0, 1, 12, 23])
 def test_whatever_differs_is_seen(number: int) -> None:
     contents = [RuleWriter(IPV4).content(rule) for rule in DESIRED.rules]
     actual = dump(contents)

@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from istio_init.model.rules import Family, Match, Rule, Target
 
 _INVERTED = 2  # NFT_RULE_COMPAT_F_INV
+# Rules of a run that are made at once: fewer are packed before the module for it would be read.
+_LONG = 20
 
 
 class RuleWriter:
@@ -81,6 +83,9 @@ class RuleWriter:
         for part in parts:
             if not isinstance(part, Run):
                 contents.append(self.content(part))
+                continue
+            if len(part) < _LONG:
+                contents += map(self.content, part.rules())
                 continue
             try:
                 from istio_init.kernel.nft.compat_run import RunContents

@@ -55,8 +55,9 @@ class RunContents:
         return self._count
 
     def __iter__(self) -> Iterator[Content]:
-        for row in zip(*map(_contents, self._columns), strict=True):
-            yield from row
+        if len(self._columns) == 1:
+            return _contents(self._columns[0])
+        return (content for row in zip(*map(_contents, self._columns), strict=True) for content in row)
 
     def messages(self, kind: int, flags: int, place: bytes, counts: bytes, signed: bytes) -> MessageRun:
         """A message for each rule: `place`, its content with the counter's numbers, and the signature."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import tempfile
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -97,6 +98,17 @@ DIAGNOSED = {
     ),
 }
 
+# Rules of extensions whose modules most machines that run these tests do not have.
+OTHERS = (
+    "-A OUTPUT -j LED --led-trigger-id a\\b --led-delay 500",
+    "-A OUTPUT -j LED --led-trigger-id c --led-delay inf --led-always-blink",
+    "-A OUTPUT -m ipvs --ipvs -j ACCEPT",
+    "-A OUTPUT -m ipvs ! --ipvs -j ACCEPT",
+    "-A OUTPUT -m ipvs ! --vproto 6 --vaddr 10.96.0.0/16 ! --vport 443 --vdir REPLY -j ACCEPT",
+    "-A OUTPUT -m ipvs --vmethod MASQ --vportctl 21 -j ACCEPT",
+    "-A OUTPUT -m ipvs --vaddr 10.96.0.1 --vmethod GATE -j ACCEPT",
+)
+
 
 def runs(row: Row) -> list[list[str]]:
     """The runs of a row that is to succeed."""
@@ -115,6 +127,10 @@ def outcomes() -> dict[str, list[Outcome]]:
     for module in DIAGNOSED:
         argv = ["istio-init", "doctor", *TPROXY, *LEGACY, "--output", "json"]
         cases[f"doctor {module}"] = Case([argv], [module], IP_TABLES)
+    for backend, loaded in (("legacy", IP_TABLES), ("nft", [])):
+        prepare = tuple(f"iptables-{backend} -t mangle {rule}" for rule in OTHERS)
+        show = ["istio-init", "show", "--force-iptables-binary", backend, "--output", "text"]
+        cases[f"others, {backend}"] = Case([show], [], loaded, prepare)
     # A kernel and its modules are too large to be kept, as pytest keeps its own directories.
     with tempfile.TemporaryDirectory(prefix="istio-init-", dir="/var/tmp") as directory:
         done = Machine(pathlib.Path(directory)).run(list(cases.values()))
@@ -171,3 +187,18 @@ def _rules(name: str, text: str) -> Iterator[str]:
     for line in text.splitlines():
         if name not in {"ipv4", "ipv6"} or line.startswith(("-A", ":ISTIO")):
             yield line
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_rules_of_rare_extensions_are_printed_by_their_options(
+    outcomes: dict[str, list[Outcome]], backend: str
+) -> None:
+    """As iptables-save prints them: a name in quotes, and every address with its mask."""
+    [run] = outcomes[f"others, {backend}"]
+    saved = outcomes["others, legacy"][0].after["ipv4"]
+    rules = [
+        re.sub("^-A OUTPUT (-j LED|-m)| -j ACCEPT$", "", line) for line in saved.splitlines() if "-A OUTPUT" in line
+    ]
+    assert len(rules) == len(OTHERS)
+    lines = run.output.splitlines()
+    assert [rule for rule in rules if not any(line.endswith(rule) for line in lines)] == [], run.output

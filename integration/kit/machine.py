@@ -39,13 +39,17 @@ MODULES = (
 )
 SYSTEM = "/usr/sbin:/usr/bin:/sbin:/bin"
 
-TOOLS = ("kmod", "ip", "nft", "xtables-legacy-multi")
+TOOLS = ("kmod", "ip", "nft", "xtables-legacy-multi", "xtables-nft-multi")
 # By which name they are called in there, where it is another.
 LINKS = {
     "/sbin/modprobe": "kmod",
     "/usr/bin/iptables-legacy-save": "xtables-legacy-multi",
     "/usr/bin/ip6tables-legacy-save": "xtables-legacy-multi",
+    "/usr/bin/iptables-legacy": "xtables-legacy-multi",
+    "/usr/bin/iptables-nft": "xtables-nft-multi",
 }
+# The extensions of iptables that a case loads rules of, below the directory of libraries.
+EXTENSIONS = ("libxt_standard.so", "libxt_LED.so", "libxt_ipvs.so")
 # Seconds; an emulated processor is slow, and on a busy machine much slower.
 PATIENCE = 2400.0
 
@@ -154,6 +158,9 @@ class Machine:
             path = os.path.realpath(tool(name))
             for each in (path, *libraries(path)):
                 root.file(each)
+        for extension in EXTENSIONS:
+            [path] = map(str, pathlib.Path("/usr/lib").glob(f"*/xtables/{extension}"))
+            root.file(path)
         for link, name in LINKS.items():
             root.link(link, os.path.realpath(tool(name)))
         for directory in ("/proc", "/sys", "/dev", "/run", "/tmp", "/etc"):

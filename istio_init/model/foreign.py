@@ -10,7 +10,7 @@ from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeAlias
+    from typing import Literal, TypeAlias
 
     from istio_init.model.packet import Side
     from istio_init.model.rules import Hook
@@ -76,15 +76,52 @@ class Undecidable(Record):
 class Translate(Record):
     """-j DNAT, SNAT, MASQUERADE: one side of the connection gets another address, port or both.
 
-    `address` is packed, None for the own one (the same, or for MASQUERADE, `own`, that of the interface it leaves by).
-    `chosen` says that the kernel chooses from a range.
+    `address` is packed, None for the own one (the same, or for MASQUERADE, `own`, that of the interface it leaves by);
+    port 0 is the own one, too. With `last_address` and `last_port` the kernel chooses from a range; with `random` also
+    a port that no range names.
     """
 
     side: Side
     address: bytes | None
     port: int
     own: bool = False
-    chosen: bool = False
+    last_address: bytes | None = None
+    last_port: int = 0
+    random: bool = False
+
+
+class ToSelf(Record):
+    """-j REDIRECT with the port that the packet has (both 0), or with one that the kernel chooses from a range."""
+
+    port: int
+    last_port: int
+
+
+class MapPrefix(Record):
+    """-j DNPT, SNPT: one side's address gets another prefix, and what keeps the checksum; no connection is tracked."""
+
+    side: Side
+    network: Network
+
+
+class AnyMark(Record):
+    """A target that gives the packet, or its connection, a mark from `low` to `high` that no rule determines.
+
+    With `tracked` it does so only for a packet that has a connection; `where` is what the mark comes from.
+    """
+
+    field: Literal["mark", "connmark"]
+    low: int
+    high: int
+    where: str
+    tracked: bool = False
+
+
+class ChangeSets(Record):
+    """-j SET: what is in these IP sets changes; with `mark` the packet's mark becomes one that a set has."""
+
+    names: tuple[str, ...]
+    mark: bool = False
 
 
 class MapAddress(Record):
@@ -114,4 +151,6 @@ class NoTrack(Record):
 if TYPE_CHECKING:
     # A part of a match that has no counterpart in model.rules.
     ForeignPart: TypeAlias = AddressType | AddressRange | TcpFlags | Direction | Assumed | Undecidable
-    ForeignTarget: TypeAlias = Translate | MapAddress | Fixed | SetConnMark | NoTrack
+    ForeignTarget: TypeAlias = (
+        Translate | ToSelf | MapAddress | MapPrefix | Fixed | SetConnMark | AnyMark | ChangeSets | NoTrack
+    )

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from istio_init.model.masked_rule import MaskedRule
     from istio_init.model.routing import Address, PolicyRule, Route
     from istio_init.model.rules import Family, Hook, Network
+    from istio_init.model.unclear import OpenNumber
 
     Side: TypeAlias = Literal["source", "destination"]
 
@@ -40,7 +41,8 @@ class Packet(Record):
     None until chosen. `tracked` says that connection tracking saw it at an earlier hook, `translated` which
     sides of its connection nat has decided, `redirected` whether its connection's destination was changed.
     A `reply` comes from the side that was called; only a later packet of a connection can be one. Where that
-    connection was translated, `called` is the address and port that the caller had asked for.
+    connection was translated, `called` is the address and port that the caller had asked for. Of the `unclear` fields
+    it has the lowest value that they may have.
     """
 
     hook: Hook
@@ -63,6 +65,7 @@ class Packet(Record):
     tproxy_port: int = 0
     reply: bool = False
     called: tuple[bytes, int] | None = None
+    unclear: tuple[OpenNumber, ...] = ()
 
     @property
     def family(self) -> Family:

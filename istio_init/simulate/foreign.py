@@ -1,4 +1,4 @@
-"""The meaning of other programs' matches and targets, parsed from their options as iptables-save prints them.
+"""The meaning of other programs' matches, parsed from their options as iptables-save prints them.
 
 kube-proxy, Docker, Calico, Cilium and firewalld write these. Unsupported ones are reported, never guessed.
 """
@@ -15,26 +15,21 @@ from istio_init.model.foreign import (
     AddressType,
     Assumed,
     Direction,
-    Fixed,
-    MapAddress,
-    NoTrack,
-    SetConnMark,
     TcpFlags,
-    Translate,
     Undecidable,
 )
 from istio_init.model.ip_sets import SetMember
-from istio_init.model.rules import DestinationPorts, Network, Owner, PortRange, Protocol, SourcePorts
+from istio_init.model.rules import DestinationPorts, Owner, PortRange, Protocol, SourcePorts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TypeAlias
 
-    from istio_init.model.foreign import ForeignPart, ForeignTarget
+    from istio_init.model.foreign import ForeignPart
     from istio_init.model.ip_sets import IpSet
     from istio_init.model.packet import Side
     from istio_init.model.rules import Match
-    from istio_init.model.unknown import UnknownMatch, UnknownTarget
+    from istio_init.model.unknown import UnknownMatch
 
     Part: TypeAlias = Match | ForeignPart | SetMember
     # An option, whether a ! precedes it, and its values.
@@ -77,17 +72,6 @@ WITH_HEADER = {
     "rt": "routing", "srh": "routing", "frag": "fragment", "hbh": "hop-by-hop options", "dst": "destination options",
 }  # fmt: skip
 
-# Targets that do not change what happens to the packet afterwards, as far as it is simulated.
-PASSING = {
-    "LOG": "is logged", "NFLOG": "is logged", "ULOG": "is logged", "AUDIT": "is logged", "TRACE": "is traced",
-    "TCPMSS": "continues, with another maximum segment size", "TCPOPTSTRIP": "loses TCP options",
-    "CHECKSUM": "gets its checksum", "CLASSIFY": "gets a class for traffic control", "DSCP": "gets a DSCP",
-    "TOS": "gets a TOS", "TTL": "gets a TTL", "HL": "gets a hop limit", "SET": "changes an ipset", "TEE": "is copied",
-    "RATEEST": "is counted", "SECMARK": "gets a security mark", "CONNSECMARK": "gets a security mark",
-    "IDLETIMER": "restarts a timer", "ECN": "gets its congestion notification", "LED": "blinks a light",
-    "HMARK": "gets a mark of its hash",
-}  # fmt: skip
-
 
 def parts(match: UnknownMatch, ip_sets: tuple[IpSet, ...] = ()) -> tuple[Part, ...]:
     """The conditions of a match, all of which must hold; `ip_sets` are those whose members are known."""
@@ -98,7 +82,7 @@ def parts(match: UnknownMatch, ip_sets: tuple[IpSet, ...] = ()) -> tuple[Part, .
 
 def _membership(options: str, ip_sets: tuple[IpSet, ...]) -> SetMember | None:
     """-m set with a set whose members are known; None where it looks at counters, too."""
-    read = {option: (negated, values) for option, negated, values in _options(options)}
+    read = {option: (negated, values) for option, negated, values in options_of(options)}
     negated, values = read.pop("--match-set", (False, []))
     silent = {"--return-nomatch", "--update-counters", "--update-subcounters"}
     if len(values) != 2 or not read.keys() <= silent or "--return-nomatch" in read:
@@ -119,12 +103,13 @@ def _parts(name: str, options: str | None) -> tuple[Part, ...]:
     if options is None:
         return (Undecidable(f"-m {name} is not known to this program"),)
     try:
-        return tuple(_read(name, _options(options)))
+        return tuple(_read(name, options_of(options)))
     except (KeyError, ValueError, IndexError):
         return (Undecidable(f"-m {name} {options} is not known to this program"),)
 
 
-def _options(text: str) -> list[Option]:
+def options_of(text: str) -> list[Option]:
+    """The options of a match or target."""
     options: list[Option] = []
     negated = False
     for word in text.split():
@@ -177,9 +162,9 @@ def _part(name: str, option: str, values: list[str], *, negated: bool) -> Part |
         case "conntrack", _:
             return Undecidable(f"{option} {values[0]} of its connection")
         case "tcp" | "udp", "--sport":
-            return SourcePorts(_ports(values[0]), negated)
+            return SourcePorts(ports_of(values[0]), negated)
         case "tcp" | "udp", "--dport":
-            return DestinationPorts(_ports(values[0]), negated)
+            return DestinationPorts(ports_of(values[0]), negated)
         case "tcp", "--tcp-flags":
             mask, compared = (sum(TCP_FLAGS[flag] for flag in value.split(",")) for value in values)
             return TcpFlags(mask, compared, negated)
@@ -199,7 +184,8 @@ def _part(name: str, option: str, values: list[str], *, negated: bool) -> Part |
             raise KeyError(option)
 
 
-def _ports(text: str) -> PortRange:
+def ports_of(text: str) -> PortRange:
+    """A port, or a range of them such as 1:5."""
     low, _, high = text.partition(":")
     return PortRange(int(low), int(high or low))
 
@@ -210,73 +196,3 @@ def assumptions(matches: tuple[Match, ...]) -> str:
 
     all_parts = [part for match in matches if isinstance(match, UnknownMatch) for part in parts(match)]
     return " and ".join(part.why for part in all_parts if isinstance(part, Assumed) and part.either)
-
-
-def effect_of(target: UnknownTarget) -> ForeignTarget:
-    """What a target does to a packet; Fixed with the answer UNDECIDED if that is unknown."""
-    return _effect(target.name, target.options)
-
-
-@cache
-def _effect(name: str, options: str | None) -> ForeignTarget:
-    if name in PASSING:
-        return Fixed("CONTINUE", PASSING[name])
-    if name == "REJECT":
-        words = (options or "").removeprefix("--reject-with ")
-        return Fixed("DROP", f"is rejected with {words}" if words else "is rejected")
-    if name == "NFQUEUE":
-        return Fixed("QUEUE", "is passed to a program")
-    if name == "SYNPROXY":
-        return Fixed("UNDECIDED", "-j SYNPROXY answers in the listener's place")
-    unknown = Fixed("UNDECIDED", f"-j {name}{f' {options}' if options else ''} is not known to this program")
-    if options is None:
-        return unknown
-    try:
-        return _translation(name, options) or unknown
-    except (KeyError, ValueError, IndexError):
-        return unknown
-
-
-def _translation(name: str, options: str) -> ForeignTarget | None:
-    values = {option: values for option, _, values in _options(options)}
-    match name:
-        case "DNAT":
-            return _endpoint("destination", values["--to-destination"][0])
-        case "SNAT":
-            return _endpoint("source", values["--to-source"][0])
-        case "MASQUERADE":
-            return Translate("source", None, 0, own=True)
-        case "REDIRECT":
-            return Fixed("UNDECIDED", "the kernel chooses the port")
-        case "CONNMARK" if "--set-xmark" in values:
-            value, _, mask = values["--set-xmark"][0].partition("/")
-            return SetConnMark(int(value, 16), int(mask or "0xffffffff", 16))
-        case "CT" if "--notrack" in values or not values:
-            return NoTrack()
-        case "CT" if "--helper" in values and not any(option.startswith("--zone") for option in values):
-            return Fixed("CONTINUE", "gets a connection tracking helper")
-        case "CT" if not any(option.startswith("--zone") for option in values):
-            return Fixed("CONTINUE", "gets options for connection tracking")
-        case "NETMAP":
-            address, _, prefix = values["--to"][0].partition("/")
-            packed = ip_address(address).packed
-            return MapAddress(Network(packed, int(prefix) if prefix else len(packed) * 8))
-        case "NOTRACK":
-            return NoTrack()
-        case _:
-            return None
-
-
-def _endpoint(side: Side, text: str) -> Translate:
-    """ADDRESS or ADDRESS-ADDRESS, optionally with :PORT or :PORT-PORT; an IPv6 address is in brackets."""
-    if text.startswith("["):
-        addresses, _, ports = text[1:].partition("]")
-        ports = ports.removeprefix(":")
-    elif text.count(":") > 1:
-        addresses, ports = text, ""
-    else:
-        addresses, _, ports = text.partition(":")
-    low, _, high = addresses.partition("-")
-    first, _, last = ports.partition("/")[0].partition("-")
-    chosen = high not in {"", low} or last not in {"", first}
-    return Translate(side, ip_address(low).packed if low else None, int(first or 0), chosen=chosen)

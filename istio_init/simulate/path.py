@@ -14,6 +14,7 @@ from istio_init.record import Record
 from istio_init.simulate import martians
 from istio_init.simulate.trace import trace
 from istio_init.simulate.trace_steps import ChainEnd
+from istio_init.simulate.unclear import current, unclear, unclear_routing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,13 +87,15 @@ class RoutingDecision(Record):
     """A routing decision between two hooks: the packet as the next hook sees it.
 
     `by` is the policy rule that decided, None if the destination did; `changed` whether the packet now leaves by
-    another interface; `refused` why the kernel dropped it here, or empty.
+    another interface; `refused` why the kernel dropped it here, or empty; `unclear` why the way that it takes is not
+    known, or empty.
     """
 
     packet: Packet
     by: PolicyRule | MaskedRule | None = None
     changed: bool = False
     refused: str = ""
+    unclear: str = ""
 
 
 class Leg(Record):
@@ -114,6 +117,15 @@ class Leg(Record):
         """Why the kernel dropped the packet whatever the rules; empty if it did not."""
         last = self.passed[-1]
         return last.refused if isinstance(last, RoutingDecision) else ""
+
+    @property
+    def unclear(self) -> str:
+        """Why routing could not be followed, or who receives the packet; empty if both are known."""
+        last = self.passed[-1]
+        if isinstance(last, RoutingDecision):
+            return last.unclear
+        port = unclear(self.arrived, "destination_port") if self.end == "undecided" else None
+        return f"its port may be one of the proxy's: {port.why}" if port and last.outcome == "ACCEPT" else ""
 
     @property
     def policy(self) -> ChainEnd | None:
@@ -171,17 +183,24 @@ def travel(ruleset: Ruleset, packet: Packet, facts: Facts, envoy: Proxy, sender:
         if hook_trace.outcome != "ACCEPT":
             return Leg(sender, packet, tuple(passed), UNACCEPTED[hook_trace.outcome], hook_trace.packet)
         if hook_trace.hook == "INPUT":
-            return Leg(
-                sender, packet, tuple(passed), envoy.listener(hook_trace.packet) or "application", hook_trace.packet
-            )
+            return Leg(sender, packet, tuple(passed), _receiver(hook_trace.packet, envoy), hook_trace.packet)
         if hook_trace.hook == "POSTROUTING" and hook_trace.packet.out_interface != LOOPBACK_INTERFACE:
             forwarded = any(isinstance(each, RoutingDecision) and each.packet.hook == "FORWARD" for each in passed)
             return Leg(sender, packet, tuple(passed), "forwarded" if forwarded else "wire", hook_trace.packet)
         decision = _decision(hook_trace, facts, from_here=packet.hook == "OUTPUT")
         passed.append(decision)
-        if decision.refused:
-            return Leg(sender, packet, tuple(passed), "dropped", decision.packet)
+        if decision.refused or decision.unclear:
+            return Leg(sender, packet, tuple(passed), "dropped" if decision.refused else "undecided", decision.packet)
         current = decision.packet
+
+
+def _receiver(packet: Packet, envoy: Proxy) -> EndKind:
+    """Who receives a locally delivered packet; undecided if its port is one of several, and one is the proxy's."""
+    ports = None if packet.tproxy_port else unclear(packet, "destination_port")
+    own = (envoy.outbound_port, envoy.inbound_port, envoy.tunnel_port, AGENT_DNS_PORT)
+    if ports and any(ports.within(port, port) is not False for port in own):
+        return "undecided"
+    return envoy.listener(packet) or "application"
 
 
 def _decision(hook_trace: Trace, facts: Facts, *, from_here: bool) -> RoutingDecision:
@@ -192,7 +211,8 @@ def _decision(hook_trace: Trace, facts: Facts, *, from_here: bool) -> RoutingDec
         return RoutingDecision(packet.replace(hook="INPUT")) if from_here else _arriving(packet, facts)
     if hook_trace.hook == "OUTPUT":
         before, sent = hook_trace.before, packet.replace(hook="POSTROUTING")
-        same = (packet.destination, packet.mark) == (before.destination, before.mark)
+        deciding = ("destination", "mark")
+        same = [current(packet, field) for field in deciding] == [current(before, field) for field in deciding]
         return RoutingDecision(sent) if same else routed(sent, facts)
     if hook_trace.hook == "FORWARD":
         return RoutingDecision(packet.replace(hook="POSTROUTING", in_interface=""))
@@ -205,6 +225,8 @@ def _arriving(packet: Packet, facts: Facts) -> RoutingDecision:
     """An incoming packet: delivered locally by its destination, its mark or a socket, else forwarded."""
     if why := martians.by_routing(packet, facts):
         return RoutingDecision(packet, refused=why)
+    if not packet.tproxy_port and (why := unclear_routing(packet, facts)):
+        return RoutingDecision(packet, unclear=why)
     hop = facts.arriving(packet)
     if hop.local or packet.tproxy_port:
         return RoutingDecision(packet.replace(hook="INPUT"), hop.by)
@@ -215,6 +237,8 @@ def _arriving(packet: Packet, facts: Facts) -> RoutingDecision:
 
 def routed(packet: Packet, facts: Facts) -> RoutingDecision:
     """The routing decision for a packet that the pod sends: the interface that it leaves by."""
+    if why := unclear_routing(packet, facts):
+        return RoutingDecision(packet, unclear=why)
     hop = facts.sent(packet)
     changed = packet.out_interface != hop.device
     return RoutingDecision(packet.replace(out_interface=hop.device), hop.by, changed, hop.refused)
@@ -236,7 +260,7 @@ def proxy_packet(leg: Leg, facts: Facts, envoy: Proxy) -> Packet | None:
     following = start.replace(
         hook="OUTPUT", source=bound or start.source, destination=destination, source_port=EPHEMERAL_PORT,
         in_interface="", uid=envoy.uid, gid=envoy.gid, mark=mark, ctstate="NEW", connmark=0, zone=None, tracked=False,
-        translated=(), redirected=False,
+        translated=(), redirected=False, unclear=(),
     )  # fmt: skip
     following = following if bound else following.replace(source=facts.source_for(following))
     return routed(following, facts).packet

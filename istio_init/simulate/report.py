@@ -84,8 +84,8 @@ def _destination(leg: Leg) -> str:
 
 def because(leg: Leg, reasons: Mapping[RuleLocation, Purpose]) -> str:
     """The reason for a leg's end: the rule that decided and its purpose."""
-    if leg.refused:
-        return f"because {leg.refused}"
+    if leg.refused or leg.unclear:
+        return f"because {leg.refused or leg.unclear}"
     step = leg.decisive
     if policy := leg.policy:
         return f"because the policy of {policy.chain} in {policy.table} is {policy.policy}"
@@ -180,6 +180,8 @@ def _decision_line(decision: RoutingDecision) -> TextLine:
     packet = decision.packet
     if decision.refused:
         return TextLine("trouble", 1, "the kernel drops it, whatever the rules are")
+    if decision.unclear:
+        return TextLine("trouble", 1, "routing: cannot be decided")
     if packet.hook == "INPUT":
         how = f"by its mark and table {decision.by.table}" if decision.by else "for the pod itself"
         return TextLine("routing", 1, f"routing: delivered here, {how}")

@@ -8,7 +8,7 @@ from istio_init.simulate.path import RoutingDecision
 from istio_init.simulate.purposes import purpose
 from istio_init.simulate.report import fate, stop, verdict
 from istio_init.simulate.trace_steps import ChainEnd, RuleStep, SkippedTable
-from istio_init.simulate.wording import effect, why_not
+from istio_init.simulate.wording import effect, value_text, why_not
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,11 +56,16 @@ def packet_json(packet: Packet) -> dict[str, Any]:
     plain["source"], plain["destination"] = address_text(packet.source), address_text(packet.destination)
     plain["protocol"] = protocol_text(packet.protocol)
     del plain["called"]
+    del plain["unclear"]
+    if packet.unclear:
+        plain["unclear"] = {each.field: value_text(packet, each.field) for each in packet.unclear}
     return plain
 
 
 def _decision_json(decision: RoutingDecision) -> dict[str, Any]:
+    unclear = {"unclear": decision.unclear} if decision.unclear else {}
     return {
+        **unclear,
         "routing": decision.packet.hook,
         "in_interface": decision.packet.in_interface,
         "out_interface": decision.packet.out_interface,

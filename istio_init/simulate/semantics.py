@@ -26,16 +26,11 @@ from istio_init.model.foreign import (
     AddressType,
     Assumed,
     Direction,
-    Fixed,
-    MapAddress,
-    NoTrack,
-    SetConnMark,
     TcpFlags,
-    Translate,
     Undecidable,
 )
 from istio_init.model.ip_sets import SetMember
-from istio_init.model.packet import LOOPBACKS, contains, is_named
+from istio_init.model.packet import contains, is_named
 from istio_init.model.rules import (
     TCP,
     UDP,
@@ -51,21 +46,20 @@ from istio_init.model.rules import (
     SourcePorts,
     Verdict,
 )
+from istio_init.model.unclear import ALL_BITS, OpenNumber
 from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
-from istio_init.simulate.foreign import effect_of, parts
+from istio_init.simulate.foreign import parts
+from istio_init.simulate.foreign_effects import UNCONNECTED, apply, to_self
+from istio_init.simulate.foreign_targets import effect_of
+from istio_init.simulate.unclear import copied, judged, marked, with_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from istio_init.model.foreign import ForeignTarget
     from istio_init.model.packet import Facts, Packet
-    from istio_init.model.rules import Match, Network, PortRange, Target
+    from istio_init.model.rules import Match, PortRange, Target
     from istio_init.simulate.foreign import Part
-
-# States in which a packet has no connection.
-UNCONNECTED = frozenset({"INVALID", "UNTRACKED"})
-
 
 # The TCP flags of a connection's first packet.
 SYN = 2
@@ -88,8 +82,17 @@ def matches(all_of: Sequence[Match], packet: Packet, facts: Facts) -> tuple[bool
     return (None, undecided) if undecided else (True, None)
 
 
+def after_matching(all_of: Sequence[Match], packet: Packet) -> Packet:
+    """The packet after the matches of a rule were tried: -m socket --restore-skmark gives it its socket's mark."""
+    if not any(isinstance(each, UnknownMatch) and "--restore-skmark" in (each.options or "") for each in all_of):
+        return packet
+    return with_values(packet, ("mark", OpenNumber("mark", 0, ALL_BITS, "the mark of a socket")))
+
+
 def holds(match: Part, packet: Packet, facts: Facts) -> bool | None:  # noqa: C901 (one arm a kind)
     """Whether this match holds in the kernel; None if that cannot be decided."""
+    if packet.unclear and (answer := judged(match, packet, facts)):
+        return answer[0]
     match match:
         case Source(network, negated):
             return contains(network, packet.source) != negated
@@ -187,71 +190,28 @@ def act(target: Target, packet: Packet, facts: Facts) -> tuple[Packet, str]:
         case Tproxy(port, _, value, mask):
             # A transparent listener is assumed to exist; without one the kernel drops the packet.
             socket = port or packet.destination_port
-            return packet.replace(mark=(packet.mark & ~mask) ^ value, tproxy_port=socket), "ACCEPT"
+            return marked(packet, "mark", value, mask).replace(tproxy_port=socket), "ACCEPT"
         case SetMark(value, mask):
-            return packet.replace(mark=(packet.mark & ~mask) ^ value), "CONTINUE"
+            return marked(packet, "mark", value, mask), "CONTINUE"
         case SaveMark() | RestoreMark():
             return _connection_mark(target, packet), "CONTINUE"
         case CtZone(zone):
             chosen = packet.tracked or packet.zone is not None
             return packet if chosen else packet.replace(zone=zone), "CONTINUE"
         case UnknownTarget():
-            return _foreign(effect_of(target), packet, facts)
+            return apply(effect_of(target), packet, facts)
         case _:
             assert_never(target)
 
 
-def _foreign(effect: ForeignTarget, packet: Packet, facts: Facts) -> tuple[Packet, str]:
-    """The effect of another program's target on a packet."""
-    match effect:
-        case Fixed(answer):
-            return packet, answer
-        case SetConnMark(value, mask):
-            if packet.ctstate in UNCONNECTED:
-                return packet, "CONTINUE"
-            return packet.replace(connmark=(packet.connmark & ~mask) ^ value), "CONTINUE"
-        case NoTrack():
-            return packet if packet.tracked else packet.replace(ctstate="UNTRACKED"), "CONTINUE"
-        case Translate(side, address, port, own, chosen):
-            if chosen:
-                return packet, "UNDECIDED"
-            if own and (address := facts.masquerade(packet.out_interface, packet.destination)) is None:
-                return packet, "DROP"
-            ends: dict[str, object] = {side: address} if address else {}
-            if port and packet.protocol in {TCP, UDP}:
-                ends[f"{side}_port"] = port
-            return packet.replace(**ends, redirected=packet.redirected or side == "destination"), "ACCEPT"
-        case MapAddress(network):
-            side = "source" if packet.hook in {"INPUT", "POSTROUTING"} else "destination"
-            mapped = _mapped(getattr(packet, side), network)
-            return packet.replace(**{side: mapped}, redirected=packet.redirected or side == "destination"), "ACCEPT"
-        case _:
-            assert_never(effect)
-
-
-def _mapped(address: bytes, network: Network) -> bytes:
-    """An address in another network, with its own host part."""
-    hosts = (1 << len(address) * 8 - network.prefix) - 1
-    mapped = int.from_bytes(network.address) & ~hosts | int.from_bytes(address) & hosts
-    return mapped.to_bytes(len(address))
-
-
 def _redirect(target: Redirect, packet: Packet, facts: Facts) -> tuple[Packet, str]:
     """REDIRECT: in OUTPUT to the loopback address, in PREROUTING to an address of the incoming interface."""
-    if target.ports.low != target.ports.high:
-        return packet, "UNDECIDED"  # the kernel chooses the port
-    if packet.hook == "OUTPUT":
-        address: bytes | None = LOOPBACKS[packet.family]
-    else:
-        address = facts.primary(packet.in_interface, packet.destination)
-    if address is None:
-        return packet, "DROP"
-    return packet.replace(destination=address, destination_port=target.ports.low, redirected=True), "ACCEPT"
+    return to_self(packet, facts, target.ports.low, target.ports.high)
 
 
 def _connection_mark(target: SaveMark | RestoreMark, packet: Packet) -> Packet:
     if packet.ctstate in UNCONNECTED:
         return packet
     if isinstance(target, SaveMark):
-        return packet.replace(connmark=(packet.connmark & ~target.ctmask) ^ (packet.mark & target.nfmask))
-    return packet.replace(mark=(packet.mark & ~target.nfmask) ^ (packet.connmark & target.ctmask))
+        return copied(packet, "mark", target.nfmask, "connmark", target.ctmask)
+    return copied(packet, "connmark", target.ctmask, "mark", target.nfmask)

@@ -9,7 +9,8 @@ matches and targets:
 - nat sees only the first packet of a connection, once for its destination (PREROUTING or OUTPUT) and once
   for its source (INPUT or POSTROUTING): nf_nat_inet_fn. Not again for a packet that returns over lo.
 
-A match or target that is not modelled ends the trace as UNDECIDED, unless another match of the same rule fails.
+A match or target that is not modelled ends the trace as UNDECIDED, unless another match of the same rule fails, or the
+packet comes to the same end whether the rule matches or not.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from __future__ import annotations
 from istio_init.errors import InitError, shown
 from istio_init.model.foreign import HookedTable
 from istio_init.model.rules import Chain, Jump
-from istio_init.simulate.semantics import UNCONNECTED, act, matches
+from istio_init.simulate.foreign_effects import UNCONNECTED
+from istio_init.simulate.semantics import act, after_matching, matches
 from istio_init.simulate.trace_steps import ChainEnd, RuleStep, SkippedTable, Trace, passes_on
+from istio_init.simulate.unclear import either_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Hashable
     from typing import Literal, TypeAlias
 
     from istio_init.model.packet import Facts, Packet, Side
-    from istio_init.model.rules import Hook, Ruleset, Table, TableName
+    from istio_init.model.rules import Hook, Ruleset, Table, TableName, Target
 
     HookVerdict: TypeAlias = Literal["ACCEPT", "DROP", "QUEUE", "UNDECIDED"]
 
@@ -51,6 +55,8 @@ NAT_SIDES: dict[Hook, Side] = {
 # States of a connection's first packet, to which nat's rules apply.
 FIRST = frozenset({"NEW", "RELATED"})
 ICMP = frozenset({1, 58})
+# Of so many rules in a table at one hook that may or may not match, both ways are followed.
+MOST_FORKS, DEEPEST = 1000, 150
 
 
 def trace(ruleset: Ruleset, packet: Packet, facts: Facts) -> Trace:
@@ -160,11 +166,17 @@ class _Walk:
         self._base = table.chain(packet.hook) or Chain(packet.hook, (), "ACCEPT")
         # The return addresses of jumps: the chain, the position, and the jump that led to that chain.
         self._stack: list[tuple[Chain, int, RuleStep | None]] = []
+        # How many rules may still be followed both ways.
+        self._forks, self._depth = MOST_FORKS, 0
+        # By place, way back and packet, what comes of it.
+        self._results: dict[Hashable, tuple[Packet, HookVerdict]] = {}
 
     def run(self) -> tuple[Packet, HookVerdict]:
         """The packet after the table, and the verdict."""
-        chain, at = self._base, 0
-        via: RuleStep | None = None
+        return self._run(self._base, 0, None)
+
+    def _run(self, chain: Chain, at: int, via: RuleStep | None) -> tuple[Packet, HookVerdict]:
+        """The same from a rule on."""
         while True:
             if at == len(chain.rules):
                 if not self._stack:
@@ -184,8 +196,59 @@ class _Walk:
                 if not self._stack:
                     return self._policy(chain, via)
                 chain, at, via = self._stack.pop()
+            elif answer == "UNDECIDED" and step.failed is not None and self._forks and self._depth < DEEPEST:
+                return self._both_ways(chain, at, via, step)
             elif answer != "CONTINUE":
                 return self._packet, answer  # type: ignore[return-value] # the other answers are verdicts
+
+    def _both_ways(self, chain: Chain, at: int, via: RuleStep | None, step: RuleStep) -> tuple[Packet, HookVerdict]:
+        """What follows a rule that may or may not match, if both come to the same; else UNDECIDED."""
+        self._forks, self._depth = self._forks - 1, self._depth + 1
+        stack, packet, place = list(self._stack), self._packet, len(self._steps)
+        self._steps[place - 1] = step.replace(answer="CONTINUE")
+        # First without the rule: what follows is then known for the ways that lead back to it.
+        key = self._key(chain, at)
+        other = self._results[key] = self._run(chain, at, via)
+        end = len(self._steps)
+        self._stack, self._packet = stack, packet
+        matching = self._matching(chain, at, via, step)
+        del self._steps[end:]
+        self._depth -= 1
+        if matching is not None and matching[1] == other[1]:
+            # Of a packet that is dropped nothing else counts.
+            both = other[0] if other[1] == "DROP" else either_of(other[0], matching[0], "a rule that may match")
+            if both is not None and other[1] != "UNDECIDED":
+                return both, other[1]
+        self._steps[place - 1 :] = [step]
+        return packet, "UNDECIDED"
+
+    def _matching(
+        self, chain: Chain, at: int, via: RuleStep | None, step: RuleStep
+    ) -> tuple[Packet, HookVerdict] | None:
+        """What comes of the packet if a rule matches; None if that is not known."""
+        self._packet, answer = act(step.rule.target, self._packet, self._facts)
+        target = step.rule.target
+        if answer == "JUMP" and isinstance(target, Jump):
+            if not target.goto:
+                self._stack.append((chain, at, via))
+            return self._rest(self._chain(target.chain), 0, step)
+        if answer == "RETURN":
+            if not self._stack:
+                return self._policy(chain, via)
+            return self._rest(*self._stack.pop())
+        if answer == "CONTINUE":
+            return self._rest(chain, at, via)
+        return None if answer == "UNDECIDED" else (self._packet, answer)  # type: ignore[return-value]
+
+    def _rest(self, chain: Chain, at: int, via: RuleStep | None) -> tuple[Packet, HookVerdict]:
+        """What _run returns, looked up where another way led to the same place."""
+        key = self._key(chain, at)
+        if key not in self._results:
+            self._results[key] = self._run(chain, at, via)
+        return self._results[key]
+
+    def _key(self, chain: Chain, at: int) -> Hashable:
+        return chain.name, at, tuple((back.name, following) for back, following, _ in self._stack), self._packet
 
     def _chain(self, name: str) -> Chain:
         chain = self._table.chain(name)
@@ -204,8 +267,9 @@ class _Walk:
         rule, before = chain.rules[at], self._packet
         matched, failed = matches(rule.matches, before, self._facts)
         answer: str = "CONTINUE"
+        before = self._packet = after_matching(rule.matches, before) if matched is not False else before
         if matched is None:
-            answer = "CONTINUE" if passes_on(rule.target) else "UNDECIDED"
+            answer = self._perhaps(rule.target)
         elif matched:
             self._packet, answer = act(rule.target, before, self._facts)
             if answer == "UNDECIDED":
@@ -213,3 +277,16 @@ class _Walk:
         step = RuleStep(self._table.name, chain.name, at + 1, rule, matched, before, self._packet, failed, via, answer)
         self._steps.append(step)
         return step, answer
+
+    def _perhaps(self, target: Target) -> str:
+        """Apply a target of a rule that may or may not match; CONTINUE if the packet is followed with both results."""
+        if passes_on(target):
+            return "CONTINUE"
+        if isinstance(target, Jump):
+            return "UNDECIDED"
+        after, answer = act(target, self._packet, self._facts)
+        both = either_of(self._packet, after, "a rule that may match") if answer == "CONTINUE" else None
+        if both is None:
+            return "UNDECIDED"
+        self._packet = both
+        return "CONTINUE"

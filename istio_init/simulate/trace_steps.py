@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from istio_init.model.extensions import Tproxy
-from istio_init.model.foreign import Fixed
+from istio_init.model.extensions import CtZone, RestoreMark, SaveMark, SetMark, Tproxy
+from istio_init.model.foreign import AnyMark, ChangeSets, Fixed, MapPrefix, NoTrack, SetConnMark
 from istio_init.model.rules import Redirect, Verdict
 from istio_init.model.unknown import UnknownTarget
 from istio_init.record import Record
-from istio_init.simulate.foreign import effect_of
+from istio_init.simulate.foreign_targets import effect_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,11 +98,15 @@ class Trace(Record):
             # A later table may refuse what an earlier one redirected.
             return ending
         last = None
+        sure = True
         for step in reached:
             target = step.rule.target
-            if isinstance(target, Redirect | Tproxy) or (step.answer == "ACCEPT" and step.after != step.before):
+            # Behind a rule that may or may not match the next ones are on one of two ways to the same end.
+            sure = sure and (step.matched is True or continues(target))
+            changed = step.answer == "ACCEPT" and step.after != step.before
+            if isinstance(target, Redirect | Tproxy) or (sure and changed):
                 return step
-            if step.matched and step.answer in {"RETURN", "ACCEPT"}:
+            if sure and step.matched and step.answer in {"RETURN", "ACCEPT"}:
                 last = step
         return last
 
@@ -113,3 +117,11 @@ def passes_on(target: Target) -> bool:
         effect = effect_of(target)
         return isinstance(effect, Fixed) and effect.answer == "CONTINUE"
     return isinstance(target, Verdict) and not target.name
+
+
+def continues(target: Target) -> bool:
+    """Whether the packet continues with the next rule, changed or not."""
+    if isinstance(target, UnknownTarget):
+        effect = effect_of(target)
+        return isinstance(effect, SetConnMark | AnyMark | ChangeSets | NoTrack | MapPrefix) or passes_on(target)
+    return isinstance(target, SetMark | SaveMark | RestoreMark | CtZone) or passes_on(target)

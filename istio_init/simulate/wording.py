@@ -25,17 +25,22 @@ from istio_init.model.extensions import (
 from istio_init.model.foreign import (
     AddressRange,
     AddressType,
+    AnyMark,
     Assumed,
+    ChangeSets,
     Direction,
     Fixed,
     MapAddress,
+    MapPrefix,
     NoTrack,
     SetConnMark,
     TcpFlags,
+    ToSelf,
     Translate,
     Undecidable,
 )
 from istio_init.model.ip_sets import SetMember
+from istio_init.model.packet import Facts
 from istio_init.model.rules import (
     Destination,
     DestinationPorts,
@@ -49,8 +54,11 @@ from istio_init.model.rules import (
     SourcePorts,
     Verdict,
 )
+from istio_init.model.unclear import ALL_BITS, OpenNumber
 from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
-from istio_init.simulate.foreign import assumptions, effect_of, parts
+from istio_init.simulate.foreign import assumptions, parts
+from istio_init.simulate.foreign_targets import effect_of
+from istio_init.simulate.unclear import MARKS, current, fields_of, judged, unclear
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,8 +77,9 @@ def packet_text(packet: Packet) -> str:
     parts += [f"out {packet.out_interface}"] if packet.out_interface else []
     parts += [f"uid {packet.uid}"] if packet.uid is not None else []
     parts += [f"gid {packet.gid}"] if packet.gid is not None else []
-    parts += [f"mark {packet.mark:#x}"] if packet.mark else []
-    parts += [f"connection mark {packet.connmark:#x}"] if packet.connmark else []
+    fields = {each.field for each in packet.unclear}
+    parts += [f"mark {value_text(packet, 'mark')}"] if packet.mark or "mark" in fields else []
+    parts += [f"connection mark {value_text(packet, 'connmark')}"] if packet.connmark or "connmark" in fields else []
     parts += [packet.ctstate] if packet.ctstate != "NEW" else []
     return ", ".join(parts)
 
@@ -78,11 +87,54 @@ def packet_text(packet: Packet) -> str:
 def why_not(match: Part, packet: Packet) -> str:
     """Why a match did not hold for a packet, or why that cannot be decided."""
     what, expected = describe_match(match)
+    if any(unclear(packet, field) for field in fields_of(match)) and _is_undecided(match, packet):
+        return _why_undecided(match, packet, what, expected)
     if not expected:
         return what
     if isinstance(match, Owner) and _owner(match, packet) is None:
         return "no socket sent it"
     return _mismatch(what, _actual(match, packet), expected, negated=match.negated)  # type: ignore[union-attr] # Comment has none
+
+
+def _is_undecided(match: Part, packet: Packet) -> bool:
+    return isinstance(match, AddressType | SetMember) or judged(match, packet, Facts(())) == (None,)
+
+
+def _why_undecided(match: Part, packet: Packet, what: str, expected: str) -> str:
+    """Why it depends on what no rule determines whether a match holds."""
+    numbers = [each for field in fields_of(match) if (each := unclear(packet, field))]
+    if not expected or isinstance(match, SetMember):
+        return f"whether {what} is not known: {numbers[0].why}"
+    values = " and ".join(value_text(packet, each.field) for each in numbers)
+    return f"{what} {values} ({numbers[0].why}): whether it is {expected} is not known"
+
+
+def value_text(packet: Packet, field: str) -> str:
+    """A field's value in words, or all that it may be."""
+    numbers = current(packet, field)
+    low = getattr(packet, field, 0)
+    if not isinstance(numbers, OpenNumber):
+        return _value(field, low)
+    if numbers.bits == ALL_BITS or (numbers.low, numbers.high) == (0, ALL_BITS):
+        return "any"
+    if numbers.bits:
+        return f"{_value(field, low)} with any of the bits {numbers.bits:#x}"
+    high = numbers.high.to_bytes(len(low)) if isinstance(low, bytes) else numbers.high
+    return f"{_value(field, low)} to {_value(field, high)}"
+
+
+def _value(field: str, value: bytes | int) -> str:
+    if isinstance(value, bytes):
+        return address_text(value)
+    return f"{value:#x}" if field in MARKS else str(value)
+
+
+def _end_text(packet: Packet, side: str) -> str:
+    """One side's address and port in words, or all that they may be."""
+    port = getattr(packet, f"{side}_port")
+    if not (unclear(packet, side) or unclear(packet, f"{side}_port")):
+        return endpoint_text(getattr(packet, side), port)
+    return value_text(packet, side) + (f" port {value_text(packet, f'{side}_port')}" if port else "")
 
 
 def describe_match(match: Part) -> tuple[str, str]:  # noqa: C901 (one arm a kind)
@@ -139,9 +191,9 @@ def _actual(match: Part, packet: Packet) -> str:  # noqa: C901 (one arm a kind)
     """The packet's value of the property that a match tests."""
     match match:
         case Source():
-            return address_text(packet.source)
+            return value_text(packet, "source")
         case Destination():
-            return address_text(packet.destination)
+            return value_text(packet, "destination")
         case InInterface():
             return packet.in_interface or "no interface"
         case OutInterface():
@@ -149,22 +201,22 @@ def _actual(match: Part, packet: Packet) -> str:  # noqa: C901 (one arm a kind)
         case Protocol():
             return protocol_text(packet.protocol)
         case SourcePorts():
-            return _port(packet.source_port)
+            return _port(packet, "source_port")
         case DestinationPorts():
-            return _port(packet.destination_port)
+            return _port(packet, "destination_port")
         case Multiport(side):
-            both = {"sports": _port(packet.source_port), "dports": _port(packet.destination_port)}
+            both = {"sports": _port(packet, "source_port"), "dports": _port(packet, "destination_port")}
             return both.get(side, " and ".join(both.values()))
         case Owner():
             return str(_owner(match, packet))
         case Mark():
-            return f"{packet.mark:#x}"
+            return value_text(packet, "mark")
         case ConnMark():
-            return f"{packet.connmark:#x}"
+            return value_text(packet, "connmark")
         case CtState():
             return packet.ctstate
         case AddressRange(side):
-            return address_text(getattr(packet, side))
+            return value_text(packet, side)
         case TcpFlags():
             return "SYN"
         case Direction():
@@ -194,8 +246,8 @@ def _mismatch(what: str, actual: str, expected: str, *, negated: bool) -> str:
     return f"{what} {actual}, not {expected}"
 
 
-def _port(port: int) -> str:
-    return str(port) if port else "none"
+def _port(packet: Packet, field: str) -> str:
+    return value_text(packet, field) if getattr(packet, field) else "none"
 
 
 def effect(step: RuleStep) -> str:
@@ -219,13 +271,14 @@ def _effect(step: RuleStep) -> str:
         case Redirect():
             if not after.redirected:
                 return f"is dropped: {before.in_interface} has no address to redirect to"
-            return f"destination becomes {endpoint_text(after.destination, after.destination_port)}"
+            return f"destination becomes {_end_text(after, 'destination')}"
         case Tproxy():
-            return f"goes to the transparent socket on port {after.tproxy_port}, mark {after.mark:#x}"
+            return f"goes to the transparent socket on port {after.tproxy_port}, mark {value_text(after, 'mark')}"
         case SetMark() | RestoreMark():
-            return f"mark becomes {after.mark:#x}" if after.mark != before.mark else f"mark stays {after.mark:#x}"
+            same = current(after, "mark") == current(before, "mark")
+            return f"mark {'stays' if same else 'becomes'} {value_text(after, 'mark')}"
         case SaveMark():
-            return f"the connection's mark becomes {after.connmark:#x}"
+            return f"the connection's mark becomes {value_text(after, 'connmark')}"
         case CtZone(zone):
             if before.tracked:
                 return "connection tracking has seen it already"
@@ -243,19 +296,33 @@ def _foreign_effect(effect: ForeignTarget, step: RuleStep) -> str:
         case Fixed(_, words):
             return words
         case SetConnMark():
-            return f"the connection's mark becomes {after.connmark:#x}"
+            return f"the connection's mark becomes {value_text(after, 'connmark')}"
+        case AnyMark() | ChangeSets():
+            return _marking(effect, before, after)
         case NoTrack():
             return "connection tracking leaves it alone" if after.ctstate == "UNTRACKED" else "is tracked already"
         case MapAddress():
-            if before.hook in {"INPUT", "POSTROUTING"}:
-                return f"source becomes {address_text(after.source)}"
-            return f"destination becomes {address_text(after.destination)}"
-        case Translate(side, _, _, own, chosen):
-            if chosen:
-                return "the kernel chooses from a range"
+            side = "source" if before.hook in {"INPUT", "POSTROUTING"} else "destination"
+            return f"{side} becomes {value_text(after, side)}"
+        case MapPrefix(side):
+            return f"{side} becomes {value_text(after, side)}"
+        case ToSelf() if step.answer == "DROP":
+            return f"is dropped: {before.in_interface} has no address to redirect to"
+        case ToSelf():
+            return f"destination becomes {_end_text(after, 'destination')}"
+        case Translate(side, _, _, own):
             if own and step.answer == "DROP":
                 return f"is dropped: {before.out_interface} has no address"
-            ends = {"source": (after.source, after.source_port)}
-            return f"{side} becomes {endpoint_text(*ends.get(side, (after.destination, after.destination_port)))}"
+            return f"{side} becomes {_end_text(after, side)}"
         case _:
             assert_never(effect)
+
+
+def _marking(effect: AnyMark | ChangeSets, before: Packet, after: Packet) -> str:
+    """What a target did that gives marks, or changes IP sets."""
+    if isinstance(effect, ChangeSets):
+        return "changes an IP set" + (", and gets a mark from one" if effect.mark else "")
+    whose = "its mark" if effect.field == "mark" else "the connection's mark"
+    return (
+        f"{whose} becomes {value_text(after, effect.field)}, by {effect.where}" if after != before else f"{whose} stays"
+    )

@@ -24,7 +24,7 @@ from istio_init.model.rules import (
     SourcePorts,
     Verdict,
 )
-from istio_init.model.unknown import UnknownMatch
+from istio_init.model.unknown import UnknownTarget
 from istio_init.record import Record
 from istio_init.verify.set_products import product
 
@@ -80,7 +80,7 @@ def _chain(chain: Chain, table: str, family: Family, sets: list[IpSet]) -> Chain
         member = SetMember(ip_set.name, first.sides, (ip_set,))
         rules.append(Rule((*first.common, member), first.target))  # type: ignore[arg-type]
     if len(rules) > MOST_RULES:
-        rules = [Rule((UnknownMatch(f"{len(rules)} rules", 0, b""),), Verdict("DROP"))]
+        rules = [Rule((), UnknownTarget(f"{len(rules)} rules", 0, b""))]
     return chain.replace(rules=tuple(rules)) if len(rules) < len(chain.rules) else chain
 
 

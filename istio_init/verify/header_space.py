@@ -21,7 +21,7 @@ from istio_init.model.extensions import (
     SetMark,
     Tproxy,
 )
-from istio_init.model.foreign import AddressRange, AddressType, MapAddress, SetConnMark, Translate
+from istio_init.model.foreign import AddressRange, AddressType, MapAddress, MapPrefix, SetConnMark, ToSelf, Translate
 from istio_init.model.inet import networks
 from istio_init.model.packet import Packet, contains
 from istio_init.model.rules import (
@@ -42,9 +42,11 @@ from istio_init.model.rules import (
     Source,
     SourcePorts,
 )
+from istio_init.model.unclear import OpenNumber
 from istio_init.model.unknown import UnknownMatch, UnknownTarget
 from istio_init.record import Record
-from istio_init.simulate.foreign import effect_of, parts
+from istio_init.simulate.foreign import parts
+from istio_init.simulate.foreign_targets import effect_of
 from istio_init.verify.set_products import product
 from istio_init.verify.value_classes import (
     ALL_BITS,
@@ -80,6 +82,8 @@ DIMENSIONS = (
 
 STATES = tuple(state for state in CT_STATES if state not in {"SNAT", "DNAT"})
 HIGHEST_ID = 2**32 - 2
+# Ranges of so many marks are looked at one by one.
+MOST_LISTED = 4096
 
 
 class Boundaries(Record):
@@ -176,6 +180,17 @@ class Space:
             part = value & group
             rounded |= part if part in values else other
         return self._numbers[MARK][rounded]
+
+    def marks(self, low: int, high: int) -> Iterator[int]:
+        """The classes of the marks in a range, as numbers; of a long range also some that have none in it."""
+        if high - low < MOST_LISTED:
+            yield from sorted({self.mark(value) for value in range(low, high + 1)})
+            return
+        numbers = OpenNumber("mark", low, high, "")
+        for number, value in enumerate(self.values[MARK]):
+            mask = sum(group for group, values, _ in self._mark_groups if value & group in values)
+            if numbers.can_be(value & mask, mask):
+                yield number
 
     def cube(self, **sets: int) -> Cube:
         """The packets whose fields, by name, are in these sets of classes."""
@@ -295,10 +310,14 @@ class _BoundaryCollector:
         match effect:
             case SetConnMark(value, mask):
                 self.marks.add((value, mask))
-            case Translate(_, address, port):
-                self.ports.update({PortRange(port, port)} if port else ())
-                self.networks.update({Network(address, len(address) * 8)} if address else ())
-            case MapAddress(network):
+            case Translate(_, address, port, _, last_address, last_port):
+                self.ports.update({PortRange(port, last_port)} if port else ())
+                if address:
+                    ends = int.from_bytes(address), int.from_bytes(last_address or address)
+                    self.networks.update(networks(ends, IPV4 if len(address) == 4 else IPV6))
+            case ToSelf(port, last_port):
+                self.ports.update({PortRange(port, last_port)} if port else ())
+            case MapAddress(network) | MapPrefix(_, network):
                 self.networks.add(network)
             case _:
                 pass

@@ -28,7 +28,8 @@ from istio_init.model.rules import (
 )
 from istio_init.model.unknown import Comment, UnknownMatch
 from istio_init.simulate.foreign import parts
-from istio_init.simulate.semantics import UNCONNECTED, holds
+from istio_init.simulate.foreign_effects import UNCONNECTED
+from istio_init.simulate.semantics import holds
 from istio_init.verify.header_space import (
     DESTINATION_PORT,
     DIMENSIONS,

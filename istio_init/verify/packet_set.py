@@ -47,7 +47,8 @@ class PacketSet(Record):
 
     `kind` is one of the four above. `zone` is the same as a packet's; `redirect` and `tproxy` are the ports that they
     were redirected to, or 0; `nat` has the sides that nat has decided; `end` is where they ended: delivered, wire,
-    forwarded, dropped, queued, undecided, or empty while they are in transit.
+    forwarded, dropped, queued, undecided, or empty while they are in transit. `doubtful`: a rule has or has not matched
+    them, which cannot be told.
     """
 
     cube: Cube
@@ -59,6 +60,7 @@ class PacketSet(Record):
     tproxy: int = 0
     nat: tuple[str, ...] = ()
     end: str = ""
+    doubtful: bool = False
 
     def now(self, dimension: int) -> int:
         """The classes that the packets are in now."""
@@ -74,14 +76,16 @@ class PacketSet(Record):
         kept = tuple(each for each in self.changed if each[0] not in dimensions)
         changed = tuple(sorted((*kept, *changes)))
         return PacketSet(
-            self.cube, self.kind, changed, self.zone, self.tracked, self.redirect, self.tproxy, self.nat, self.end
-        )
+            self.cube, self.kind, changed, self.zone, self.tracked, self.redirect, self.tproxy, self.nat, self.end,
+            self.doubtful,
+        )  # fmt: skip
 
     def of(self, cube: Cube) -> PacketSet:
         """Other packets in the same state; the same as replace(cube=...), in a third of the time."""
         return PacketSet(
-            cube, self.kind, self.changed, self.zone, self.tracked, self.redirect, self.tproxy, self.nat, self.end
-        )
+            cube, self.kind, self.changed, self.zone, self.tracked, self.redirect, self.tproxy, self.nat, self.end,
+            self.doubtful,
+        )  # fmt: skip
 
     def part(self, dimension: int, classes: int) -> Iterator[PacketSet]:
         """The part whose packets are now in some classes of a dimension, if any."""
@@ -120,6 +124,7 @@ def merged(sets: list[PacketSet]) -> list[PacketSet]:
             packet_set.tproxy,
             packet_set.nat,
             packet_set.end,
+            packet_set.doubtful,
         )
         by_state.setdefault(state, (packet_set, []))[1].append(packet_set.cube)
     return [

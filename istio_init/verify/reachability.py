@@ -182,7 +182,7 @@ class Reachability:
         for number, rule in enumerate(chain.rules, 1):
             if not sets:
                 break
-            hit, sets = self._split(rule, sets, ended)
+            hit, sets = self._split(rule, sets)
             if not hit:
                 continue
             if self._counting:
@@ -205,10 +205,8 @@ class Reachability:
                         ended.append(after.replace(end=ENDS[answer]))
         return merged(returned + sets)
 
-    def _split(
-        self, rule: Rule, sets: list[PacketSet], ended: list[PacketSet]
-    ) -> tuple[list[PacketSet], list[PacketSet]]:
-        """The packets that a rule matches, and those it does not; undecidable ones are added to `ended`."""
+    def _split(self, rule: Rule, sets: list[PacketSet]) -> tuple[list[PacketSet], list[PacketSet]]:
+        """The packets that a rule matches, and those it does not; what it may match is in both."""
         hit: list[PacketSet] = []
         kept: list[PacketSet] = []
         for cubes, certainty in self._match_sets.of(rule):
@@ -216,10 +214,9 @@ class Reachability:
                 continue
             inside, sets = self._inside(cubes, sets)
             if certainty == "unknown":
-                ended += [packet_set.replace(end="undecided") for packet_set in inside]
-                continue
+                inside = [packet_set.replace(doubtful=True) for packet_set in inside]
             hit += inside
-            kept += inside if certainty == "either" else ()
+            kept += inside if certainty != "known" else ()
         return hit, [*sets, *kept]
 
     def _inside(self, cubes: list[Cube], sets: list[PacketSet]) -> tuple[list[PacketSet], list[PacketSet]]:

@@ -54,4 +54,4 @@ def describe(packet_set: PacketSet, space: Space) -> str:
     parts += [f"mark {space.values[MARK][changed[MARK]]:#x}"] if MARK in changed else []
     parts += [f"connection mark {space.values[CONNMARK][changed[CONNMARK]]:#x}"] if CONNMARK in changed else []
     parts += [f"conntrack zone {packet_set.zone}"] if packet_set.zone else []
-    return ", ".join(parts)
+    return f"undecided, perhaps {', '.join(parts)}" if packet_set.doubtful else ", ".join(parts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from istio_init.errors import assert_never
 from istio_init.model.extensions import (
     CtZone,
@@ -10,12 +12,32 @@ from istio_init.model.extensions import (
     SetMark,
     Tproxy,
 )
-from istio_init.model.foreign import Fixed, MapAddress, NoTrack, SetConnMark, Translate
+from istio_init.model.foreign import (
+    AnyMark,
+    ChangeSets,
+    Fixed,
+    MapAddress,
+    MapPrefix,
+    NoTrack,
+    SetConnMark,
+    ToSelf,
+    Translate,
+)
 from istio_init.model.packet import LOOPBACKS, contains
-from istio_init.model.rules import Jump, Redirect, Verdict
+from istio_init.model.rules import LOOPBACK_INTERFACE, Jump, Redirect, Verdict
 from istio_init.model.unknown import UnknownTarget
-from istio_init.simulate.foreign import effect_of
-from istio_init.verify.header_space import CONNMARK, DESTINATION, DESTINATION_PORT, IN, MARK, OUT, SOURCE, STATE
+from istio_init.simulate.foreign_targets import effect_of
+from istio_init.verify.header_space import (
+    CONNMARK,
+    DESTINATION,
+    DESTINATION_PORT,
+    IN,
+    MARK,
+    OUT,
+    SOURCE,
+    SOURCE_PORT,
+    STATE,
+)
 from istio_init.verify.packet_set import CONNECTIONLESS, PacketSet, bits
 
 TYPE_CHECKING = False
@@ -26,6 +48,9 @@ if TYPE_CHECKING:
     from istio_init.model.packet import Facts
     from istio_init.model.rules import Hook, Network, Target
     from istio_init.verify.header_space import Space
+
+
+HIGHEST_PORT = 65535
 
 
 class Transfer:
@@ -63,11 +88,13 @@ class Transfer:
                 assert_never(target)
 
     def _redirect(self, target: Redirect, packet_set: PacketSet, hook: Hook) -> Iterator[tuple[PacketSet, str]]:
-        if target.ports.low != target.ports.high:
-            yield packet_set, "UNDECIDED"
-            return
-        port = (DESTINATION_PORT, self._space.number(DESTINATION_PORT, target.ports.low))
-        there = packet_set.replace(redirect=target.ports.low)
+        for part, number in self._ports(packet_set, target.ports.low, target.ports.high):
+            yield from self._redirect_to(part, number, hook)
+
+    def _redirect_to(self, packet_set: PacketSet, port_class: int, hook: Hook) -> Iterator[tuple[PacketSet, str]]:
+        """To the machine itself, at the port that represents a class."""
+        port = (DESTINATION_PORT, port_class)
+        there = packet_set.replace(redirect=self._space.values[DESTINATION_PORT][port_class])
         if hook == "OUTPUT":
             loopback = self._space.number(DESTINATION, LOOPBACKS[self._space.family])
             yield there.having(port, (DESTINATION, loopback)), "ACCEPT"
@@ -100,22 +127,64 @@ class Transfer:
                 untracked = (STATE, self._space.number(STATE, "UNTRACKED"))
                 changed = packet_set.having(untracked).replace(kind=CONNECTIONLESS)
                 yield packet_set if packet_set.tracked else changed, "CONTINUE"
-            case Translate(side, address, port, own, chosen):
-                if chosen:
-                    yield packet_set, "UNDECIDED"
-                elif side == "source":
-                    yield from self._with_source(packet_set, address, own=own)
-                else:
-                    yield self._with_destination(packet_set, address, port), "ACCEPT"
+            case Translate():
+                yield from self._translated(effect, packet_set)
+            case ToSelf(low, high):
+                for part, number in self._ports(packet_set, low, high):
+                    yield from self._redirect_to(part, number, hook)
+            case MapPrefix(side, network):
+                dimension = SOURCE if side == "source" else DESTINATION
+                for number in bits(self._space.inside(dimension, (network,))):
+                    yield packet_set.having((dimension, number)), "CONTINUE"
+            case AnyMark() | ChangeSets():
+                yield from ((part, "CONTINUE") for part in self._any_mark(effect, packet_set))
             case _:
                 assert_never(effect)
 
-    def _with_destination(self, packet_set: PacketSet, address: bytes | None, port: int) -> PacketSet:
-        """A set with another destination; the port counts as a redirection if that is local."""
-        changes = [(DESTINATION, self._space.number(DESTINATION, address))] if address else []
-        changes += [(DESTINATION_PORT, self._space.number(DESTINATION_PORT, port))] if port else []
-        here = port if address is None or self._facts.is_local(address) else 0
-        return packet_set.having(*changes).replace(redirect=here)
+    def _any_mark(self, effect: AnyMark | ChangeSets, packet_set: PacketSet) -> Iterator[PacketSet]:
+        """A set once for each class of the marks that its packets may get."""
+        if isinstance(effect, ChangeSets):
+            marks = [(MARK, number) for number in bits(self._space.everything[MARK])] if effect.mark else []
+        elif packet_set.kind == CONNECTIONLESS and (effect.tracked or effect.field == "connmark"):
+            marks = []
+        else:
+            dimension = MARK if effect.field == "mark" else CONNMARK
+            marks = [(dimension, number) for number in self._space.marks(effect.low, effect.high)]
+        yield from (packet_set.having(mark) for mark in marks) if marks else (packet_set,)
+
+    def _ports(self, packet_set: PacketSet, low: int, high: int) -> Iterator[tuple[PacketSet, int]]:
+        """A set once for each class of destination ports in a range; port 0 is the one that its packets have."""
+        if low:
+            yield from ((packet_set, number) for number in bits(self._space.between(DESTINATION_PORT, low, high)))
+            return
+        for number in bits(packet_set.now(DESTINATION_PORT)):
+            yield from ((part, number) for part in packet_set.part(DESTINATION_PORT, 1 << number))
+
+    def _translated(self, effect: Translate, packet_set: PacketSet) -> Iterator[tuple[PacketSet, str]]:
+        """A set with another address, port or both on one side, once for each class of what the kernel may choose."""
+        address_at, port_at = (SOURCE, SOURCE_PORT) if effect.side == "source" else (DESTINATION, DESTINATION_PORT)
+        addresses: list[tuple[int, int] | None] = [None]
+        ports: list[tuple[int, int] | None] = [None]
+        if effect.address:
+            ends = [int.from_bytes(each) for each in (effect.address, effect.last_address or effect.address)]
+            addresses = [(address_at, each) for each in bits(self._space.between(address_at, *ends))]
+        # Another source port counts if the packet comes back.
+        back = effect.random and packet_set.now(OUT) & self._space.only(OUT, LOOPBACK_INTERFACE)
+        if effect.port or back:
+            ends = [effect.port, effect.last_port] if effect.port else [1, HIGHEST_PORT]
+            ports = [(port_at, each) for each in bits(self._space.between(port_at, *ends))]
+        for changes in product(addresses, ports):
+            part = packet_set.having(*(each for each in changes if each))
+            if effect.own:
+                yield from self._masqueraded(part)
+            else:
+                yield part if effect.side == "source" else part.replace(redirect=self._local_port(*changes)), "ACCEPT"
+
+    def _local_port(self, address: tuple[int, int] | None, port: tuple[int, int] | None) -> int:
+        """The port of a new destination if it is here, which counts as a redirection; else 0."""
+        if address and not self._facts.is_local(self._space.values[DESTINATION][address[1]]):
+            return 0
+        return self._space.values[DESTINATION_PORT][port[1]] if port else 0
 
     def _mapped(self, packet_set: PacketSet, network: Network, hook: Hook) -> Iterator[PacketSet]:
         """A set whose packets may get each address of a network, on the side that the hook translates."""
@@ -126,14 +195,8 @@ class Transfer:
                 part = packet_set.having((dimension, number))
                 yield part if source else part.replace(redirect=0)
 
-    def _with_source(
-        self, packet_set: PacketSet, address: bytes | None, *, own: bool
-    ) -> Iterator[tuple[PacketSet, str]]:
-        """A set with another source, which for MASQUERADE depends on the interface."""
-        if not own:
-            changes = [(SOURCE, self._space.number(SOURCE, address))] if address else []
-            yield packet_set.having(*changes), "ACCEPT"
-            return
+    def _masqueraded(self, packet_set: PacketSet) -> Iterator[tuple[PacketSet, str]]:
+        """A set with another source, which depends on the interface."""
         nothing = bytes(4 if self._space.family == "ipv4" else 16)
         for number in bits(packet_set.now(OUT)):
             source = self._facts.masquerade(self._space.values[OUT][number], nothing)

@@ -56,6 +56,11 @@ def body(**properties: Schema) -> Schema:
     return {"type": "object", "properties": properties, "required": [*properties]}
 
 
+def perhaps(schema: Schema, **properties: Schema) -> Schema:
+    """An object that may have these fields as well."""
+    return {**schema, "properties": {**schema["properties"], **properties}}
+
+
 def described(schema: Schema, about: str) -> Schema:
     """The same with what it is."""
     return {**schema, "description": about}

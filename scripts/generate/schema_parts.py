@@ -11,6 +11,7 @@ from scripts.generate.schema_kinds import (
     maybe_whole,
     of_kind,
     one_of,
+    perhaps,
     ref,
     text,
     texts,
@@ -51,6 +52,9 @@ PACKET = body(
     tproxy_port=whole("the port of the transparent socket that it goes to; 0 for none"),
     reply=flag("whether it goes from the called side to the caller"),
 )
+PACKET = perhaps(
+    PACKET, unclear={"type": "object", "description": "by field, all that a value may be which no rule determines"}
+)
 STEP = {
     "oneOf": [
         body(
@@ -78,16 +82,19 @@ PASSED = {
             outcome=one_of("its verdict", ["ACCEPT", "DROP", "QUEUE", "UNDECIDED"]),
             steps=listed(ref("step"), "every rule that was tried, in order"),
         ),
-        body(
-            routing=one_of("a routing decision, and the hook behind it", HOOK),
-            in_interface=text("where it came in"),
-            out_interface=text("where it leaves"),
-            changed=flag("whether it leaves by another interface than before"),
-            refused=maybe("why the kernel drops it here, whatever the rules"),
-            policy_rule={
-                "anyOf": [body(mark=whole("the mark"), table=whole("the routing table")), {"type": "null"}],
-                "description": "the policy rule that decided",
-            },
+        perhaps(
+            body(
+                routing=one_of("a routing decision, and the hook behind it", HOOK),
+                in_interface=text("where it came in"),
+                out_interface=text("where it leaves"),
+                changed=flag("whether it leaves by another interface than before"),
+                refused=maybe("why the kernel drops it here, whatever the rules"),
+                policy_rule={
+                    "anyOf": [body(mark=whole("the mark"), table=whole("the routing table")), {"type": "null"}],
+                    "description": "the policy rule that decided",
+                },
+            ),
+            unclear=text("why the way that it takes is not known, where that is so"),
         ),
     ]
 }

@@ -14,7 +14,7 @@ from istio_init.formats.iptables_save import dump
 from istio_init.formats.nft.layout import layout
 from istio_init.formats.nft.listing import listing
 from istio_init.model.inet import NAMES
-from istio_init.model.unknown import UnknownMatch
+from istio_init.model.unknown import UnknownMatch, UnknownTarget
 from istio_init.verify.proof import differences_between
 from tests.kit.packets import ARTICLE, Sidecar
 from tests.planning.cases import argv
@@ -138,7 +138,9 @@ def test_what_nft_does_not_print_is_undecided_by_its_name() -> None:
     output = ruleset.tables[0].chain("OUTPUT")
     assert output
     unknown = [match.name for rule in output.rules for match in rule.matches if isinstance(match, UnknownMatch)]
-    assert unknown == ["owner", "nftables"]
+    assert unknown == ["owner"]
+    targets = [rule.target.name for rule in output.rules if isinstance(rule.target, UnknownTarget)]
+    assert targets == ["REDIRECT", "nftables"]
 
 
 @pytest.mark.parametrize(

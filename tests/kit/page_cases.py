@@ -11,6 +11,7 @@ from istio_init.cli.verbs.subject import POD, Subject
 from istio_init.draw.graph import build_graph
 from istio_init.draw.highlight import highlights
 from istio_init.draw.html.document import STATES
+from istio_init.draw.html.model import followed
 from istio_init.errors_rare import UsageError
 from istio_init.model.extensions import (
     ConnMark,
@@ -49,6 +50,7 @@ from istio_init.model.rules import (
     Verdict,
 )
 from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
+from istio_init.simulate.foreign_targets import effect_of
 from istio_init.simulate.path import follow
 from istio_init.simulate.purposes import purposes
 from istio_init.simulate.report_json import as_json
@@ -286,11 +288,15 @@ def namespace(chance: Random) -> Subject:
 
 
 class Prediction(NamedTuple):
-    """The answer of explain, the rows, links and ends that each packet lights up, and the rows that are drawn."""
+    """The answer of explain, the rows, links and ends that each packet lights up, and the rows that are drawn.
+
+    `leaves_open`: something on the path is not known, whatever it comes to.
+    """
 
     described: dict[str, Any]
     highlights: list[dict[str, frozenset[str]]]
     drawn: set[str]
+    leaves_open: bool
 
 
 def prediction(about: Subject, typed: dict[str, Any], family: Family) -> Prediction | None:
@@ -304,7 +310,15 @@ def prediction(about: Subject, typed: dict[str, Any], family: Family) -> Predict
     path = follow(ruleset, packet_flags.packet(request, about, family), about.facts, about.envoy)
     drawing = build_graph(ruleset, reasons, about.envoy)
     lit = [{part: getattr(direction, part) for part in HIGHLIGHTED} for direction in highlights(path, drawing)]
-    return Prediction(as_json(path, reasons), lit, {row.key for box in drawing.boxes for row in box.rows})
+    traces = [each for leg in path.legs for each in leg.traces]
+    leaves_open = any(step.matched is None or _is_open(step.rule.target) for each in traces for step in each.rules)
+    leaves_open |= any(each.packet.unclear for each in traces)
+    return Prediction(as_json(path, reasons), lit, {row.key for box in drawing.boxes for row in box.rows}, leaves_open)
+
+
+def _is_open(target: Target) -> bool:
+    """Whether a target leaves open what it does, which the scripts do not follow."""
+    return isinstance(target, UnknownTarget) and followed(effect_of(target)) != effect_of(target)
 
 
 def understood(typed: dict[str, Any]) -> packet_flags.PacketRequest | None:

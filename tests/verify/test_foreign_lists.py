@@ -28,13 +28,13 @@ from istio_init.model.rules import (
     SourcePorts,
     Verdict,
 )
-from istio_init.model.unknown import UnknownMatch
+from istio_init.model.unknown import UnknownTarget
 from istio_init.simulate.semantics import matches
 from istio_init.verify.foreign_lists import LEAST, MOST_RULES, shortened
 from istio_init.verify.set_products import MOST_REGIONS
 
 if TYPE_CHECKING:
-    from istio_init.model.rules import Match, Target
+    from istio_init.model.rules import Target
 
 NETWORKS = tuple(
     Network(ip_address(address).packed, prefix)
@@ -126,8 +126,7 @@ def test_beyond_the_bounds_a_list_is_undecided() -> None:
         )
 
     def is_undecided(ruleset: Ruleset) -> bool:
-        conditions: list[Match] = [match for rule in rules_of(shortened(ruleset)[0]) for match in rule.matches]
-        return any(isinstance(match, UnknownMatch) for match in conditions)
+        return any(isinstance(rule.target, UnknownTarget) for rule in rules_of(shortened(ruleset)[0]))
 
     several = ruleset_of([Rule((Destination(address(n)),), Jump(f"c{n}")) for n in range(MOST_RULES)])
     assert not is_undecided(several)

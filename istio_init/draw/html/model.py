@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from istio_init.draw.graph import build_graph
 from istio_init.formats.addresses import PROTOCOLS
 from istio_init.formats.iptables_save import rule_text
+from istio_init.model.foreign import AnyMark, ChangeSets, Fixed, MapPrefix, ToSelf, Translate
 from istio_init.model.rules import FAMILIES, Network, PortRange
 from istio_init.model.unknown import UnknownMatch, UnknownTarget
 from istio_init.planning.capture import AGENT_DNS_PORT, PASSTHROUGH
 from istio_init.record import Record
-from istio_init.simulate.foreign import assumptions, effect_of, parts
+from istio_init.simulate.foreign import assumptions, parts
+from istio_init.simulate.foreign_targets import effect_of
 from istio_init.simulate.path import APPLICATION, CLIENT, EPHEMERAL_PORT, SENDERS
 from istio_init.simulate.purposes import purpose, purposes
 from istio_init.simulate.report import ENDS, STOPS, TAILS
@@ -25,6 +27,7 @@ from istio_init.simulate.wording import describe_match
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from istio_init.model.foreign import ForeignTarget
     from istio_init.model.packet import Facts
     from istio_init.model.rules import Chain, Rule, Ruleset
     from istio_init.options.table import Options
@@ -103,10 +106,26 @@ def _rule(rule: Rule, why: Purpose | None) -> dict[str, Any]:
     return {
         "text": rule_text(rule),
         "matches": matches,
-        "target": plain(effect_of(target) if isinstance(target, UnknownTarget) else target),
+        "target": plain(followed(effect_of(target)) if isinstance(target, UnknownTarget) else target),
         "assumed": assumptions(rule.matches),
         "purpose": purpose_json(why) if why else None,
     }
+
+
+def followed(effect: ForeignTarget) -> ForeignTarget:
+    """An effect that the scripts follow; they have no values that a rule leaves open."""
+    match effect:
+        case AnyMark(where=where):
+            return Fixed("UNDECIDED", f"its mark is not known: {where}")
+        case ChangeSets(_, mark):
+            return Fixed("UNDECIDED" if mark else "CONTINUE", "changes an IP set")
+        case Translate(_, address, port, own, last_address, last_port):
+            single = (own or address == last_address) and port == last_port
+            return effect if single else Fixed("UNDECIDED", "the kernel chooses from a range")
+        case ToSelf() | MapPrefix():
+            return Fixed("UNDECIDED", "its address or port is not known")
+        case _:
+            return effect
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 (a Record, or what one holds)

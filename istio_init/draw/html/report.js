@@ -207,9 +207,6 @@ function effectAlone({ rule: { target }, before, after, answer }) {
     case "NoTrack":
       return after.ctstate === "UNTRACKED" ? "connection tracking leaves it alone" : "is tracked already";
     case "Translate": {
-      if (target.chosen) {
-        return "the kernel chooses from a range";
-      }
       if (target.own && answer === "DROP") {
         return `is dropped: ${before.out_interface} has no address`;
       }

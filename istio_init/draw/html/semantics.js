@@ -161,9 +161,6 @@ function mapped(address, network) {
 }
 
 function translate(target, packet, facts) {
-  if (target.chosen) {
-    return [packet, "UNDECIDED"]; // from a range, the kernel chooses
-  }
   const address = target.own ? masquerade(facts, packet.out_interface, packet.destination) : target.address;
   if (target.own && address === null) {
     return [packet, "DROP"];
@@ -177,15 +174,15 @@ function translate(target, packet, facts) {
 
 function redirected(target, packet, facts) {
   const [low, high] = target.ports;
-  if (low !== high) {
-    return [packet, "UNDECIDED"]; // the kernel chooses the port
-  }
   const output = packet.hook === "OUTPUT";
   const address = output
     ? loopback(familyOf(packet.destination))
     : primary(facts, packet.in_interface, packet.destination);
   if (address === null) {
     return [packet, "DROP"];
+  }
+  if (low !== high) {
+    return [packet, "UNDECIDED"]; // the kernel chooses the port
   }
   return [{ ...packet, destination: address, destination_port: low, redirected: true }, "ACCEPT"];
 }

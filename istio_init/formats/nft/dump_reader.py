@@ -1,6 +1,6 @@
 """What `nft list ruleset` prints, as rulesets: iptables-nft's tables and Istio's native ones.
 
-The expressions are those that translate iptables' matches and targets. Anything else becomes an UnknownMatch that
+The expressions are those that translate iptables' matches and targets. Anything else becomes an UnknownTarget that
 holds the rule's text, so that what it matches is undecided and named; nothing is guessed.
 """
 
@@ -36,7 +36,7 @@ from istio_init.model.rules import (
     Verdict,
     ordered,
 )
-from istio_init.model.unknown import Comment, UnknownMatch
+from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +49,12 @@ _HEADER = (Source, Destination, InInterface, OutInterface, Protocol, SourcePorts
 
 # What `nft -a` adds to lines.
 _HANDLE = re.compile(r" # handle \d+[ \t\r]*$", re.MULTILINE)
+
+# Words of statements that change something, or look it up.
+_DOES_MORE = frozenset(
+    {"set", "dnat", "snat", "redirect", "masquerade", "tproxy", "jump", "goto", "map", "vmap", "queue", "dup", "fwd"}
+    | {"notrack", "update", "add", "delete", "synproxy", "reject"}
+)
 
 
 def without_handles(text: str) -> str:
@@ -167,8 +173,12 @@ def rules_of(line: str, family: Family, sets: dict[str, list[str]]) -> list[Rule
         reader.read()
     except (NotReadError, ValueError, IndexError, KeyError):
         # What was read before it must hold as well.
-        reader.matches.append(UnknownMatch("nftables", -1, line.encode(), None))
-        reader.target, reader.cases = Verdict("DROP"), []
+        reader.cases = []
+        if verdict := _final_verdict(line):
+            reader.matches.append(UnknownMatch("nftables", -1, line.encode(), None))
+            reader.target = verdict
+        else:
+            reader.target = UnknownTarget("nftables", -1, line.encode(), line)
     if reader.other_family:
         return []
     cases = reader.cases or [((), reader.target)]
@@ -177,6 +187,14 @@ def rules_of(line: str, family: Family, sets: dict[str, list[str]]) -> list[Rule
         for some in product(*reader.either)
         for matches, target in cases
     ]
+
+
+def _final_verdict(line: str) -> Verdict | None:
+    """The verdict that ends a rule which otherwise only matches; None where it may do something else."""
+    words = line.partition(" comment ")[0].split()
+    if words[-1] not in {"accept", "drop", "return"} or not _DOES_MORE.isdisjoint(words):
+        return None
+    return Verdict(words[-1].upper())  # type: ignore[arg-type]
 
 
 def _ordered(matches: tuple[Match, ...]) -> tuple[Match, ...]:

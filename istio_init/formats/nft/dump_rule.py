@@ -8,6 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from istio_init.formats.addresses import PROTOCOLS
+from istio_init.formats.nft.mark_values import MarkValue
 from istio_init.model.extensions import (
     CT_STATES,
     ConnMark,
@@ -15,8 +16,6 @@ from istio_init.model.extensions import (
     CtZone,
     Mark,
     Multiport,
-    RestoreMark,
-    SaveMark,
     SetMark,
     Tproxy,
 )
@@ -41,6 +40,7 @@ from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Literal
 
     from istio_init.model.rules import Family, Match, Network, Target
 
@@ -315,35 +315,46 @@ class RuleText:
 
     def _mark(self, kind: type[Mark | ConnMark]) -> None:
         if self._took("set"):
-            if kind is ConnMark:
-                if not (self._took("meta", "mark") or self._took("mark")):
-                    raise NotReadError
-                self.target = SaveMark()
-            elif isinstance(self.target, Tproxy):
+            field: Literal["mark", "ct mark"] = "ct mark" if kind is ConnMark else "mark"
+            if isinstance(self.target, Tproxy):
                 self.target = self.target.replace(mark=int(self._next(), 0), mask=EVERY)
-            else:
-                self._set_mark()
+            elif kind is ConnMark or not self._mapped(lambda text: SetMark(int(text, 0))):
+                self._sets_alone()
+                self.target = self._mark_value().target(field)
             return
         mask = int(self._next(), 0) if self._took("&") or self._took("and") else EVERY
         negated = self._took("!=")
         self._took("==")
         self.matches.append(kind(int(self._next(), 0), mask, negated))
 
-    def _set_mark(self) -> None:
-        if self._took("ct", "mark"):
-            self.target = RestoreMark()
-        elif self._mapped(lambda text: SetMark(int(text, 0))):
-            return
-        elif self._took("meta", "mark") or self._took("mark"):
-            # A bit more, or less: mark = (mark & ~mask) ^ value.
-            operation, bits = self._next(), int(self._next(), 0)
-            changed = {"|": (bits, bits), "or": (bits, bits), "^": (bits, 0), "xor": (bits, 0)}
-            value, mask = changed[operation] if operation in changed else (0, EVERY & ~bits)
-            if operation not in {*changed, "&", "and"}:
-                raise NotReadError
-            self.target = SetMark(value, mask)
-        else:
-            self.target = SetMark(int(self._next(), 0))
+    def _sets_alone(self) -> None:
+        """NotReadError where another statement comes before: a rule of iptables has one target."""
+        if self.target != Verdict(""):
+            raise NotReadError
+
+    def _mark_value(self) -> MarkValue:
+        """What a mark is set to: a number, a mark with operations on its bits, or what a hash or chance gives."""
+        word = self._next()
+        if word in {"numgen", "jhash", "symhash"}:
+            while self._next() != "mod":
+                pass
+            modulus, offset = int(self._next()), 0
+            while self._took("seed"):
+                self._next()
+            if self._took("offset"):
+                offset = int(self._next())
+            return MarkValue("", 0, offset, modulus)
+        if word == "meta":
+            word = self._next()
+        if word == "ct":
+            word = f"ct {self._next()}"
+        value = MarkValue(word, EVERY) if word in {"mark", "ct mark"} else MarkValue("", 0, int(word, 0))  # type: ignore[arg-type]
+        while (operation := self._peek()) in {"&", "and", "|", "or", "^", "xor"}:
+            self._at += 1
+            bits = int(self._next(), 0)
+            keeps = {"&": bits, "and": bits, "|": EVERY & ~bits, "or": EVERY & ~bits}
+            value = value.masked(keeps.get(operation, EVERY), 0 if operation in {"&", "and"} else bits)
+        return value
 
     def _connection(self, field: str) -> None:
         if field == "mark":
@@ -378,7 +389,9 @@ class RuleText:
             case "jump" | "goto":
                 self.target = Jump(iptables_name(self._next()), word == "goto")
             case "redirect":
-                self._took("to")
+                if not self._took("to"):
+                    self.target = UnknownTarget("REDIRECT", -1, b"", "")
+                    return
                 if self._peek().startswith(":"):
                     self._words[self._at] = self._peek().removeprefix(":")
                     if not self._peek():

@@ -11,7 +11,7 @@ from istio_init.model.foreign import NoTrack
 from istio_init.model.rules import OWN_CHAINS
 from istio_init.model.unknown import UnknownTarget
 from istio_init.planning.capture import uses_tproxy
-from istio_init.simulate.foreign import effect_of
+from istio_init.simulate.foreign_targets import effect_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,6 @@ a match or a target that is not known, so that what depends on it is undecided; 
 from __future__ import annotations
 
 from istio_init.errors import KernelError
-from istio_init.formats.addresses import address_text
 from istio_init.formats.nft.merge import in_order, unfold
 from istio_init.kernel.netlink.channel import attribute, attributes
 from istio_init.kernel.netlink.nfnetlink import (
@@ -22,6 +21,7 @@ from istio_init.kernel.netlink.nfnetlink import (
 )
 from istio_init.kernel.nft.expressions import ELEMENT, EXPRESSION_DATA, EXPRESSION_NAME, EXPRESSIONS
 from istio_init.kernel.nft.foreign_maps import MapReader
+from istio_init.kernel.nft.foreign_statements import mark_target, translation
 from istio_init.kernel.nft.native_decode import NativeReader, contents
 from istio_init.kernel.nft.native_decode_target import verdict_of
 from istio_init.kernel.nft.native_dump import TABLE_FLAGS, set_name
@@ -159,8 +159,9 @@ def _cases(target: Target, family: Family, maps: MapReader) -> list[tuple[tuple[
     if end and end < len(raw) and choices is not None:
         cases = _cases(UnknownTarget(target.name, 0, effect), family, maps)
         return [((*one, *other), each) for one in choices for other, each in cases]
-    if cases := maps.cases(_expressions(target.data)) or []:
-        return cases
+    mapped = maps.cases(_expressions(target.data))
+    if mapped is not None:
+        return mapped  # none where the map is empty
     unread, target = _target(target, family)
     choices = maps.choices(_expressions(unread[0].data)) if unread else [()]
     return [(matches, target) for matches in choices or [unread]]
@@ -197,29 +198,12 @@ def _target(target: UnknownTarget, family: Family) -> tuple[tuple[UnknownMatch, 
         return (UnknownMatch("nftables", 0, unread),), verdict
     if kinds[-1] in _WHOLE:
         named, options = _WHOLE[kinds[-1]]
-        target_by_name = UnknownTarget(named, 0, b"", options)
-        return ((), target_by_name) if len(kinds) == 1 else ((), target)
-    return (), _translation(elements, family) or target
+        if len(kinds) == 1:
+            return (), UnknownTarget(named, 0, b"", options)
+    return (), translation(elements, family) or mark_target(elements) or target
 
 
 def _sets(kind: str, facts: dict[int, bytes]) -> bool:
     """Whether an expression changes something: by a source register, or by what it is."""
     registers = {"meta": 3, "ct": 4, "payload": 5, "exthdr": 7}  # NFTA_*_SREG
     return registers.get(kind) in facts or kind not in {*registers, *_READING}
-
-
-def _translation(elements: list[tuple[str, dict[int, bytes]]], family: Family) -> Target | None:
-    kinds = [kind for kind, _ in elements]
-    if kinds[-1] != "nat" or set(kinds[:-1]) != {"immediate"}:
-        return None
-    # NFTA_IMMEDIATE_DREG, _DATA; NFTA_NAT_TYPE, _REG_ADDR_MIN, _REG_PROTO_MIN; a range has further registers.
-    constants = {each[1]: attributes(each[2])[1] for kind, each in elements if kind == "immediate"}
-    facts = elements[-1][1]
-    address, port = constants.get(facts.get(3, b"")), constants.get(facts.get(5, b""))
-    if len(constants) != (address is not None) + (port is not None):
-        return None
-    text = address_text(address) if address else ""
-    if port:
-        text = f"{text if family == 'ipv4' or not text else f'[{text}]'}:{int.from_bytes(port, 'big')}"
-    named, flag = ("DNAT", "destination") if any(facts[1]) else ("SNAT", "source")
-    return UnknownTarget(named, 0, b"", f"--to-{flag} {text}")

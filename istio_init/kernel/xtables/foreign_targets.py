@@ -182,11 +182,14 @@ def _idletimer(data: bytes, revision: int) -> Iterator[str]:
 
 
 def _light(data: bytes, _: Family) -> Iterator[str]:
-    """The struct xt_led_info: the trigger's name behind "netfilter-", whether it blinks always, a delay in ms."""
+    """The struct xt_led_info: the trigger's name behind "netfilter-", whether it blinks always, a delay in ms.
+
+    iptables-save prints an endless delay as -1.
+    """
     name = text_of(data[:27]).removeprefix("netfilter-").replace("\\", "\\\\").replace('"', '\\"')
     (delay,) = struct.unpack_from("=i", data, 28)
     yield f'--led-trigger-id "{name}"'
-    yield from [f"--led-delay {'inf' if delay < 0 else delay}"] if delay else []
+    yield from [f"--led-delay {delay}"] if delay else []
     yield from ["--led-always-blink"] if data[27] else []
 
 

@@ -15,6 +15,7 @@ from istio_init.model.rules import IPV4
 
 WORDS = "-u 1337 -i '*' -b '*' --no-enable-ipv6"
 ASK = shlex.join(VERBS)
+PLUGIN = shlex.join([sys.executable, "-m", "istio_init.cni"])
 PRINTING = {
     "version": f"{shlex.join(COMMAND)} --version",
     "help": f"{shlex.join(COMMAND)} --help",
@@ -22,6 +23,9 @@ PRINTING = {
     "help of the verbs": f"{ASK} --help",
     **{verb: f"{ASK} {verb} {WORDS}" for verb in ("check", "doctor", "draw", "manifest", "plan", "prove", "show")},
     "explain": f"{ASK} explain --outbound --to 1.2.3.4:80 {WORDS}",
+    "help of the plugin": f"{PLUGIN} --help",
+    "version of the plugin": f"{PLUGIN} --version",
+    "answer of the plugin": f"CNI_COMMAND=VERSION {PLUGIN} < /dev/null",
 }
 CLOSED = (">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-")
 
@@ -77,8 +81,7 @@ def test_a_pod_from_a_closed_standard_input(namespace: Namespace) -> None:
 
 @pytest.mark.parametrize(("closed", "code"), [("2>&-", 0), (">&-", 1), ("<&-", 0)])
 def test_the_plugin_answers_with_any_stream_closed(namespace: Namespace, closed: str, code: int) -> None:
-    plugin = f"CNI_COMMAND=VERSION {shlex.join([sys.executable, '-m', 'istio_init.cni'])}"
-    done = run(namespace, f"""printf '{{"cniVersion": "1.1.0"}}' | {{ {plugin} {closed}; }}""")
+    done = run(namespace, f"""printf '{{"cniVersion": "1.1.0"}}' | {{ CNI_COMMAND=VERSION {PLUGIN} {closed}; }}""")
     assert done.returncode == code
     assert b"Traceback" not in done.stderr
     assert (b"supportedVersions" in done.stdout) == (code == 0)

@@ -32,6 +32,8 @@ else:
     # The C half of signal; the module around it imports enum.
     import _signal
 
+PROGRAM = "istio-init-cni"
+
 # The deadline of a command. Longer than --wait and all attempts at the Kubernetes API together.
 SECONDS = 100.0
 
@@ -144,13 +146,29 @@ def main() -> NoReturn:
     result = os.dup(1)
     os.dup2(2, 1)
     code, text = answer(environment(), _input())
-    try:
-        data = text.encode()
-        while data:
-            data = data[os.write(result, data) :]
-    except OSError:
+    if not _printed(result, text):
         code = 1
     os._exit(code)  # noqa: SLF001 (that is its name; nothing needs tearing down)
+
+
+def _printed(descriptor: int, text: str) -> bool:
+    """Write all of the text to standard output, open as `descriptor`; where that fails, say why and return False."""
+    data = text.encode()
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError as error:
+        _complain(f"standard output: can't be written: {os.strerror(error.errno or 0)}")
+        return False
+    return True
+
+
+def _complain(text: str) -> None:
+    """One line on standard error, if that can be written."""
+    try:
+        os.write(2, f"{PROGRAM}: {text}\n".encode())
+    except OSError:
+        pass  # there is nowhere left to say it
 
 
 ABOUT = """\
@@ -181,13 +199,13 @@ def _about(flag: str) -> int:
     from istio_init.errors import shown
 
     if flag in {"-h", "--help", "--help-all"}:
-        sys.stdout.write(ABOUT.format(version=__version__, versions=", ".join(VERSIONS)))
+        text = ABOUT.format(version=__version__, versions=", ".join(VERSIONS))
     elif flag == "--version":
-        sys.stdout.write(f"istio-init {__version__}\n")
+        text = f"istio-init {__version__}\n"
     else:
-        sys.stderr.write(f"istio-init-cni: {shown(flag)}: takes no arguments but --help and --version\n")
+        _complain(f"{shown(flag)}: takes no arguments but --help and --version")
         return 255
-    return 0
+    return 0 if _printed(1, text) else 1
 
 
 def _input() -> bytes:

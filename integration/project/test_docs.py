@@ -1,4 +1,4 @@
-"""docs/diagnose.md, plan.md and show.md have what the commands print, one after the other in a pod's namespace.
+"""Pages have what their commands print, one after the other in a pod's namespace, and the quick start's commands work.
 
 `python -m integration.project.test_docs`, as root, writes them anew.
 """
@@ -6,9 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,17 +21,20 @@ from integration.kit.asking import ask
 from integration.kit.endpoints import listener, opened
 from integration.kit.namespace import Namespace
 from integration.kit.pod import APP, applied, options_of
-from integration.kit.program import ROOT
+from integration.kit.program import ROOT, environment
 from istio_init.model.rules import IPV4
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PAGES = ("diagnose.md", "plan.md", "show.md")
+PAGES = ("diagnose.md", "doctor.md", "plan.md", "show.md")
 BLOCK = re.compile(r"(?<=^```\n)\$ .*?(?=^```$)", re.MULTILINE | re.DOTALL)
 APPLIED = "-u 1337 -i '*' -b '*' -d 15090,15020 --no-enable-ipv6"
-# How many connections a kernel tracks at most is the machine's.
-LIMIT = re.compile(r"of \d+ entries \([\d.]+%\)")
+# How many connections a kernel tracks at most is the machine's, and so is how much of what doctor checks it has.
+LIMIT, PASSED = re.compile(r"of \d+ entries \([\d.]+%\)"), re.compile(r"\d+ checks passed")
+# What docs/doctor.md finds: source validation by mark, and the rule by which Docker answers DNS queries.
+DOCKER = "-A OUTPUT -d 127.0.0.11/32 -p udp -m udp --dport 53 -j DNAT --to-destination 127.0.0.11:40000"
+APPLY = re.compile(r"^ip netns add try\n.*?^ip netns del try$", re.MULTILINE | re.DOTALL)
 
 
 class Transcript:
@@ -52,7 +59,8 @@ class Transcript:
         if program == "istio-init":
             answer = ask(self._namespace, *words)
             self._code = answer.code
-            lines = LIMIT.sub("of 262144 entries (0.0%)", answer.output + answer.errors).splitlines(keepends=True)
+            text = LIMIT.sub("of 262144 entries (0.0%)", answer.output + answer.errors)
+            lines = PASSED.sub("23 checks passed", text).splitlines(keepends=True)
             return "".join(lines[: int(first)] if first else lines)
         if program == "istio-iptables":  # what it logs has times in it
             self._namespace.inside(lambda: applied(options_of(shlex.join(words))))
@@ -67,6 +75,10 @@ def rewritten(name: str) -> tuple[str, str]:
     """A page as it is, and as it should be."""
     page = (ROOT / "docs" / name).read_text()
     with Namespace() as namespace:
+        if name == "doctor.md":
+            namespace.run("sysctl", "-qw", "net.ipv4.conf.all.src_valid_mark=1")
+            namespace.run("iptables-legacy", "-w", "-t", "nat", *shlex.split(DOCKER))
+            return page, Transcript(namespace).written(page)
         namespace.run("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "far")
         namespace.run("ip", "address", "add", "192.0.2.10/24", "dev", "eth0")
         for command in ("link set far up", "link set eth0 up", "route add default dev eth0"):
@@ -95,6 +107,25 @@ def test_the_page_shows_what_the_commands_print(name: str) -> None:
     page, now = rewritten(name)
     assert BLOCK.findall(page)
     assert page == now, "python -m integration.project.test_docs writes it anew"
+
+
+def test_the_quick_start_applies_the_rules_and_removes_them(namespace: Namespace) -> None:
+    """Its namespace exists already, with a name and a lock of its own."""
+    block = APPLY.search((ROOT / "docs" / "quickstart.md").read_text())
+    assert block
+    _, *commands, _ = block[0].replace("netns/try", f"netns/{namespace.name}").splitlines()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    answers = [
+        subprocess.run(
+            shlex.split(command), env=environment(namespace, {"PATH": path}), capture_output=True, text=True, check=True
+        )
+        for command in commands
+    ]
+    _, checked, shown, cleaned = answers
+    assert checked.stdout == "in place (legacy)\n"
+    assert "-A" not in namespace.run("iptables-legacy-save", "-t", "nat")
+    assert shown.stdout.startswith("in place (legacy")
+    assert "cleaned up" in cleaned.stderr
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ SHOWN = re.compile(r"^\$ istio-init (\w+)", re.MULTILINE)
 ROOT = pathlib.Path(__file__).parents[2]
 # Pages whose commands need neither root nor a namespace.
 TRANSCRIPTS = (
+    "draw.md",
     "envoy.md",
     "envoy.zh.md",
     "explain.md",
     "inject.md",
+    "json.md",
     "prove.md",
     "quickstart.md",
     "quickstart.zh.md",

@@ -26,7 +26,7 @@ if (
 
 import os  # noqa: E402 (the signal comes first)
 
-from istio_init.cli.start import INTERRUPTED  # noqa: E402 (the same)
+from istio_init.cli.start import INTERRUPTED, STARVED, starved  # noqa: E402 (the same)
 from istio_init.kernel.host.process import remember_signals, reserve_standard_descriptors  # noqa: E402 (the same)
 
 
@@ -47,6 +47,8 @@ def istio_init() -> NoReturn:
         code = app.main(sys.argv[1:], os.environ)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except STARVED as error:
+        code = starved("istio-init", error)
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         # Python's end, too, is none to print a traceback of.
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -10,7 +10,7 @@ import sys
 
 from istio_init import log
 from istio_init.cli import start
-from istio_init.errors import out_of_resources, printable, shown
+from istio_init.errors import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,10 +42,8 @@ def main() -> NoReturn:
     program, arguments = command(sys.argv)
     try:
         _become(program, arguments)
-    except (ImportError, MemoryError, OSError, SystemError) as error:
-        message = printable(f"{program}: {out_of_resources(error)}")
-        log.write_termination_message(message)
-        sys.exit(message)
+    except start.STARVED as error:
+        sys.exit(start.starved(program, error))
     except Exception as error:
         log.write_termination_message(f"{program}: internal error: {type(error).__name__}: {error}")
         raise

@@ -8,6 +8,8 @@ from __future__ import annotations
 import posix as os  # the C half of os; importing the other half takes a millisecond
 import sys
 
+from istio_init import log
+from istio_init.errors import InitError, out_of_resources, printable
 from istio_init.kernel.host.process import environment, exit_on_signals, reserve_standard_descriptors
 from istio_init.options.argv import options
 from istio_init.runner.defaults import account
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 PROGRAM = "istio-iptables"
 
 INTERRUPTED = 130  # 128 + SIGINT, as in a shell
+# What Python raises where memory, open files or readable modules are lacking.
+STARVED = (ImportError, MemoryError, OSError, SystemError)
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str], program: str = PROGRAM) -> int:
@@ -35,6 +39,17 @@ def main(argv: Sequence[str], environ: Mapping[str, str], program: str = PROGRAM
         return typer_options.main(argv, environ, program)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except STARVED as error:
+        return starved(program, error)
+
+
+def starved(program: str, error: BaseException) -> int:
+    """Print in one line why a program cannot even be loaded; returns the exit code."""
+    message = printable(f"{program}: {out_of_resources(error)}")
+    log.write_termination_message(message)
+    if sys.stderr:
+        sys.stderr.write(f"{message}\n")
+    return InitError.exit_code
 
 
 def istio_iptables() -> NoReturn:

@@ -15,7 +15,7 @@ import typer
 from istio_init.cli import help_page
 from istio_init.cli.pflag import normalised
 from istio_init.cli.standard_output import StandardOutput
-from istio_init.cli.start import PROGRAM
+from istio_init.cli.start import PROGRAM, STARVED
 from istio_init.cli.typer_parameters import Version, with_options
 from istio_init.errors import InitError, out_of_resources, printable
 from istio_init.errors_rare import OptionError, UsageError
@@ -78,7 +78,7 @@ def invoke(
         return _refuse(program, str(error), error.exit_code, argv)
     except (typer.Abort, BrokenPipeError):
         return 1
-    except (ImportError, MemoryError, OSError, SystemError) as error:
+    except STARVED as error:
         return _refuse(program, out_of_resources(error), InitError.exit_code, argv)
     return int(code or 0)
 

@@ -207,13 +207,13 @@ def test_help_has_examples_first_and_few_options(capsys: pytest.CaptureFixture[s
     assert "--help-all" in text
 
 
-def interrupted(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    """Have Ctrl-C pressed while a module is imported."""
+def failing(monkeypatch: pytest.MonkeyPatch, module: str, error: BaseException) -> None:
+    """The module's next import ends in this error."""
 
     class Finder:
         def find_spec(self, name: str, *_: object) -> None:
             if name == module:
-                raise KeyboardInterrupt
+                raise error
 
     monkeypatch.delitem(sys.modules, module)
     monkeypatch.delattr(istio_init.cli, module.rpartition(".")[2])
@@ -221,15 +221,33 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
 
 
 def test_ctrl_c_while_typer_is_imported_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(monkeypatch, "istio_init.cli.typer_options")
+    failing(monkeypatch, "istio_init.cli.typer_options", KeyboardInterrupt())
     assert start.main(["--help"], {}) == 130
 
 
 def test_ctrl_c_while_the_verbs_are_imported_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(monkeypatch, "istio_init.cli.app")
+    failing(monkeypatch, "istio_init.cli.app", KeyboardInterrupt())
     with pytest.raises(SystemExit) as ended:
         console.istio_init()
     assert ended.value.code == 130
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ImportError("not readable"), OSError(24, "Too many open files")])
+def test_what_cannot_be_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    """Without enough memory or open files, an import is what fails first."""
+    failing(monkeypatch, "istio_init.cli.typer_options", error)
+    assert start.main(["--help"], {}, "istio-clean-iptables") == 1
+    failing(monkeypatch, "istio_init.cli.app", error)
+    with pytest.raises(SystemExit) as ended:
+        console.istio_init()
+    assert ended.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    programs = ("istio-clean-iptables", "istio-init")
+    assert [line.split("; raise the limits of memory")[0] for line in lines] == [
+        f"{program}: can't go on: {str(error) or 'MemoryError'}" for program in programs
+    ]
 
 
 @pytest.mark.parametrize("program", [start, app])

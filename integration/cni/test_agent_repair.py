@@ -70,7 +70,7 @@ def test_a_pod_that_was_missed_is_mended_in_place_and_so_is_one_that_was_changed
         assert "no record of the plugin" in message
         [event] = repair.agent.api.events
         assert event["involvedObject"]["uid"] == "uid-web"
-        assert event["type"] == "Normal"
+        assert (event["type"], event["count"]) == ("Normal", 1)
         namespace.run("iptables-legacy", "-t", "nat", "-D", "ISTIO_OUTPUT", "1")
         repair.wait_for_line("pod default/web: drifted")
         until(lambda: len(repair.events()) == 2, "the second Event")

@@ -89,7 +89,7 @@ def precedences_after(planned: tuple[Ruleset, ...], current: tuple[Ruleset, ...]
     for desired in planned:
         current_ruleset = states.get(desired.family, Ruleset(desired.family, ()))
         tables = ((table, desired.table(table.name)) for table in current_ruleset.tables)
-        after = tuple(merged(table, planned) for table, planned in tables if planned is not None)
+        after = tuple(merged(table, additions) for table, additions in tables if additions is not None)
         yield from precedences(Ruleset(desired.family, after), desired)
 
 

@@ -64,3 +64,9 @@ def test_folding_leaves_out_only_lines_that_stay(drawn: list[Sign]) -> None:
             assert lines[len(unfolded)] == (sign, text)
             unfolded.append(text)
     assert len(unfolded) == len(lines)
+
+
+def test_three_unchanged_lines_are_kept_on_the_sides_of_a_change_that_have_one() -> None:
+    lines: tuple[DiffLine, ...] = tuple(("-" if number == 10 else " ", str(number)) for number in range(21))
+    shown = ["... 7 unchanged lines", "7", "8", "9", "10", "11", "12", "13", "... 7 unchanged lines"]
+    assert [text for _, text in folded(lines)] == shown

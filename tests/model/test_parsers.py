@@ -212,3 +212,14 @@ def test_pairs_of_ports_and_users_have_a_bound() -> None:
     for more in (f"tcp:{ports},201:{users}", f"tcp:{ports}:{users};udp:*:7", ";".join([f"tcp:{ports}:1-9"] * 101)):
         with pytest.raises(ValueError, match=r"2[0-9]{4} pairs of a port and a user, at most 20000 are allowed"):
             parsers.ports_of_users(more)
+
+
+@pytest.mark.parametrize(
+    ("text", "loopback"),
+    [
+        ("127.0.0.1", True), ("127.0.0.0/8", True), ("127.255.0.0/16", True), ("::1", True),
+        ("127.0.0.0/7", False), ("0.0.0.0/0", False), ("10.0.0.127", False), ("::1/127", False), ("::2", False),
+    ],
+)  # fmt: skip
+def test_a_network_is_loopback_if_all_of_it_is(text: str, loopback: bool) -> None:
+    assert parsers.is_loopback(parsers.network(text)) is loopback

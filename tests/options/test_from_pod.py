@@ -19,9 +19,10 @@ from istio_init.errors_rare import UsageError
 from istio_init.formats import yaml_json
 from istio_init.model.parsers import addresses
 from istio_init.model.rules import PortRange
-from istio_init.options.from_pod import read_pod
+from istio_init.options.from_pod import read_pod, refusal
 from istio_init.options.podspec import expanded
 from istio_init.options.table import Options
+from istio_init.options.workload import only_workload
 from tests.kit.options import from_pod_file, options
 
 # As Istio's injection leaves it: deployments' own names, and the proxy beside.
@@ -543,3 +544,21 @@ def complaint(read_it: Callable[[], object]) -> str:
     except (UsageError, ValueError) as error:
         return str(error)
     return ""
+
+
+@pytest.mark.parametrize(
+    ("metadata", "why"),
+    [
+        # Injected, for the CNI plugin: what counts is what the plugin decides, not whether it would be injected anew.
+        ("namespace: kube-system, annotations: {sidecar.istio.io/status: '{}'}", ""),
+        ("namespace: a, annotations: {sidecar.istio.io/status: '{}'}", ""),
+        ("annotations: {sidecar.istio.io/status: '{}', sidecar.istio.io/inject: 'false'}", "inject is false"),
+        ("namespace: kube-system", "kube-system"),
+    ],
+)
+def test_whether_an_injected_pod_is_captured_is_the_plugins_decision(metadata: str, why: str) -> None:
+    text = (
+        f"kind: Pod\nmetadata: {{name: web, {metadata}}}\nspec: {{containers: [{{name: istio-proxy}}, {{name: web}}]}}"
+    )
+    reason = refusal(only_workload(yaml_json.load(text)))
+    assert (why in reason) if why else not reason

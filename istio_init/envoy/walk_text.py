@@ -9,16 +9,9 @@ from istio_init.formats.addresses import endpoint_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal, TypeAlias
-
     from istio_init.envoy.chains import FilterChain
     from istio_init.envoy.listeners import Listener
     from istio_init.envoy.node import Node
-
-    Part: TypeAlias = Literal["listener", "listener filter", "filter chain", "filter", "route", "cluster", "endpoint"]
-    # dials: an endpoint; answers: Envoy itself, by HTTP; closes: without an answer; hangs: both sides wait;
-    # undecided: an unsupported feature decides.
-    Ending: TypeAlias = Literal["dials", "answers", "closes", "hangs", "undecided"]
 
 # Labels of a chain's criteria, in order.
 LABELS = ("port ", "to ", "SNI ", "", "", "directly from ", "source ", "from ", "source port ")

@@ -426,15 +426,16 @@ def outbound(options: Options, family: Family) -> Iterator[PlannedRule]:
     why = ("a port that is captured for every destination", "-q", "", "10 to 11")
     for run in _port_run(options.istio_outbound_ports, lambda ports: (istio_rule(IS_TCP, ports, to=to_envoy),)):
         yield PlannedRule("nat", "ISTIO_OUTPUT", run, why)
+    everything: Why = ("all other outbound traffic goes to Envoy's outbound listener", "-i", "9", "10 to 11")
     if options.istio_service_cidr == parsers.ALL:
-        why = ("all other outbound traffic goes to Envoy's outbound listener", "-i", "9", "10 to 11")
-        yield PlannedRule("nat", "ISTIO_OUTPUT", istio_rule(to=to_envoy), why)
+        yield PlannedRule("nat", "ISTIO_OUTPUT", istio_rule(to=to_envoy), everything)
         destinations: tuple[Destination | None, ...] = (None,)
     else:
         networks = of_family(options.istio_service_cidr, family)
         why = ("a captured destination", "-i", "9", "10 to 11")
         for part in _network_runs(networks, to_envoy):
-            yield PlannedRule("nat", "ISTIO_OUTPUT", part, why)
+            # For 0.0.0.0/0 it is the same rule as for *, and with --rule-comments the comment is part of it.
+            yield PlannedRule("nat", "ISTIO_OUTPUT", part, why if isinstance(part, Run) or part.matches else everything)
         destinations = tuple(map(_to, networks)) if options.kube_virt_interfaces else ()
     why = ("traffic from a virtual machine is outbound, and goes to Envoy's outbound listener", "-k -i")
     for destination in destinations:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 
 from integration.kit.command_lines import command_lines
 from istio_init.formats.dump_reader import read_dump
@@ -64,6 +64,7 @@ def same(one: tuple[Ruleset, ...], other: tuple[Ruleset, ...]) -> bool:
 
 @MANY
 @given(command_lines)
+@example(["-u", "1337", "-i", "0.0.0.0/0", "--rule-comments", "--no-enable-ipv6"])
 def test_the_inferred_options_make_the_same_plan(words: list[str]) -> None:
     plan = planned(words)
     for rulesets in (plan.rulesets, saved(plan)):

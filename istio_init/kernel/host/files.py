@@ -54,7 +54,8 @@ def read(path: str, largest: int = LARGEST) -> Content | None:
         if status.st_size > largest:
             raise InitError(f"{named(path)}: {status.st_size} bytes, more than {largest} are not read")
         with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(min(largest, status.st_size + LARGEST) + 1)
+            # None where a file of /proc that may be waited for, such as kmsg, has nothing now.
+            data = file.read(min(largest, status.st_size + LARGEST) + 1) or b""
     except OSError as error:
         raise InitError(f"{named(path)}: can't be read: {error.strerror}; see its file system") from error
     finally:

@@ -61,6 +61,7 @@ STARTS = (
         "istio_init.kernel.probe.detection",
     ),
     ("istio_init.model.ownership",),
+    ("istio_init.kernel.host.libc", "istio_init.kernel.xtables.encode_match"),
     ("istio_init.kernel.xtables.firewall",),
     ("istio_init.kernel.xtables.edit_table", "istio_init.kernel.xtables.libiptc"),
     ("istio_init.kernel.xtables.encode_extension",),
@@ -69,6 +70,7 @@ STARTS = (
     ("istio_init.kernel.nft.native",),
     ("istio_init.kernel.nft.native_encode_rare",),
     ("istio_init.kernel.nft.compat",),
+    ("istio_init.kernel.nft.compat_decode",),
     ("istio_init.kernel.host.resolv_conf",),
     # Long lists.
     ("istio_init.kernel.xtables.packed_run",),

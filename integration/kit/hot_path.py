@@ -30,6 +30,7 @@ SCENARIOS = {
     "tproxy": (RULES["tproxy"], False),
     "in-place": (RULES["redirect"], True),
     "dry-run": ([*RULES["redirect"], "--dry-run"], False),
+    "nft": ([*RULES["redirect"], "--force-iptables-binary", "nft"], False),
     "native": ([*RULES["redirect"], "--native-nftables"], False),
     "native-tproxy": ([*RULES["tproxy"], "--native-nftables"], False),
     "native-in-place": ([*RULES["tproxy"], "--native-nftables"], True),

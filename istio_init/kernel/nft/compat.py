@@ -45,7 +45,6 @@ from istio_init.kernel.nft.compat_dump import (
 )
 from istio_init.kernel.nft.compat_encode import COUNTS, SIGNED, RuleWriter
 from istio_init.model.compare import TableChange
-from istio_init.model.ownership import Edit, chain_of, edit, recognised
 from istio_init.model.rules import BUILTIN_CHAINS, OWN_CHAINS, Chain, Jump, Ruleset, Table
 
 TYPE_CHECKING = False
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
 
     from istio_init.kernel.netlink.batch import Message, MessageRun
     from istio_init.kernel.nft.compat_dump import Contents, Expected
+    from istio_init.model.ownership import Edit
     from istio_init.model.rules import Family, TableName
 
 NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
@@ -148,8 +148,7 @@ def _messages(
     change: TableChange, current: CompatTable | None, pack: Callable[[Chain, Family], Contents]
 ) -> Iterator[Message | MessageRun]:
     """The messages that make a change: new chains, old rules out, new ones in, old chains out."""
-    family, table, desired, unsigned = change.family, change.name, change.desired, change.unsigned
-    like = recognised(change.like, desired or unsigned) if change.like else None
+    family, table, desired = change.family, change.name, change.desired
     if current is None:
         if desired is None:
             return
@@ -157,11 +156,7 @@ def _messages(
         yield NEWTABLE, NLM_F_CREATE, body(FAMILIES[family], text(NFT_NAME, table), signed)
         current = CompatTable(Table(table, ()), {})
     scribe = _Scribe(family, table)
-    edits = {
-        each.name: edit(each, chain_of(desired, each.name), chain_of(like, each.name))
-        for each in recognised(current.table, desired or unsigned).chains
-        if each.name not in OWN_CHAINS
-    }
+    edits = _edits(change, current.table) if current.table.chains else {}
     if desired is not None and current.dormant:
         yield NEWTABLE, 0, scribe.place(word(TABLE_FLAGS, 0))
     for chain in desired.chains if desired else ():
@@ -178,6 +173,19 @@ def _messages(
             yield DELCHAIN, 0, scribe.place(text(CHAIN_NAME, chain.name))
     if desired is None:
         yield from _left_empty(current, edits, scribe)
+
+
+def _edits(change: TableChange, current: Table) -> dict[str, Edit]:
+    """How the chains are to be edited in which other programs may have rules, too. A new pod has none."""
+    from istio_init.model.ownership import chain_of, edit, recognised
+
+    istio_rules = change.desired or change.unsigned
+    like = recognised(change.like, istio_rules) if change.like else None
+    return {
+        each.name: edit(each, chain_of(change.desired, each.name), chain_of(like, each.name))
+        for each in recognised(current, istio_rules).chains
+        if each.name not in OWN_CHAINS
+    }
 
 
 def _deletions(current: CompatTable, edits: dict[str, Edit], scribe: _Scribe) -> Iterator[Message]:

@@ -19,7 +19,6 @@ from istio_init.kernel.netlink.nfnetlink import (
     name,
     text,
 )
-from istio_init.kernel.nft.compat_decode import RuleReader
 from istio_init.kernel.nft.compat_encode import COUNTS, SIGNED
 from istio_init.model.rules import BUILTIN_CHAINS, Chain, Table, ordered
 from istio_init.record import Record
@@ -135,6 +134,8 @@ def _read_table(
     dumped = channel.rules(FAMILIES[family], table)
     if expected and not broken and _same_chains(expected[0], policies) and _same_rules(dumped, table, expected[1]):
         return CompatTable(expected[0], {})
+    from istio_init.kernel.nft.compat_decode import RuleReader
+
     rules: dict[str, list[Rule]] = {chain: [] for chain in chains}
     handles: dict[str, list[bytes]] = {chain: [] for chain in chains}
     contents: dict[str, list[bytes]] = {chain: [] for chain in chains}

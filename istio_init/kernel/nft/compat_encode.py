@@ -38,26 +38,27 @@ from istio_init.kernel.nft.expressions import (
     verdict,
 )
 from istio_init.kernel.xtables.encode_match import HEAD, pack_match, pack_target
-from istio_init.model.extensions import Mark
 from istio_init.model.rules import (
     Destination,
     DestinationPorts,
     InInterface,
     Jump,
     OutInterface,
+    Owner,
     Protocol,
+    Redirect,
     Run,
     Source,
     SourcePorts,
     Verdict,
 )
-from istio_init.model.unknown import UnknownMatch, UnknownTarget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from istio_init.kernel.nft.compat_run import Content, RunContents
+    from istio_init.kernel.xtables.encode_match import RareMatch
     from istio_init.model.rules import Family, Match, Rule, Target
 
 _INVERTED = 2  # NFT_RULE_COMPAT_F_INV
@@ -148,6 +149,18 @@ def _packed_match(match: Match) -> bytes:
             return _port(match, 0)
         case DestinationPorts():
             return _port(match, 2)
+        case Owner():
+            return _extension("match", pack_match(match))
+        case _:
+            return _packed_rare_match(match)
+
+
+def _packed_rare_match(match: RareMatch) -> bytes:
+    """What a plain run does not have: making these classes would take it longer than packing all of its rules."""
+    from istio_init.model.extensions import Mark
+    from istio_init.model.unknown import UnknownMatch
+
+    match match:
         case Mark():
             masked = b"" if match.mask == 0xFFFFFFFF else mask(NATIVE.pack(match.mask))
             return load_meta(MARK) + masked + compare(NATIVE.pack(match.value), negated=match.negated)
@@ -188,9 +201,13 @@ def _packed_target(target: Target, family: Family) -> bytes:
         case Jump():
             code = GOTO if target.goto else JUMP
             return verdict(code, target.chain)
-        case UnknownTarget(name=name) if name.startswith(UNREAD):
-            return target.data
+        case Redirect():
+            return _extension("target", pack_target(target, family))
         case _:
+            from istio_init.model.unknown import UnknownTarget
+
+            if isinstance(target, UnknownTarget) and target.name.startswith(UNREAD):
+                return target.data
             return _extension("target", pack_target(target, family))
 
 

@@ -148,6 +148,10 @@ COMMIT
 -A INPUT -j REJECT --reject-with icmp-port-unreachable
 -A INPUT -p tcp -j REJECT --reject-with tcp-reset
 -A INPUT -j LOG --log-prefix "foo: " --log-level 6 --log-uid
+-A INPUT -s 10.0.12.0/255.0.255.0 -d 192.168.0.1/255.255.0.255 -i eth0 -p tcp -j DROP
+-A INPUT ! -s 10.0.12.0/255.0.255.0 -j DROP
+-A INPUT -s 10.0.0.0/8 -f -j DROP
+-A INPUT -p tcp ! -f -j ACCEPT
 -A INPUT -j LOG
 -A INPUT -j NFLOG --nflog-prefix "x y" --nflog-group 3 --nflog-threshold 5
 -A INPUT -j NFLOG --nflog-group 3 --nflog-size 20
@@ -197,6 +201,7 @@ COMMIT
 COMMIT
 *filter
 -A INPUT -p ipv6-icmp -m icmp6 --icmpv6-type 128 -j ACCEPT
+-A INPUT -s fd00::1/ffff::ffff -p tcp -j DROP
 -A INPUT -m conntrack --ctstate NEW --ctorigdst fd00::/8 -j ACCEPT
 -A INPUT -j REJECT --reject-with icmp6-port-unreachable
 COMMIT

@@ -69,6 +69,10 @@ class WordReader:
         upcoming = [word for word in self._words[self._at : self._at + 2] if word != "!"]
         return bool(upcoming) and upcoming[0].startswith("--")
 
+    def peek(self) -> str:
+        """The next word, which is not read; empty at the end of the line."""
+        return self._words[self._at] if self.more() else ""
+
     def mark_place(self) -> int:
         """The place of the next word, to go back to."""
         return self._at

@@ -5,6 +5,8 @@ It accepts the matches and targets of model/rules.py and model/extensions.py as 
 
 from __future__ import annotations
 
+import re
+
 from istio_init.errors import shown
 from istio_init.errors_rare import SaveError
 from istio_init.formats.addresses import PROTOCOLS
@@ -41,7 +43,7 @@ from istio_init.model.rules import (
     Verdict,
     ordered,
 )
-from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
+from istio_init.model.unknown import ENTRY, Comment, UnknownMatch, UnknownTarget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ _MULTIPORT = 15
 
 _PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOLS.items()}
 # The matches of the entry itself, in order; those of extensions follow.
+# An address with a mask that is written as an address, since it has holes.
+_MASKED = re.compile(r"[^/]+/[^/]*[.:][^/]*")
 _ENTRY = (Source, Destination, InInterface, OutInterface, Protocol)
 
 
@@ -152,18 +156,44 @@ def _rule(line: WordReader, family: Family, users: Collection[str], *, foreign: 
             target = _jump(line, users) if option == "-g" else _target(line, family, users, foreign=foreign)
             line.end()
         else:
+            if foreign and (rare := _rare_entry(line, option, negated=negated)):
+                entry.append(rare)
+                continue
             match = _entry_match(line, option, family, negated=negated)
             if type(match) in map(type, entry):
                 raise line.error(option, "is given twice in this rule")
             if not rule_text(Rule((match,), Verdict(""))):
                 raise line.error(option, "matches every packet: leave it out")
             entry.append(match)
-    entry.sort(key=lambda match: _ENTRY.index(type(match)))
+    entry.sort(key=_place)
     for module in modules:
         # A port match is for the protocol of its rule.
         if module in ("tcp", "udp") and Protocol(_PROTOCOL_NUMBERS[module]) not in entry:
             raise line.error(module, f"needs -p {module} in the same rule")
     return Rule((*entry, *extensions), target)
+
+
+def _place(match: Match) -> int:
+    """Where iptables-save prints a match of the header; fragments come last."""
+    if isinstance(match, UnknownMatch):
+        kinds: dict[str, type] = {"-s": Source, "-d": Destination, "-i": InInterface, "-o": OutInterface}
+        kind = kinds.get((match.options or "").removeprefix("! ")[:2])
+        return _ENTRY.index(kind) if kind else len(_ENTRY)
+    return _ENTRY.index(type(match))
+
+
+def _rare_entry(line: WordReader, option: str, *, negated: bool) -> UnknownMatch | None:
+    """What other programs ask of a header and no other match holds: a mask with holes, fragments, no interface."""
+    sign = "! " if negated else ""
+    if option == "-f":
+        options = f"{sign}-f"
+    elif option in {"-s", "-d"} and _MASKED.fullmatch(line.peek()):
+        options = f"{sign}{option} {line.word('an address')}"
+    elif option in {"-i", "-o"} and negated and line.peek() == "+":
+        options = f"! {option} {line.word('an interface')}"
+    else:
+        return None
+    return UnknownMatch(ENTRY, -1, options.encode(), options)
 
 
 def _entry_match(line: WordReader, option: str, family: Family, *, negated: bool) -> Match:

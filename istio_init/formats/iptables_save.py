@@ -35,7 +35,7 @@ from istio_init.model.rules import (
     SourcePorts,
     Verdict,
 )
-from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
+from istio_init.model.unknown import ENTRY, Comment, UnknownMatch, UnknownTarget
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ def _match(match: Match, rule: Rule, before: Match | None) -> str:  # noqa: C901
             return f" -m conntrack{_NOT[match.negated]} --ctstate {','.join(match.states)}"
         case Comment():
             return f" -m comment --comment {quoted(match.text)}"
+        case UnknownMatch(name, _, _, options) if name.startswith((ENTRY, "nf_tables")) and options is not None:
+            return f" {options}"
         case UnknownMatch():
             return f" -m {_unknown(match)}"
         case _:

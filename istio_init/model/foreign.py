@@ -44,6 +44,15 @@ class AddressRange(Record):
     negated: bool = False
 
 
+class MaskedAddress(Record):
+    """-s or -d with a mask that has holes: the address of a side, under the mask, is `address`."""
+
+    side: Side
+    address: bytes
+    mask: bytes
+    negated: bool = False
+
+
 class TcpFlags(Record):
     """-m tcp --tcp-flags: of the flags in `mask` those in `compared` are set (bits of the TCP header)."""
 
@@ -150,7 +159,7 @@ class NoTrack(Record):
 
 if TYPE_CHECKING:
     # A part of a match that has no counterpart in model.rules.
-    ForeignPart: TypeAlias = AddressType | AddressRange | TcpFlags | Direction | Assumed | Undecidable
+    ForeignPart: TypeAlias = AddressType | AddressRange | MaskedAddress | TcpFlags | Direction | Assumed | Undecidable
     ForeignTarget: TypeAlias = (
         Translate | ToSelf | MapAddress | MapPrefix | Fixed | SetConnMark | AnyMark | ChangeSets | NoTrack
     )

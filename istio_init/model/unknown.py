@@ -11,6 +11,11 @@ class Comment(Record):
     text: str
 
 
+# The name of an UnknownMatch for what a rule asks of the packet's header without -m, such as a mask with holes;
+# the same as in kernel/xtables/ip_header.py, which a plain run loads.
+ENTRY = "ip header"
+
+
 class UnknownMatch(Record):
     """A match that no kind of model.rules stands for: the extension's name, revision, and data as the kernel keeps it.
 

@@ -9,17 +9,20 @@ from functools import cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from istio_init.formats.addresses import PROTOCOLS
 from istio_init.model.extensions import CT_STATES, CtState
 from istio_init.model.foreign import (
     AddressRange,
     AddressType,
     Assumed,
     Direction,
+    MaskedAddress,
     TcpFlags,
     Undecidable,
 )
 from istio_init.model.ip_sets import SetMember
-from istio_init.model.rules import DestinationPorts, Owner, PortRange, Protocol, SourcePorts
+from istio_init.model.rules import DestinationPorts, InInterface, OutInterface, Owner, PortRange, Protocol, SourcePorts
+from istio_init.model.unknown import ENTRY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 TCP_FLAGS = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ALL": 63, "NONE": 0}
 ALL_IDS = 2**32 - 1
+PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOLS.items()}
 SIDES: dict[str, Side] = {"src": "source", "dst": "destination"}
 
 # Matches whose result depends on a count, on chance, or on the clock.
@@ -100,12 +104,44 @@ def _parts(name: str, options: str | None) -> tuple[Part, ...]:
         return (Undecidable(UNKNOWABLE[name].format(options=options or "the set")),)
     if name in WITH_HEADER:
         return (Assumed(held=False, why=f"it has no {WITH_HEADER[name]} header"),)
+    if name.startswith((ENTRY, "nf_tables")) and options is not None:
+        return _of_entry(options)
     if options is None:
         return (Undecidable(f"-m {name} is not known to this program"),)
     try:
         return tuple(_read(name, options_of(options)))
     except (KeyError, ValueError, IndexError):
         return (Undecidable(f"-m {name} {options} is not known to this program"),)
+
+
+def _of_entry(options: str) -> tuple[Part, ...]:
+    """The conditions on a packet's header, as iptables-save prints them before the first -m."""
+    result: list[Part] = []
+    words = options.split()
+    while words:
+        negated = words[0] == "!"
+        words = words[negated:]
+        option, value = words[0], words[1] if len(words) > 1 else ""
+        if option == "-f":
+            result.append(Assumed(negated, "it is not a fragment" if negated else "it is a fragment"))
+        elif option in {"-s", "-d"}:
+            result.append(_masked("source" if option == "-s" else "destination", value, negated=negated))
+        elif option == "-p":
+            result.append(Protocol(PROTOCOL_NUMBERS.get(value) or int(value), negated))
+        elif value == "+":
+            result.append(Assumed(not negated, "each interface, and none, is in +"))
+        else:
+            result.append((InInterface if option == "-i" else OutInterface)(value, negated))
+        words = words[1 if option == "-f" else 2 :]
+    return tuple(result)
+
+
+def _masked(side: Side, text: str, *, negated: bool) -> MaskedAddress:
+    address, _, mask = text.partition("/")
+    packed = ip_address(address).packed
+    bits = len(packed) * 8
+    number = (1 << bits) - (1 << bits - int(mask)) if mask.isdigit() else int(ip_address(mask))
+    return MaskedAddress(side, packed, number.to_bytes(len(packed)), negated)
 
 
 def options_of(text: str) -> list[Option]:

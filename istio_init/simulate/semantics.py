@@ -26,6 +26,7 @@ from istio_init.model.foreign import (
     AddressType,
     Assumed,
     Direction,
+    MaskedAddress,
     TcpFlags,
     Undecidable,
 )
@@ -126,6 +127,9 @@ def holds(match: Part, packet: Packet, facts: Facts) -> bool | None:  # noqa: C9
         case AddressRange(side, low, high, negated):
             address = getattr(packet, side)
             return (len(address) == len(low) and low <= address <= high) != negated
+        case MaskedAddress(side, address, mask, negated):
+            own = getattr(packet, side)
+            return (bytes(a & b for a, b in zip(own, mask, strict=False)) == address) != negated
         case TcpFlags(mask, compared, negated):
             return _has_flags(packet, mask, compared, negated=negated)
         case Direction(reply):

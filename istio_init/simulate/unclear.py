@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.model.extensions import ConnMark, Mark, Multiport
-from istio_init.model.foreign import AddressRange, AddressType
+from istio_init.model.foreign import AddressRange, AddressType, MaskedAddress
 from istio_init.model.inet import interval
 from istio_init.model.ip_sets import SetMember
 from istio_init.model.rules import Destination, DestinationPorts, PortRange, Source, SourcePorts
@@ -108,7 +108,7 @@ def fields_of(match: Part) -> Sequence[str]:
             return ("destination_port",)
         case Multiport(side):
             return PORTS[side]
-        case AddressType(side) | AddressRange(side):
+        case AddressType(side) | AddressRange(side) | MaskedAddress(side):
             return (side,)
         case SetMember(name, sides):
             read = [SIDES[side] for side in sides]

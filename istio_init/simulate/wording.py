@@ -32,6 +32,7 @@ from istio_init.model.foreign import (
     Fixed,
     MapAddress,
     MapPrefix,
+    MaskedAddress,
     NoTrack,
     SetConnMark,
     TcpFlags,
@@ -171,6 +172,9 @@ def describe_match(match: Part) -> tuple[str, str]:  # noqa: C901 (one arm a kin
         case AddressRange(side, low, high):
             direction = "it comes from" if side == "source" else "it goes to"
             return direction, f"{address_text(low)}-{address_text(high)}"
+        case MaskedAddress(side, address, mask):
+            direction = "it comes from" if side == "source" else "it goes to"
+            return direction, f"{address_text(address)}/{address_text(mask)}"
         case TcpFlags(mask, compared):
             return "its TCP flags are", f"{_flags(compared)} of {_flags(mask)}"
         case Direction(reply):
@@ -215,7 +219,7 @@ def _actual(match: Part, packet: Packet) -> str:  # noqa: C901 (one arm a kind)
             return value_text(packet, "connmark")
         case CtState():
             return packet.ctstate
-        case AddressRange(side):
+        case AddressRange(side) | MaskedAddress(side):
             return value_text(packet, side)
         case TcpFlags():
             return "SYN"

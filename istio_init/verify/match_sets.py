@@ -8,6 +8,7 @@ from istio_init.model.foreign import (
     AddressType,
     Assumed,
     Direction,
+    MaskedAddress,
     TcpFlags,
     Undecidable,
 )
@@ -208,7 +209,9 @@ def _interval(match: Part, family: Family) -> tuple[int, int] | None:
 
 def _is_unknown(match: Part) -> bool:
     """Whether a match can't be judged by one packet's fields: it is not modelled, or depends on earlier NAT."""
-    return isinstance(match, Undecidable) or (isinstance(match, CtState) and bool({"SNAT", "DNAT"} & {*match.states}))
+    return isinstance(match, Undecidable | MaskedAddress) or (
+        isinstance(match, CtState) and bool({"SNAT", "DNAT"} & {*match.states})
+    )
 
 
 def _is_either(match: Part) -> bool:

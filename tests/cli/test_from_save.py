@@ -66,6 +66,7 @@ def test_every_verb_takes_it(capsys: pytest.CaptureFixture[str], file: Path) -> 
     code, text, _ = run(capsys, f"show {arguments} --output json")
     shown: Any = json.loads(text)
     assert {table["family"] for table in shown["tables"]} == {"ipv4", "ipv6"}
+    assert run(capsys, f"show {arguments} --output text")[1].endswith("conntrack: not part of a dump\n")
     assert "ISTIO_OUTPUT" in run(capsys, f"draw {arguments} --format mermaid")[1]
     assert ">The rules of a dump (--from-save). " in run(capsys, f"draw {arguments} --format html")[1]
 
@@ -102,6 +103,20 @@ def test_what_is_no_dump_is_one_line(capsys: pytest.CaptureFixture[str], file: P
         assert len(error.splitlines()) == 1
         assert "--from-save" in error
         assert why in error
+
+
+def test_conditions_of_other_programs_without_a_module_are_read(capsys: pytest.CaptureFixture[str], file: Path) -> None:
+    for rule in (
+        "-s 10.0.12.0/255.0.255.0 -j DROP",
+        "! -d 10.0.12.0/255.0.255.0 -p tcp ! -f -j DROP",
+        "! -i + -j DROP",
+    ):
+        file.write_text(
+            saves().replace("-A OUTPUT -j ISTIO_OUTPUT\n", f"-A OUTPUT {rule}\n-A OUTPUT -j ISTIO_OUTPUT\n", 1)
+        )
+        code, text, _ = run(capsys, f"explain --outbound --to 10.1.2.3:443 --from-save {file} {OPTIONS} --output json")
+        assert code == 0
+        assert f'"rule": "{rule}"' in text
 
 
 def test_a_dump_and_a_namespace_contradict_each_other(capsys: pytest.CaptureFixture[str], file: Path) -> None:

@@ -156,11 +156,8 @@ RULES: dict[Family, dict[str, str]] = {
     },
 }
 
-# The parts that this program has no words for: it prints the extension's name, or the expressions' kinds.
+# The parts that this program has other words for.
 UNKNOWN = {
-    "-s 10.0.0.0/255.0.255.0": "-m nf_tables payload bitwise cmp [unknown: 172 bytes]",
-    "-f": "-m nf_tables payload bitwise cmp [unknown: 172 bytes]",
-    "! -f": "-m nf_tables payload bitwise cmp [unknown: 172 bytes]",
     "! -i +": "-i INVAL/D",
 }
 

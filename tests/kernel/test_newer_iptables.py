@@ -93,7 +93,7 @@ def apart(expressions: bytes) -> list[bytes]:
     [
         (ESTABLISHED, "ct bitwise cmp"),
         (load_payload(2, 2, 2) + look_up("__set0", negated=False), "payload lookup"),
-        (load_payload(1, 12, 4) + mask(b"\xff\0\xff\0") + compare(b"\n\0\0\0"), "payload bitwise cmp"),
+        (load_payload(1, 1, 1) + mask(b"\x0c") + compare(b"\4"), "payload bitwise cmp"),
         (load_meta(L4PROTO) + compare(b"\0"), "meta cmp"),
         (load_meta(MARK) + compare(b"\1\0\0\0", operator=5), "meta cmp"),
     ],

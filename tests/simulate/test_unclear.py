@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from istio_init.formats.iptables_restore import parse
+from istio_init.formats.iptables_save import dump
 from istio_init.model.ip_sets import IpSet
 from istio_init.model.packet import Facts, Packet
 from istio_init.model.routing import Address
@@ -188,3 +189,27 @@ def test_two_ways_join_in_what_they_may_have_made_of_the_packet() -> None:
 def test_a_hundred_rules_that_may_match_take_no_time() -> None:
     rules = "\n".join(f"-A OUTPUT -m set --match-set some{number} dst -j SOME" for number in range(100))
     assert ended(f"{rules}\n-A SOME -m set --match-set other dst -j RETURN\n-A SOME -j ACCEPT") == "ACCEPT"
+
+
+@pytest.mark.parametrize(
+    ("match", "end"),
+    [
+        ("-d 10.0.0.3/255.0.0.255", "DROP"),
+        ("-d 10.0.0.4/255.0.0.255", "ACCEPT"),
+        ("! -s 10.0.0.8/255.0.0.255", "DROP"),
+        ("-f", "ACCEPT"),
+        ("! -f", "DROP"),
+        ("! -i +", "ACCEPT"),
+    ],
+)
+def test_masks_with_holes_and_fragments_are_decided(match: str, end: str) -> None:
+    assert ended(f"-A OUTPUT {match} -j DROP") == end
+
+
+def test_such_conditions_are_printed_as_they_are_read() -> None:
+    lines = (
+        "-A OUTPUT ! -s 10.0.12.0/255.0.255.0 -d 192.168.0.0/16 -p tcp ! -f -m tcp --dport 80 -j DROP",
+        "-A OUTPUT ! -i + -j DROP",
+    )
+    text = dump(ruleset("\n".join(lines)))
+    assert [line for line in text.splitlines() if line.startswith("-A")] == [*lines]

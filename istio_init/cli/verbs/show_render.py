@@ -79,6 +79,8 @@ def beside(snapshot: Snapshot) -> Iterator[str]:
 
 def conntrack(snapshot: Snapshot) -> str:
     """Connection tracking in one line."""
+    if snapshot.backend == "dump":
+        return "conntrack: not part of a dump"
     if snapshot.usage is None:
         return "conntrack: no tracked connections"
     entries, limit = snapshot.usage.entries, snapshot.usage.limit

@@ -57,7 +57,7 @@ PROTOCOL_AT, FLAGS_AT = (NETWORK, 9, 1), (TRANSPORT, 13, 1)
 # By kind of expression: the attribute that names the register it loads.
 LOADS = {"meta": 1, "payload": 1, "bitwise": 2, "byteorder": 2, "ct": 1, "rt": 1, "fib": 1, "exthdr": 1, "numgen": 1}
 LOADS |= {"socket": 2, "hash": 2, "immediate": 1}
-_IPTABLES_RANK: dict[type, int] = {Source: 0, Destination: 1, InInterface: 2, OutInterface: 3, Protocol: 4}
+IPTABLES_RANK: dict[type, int] = {Source: 0, Destination: 1, InInterface: 2, OutInterface: 3, Protocol: 4}
 
 
 def number_of(value: bytes) -> int:
@@ -112,7 +112,11 @@ class CompatMatchReader:
         for match in matches:
             if isinstance(match, SourcePorts | DestinationPorts) and not _has_transport(matches):
                 raise ValueError("a port without a protocol")
-        return sorted(matches, key=lambda match: _IPTABLES_RANK.get(type(match), 5))
+        if rare:
+            from istio_init.kernel.nft.compat_decode_rare import in_order
+
+            return in_order(matches, IPTABLES_RANK)
+        return sorted(matches, key=lambda match: IPTABLES_RANK.get(type(match), 5))
 
     def _load(self, kind: str, attrs: dict[int, bytes]) -> bool:
         """Whether an expression loads a register, which is noted: None for what iptables-nft would not load."""

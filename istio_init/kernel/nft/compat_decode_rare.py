@@ -8,10 +8,23 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from istio_init.formats.addresses import address_text
 from istio_init.kernel.netlink.channel import attribute, attributes
 from istio_init.kernel.netlink.nfnetlink import name as text_of
 from istio_init.kernel.nft.compat_decode_match import LOADS, number_of
-from istio_init.kernel.nft.expressions import ABOVE, AT_MOST, ELEMENT, EQUAL, TRANSPORT, UNREAD
+from istio_init.kernel.nft.expressions import (
+    ABOVE,
+    AT_MOST,
+    DESTINATION_AT,
+    ELEMENT,
+    EQUAL,
+    NETWORK,
+    SOURCE_AT,
+    TRANSPORT,
+    UNEQUAL,
+    UNREAD,
+)
+from istio_init.kernel.xtables.foreign_entry import mask_text
 from istio_init.kernel.xtables.foreign_options import match_options, target_options
 from istio_init.model.rules import IPV4, TCP, DestinationPorts, PortRange, Protocol, SourcePorts, Verdict
 from istio_init.model.unknown import UnknownMatch, UnknownTarget
@@ -33,6 +46,8 @@ _NOT_SOURCE, _NOT_DESTINATION, _NOT_FLAGS = 1, 2, 4
 HIGHEST_PORT = 65535
 # Where TCP and UDP have both ports: the base, offset and length of a payload.
 BOTH_PORTS = (TRANSPORT, 0, 4)
+# Where IPv4's header has a fragment's offset: place, size, mask and the value of what is none.
+FRAGMENT = (6, 2, b"\x1f\xff", b"\0\0")
 _ALL_PORTS = PortRange(0, HIGHEST_PORT)
 _COPY_LENGTH = 1  # XT_NFLOG_F_COPY_LEN
 _NFTRACE = (12).to_bytes(4, "big")  # NFT_META_NFTRACE
@@ -62,7 +77,25 @@ def rare_comparison(expressions: list[Expression], elements: list[bytes]) -> lis
             value = attributes(compared[3])[1]
             source, destination = (int.from_bytes(value[at : at + 2], "big") for at in (0, 2))
             return [SourcePorts(PortRange(source, source)), DestinationPorts(PortRange(destination, destination))]
-    return [_unread_comparison(expressions, elements)]
+    match = _unread_comparison(expressions, elements)
+    return [match.replace(options=_entry_options(expressions))]
+
+
+def _entry_options(expressions: list[Expression]) -> str | None:
+    """An address under a mask with holes, or fragments, as iptables-save prints them; None for anything else."""
+    if [kind for kind, _ in expressions] != ["payload", "bitwise", "cmp"]:
+        return None
+    loaded, masked, compared = (attrs for _, attrs in expressions)
+    base, offset, size = (int.from_bytes(loaded[each], "big") for each in (2, 3, 4))
+    operator, value = number_of(compared[2]), attributes(compared[3])[1]
+    if base != NETWORK or operator not in {EQUAL, UNEQUAL} or 4 not in masked or any(attributes(masked[5])[1]):
+        return None
+    mask = attributes(masked[4])[1]
+    if (offset, size, mask, value) == FRAGMENT:
+        return "-f" if operator == UNEQUAL else "! -f"
+    option = "-s" if offset == SOURCE_AT.get(size) else "-d" if offset == DESTINATION_AT.get(size) else ""
+    sign = "! " if operator == UNEQUAL else ""
+    return f"{sign}{option} {address_text(value)}/{mask_text(mask)}" if option else None
 
 
 def _unread_comparison(expressions: list[Expression], elements: list[bytes]) -> UnknownMatch:
@@ -73,6 +106,16 @@ def _unread_comparison(expressions: list[Expression], elements: list[bytes]) -> 
     if not any(facts.get(LOADS.get(before, 0)) == attrs[register] for before, facts in expressions[:-1]):
         raise ValueError("a register that was loaded before")
     return unread_match(expressions, elements)
+
+
+def in_order(matches: list[Match], ranks: dict[type, int]) -> list[Match]:
+    """The matches in iptables' order: an address under a mask where other addresses are."""
+
+    def rank(match: Match) -> int:
+        words = match.options if isinstance(match, UnknownMatch) and match.name.startswith(UNREAD) else None
+        return {"-s": 0, "-d": 1}.get((words or "").removeprefix("! ")[:2], ranks.get(type(match), 5))
+
+    return sorted(matches, key=rank)
 
 
 def open_range(operator: int, port: int) -> PortRange:

@@ -85,7 +85,7 @@ class EntryReader:
         target = self._target(entry[target_offset:], is_standard=is_standard, goto=goto)
         header = self._header(entry[:fields_end])
         if goto and not isinstance(target, Jump):
-            header = _whole(entry[:fields_end])
+            header = _whole(entry[:fields_end], layout)
         matches = (*header, *_body(entry[layout.size : target_offset], header, layout.family))
         return Rule(matches, target, entry.startswith(SIGNATURE, fields_end))
 
@@ -131,14 +131,16 @@ def _unpack_header(data: bytes, layout: EntryLayout) -> tuple[Match, ...]:
         for match in matches:
             put(match, again, layout)
     except ValueError:
-        return _whole(data)
+        return _whole(data, layout)
     fields[FLAGS] &= ~layout.goto_flag
-    return matches if again == fields else _whole(data)
+    return matches if again == fields else _whole(data, layout)
 
 
-def _whole(data: bytes) -> tuple[Match]:
+def _whole(data: bytes, layout: EntryLayout) -> tuple[Match]:
     """A header that other matches can't express, as one UnknownMatch."""
-    return (UnknownMatch(HEADER, 0, data),)
+    from istio_init.kernel.xtables.foreign_entry import entry_options
+
+    return (UnknownMatch(HEADER, 0, data, entry_options(data, layout)),)
 
 
 def _matches(fields: Fields, layout: EntryLayout) -> Iterator[HeaderMatch]:

@@ -55,7 +55,7 @@ def test_the_record_is_what_it_writes(namespace: Namespace, newer: NewerIptables
     assert sorted(newer.saved(namespace, family)) == sorted(each.saved for each in every)
     text = dump(namespace.inside(lambda: IptablesNft().read(family)))
     read = [line for line in text.splitlines() if line.startswith("-A")]
-    assert sorted(read) == sorted(each.printed() for each in every)
+    assert sorted(read) == sorted(each.saved for each in every)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -156,6 +156,7 @@ COMMIT
 -A INPUT -j NFLOG --nflog-prefix "x y" --nflog-group 3 --nflog-threshold 5
 -A INPUT -j NFLOG --nflog-group 3 --nflog-size 20
 -A INPUT -j NFLOG --nflog-group 3 --nflog-size 0
+-A INPUT -j NFLOG --nflog-prefix "a prefix that is as long as the struct of the legacy tables holds" --nflog-group 3
 -A INPUT -j NFQUEUE --queue-num 3
 -A INPUT -p tcp -m conntrack --ctstate INVALID -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460
 -A INPUT -j NFQUEUE --queue-num 3 --queue-bypass

@@ -161,8 +161,14 @@ def _network(option: str, match: Source | Destination) -> str:
     return f"{_NOT[match.negated]} {option} {network_text(match.network)}"
 
 
+# What iptables-nft 1.8.10 and later make of `! -i +`, which no packet matches.
+NEVER = "INVAL/D"
+
+
 def _interface(option: str, match: InInterface | OutInterface) -> str:
     """An interface match; + alone is any interface and isn't printed (nor is its negation: iptables forgets it)."""
+    if match.name == NEVER:
+        return f" ! {option} +"
     return "" if match.name == "+" else f"{_NOT[match.negated]} {option} {match.name}"
 
 
@@ -185,10 +191,16 @@ def quoted(text: str) -> str:
     return text if text and _BARE.issuperset(text) else f'"{text.translate(_ESCAPES)}"'
 
 
+# Of kernel/nft/compat_decode_rare.py: with a prefix that is too long for the struct.
+NFLOG_BY_NFT = "nf_tables log"
+
+
 def _unknown(extension: UnknownMatch | UnknownTarget) -> str:
     if extension.options is None:
         return f"{extension.name} [unknown: {len(extension.data)} bytes]"
     name = extension.name
+    if name == NFLOG_BY_NFT:
+        name = "NFLOG"
     # The kernel's conntrack serves -m state as well (XT_CONNTRACK_STATE_ALIAS), and its CT serves NOTRACK.
     if extension.options.partition("--")[2].startswith("state "):
         name = "state"

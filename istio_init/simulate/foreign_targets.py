@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # Targets that do not change what happens to the packet afterwards, as far as it is simulated.
 PASSING = {
+    "nf_tables log": "is logged",
     "LOG": "is logged", "NFLOG": "is logged", "ULOG": "is logged", "AUDIT": "is logged", "TRACE": "is traced",
     "TCPMSS": "continues, with another maximum segment size", "TCPOPTSTRIP": "loses TCP options",
     "CHECKSUM": "gets its checksum", "CLASSIFY": "gets a class for traffic control", "DSCP": "gets a DSCP",

@@ -156,11 +156,6 @@ RULES: dict[Family, dict[str, str]] = {
     },
 }
 
-# The parts that this program has other words for.
-UNKNOWN = {
-    "! -i +": "-i INVAL/D",
-}
-
 
 class Recorded(NamedTuple):
     """A rule of a table, and its expressions (NFTA_RULE_EXPRESSIONS)."""
@@ -169,13 +164,6 @@ class Recorded(NamedTuple):
     table: str
     saved: str
     expressions: bytes
-
-    def printed(self) -> str:
-        """The rule as this program prints it."""
-        for words, unknown in sorted(UNKNOWN.items()):
-            if self.saved.endswith(words):
-                return self.saved.removesuffix(words) + unknown
-        return self.saved
 
     def line(self) -> str:
         """The rule as a line of the file."""

@@ -194,7 +194,8 @@ def unpack_effect(expressions: list[Expression], elements: list[bytes]) -> tuple
     if used == 2 and kind == "meta" and (attrs.get(2), _constant(expressions[-2])) == (_NFTRACE, _TRACED):
         return UnknownTarget("TRACE", 0, b"", ""), used
     raw = b"".join(attribute(ELEMENT, each) for each in elements[-used:])
-    return UnknownTarget(f"{UNREAD} {kind}", 0, raw), used
+    options = _nflog_options(attrs) if kind == "log" and 1 in attrs else None
+    return UnknownTarget(f"{UNREAD} {kind}", 0, raw, options), used
 
 
 def _loads(kind: str, attrs: dict[int, bytes]) -> bool:
@@ -208,12 +209,26 @@ def _constant(expression: Expression) -> bytes | None:
 
 def _nflog(attrs: dict[int, bytes]) -> UnknownTarget | None:
     """-j NFLOG; None where the struct has no room for the prefix."""
-    prefix = text_of(attrs.get(2, b"")).encode(errors="surrogateescape")
-    if len(prefix) >= NFLOG_PREFIX:
+    if len(_prefix(attrs)) >= NFLOG_PREFIX:
         return None
-    length, group, threshold = (int.from_bytes(attrs.get(each, b""), "big") for each in (3, 1, 4))
-    data = NFLOG_DATA.pack(length, group, threshold, _COPY_LENGTH if 3 in attrs else 0, prefix)
+    data = NFLOG_DATA.pack(*_nflog_numbers(attrs), _prefix(attrs))
     return UnknownTarget("NFLOG", 0, data, target_options("NFLOG", 0, data, IPV4))
+
+
+def _prefix(attrs: dict[int, bytes]) -> bytes:
+    return text_of(attrs.get(2, b"")).encode(errors="surrogateescape")
+
+
+def _nflog_numbers(attrs: dict[int, bytes]) -> tuple[int, int, int, int]:
+    length, group, threshold = (int.from_bytes(attrs.get(each, b""), "big") for each in (3, 1, 4))
+    return length, group, threshold, _COPY_LENGTH if 3 in attrs else 0
+
+
+def _nflog_options(attrs: dict[int, bytes]) -> str | None:
+    """The options of an NFLOG whose prefix is longer than its struct has room for, as iptables-save prints them."""
+    prefix = _prefix(attrs)
+    data = struct.pack(f"=IHHHxx{len(prefix) + 8}s", *_nflog_numbers(attrs), prefix)
+    return target_options("NFLOG", 0, data, IPV4)
 
 
 def _log(attrs: dict[int, bytes]) -> UnknownTarget | None:

@@ -82,7 +82,7 @@ def _options(name: str) -> Reader:
 
 def _mobility(data: bytes, _: Family) -> Iterator[str]:
     low, high, inverted = data[:3]
-    if (low, high) != (0, 0xFF):
+    if (low, high) != (0, 0xFF) or inverted & 1:
         yield f"{negation(inverted & 1)}--mh-type {numbers(low, high)}"
 
 

@@ -172,7 +172,8 @@ def _tcp(data: bytes, _: Family) -> Iterator[str]:
 
 def _icmp(data: bytes, family: Family) -> Iterator[str]:
     kind, low, high, inverted = data[:4]
-    text = "any" if kind == 0xFF and family == IPV4 else f"{kind}" if (low, high) == (0, 0xFF) else f"{kind}/{low}"
+    every = (low, high) == (0, 0xFF)
+    text = "any" if (kind, every, family) == (0xFF, True, IPV4) else f"{kind}" if every else f"{kind}/{low}"
     yield f"{negation(inverted & 1)}--{'icmp-type' if family == IPV4 else 'icmpv6-type'} {text}"
 
 

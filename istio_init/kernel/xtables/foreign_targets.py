@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from istio_init.model.rules import Family
 
 EVENTS = ("new", "related", "destroy", "reply", "assured", "protoinfo", "helper", "mark", "natseqinfo", "secmark")
+NFLOG_SIZE = 80  # of the struct xt_nflog_info
 REJECT4 = (
     *("icmp-net-unreachable", "icmp-host-unreachable", "icmp-proto-unreachable", "icmp-port-unreachable", "echo-reply"),
     *("icmp-net-prohibited", "icmp-host-prohibited", "tcp-reset", "icmp-admin-prohibited"),
@@ -76,7 +77,8 @@ def _log(data: bytes, _: Family) -> Iterator[str]:
 
 def _nflog(data: bytes, _: Family) -> Iterator[str]:
     length, group, threshold, flags = struct.unpack_from("=IHHH", data)
-    if prefix := text_of(data[12:76]):
+    # nftables has room for a longer prefix than the struct.
+    if prefix := text_of(data[12:76] if len(data) <= NFLOG_SIZE else data[12:]):
         yield f"--nflog-prefix {quoted(prefix)}"
     if group:
         yield f"--nflog-group {group}"

@@ -80,7 +80,9 @@ def app(environ: Mapping[str, str], verbs: Collection[str] = VERBS) -> typer.Typ
 
     def add(name: str, verb: Callable[..., int], *, pods: bool = True) -> None:
         if name in verbs:
-            command = typer_parameters.with_options(verb, environ, pods=pods, without=WITHOUT[name], shared=SHARED)
+            command = typer_parameters.with_options(
+                verb, environ, pods=pods, prints=name == "manifest", without=WITHOUT[name], shared=SHARED
+            )
             application.command(name=name, help=verb.__doc__, cls=help_page.Command)(command)
 
     def add_with_texts(name: str, verb: Callable[..., int], offered: Sequence[Option], shorts: Collection[str]) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from istio_init.cli import help_page, terminal
 from istio_init.cli.given_options import SHAPING, given_options
-from istio_init.cli.pod_owners import pod_owners, pod_privileges
+from istio_init.cli.pod_owners import pod_ips, pod_owners, pod_privileges
 from istio_init.errors_rare import OptionError
 from istio_init.log import Log
 from istio_init.options.arguments import text
@@ -22,6 +22,7 @@ from istio_init.runner.defaults import account
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from istio_init.model.rules import Network
     from istio_init.options.privileges import Privileges
     from istio_init.options.workload import RunsAs
 
@@ -79,11 +80,12 @@ NoPager = Annotated[
 ]  # fmt: skip
 
 
-def with_options(
+def with_options(  # noqa: PLR0913 (a command's properties)
     verb: Callable[..., int],
     environ: Mapping[str, str],
     *,
     pods: bool = False,
+    prints: bool = False,
     without: Collection[str] = (),
     shared: Sequence[inspect.Parameter] = (),
 ) -> Callable[..., int]:
@@ -91,8 +93,8 @@ def with_options(
 
     The verb is called with the resolved Options as its first argument (after the context, if it has one), and with
     its own parameters, which its signature declares for Typer, by name. With `pods` the options may also come from a
-    manifest (--from-pod). `shared` are parameters whose callbacks do all there is to do. Raises OptionError for a
-    wrong value; warnings are logged.
+    manifest (--from-pod); a verb that `prints` options gets those that say how the pod's container logs, too. `shared`
+    are parameters whose callbacks do all there is to do. Raises OptionError for a wrong value; warnings are logged.
     """
     offered = [each for each in OPTIONS if each.field not in without]
 
@@ -101,7 +103,7 @@ def with_options(
         if pods and texts.get("network_namespace") == "":
             # An unset shell variable, for example: the user does not mean the caller's own namespace.
             raise OptionError("--network-namespace", "", "empty: name one, or leave the flag out")
-        return _options(pod, texts, environ)
+        return _options(pod, texts, environ, prints=prints)
 
     return _command(verb, [*([_POD] if pods else []), *map(_parameter, offered)], options, shared)
 
@@ -199,11 +201,12 @@ TERMINAL = (
 _HELP_ALL = inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll)
 
 
-def _options(pod: str, texts: Mapping[str, str], environ: Mapping[str, str]) -> Options:
+def _options(pod: str, texts: Mapping[str, str], environ: Mapping[str, str], *, prints: bool) -> Options:
     """The options from texts by field, completed from the environment, or from a pod's manifest instead."""
     warnings: list[str] = []
     owners: tuple[RunsAs, ...] = ()
     allowed: Privileges | None = None
+    ips: tuple[Network, ...] = ()
     named = {each.field for each in SHAPING if each.field in texts or any(environ.get(name) for name in each.variables)}
     if pod:
         from istio_init.cli.input_file import read
@@ -211,17 +214,31 @@ def _options(pod: str, texts: Mapping[str, str], environ: Mapping[str, str]) -> 
 
         reading = read_pod(read(FLAG, pod), "standard input" if pod == "-" else pod, texts, account)
         options, warnings = reading.options, list(reading.misfits)
-        owners, allowed = reading.workload.owners(), reading.privileges
+        owners, allowed, ips = reading.workload.owners(), reading.privileges, reading.ips
         named |= {each.field for each in SHAPING}
+        own = _log_options(texts, environ)
     else:
-        options = resolve(texts, environ, account, warnings=warnings)
+        options = own = resolve(texts, environ, account, warnings=warnings)
+    pod_ips.set(ips)
     pod_owners.set(owners)
     pod_privileges.set(allowed)
     given_options.set(frozenset(named))
-    log = Log(options.log_output_level, as_json=options.log_as_json, targets=options.log_target)
+    log = Log(own.log_output_level, as_json=own.log_as_json, targets=own.log_target)
     for warning in (*warnings, *contradictions(options)):
         log.warn(warning)
-    return options
+    return options if prints else options.replace(**{each.field: getattr(own, each.field) for each in _LOGGING})
+
+
+_LOGGING = tuple(each for each in OPTIONS if each.field in {"log_output_level", "log_as_json", "log_target"})
+
+
+def _log_options(texts: Mapping[str, str], environ: Mapping[str, str]) -> Options:
+    """How this program logs. A pod's log options are for its container; they must hide no warning and name no file."""
+    return resolve(
+        {each.field: texts[each.field] for each in _LOGGING if each.field in texts},
+        {name: environ[name] for each in _LOGGING for name in each.variables if name in environ},
+        account,
+    )
 
 
 def _texts(values: Mapping[str, str | bool | list[str] | None]) -> dict[str, str]:

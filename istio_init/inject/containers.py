@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from istio_init.errors_rare import OptionError
-from istio_init.options.from_pod import IMAGE_ACCOUNTS, call
+from istio_init.options.container_call import call
+from istio_init.options.from_pod import IMAGE_ACCOUNTS
 from istio_init.options.injection import Injection, injection
 from istio_init.options.manifest import IMAGE, INIT, VALIDATION, container
 from istio_init.options.table import PROXY_UID, resolve

@@ -31,6 +31,8 @@ TRAFFIC = "traffic.sidecar.istio.io/"
 
 # The interception mode of a pod whose traffic is not captured.
 NO_CAPTURE = "NONE"
+# The numbers of the modes, which protobuf's JSON takes as well (ProxyConfig.InboundInterceptionMode).
+_MODES = {0: "REDIRECT", 1: "TPROXY", 2: NO_CAPTURE}
 
 # The ports of the sidecar itself, for kubelet and Prometheus: merged metrics, readiness, Envoy's metrics.
 SIDECAR_PORTS = "15020,15021,15090"
@@ -253,11 +255,18 @@ def proxy_config(text: str) -> Mapping[str, Any]:
 
 def proxy_metadata(config: Mapping[str, Any]) -> dict[str, str]:
     """The variables in a ProxyConfig's proxyMetadata, which become environment variables of Istio's containers."""
-    variables = _variables(config)
+    variables = metadata_values(config)
     return {str(name): _scalar(f"{PROXY_CONFIG}: proxyMetadata.{name}", variables[name]) for name in variables}
 
 
-def _variables(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def interception_mode(config: Mapping[str, Any]) -> str:
+    """A ProxyConfig's interceptionMode as text; empty where it gives none."""
+    value = _key(config, "interceptionMode")
+    return _scalar(f"{PROXY_CONFIG}: interceptionMode", _MODES.get(value, value) if type(value) is int else value)
+
+
+def metadata_values(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same variables, as YAML has their values."""
     value = _key(config, "proxyMetadata")
     if value is not None and not isinstance(value, dict):
         raise AnnotationError(
@@ -270,8 +279,9 @@ def _variables(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _member(config: Mapping[str, Any], each: Annotation) -> str | None:
     """The text at an annotation's path; None if there is nothing, or an empty text."""
-    first, *rest = each.path
-    value = _variables(config).get(rest[0]) if rest else _key(config, first)
+    if len(each.path) == 1:
+        return interception_mode(config) or None
+    value = metadata_values(config).get(each.path[1])
     return None if value is None else _scalar(each.title, value) or None
 
 

@@ -13,9 +13,10 @@ from istio_init.errors_rare import OptionError, UsageError
 from istio_init.formats import yaml_json
 from istio_init.model import parsers
 from istio_init.options.annotations import INJECT, STATUS
-from istio_init.options.argv import parse
+from istio_init.options.argv import stray_words
 from istio_init.options.cni_pod import PROXY_CONTAINER, judge
-from istio_init.options.injection import injection
+from istio_init.options.container_call import call, parsed, rule_writer
+from istio_init.options.injection import SPARING, injection, sparing_variable
 from istio_init.options.manifest import INIT, VALIDATION
 from istio_init.options.owners import misfits
 from istio_init.options.privileges import Privileges, privileges
@@ -26,6 +27,7 @@ from istio_init.record import Record
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from istio_init.model.rules import Network
     from istio_init.options.podspec import Container
     from istio_init.options.table import Lookup
     from istio_init.options.workload import Workload
@@ -34,13 +36,6 @@ FLAG = "--from-pod"
 # Istio's CNI plugin sets it on pods that it has enrolled.
 AMBIENT = "ambient.istio.io/redirection"
 DATAPLANE = "istio.io/dataplane-mode"
-PROGRAMS = {"istio-iptables", "istio-clean-iptables", "istio-init", "pilot-agent"}
-# The verbs of `istio-init` that change rules, and the program that means the same.
-VERBS = {"apply": "istio-iptables", "clean": "istio-clean-iptables"}
-# Options with which no rule is written.
-SPARING = ("skip_rule_apply", "dry_run")
-# A container whose script mentions one of these may make rules.
-MENTIONS = ("istio-iptables", "istio-clean-iptables")
 # Whom the names in a pod's arguments mean: its image's users, Istio's as ours, not this machine's.
 IMAGE_ACCOUNTS = {"root": 0, PROXY_USER: PROXY_UID}
 
@@ -49,7 +44,8 @@ class Reading(Record):
     """A pod's manifest, and the options of its rules; `source` names who makes the rules.
 
     `misfits` are warnings, one line each: annotations without effect, and who runs in the pod beside the rules.
-    `privileges` are those of the init container that makes the rules, None where another program makes them.
+    `privileges` are those of the init container that makes the rules, None where another program makes them. `ips` are
+    the addresses of a pod that runs.
     """
 
     options: Options
@@ -57,6 +53,7 @@ class Reading(Record):
     source: str
     misfits: tuple[str, ...] = ()
     privileges: Privileges | None = None
+    ips: tuple[Network, ...] = ()
 
 
 class _Request(Record):
@@ -72,6 +69,14 @@ class _Request(Record):
     warnings: tuple[str, ...] = ()
     maker: Container | None = None
     others: tuple[Container, ...] = ()
+
+
+class _Call(Record):
+    """A container that makes rules: the options' texts by field, and the words that belong to no flag."""
+
+    container: Container
+    texts: Mapping[str, str]
+    stray: tuple[str, ...] = ()
 
 
 def from_pod(text: str, name: str, overrides: Mapping[str, str], lookup: Lookup) -> Options:
@@ -97,6 +102,12 @@ def read_pod(text: str, name: str, overrides: Mapping[str, str], lookup: Lookup)
     try:
         noticed = [*request.warnings]
         options = resolve({**request.texts, **overrides}, request.environ, account, request.values, noticed)
+        if options.network_namespace and "network_namespace" not in overrides:
+            noticed.append(
+                f"{request.source}: --network-namespace: {shown(options.network_namespace, 100)}: a path in the "
+                "container: it names no namespace here"
+            )
+            options = options.replace(network_namespace="")
     except OptionError as error:
         if error.source in {each.names() for each in OPTIONS if each.field in overrides}:
             raise
@@ -106,13 +117,15 @@ def read_pod(text: str, name: str, overrides: Mapping[str, str], lookup: Lookup)
         warnings = (
             *noticed,
             *_maker_warnings(request),
+            *_other_writers(workload, request),
             *_annotation_warnings(documents, workload),
             *misfits(workload, options),
         )
         allowed = privileges(request.maker, workload) if request.maker else None
+        ips = workload.ips
     except ValueError as error:
         raise UsageError(f"{name}: {error}") from None
-    return Reading(options, workload, request.source, warnings, allowed)
+    return Reading(options, workload, request.source, warnings, allowed, ips)
 
 
 def _with_nameservers(options: Options, workload: Workload) -> Options:
@@ -136,6 +149,13 @@ def _maker_warnings(request: _Request) -> Iterator[str]:
         yield f"{other.title} makes rules as well: the answer is for those of {request.source} alone"
 
 
+def _other_writers(workload: Workload, request: _Request) -> Iterator[str]:
+    """Containers that write rules which are not Istio's, as far as their commands show it."""
+    for each in workload.residents():
+        if each not in (request.maker, *request.others) and (program := rule_writer(each)):
+            yield f"{each.title} calls {program}: the answer is without the rules that it writes"
+
+
 def _annotation_warnings(documents: list[Any], workload: Workload) -> Iterator[str]:
     """Annotations that were meant to have an effect, and have none."""
     from istio_init.options.annotation_warnings import misplaced, misspelt
@@ -152,12 +172,15 @@ def _request(workload: Workload, overrides: Mapping[str, str]) -> _Request:
         raise ValueError("hostNetwork: the pod is in the node's own network: nothing is captured in this pod")
     if workload.annotations.get(AMBIENT) == "enabled":
         raise ValueError(f"annotation {AMBIENT}: ambient mode: ztunnel captures this pod's traffic, without a sidecar")
-    if makers := _rule_makers(workload):
-        (container, texts), *others = makers
-        environ = container.environment(_variables(overrides))
-        return _Request(container.title, texts, environ, maker=container, others=tuple(each for each, _ in others))
+    if calls := _rule_makers(workload):
+        first, *others = calls
+        title, environ = first.container.title, first.container.environment(_variables(overrides))
+        warnings = [f"{title}: {stray_words(first.stray)}"] if first.stray else []
+        return _Request(
+            title, first.texts, environ, {}, (*warnings,), first.container, tuple(each.container for each in others)
+        )
     if STATUS in workload.annotations or workload.init_container(VALIDATION):
-        warnings: list[str] = []
+        warnings = []
         why, values = judge(workload.description(PROXY_CONTAINER), {}, warnings)
         if why:
             raise ValueError(f"no init container makes rules, and the CNI plugin does not capture this pod: {why}")
@@ -190,9 +213,9 @@ def refusal(workload: Workload) -> str:
     return injection(workload).why_not
 
 
-def _rule_makers(workload: Workload) -> list[tuple[Container, dict[str, str]]]:
-    """The init containers that apply rules, and their arguments' texts by field; the one whose rules count first."""
-    makers = []
+def _rule_makers(workload: Workload) -> list[_Call]:
+    """The calls of the init containers that apply rules; the one whose rules count first."""
+    calls = []
     for container in workload.containers():
         named = container.name in {INIT, VALIDATION}
         if not (named or container.init):
@@ -200,60 +223,21 @@ def _rule_makers(workload: Workload) -> list[tuple[Container, dict[str, str]]]:
         argv = call(container, named=named)
         if argv is None or (argv[:1] == ["--cleanup-only"] and container.name != INIT):
             continue
-        texts = _parsed(container, argv)
+        stray: list[str] = []
+        texts = parsed(container, argv, stray)
         # A container without a pod is the output of `istio-init manifest`, and has all options.
         if workload.piece or _applies(container, texts):
-            makers.append((container, texts))
+            calls.append(_Call(container, texts, (*stray,)))
     preferred = {INIT: 0, VALIDATION: 1}
-    return sorted(makers, key=lambda each: preferred.get(each[0].name, 2))
+    return sorted(calls, key=lambda each: preferred.get(each.container.name, 2))
 
 
 def _applies(container: Container, texts: Mapping[str, str]) -> bool:
     """Whether a container changes rules, by its flags or else its variables."""
-    for each in OPTIONS:
-        if each.field in SPARING:
-            environ = container.environment(set(each.variables)) if each.field not in texts else {}
-            # As resolve() has it: the first variable that is not empty counts, in the option's order.
-            text = next(filter(None, map(environ.get, each.variables)), "")
-            if texts.get(each.field, text) in parsers.TRUE:
-                return False
-    return True
-
-
-def call(container: Container, *, named: bool) -> list[str] | None:
-    """A container's arguments behind the program's name; None where it does not call istio-iptables.
-
-    ValueError where it may call it in a way that can't be read, such as in a shell script: then its rules are unknown.
-    The template of a pod may lay an image alone over what the injection is to put in.
-    """
-    words, program, position = container.words, "", 0
-    while position < len(words) and (called := words[position].rpartition("/")[2]) in PROGRAMS:
-        program, position = called, position + 1
-    if program == "istio-init":
-        program, position = VERBS.get(words[position] if position < len(words) else "", ""), position + 1
-    if program == "istio-clean-iptables":
-        return ["--cleanup-only", *container.argv[position:]]
-    if program == "istio-iptables":
-        return container.argv[position:]
-    if words and (named or any(mention in word for word in words for mention in MENTIONS)):
-        raise ValueError(
-            f"{container.title}: {shown(' '.join(words))}: its rules can't be known: not a plain call of "
-            "istio-iptables; give its options as flags instead of --from-pod"
-        )
-    return None
-
-
-def _parsed(container: Container, argv: list[str]) -> dict[str, str]:
-    """The options' texts; ValueError where an argument is none of istio-iptables'."""
-    texts = parse(argv)
-    if texts is not None:
-        return texts
-    # The first argument with which, and with whatever follows it, the command line stops making sense.
-    ends = [parse(argv[: end + 1]) is None for end in range(len(argv))]
-    wrong = next(n for n, bad in enumerate(ends) if bad and all(ends[n : n + 2]))
-    raise ValueError(
-        f"{container.title}: args: {shown(argv[wrong])}: no option of istio-iptables, or without its value"
-    )
+    if any(texts.get(field) in parsers.TRUE for field in SPARING):
+        return False
+    variables = {name for each in OPTIONS if each.field in SPARING - texts.keys() for name in each.variables}
+    return not sparing_variable(container.environment(variables), texts)
 
 
 def _variables(fields: Mapping[str, str]) -> set[str]:

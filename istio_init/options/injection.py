@@ -20,16 +20,18 @@ from istio_init.options.annotations import (
     TEMPLATES,
     AnnotationError,
     find,
+    interception_mode,
+    metadata_values,
     proxy_config,
     proxy_metadata,
 )
 from istio_init.options.cni_pod import PROXY_CONTAINER, SIDECAR
-from istio_init.options.table import PROXY_UID
+from istio_init.options.table import OPTIONS, PROXY_UID
 from istio_init.options.workload import role
 from istio_init.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
     from istio_init.options.workload import Workload
 
@@ -42,6 +44,9 @@ MODES = (*parsers.MODES, NO_CAPTURE)
 # What the sidecar serves itself: Envoy's metrics, and readiness. The agent's status port follows.
 SIDECAR_PORTS = "15090,15021"
 AGENT_PORT = "15020"
+
+# Options with which no rule is written.
+SPARING = frozenset({"skip_rule_apply", "dry_run"})
 
 PREFIX = "traffic.sidecar.istio.io/"
 # Options that one annotation sets, and the value without it; None: Istio passes the option only where it is set.
@@ -130,6 +135,19 @@ def _no_capture(workload: Workload, metadata: Mapping[str, str], proxy_name: str
     variables = {**metadata, **(proxy.environment({"DISABLE_ENVOY"}) if proxy else {})}
     if variables.get("DISABLE_ENVOY", "") in parsers.TRUE:
         return f"DISABLE_ENVOY is set on {proxy_name}: nothing is captured in this pod"
+    if name := sparing_variable(metadata, ()):
+        return f"{name} in proxyMetadata: the init container applies no rules: nothing is captured in this pod"
+    return ""
+
+
+def sparing_variable(environ: Mapping[str, str], fields: Container[str]) -> str:
+    """The variable by which no rule is applied, unless its option is one of `fields`; empty where there is none."""
+    for each in OPTIONS:
+        if each.field in SPARING and each.field not in fields:
+            # As resolve() has it: the first variable that is not empty counts, in the option's order.
+            name = next(filter(environ.get, each.variables), "")
+            if environ.get(name) in parsers.TRUE:
+                return name
     return ""
 
 
@@ -173,11 +191,11 @@ def _checked(annotations: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
             except ValueError as error:
                 raise AnnotationError(name, value, str(error)) from None
     config = proxy_config(annotations[PROXY_CONFIG]) if PROXY_CONFIG in annotations else {}
-    mode = str(config.get("interceptionMode") or "")
+    mode = interception_mode(config)
     if mode and mode not in MODES:
         raise AnnotationError(PROXY_CONFIG, mode, f"interceptionMode: unknown: use {', '.join(MODES)}")
     metadata = proxy_metadata(config)
-    for name, value in (config.get("proxyMetadata") or config.get("proxy_metadata") or {}).items():
+    for name, value in metadata_values(config).items():
         if not isinstance(value, str):
             raise AnnotationError(f"{PROXY_CONFIG}: proxyMetadata.{name}", metadata[str(name)], "no text: quote it")
     return mode, metadata

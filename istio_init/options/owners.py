@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from istio_init.options.annotations import STATUS
 from istio_init.options.cni_pod import PROXY_CONTAINER
+from istio_init.options.manifest import INIT, VALIDATION
 from istio_init.options.table import PROXY_UID
 
 if TYPE_CHECKING:
@@ -31,9 +33,12 @@ def misfits(workload: Workload, options: Options, proxy_name: str = PROXY_CONTAI
     A container counts if the manifest gives its user; an image's user is unknown. Init containers that end before the
     proxy starts are left out: they may run as the proxy on purpose, to reach the network.
     """
+    injected = STATUS in workload.annotations or any(map(workload.init_container, (INIT, VALIDATION)))
     for container, owner in zip(workload.residents(), workload.owners(), strict=True):
         if container.name == proxy_name:
-            yield from _proxy(owner, options)
+            # The injection adds the group; without one the runtime takes the user's own, root's if the image has none.
+            usual = PROXY_UID if owner.uid == PROXY_UID or not injected else 0
+            yield from _proxy(owner, usual if owner.gid is None else owner.gid, options)
         elif not container.init or container.body.get("restartPolicy") == "Always":
             yield from _other(container, owner, options)
 
@@ -51,7 +56,7 @@ def _other(container: Container, owner: RunsAs, options: Options) -> Iterator[st
         )
 
 
-def _proxy(owner: RunsAs, options: Options) -> Iterator[str]:
+def _proxy(owner: RunsAs, gid: int, options: Options) -> Iterator[str]:
     tproxy = options.istio_inbound_interception_mode == TPROXY
     if owner.uid is None:
         return
@@ -60,11 +65,10 @@ def _proxy(owner: RunsAs, options: Options) -> Iterator[str]:
             f"{owner.container} runs as uid {owner.uid}, but TPROXY needs CAP_NET_ADMIN, which only root keeps: "
             "run it as uid 0 with the gid of -g"
         )
-    gid = PROXY_UID if owner.gid is None else owner.gid
     if not matches_proxy(options, owner.uid, gid):
         users = ", ".join(map(str, options.proxy_uid))
         yield (
             f"{owner.container} runs as uid {owner.uid} and gid {gid}, the rules let uid {users} and gid "
             f"{', '.join(map(str, options.proxy_groups))} through: its own traffic is captured again, in a loop; "
-            f"set -u {owner.uid}, or its runAsUser"
+            f"set {f'-g {gid}, or its runAsGroup' if tproxy else f'-u {owner.uid}, or its runAsUser'}"
         )

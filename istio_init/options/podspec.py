@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 STRING = "a string, put it in quotes"
+# The kernel's highest uid or gid; -1 means none.
+HIGHEST_ID = (1 << 32) - 2
 # Kubernetes' references to variables (third_party/forked/golang/expansion): $(NAME), and $$ for a dollar.
 REFERENCE = re.compile(r"\$(\$|\(([^)]*)\))")
 
@@ -30,11 +32,11 @@ class Container(Record):
     @property
     def words(self) -> list[str]:
         """Its command and arguments as they are written."""
-        words = [(key, n, word) for key in ("command", "args") for n, word in enumerate(entries(self.body, key))]
-        for key, number, word in words:
-            if not isinstance(word, str):
-                raise misfit(f"{self.title}: {key}[{number}]", word, STRING)
-        return [word for _, _, word in words]
+        return [
+            string(word, f"{self.title}: {key}[{number}]")
+            for key in ("command", "args")
+            for number, word in enumerate(entries(self.body, key, f"{self.title}: "))
+        ]
 
     @property
     def argv(self) -> list[str]:
@@ -63,14 +65,11 @@ class Container(Record):
     def _variables(self) -> dict[str, str | None]:
         """Its variables; None for a value that is elsewhere (valueFrom)."""
         values: dict[str, str | None] = {}
-        for number, entry in enumerate(entries(self.body, "env")):
+        for number, entry in enumerate(entries(self.body, "env", f"{self.title}: ")):
             place = f"{self.title}: env[{number}]"
             variable = mapping(entry, place)
-            name, value = variable.get("name"), variable.get("value", "")
-            if not isinstance(name, str):
-                raise misfit(f"{place}: name", name, STRING)
-            if not isinstance(value, str):
-                raise misfit(f"{self.title}: env {name}", value, STRING)
+            name = string(variable.get("name"), f"{place}: name")
+            value = string(variable.get("value"), f"{self.title}: env {name}")
             values[name] = None if variable.get("valueFrom") else expanded(value, values)
         return values
 
@@ -86,9 +85,33 @@ def account(body: Mapping[str, Any], key: str, place: str = "") -> int | None:
     """An id in the securityContext of a pod or container, such as runAsUser; None where it gives none."""
     place = f"{place}securityContext"
     number = mapping(body.get("securityContext"), place).get(key)
-    if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
-        raise misfit(f"{place}: {key}", number, "a number")
+    return None if number is None else identity(number, f"{place}: {key}")
+
+
+def identity(number: Any, place: str) -> int:  # noqa: ANN401 (whatever YAML can hold)
+    """The id of a user or group, as the API takes it."""
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise misfit(place, number, "a number")
+    if not 0 <= number <= HIGHEST_ID:
+        raise misfit(place, number, f"an id from 0 to {HIGHEST_ID}")
     return number
+
+
+def boolean(body: Mapping[str, Any], key: str, place: str = "") -> bool | None:
+    """A switch such as hostNetwork; None where there is none."""
+    value = body.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise misfit(f"{place}{key}", value, "true or false without quotes")
+    return value
+
+
+def string(value: Any, place: str) -> str:  # noqa: ANN401 (whatever YAML can hold)
+    """A text; empty where there is nothing, as in `value:` of a template that had nothing to fill in."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise misfit(place, value, STRING)
+    return value
 
 
 def mapping(value: Any, place: str) -> Mapping[str, Any]:  # noqa: ANN401 (whatever YAML can hold)
@@ -100,23 +123,19 @@ def mapping(value: Any, place: str) -> Mapping[str, Any]:  # noqa: ANN401 (whate
     return value
 
 
-def entries(body: Mapping[str, Any], key: str) -> list[Any]:
+def entries(body: Mapping[str, Any], key: str, place: str = "") -> list[Any]:
     """A field's list; empty where there is nothing."""
     value = body.get(key)
     if value is None:
         return []
     if not isinstance(value, list):
-        raise misfit(key, value, "a list")
+        raise misfit(f"{place}{key}", value, "a list")
     return value
 
 
 def strings(value: Any, what: str) -> dict[str, str]:  # noqa: ANN401 (whatever YAML can hold)
     """A map of strings to strings, such as annotations."""
-    texts = {str(name): text for name, text in mapping(value, f"{what}s").items()}
-    for name, text in texts.items():
-        if not isinstance(text, str):
-            raise misfit(f"{what} {name}", text, STRING)
-    return texts
+    return {str(name): string(text, f"{what} {name}") for name, text in mapping(value, f"{what}s").items()}
 
 
 def misfit(place: str, value: object, expected: str) -> ValueError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from istio_init.options.podspec import account, entries, mapping
+from istio_init.options.podspec import account, boolean, entries, mapping
 from istio_init.record import Record
 
 if TYPE_CHECKING:
@@ -34,15 +34,18 @@ def privileges(container: Container, workload: Workload) -> Privileges:
     context = mapping(container.body.get("securityContext"), f"{container.title}: securityContext")
     whole = mapping(workload.spec.get("securityContext"), "securityContext")
     named = mapping(context.get("capabilities"), f"{container.title}: capabilities")
-    added, dropped = (frozenset(_name(each) for each in entries(named, key)) for key in ("add", "drop"))
+    place = f"{container.title}: capabilities: "
+    added, dropped = (frozenset(_name(each) for each in entries(named, key, place)) for key in ("add", "drop"))
     user = container.account("runAsUser")
+    own_refusal = boolean(context, "runAsNonRoot", f"{container.title}: securityContext: ")
+    refusal = boolean(whole, "runAsNonRoot", "securityContext: ") if own_refusal is None else own_refusal
     return Privileges(
         container.title,
         {}
-        if context.get("privileged") is True
+        if boolean(context, "privileged", f"{container.title}: securityContext: ")
         else {name: why for name in NEEDED if (why := _why(name, added, dropped))},
         account(workload.spec, "runAsUser") if user is None else user,
-        context.get("runAsNonRoot", whole.get("runAsNonRoot")) is True,
+        refusal is True,
     )
 
 

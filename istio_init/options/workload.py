@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from istio_init.errors import shown
 from istio_init.model import parsers
 from istio_init.options.cni_pod import VARIABLES, PodDescription, proxy_role
-from istio_init.options.podspec import Container, account, entries, mapping, strings
+from istio_init.options.podspec import Container, account, boolean, entries, identity, mapping, string, strings
 from istio_init.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from istio_init.model.rules import Network
 
 # Where the objects that make pods keep the pod's template.
 TEMPLATES = (("spec", "template"), ("spec", "jobTemplate", "spec", "template"), ("template",))
@@ -54,6 +56,7 @@ class Workload(Record):
     spec: Mapping[str, Any]
     path: tuple[str | int, ...] = ()
     piece: bool = False
+    status: Mapping[str, Any] = {}
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -68,7 +71,7 @@ class Workload(Record):
     @property
     def host_network(self) -> bool:
         """Whether the pod runs in the node's network namespace."""
-        return self.spec.get("hostNetwork") is True
+        return boolean(self.spec, "hostNetwork") is True
 
     @property
     def nameservers(self) -> list[str]:
@@ -87,6 +90,16 @@ class Workload(Record):
             for name in entries(alias, "hostnames"):
                 addresses.setdefault(str(name).lower(), address)
         return addresses
+
+    @property
+    def ips(self) -> tuple[Network, ...]:
+        """The addresses of a pod that runs, as its status has them; none of one that does not yet."""
+        listed = [mapping(each, "status: podIPs").get("ip") for each in entries(self.status, "podIPs", "status: ")]
+        addresses = [string(each, "status: podIPs: ip") for each in listed or [self.status.get("podIP")]]
+        try:
+            return tuple(parsers.address(each) for each in addresses if each)
+        except ValueError as error:
+            raise ValueError(f"status: podIPs: {shown(', '.join(addresses), 100)}: {error}") from None
 
     def containers(self) -> Iterator[Container]:
         """Its init containers, then the others."""
@@ -110,7 +123,9 @@ class Workload(Record):
     def owners(self) -> tuple[RunsAs, ...]:
         """The users and groups of all containers, those of the pod where a container gives none."""
         context = mapping(self.spec.get("securityContext"), "securityContext")
-        groups = [*entries(context, "supplementalGroups"), *filter(None, [account(self.spec, "fsGroup")])]
+        further = entries(context, "supplementalGroups", "securityContext: ")
+        groups = [identity(each, "securityContext: supplementalGroups") for each in further]
+        groups += filter(None, [account(self.spec, "fsGroup")])
         return tuple(
             RunsAs(
                 each.name, each.init, self._account(each, "runAsUser"), self._account(each, "runAsGroup"), (*groups,)
@@ -148,8 +163,7 @@ def role(container: Container | None) -> str:
     """The role that a proxy's container starts with, such as sidecar or router; empty where it names none."""
     if container is None:
         return ""
-    words = [*entries(container.body, "command"), *entries(container.body, "args")]
-    return proxy_role([str(word) for word in words])
+    return proxy_role(container.words)
 
 
 def only_workload(documents: Sequence[Any]) -> Workload:
@@ -175,7 +189,8 @@ def workloads(document: Any, path: tuple[str | int, ...] = ()) -> Iterator[Workl
     title = f"{_plain(kind or 'pod')} {_plain(name)}"
     namespace = str(metadata.get("namespace") or "")
     if kind in {"", "Pod"} and isinstance(body.get("spec"), dict) and not _template(body):
-        yield Workload(title, namespace, mapping(body.get("metadata"), "metadata"), body["spec"], path)
+        parts = mapping(body.get("metadata"), "metadata"), body["spec"]
+        yield Workload(title, namespace, *parts, path, status=mapping(body.get("status"), "status"))
     elif not kind and any(key in body for key in KINDS):
         yield Workload(title, "", {}, body, path, piece=True)
     elif (keys := _template(body)) is not None:

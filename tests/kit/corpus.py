@@ -33,7 +33,7 @@ SITUATIONS: dict[str, dict[str, Any]] = {
     "null": {"initContainers": None},
     "native": {"initContainers": [{**PROXY, "restartPolicy": "Always"}, WAIT]},
     "plain": {"initContainers": [WAIT], "containers": [PROXY]},
-    "annotated": {"annotations": {"traffic.sidecar.istio.io/excludeInboundPorts": "8081", "checksum/config": "0e1"}},
+    "annotated": {"annotations": {"traffic.sidecar.istio.io/excludeInboundPorts": "8081", "checksum/config": "0e1f"}},
     "opted out": {"labels": {"sidecar.istio.io/inject": "false"}},
 }
 

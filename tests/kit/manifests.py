@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
+from istio_init.formats import yaml_json
+
 Draw = Any  # hypothesis' function, which has no type of its own
 Values = st.SearchStrategy[Any]
 
@@ -183,10 +185,15 @@ def _scalar(draw: Draw, value: object) -> str:
     styles = [json.dumps(value, ensure_ascii=False)]
     if "\n" not in value:
         styles.append("'" + value.replace("'", "''") + "'")
-    if value and all(each.isalnum() or each in "./-" for each in value) and yaml.safe_load(f"[{value}]") == [value]:
+    if value and all(each.isalnum() or each in "./-" for each in value) and _is_text(value):
         styles.append(value)
     chosen: str = draw(st.sampled_from(styles))
     return chosen
+
+
+def _is_text(word: str) -> bool:
+    """Whether a plain word is text to Kubernetes and to PyYAML."""
+    return [[word]] == yaml_json.load(f"[{word}]") == [yaml.safe_load(f"[{word}]")]
 
 
 def _tail(draw: Draw) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -312,6 +313,92 @@ def test_what_may_change_the_rules_unseen_is_a_warning() -> None:
     ]
 
 
+def test_words_that_belong_to_no_flag_are_a_warning(tmp_path: Path) -> None:
+    pod = pod_of(
+        {"name": "istio-init", "args": ["istio-iptables", "-p", "15009", "--redirect-dns", "true", "--", "-b"]}
+    )
+    assert read(tmp_path, pod) == options(["-p", "15009", "--redirect-dns"], {})
+    (line,) = warnings_of(pod)
+    assert line.startswith("initContainer istio-init: 'true -b': ignored: belongs to no flag")
+
+
+@pytest.mark.parametrize("image", ["docker.io/istio/proxy_init:1.3.0", "registry:5000/istio-init@sha256:0", "proxyv2"])
+def test_flags_alone_are_for_a_program_that_is_not_known(tmp_path: Path, image: str) -> None:
+    flags = {"name": "capture", "image": image, "args": ["-p", "15001", "-u", "1337"]}
+    assert "initContainer capture: '-p 15001 -u 1337': its rules can't be known" in refused(tmp_path, pod_of(flags))
+    for other in ({**flags, "image": "example/wait"}, {**flags, "command": ["wait"]}, {**flags, "args": ["proxy"]}):
+        assert read(tmp_path, pod_of(other)) == UNSAID
+
+
+def test_rules_that_other_programs_write_are_a_warning() -> None:
+    script = {"name": "firewall", "command": ["sh", "-c", "set -e; iptables -t nat -A OUTPUT -j RETURN"]}
+    why = "initContainer firewall calls {}: the answer is without the rules that it writes"
+    assert warnings_of(pod_of(script)) == [why.format("iptables")]
+    assert warnings_of(pod_of({**script, "command": ["/usr/sbin/nft", "-f", "x"]})) == [why.format("nft")]
+    assert warnings_of(pod_of({**script, "command": ["wait-for-nft", "-iptables", "nftables"]})) == []
+
+
+def test_a_namespace_that_the_pod_names_is_not_this_machines(tmp_path: Path) -> None:
+    args = ["istio-iptables", "-p", "15009", "--network-namespace=/proc/1/ns/net"]
+    env = [{"name": "NETWORK_NAMESPACE", "value": "/proc/1/ns/net"}]
+    for more in ({"args": args}, {"args": args[:3], "env": env}):
+        pod = pod_of({"name": "istio-init", **more})
+        assert read(tmp_path, pod) == options(["-p", "15009"], {})
+        (line,) = warnings_of(pod)
+        assert line.endswith("a path in the container: it names no namespace here")
+    assert read(tmp_path, pod, network_namespace="/run/netns/x").network_namespace == "/run/netns/x"
+
+
+@pytest.mark.parametrize("flag", ["--log_output_level=default:none", "--log_as_json", "--log_target=LOG"])
+def test_how_a_pod_logs_is_not_how_this_program_logs(
+    tmp_path: Path, flag: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    args = ["istio-iptables", "-i", "*", "-b", "*", flag.replace("LOG", str(log))]
+    pod = tmp_path / "pod.json"
+    pod.write_text(pod_of({"name": "istio-init", "args": args, "envFrom": [{"configMapRef": {"name": "x"}}]}))
+    for verb in (["explain", "--outbound", "--to", "203.0.113.9:443"], ["prove"], ["draw"], ["options"]):
+        assert main([*verb, "--from-pod", str(pod)], {}) == 0
+        assert "\twarn\tinitContainer istio-init: envFrom" in capfd.readouterr().err, verb
+    assert not log.exists()
+    assert main(["options", "--from-pod", str(pod), "--log_as_json"], {}) == 0
+    assert capfd.readouterr().err.startswith('{"level":"warn"')
+    # The container that this verb prints logs as the pod's does.
+    assert main(["manifest", "--from-pod", str(pod)], {}) == 0
+    assert args[-1] in capfd.readouterr().out
+
+
+RUNNING = """
+kind: Pod
+status: {podIPs: [%s]}
+spec: {initContainers: [{name: istio-init, args: [istio-iptables, -i, '*', -b, '*'%s]}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("ips", "flags", "to", "verdict"),
+    [
+        ("{ip: 10.1.2.3}, {ip: 'fd00::3'}", "", "[2001:db8::9]:443", "not captured"),
+        ("{ip: 'fd00::3'}, {ip: 10.1.2.3}", "", "[2001:db8::9]:443", "not captured"),
+        ("{ip: 10.1.2.3}, {ip: 'fd00::3'}", ", --dual-stack", "[2001:db8::9]:443", "captured"),
+        ("{ip: 'fd00::3'}", "", "[2001:db8::9]:443", "captured"),
+        ("{ip: 'fd00::3'}", ", --enable-ipv6=false", "[2001:db8::9]:443", "not captured"),
+        ("{ip: 10.1.2.3}", ", --dual-stack", "203.0.113.9:443", "captured"),
+        ("", "", "[2001:db8::9]:443", "captured"),
+    ],
+)
+def test_a_running_pods_addresses_decide_on_ipv6(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ips: str, flags: str, to: str, verdict: str
+) -> None:
+    path = tmp_path / "pod.yaml"
+    path.write_text(RUNNING % (ips, flags))
+    assert main(["explain", "--from-pod", str(path), "--outbound", "--to", to], {}) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"Verdict: {verdict}: ")
+    if ips:
+        assert ("fd00::3" if to.startswith("[") else "10.1.2.3") in out
+
+
 @pytest.mark.parametrize(
     ("labels", "warned"),
     [
@@ -349,6 +436,10 @@ INJECTOR = [
      "interception mode NONE: nothing is captured in this pod"),
     ("metadata: {annotations: {proxy.istio.io/config: 'proxyMetadata: {DISABLE_ENVOY: \"true\"}'}}",
      "DISABLE_ENVOY is set on istio-proxy: nothing is captured in this pod"),
+    ("metadata: {annotations: {proxy.istio.io/config: 'interception_mode: 2'}}",
+     "interception mode NONE: nothing is captured in this pod"),
+    ("metadata: {annotations: {proxy.istio.io/config: 'proxyMetadata: {SKIP_RULE_APPLY: \"1\"}'}}",
+     "SKIP_RULE_APPLY in proxyMetadata: the init container applies no rules: nothing is captured in this pod"),
     ("spec: {containers: [{name: istio-proxy, args: [proxy, router]}]}",
      "istio-proxy runs as 'router', not as a sidecar: nothing is captured in this pod"),
     ("spec: {containers: [{name: istio-proxy, env: [{name: DISABLE_ENVOY, value: 'true'}]}]}",
@@ -393,11 +484,17 @@ def test_a_pod_that_istios_injector_leaves_alone_or_refuses(tmp_path: Path, part
         ("traffic.sidecar.istio.io/includeOutboundPorts: '443'", "-q 443"),
         ("istio.io/reroute-virtual-interfaces: tap0, traffic.sidecar.istio.io/kubevirtInterfaces: old0", "-k tap0"),
         ("sidecar.istio.io/agentLogLevel: 'default:debug'", "--log_output_level debug"),
+        # As protobuf's JSON: the proto's own name, and the number of an enumeration.
+        ("proxy.istio.io/config: 'interception_mode: TPROXY'", "-m TPROXY"),
+        ("proxy.istio.io/config: 'interceptionMode: 1'", "-m TPROXY"),
+        # What a template leaves empty is an empty text to the API.
+        ("traffic.sidecar.istio.io/includeOutboundIPRanges: ", "-i ''"),
+        ("build: 2026-08-22, at: 12:30:45", ""),
     ],
 )
 def test_annotations_mean_what_istios_injector_makes_of_them(tmp_path: Path, annotations: str, flags: str) -> None:
     plain = ["-u", "1337", "-i", "*", "-b", "*", "-d", "15090,15021,15020"]
-    assert read(tmp_path, PLAIN % (annotations, "")) == options([*plain, *flags.split()], {})
+    assert read(tmp_path, PLAIN % (annotations, "")) == options([*plain, *shlex.split(flags)], {})
 
 
 def test_names_in_arguments_are_those_of_the_image(tmp_path: Path) -> None:
@@ -443,7 +540,7 @@ REFERRED = [{"name": "ISTIO_INBOUND_PORTS", "valueFrom": {"configMapKeyRef": {"n
         (injected("istio-iptables", "-b", "80,http"),
          f"{INIT}: --istio-inbound-ports (-b): '80,http': entry 'http'"),
         (injected("istio-iptables", "-p", 15001), f"{INIT}: args[2]: '15001': not a string"),
-        (injected("istio-iptables", "-p", "1", "--redistribute"),
+        (injected("istio-iptables", "-p", "1", "stray", "--redistribute"),
          f"{INIT}: args: '--redistribute': no option"),
         (injected("istio-iptables", "-p"), f"{INIT}: args: '-p': no option"),
         (injected("istio-iptables", env=REFERRED),
@@ -454,7 +551,15 @@ REFERRED = [{"name": "ISTIO_INBOUND_PORTS", "valueFrom": {"configMapKeyRef": {"n
          f"{INIT}: env WAIT: '30': not a string"),
         (injected("istio-iptables", env=[{"name": "WAIT", "value": "soon"}]),
          f"{INIT}: WAIT: 'soon': not a number"),
-        (injected("istio-iptables", env={"WAIT": "30"}), "env: "),
+        (injected("istio-iptables", env={"WAIT": "30"}), f"{INIT}: env: "),
+        (injected("istio-iptables", securityContext={"privileged": "yes"}),
+         f"{INIT}: securityContext: privileged: 'yes': not true or false"),
+        (PLAIN % ("", ", {name: istio-proxy, securityContext: {runAsUser: -1}}"),
+         "container istio-proxy: securityContext: runAsUser: '-1': not an id from 0 to 4294967294"),
+        (PLAIN % ("", "], securityContext: {supplementalGroups: [x]}, volumes: ["),
+         "securityContext: supplementalGroups: 'x': not a number"),
+        (PLAIN.replace("spec", "status: {podIP: here}\nspec") % ("", ""), "status: podIPs: 'here': not an IP address"),
+        ('{"kind": "Pod", "spec": {"hostNetwork": "true"}}', "hostNetwork: 'true': not true or false without quotes"),
         ('{"kind": "Pod", "spec": {"initContainers": ["istio-init"]}}',
          "initContainers[0]: 'istio-init': not an object"),
         (PLAIN % ('traffic.sidecar.istio.io/includeInboundPorts: "80,http"', ""),
@@ -475,7 +580,7 @@ REFERRED = [{"name": "ISTIO_INBOUND_PORTS", "valueFrom": {"configMapKeyRef": {"n
         ("a: b: c", "not YAML: line 1: "),
         ("just words", "document: 'just words': not an object"),
         ("[" * 100_000, "nested too deeply"),
-        ("when: 2026-13-45", "not YAML: "),
+        ("when: !!int 2026-13-45", "not YAML: "),
         ("\x00", "not YAML: "),
     ],
 )  # fmt: skip

@@ -63,6 +63,13 @@ def test_rules_for_another_user_than_the_proxys_are_a_loop() -> None:
     assert misfits_of(spec, proxy_gid="3000") == []
 
 
+def test_without_a_group_the_runtime_takes_the_users_own() -> None:
+    init = {"name": "istio-init", "args": ["istio-iptables", "-u", "1337"]}
+    (line,) = misfits_of({**as_(1000), "initContainers": [init], "containers": [PROXY]})
+    assert line.startswith("istio-proxy runs as uid 1000 and gid 0, the rules let uid 1337 and gid 1337 through: ")
+    assert misfits_of({**as_(1337), "initContainers": [init], "containers": [PROXY]}) == []
+
+
 def test_tproxy_needs_root() -> None:
     (line,) = misfits_of({"containers": [APP, {**PROXY, **as_(1337)}]}, TPROXY)
     assert line.startswith("istio-proxy runs as uid 1337, but TPROXY needs CAP_NET_ADMIN")
@@ -70,7 +77,7 @@ def test_tproxy_needs_root() -> None:
     # Istio's own example: -u becomes 1234, and the proxy is root, of a group that no rule knows.
     init = {"name": "istio-init", "args": ["istio-iptables", "-u", "1234", "-m", "TPROXY"]}
     (line,) = misfits_of({"initContainers": [init], "containers": [{**PROXY, **as_(0, 4321)}]}, TPROXY)
-    assert LOOP in line
+    assert LOOP.replace("-u", "-g 4321, or its runAsGroup") in line
 
 
 def test_what_is_wrong_in_it_names_the_place() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from istio_init.cli.pod_owners import with_ipv6
 from istio_init.cli.verbs import envoy_flags, packet_flags
 from istio_init.cli.verbs.output import choice, json_text
 from istio_init.cli.verbs.subject import Container, FromSave, Pid, Where, is_live, pod_addresses, subject
@@ -89,8 +90,8 @@ def draw(  # noqa: PLR0913 (a command line's options)
     proxy = envoy_flags.proxy(envoy, http, options, where)
     if proxy and (form != "html" or request is None):
         raise UsageError("--envoy: only a page shows the proxy: add --format html and --outbound or --inbound")
-    if (chosen_family == IPV6 or form == "html") and options.enable_ipv6 is None and not (live or from_save):
-        options = options.replace(enable_ipv6=True)
+    if (chosen_family == IPV6 or form == "html") and not (live or from_save):
+        options = with_ipv6(options, default=True)
     about = subject(options, where, pod_addresses(pod_address))
     if form == "html":
         lines: tuple[TextLine, ...] = ()

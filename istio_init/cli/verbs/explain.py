@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from istio_init.cli.pod_owners import with_ipv6
 from istio_init.cli.verbs import envoy_flags, packet_flags, who_runs
 from istio_init.cli.verbs.output import choice, print_json, show
 from istio_init.cli.verbs.subject import Container, FromSave, Pid, Where, is_live, pod_addresses, subject
@@ -58,8 +59,8 @@ def explain(  # noqa: PLR0913 (a command line's options)
     if parsed and proxy and not flags.destination:
         flags = flags.replace(destination=envoy_flags.destination(proxy, parsed, inbound=flags.inbound))
     request = packet_flags.parse_request(flags)
-    if request.family == IPV6 and options.enable_ipv6 is None and not (live or from_save):
-        options = options.replace(enable_ipv6=True)
+    if request.family == IPV6 and not (live or from_save):
+        options = with_ipv6(options, default=True)
     who = who_runs.residents(where)
     if not flags.uid and not flags.gid:
         owner = who_runs.sender(who)

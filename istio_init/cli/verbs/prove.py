@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from istio_init.cli.pod_owners import with_ipv6
 from istio_init.cli.verbs import envoy_flags, packet_flags, who_runs
 from istio_init.cli.verbs.output import choice, print_json, show, working
 from istio_init.cli.verbs.subject import POD, Container, FromSave, Pid, Where, is_live, pod_addresses, subject
@@ -58,9 +59,9 @@ def prove(  # noqa: PLR0913 (a command line's options)
     where = Where(live, pid, container, from_save)
     live = is_live(options, where)
     proxy = envoy_flags.configuration(envoy, options, where) if envoy else None
-    if options.enable_ipv6 is None and not (live or from_save):
+    if not (live or from_save):
         # A proxy without an IPv6 listener means a pod without IPv6.
-        options = options.replace(enable_ipv6=proxy is None or envoy_flags.has_ipv6(proxy))
+        options = with_ipv6(options, default=proxy is None or envoy_flags.has_ipv6(proxy))
     who = who_runs.residents(where)
     about = who_runs.with_proxy(subject(options, where, pod_addresses(pod_address), with_foreign_tables=True), who)
     about = packet_flags.run_as(about, runs_as)

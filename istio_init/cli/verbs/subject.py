@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from istio_init.cli.input_file import read
-from istio_init.cli.pod_owners import pod_owners
+from istio_init.cli.pod_owners import pod_ips, pod_owners, with_ipv6
 from istio_init.cli.verbs import live_options, subject_ebpf
 from istio_init.errors_rare import OptionError, SaveError, UsageError
 from istio_init.formats.dump_reader import read_dump
@@ -157,7 +157,7 @@ def _one_place(options: Options, where: Where) -> None:
 def _planned(options: Options, addresses: tuple[Address, ...], log: Log) -> Subject:
     if pod_owners.get() and options.lacks_nameservers:
         log.warn("the manifest does not name the pod's DNS servers; this machine's are used: name them: --dns-servers")
-    options = resolve_defaults(options, log)
+    options = resolve_defaults(with_ipv6(options, default=None), log)
     plan = build(options)
     own = tuple(Address(LOOPBACK[family], LOOPBACK_INTERFACE) for family in FAMILIES)
     facts = Facts((*own, *plan.addresses, *addresses), plan.policy_rules, plan.routes, UPLINK)
@@ -282,9 +282,12 @@ def _facts(addresses: tuple[Address, ...], routing: tuple[RoutingEntry, ...]) ->
 
 
 def pod_addresses(text: str, interface: str = UPLINK) -> tuple[Address, ...]:
-    """The pod's addresses: a comma list, or one of each family reserved for documentation. OptionError if bad."""
+    """The pod's addresses: a comma list, or its manifest's, or one of each family reserved for documentation.
+
+    OptionError for a bad one.
+    """
     try:
-        networks = parsers.addresses(text) if text else tuple(POD.values())
+        networks = parsers.addresses(text) if text else pod_ips.get() or tuple(POD.values())
     except ValueError as error:
         raise OptionError("--pod-address", text, str(error)) from None
     return tuple(Address(network, interface) for network in networks)

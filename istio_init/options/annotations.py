@@ -11,7 +11,7 @@ from __future__ import annotations
 from istio_init.errors import shown
 from istio_init.errors_rare import UsageError
 from istio_init.model import parsers
-from istio_init.options.table import OPTIONS, SWITCH_VALUES, warn_of_no_boolean
+from istio_init.options.table import OPTIONS, SWITCH_VALUES, warn_of_misfit
 from istio_init.record import Record
 
 TYPE_CHECKING = False
@@ -200,7 +200,7 @@ def parse_annotations(
             config = proxy_config(text) if config is None else config
             text = _member(config, each)
             if text and each.option and each.option.switch and text not in SWITCH_VALUES:
-                warn_of_no_boolean(f"annotation {each.title}", text, warnings, strict=strict)
+                warn_of_misfit(f"annotation {each.title}", text, warnings, strict=strict)
                 text = "false"
         if text is not None:
             _set(values, each, each.parse(text))

@@ -19,7 +19,7 @@ from istio_init.options.annotations import (
     parse_annotations,
     with_defaults,
 )
-from istio_init.options.table import PROXY_UID, SWITCH_VALUES, warn_of_no_boolean
+from istio_init.options.table import PROXY_UID, SWITCH_VALUES, warn_of_misfit
 from istio_init.record import Record
 
 TYPE_CHECKING = False
@@ -110,7 +110,7 @@ def _proxy_values(pod: PodDescription, warnings: list[str] | None, *, strict: bo
     for field, name in VARIABLES.items():
         if (text := pod.variables.get(name)) is not None:
             if text not in SWITCH_VALUES:
-                warn_of_no_boolean(f"{name} of the container {PROXY_CONTAINER}", text, warnings, strict=strict)
+                warn_of_misfit(f"{name} of the container {PROXY_CONTAINER}", text, warnings, strict=strict)
             values[field] = text in parsers.TRUE
     if pod.proxy_uid:
         values["proxy_uid"] = (pod.proxy_uid,)

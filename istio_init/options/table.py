@@ -38,6 +38,8 @@ TPROXY_MARK, TPROXY_TABLE, PROBE_PORT, PROBE_TIMEOUT = 1337, 133, 15002, 5.0
 
 SWITCH_VALUES = parsers.TRUE | parsers.FALSE
 
+# What is wrong with a switch's value.
+NO_BOOLEAN = "not true or false"
 # What is wrong with a value that begins with a dash.
 FLAG_FOR_A_VALUE = "looks like a flag, not a value; was the value left out?"
 
@@ -353,7 +355,7 @@ class Options(Record):
     )  # fmt: skip
     strict_env: bool = option(
         switch, False, group=RUNNING,
-        help="Refuse a variable whose value is not true or false; without it, Istio's meaning counts: false.",
+        help="Refuse a variable that is no boolean, number or duration where one is needed; else it is ignored.",
     )  # fmt: skip
     log_caller: str = option(
         parsers.anything, "", group=RUNNING, metavar="SCOPES", help="Accepted as Istio passes it; no effect."
@@ -389,8 +391,8 @@ def resolve(
 
     `texts` has the text of each option on the command line, by field; `values` has parsed values from elsewhere, such
     as a pod's annotations. Precedence: command line, `values`, the option's variables in order, its default; an empty
-    variable counts as unset. A switch's variable that is not true or false means false, as in Istio's program, with a
-    line in `warnings`. Raises OptionError, which names the flag or variable and the wrong value.
+    variable counts as unset. So does one that is wrong for the type of its flag (a switch is then off, as in Istio's
+    program), with a line in `warnings`. Raises OptionError, which names the flag or variable and the wrong value.
     """
     parsed: dict[str, Any] = dict(values) if values else {}
     named = _fields_in(environ)
@@ -402,10 +404,12 @@ def resolve(
             continue
         for variable in each.variables:
             if text := environ.get(variable, ""):
-                if each.switch and text not in SWITCH_VALUES:
+                if each.typed and (why := _misfit(each, text)):
                     strict = texts.get("strict_env", environ.get("STRICT_ENV", "")) in parsers.TRUE
-                    warn_of_no_boolean(variable, text, warnings, strict=strict)
-                    text = "false"
+                    warn_of_misfit(variable, text, warnings, why, strict=strict)
+                    if each.switch:
+                        parsed[each.field] = False
+                    break
                 parsed[each.field] = _parse(each, text, lookup, variable)
                 break
     if not parsed.get("proxy_uid"):
@@ -424,16 +428,29 @@ def _fields_in(environ: Mapping[str, str]) -> set[str]:
     return fields
 
 
-def warn_of_no_boolean(variable: str, text: str, warnings: list[str] | None, *, strict: bool) -> None:
-    """Refuse a switch's variable with --strict-env, else leave a warning."""
+def _misfit(each: Option, text: str) -> str:
+    """Why a text is no value of a flag with a type of its own; empty if it is one."""
+    if each.switch:
+        return "" if text in SWITCH_VALUES else NO_BOOLEAN
+    try:
+        each.parse(text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def warn_of_misfit(
+    variable: str, text: str, warnings: list[str] | None, why: str = NO_BOOLEAN, *, strict: bool
+) -> None:
+    """Refuse a variable that is wrong for its flag's type with --strict-env, else leave a warning."""
     from istio_init.errors import shown
     from istio_init.errors_rare import OptionError
 
-    why = "not true or false"
     if strict:
         raise OptionError(variable, text, why, exit_code=1)
     if warnings is not None:
-        warnings.append(f"{variable}: {shown(text)}: {why}; taken for false, as in Istio's program")
+        meaning = "taken for false, as in Istio's program" if why == NO_BOOLEAN else "ignored: the default counts"
+        warnings.append(f"{variable}: {shown(text)}: {why}; {meaning}")
 
 
 def parse_texts(texts: Mapping[str, str], lookup: Lookup) -> dict[str, Any]:

@@ -20,10 +20,11 @@ Generated from `istio_init/options/table.py` by `python -m scripts.generate.opti
 
 Precedence: the command line, the environment variables in the order listed, the default. An empty variable counts
 as unset; a variable's value is checked as an argument is, except that a switch's variable which is not true or
-false means false, with a warning, as in Istio's program (`--strict-env` refuses it). A switch is given as `--flag`,
-`--flag=true`, `--flag=false` or `--no-flag`; `--flag false` is true, and the word that belongs to no flag is
-ignored with a warning. Short flags may be joined (`-np 15001`). Lists are separated by commas; white space around
-entries, doubled and trailing commas don't count. Ports may be ranges, `4000-4003` or `4000:4003`.
+false means false, with a warning, as in Istio's program, and one that is no duration or number where one is needed
+is ignored, with a warning (`--strict-env` refuses both). A switch is given as `--flag`, `--flag=true`,
+`--flag=false` or `--no-flag`; `--flag false` is true, and the word that belongs to no flag is ignored with a
+warning. Short flags may be joined (`-np 15001`). Lists are separated by commas; white space around entries, doubled
+and trailing commas don't count. Ports may be ranges, `4000-4003` or `4000:4003`.
 
 Flags of Istio's program that mean nothing here are accepted: `--vklog`, `--log_rotate`, `--log_rotate_max_age`,
 `--log_rotate_max_size`, `--log_rotate_max_backups`, `--host-nsenter-exec`, `--iptables-trace-logging`,

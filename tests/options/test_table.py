@@ -58,6 +58,24 @@ def test_a_switchs_variable_that_is_no_boolean_means_false_as_in_istios_program(
 def test_with_strict_env_it_is_an_error(arguments: dict[str, str], environ: dict[str, str]) -> None:
     with pytest.raises(OptionError, match=r"^ISTIO_META_DNS_CAPTURE: 'yes': not true or false"):
         resolve(arguments, {**environ, "ISTIO_META_DNS_CAPTURE": "yes"}, lookup)
+    with pytest.raises(OptionError, match=r"^PROBE_TIMEOUT: '5': not a duration"):
+        resolve(arguments, {**environ, "PROBE_TIMEOUT": "5"}, lookup)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("PROBE_TIMEOUT", "5"), ("PROBE_TIMEOUT", "-1s"), ("IPTABLES_PROBE_PORT", "tcp://10.0.0.1:80"),
+        ("IPTABLES_PROBE_PORT", "70000"), ("WAIT", "for it"),
+    ],
+)  # fmt: skip
+def test_a_variable_that_is_wrong_for_its_type_stops_no_pod(variable: str, text: str) -> None:
+    """Istio's program starts with it: it passes over what pflag says to a variable (pkg/flag: BindEnv)."""
+    warnings: list[str] = []
+    assert resolve({}, {variable: text}, lookup, warnings=warnings) == resolve({}, {}, lookup)
+    (line,) = warnings
+    assert line.startswith(f"{variable}: '{text}': not a ")
+    assert line.endswith("; ignored: the default counts")
 
 
 @pytest.mark.parametrize("space", [" ", "\t", "\n", "\r\n", "\v", "\u00a0", "\u2003"])
@@ -79,7 +97,7 @@ def test_only_the_included_groups_are_limited() -> None:
         resolved({"istio_outbound_owner_groups": many})
 
 
-@pytest.mark.parametrize("variable", [v for option in OPTIONS for v in option.variables if not option.switch])
+@pytest.mark.parametrize("variable", [v for option in OPTIONS for v in option.variables if not option.typed])
 def test_every_variable_is_checked_like_an_argument(variable: str) -> None:
     with pytest.raises(OptionError) as caught:
         resolved(environ={variable: "-\n"})

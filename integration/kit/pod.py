@@ -22,6 +22,7 @@ from integration.kit.backends import BACKENDS, tables_of
 from integration.kit.endpoints import ROOT, Address, Arrival, User, any_address, ask, connect, listener, opened
 from integration.kit.endpoints import set_transparent as make_transparent
 from integration.kit.namespace import Namespace
+from integration.kit.settling import carried, delivered
 from istio_init.log import Log
 from istio_init.model.rules import IPV4, IPV6
 from istio_init.planning.plan import build
@@ -116,6 +117,10 @@ class Pod:
             mine.append(f"route add {EVERYWHERE[family]} via {addresses.peer}")
         _batch(mine, self.namespace)
         _batch(theirs, self.peer)
+        own = ADDRESSES[IPV6]
+        self.namespace.inside(lambda: carried((b"veth0", b"veth1")))
+        self.namespace.inside(lambda: delivered((own.pod, own.second_pod)))
+        self.peer.inside(lambda: delivered((own.peer, own.second_peer, own.inner, own.outer)))
 
     def apply(self, arguments: str) -> Changes:
         """What istio-iptables does with these arguments in the pod, IPv6 included unless they say otherwise."""

@@ -22,8 +22,8 @@ FLANNEL = LISTS["10-flannel"]
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    """Return once a condition holds. After failures the agent waits for up to half a minute."""
-    end = time.monotonic() + 120
+    """Return once a condition holds. After failures the agent waits for up to half a minute, a busy machine longer."""
+    end = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < end, what
         time.sleep(0.05)

@@ -124,6 +124,11 @@ def test_a_signal_while_it_starts_ends_it_at_once(
     for number in range(first, len(calls)):
         fault = ("-e", f"inject=read:signal={signal}:when={number}")
         done = run(namespace, command, *RULES["redirect"], prefix=(*watch, *fault))
+        if f"--- {signal} " not in log.read_text():
+            # It read less often than the run that was counted, and was left alone.
+            assert done.returncode == 0, done.stderr
+            run(namespace, command, "--cleanup-only")
+            continue
         assert "Traceback" not in done.stderr
         assert "KeyboardInterrupt" not in done.stderr
         assert done.returncode == code or "ended by signal" in done.stderr, done.stderr

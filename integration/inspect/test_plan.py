@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from integration.kit import raw_entries
 from integration.kit.asking import Answer, ask
 from integration.kit.backends import BACKENDS, rules, tables_of
 from integration.kit.capabilities import become
@@ -18,7 +20,10 @@ from integration.kit.pod import applied, options_of
 from integration.kit.program import routing, succeed
 from integration.kit.settling import settled
 from istio_init.errors_rare import Drifted
-from istio_init.model.rules import IPV4, IPV6
+from istio_init.kernel.xtables.encode_rule import pack
+from istio_init.kernel.xtables.firewall import Libiptc
+from istio_init.model.rules import IPV4, IPV6, Rule, Verdict
+from istio_init.model.unknown import UnknownMatch
 
 if TYPE_CHECKING:
     from istio_init.model.rules import TableName
@@ -30,8 +35,8 @@ TPROXY = [
 ]
 # What is planted between an apply and a look: an Istio rule removed, one inserted.
 RULE = "ISTIO_OUTPUT -d 127.0.0.1/32 -j RETURN"
-# A match that this program knows by name alone: with a list of addresses.
-UNKNOWN_MATCH = "-m rt --rt-type 0 --rt-0-addrs fd00::1 -j RETURN"
+# A match that this program knows by name alone, in the revision that iptables has given up: a class of net_cls.
+UNKNOWN = Rule((UnknownMatch("cgroup", 0, struct.pack("=II", 1, 0)),), Verdict("RETURN"))
 INTRUDER = "ISTIO_INBOUND -p tcp -m tcp --dport 4444 -j RETURN"
 
 
@@ -275,10 +280,17 @@ def test_one_who_may_not_know_makes_no_table(namespace: Namespace) -> None:
     assert namespace.run("cat", "/proc/net/ip_tables_names") == ""
 
 
-@pytest.mark.parametrize(("table", "rule"), [("nat", f"OUTPUT {UNKNOWN_MATCH}"), ("filter", f"INPUT {UNKNOWN_MATCH}")])
-def test_rules_that_are_not_modelled(namespace: Namespace, table: TableName, rule: str) -> None:
+@pytest.mark.parametrize(("table", "chain"), [("nat", "OUTPUT"), ("filter", "INPUT")])
+def test_rules_that_are_not_modelled(namespace: Namespace, table: TableName, chain: str) -> None:
     """Others' rules may be anything: they are shown in a form that no program loads."""
-    tables_of(namespace, IPV6, "legacy").insert(table, rule)
+    entry = pack(UNKNOWN, IPV6).replace(raw_entries.SIGNATURE, bytes(4))
+
+    def insert() -> None:
+        with Libiptc().handle(IPV6, table) as handle:
+            handle.insert(chain, 0, entry)
+            handle.commit()
+
+    namespace.inside(insert)
     output = look(namespace, "plan", "legacy", ARTICLE, "--enable-ipv6").document
     shown = [line for hunk in output["diff"] for line in hunk["lines"] if "[unknown" in line]
     assert len(shown) == (table == "nat")

@@ -38,6 +38,7 @@ from tests.kit.options import options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from istio_init.model.inet import Interval
     from istio_init.model.rules import Family
 
 RETURN = Verdict("RETURN")
@@ -77,6 +78,13 @@ def addresses(rule: InetRule) -> Addresses:
     [match] = rule.matches
     assert isinstance(match, Addresses)
     return match
+
+
+def spans(written: InetTable) -> tuple[Interval, ...]:
+    """All addresses that the table's rules match."""
+    every = [addresses(rule) for chain in written.chains for rule in chain.rules]
+    own = [interval(Network(address, each.prefix)) for each in every for address in each.networks]
+    return merged([*own, *(pair for each in every for pair in each.intervals)])
 
 
 def matches(networks: Sequence[Network], address: int) -> bool:
@@ -129,7 +137,9 @@ def test_it_is_read_back_as_the_plan(pair: tuple[Family, tuple[Network, ...]]) -
     written = layout([desired], "nat")
     assert read_back(written) == written
     assert ruleset([read_back(written)], pair[0], desired) == desired
-    assert layout([ruleset([read_back(written)], pair[0])], "nat") == written
+    # Without the plan, intervals are read as the fewest networks, of which another length may have many.
+    again = layout([ruleset([read_back(written)], pair[0])], "nat")
+    assert spans(again) == spans(written)
 
 
 @given(long_lists())

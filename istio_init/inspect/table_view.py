@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from istio_init.formats.iptables_list import columns, inet_columns
 from istio_init.formats.iptables_save import rule_text
-from istio_init.formats.nft.layout import DROP, ONE_FAMILY, RETURN, UNHEARD, layout, only_family, stored
+from istio_init.formats.nft.as_rulesets import only_family
+from istio_init.formats.nft.layout import DROP, ONE_FAMILY, RETURN, UNHEARD, layout, stored
 from istio_init.formats.nft.listing import rule_text as inet_text
 from istio_init.formats.nft.merge import fold
 from istio_init.model.differences import equivalent, unpaired

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from istio_init.errors import InitError
 from istio_init.errors_rare import OptionError
+from istio_init.formats.nft.as_rulesets import ruleset as from_inet
 from istio_init.formats.nft.layout import layout
-from istio_init.formats.nft.layout import ruleset as from_inet
 from istio_init.model import parsers
 from istio_init.model.differences import differences
 from istio_init.model.inet import NAMES

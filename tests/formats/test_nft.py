@@ -8,7 +8,8 @@ import pytest
 
 from istio_init import plan
 from istio_init.errors import InitError
-from istio_init.formats.nft.layout import layout, ruleset
+from istio_init.formats.nft.as_rulesets import ruleset
+from istio_init.formats.nft.layout import layout
 from istio_init.formats.nft.listing import listing
 from istio_init.kernel.netlink.nfnetlink import text, word
 from istio_init.kernel.nft.expressions import VERDICTS, verdict

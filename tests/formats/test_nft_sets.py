@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from istio_init.formats.nft.listing import listing
-from istio_init.formats.nft.merge import fold, unfold
+from istio_init.formats.nft.merge import fold
+from istio_init.formats.nft.unfold import unfold
 from istio_init.model.inet import (
     LONGEST_IN_RULE,
     Addresses,

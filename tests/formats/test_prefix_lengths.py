@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from istio_init import plan
+from istio_init.formats.nft.as_rulesets import ruleset
 from istio_init.formats.nft.dump_reader import read_nft
-from istio_init.formats.nft.layout import layout, ruleset
+from istio_init.formats.nft.layout import layout
 from istio_init.formats.nft.listing import listing
-from istio_init.formats.nft.merge import fold, unfold
+from istio_init.formats.nft.merge import fold
 from istio_init.formats.nft.prefix_lengths import MOST_LENGTHS
+from istio_init.formats.nft.unfold import unfold
 from istio_init.kernel.nft.native_decode import read_table
 from istio_init.model.differences import equivalent
 from istio_init.model.inet import LONGEST_IN_RULE, Addresses, InetRule, InetTable, interval, merged

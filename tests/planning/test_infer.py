@@ -11,8 +11,8 @@ from integration.kit.command_lines import command_lines
 from istio_init.formats.dump_reader import read_dump
 from istio_init.formats.iptables_restore import parse
 from istio_init.formats.iptables_save import dump
+from istio_init.formats.nft.as_rulesets import ruleset as from_inet
 from istio_init.formats.nft.layout import layout
-from istio_init.formats.nft.layout import ruleset as from_inet
 from istio_init.model.differences import differences
 from istio_init.model.inet import NAMES
 from istio_init.options.arguments import arguments

@@ -1,42 +1,27 @@
-"""Rules as nftables has them, those that differ in one port or network alone made one with a set, and back."""
+"""Rules as nftables has them, those that differ in one port or network alone made one with a set.
+
+unfold.py makes rules of iptables of them again.
+"""
 
 from __future__ import annotations
 
-from istio_init.errors import InitError, shown
-from istio_init.model.inet import LONGEST_IN_RULE, Addresses, InetRule, Ports, interval, merged, networks
-from istio_init.model.rules import (
-    IPV4,
-    Destination,
-    DestinationPorts,
-    InInterface,
-    Network,
-    OutInterface,
-    Owner,
-    PortRange,
-    Protocol,
-    Rule,
-    Run,
-    Source,
-    SourcePorts,
-)
+from istio_init.formats.nft.inet_rule import inet_rule
+from istio_init.model.inet import LONGEST_IN_RULE, Addresses, InetRule, Ports, interval, merged
+from istio_init.model.rules import Destination, DestinationPorts, Protocol, Run, Source, SourcePorts
 from istio_init.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from typing import Literal, TypeAlias
+    from typing import Any, TypeAlias
 
-    from istio_init.model.extensions import ConnMark, CtState, Mark, Multiport
     from istio_init.model.inet import InetMatch, Interval
-    from istio_init.model.rules import Family, Match
-    from istio_init.model.unknown import Comment, UnknownMatch
+    from istio_init.model.rules import Family, Network, PortRange, Rule
 
     # The kinds of a rule's matches, without their values.
     Shape: TypeAlias = tuple[object, ...]
-
-
-# Of a rule's comment, in bytes: NFTNL_UDATA_COMMENT_MAXLEN.
-LONGEST_COMMENT = 128
+    # What a group's intervals are merged from: those that it has by itself, and the identities of its long lists.
+    Merged: TypeAlias = tuple[tuple[Interval, ...], tuple[int, ...]]
 
 
 class _Group:
@@ -50,7 +35,7 @@ class _Group:
         self.has_kin = has_kin  # an earlier group that may take what this one would
         self.at = -1
         self.intervals: list[Interval] = []
-        self.networks: list[tuple[Network, ...]] = []  # long lists, beside the intervals
+        self.lists: list[tuple[Network, ...] | tuple[PortRange, ...]] = []  # long ones, beside the intervals
         self.ports: set[int] | None = None
 
     def continues(self, source: Rule) -> bool:
@@ -107,11 +92,8 @@ class _Group:
     def extend(self, run: Run) -> None:
         """Take rules that fit, and differ in the value alone that this group's rules do."""
         self.sources.append(run)
-        if isinstance(run.values[0], PortRange):
-            self.intervals += [(each.low, each.high) for each in run.values]
-            self.ports = None  # to be counted anew
-        else:
-            self.networks.append(run.values)
+        self.lists.append(run.values)
+        self.ports = None  # to be counted anew
 
     def stays_apart(self, rule: InetRule) -> bool:
         """Whether `rule` may be taken before this group: no packet meets both, or both do the same to it."""
@@ -132,20 +114,37 @@ class _Group:
             return False
         if self.ports is None:
             self.ports = _numbers(one)
-            for low, high in self.intervals:
+            for low, high in self._ranges():
                 self.ports.update(range(low, high + 1))
         return all(self.ports.isdisjoint(range(low, high + 1)) for low, high in other.intervals)
 
-    def rules(self) -> list[InetRule]:
-        """The one rule that does what all of them do; one for each length of networks that are many."""
+    def _ranges(self) -> Iterable[Interval]:
+        """All intervals of ports."""
+        lists: Any = self.lists
+        lows = [low for low, _ in self.intervals]
+        highs = [high for _, high in self.intervals]
+        for values in lists:
+            lows += [each.low for each in values]
+            highs += [each.high for each in values]
+        return zip(lows, highs, strict=True)
+
+    def rules(self, interval_cache: dict[Merged, tuple[Interval, ...]]) -> list[InetRule]:
+        """The one rule that does what all of them do; one for each length of networks that are many.
+
+        `interval_cache` is for the intervals that groups with the same lists have in common: TCP and UDP ports, mostly.
+        """
         if self.at < 0:
             return [self.first]
         match = self.first.matches[self.at]
-        if isinstance(match, Addresses) and (self.networks or len(self.intervals) > LONGEST_IN_RULE):
+        lists: Any = self.lists  # of networks where the match is on addresses
+        if isinstance(match, Addresses) and (lists or len(self.intervals) > LONGEST_IN_RULE):
             from istio_init.formats.nft.prefix_lengths import split
 
-            return split(self.first, self.at, self.intervals, self.networks)
-        return [with_match(self.first, self.at, match.replace(intervals=merged(self.intervals)))]
+            return split(self.first, self.at, self.intervals, lists)
+        key = tuple(self.intervals), tuple(map(id, self.lists))
+        if key not in interval_cache:
+            interval_cache[key] = merged(self._ranges())
+        return [with_match(self.first, self.at, match.replace(intervals=interval_cache[key]))]
 
 
 def with_match(rule: InetRule, at: int, match: InetMatch) -> InetRule:
@@ -238,8 +237,9 @@ def fold(parts: Sequence[Rule | Run], family: Family) -> Folded:
             _take(groups, part, family)
     rules: list[InetRule] = []
     sources: list[tuple[Rule | Run, ...]] = []
+    interval_cache: dict[Merged, tuple[Interval, ...]] = {}
     for group in groups:
-        theirs = group.rules()
+        theirs = group.rules(interval_cache)
         rules += theirs
         sources += [tuple(group.sources)] * len(theirs)
     return Folded(tuple(rules), tuple(sources))
@@ -249,9 +249,7 @@ def _take(groups: list[_Group], source: Rule, family: Family) -> _Group:
     """Put one more rule into a group, an earlier one or its own; returns that."""
     if groups and groups[-1].continues(source):
         return groups[-1]
-    comment = _comment(source)
-    conditions = source.replace(matches=source.matches[:-1]) if comment else source
-    rule = InetRule(_inet_matches(conditions, family), source.target, family, comment)
+    rule = inet_rule(source, family)
     shape = _shape(rule)
     home = _home(groups, rule, shape)
     if home is None:
@@ -293,147 +291,3 @@ def _home(groups: list[_Group], rule: InetRule, shape: Shape) -> _Group | None:
         elif not group.stays_apart(rule):
             break
     return home
-
-
-# The order of a rule's matches in nftables, cheap ones first, and in iptables, by the names of their classes: a plain
-# plan has none of the rarer kinds, and does not load them.
-_NFT_ORDER = (
-    *("InInterface", "OutInterface", "Addresses", "Protocol", "Ports", "Owner"),
-    *("Mark", "ConnMark", "CtState", "UnknownMatch"),
-)
-_NFT_RANK = {kind: rank for rank, kind in enumerate(_NFT_ORDER)}
-_IPTABLES_ORDER = (
-    *("Source", "Destination", "InInterface", "OutInterface", "Protocol", "SourcePorts", "DestinationPorts"),
-    *("Multiport", "Owner", "Mark", "ConnMark", "CtState", "UnknownMatch"),
-)
-_IPTABLES_RANK = {kind: rank for rank, kind in enumerate(_IPTABLES_ORDER)}
-
-
-def _inet_matches(rule: Rule, family: Family) -> tuple[InetMatch, ...]:
-    protocol = next((match.number for match in rule.matches if isinstance(match, Protocol) and not match.negated), 0)
-    matches = [inet_match for match in rule.matches if (inet_match := _inet_match(match, protocol)) is not None]
-    if any(isinstance(each, Ports) for each in matches):
-        matches = [each for each in matches if not isinstance(each, Protocol)]
-    if any(
-        isinstance(each, Addresses) and each.intervals[-1][1] >> (32 if family == IPV4 else 128) for each in matches
-    ):
-        raise _inexpressible(rule, f"an address that is not one of {family}")
-    if len(matches) > 1:
-        matches.sort(key=lambda each: _NFT_RANK[type(each).__name__])
-    return tuple(matches)
-
-
-def _comment(rule: Rule) -> str:
-    """The comment behind a rule's other matches. Few plans have any, so its class is not loaded."""
-    last = rule.matches[-1] if rule.matches else None
-    if type(last).__name__ != "Comment":
-        return ""
-    text: str = last.text  # type: ignore[union-attr]
-    if len(text.encode(errors="surrogateescape")) > LONGEST_COMMENT or '"' in text:
-        raise _inexpressible(last, f"a comment of more than {LONGEST_COMMENT} bytes, or with quotation marks,")
-    return text
-
-
-def _inet_match(match: Match, protocol: int) -> InetMatch | None:
-    """A match in nftables' terms; None if it matches every packet."""
-    match match:
-        case DestinationPorts():
-            return _ports(protocol, "dport", (match.ports,), match)
-        case SourcePorts():
-            return _ports(protocol, "sport", (match.ports,), match)
-        case Source() | Destination():
-            side: Literal["saddr", "daddr"] = "saddr" if isinstance(match, Source) else "daddr"
-            return Addresses(side, (interval(match.network),), match.negated)
-        case Protocol():
-            return match if match.number else None
-        case InInterface() | OutInterface():
-            return _interface(match)
-        case Owner():
-            return match
-        case _:
-            return _rare(match, protocol)
-
-
-def _rare(match: Multiport | Mark | ConnMark | CtState | Comment | UnknownMatch, protocol: int) -> InetMatch:
-    from istio_init.model.extensions import ConnMark, CtState, Mark, Multiport
-
-    if isinstance(match, Multiport):
-        if match.side == "ports":
-            raise _inexpressible(match, "a match on either side's port")
-        return _ports(protocol, "sport" if match.side == "sports" else "dport", match.ports, match)
-    if isinstance(match, CtState) and (match.negated or not match.states or {"SNAT", "DNAT"} & set(match.states)):
-        raise _inexpressible(match, "this match on the connection's state")
-    if isinstance(match, Mark | ConnMark | CtState):
-        return match
-    from istio_init.model.unknown import UnknownMatch
-
-    if isinstance(match, UnknownMatch):
-        return match
-    raise _inexpressible(match, "a comment before other matches")
-
-
-def _interface(match: InInterface | OutInterface) -> InetMatch:
-    # For nft an asterisk behind a backslash is no wildcard, and nothing says that the backslash is meant.
-    if match.name.endswith(("\\+", "\\*")):
-        flag = "-i" if isinstance(match, InInterface) else "-o"
-        raise _inexpressible(f"{flag} {match.name}", "an interface's name with a backslash before its last + or *")
-    return match
-
-
-def _ports(
-    protocol: int,
-    side: Literal["sport", "dport"],
-    ranges: tuple[PortRange, ...],
-    match: SourcePorts | DestinationPorts | Multiport,
-) -> Ports:
-    if not protocol:
-        raise _inexpressible(match, "a port without a protocol")
-    if len(ranges) == 1:
-        return Ports(protocol, side, ((ranges[0].low, ranges[0].high),), match.negated)
-    return Ports(protocol, side, merged((each.low, each.high) for each in ranges), match.negated)
-
-
-def _inexpressible(value: object, what: str) -> InitError:
-    text = value if isinstance(value, str) else repr(value)
-    return InitError(f"--native-nftables: {shown(text)}: {what} has no form there; leave the flag out")
-
-
-def unfold(rule: InetRule, family: Family) -> tuple[Rule, ...]:
-    """The equivalent rules of one family: one for each interval of ports, one for each network."""
-    choices: list[tuple[Match, ...]] = [()]
-    for each_match in rule.matches:
-        choices = [(*before, *each) for before in choices for each in _choices(each_match, family)]
-    for number, matches in enumerate(choices):
-        choices[number] = in_order(dict.fromkeys(matches))
-    if rule.comment:
-        from istio_init.model.unknown import Comment
-
-        choices = [(*matches, Comment(rule.comment)) for matches in choices]
-    return tuple(Rule(matches, rule.target, ours=True) for matches in choices)
-
-
-def in_order(matches: Iterable[Match]) -> tuple[Match, ...]:
-    """Matches in the order in which iptables-save prints them."""
-    return tuple(sorted(matches, key=lambda match: _IPTABLES_RANK[type(match).__name__]))
-
-
-def _choices(inet: InetMatch, family: Family) -> tuple[tuple[Match, ...], ...]:
-    match inet:
-        case Ports():
-            protocol = Protocol(inet.protocol)
-            ranges = tuple(PortRange(low, high) for low, high in inet.intervals)
-            if inet.negated and len(ranges) > 1:
-                from istio_init.model.extensions import Multiport
-
-                return ((protocol, Multiport("sports" if inet.side == "sport" else "dports", ranges, negated=True)),)
-            kind = SourcePorts if inet.side == "sport" else DestinationPorts
-            return tuple((protocol, kind(each, inet.negated)) for each in ranges)
-        case Addresses():
-            blocks = [Network(each, inet.prefix) for each in sorted(inet.networks)]
-            blocks += [network for each in inet.intervals for network in networks(each, family)]
-            side = Source if inet.side == "saddr" else Destination
-            if inet.negated:
-                return (tuple(side(network, negated=True) for network in blocks),)
-            return tuple((side(network),) for network in blocks)
-        case _:
-            return ((inet,),)

@@ -7,7 +7,7 @@ a match or a target that is not known, so that what depends on it is undecided; 
 from __future__ import annotations
 
 from istio_init.errors import KernelError
-from istio_init.formats.nft.merge import in_order, unfold
+from istio_init.formats.nft.unfold import in_order, unfold
 from istio_init.kernel.netlink.channel import attribute, attributes
 from istio_init.kernel.netlink.nfnetlink import (
     CHAIN_NAME,

@@ -7,16 +7,13 @@ they are read again. No library and no program is needed.
 
 from __future__ import annotations
 
-import istio_init.kernel.host.error_numbers as errno
-from istio_init.errors import KernelError
-from istio_init.formats.nft import layout, merge
-from istio_init.kernel.netlink.batch import BatchChannel, after
-from istio_init.kernel.netlink.channel import AnswerLost
+from istio_init.formats.nft import merge
+from istio_init.formats.nft.layout import layout
 from istio_init.kernel.netlink.nfnetlink import NfnetlinkChannel
-from istio_init.kernel.nft.native_dump import dump_tables, emptying, holds
-from istio_init.kernel.nft.native_encode import TableEncoder, deletion
+from istio_init.kernel.nft.native_dump import dump_tables, holds
+from istio_init.kernel.nft.native_encode import TableEncoder
 from istio_init.model.inet import NAMES
-from istio_init.model.rules import FAMILIES, Ruleset
+from istio_init.model.rules import Ruleset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,16 +22,13 @@ if TYPE_CHECKING:
 
     from istio_init.kernel.nft.native_decode import StoredTable
     from istio_init.kernel.nft.native_dump import TableDump
-    from istio_init.kernel.nft.native_encode import EncodedTable, Message, Subject
+    from istio_init.kernel.nft.native_encode import EncodedTable
     from istio_init.model.compare import TableChange
     from istio_init.model.inet import InetTable
     from istio_init.model.rules import Family, Rule, Run, Table, TableName
 
     # A table of one family and what to make of it; None removes it.
     Desired: TypeAlias = tuple[Family, TableName, Table | None]
-
-# How often a batch is made anew because another program wrote meanwhile.
-_ATTEMPTS = 50
 
 
 class Nftables:
@@ -50,7 +44,7 @@ class Nftables:
         # The tables at a generation of the rules, which changes whenever anyone writes; None if they are the plan's.
         self._cached: tuple[int, tuple[InetTable, ...] | None] | None = None
         # The kernel's messages about them; None since this object has written.
-        self._dumps: dict[TableName, TableDump] | None = None
+        self.dumps: dict[TableName, TableDump] | None = None
         # Chains' rules as nftables has them, with the rules that they were made from.
         self._folded: dict[tuple[int, Family], tuple[Sequence[Rule | Run], merge.Folded]] = {}
 
@@ -62,18 +56,26 @@ class Nftables:
     def read(self, family: Family, expecting: Ruleset | None = None) -> Ruleset:
         """See kernel.Firewall. A set that is what rules of `expecting` become reads as those rules."""
         with NfnetlinkChannel() as channel:
-            _, tables = self._tables(channel)
+            _, tables = self.tables(channel)
         if tables is not None:
-            return layout.ruleset(tables, family, expecting, self._fold)
+            return self.ruleset(tables, family, expecting)
         if any(expecting is each for each in self._planned):
             return expecting  # type: ignore[return-value]  # it is not None
-        return layout.ruleset(self._planned_tables(), family, expecting, self._fold)
+        return self.ruleset(self.planned_tables(), family, expecting)
+
+    def ruleset(self, tables: tuple[InetTable, ...], family: Family, expecting: Ruleset | None = None) -> Ruleset:
+        """What tables hold for one family, as formats.nft.as_rulesets has it."""
+        if not tables:
+            return Ruleset(family, ())
+        from istio_init.formats.nft.as_rulesets import ruleset
+
+        return ruleset(tables, family, expecting, self._fold)
 
     def inet_tables(self) -> tuple[InetTable, ...]:
         """Istio's tables in the plan's terms, as `plan` compares them."""
         with NfnetlinkChannel() as channel:
-            _, tables = self._tables(channel)
-        return self._planned_tables() if tables is None else tables
+            _, tables = self.tables(channel)
+        return self.planned_tables() if tables is None else tables
 
     def replace(self, family: Family, desired: Table) -> None:
         """See kernel.Firewall."""
@@ -88,81 +90,30 @@ class Nftables:
         self._write([(change.family, change.name, change.desired) for change in changes])
 
     def _write(self, desired: Sequence[Desired]) -> None:
-        """Make all changes in one batch; each table that they are about is replaced as a whole."""
-        names = tuple(dict.fromkeys(name for _, name, _ in desired))
-        for _ in range(_ATTEMPTS):
-            with BatchChannel() as channel:
-                if self._dumps is None:
-                    self._cached = None
-                generation, tables = self._tables(channel)
-                existing = self._planned_tables() if tables is None else tables
-                messages, subjects, written = self._batch(names, desired, existing)
-                if not messages:
-                    return
-                try:
-                    channel.commit(messages, generation)
-                except AnswerLost:
-                    continue  # it may have been committed: writing the same again is harmless
-                except OSError as refused:
-                    if refused.errno != errno.ERESTART:
-                        from istio_init.kernel.nft.native_refusal import explain
+        from istio_init.kernel.nft.native_write import write
 
-                        raise explain(refused, names, messages, subjects) from refused
-                else:
-                    if self._holds_plan(names, written):
-                        # The kernel acknowledged all of it, and any other writer changes the generation.
-                        self._cached = after(generation), None
-                    self._dumps = None
-                    return
-        raise KernelError(
-            f"nftables: other programs wrote {_ATTEMPTS} times while {', '.join(NAMES[each] for each in names)} "
-            "were being written; nothing was written; stop them, and run again"
-        )
+        write(self, desired)
 
-    def _batch(
-        self, names: tuple[TableName, ...], desired: Sequence[Desired], existing: tuple[InetTable, ...]
-    ) -> tuple[list[Message], list[Subject], list[InetTable]]:
-        """The messages that replace the tables, what each is about, and the tables that are written."""
-        messages: list[Message] = []
-        subjects: list[Subject] = []
-        written: list[InetTable] = []
-        dumps = self._dumps or {}
-        for table in names:
-            changed = {family: planned_table for family, each, planned_table in desired if each == table}
-            rulesets: list[Ruleset] = []
-            for family in FAMILIES:
-                if family not in changed:
-                    kept = layout.ruleset([each for each in existing if each.name == table], family)
-                    # A chain without rules belongs to both families, and must not keep the table of the other alive.
-                    if any(chain.count for each in kept.tables for chain in each.chains):
-                        rulesets.append(kept)
-                elif (planned_table := changed[family]) is not None:
-                    rulesets.append(Ruleset(family, (planned_table,)))
-            planned = self._layout(rulesets, table)
-            encoded = self._encode(planned) if planned.chains else None
-            if (dump := dumps.get(table)) is not None:
-                removed = emptying(table, dump, encoded) if encoded else [deletion(table)]
-                messages += removed
-                subjects += [(NAMES[table], "", 0, None)] * len(removed)
-            if encoded:
-                messages += encoded.messages
-                subjects += encoded.subjects
-                written.append(planned)
-        return messages, subjects, written
+    def wrote(self, generation: int, names: Sequence[TableName], written: Sequence[InetTable]) -> None:
+        """Note that the tables of these names were replaced by the written ones, which made a generation."""
+        planned = self.planned_tables()
+        others = (self.dumps or {}).keys() - set(names)
+        if planned and not others and set(map(id, planned)) == set(map(id, written)):
+            # The kernel acknowledged all of it, and any other writer changes the generation.
+            self._cached = generation, None
+        self.dumps = None
 
-    def _holds_plan(self, names: tuple[TableName, ...], written: Sequence[InetTable]) -> bool:
-        """Whether Istio's tables are the planned ones, after those of these names were written."""
-        planned = self._planned_tables()
-        if not planned or not (self._dumps or {}).keys() <= set(names):
-            return False
-        return set(map(id, planned)) == set(map(id, written))
+    def tables(
+        self, channel: NfnetlinkChannel, *, with_dumps: bool = False
+    ) -> tuple[int, tuple[InetTable, ...] | None]:
+        """The generation of the rules, and Istio's tables in it in the plan's terms; None if they are the plan's.
 
-    def _tables(self, channel: NfnetlinkChannel) -> tuple[int, tuple[InetTable, ...] | None]:
-        """The generation of the rules, and Istio's tables in it in the plan's terms; None if they are the plan's."""
+        `dumps` are what they were read from, unless this object has written; with `with_dumps` in any case.
+        """
         generation = channel.generation()
-        if self._cached is None or self._cached[0] != generation:
+        if self._cached is None or self._cached[0] != generation or (with_dumps and self.dumps is None):
             generation, dumps = channel.consistent(lambda: dump_tables(channel), generation)
-            self._dumps = dumps
+            self.dumps = dumps
             self._cached = generation, self._meaning(dumps)
         return self._cached
 
@@ -170,31 +121,34 @@ class Nftables:
         if not dumps:
             return ()
         if self._planned:
-            planned = {table.name: table for table in self._planned_tables()}
+            planned = {table.name: table for table in self.planned_tables()}
             if planned.keys() == dumps.keys() and all(
-                holds(dump, self._encode(planned[name], elements=False)) for name, dump in dumps.items()
+                holds(dump, self.encode(planned[name], to_send=False)) for name, dump in dumps.items()
             ):
                 return None
         from istio_init.kernel.nft.native_decode import meaning, read_table
 
         return tuple([meaning(read_table(name, dump).table) for name, dump in dumps.items()])
 
-    def _planned_tables(self) -> tuple[InetTable, ...]:
-        tables = [self._layout(self._planned, name) for name in NAMES]
+    def planned_tables(self) -> tuple[InetTable, ...]:
+        """What expect() was told, laid out."""
+        tables = [self.layout(self._planned, name) for name in NAMES]
         return tuple([table for table in tables if table.chains])
 
-    def _layout(self, rulesets: Sequence[Ruleset], name: TableName) -> InetTable:
+    def layout(self, rulesets: Sequence[Ruleset], name: TableName) -> InetTable:
+        """The table that holds what rulesets have in one of theirs; the same object for the same rules."""
         key = (name, *[(each.family, id(each.table(name))) for each in rulesets])
         laid_out = self._laid_out.get(key)
         if laid_out is None:
-            laid_out = self._laid_out[key] = rulesets, layout.layout(rulesets, name, self._fold)
+            laid_out = self._laid_out[key] = rulesets, layout(rulesets, name, self._fold)
         return laid_out[1]
 
-    def _encode(self, table: InetTable, *, elements: bool = True) -> EncodedTable:
-        key = id(table), elements
+    def encode(self, table: InetTable, *, to_send: bool = True) -> EncodedTable:
+        """See TableEncoder.encode(); the same object for the same table."""
+        key = id(table), to_send
         encoded = self._encoded.get(key)
         if encoded is None:
-            encoded = self._encoded[key] = table, self._encoder.encode(table, elements=elements)
+            encoded = self._encoded[key] = table, self._encoder.encode(table, to_send=to_send)
         return encoded[1]
 
     def _fold(self, parts: Sequence[Rule | Run], family: Family) -> merge.Folded:

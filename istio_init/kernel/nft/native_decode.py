@@ -7,7 +7,8 @@ them as the kernel has them.
 from __future__ import annotations
 
 from istio_init.errors import KernelError, shown
-from istio_init.formats.nft.layout import drop_behind, only_family
+from istio_init.formats.nft.as_rulesets import only_family
+from istio_init.formats.nft.layout import drop_behind
 from istio_init.kernel.netlink.channel import attribute, attributes
 from istio_init.kernel.netlink.nfnetlink import CHAIN_NAME, HEAD, RULE_CHAIN, SET_NAME, name
 from istio_init.kernel.nft.expressions import (

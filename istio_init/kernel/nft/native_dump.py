@@ -166,17 +166,16 @@ def _same_elements(lists: Sequence[bytes], planned: EncodedSet) -> bool:
 
 
 def _same_rules(dumped: Sequence[bytes], planned: Mapping[str, Sequence[tuple[bytes, bytes, bytes]]]) -> bool:
+    """Whether the rules are the same, each chain's in their order; the kernel dumps one chain after the other."""
     if len(dumped) != sum(map(len, planned.values())):
         return False
-    at = dict.fromkeys(planned, 0)
+    left = {chain: iter(rules) for chain, rules in planned.items()}
     for data in dumped:
         facts = attributes(data[HEAD.size :])
-        chain = name(facts.get(RULE_CHAIN, b""))
-        rules = planned.get(chain, ())
-        if at.get(chain, 0) >= len(rules):
+        rule = next(left.get(name(facts.get(RULE_CHAIN, b"")), iter(())), None)
+        if rule is None:
             return False
-        before, after, note = rules[at[chain]]
-        at[chain] += 1
+        before, after, note = rule
         expressions = facts.get(EXPRESSIONS, b"")
         if (
             facts.get(USERDATA, b"") != note

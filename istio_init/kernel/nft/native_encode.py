@@ -97,8 +97,8 @@ if TYPE_CHECKING:
     Message: TypeAlias = tuple[int, int, bytes]  # type, flags, body
     # What a message is about: a table, and a chain or set in it, and a rule of a chain with its number from 1.
     Subject: TypeAlias = tuple[str, str, int, InetRule | None]
-    # By element type and content: a set's name in the table, and its number in the batch.
-    NumberedSets: TypeAlias = dict[tuple[str, Content], tuple[str, int]]
+    # The element type and the content of each set, its name in the table, and its number in the batch.
+    NumberedSets: TypeAlias = list[tuple[str, Content, str, int]]
 
 HOOKS: dict[Hook, int] = {"PREROUTING": 0, "OUTPUT": 3}  # <linux/netfilter.h>
 FAMILY_NUMBERS: dict[Family, int] = {IPV4: 2, IPV6: 10}
@@ -157,13 +157,12 @@ class TableEncoder:
     def __init__(self) -> None:
         self._number = 0
 
-    def encode(self, table: InetTable, *, elements: bool = True) -> EncodedTable:
+    def encode(self, table: InetTable, *, to_send: bool = True) -> EncodedTable:
         """A table that does not exist, as formats.nft.layout.layout() plans it.
 
-        Without the messages of its sets' `elements` it can be compared, and is encoded in half the time where they are
-        many.
+        One that is not `to_send` has no messages: it can be compared, and is encoded in half the time.
         """
-        return _TableWriter(table, self._next_number, elements=elements).write()
+        return _TableWriter(table, self._next_number, to_send=to_send).write()
 
     def _next_number(self) -> int:
         self._number += 1
@@ -176,8 +175,8 @@ def deletion(name: TableName) -> Message:
 
 
 class _TableWriter:
-    def __init__(self, table: InetTable, next_number: Callable[[], int], *, elements: bool) -> None:
-        self._elements = elements
+    def __init__(self, table: InetTable, next_number: Callable[[], int], *, to_send: bool) -> None:
+        self._to_send = to_send
         self._table = stored(table)
         self._name = NAMES[table.name]
         self._head = body(NFPROTO_INET, text(NFT_NAME, self._name))
@@ -187,10 +186,11 @@ class _TableWriter:
 
     def write(self) -> EncodedTable:
         """All messages: the table, its chains, its sets with a name, its rules with those of their own."""
-        self._add(NEWTABLE, NLM_F_CREATE, "")
+        if self._to_send:
+            self._add(NEWTABLE, NLM_F_CREATE, "")
         for chain in self._table.chains:
             self._chain(chain.name)
-        named = {key: (each, self._set(each, *key)) for key, each in sets(self._table).items()}
+        named = [(*key, each, self._set(each, *key)) for key, each in sets(self._table).items()]
         for chain in self._table.chains:
             name = chain_name(chain.name)
             head = text(RULE_CHAIN, name)
@@ -204,12 +204,14 @@ class _TableWriter:
                     subject = self._name, name, number, rule
                     raise KernelError(f"nftables: {describe(subject)}: no message can hold this: {error}") from error
                 note = _userdata(rule)
+                rules.append((dumped, target, note))
+                if not self._to_send:
+                    continue
                 expressions = attribute(EXPRESSIONS, sent + _COUNTER + target)
                 userdata = attribute(USERDATA, note) if note else b""
                 self._add(
                     NEWRULE, NLM_F_CREATE | NLM_F_APPEND, name, head, expressions, userdata, rule=rule, number=number
                 )
-                rules.append((dumped, target, note))
         return self._result
 
     def _add(
@@ -225,8 +227,9 @@ class _TableWriter:
             if iptables_name == hook:
                 facts = word(1, HOOKS[hook]) + word(2, priority), b"\0\0\0\1", kind.encode() + b"\0"  # NF_ACCEPT
         keys = (CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE)
-        self._add(NEWCHAIN, NLM_F_CREATE, name, text(CHAIN_NAME, name), *map(attribute, keys, facts))
         self._result.chains[name] = facts
+        if self._to_send:
+            self._add(NEWCHAIN, NLM_F_CREATE, name, text(CHAIN_NAME, name), *map(attribute, keys, facts))
 
     def _rule(self, rule: InetRule, named: NumberedSets) -> tuple[bytes, bytes, bytes]:
         """A rule's matches as they are sent and as they are dumped, and its target.
@@ -265,8 +268,9 @@ class _TableWriter:
             expressions = _one_interval(match, base, at, size)
             return expressions, expressions
         load = load_payload(base, at, size)
-        if entry := named.get((kind, content(match))):
-            name, number = entry
+        held = kind, content(match)
+        if entry := next((each for each in named if each[:2] == held), None):
+            _, _, name, number = entry
             sent = name
             if isinstance(match, Addresses) and match.networks and match.prefix < 8 * size:
                 load += mask(netmask(match.prefix, size))
@@ -284,14 +288,14 @@ class _TableWriter:
         type_number, size = ELEMENT_TYPES[kind]
         ranged = False
         if isinstance(values, frozenset):
-            elements = single_elements(values, size) if self._elements else ()
+            elements = single_elements(values, size) if self._to_send else ()
             count = len(values)
         elif field and all(low == high for low, high in values):
             elements = single_elements([low.to_bytes(size, "big") for low, _ in values], size)
             count = len(values)
         else:
             ranged = True
-            elements = ranged_elements(values, size) if self._elements else ()
+            elements = ranged_elements(values, size) if self._to_send else ()
             count = count_ranged(values)
         flags = SET_INTERVAL if ranged else 0
         userdata, sent = _KEY_ORDER, name
@@ -309,13 +313,15 @@ class _TableWriter:
             SET_KEY_LENGTH: size.to_bytes(4, "big"),
             SET_USERDATA: userdata,
         }
+        self._result.sets[name] = EncodedSet(facts, values)
         number = self._next_number()
+        if not self._to_send:
+            return number
         head = text(SET_NAME, sent)
         attributes = b"".join(map(attribute, facts.keys(), facts.values()))
         self._add(NEWSET, NLM_F_CREATE, name, head, attributes, word(SET_ID, number), description)
         for each in elements:
             self._add(NEWSETELEM, NLM_F_CREATE, name, head, word(ELEMENTS_SET_ID, number), attribute(ELEMENTS, each))
-        self._result.sets[name] = EncodedSet(facts, values)
         return number
 
 

@@ -29,6 +29,7 @@ _OPEN = attribute(USERDATA, bytes((1, 4)) + Struct("=I").pack(1))
 _LONGEST_LIST = 0xFFFF - ATTRIBUTE.size
 _HEAD = 3 * ATTRIBUTE.size  # of an element, its key, and the key's value
 _NUMBERS = {2: "H", 4: "I"}
+_BLOCK = 100  # values that are unpacked at once
 
 
 def ranged_elements(intervals: Sequence[Interval], size: int) -> tuple[bytes, ...]:
@@ -37,17 +38,13 @@ def ranged_elements(intervals: Sequence[Interval], size: int) -> tuple[bytes, ..
     `intervals` are ascending and apart; `size` is that of a value in bytes. The kernel takes ascending elements faster
     than descending ones: to find out whether one overlaps others, it begins with the highest one that it has.
     """
-    (head, tail), (end_head, end_tail) = frame(size), frame(size, END)
-    pairs = _pairs(intervals, size, (head, tail + end_head, end_tail))
-    behind = b""
-    if intervals[-1][1] == _last(size):
-        # Nothing is behind the last value of all.
-        open_head, open_tail = frame(size, _OPEN)
-        behind = open_head + intervals[-1][0].to_bytes(size, "big") + open_tail
-        pairs.pop()
-    first = end_head + bytes(size) + end_tail if intervals[0][0] else b""
-    at_once = (_LONGEST_LIST - len(first + behind)) // (2 * size + len(head + tail + end_head + end_tail))
-    lists = [b"".join(pairs[at : at + at_once]) for at in range(0, len(pairs), at_once)] or [b""]
+    begin, end = frame(size), frame(size, END)
+    closed, behind = _without_open(intervals, size)
+    pairs = bytes(_pairs(closed, size, begin, end))
+    step = len(b"".join(begin + end)) + 2 * size
+    first = bytes(size).join(end) if intervals[0][0] else b""
+    at_once = (_LONGEST_LIST - len(first + behind)) // step * step
+    lists = [pairs[at : at + at_once] for at in range(0, len(pairs), at_once)] or [b""]
     lists[0] = first + lists[0]
     lists[-1] += behind
     return tuple(lists)
@@ -55,40 +52,69 @@ def ranged_elements(intervals: Sequence[Interval], size: int) -> tuple[bytes, ..
 
 def dumped_ranges(intervals: Sequence[Interval], size: int) -> bytes:
     """The same elements as the kernel dumps them: descending, one behind the other."""
-    (head, tail), (end_head, end_tail) = frame(size), frame(size, END)
-    pairs = _pairs(intervals, size, (end_head, end_tail + head, tail), ends_first=True)
-    if intervals[-1][1] == _last(size):
-        open_head, open_tail = frame(size, _OPEN)
-        pairs[-1] = open_head + intervals[-1][0].to_bytes(size, "big") + open_tail
-    pairs.reverse()
-    if intervals[0][0]:
-        pairs.append(end_head + bytes(size) + end_tail)
-    return b"".join(pairs)
+    begin, end = frame(size), frame(size, END)
+    closed, behind = _without_open(intervals, size)
+    pairs = _pairs(closed, size, begin, end, descending=True)
+    return behind + pairs + (bytes(size).join(end) if intervals[0][0] else b"")
 
 
-def _last(size: int) -> int:
-    return (1 << 8 * size) - 1
+def _without_open(intervals: Sequence[Interval], size: int) -> tuple[Sequence[Interval], bytes]:
+    """The intervals that end before the last value of all, and the element of one that does not: it has no end."""
+    low, high = intervals[-1]
+    if high + 1 != 1 << 8 * size:
+        return intervals, b""
+    return intervals[:-1], low.to_bytes(size, "big").join(frame(size, _OPEN))
 
 
 def _pairs(
-    intervals: Sequence[Interval], size: int, frames: tuple[bytes, bytes, bytes], *, ends_first: bool = False
-) -> list[bytes]:
+    intervals: Sequence[Interval],
+    size: int,
+    begin: tuple[bytes, bytes],
+    end: tuple[bytes, bytes],
+    *,
+    descending: bool = False,
+) -> bytearray:
     """For each interval two elements, where it begins and behind its last value, with what is around the values.
 
-    What is behind the last value of all is 0, which the caller replaces.
+    There may be 10,000: one pair of elements is repeated, and the values are written over it.
     """
-    before, between, behind = frames
-    last = _last(size)
-    if size not in _NUMBERS:
-        values = [(low.to_bytes(size, "big"), (high + 1 & last).to_bytes(size, "big")) for low, high in intervals]
-        if ends_first:
-            return [before + end + between + low + behind for low, end in values]
-        return [before + low + between + end + behind for low, end in values]
-    number = _NUMBERS[size]
-    pack = Struct(f">{len(before)}s{number}{len(between)}s{number}{len(behind)}s").pack
-    if ends_first:
-        return [pack(before, high + 1 & last, between, low, behind) for low, high in intervals]
-    return [pack(before, low, between, high + 1 & last, behind) for low, high in intervals]
+    if not intervals:
+        return bytearray()
+    firsts, lasts = zip(*intervals, strict=True)
+    lows, ends = [*firsts], [last + 1 for last in lasts]
+    elements = [(begin, lows), (end, ends)]
+    if descending:
+        lows.reverse()
+        ends.reverse()
+        elements.reverse()
+    return _written_over([(around, _packed(values, size)) for around, values in elements], size, len(intervals))
+
+
+def _written_over(columns: Sequence[tuple[tuple[bytes, bytes], bytes | bytearray]], size: int, count: int) -> bytearray:
+    """So many units, each with an element of each column: what is around a value, and the values of all units."""
+    unit = b"".join([bytes(size).join(around) for around, _ in columns])
+    content = bytearray(unit) * count
+    width = 2 if size % 4 else 4
+    target = _words(content, size)
+    at = 0
+    for (before, behind), values in columns:
+        at += len(before)
+        source = _words(values, size)
+        for number in range(size // width):
+            target[at // width + number :: len(unit) // width] = source[number :: size // width]
+        at += size + len(behind)
+    return content
+
+
+def _words(data: bytes | bytearray, size: int) -> memoryview[int]:
+    """Bytes as words of two or four, of which the size of a value, and of all that is around it, is a multiple."""
+    return memoryview(data).cast("H" if size % 4 else "I")
+
+
+def _packed(values: Sequence[int], size: int) -> bytes:
+    if size in _NUMBERS:
+        return Struct(f">{len(values)}{_NUMBERS[size]}").pack(*values)
+    return b"".join([value.to_bytes(size, "big") for value in values])
 
 
 def single_elements(values: Iterable[bytes], size: int) -> tuple[bytes, ...]:
@@ -102,13 +128,27 @@ def single_elements(values: Iterable[bytes], size: int) -> tuple[bytes, ...]:
 
 def are_elements(lists: Sequence[bytes], values: Collection[bytes], size: int) -> bool:
     """Whether lists have an element for each of these values, in any order. A set has no element twice."""
-    head, tail = frame(size)
-    if sum(map(len, lists)) != len(values) * (size + len(head + tail)):
+    around = frame(size)
+    data = b"".join(lists)
+    if len(data) != len(values) * (size + len(b"".join(around))):
         return False
-    padded = frozenset([each + tail for each in values] if tail else values)
-    # Whatever the head occurs in is not as it should be, and so not among the values.
-    parts = [each.split(head) for each in lists]
-    return not any(each[0] for each in parts) and all(padded.issuperset(each[1:]) for each in parts)
+    if not values:
+        return True
+    width = 2 if size % 4 else 4
+    # The values without what is around them, which is then compared by itself.
+    packed = bytearray(size * len(values))
+    step, begin = len(data) // len(values) // width, len(around[0]) // width
+    source, target = _words(data, size), _words(packed, size)
+    for number in range(size // width):
+        target[number :: size // width] = source[begin + number :: step]
+    if data != _written_over([(around, packed)], size, len(values)):
+        return False
+    planned = frozenset(values)
+    at_once = min(len(values), _BLOCK)
+    whole = len(values) // at_once * at_once * size
+    blocks = [*Struct(f"{size}s" * at_once).iter_unpack(packed[:whole])]
+    blocks += Struct(f"{size}s").iter_unpack(packed[whole:])
+    return all(map(planned.issuperset, blocks))
 
 
 def count_ranged(intervals: Sequence[Interval]) -> int:

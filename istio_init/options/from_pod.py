@@ -168,8 +168,8 @@ def _annotation_warnings(documents: list[Any], workload: Workload) -> Iterator[s
 
 def _request(workload: Workload, overrides: Mapping[str, str]) -> _Request:
     """What the pod's rules are made from. ValueError where it has none, or they can't be known."""
-    if workload.host_network:
-        raise ValueError("hostNetwork: the pod is in the node's own network: nothing is captured in this pod")
+    if workload.out_of_reach:
+        raise ValueError(f"{workload.out_of_reach}: nothing is captured in this pod")
     if workload.annotations.get(AMBIENT) == "enabled":
         raise ValueError(f"annotation {AMBIENT}: ambient mode: ztunnel captures this pod's traffic, without a sidecar")
     if calls := _rule_makers(workload):
@@ -204,8 +204,8 @@ def _mode_warnings(workload: Workload) -> Iterator[str]:
 
 def refusal(workload: Workload) -> str:
     """Why nothing is captured in a pod; empty where something is. ValueError where that can't be read."""
-    if workload.host_network:
-        return "hostNetwork: the pod is in the node's own network"
+    if workload.out_of_reach:
+        return workload.out_of_reach
     if _rule_makers(workload):
         return ""
     if STATUS in workload.annotations or workload.init_container(VALIDATION):

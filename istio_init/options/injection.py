@@ -112,8 +112,8 @@ def injection(
 
 def _not_required(workload: Workload) -> str:
     """Why Istio leaves a workload alone before it looks at the annotations' values; empty where it does not."""
-    if workload.host_network:
-        return "hostNetwork: the pod is in the node's own network"
+    if workload.out_of_reach:
+        return workload.out_of_reach
     if workload.namespace in SYSTEM_NAMESPACES:
         return f"namespace {workload.namespace}: Istio injects nothing there"
     kind = "label" if INJECT in workload.labels else "annotation"

@@ -74,6 +74,15 @@ class Workload(Record):
         return boolean(self.spec, "hostNetwork") is True
 
     @property
+    def out_of_reach(self) -> str:
+        """Why no rules can be made for the pod, whatever it asks for; empty where they can."""
+        if self.host_network:
+            return "hostNetwork: the pod is in the node's own network"
+        if mapping(self.spec.get("os"), "os").get("name") == "windows":
+            return "os: name: 'windows': the pod's network is not Linux's"
+        return ""
+
+    @property
     def nameservers(self) -> list[str]:
         """All nameservers of the pod; none where the cluster's or the node's are added to those that it names."""
         if self.spec.get("dnsPolicy") != "None":

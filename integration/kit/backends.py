@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,10 @@ _SAVE = {
 def as_older_nft(text: str) -> str:
     """A listing as nft 1.0.6 prints it.
 
-    Newer ones print the priority -100 by its name in the output hook as well, and nothing else otherwise.
+    Newer ones print the priority -100 by its name in the output hook as well, 1.1.7 how many elements are in a
+    set that has a size; and nothing else otherwise.
     """
+    text = re.sub(r"(\n\t\tsize (\d+))\t# count \2(?=\n)", r"\1", text)
     return text.replace("type nat hook output priority dstnat;", "type nat hook output priority -100;")
 
 

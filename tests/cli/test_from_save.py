@@ -146,6 +146,13 @@ def test_a_listing_with_handles_is_read() -> None:
     assert read_dump("\n".join(lines)) == read_dump(text)
 
 
+def test_a_table_of_nft_with_an_owner_is_read() -> None:
+    """Nft prints the owner's name behind the brace, and before the handle."""
+    text = listing(layout(Sidecar(f"{ARTICLE} --no-enable-ipv6").plan.rulesets, name) for name in ("nat",))
+    for behind in (" # progname nft", " # progname my agent # handle 3"):
+        assert read_dump(text.replace("nat {\n", f"nat {{{behind}\n\tflags owner,persist\n\n", 1)) == read_dump(text)
+
+
 def test_what_nft_does_not_print_is_undecided_by_its_name() -> None:
     text = "table ip nat {\n\tchain OUTPUT {\n\t\ttype nat hook output priority -100; policy accept;\n%s\t}\n}\n"
     rules = '\t\tmeta l4proto tcp xt match "owner" counter packets 0 bytes 0 xt target "REDIRECT"\n\t\tnumgen random\n'

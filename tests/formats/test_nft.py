@@ -177,6 +177,8 @@ def test_a_table_that_is_switched_off_has_no_base_chains() -> None:
     dump = dumped(nat_table)
     read = read_table("nat", dump.replace(table=dump.table + word(2, 1))).table
     assert {"output", "prerouting"} <= {chain.name for chain in read.chains}
+    owned = dump.replace(table=dump.table + word(2, 6))
+    assert meaning(read_table("nat", owned).table) == nat_table
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from istio_init.kernel.netlink.nfnetlink import (
 )
 from istio_init.kernel.nft import compat_modules
 from istio_init.kernel.nft.compat_decode import RuleReader
+from istio_init.kernel.nft.refusal_words import FULL_HOOK, explain_permission
 from istio_init.kernel.xtables.refusal import module
 from istio_init.kernel.xtables.required_modules import extensions
 
@@ -80,7 +81,9 @@ def _why(number: int, message: Message | None) -> str:
         return _missing(message)
     match number:
         case errno.EPERM:
-            return denial.explain_permission("NET_ADMIN")
+            return explain_permission(message)
+        case errno.E2BIG:
+            return FULL_HOOK
         case errno.ENOBUFS | errno.EMSGSIZE:
             return "the socket has no room for so many rules: raise net.core.wmem_max"
         case errno.EBUSY:

@@ -24,7 +24,7 @@ from istio_init.kernel.nft.foreign_maps import MapReader
 from istio_init.kernel.nft.foreign_statements import mark_target, translation
 from istio_init.kernel.nft.native_decode import NativeReader, contents
 from istio_init.kernel.nft.native_decode_target import verdict_of
-from istio_init.kernel.nft.native_dump import TABLE_FLAGS, set_name
+from istio_init.kernel.nft.native_dump import is_dormant, set_name
 from istio_init.kernel.nft.native_encode import CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE
 from istio_init.kernel.nft.set_intervals import members
 from istio_init.model.extensions import Multiport
@@ -71,7 +71,7 @@ def _tables(channel: NfnetlinkChannel, family: Family) -> Iterator[HookedTable]:
         number, facts = body[0], attributes(body[HEAD.size :])
         table = name(facts[NFT_NAME])
         own_table = table in NAMES.values() if number == NFPROTO_INET else table in BUILTIN_CHAINS
-        if number in {NFPROTO_INET, FAMILIES[family]} and not own_table and not any(facts.get(TABLE_FLAGS, b"")):
+        if number in {NFPROTO_INET, FAMILIES[family]} and not own_table and not is_dormant(facts):
             yield from _hooked(channel, number, table, family)
 
 

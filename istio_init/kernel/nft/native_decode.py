@@ -21,7 +21,7 @@ from istio_init.kernel.nft.expressions import (
 )
 from istio_init.kernel.nft.native_decode_match import MatchReader
 from istio_init.kernel.nft.native_decode_target import read_target
-from istio_init.kernel.nft.native_dump import TABLE_FLAGS, set_name
+from istio_init.kernel.nft.native_dump import is_dormant, set_name
 from istio_init.kernel.nft.native_encode import (
     CHAIN_HOOK,
     CHAIN_POLICY,
@@ -78,8 +78,7 @@ def _read_table(table: TableName, dump: TableDump) -> StoredTable:
         each: values for data in dump.sets if (values := contents(data, dump.elements)) for each in [set_name(data)]
     }
     reader = NativeReader(contents_by_set)
-    # A table that is switched off has no hooks.
-    dormant = any(attributes(dump.table[HEAD.size :]).get(TABLE_FLAGS, b""))
+    dormant = is_dormant(attributes(dump.table[HEAD.size :]))
     names: dict[str, str] = {}
     for data in dump.chains:
         attrs = attributes(data[HEAD.size :])

@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from istio_init.kernel.nft.native_encode import EncodedSet, EncodedTable, Message
     from istio_init.model.rules import TableName
 
-TABLE_FLAGS = 2  # NFTA_TABLE_FLAGS
-DELSET = 11  # NFT_MSG_DELSET
+_TABLE_FLAGS, _DORMANT = 2, 1  # NFTA_TABLE_FLAGS, NFT_TABLE_F_DORMANT
+_CHAIN_FLAGS, _CHAIN_BINDING = 10, 4  # NFTA_CHAIN_FLAGS, NFT_CHAIN_BINDING
+_SET_MAP = 8  # NFT_SET_MAP
+DELSET, DELSETELEM = 11, 14  # NFT_MSG_*
 SET_ANONYMOUS = 1  # NFT_SET_ANONYMOUS
 _COUNTER = expression("counter", bytes(24))
 # What a counter begins with, up to the first number; behind the packets there is nothing.
@@ -90,7 +92,7 @@ def holds(dump: TableDump, encoded: EncodedTable) -> bool:
     Where it is not, the table may still mean the same (native_decode.py): other kernels dump other defaults.
     """
     return (
-        not any(attributes(dump.table[HEAD.size :]).get(TABLE_FLAGS, b""))
+        not is_dormant(attributes(dump.table[HEAD.size :]))
         and _chains(dump.chains) == encoded.chains
         and _same_sets(dump, encoded.sets)
         and _same_rules(dump.rules, encoded.rules)
@@ -106,11 +108,15 @@ def emptying(table: TableName, dump: TableDump, encoded: EncodedTable) -> list[M
 
     Chains are listed in the order in which they were created, so those stay that come before the first difference.
     """
-    existing = _chains(dump.chains)
+    # One that is bound to a rule goes with it.
+    existing = _chains([data for data in dump.chains if not _flags(data, _CHAIN_FLAGS) & _CHAIN_BINDING])
     kept = [each for each, facts in existing.items() if facts]
     planned = [each for each, facts in encoded.chains.items() if facts]
-    dormant = any(attributes(dump.table[HEAD.size :]).get(TABLE_FLAGS, b""))
-    if dormant or planned[: len(kept)] != kept or any(existing[each] != encoded.chains[each] for each in kept):
+    if (
+        any(attributes(dump.table[HEAD.size :]).get(_TABLE_FLAGS, b""))
+        or planned[: len(kept)] != kept
+        or any(existing[each] != encoded.chains[each] for each in kept)
+    ):
         return [deletion(table)]
     head = body(NFPROTO_INET, text(NFT_NAME, NAMES[table]))
     users = [each for each, facts in existing.items() if not facts]
@@ -118,16 +124,24 @@ def emptying(table: TableName, dump: TableDump, encoded: EncodedTable) -> list[M
         pairs = enumerate(zip(users, [each for each, facts in encoded.chains.items() if not facts], strict=False))
         users = users[next((at for at, (old, new) in pairs if old != new), len(encoded.chains) - len(planned)) :]
     # The kernel deletes sets without a name of their own with the rules that they are in.
-    sets = [set_name(data) for data in dump.sets if not _flags(data) & SET_ANONYMOUS]
+    sets = {head + text(SET_NAME, set_name(data)): _flags(data, SET_FLAGS) for data in dump.sets}
+    named = {which: flags for which, flags in sets.items() if not flags & SET_ANONYMOUS}
     return [
         (DELRULE, 0, head),
+        # A map may jump to the chains: before Linux 6.4 it lets go of them with its elements alone.
+        *((DELSETELEM, 0, which) for which, flags in named.items() if flags & _SET_MAP),
+        *((DELSET, 0, which) for which in named),
         *((DELCHAIN, 0, head + text(CHAIN_NAME, each)) for each in users),
-        *((DELSET, 0, head + text(SET_NAME, each)) for each in sets),
     ]
 
 
-def _flags(data: bytes) -> int:
-    return int.from_bytes(attributes(data[HEAD.size :]).get(SET_FLAGS, b""), "big")
+def is_dormant(table: Mapping[int, bytes]) -> bool:
+    """Whether a table with these attributes is switched off: its chains have no hooks."""
+    return bool(int.from_bytes(table.get(_TABLE_FLAGS, b""), "big") & _DORMANT)
+
+
+def _flags(data: bytes, kind: int) -> int:
+    return int.from_bytes(attributes(data[HEAD.size :]).get(kind, b""), "big")
 
 
 def _chains(dumped: Sequence[bytes]) -> dict[str, tuple[bytes, ...]]:

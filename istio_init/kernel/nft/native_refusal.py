@@ -10,10 +10,21 @@ import posix  # the C half of os
 
 from istio_init.errors import KernelError, shown
 from istio_init.formats.nft.listing import rule_text
-from istio_init.kernel.host import denial
 from istio_init.kernel.netlink.channel import ATTRIBUTE, attributes
-from istio_init.kernel.netlink.nfnetlink import HEAD, NEWCHAIN, NEWRULE, NEWSET, NEWSETELEM, name
+from istio_init.kernel.netlink.nfnetlink import (
+    CHAIN_NAME,
+    DELCHAIN,
+    HEAD,
+    NEWCHAIN,
+    NEWRULE,
+    NEWSET,
+    NEWSETELEM,
+    SET_NAME,
+    name,
+)
 from istio_init.kernel.nft.expressions import EXPRESSION_NAME, EXPRESSIONS
+from istio_init.kernel.nft.native_dump import DELSET, DELSETELEM
+from istio_init.kernel.nft.refusal_words import FULL_HOOK, explain_permission
 from istio_init.model.inet import NAMES
 
 TYPE_CHECKING = False
@@ -28,6 +39,8 @@ _LACKING = {errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT}
 _REMEDIES = {
     errno.ENOBUFS: "the socket has no room for a transaction of this size: raise net.core.wmem_max",
     errno.EMSGSIZE: "the socket has no room for a transaction of this size: raise net.core.wmem_max",
+    errno.EBUSY: "something in the table still needs it (`nft list ruleset`): --cleanup-only removes all of the table",
+    errno.E2BIG: FULL_HOOK,
     errno.ENOMEM: "the kernel has no memory for the rules: raise the limit of the cgroup, or use fewer rules",
 }
 # The modules of expressions that nf_tables itself does not have, by the kernel's configuration.
@@ -38,6 +51,8 @@ _MODULES = {
     "counter": "nf_tables",
     "lookup": "nf_tables",
 }
+# What is removed before a table is written anew, and the attribute that names it.
+_REMOVALS = {DELCHAIN: ("chain", CHAIN_NAME), DELSET: ("set", SET_NAME), DELSETELEM: ("elements of set", SET_NAME)}
 _KINDS = {NEWCHAIN: "chain", NEWSET: "set", NEWSETELEM: "set"}
 
 
@@ -50,7 +65,7 @@ def explain(
     code = errno.errorcode.get(number, str(number))
     if 0 <= at < len(messages):
         message = messages[at]
-        what = describe(subjects[at], message[0])
+        what = describe(subjects[at], message[0]) + _removed(message)
         element = _expression_at(message, offset)
     else:
         message, what, element = None, f"tables {', '.join(NAMES[each] for each in names)}", ""
@@ -66,12 +81,19 @@ def describe(subject: Subject, kind: int = NEWRULE) -> str:
     return f"inet {table} {_KINDS.get(kind, '')} {within}" if within else f"table inet {table}"
 
 
+def _removed(message: Message) -> str:
+    if message[0] not in _REMOVALS:
+        return ""
+    word, key = _REMOVALS[message[0]]
+    return f", removing {word} {shown(name(attributes(message[2][HEAD.size :])[key]))}"
+
+
 def _remedy(number: int, message: Message | None, element: str) -> str:
     if number == errno.EPERM:
-        return denial.explain_permission("NET_ADMIN")
+        return explain_permission(message)
     if number in _REMEDIES:
         return _REMEDIES[number]
-    if number not in _LACKING:
+    if number not in _LACKING or (message is not None and message[0] in _REMOVALS):
         return "nothing was written; the kernel's log (dmesg) may say more"
     if message is None or message[0] not in {NEWCHAIN, NEWRULE}:
         return "the kernel has no nftables for this: load the module nf_tables, or leave --native-nftables out"

@@ -186,6 +186,24 @@ OUTBOUND = {
     "no owner groups": ("-i '*' --istio-outbound-owner-groups ''", User(5, 303), "peer", 80, "peer:80"),
     "excluded group": ("-i '*' --istio-outbound-owner-groups-exclude 888", User(5, 888), "peer", 80, "peer:80"),
     "not the excluded one": ("-i '*' --istio-outbound-owner-groups-exclude 888", User(5, 5), "peer", 80, "outbound"),
+    "users for ports, in both": (
+        "-i '*' --exclude-uids-for-ports tcp:443:5,7-9", User(8, 3), "peer", 443, "peer:443"
+    ),
+    "users for ports, another port": (
+        "-i '*' --exclude-uids-for-ports tcp:443:5,7-9", User(8, 3), "peer", 80, "outbound"
+    ),
+    "users for ports, another user": (
+        "-i '*' --exclude-uids-for-ports tcp:443:5,7-9", User(6, 5), "peer", 443, "outbound"
+    ),
+    "users for ports, ranges that overlap": (
+        "-i '*' --exclude-uids-for-ports 'udp:*:9;tcp:1-100,80,400-500:5-8,7'", User(7, 3), "peer", 443, "peer:443"
+    ),
+    "users for ports, every port": ("-i '*' --exclude-uids-for-ports tcp:*:5", User(5, 5), "peer", 80, "peer:80"),
+    "users for ports, UDP's alone": ("-i '*' --exclude-uids-for-ports udp:*:5", User(5, 5), "peer", 80, "outbound"),
+    "users for ports, every user": (
+        "-i '*' --exclude-uids-for-ports tcp:443:0-4294967294", User(5, 5), "peer", 443, "peer:443"
+    ),
+    "users for ports, not in -q": ("-q 80 --exclude-uids-for-ports tcp:80:5", User(5, 5), "peer", 80, "peer:80"),
     "-c, the interface": ("-i '*' -c veth1", APP, "second_peer", 80, "peer:80"),
     "-c, another one": ("-i '*' -c veth1", APP, "peer", 80, "outbound"),
     "-c, a prefix": ("-i '*' -c vet+", APP, "peer", 80, "peer:80"),
@@ -229,6 +247,33 @@ INBOUND = {
     "1.13, ssh is left alone": ("-b '*' --compat-version 1.13", "pod", 22, "refused"),
     "ssh is not": ("-b '*'", "pod", 22, "inbound"),
 }
+
+
+# Inbound, from an address of the peer: options beside BASE; the source; where it ends.
+SOURCES = {
+    "in a network": ("-b '*' --istio-inbound-exclude-cidr 10.77.0.0/16,fd77::/16", "peer", "app"),
+    "in none": ("-b '*' --istio-inbound-exclude-cidr 10.77.0.0/16,fd77::/16", "outer", "inbound"),
+    "an address": ("-b '*' --istio-inbound-exclude-cidr 203.0.113.9,2001:db8::9", "outer", "app"),
+    "beside the address": ("-b '*' --istio-inbound-exclude-cidr 203.0.113.8,2001:db8::8", "outer", "inbound"),
+    "every address": ("-b '*' --istio-inbound-exclude-cidr 0.0.0.0/0,::/0", "outer", "app"),
+    "networks that overlap": (
+        "-b '*' --istio-inbound-exclude-cidr 203.0.113.0/24,203.0.0.0/8,2001:db8::9,2001:db8::/32,2001:db8::/32",
+        *("outer", "app"),
+    ),
+    "a long list": (f"-b '*' --istio-inbound-exclude-cidr {LONG_LIST},203.0.113.0/24,2001:db8::/48", "outer", "app"),
+    "not in a long list": (f"-b '*' --istio-inbound-exclude-cidr {LONG_LIST}", "outer", "inbound"),
+    "a port of a list": ("-b 8080 --istio-inbound-exclude-cidr 203.0.113.9,2001:db8::9", "outer", "app"),
+    "with comments": ("-b '*' --istio-inbound-exclude-cidr 203.0.113.9,2001:db8::9 --rule-comments", "outer", "app"),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_inbound_sources(pod: Pod, name: str) -> None:
+    """In every mode, whichever table decides."""
+    arguments, source, ends = SOURCES[name]
+    pod.apply(f"{BASE} {arguments}")
+    to = (pod.addresses.pod, 8080)
+    assert pod.dial_in(to, (getattr(pod.addresses, source), 0)).at == ends
 
 
 @pytest.mark.parametrize("name", INBOUND)

@@ -75,6 +75,29 @@ def test_excluded_outbound_ports_are_no_queries(pod: Pod) -> None:
     assert pod.dial(APP, (pod.addresses.peer, 53)).at == "server"
 
 
+@EACH
+def test_queries_of_a_user_who_is_excluded(pod: Pod, options: str) -> None:
+    """For each protocol by itself; the others' queries are captured."""
+    pod.apply(f"{options} --exclude-uids-for-ports 'udp:53:1200;tcp:50-60:1201'")
+    server = (pod.addresses.peer, 53)
+    by_udp, by_tcp = User(1200, 5), User(1201, 5)
+    assert [pod.query(user, server).at for user in (by_udp, by_tcp, APP)] == ["server at peer", "agent", "agent"]
+    assert [pod.dial(user, server).at for user in (by_udp, by_tcp, APP)] == ["agent", "server", "agent"]
+    assert pod.query(by_udp, server).answered == server
+
+
+@EACH
+@pytest.mark.parametrize("first", ["app", "excluded"])
+def test_one_source_port_used_by_the_app_and_by_an_excluded_user(pod: Pod, options: str, first: str) -> None:
+    pod.apply(f"{options} --exclude-uids-for-ports udp:53:1200")
+    server = (pod.addresses.peer, 53)
+    ends = {"app": (APP, "agent"), "excluded": (User(1200, 5), "server at peer")}
+    for name in (first, *(ends.keys() - {first}), first):
+        user, at = ends[name]
+        assert pod.query(user, server, PORT).at == at
+    assert not strays(pod)
+
+
 def test_a_family_without_servers(pod: Pod) -> None:
     mine, other = ("10.77.0.1", "fd77::1") if pod.family == IPV4 else ("fd77::1", "10.77.0.1")
     pod.apply(f"-i '*' --redirect-dns --dns-servers {other}")

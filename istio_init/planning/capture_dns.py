@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from istio_init.model.extensions import CtZone
-from istio_init.model.rules import Destination, Jump, PortRange, Redirect, Source, SourcePorts
+from istio_init.model.rules import UDP, Destination, Jump, Owner, PortRange, Redirect, Source, SourcePorts
 from istio_init.planning.capture import (
     AGENT_DNS_PORT,
     DNS_PORT,
@@ -59,6 +59,7 @@ def _zones(options: Options, destinations: tuple[Destination | None, ...]) -> It
         yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", query, proxy_why)
         answers = istio_rule(IS_UDP, answer_by_agent, owner, to=CtZone(APP_ZONE))
         yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", answers, app_why)
+    yield from _excluded_users(options, destinations)
     if destinations:
         why: Why = ("inbound packets enter ISTIO_INBOUND for conntrack zones", DNS_FLAGS)
         yield PlannedRule("raw", "PREROUTING", istio_rule(to=Jump("ISTIO_INBOUND")), why)
@@ -67,3 +68,19 @@ def _zones(options: Options, destinations: tuple[Destination | None, ...]) -> It
         query = istio_rule(destination, IS_UDP, one_port(DNS_PORT), to=CtZone(APP_ZONE))
         yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", query, app_why)
         yield PlannedRule("raw", "ISTIO_INBOUND", istio_rule(source, IS_UDP, answer, to=CtZone(PROXY_ZONE)), proxy_why)
+
+
+def _excluded_users(options: Options, destinations: tuple[Destination | None, ...]) -> Iterator[PlannedRule]:
+    """Queries that are not captured are in the zone of the servers' answers, as the proxy's are."""
+    why: Why = (
+        "an excluded user's queries are kept apart from the app's, which are redirected",
+        "--exclude-uids-for-ports",
+    )
+    for protocol, ports, users in options.exclude_uids_for_ports:
+        if protocol != UDP or (ports and not any(each.low <= DNS_PORT <= each.high for each in ports)):
+            continue
+        for low, high in users:
+            for destination in destinations:
+                owner = Owner("uid", low, high)
+                query = istio_rule(destination, IS_UDP, one_port(DNS_PORT), owner, to=CtZone(PROXY_ZONE))
+                yield PlannedRule("raw", "ISTIO_OUTPUT_DNS", query, why)

@@ -82,6 +82,18 @@ def test_inbound(pod: Pod, name: str) -> None:
     assert (arrival.at, arrival.local) == (ends, address)
 
 
+@pytest.mark.parametrize(("source", "ends"), [("outer", "app"), ("peer", "inbound")])
+@pytest.mark.parametrize("more", ["", "--redirect-dns --capture-all-dns --drop-invalid --rule-comments"])
+def test_inbound_from_excluded_sources(pod: Pod, source: str, ends: str, more: str) -> None:
+    """Outbound connections to the same addresses are captured, and the proxy reaches them."""
+    pod.apply(f"{ALL} --istio-inbound-exclude-cidr 203.0.113.0/25,203.0.113.9,2001:db8::/64 {more}")
+    to = (pod.addresses.pod, 8080)
+    address = getattr(pod.addresses, source)
+    arrival = pod.dial_in(to, (address, 40003))
+    assert (arrival.at, arrival.source, arrival.answered) == (ends, (address, 40003), to)
+    assert [pod.dial(user, (address, 80)).at for user in (APP, PROXY)] == ["outbound", "peer"]
+
+
 def test_outbound_is_as_ever(pod: Pod) -> None:
     pod.apply(ALL)
     to = (pod.addresses.peer, 80)

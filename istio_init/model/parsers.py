@@ -163,7 +163,7 @@ def networks(text: str) -> tuple[Network, ...]:
     """A comma list of CIDRs and addresses; * is not one."""
     entries = items(text)
     if ALL in entries:
-        raise ValueError("* is not allowed here; to capture nothing outbound leave --istio-service-cidr empty")
+        raise ValueError("* is not allowed here, list the networks; every one is 0.0.0.0/0,::/0")
     return each(network, entries)
 
 

@@ -79,6 +79,10 @@ def _named(result: FamilyResult, options: Options, dimension: int) -> Named:
     else:
         addresses["loopback"] = loopback(options, family).address
     classes = {"elsewhere": space.unnamed(dimension)}
+    if dimension == SOURCE and any(
+        each.family == family and not each.prefix for each in options.istio_inbound_exclude_cidr
+    ):
+        classes = {}  # the rule for every address names none
     for name, address in addresses.items():
         if (
             address

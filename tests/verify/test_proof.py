@@ -255,6 +255,14 @@ def test_families_that_differ_are_reported() -> None:
     assert "15001" in alike[0].actual
 
 
+@pytest.mark.parametrize("networks", ["0.0.0.0/0", "::/0", "0.0.0.0/0,::/0", "0.0.0.0/1,128.0.0.0/1"])
+@pytest.mark.parametrize("base", [ARTICLE, TPROXY_DNS])
+def test_every_source_of_a_family_may_be_excluded(base: str, networks: str) -> None:
+    """The other family's are captured, as the options say: no disagreement of the rules."""
+    faults = Pod(f"{base} --enable-ipv6 --istio-inbound-exclude-cidr {networks}").prove().faults
+    assert not [fault for fault in faults if not fault.known_cause]
+
+
 @pytest.mark.parametrize("arguments", [ARTICLE, TPROXY_DNS, "-i 10.0.0.0/8 -b 80 -k net1 -c eth9 -x 10.1.0.0/16"])
 def test_planted_faults_are_found_or_change_nothing(arguments: str) -> None:
     """Each is reported with a packet that the simulator, too, finds to be treated differently; or no packet is."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 REFUSED = "refused by istio-init"
 # Options of the tables that ask for what only rules can do.
-RULES_ONLY = (" -c ", " -k ", "--compat-version")
+RULES_ONLY = (" -c ", " -k ", "--compat-version", "--exclude-uids-for-ports")
 BOTH_FAMILIES = pytest.mark.parametrize("family", FAMILIES)
 
 

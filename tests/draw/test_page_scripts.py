@@ -5,7 +5,6 @@ The expected answers are made from simulate/ in each run, so they are never out 
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from functools import cache
@@ -53,21 +52,9 @@ def differing(changed: dict[str, str] | None = None, at_once: int = 1000) -> tup
         actual = page_scripts.answers(batches, changed)
         for batch, expected, answers in zip(batches, result.expected[start:], actual, strict=False):
             for typed, message, answer in zip(batch["packets"], expected, answers, strict=True):
-                if not agrees(message, answer):
+                if not page_cases.agrees(message, answer):
                     return typed, message, answer
     return None
-
-
-def agrees(prediction: page_cases.Prediction | None, answer: Any) -> bool:  # noqa: ANN401 (JSON)
-    """Whether an answer of the scripts is the simulator's, and lights up the same of what is drawn."""
-    if prediction is None or answer is None:
-        return prediction is answer
-    if prediction.leaves_open:
-        # The scripts end where something is not known, and do not follow it both ways.
-        return answer["described"]["end"] in {"undecided", prediction.described["end"]}
-    lit = [{part: frozenset(keys) for part, keys in each.items()} for each in answer["highlights"]]
-    drawn = [{**each, "hit": each["hit"] & prediction.drawn} for each in lit]
-    return bool(answer["described"] == json.loads(json.dumps(prediction.described)) and drawn == prediction.highlights)
 
 
 def test_the_scripts_answer_as_the_simulator() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -297,6 +298,18 @@ class Prediction(NamedTuple):
     highlights: list[dict[str, frozenset[str]]]
     drawn: set[str]
     leaves_open: bool
+
+
+def agrees(expected: Prediction | None, answer: Any) -> bool:  # noqa: ANN401 (JSON)
+    """Whether an answer of the scripts is the simulator's, and lights up the same of what is drawn."""
+    if expected is None or answer is None:
+        return expected is answer
+    if expected.leaves_open:
+        # The scripts end where something is not known, and do not follow it both ways.
+        return answer["described"]["end"] in {"undecided", expected.described["end"]}
+    lit = [{part: frozenset(keys) for part, keys in each.items()} for each in answer["highlights"]]
+    drawn = [{**each, "hit": each["hit"] & expected.drawn} for each in lit]
+    return bool(answer["described"] == json.loads(json.dumps(expected.described)) and drawn == expected.highlights)
 
 
 def prediction(about: Subject, typed: dict[str, Any], family: Family) -> Prediction | None:

@@ -52,13 +52,15 @@ def test_the_steps_of_ebpf_are_medians_beside_what_they_may_take() -> None:
     assert [cell.strip() for cell in row.strip("|").split("|")] == ["ADD", "3.00", "2.00", "1.50", "2"]
 
 
-def test_a_reader_that_has_enough_ends_it_without_a_traceback() -> None:
+def test_a_reader_that_has_enough_ends_it_without_a_traceback(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, str(installation.ROOT / "scripts" / "bench"), "--list"]
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, env=environment, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_page_is_filled_between_its_marks() -> None:

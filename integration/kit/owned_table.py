@@ -13,6 +13,7 @@ from istio_init.kernel.netlink.nfnetlink import (
     NEWTABLE,
     NFT_NAME,
     NLM_F_CREATE,
+    TABLE_FLAGS,
     body,
     text,
     word,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from integration.kit.namespace import Namespace
 
-TABLE_FLAGS = 2  # NFTA_TABLE_FLAGS
 OWNER, PERSIST = 2, 4  # NFT_TABLE_F_*
 LOCAL_OUT, ACCEPT, DROP = 3, 1, 0
 

@@ -18,7 +18,7 @@ from istio_init.model.rules import IPV4, IPV6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Self, TypeVar
 
     from istio_init.model.rules import Family
@@ -32,6 +32,7 @@ NEWSET, GETSET, NEWSETELEM, GETSETELEM = 9, 10, 12, 13
 NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
 NFT_NAME = 1  # NFTA_TABLE_NAME; of a chain or a rule, its table's
 CHAIN_NAME, RULE_CHAIN, SET_NAME = 3, 2, 2
+TABLE_FLAGS, _DORMANT = 2, 1  # NFTA_TABLE_FLAGS, NFT_TABLE_F_DORMANT
 GEN_ID = 1
 # <linux/netlink.h>: where the socket has no room for all refusals of a batch, the first ones are kept.
 NETLINK_NO_ENOBUFS = 5
@@ -56,6 +57,11 @@ def text(kind: int, value: str) -> bytes:
 def word(kind: int, value: int) -> bytes:
     """An attribute with a number of 32 bits as its value."""
     return attribute(kind, WORD.pack(value & 0xFFFFFFFF))
+
+
+def is_dormant(table: Mapping[int, bytes]) -> bool:
+    """Whether a table with these attributes is switched off: its chains have no hooks."""
+    return bool(int.from_bytes(table.get(TABLE_FLAGS, b""), "big") & _DORMANT)
 
 
 def name(value: bytes) -> str:

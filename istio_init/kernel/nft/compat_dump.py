@@ -16,6 +16,7 @@ from istio_init.kernel.netlink.nfnetlink import (
     RULE_CHAIN,
     WORD,
     NfnetlinkChannel,
+    is_dormant,
     name,
     text,
 )
@@ -38,11 +39,10 @@ if TYPE_CHECKING:
     # A table, and the contents of its chains.
     Expected: TypeAlias = tuple[Table, dict[str, Contents]]
 
-TABLE_FLAGS, _TABLE_USE, TABLE_USERDATA = 2, 3, 6  # NFTA_TABLE_*
+_TABLE_USE, TABLE_USERDATA = 3, 6  # NFTA_TABLE_*
 CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE, _CHAIN_FLAGS, CHAIN_USERDATA = 4, 5, 7, 10, 12  # NFTA_CHAIN_*
 HOOK_NUMBER, HOOK_PRIORITY = 1, 2  # NFTA_HOOK_*
 RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_COMPAT, _RULE_USERDATA = 3, 4, 5, 7  # NFTA_RULE_*
-_DORMANT = 1  # NFT_TABLE_F_DORMANT
 _NESTED = 0x8000
 POLICIES = {0: "DROP", 1: "ACCEPT"}
 _HANDLES = (12, 24)  # bytes of one or two attributes of 64 bits
@@ -128,7 +128,7 @@ def _read_table(
 ) -> CompatTable:
     """A table; `messages` are what the kernel says of it, and of its chains."""
     (family, table), (attrs, chains) = place, messages
-    dormant = bool(_number(attrs.get(TABLE_FLAGS, b"")) & _DORMANT)
+    dormant = is_dormant(attrs)
     policies = {chain: POLICIES.get(_number(each.get(CHAIN_POLICY, b""), 2)) for chain, each in chains.items()}
     broken = {chain: why for chain, each in chains.items() if (why := _why_broken(table, chain, each, dormant=dormant))}
     dumped = channel.rules(FAMILIES[family], table)

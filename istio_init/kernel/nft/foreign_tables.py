@@ -17,6 +17,7 @@ from istio_init.kernel.netlink.nfnetlink import (
     NFT_NAME,
     RULE_CHAIN,
     NfnetlinkChannel,
+    is_dormant,
     name,
 )
 from istio_init.kernel.nft.expressions import ELEMENT, EXPRESSION_DATA, EXPRESSION_NAME, EXPRESSIONS
@@ -24,7 +25,7 @@ from istio_init.kernel.nft.foreign_maps import MapReader
 from istio_init.kernel.nft.foreign_statements import mark_target, translation
 from istio_init.kernel.nft.native_decode import NativeReader, contents
 from istio_init.kernel.nft.native_decode_target import verdict_of
-from istio_init.kernel.nft.native_dump import is_dormant, set_name
+from istio_init.kernel.nft.native_dump import set_name
 from istio_init.kernel.nft.native_encode import CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE
 from istio_init.kernel.nft.set_intervals import members
 from istio_init.model.extensions import Multiport

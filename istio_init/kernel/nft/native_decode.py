@@ -10,7 +10,7 @@ from istio_init.errors import KernelError, shown
 from istio_init.formats.nft.as_rulesets import only_family
 from istio_init.formats.nft.layout import drop_behind
 from istio_init.kernel.netlink.channel import attribute, attributes
-from istio_init.kernel.netlink.nfnetlink import CHAIN_NAME, HEAD, RULE_CHAIN, SET_NAME, name
+from istio_init.kernel.netlink.nfnetlink import CHAIN_NAME, HEAD, RULE_CHAIN, SET_NAME, is_dormant, name
 from istio_init.kernel.nft.expressions import (
     ACCEPT,
     ELEMENT,
@@ -21,7 +21,7 @@ from istio_init.kernel.nft.expressions import (
 )
 from istio_init.kernel.nft.native_decode_match import MatchReader
 from istio_init.kernel.nft.native_decode_target import read_target
-from istio_init.kernel.nft.native_dump import is_dormant, set_name
+from istio_init.kernel.nft.native_dump import set_name
 from istio_init.kernel.nft.native_encode import (
     CHAIN_HOOK,
     CHAIN_POLICY,

@@ -12,7 +12,9 @@ from istio_init.kernel.netlink.nfnetlink import (
     NFT_NAME,
     RULE_CHAIN,
     SET_NAME,
+    TABLE_FLAGS,
     body,
+    is_dormant,
     name,
     text,
 )
@@ -35,11 +37,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from istio_init.kernel.netlink.batch import Message
     from istio_init.kernel.netlink.nfnetlink import NfnetlinkChannel
-    from istio_init.kernel.nft.native_encode import EncodedSet, EncodedTable, Message
+    from istio_init.kernel.nft.native_encode import EncodedSet, EncodedTable
     from istio_init.model.rules import TableName
 
-_TABLE_FLAGS, _DORMANT = 2, 1  # NFTA_TABLE_FLAGS, NFT_TABLE_F_DORMANT
 _CHAIN_FLAGS, _CHAIN_BINDING = 10, 4  # NFTA_CHAIN_FLAGS, NFT_CHAIN_BINDING
 _SET_MAP = 8  # NFT_SET_MAP
 DELSET, DELSETELEM = 11, 14  # NFT_MSG_*
@@ -112,8 +114,9 @@ def emptying(table: TableName, dump: TableDump, encoded: EncodedTable) -> list[M
     existing = _chains([data for data in dump.chains if not _flags(data, _CHAIN_FLAGS) & _CHAIN_BINDING])
     kept = [each for each, facts in existing.items() if facts]
     planned = [each for each, facts in encoded.chains.items() if facts]
+    # A table with flags, whichever, is made anew: what is written has none.
     if (
-        any(attributes(dump.table[HEAD.size :]).get(_TABLE_FLAGS, b""))
+        any(attributes(dump.table[HEAD.size :]).get(TABLE_FLAGS, b""))
         or planned[: len(kept)] != kept
         or any(existing[each] != encoded.chains[each] for each in kept)
     ):
@@ -133,11 +136,6 @@ def emptying(table: TableName, dump: TableDump, encoded: EncodedTable) -> list[M
         *((DELSET, 0, which) for which in named),
         *((DELCHAIN, 0, head + text(CHAIN_NAME, each)) for each in users),
     ]
-
-
-def is_dormant(table: Mapping[int, bytes]) -> bool:
-    """Whether a table with these attributes is switched off: its chains have no hooks."""
-    return bool(int.from_bytes(table.get(_TABLE_FLAGS, b""), "big") & _DORMANT)
 
 
 def _flags(data: bytes, kind: int) -> int:

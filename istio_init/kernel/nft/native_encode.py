@@ -91,10 +91,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
+    from istio_init.kernel.netlink.batch import Message
     from istio_init.model.inet import Content, InetMatch, InetRule, InetTable
     from istio_init.model.rules import Family, Hook, TableName, Target
 
-    Message: TypeAlias = tuple[int, int, bytes]  # type, flags, body
     # What a message is about: a table, and a chain or set in it, and a rule of a chain with its number from 1.
     Subject: TypeAlias = tuple[str, str, int, InetRule | None]
     # The element type and the content of each set, its name in the table, and its number in the batch.

@@ -31,7 +31,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from istio_init.kernel.nft.native_encode import Message, Subject
+    from istio_init.kernel.netlink.batch import Message
+    from istio_init.kernel.nft.native_encode import Subject
     from istio_init.model.rules import TableName
 
 # The kernel's answers to something that it does not have.

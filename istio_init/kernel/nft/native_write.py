@@ -15,8 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from istio_init.kernel.netlink.batch import Message
     from istio_init.kernel.nft.native import Desired, Nftables
-    from istio_init.kernel.nft.native_encode import Message, Subject
+    from istio_init.kernel.nft.native_encode import Subject
     from istio_init.model.inet import InetTable
     from istio_init.model.rules import TableName
 

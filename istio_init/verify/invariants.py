@@ -172,14 +172,16 @@ class Invariants:
 
     def _users(self) -> Iterator[Invariant]:
         space = self._space
-        for protocol, ports, users in self._options.exclude_uids_for_ports:
-            to = space.ports(DESTINATION_PORT, ports) if ports else space.everything[DESTINATION_PORT]
-            packets = space.cube(protocol=space.only(PROTOCOL, protocol), destination_port=to, uid=self._within(users))
+        for protocol, to, uids in self._excluded_users():
+            packets = space.cube(protocol=space.only(PROTOCOL, protocol), destination_port=to, uid=uids)
             yield Invariant("a user's traffic to excluded ports is not captured", packets, (DIRECT,))
 
-    def _within(self, users: tuple[tuple[int, int], ...]) -> int:
-        """The classes of uids in any of the ranges."""
-        return self._space.where(UID, lambda uid: uid is not None and any(low <= uid <= high for low, high in users))
+    def _excluded_users(self) -> Iterator[tuple[int, int, int]]:
+        """Of each --exclude-uids-for-ports the protocol, and the classes of its ports and uids."""
+        space = self._space
+        for protocol, ports, users in self._options.exclude_uids_for_ports:
+            uids = space.where(UID, lambda uid: uid is not None and any(low <= uid <= high for low, high in users))  # noqa: B023 (called at once)
+            yield protocol, space.ports(DESTINATION_PORT, ports) if ports else space.everything[DESTINATION_PORT], uids
 
     def _groups(self) -> Iterator[Invariant]:
         included, space = self._options.istio_outbound_owner_groups, self._space
@@ -258,9 +260,9 @@ class Invariants:
                 yield Invariant(name, space.cube(protocol=self._udp, source_port=agent, **owner), (zone_name(2),))
             if servers := self._servers(DESTINATION):
                 query = {"protocol": self._udp, "destination_port": self._port(DNS_PORT), "destination": servers}
-                for protocol, ports, users in self._options.exclude_uids_for_ports:
-                    if protocol == UDP and (not ports or any(each.low <= DNS_PORT <= each.high for each in ports)):
-                        yield Invariant(name, space.cube(**query, uid=self._within(users)), (zone_name(1),))
+                for protocol, to, uids in self._excluded_users():
+                    if protocol == UDP and to & self._port(DNS_PORT):
+                        yield Invariant(name, space.cube(**query, uid=uids), (zone_name(1),))
                 yield Invariant(name, space.cube(**query), (zone_name(2),))
         yield Invariant("nothing else has a conntrack zone", space.everything, (zone_name(0),))
 

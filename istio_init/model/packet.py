@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # An interface gives itself such an address as soon as it is up.
 LINK_LOCAL = b"\xfe\x80"
+# States in which a packet has no connection.
+UNCONNECTED = frozenset({"INVALID", "UNTRACKED"})
 LOOPBACKS: dict[Family, bytes] = {"ipv4": b"\x7f\0\0\1", "ipv6": bytes(15) + b"\1"}
 
 

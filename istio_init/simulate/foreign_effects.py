@@ -15,7 +15,7 @@ from istio_init.model.foreign import (
     Translate,
 )
 from istio_init.model.inet import interval
-from istio_init.model.packet import LOOPBACKS
+from istio_init.model.packet import LOOPBACKS, UNCONNECTED
 from istio_init.model.rules import TCP, UDP
 from istio_init.model.unclear import ALL_BITS, OpenNumber
 from istio_init.simulate.unclear import marked, set_field, with_values
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     # A field of a packet and its new value.
     Change: TypeAlias = tuple[str, OpenNumber | int | bytes]
 
-# States in which a packet has no connection.
-UNCONNECTED = frozenset({"INVALID", "UNTRACKED"})
 HIGHEST_PORT = 65535
 
 

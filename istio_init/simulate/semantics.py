@@ -31,7 +31,7 @@ from istio_init.model.foreign import (
     Undecidable,
 )
 from istio_init.model.ip_sets import SetMember
-from istio_init.model.packet import contains, is_named
+from istio_init.model.packet import UNCONNECTED, contains, is_named
 from istio_init.model.rules import (
     TCP,
     UDP,
@@ -50,7 +50,7 @@ from istio_init.model.rules import (
 from istio_init.model.unclear import ALL_BITS, OpenNumber
 from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
 from istio_init.simulate.foreign import parts
-from istio_init.simulate.foreign_effects import UNCONNECTED, apply, to_self
+from istio_init.simulate.foreign_effects import apply, to_self
 from istio_init.simulate.foreign_targets import effect_of
 from istio_init.simulate.unclear import copied, judged, marked, with_values
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from istio_init.errors import InitError, shown
 from istio_init.model.foreign import HookedTable
+from istio_init.model.packet import UNCONNECTED
 from istio_init.model.rules import Chain, Jump
-from istio_init.simulate.foreign_effects import UNCONNECTED
 from istio_init.simulate.semantics import act, after_matching, matches
 from istio_init.simulate.trace_steps import ChainEnd, RuleStep, SkippedTable, Trace, passes_on
 from istio_init.simulate.unclear import either_of

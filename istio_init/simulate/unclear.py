@@ -7,7 +7,7 @@ from istio_init.model.foreign import AddressRange, AddressType, MaskedAddress
 from istio_init.model.inet import interval
 from istio_init.model.ip_sets import SetMember
 from istio_init.model.rules import Destination, DestinationPorts, PortRange, Source, SourcePorts
-from istio_init.model.unclear import OpenNumber, either
+from istio_init.model.unclear import ALL_BITS, OpenNumber, either
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def copied(packet: Packet, source: str, taken: int, target: str, cleared: int) -
     now, other = current(packet, target), current(packet, source)
     if not isinstance(other, OpenNumber):
         return marked(packet, target, other & taken, cleared)
-    if taken == cleared == (1 << 32) - 1:
+    if taken == cleared == ALL_BITS:
         return with_values(packet, (target, other.replace(field=target)))
     bits = other.varying & taken | (now.varying & ~cleared if isinstance(now, OpenNumber) else 0)
     first = now.low if isinstance(now, OpenNumber) else now
@@ -168,7 +168,7 @@ def unclear_routing(packet: Packet, facts: Facts) -> str:
     if mark is None or (not there and facts.is_local(packet.destination)):
         return ""
     tables = {route.table for route in facts.routes if route.family == packet.family}
-    rules = [(each.mark, (1 << 32) - 1, each) for each in facts.policy_rules]
+    rules = [(each.mark, ALL_BITS, each) for each in facts.policy_rules]
     rules += [(each.mark, each.mask, each) for each in facts.masked_rules]  # type: ignore[misc]
     for value, mask, rule in rules:
         named = rule.family == packet.family and rule.table in tables

@@ -14,7 +14,7 @@ from istio_init.model.foreign import (
 )
 from istio_init.model.inet import interval
 from istio_init.model.ip_sets import SetMember
-from istio_init.model.packet import Packet
+from istio_init.model.packet import UNCONNECTED, Packet
 from istio_init.model.rules import (
     TCP,
     UDP,
@@ -29,7 +29,6 @@ from istio_init.model.rules import (
 )
 from istio_init.model.unknown import Comment, UnknownMatch
 from istio_init.simulate.foreign import parts
-from istio_init.simulate.foreign_effects import UNCONNECTED
 from istio_init.simulate.semantics import holds
 from istio_init.verify.header_space import (
     DESTINATION_PORT,

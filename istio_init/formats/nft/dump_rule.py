@@ -36,6 +36,7 @@ from istio_init.model.rules import (
     SourcePorts,
     Verdict,
 )
+from istio_init.model.unclear import ALL_BITS
 from istio_init.model.unknown import Comment, UnknownMatch, UnknownTarget
 
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ _WORD = re.compile(r'"[^"]*"|[{}]|[^\s{},;]+|[,;]')
 _NUMBERS = {name: number for number, name in PROTOCOLS.items()} | {"icmpv6": 58}
 
 _OWNERS = {"skuid": "uid", "skgid": "gid"}
-
-EVERY = 0xFFFFFFFF
 
 # The fields that a key may have.
 SELECTORS = (
@@ -317,12 +316,12 @@ class RuleText:
         if self._took("set"):
             field: Literal["mark", "ct mark"] = "ct mark" if kind is ConnMark else "mark"
             if isinstance(self.target, Tproxy):
-                self.target = self.target.replace(mark=int(self._next(), 0), mask=EVERY)
+                self.target = self.target.replace(mark=int(self._next(), 0), mask=ALL_BITS)
             elif kind is ConnMark or not self._mapped(lambda text: SetMark(int(text, 0))):
                 self._sets_alone()
                 self.target = self._mark_value().target(field)
             return
-        mask = int(self._next(), 0) if self._took("&") or self._took("and") else EVERY
+        mask = int(self._next(), 0) if self._took("&") or self._took("and") else ALL_BITS
         negated = self._took("!=")
         self._took("==")
         self.matches.append(kind(int(self._next(), 0), mask, negated))
@@ -348,12 +347,12 @@ class RuleText:
             word = self._next()
         if word == "ct":
             word = f"ct {self._next()}"
-        value = MarkValue(word, EVERY) if word in {"mark", "ct mark"} else MarkValue("", 0, int(word, 0))  # type: ignore[arg-type]
+        value = MarkValue(word, ALL_BITS) if word in {"mark", "ct mark"} else MarkValue("", 0, int(word, 0))  # type: ignore[arg-type]
         while (operation := self._peek()) in {"&", "and", "|", "or", "^", "xor"}:
             self._at += 1
             bits = int(self._next(), 0)
-            keeps = {"&": bits, "and": bits, "|": EVERY & ~bits, "or": EVERY & ~bits}
-            value = value.masked(keeps.get(operation, EVERY), 0 if operation in {"&", "and"} else bits)
+            keeps = {"&": bits, "and": bits, "|": ALL_BITS & ~bits, "or": ALL_BITS & ~bits}
+            value = value.masked(keeps.get(operation, ALL_BITS), 0 if operation in {"&", "and"} else bits)
         return value
 
     def _connection(self, field: str) -> None:

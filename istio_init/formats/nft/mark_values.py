@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from istio_init.model.extensions import RestoreMark, SaveMark, SetMark
+from istio_init.model.unclear import ALL_BITS
 from istio_init.model.unknown import UnknownTarget
 from istio_init.record import Record
 
@@ -11,8 +12,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from istio_init.model.rules import Target
-
-ALL_BITS = 0xFFFFFFFF
 
 
 class MarkValue(Record):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from istio_init.formats.addresses import address_text
-from istio_init.formats.nft.mark_values import ALL_BITS, MarkValue
+from istio_init.formats.nft.mark_values import MarkValue
 from istio_init.kernel.netlink.channel import attributes
+from istio_init.model.unclear import ALL_BITS
 from istio_init.model.unknown import UnknownTarget
 
 TYPE_CHECKING = False
